@@ -14,7 +14,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release docs dashboards site diagrams pictures fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check dist locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release docs dashboards site diagrams pictures fmt lint types imports protos budget test test-fast test-lowest test-faults test-all fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check dist locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -58,8 +58,7 @@ proto: setup  ## generate the stubs (services/vfmalign/v1) and records (client/m
 proto-release: setup  ## record the protos as the released API that `make protos` compares with
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
 
-docs: setup dashboards  ## write the references in docs/ from the protos, settings and metrics; dashboards and rules
-	$(BIN)/python docs/generate_api_reference.py proto docs/api-reference.md
+docs: setup dashboards  ## write the references of settings and metrics in docs/, dashboards and rules
 	$(BIN)/python docs/generate_settings_reference.py docs/settings-reference.md
 	$(BIN)/python docs/generate_metrics_reference.py docs/metrics-reference.md
 
@@ -73,6 +72,8 @@ pictures: diagrams $(VENV)/.ready-local  ## also record the demo: its terminal a
 	$(BIN)/python docs/pictures/record.py docs/images
 
 site: setup  ## build docs/ as a site into build/site, without network, and check its links and pages
+	$(BIN)/python docs/generate_api_reference.py proto docs/api-reference.md
+	rm -rf build/site  # Sphinx leaves pages of documents that are gone
 	$(BIN)/python -m sphinx --builder html --quiet --fail-on-warning --conf-dir docs . build/site
 	$(BIN)/pytest -q tests/site
 	@echo "open build/site/index.html"
@@ -117,10 +118,9 @@ bench-gpu: setup  ## the MMD engine on a CUDA device, with both backends
 demo: $(VENV)/.ready-local  ## the whole system and one alignment check on phantoms (DEMO='--seed 3')
 	$(BIN)/vfmalign demo $(DEMO)
 
-# SIZE=evidence takes five models, three seeds and 120 test cases: a night and more on two cores (docs/experiments.md).
-SIZE ?= small
-experiment: $(VENV)/.ready-local  ## models × tasks on phantoms, resumable (SIZE=small or evidence)
-	$(BIN)/vfmalign rehearse --size $(SIZE) $(EXPERIMENT)
+# EXPERIMENT passes options: make experiment EXPERIMENT='--data DIR --encoders DIR' (docs/experiments.md)
+experiment: $(VENV)/.ready-local  ## models × tasks on phantoms, resumable
+	$(BIN)/python -m bench.evidence $(EXPERIMENT)
 
 evidence: $(VENV)/.ready-local  ## the results in docs/evidence.md, from docs/evidence/report.json
 	$(BIN)/python docs/generate_evidence.py docs/evidence.md docs/evidence
@@ -136,20 +136,30 @@ down: $(VENV)/.ready-local  ## stop the local stack; its data stay
 WORKERS ?= 4
 BESIDE  := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-check: lint types imports protos  ## formatting, lint, types, import contracts and protos
+budget: setup  ## compare the size of the repository with budget.toml
+	@$(BIN)/python -m tests.budget
+
+check: lint types imports protos budget  ## formatting, lint, types, import contracts, protos and size
 
 k8s-check: setup  ## render the manifests of k8s/, validate them and check them against a policy (needs kubectl)
 	@command -v kubectl > /dev/null || { \
 	  echo "kubectl is not there: apt-get install kubectl (Debian, as root), or see https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
 	$(BIN)/pytest $(BESIDE) tests/k8s
 
-test: setup  ## unit, integration and end-to-end tests, with real S3, databases and processes (WORKERS=4)
-	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/tutorials tests/pacs tests/integration tests/gpu tests/unit --durations=20
-
+SUITES  := tests/e2e tests/tutorials tests/pacs tests/integration tests/gpu tests/unit
+FAULTS  := tests/faults tests/hostile
 # FAULT_RUNS=50 takes ten minutes on two cores.
 FAULT_RUNS ?= 2
+RUN     := FAULT_RUNS=$(FAULT_RUNS) OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE)
+
+test: setup  ## unit, integration and end-to-end tests, with real S3, databases and processes (WORKERS=4)
+	$(RUN) $(SUITES) --durations=20
+
 test-faults: setup  ## lost objects, an unreachable store, a full disk, hostile clients, and processes killed at random (FAULT_RUNS=2)
-	FAULT_RUNS=$(FAULT_RUNS) OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/faults tests/hostile --durations=10
+	$(RUN) $(FAULTS) --durations=10
+
+test-all: setup  ## test and test-faults as one run: tests compute while others wait for a fault
+	$(RUN) $(SUITES) $(FAULTS) --durations=40
 
 # SECONDS is the time of each target, FUZZ names targets: make fuzz SECONDS=60 FUZZ='cards programs --jobs 2'
 SECONDS ?= 600

@@ -1,4 +1,4 @@
-"""Rows that are not in memory: random Fourier features of seeded noise, and exact comparisons of files.
+"""Rows that are not in memory: random Fourier features of seeded noise.
 
 The streams are N(0, 1) noise and the same noise with a shift, whose population MMD² is known in closed form. They are
 drawn when they are read and never stored. Legend: n rows of each sample, d channels.
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench import datasets, tables
+from bench import tables
 from bench.environments import VFMALIGN
-from bench.measure import MeasurementSettings, Method, Result, compare, ratio
+from bench.measure import MeasurementSettings, Method, Result, compare
 from bench.statistics.simulations import Population
 from bench.tables import Section, Table, record
 
@@ -34,22 +34,17 @@ class StreamSizes:
         repeated: of streams that are measured in several turns.
         once: of streams that are measured in one call.
         slow: of streams that are measured with `--slow` only.
-        file_rows: of the files.
-        budgets_mib: memory budgets for the files.
     """
 
     repeated: Sequence[int] = (10_000, 100_000)
     once: Sequence[int] = (1_000_000,)
     slow: Sequence[int] = (10_000_000,)
-    file_rows: int = 10_000
-    budgets_mib: Sequence[int] = (64, 256)
 
 
 def run(settings: MeasurementSettings, sizes: StreamSizes = StreamSizes()) -> Section:
-    """Measures streams and files."""
+    """Measures streams."""
     section = Section("stream", f"Rows that are not in memory, d = {CHANNELS}, float32")
-    results = [*_streams(section, settings, sizes), *_files(section, settings, sizes)]
-    section.sentences.append(tables.disturbance(results))
+    section.sentences.append(tables.disturbance(_streams(section, settings, sizes)))
     return section
 
 
@@ -128,41 +123,3 @@ def _growth(results: Sequence[Result]) -> list[str]:
         f"From {first.method.arguments['rows']:,} to {last.method.arguments['rows']:,} rows ({growth:,.0f}×) the peak "
         f"of `fourier` goes from {peaks[0]} to {peaks[1]} MB above the start, and its time grows {slowdown:,.0f}×."
     ]
-
-
-def _files(section: Section, settings: MeasurementSettings, sizes: StreamSizes) -> list[Result]:
-    """Measures the exact comparison of two files within memory budgets, beside one that reads them whole."""
-    samples = datasets.shifted(sizes.file_rows, CHANNELS, SHIFT)
-    options = {"x": str(samples[0]), "y": str(samples[1]), "sigma": SIGMA}
-    file_mib = samples[0].stat().st_size / 2**20
-    methods = [Method("read whole, then compared", VFMALIGN, "workloads.streaming", "in_memory", arguments=options)]
-    for budget in sizes.budgets_mib:
-        name, limited = f"out of core, {budget} MiB", options | {"memory_mib": budget}
-        methods.append(Method(name, VFMALIGN, "workloads.streaming", "from_files", arguments=limited))
-    results = compare(methods, (), settings)
-    in_memory = results[0]
-    rows = [
-        (
-            one.method.name,
-            tables.seconds(one),
-            tables.times(ratio(one, in_memory)),
-            tables.megabytes(one.above_inputs_bytes),
-            f"{one.last['value']:.12e}" if one.turns else "–",
-            f"{abs(one.last['value'] - in_memory.last['value']):.1e}" if one.turns and in_memory.turns else "–",
-            one.failure or one.method.note,
-        )
-        for one in results
-    ]
-    columns = (
-        "method",
-        "seconds (min–max)",
-        "times of reading whole",
-        "MB above the start",
-        "MMD²",
-        "differs by",
-        "note",
-    )
-    title = f"Exact, two files of {file_mib:.0f} MiB each, n = m = {sizes.file_rows:,}"
-    section.tables.append(Table(title, columns, rows))
-    section.records += [record(section.name, one) for one in results]
-    return results

@@ -28,7 +28,7 @@ def list_queries(board: dict[str, Any]) -> list[dict[str, str]]:
 def fill_in(query: str, interval: str, **variables: str) -> str:
     """A query with values in place of Grafana's variables: every value of those that are not given."""
     query = query.replace("$__rate_interval", interval)
-    for name in ("namespace", "job", "tenant", "monitor"):
+    for name in ("namespace", "job", "method", "tenant", "monitor"):
         query = query.replace(f"${name}", variables.get(name, ".*"))
     assert "$" not in query, query
     return query

@@ -10,7 +10,7 @@ from vfmalign.analysis.experiments.cells import Cell, Flags, MissingCell
 from vfmalign.analysis.experiments.report import analyse_cells
 from vfmalign.analysis.gains.gain import estimate_gain
 from vfmalign.analysis.gains.paired_scores import pair_scores
-from vfmalign.client.messages.checks import Curve, Probe, Steps
+from vfmalign.client.messages.checks import Curve, Steps
 from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.core.domain.jobs import CaseScore, JobProgress
@@ -65,7 +65,7 @@ def _cases(rng, of_scratch, metric, level, patients, boost):
     return scores
 
 
-def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes):
+def _cell(model, task, seed, *, place, models, noise, patients, phantom):
     """`place` of the model: the higher, the more its features move and the less it gains, up to `noise`."""
     rng, of_variants, of_scratch = (
         np.random.default_rng([stable_hash(model), stable_hash(task), seed, *stream]) for stream in ((), (1,), (2,))
@@ -116,15 +116,6 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
             "h_score": Estimate(value=0.4 + 0.1 * boost) if task == "classification" else absent("no case labels"),
         },
         shift_variants=_variants(shift, of_variants),
-        probes=tuple(
-            Probe(
-                step=step, shift=Estimate(value=shift * share + rng.normal(0, 0.004)),
-                validation_score=level * (0.6 + share * boost + rng.normal(0, 0.05)),
-            )
-            for step, share in ((12, 0.3), (36, 0.6))
-        )
-        if probes
-        else (),
         curves=tuple(
             Curve(
                 network=name,
@@ -161,8 +152,8 @@ def stable_hash(text):
 def make_cells():
     """Builds cells of the first models × tasks × seeds; without `noise` the more features move, the less is gained."""
 
-    def build(models=4, tasks=5, seeds=1, *, noise=0.05, patients=16, phantom=False, probes=True):
-        fields = {"models": models, "noise": noise, "patients": patients, "phantom": phantom, "probes": probes}
+    def build(models=4, tasks=5, seeds=1, *, noise=0.05, patients=16, phantom=False):
+        fields = {"models": models, "noise": noise, "patients": patients, "phantom": phantom}
         return [
             _cell(model, task, seed, place=place, **fields)
             for place, model in enumerate(list(MODELS)[:models])

@@ -128,10 +128,10 @@ def make_arguments() -> dict[str, tuple[list[Node], str]]:
     ]
     kept = [node("zeros.default", f"k{n}", size=[2**28]) for n in range(4)]
     return {
-        "dropout": ([node("dropout.default", input=image, p=0.5, train=True)], "another train than False"),
+        "dropout": ([node("dropout.default", input=image, p=0.5, train=True)], "must have train False"),
         "attention-dropout": (
             [node("scaled_dot_product_attention.default", query=image, key=image, value=image, dropout_p=0.1)],
-            "another dropout_p than 0.0",
+            "must have dropout_p 0.0",
         ),
         "statistics": (
             [
@@ -144,7 +144,7 @@ def make_arguments() -> dict[str, tuple[list[Node], str]]:
                     **batch_norm,
                 )
             ],
-            "another training than False",
+            "must have training False",
         ),
         "instance-statistics": (
             [
@@ -258,7 +258,7 @@ def make_arguments() -> dict[str, tuple[list[Node], str]]:
             [node("add.Scalar", self=image, other=1, alpha=["number", "inf"])],
             "aten.add.Scalar has an argument 'alpha' that is not allowed",
         ),
-        "pinned": ([node("zeros.default", size=[4], pin_memory=True)], "aten.zeros.default has another pin_memory"),
+        "pinned": ([node("zeros.default", size=[4], pin_memory=True)], "aten.zeros.default must have pin_memory"),
         "unknown-argument": (
             [node("relu.default", self=image, out=tensor("w"))],
             "aten.relu.default has an argument twice",
@@ -286,7 +286,10 @@ def make_graphs() -> dict[str, tuple[dict[str, Any] | bytes, str]]:
         "symbolic-shape": (make_graph(input_shape=[1, 3, "s0", 8, 8]), "the graph is not valid: input_shape.2"),
         "huge-shape": (make_graph(input_shape=[1, 3, 2**62, 8, 8]), "the graph is not valid: input_shape.2"),
         "huge-image": (make_graph(input_shape=[1, 3, 2**20, 2**20, 2**20]), "takes an image of .* which is too large"),
-        "other-input": (make_graph(input_shape=[1, 3, 4, 8, 16]), "another input or other layers than its card"),
+        "other-input": (
+            make_graph(input_shape=[1, 3, 4, 8, 16]),
+            "or the layers of the program differ from its card",
+        ),
         "other-channels": (make_graph(channels={"out": 3}), "declares other channels or strides"),
         "layer-is-weight": (make_graph(layers=[["out", "w"]]), "no operator makes the layer 'w'"),
         "long-layer": (
@@ -294,6 +297,6 @@ def make_graphs() -> dict[str, tuple[dict[str, Any] | bytes, str]]:
             "the graph is not valid: layers.0.0",
         ),
         "no-layer": (make_graph(layers=[]), "the graph is not valid: layers"),
-        "other-weights": (make_graph(weights=[["w", "w"]]), "the weights are not those that the graph names"),
+        "other-weights": (make_graph(weights=[["w", "w"]]), "the weights do not match the names in the graph"),
         "subgraph": (make_graph(subgraphs={}), "the graph is not valid: subgraphs"),
     }

@@ -10,7 +10,8 @@ from typing import Any
 
 ROWS, EARLY_ROWS, REFERENCE_PATIENTS = 20, 8, 60
 """Rows of a whole run, those before something is disturbed, and the smallest reference that a monitor takes."""
-COUNTS = ("--pretrain", "0", "--train", str(REFERENCE_PATIENTS), "--val", "0", "--test", str(ROWS))
+SIZES = {"pretrain": 0, "train": REFERENCE_PATIENTS, "val": 0, "test": ROWS}
+COUNTS = tuple(word for split, cases in SIZES.items() for word in ("--cases", f"{split}={cases}"))
 """Cases of a dataset of phantoms whose split train is the reference, and whose split test is observed."""
 PROGRAM = """
 import json, sys, time

@@ -13,9 +13,10 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from grpc_health.v1 import health
+from tests.monitor_records import make_monitor
 
 from vfmalign.client.messages.monitors import FeatureOrigin
-from vfmalign.core.domain.errors import PreconditionFailed, VfmalignError
+from vfmalign.core.domain.errors import NotFound, PreconditionFailed, Unavailable, VfmalignError
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import serve_api
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
@@ -30,11 +31,12 @@ class Servicer(monitoring_pb2_grpc.MonitoringServiceServicer):
 
     Attributes:
         recorded: observations by monitor and id, in the order of arrival.
-        requests: every request, also those that are refused.
+        requests: every request of Observe, also those that are refused.
+        looks: calls of GetMonitor.
         refuse: returns the error for a request; None for none.
         answers: cleared, calls wait after they have recorded.
         accepts: cleared, calls wait before they record.
-        origin: that of the monitors; None takes any.
+        origins: of the monitors by id; None takes any observation, and describes no monitor.
     """
 
     def __init__(self) -> None:
@@ -44,11 +46,21 @@ class Servicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self.answers, self.accepts = threading.Event(), threading.Event()
         self.answers.set()
         self.accepts.set()
-        self.origin: FeatureOrigin | None = None
+        self.looks = 0
+        self.origins: dict[str, FeatureOrigin] | None = None
 
     def get_ids(self, monitor: str = "m") -> list[str]:
         """Ids in the order of arrival."""
         return list(self.recorded.get(monitor, {}))
+
+    async def GetMonitor(self, request: pb.GetMonitorRequest, context: Any) -> pb.GetMonitorResponse:
+        """See the proto."""
+        self.looks += 1
+        await _wait(self.accepts)
+        if self.origins is None:
+            raise Unavailable("monitors cannot be read")
+        monitor = make_monitor(monitor_id=request.monitor_id, origin=self._get_origin(request.monitor_id))
+        return pb.GetMonitorResponse(monitor=monitor.to_proto())
 
     async def Observe(self, request: pb.ObserveRequest, context: Any) -> pb.ObserveResponse:
         """See the proto."""
@@ -56,11 +68,19 @@ class Servicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         await _wait(self.accepts)
         if (error := self.refuse(request)) is not None:
             raise error
-        if self.origin is not None and FeatureOrigin.from_proto(request.origin) != self.origin:
-            raise PreconditionFailed("another origin", subject=request.monitor_id, reason="OTHER_ORIGIN")
+        if self.origins is not None and FeatureOrigin.from_proto(request.origin) != self._get_origin(
+            request.monitor_id
+        ):
+            raise PreconditionFailed("another origin", subject=request.monitor_id, reason="WRONG_ORIGIN")
         results = [self._record(request.monitor_id, observation) for observation in request.inline.observations]
         await _wait(self.answers)
         return pb.ObserveResponse(results=results)
+
+    def _get_origin(self, monitor: str) -> FeatureOrigin:
+        origin = (self.origins or {}).get(monitor)
+        if origin is None:
+            raise NotFound("no such monitor", subject=monitor)
+        return origin
 
     def _record(self, monitor: str, observation: pb.Observation) -> pb.ObservationResult:
         known = self.recorded.setdefault(monitor, {})

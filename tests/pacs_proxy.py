@@ -196,35 +196,25 @@ def trickle(handler: Handler) -> bool:
     return True
 
 
-def trickle_headers(handler: Handler) -> bool:
-    """Sends the headers of an answer at ten bytes a second, without an end."""
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+def trickle_chunks(handler: Handler) -> bool:
+    """Sends empty lines in chunks of their own at twenty a second, without an end."""
+    start_chunks(handler, b"")
     while True:
-        handler.wfile.write(b"X")
-        time.sleep(0.1)
-
-
-def trickle_chunk_line(handler: Handler) -> bool:
-    """Sends the size of a chunk at twenty bytes a second, without an end."""
-    start_chunks(handler, b"1;")
-    while True:
-        handler.wfile.write(b"a")
+        handler.wfile.write(b"1\r\n\n\r\n")
         time.sleep(0.05)
 
 
-def trickle_trailers(handler: Handler) -> bool:
-    """Sends trailers after a complete body at twenty a second, without an end."""
-    start_chunks(handler, b"2\r\n[]\r\n0\r\n")
-    while True:
-        handler.wfile.write(b"X: b\r\n")
-        time.sleep(0.05)
+def stall(handler: Handler) -> bool:
+    """Sends the headers of an answer, and nothing more."""
+    start_chunks(handler, b"")
+    return say_nothing(handler)
 
 
-def flood_trailers(handler: Handler) -> bool:
-    """Sends trailers after a complete body as fast as they are read, without an end."""
-    start_chunks(handler, b"2\r\n[]\r\n0\r\n")
-    while True:
-        handler.wfile.write(b"X: b\r\n" * 10_000)
+def say_nothing(handler: Handler) -> bool:
+    """Sends nothing until the client leaves."""
+    handler.close_connection = True
+    handler.connection.recv(1)
+    return True
 
 
 def start_chunks(handler: Handler, data: bytes) -> None:

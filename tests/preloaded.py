@@ -34,12 +34,27 @@ ROOT = Path(__file__).resolve().parents[1]
 CLIENT = Path(__file__).with_name("forked_python.py")
 MODULES = (
     "torch._dynamo",  # imported by the first optimiser
-    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
+    "scipy.stats",
     "vfmalign.training.job",
     "vfmalign.training.launch",
     "vfmalign.features.servicer",
     "vfmalign.mmd.service.servicer",
     "vfmalign.core.rpc.server",
+    "vfmalign.finetuning.checks.servicer",
+    "vfmalign.finetuning.experiments.servicer",
+    "vfmalign.finetuning.jobs.servicer",
+    "vfmalign.finetuning.orchestrator",
+    "vfmalign.monitoring.service.leader",
+    "vfmalign.monitoring.service.servicer",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite",
+    "vfmalign.cli.commands.api.dataset",
+    "vfmalign.cli.commands.api.drift",
+    "vfmalign.cli.commands.api.models",
+    "vfmalign.cli.commands.api.monitors",
+    "vfmalign.cli.commands.api.watch",
+    "vfmalign.cli.commands.setup.stack",
 )
 START_TIMEOUT_S = 120.0
 _NUMBER = struct.Struct("i")

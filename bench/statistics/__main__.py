@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import environments, machine, tables
-from bench.statistics.averages import simulate_averages
 from bench.statistics.convergence import simulate_convergence
 from bench.statistics.coverage import simulate_coverage
 from bench.statistics.equivalence import simulate_equivalence
@@ -32,7 +31,6 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Section]] = {
     "convergence": lambda arguments: simulate_convergence(arguments.curves, arguments.seed),
     "seeds": lambda arguments: simulate_seeds(arguments.seeds_datasets, arguments.seed),
     "pretraining": lambda arguments: simulate_pretraining(arguments.seeds_datasets, arguments.seed),
-    "averages": lambda arguments: simulate_averages(arguments.seeds_datasets, arguments.seed),
     "equivalence": lambda arguments: simulate_equivalence(arguments.equivalence_datasets, arguments.seed),
     "skewness": lambda arguments: simulate_skewness(arguments.few_datasets, arguments.seed),
     "classes": lambda arguments: simulate_classes(arguments.few_datasets, arguments.seed),

@@ -1,14 +1,12 @@
 """Convergence of simulated learning curves: false rises, power, and the errors of both numbers of steps.
 
-Curves have a known shape plus stationary normal AR(1) noise, whose SD is the unit of noise. Each result stands beside
-that of the direct method, which assumes independent noise and reads steps from the raw scores. Legend: C curves,
-T validations.
+Curves have a known shape plus stationary normal AR(1) noise, whose SD is the unit of noise.
+Legend: C curves, T validations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +40,6 @@ SHAPES: dict[str, Callable[[Array], Array]] = {
 """Noise-free score over time; the training takes one unit of time."""
 BASELINE_LEVELS = (0.8, 0.9, 0.95, 1.1)
 """Best score of the baseline, as a share of the rise of the curve that has to reach it."""
-_SIMULATIONS = 20_000
 
 
 def simulate_convergence(curves: int, seed: int) -> Section:
@@ -61,8 +58,7 @@ def simulate_convergence(curves: int, seed: int) -> Section:
         _tabulate_steps_to_baseline(fewer, np.random.default_rng([seed, 3]), section),
     ]
     section.sentences.append(
-        "`direct` assumes independent noise, whose SD it takes from second differences, and reads steps from the raw "
-        "scores. Errors are in validations: median [10 %, 90 % quantile], and the share within one validation. τ and "
+        "Errors are in validations: median [10 %, 90 % quantile], and the share within one validation. τ and "
         "times are shares of the training."
     )
     return section
@@ -89,31 +85,17 @@ def measure(scores_T: Array, baseline_T: Array | None = None) -> Convergence:
     return measure_convergence(_to_progress(scores_T), baseline, higher_is_better=True)
 
 
-def measure_directly(scores_T: Array) -> Steps:
-    """Returns the first validation at 95 % of the range of the raw scores, absent if the range is within noise.
-
-    The noise is the robust scale of second differences (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73, 1986), and
-    the threshold assumes that it is independent.
-    """
-    rise = float(scores_T.max() - scores_T[0])
-    if rise <= _independent_threshold(len(scores_T)) * float(_scale_of_second_differences(scores_T)):
-        return Steps(absent_reason="within noise")
-    return Steps(value=int(np.argmax(scores_T >= scores_T[0] + 0.95 * rise)))
-
-
 def _tabulate_false_rises(curves: int, rng: np.random.Generator, section: Section) -> Table:
     """Counts rises of flat curves beside the upper end of the binomial range of 5 %."""
     rows, limit = [], binomial_range(curves, LEVEL)[1]
     for validations in NULL_VALIDATIONS:
         for autocorrelation in AUTOCORRELATIONS:
             noise_CT = draw_noise(curves, validations, autocorrelation, rng)
-            direct = float(np.mean([measure_directly(scores_T).value is not None for scores_T in noise_CT]))
             rises = float(np.mean([is_rise(scores_T) for scores_T in noise_CT]))
             rows.append(
                 (
                     str(validations),
                     f"{autocorrelation:g}",
-                    f"{direct:.1%}",
                     f"{rises:.1%}",
                     "yes" if round(rises * curves) <= limit else "**no**",
                 )
@@ -123,11 +105,10 @@ def _tabulate_false_rises(curves: int, rng: np.random.Generator, section: Sectio
                     "case": "false rises",
                     "validations": validations,
                     "autocorrelation": autocorrelation,
-                    "direct": direct,
                     "vfmalign": rises,
                 }
             )
-    columns = ("validations", "AR(1)", "direct", "vfmalign", f"at most {limit / curves:.1%}")
+    columns = ("validations", "AR(1)", "false rises", f"at most {limit / curves:.1%}")
     return Table("False rises of flat curves", columns, rows)
 
 
@@ -152,9 +133,8 @@ def _tabulate_steps_to_95(curves: int, rng: np.random.Generator, section: Sectio
         curve_T = get_curve(shape, validations)
         true = int(np.argmax(curve_T >= 0.95 - 1e-12))
         scores_CT = curve_T + NOISE_OF_RISE * draw_noise(curves, validations, rho, rng)
-        direct = _Errors.of([measure_directly(scores_T) for scores_T in scores_CT], true)
         errors = _Errors.of([measure(scores_T).steps_to_95 for scores_T in scores_CT], true)
-        rows.append((str(validations), shape, f"{rho:g}", str(true), str(direct), str(errors)))
+        rows.append((str(validations), shape, f"{rho:g}", str(true), str(errors)))
         section.records.append(
             {
                 "case": "steps_to_95",
@@ -162,11 +142,10 @@ def _tabulate_steps_to_95(curves: int, rng: np.random.Generator, section: Sectio
                 "shape": shape,
                 "autocorrelation": rho,
                 "true": true,
-                "direct": direct._asdict(),
                 "vfmalign": errors._asdict(),
             }
         )
-    columns = ("validations", "shape", "AR(1)", "true validation", "error of direct", "error of vfmalign")
+    columns = ("validations", "shape", "AR(1)", "true validation", "error")
     return Table(f"steps_to_95 with noise of {NOISE_OF_RISE:g} of the rise", columns, rows)
 
 
@@ -181,21 +160,19 @@ def _tabulate_steps_to_baseline(curves: int, rng: np.random.Generator, section: 
                 scores_CT = curve_T + NOISE_OF_RISE * draw_noise(curves, validations, rho, rng)
                 others_CT = level * baseline_T + NOISE_OF_RISE * draw_noise(curves, validations, rho, rng)
                 pairs = list(zip(scores_CT, others_CT, strict=True))
-                direct = _Errors.of([_reach_directly(*pair) for pair in pairs], true)
                 errors = _Errors.of([measure(*pair).steps_to_baseline for pair in pairs], true)
                 truth = "never" if level > 1.0 else str(true)
-                rows.append((str(validations), f"{level:g}", f"{rho:g}", truth, str(direct), str(errors)))
+                rows.append((str(validations), f"{level:g}", f"{rho:g}", truth, str(errors)))
                 section.records.append(
                     {
                         "case": "steps_to_baseline",
                         "validations": validations,
                         "baseline": level,
                         "autocorrelation": rho,
-                        "direct": direct._asdict(),
                         "vfmalign": errors._asdict(),
                     }
                 )
-    columns = ("validations", "baseline's best", "AR(1)", "true validation", "error of direct", "error of vfmalign")
+    columns = ("validations", "baseline's best", "AR(1)", "true validation", "error")
     return Table(f"steps_to_baseline with noise of {NOISE_OF_RISE:g} of the rise", columns, rows)
 
 
@@ -226,12 +203,6 @@ def _iterate_cells() -> Iterator[tuple[int, str, float]]:
     return ((validations, shape, rho) for validations in VALIDATIONS for shape in SHAPES for rho in AUTOCORRELATIONS)
 
 
-def _reach_directly(scores_T: Array, baseline_T: Array) -> Steps:
-    """Returns the first validation whose raw score reaches the baseline's highest, or the last, censored."""
-    reached = np.flatnonzero(scores_T >= baseline_T.max())
-    return Steps(value=int(reached[0])) if reached.size else Steps(value=len(scores_T) - 1, censored=True)
-
-
 def _to_progress(scores_T: Array) -> list[JobProgress]:
     """Returns the progress of a job that validates after every step."""
     last = len(scores_T) - 1
@@ -247,16 +218,3 @@ def _to_progress(scores_T: Array) -> list[JobProgress]:
         )
         for index, score in enumerate(scores_T)
     ]
-
-
-def _scale_of_second_differences(scores: Array) -> Array:
-    """Returns the robust SD along the last axis; second differences of independent noise have the variance 6σ²."""
-    return np.asarray(np.median(np.abs(np.diff(scores, n=2)), axis=-1) / (0.6744897501960817 * np.sqrt(6.0)))
-
-
-@lru_cache
-def _independent_threshold(validations: int) -> float:
-    """Returns the upper 5 % point of (max − first) / SD for flat curves with independent noise."""
-    flat_CT = np.random.default_rng(0).standard_normal((_SIMULATIONS, validations))
-    ratio_C = (flat_CT.max(axis=1) - flat_CT[:, 0]) / _scale_of_second_differences(flat_CT)
-    return float(np.quantile(ratio_C, 1.0 - LEVEL))

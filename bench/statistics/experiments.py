@@ -1,24 +1,22 @@
 """Levels of the tests of an experiment: how often they reject where shift and gain are unrelated.
 
 Models and tasks have effects on shift and gain, so that models keep their order from task to task and tasks theirs from
-model to model. Beside the joint permutations of vfmalign, the same statistics are tested by permuting every task (or
-model) by itself, which ignores these effects. Axes: N units, S strata, K predictors, P permutations.
+model to model. Axes: N units, S strata, K predictors.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.statistics.simulations import LEVEL, PERMUTATIONS, map_seeds
+from bench.statistics.simulations import LEVEL, map_seeds
 from bench.statistics.size import binomial_range
 from bench.tables import Section, Table
-from vfmalign.analysis.experiments.early_prediction import EarlyNumbers, get_p_adds
 from vfmalign.analysis.experiments.joint_permutations import JointPermutations, run_test
 from vfmalign.analysis.experiments.points import PREDICTORS
 from vfmalign.analysis.experiments.predictors import find_largest_correlation
@@ -28,21 +26,18 @@ Array = NDArray[np.float64]
 MODELS = (5, 6, 8)
 TASKS = (4, 5)
 EFFECTS = (0.0, 0.3, 0.5, 0.7)
-SCORE_SHARE = 0.5  # of the variance of shift and of gain, explained by the early validation score
 ENUMERATED_UNITS = 6  # more are drawn here, to save time; (1 + #)/(1 + P) has the same level
 DRAWS = 999
 HEADINGS = {
     "within_task": "verdict, across models",
     "within_model": "verdict, across tasks",
     "p_best": "`p_best`",
-    "p_adds": "`p_adds`",
-    "p_adds_related": "`p_adds`, score related",
 }
 
 
 @dataclass(frozen=True)
 class NullExperiment:
-    """An experiment in which nothing is related to the gain but the score.
+    """An experiment in which nothing is related to the gain.
 
     Attributes:
         effect: share of the variance within a task that models keep from task to task, and share of the variance
@@ -68,31 +63,6 @@ class PValues:
     within_task: float
     within_model: float
     p_best: float
-    p_adds: float
-    p_adds_related: float
-
-
-@dataclass(frozen=True)
-class SeparatePermutations(JointPermutations):
-    """Orders of the units, drawn for every stratum by itself."""
-
-    order_PNS: NDArray[np.int64]
-
-    @classmethod
-    def draw_separately(cls, units: int, strata: int, rng: np.random.Generator) -> SeparatePermutations:
-        """Draws `PERMUTATIONS` orders per stratum."""
-        order_PNS = rng.permuted(
-            np.broadcast_to(np.arange(units)[:, np.newaxis], (PERMUTATIONS, units, strata)), axis=1
-        )
-        return cls(order_PNS[..., 0], enumerated=False, order_PNS=order_PNS)
-
-    def apply(self, value_NS: Array) -> Array:
-        """Reorders the units in every stratum by itself."""
-        return np.take_along_axis(value_NS[np.newaxis], self.order_PNS, axis=1)
-
-
-MakeOrders = Callable[[int, int, np.random.Generator], JointPermutations]
-"""Makes orders of N units in S strata."""
 
 
 def make_joint_orders(units: int, strata: int, rng: np.random.Generator) -> JointPermutations:
@@ -113,24 +83,20 @@ def simulate_experiments(simulations: int, seed: int, processes: int) -> Section
     most = binomial_range(simulations, LEVEL)[1]
     title = f"Levels of an experiment's tests at {LEVEL:.0%}: {simulations} experiments per row"
     section = Section("experiments", title)
-    rows: dict[str, list[tuple[str, ...]]] = {"joint": [], "separate": []}
+    rows = []
     experiments = list_null_experiments()
     results = map_seeds(run_all, experiments, range(seed, seed + simulations), processes, report=_print_progress)
     print(file=sys.stderr)
-    for experiment, outcomes in zip(experiments, zip(*results, strict=True), strict=True):
-        for method, p_values in zip(rows, zip(*outcomes, strict=True), strict=True):
-            rejected = count_rejections(p_values)
-            rows[method].append(_row(experiment, rejected, simulations, most))
-            section.records.append({"method": method, **vars(experiment), "simulations": simulations, **rejected})
-    columns = ("models", "tasks", "effect", *HEADINGS.values())
-    section.tables.append(Table("Units permuted jointly in all strata", columns, rows["joint"]))
-    section.tables.append(Table("For comparison: every stratum permuted by itself", columns, rows["separate"]))
+    for experiment, p_values in zip(experiments, zip(*results, strict=True), strict=True):
+        rejected = count_rejections(p_values)
+        rows.append(_row(experiment, rejected, simulations, most))
+        section.records.append({**vars(experiment), "simulations": simulations, **rejected})
+    section.tables.append(Table("", ("models", "tasks", "effect", *HEADINGS.values()), rows))
     section.sentences.append(
         f"Effect: the share of the variance that models keep from task to task, and tasks from model to model. A test "
         f"exceeds the level (bold) if it rejects more than {most} of {simulations} ({most / simulations:.2%}), the "
         f"upper end of the 99.9 % binomial range. Fewer than {MIN_UNITS} units get no verdict. `p_best` is over "
-        f"{len(PREDICTORS)} predictors. In the last column the score explains {SCORE_SHARE:.0%} of the variance of "
-        f"shift and gain. More than {ENUMERATED_UNITS} units are permuted by {DRAWS} draws here."
+        f"{len(PREDICTORS)} predictors. More than {ENUMERATED_UNITS} units are permuted by {DRAWS} draws here."
     )
     return section
 
@@ -142,39 +108,29 @@ def list_null_experiments() -> list[NullExperiment]:
     ]
 
 
-def run_all(experiments: Sequence[NullExperiment], seed: int) -> list[tuple[PValues, PValues]]:
-    """Draws every experiment once, and tests it with joint and with separate permutations."""
-    return [
-        (
-            get_p_values(experiment, np.random.default_rng([seed, row]), make_joint_orders),
-            get_p_values(experiment, np.random.default_rng([seed, row]), SeparatePermutations.draw_separately),
-        )
-        for row, experiment in enumerate(experiments)
-    ]
+def run_all(experiments: Sequence[NullExperiment], seed: int) -> list[PValues]:
+    """Draws every experiment once, and tests it."""
+    return [get_p_values(experiment, np.random.default_rng([seed, row])) for row, experiment in enumerate(experiments)]
 
 
-def get_p_values(experiment: NullExperiment, rng: np.random.Generator, make_orders: MakeOrders) -> PValues:
+def get_p_values(experiment: NullExperiment, rng: np.random.Generator) -> PValues:
     """Draws one experiment and tests it.
 
     Args:
         experiment: the population.
         rng: generator of the numbers, which are drawn first, and of the orders.
-        make_orders: makes the orders.
     """
-    shift, gain, score = experiment.draw(rng, 3)
+    shift, gain, _ = experiment.draw(rng, 3)  # the third keeps the published numbers: a test that is gone used it
     predictors = experiment.draw(rng, len(PREDICTORS))
-    related = [np.sqrt(SCORE_SHARE) * score + np.sqrt(1.0 - SCORE_SHARE) * own for own in (shift, gain)]
-    orders = make_orders(experiment.models, experiment.tasks, rng)
+    orders = make_joint_orders(experiment.models, experiment.tasks, rng)
     across_tasks = np.nan
     if experiment.tasks >= MIN_UNITS:
-        task_orders = make_orders(experiment.tasks, experiment.models, rng)
+        task_orders = make_joint_orders(experiment.tasks, experiment.models, rng)
         across_tasks = run_test(shift.T, gain.T, task_orders, sign=-1).p_two_sided
     return PValues(
         within_task=run_test(shift, gain, orders, sign=-1).p_two_sided,
         within_model=across_tasks,
         p_best=find_largest_correlation(predictors, gain, orders).p_best,
-        p_adds=get_p_adds(EarlyNumbers(shift, score, gain), orders),
-        p_adds_related=get_p_adds(EarlyNumbers(related[0], score, related[1]), orders),
     )
 
 

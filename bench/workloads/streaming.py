@@ -1,21 +1,15 @@
-"""vfmalign on rows that are never in memory at once: seeded noise that is stored nowhere, and files."""
+"""vfmalign on rows that are never in memory at once: seeded noise that is stored nowhere."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bench.noise import GaussianRows
-from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
-from vfmalign.mmd import mmd2
-from vfmalign.mmd.comparison.compare import compare, get_value
-from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.client.messages.mmd import ComputeOptions, TestOptions
 from vfmalign.mmd.engine.compute_config import ComputeConfig
-from vfmalign.mmd.engine.row_streams import NpyRows
 from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 
 
@@ -41,19 +35,6 @@ def drawing(*, rows: int, channels: int, shift: float) -> float:
         for block_RC in stream.blocks(4096):
             total += block_RC.sum()
     return float(total) / (rows * channels)
-
-
-def in_memory(*, x: str, y: str, sigma: float) -> float:
-    """Compares the same two files after reading them whole."""
-    return mmd2(*(np.load(path, allow_pickle=False) for path in (x, y)), pairing="independent", sigma=sigma)
-
-
-def from_files(*, x: str, y: str, sigma: float, memory_mib: int) -> float:
-    """Compares two `.npy` files exactly within a memory budget."""
-    options = ComputeOptions(pairing="independent", kernel=Kernel(fixed_sigma=sigma))
-    engine = ComputeConfig(memory_bytes=memory_mib * 2**20)
-    pair = [Sample(name, {"features": NpyRows(Path(path), name)}) for name, path in (("x", x), ("y", y))]
-    return get_value(compare(pair[0], pair[1], None, options, engine).layers[0].raw)
 
 
 def _shifted(rows: int, channels: int, shift: float) -> tuple[GaussianRows, GaussianRows]:

@@ -1,4 +1,4 @@
-"""The dashboard of who calls: by tenant and role, what they use of their quotas, and what they do wrong."""
+"""The dashboard of callers by tenant and role: their calls, their use of quotas, and their faults."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from deploy.observability.panels import (
     NAMESPACE,
     NAMESPACES,
     TENANTS,
+    add,
     choose,
     draw_board,
     limited,
@@ -28,7 +29,7 @@ def draw() -> dashboard.Dashboard:
     return draw_board(
         "callers",
         "callers",
-        "Who calls, by tenant and role, what they use of their quotas, and which calls fail by their own fault.",
+        "Calls by tenant and role, the use of quotas by callers, and calls that fail by a fault of the caller.",
         (NAMESPACE, choose("tenant", "Tenant", tenants)),
         {"Calls": _draw_calls(), "Quotas": _draw_quotas(), "Faults of callers": _draw_faults()},
     )
@@ -39,12 +40,12 @@ def _draw_calls() -> Sequence[timeseries.Panel]:
     titles = {
         "role": (
             "Calls by role",
-            "By the role that allows them. Services call under roles of their own. Nothing is drawn without calls.",
+            "Calls by the role that permits them. Services have roles of their own. Nothing is drawn without calls.",
         ),
-        "tenant": ("Calls by tenant", "By the tenant that they act for. Nothing is drawn without calls."),
+        "tenant": ("Calls by tenant", "Calls by the tenant for which they act. Nothing is drawn without calls."),
         "grpc_service, grpc_method": (
             "Calls by method",
-            "Of the chosen tenants. Methods that nobody calls are left out.",
+            "Calls of the chosen tenants. Methods that nobody calls are left out.",
         ),
     }
     return tuple(
@@ -52,9 +53,9 @@ def _draw_calls() -> Sequence[timeseries.Panel]:
             plot(
                 title,
                 description,
-                [(f"sum by ({labels}) (rate({_CALLS}[{INTERVAL}])) > 0", by[labels])],
+                [(add(labels, f"rate({_CALLS}[{INTERVAL}])") + " > 0", by[labels])],
                 unit="reqps",
-                section="who-is-admitted" if labels == "role" else "tenants",
+                section="refused-callers" if labels == "role" else "callers-and-tenants",
             )
         )
         for labels, (title, description) in titles.items()
@@ -64,14 +65,15 @@ def _draw_calls() -> Sequence[timeseries.Panel]:
 def _draw_quotas() -> Sequence[timeseries.Panel]:
     used = plot(
         "Quotas used",
-        "Of jobs, checks and experiments, by the caller who uses most; of monitors, storage and uploads, by the "
-        "tenant. At 100 %, further requests are refused. `storage` and `uploads` are those of the last upload.",
-        [(f"max by (tenant, quota) (vfmalign_quota_used_ratio{{{TENANTS}}})", "{{quota}} ({{tenant}})")],
+        "Used share of each quota. For jobs, checks and experiments, it is the share of the caller who uses most; for "
+        "monitors, storage and uploads, the share of the tenant. VfmalignQuotaNearlyUsed fires above 90 %. `storage` "
+        "and `uploads` were measured at the last upload.",
+        [(f"max by (namespace, tenant, quota) (vfmalign_quota_used_ratio{{{TENANTS}}})", "{{quota}} ({{tenant}})")],
         unit="percentunit",
-        section="tenants",
+        section="vfmalignquotanearlyused",
         span=24,
     )
-    return (limited(used, 1),)
+    return (limited(used, 0.9),)
 
 
 def _draw_faults() -> Sequence[timeseries.Panel]:
@@ -79,19 +81,19 @@ def _draw_faults() -> Sequence[timeseries.Panel]:
     return (
         plot(
             "Denials per hour by reason",
-            "Calls of all tenants whose caller could not be identified, or may not make them.",
+            "Calls of all tenants whose caller could not be identified, or has no right to make the call.",
             [(per_hour("reason", f"vfmalign_calls_denied_total{{{NAMESPACES}}}"), "{{reason}}")],
             unit="none",
-            section="who-is-admitted",
+            section="vfmaligncallsdenied",
             span=HALF,
         ),
         plot(
             "Failed calls per hour by reason",
-            "Calls of all tenants that failed by the fault of their caller, such as an invalid request. Nothing is "
-            "drawn without one.",
-            [(per_hour("grpc_method, reason", failed) + " > 0", "{{reason}} ({{grpc_method}})")],
+            "Calls of all tenants that failed by a fault of their caller, such as an invalid request. Nothing is drawn "
+            "without failures.",
+            [(per_hour("grpc_method, reason", failed, from_zero=False) + " > 0", "{{reason}} ({{grpc_method}})")],
             unit="none",
-            section="monitor",
+            section="metrics-and-alerts",
             span=HALF,
         ),
     )

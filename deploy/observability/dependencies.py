@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deploy.observability.panels import HALF, JOBS, QUARTER, limited, mean, per_hour, plot, quantile
+from deploy.observability.panels import HALF, JOBS, QUARTER, add, limited, mean, per_hour, plot, quantile
 from grafana_foundation_sdk.builders import timeseries
 
 
@@ -18,7 +18,7 @@ def draw_store() -> Sequence[timeseries.Panel]:
             plot(
                 "Time since the storage last answered the probe",
                 "VfmalignStoreLost fires above 90 s.",
-                [(f"max by (job) (time() - {last})", "{{job}}")],
+                [(f"max by (namespace, job) (time() - {last})", "{{job}}")],
                 unit="s",
                 section="vfmalignstorelost",
                 span=QUARTER,
@@ -28,7 +28,7 @@ def draw_store() -> Sequence[timeseries.Panel]:
         limited(
             plot(
                 "Duration of a probe, mean",
-                "A list of no objects. VfmalignStoreSlow fires above 1 s.",
+                "A probe lists an empty prefix. VfmalignStoreSlow fires above 1 s.",
                 [(mean("job", seconds, probe), "{{job}}")],
                 unit="s",
                 section="vfmalignstoreslow",
@@ -38,7 +38,7 @@ def draw_store() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Failed calls per hour",
-            "After all attempts, by operation. VfmalignStoreFails fires unless only probes fail.",
+            "Calls that failed in all attempts, by operation. VfmalignStoreFails fires unless only probes fail.",
             [(per_hour("job, operation", f"vfmalign_store_failures_total{{{JOBS}}}"), "{{operation}} ({{job}})")],
             unit="none",
             section="vfmalignstorefails",
@@ -46,7 +46,7 @@ def draw_store() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Failed attempts per hour",
-            "Before calls are repeated, by operation.",
+            "Attempts that failed, by operation. A failed attempt is repeated.",
             [(per_hour("job, operation", failed), "{{operation}} ({{job}})")],
             unit="none",
             section="vfmalignstorefails",
@@ -54,7 +54,7 @@ def draw_store() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Duration of an attempt, 95th percentile",
-            "By operation, with the transfer of the object.",
+            "Duration by operation, including the transfer of the object.",
             [(quantile(0.95, "job, operation", seconds, JOBS), "{{operation}} ({{job}})")],
             unit="s",
             section="vfmalignstoreslow",
@@ -62,7 +62,7 @@ def draw_store() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Lost objects that were created again, per hour",
-            "By kind. Each one was missing or damaged.",
+            "Objects by kind. Each object was missing or damaged.",
             [(per_hour("kind", f"vfmalign_artifacts_recomputed_total{{{JOBS}}}"), "{{kind}}")],
             unit="none",
             section="when-objects-are-lost",
@@ -73,19 +73,21 @@ def draw_store() -> Sequence[timeseries.Panel]:
 
 def draw_databases() -> Sequence[timeseries.Panel]:
     """Returns the row about databases, and about the processes that lead by them."""
+    takeovers = f"vfmalign_orchestrator_takeovers_total{{{JOBS}}}"  # which may precede the first scrape
     return (
         plot(
             "Leaders",
-            "Processes of a service that lead. Exactly one does; the others stand by.",
-            [(f"sum by (job) (vfmalign_orchestrator_leader{{{JOBS}}})", "{{job}}")],
+            "Number of a service's processes that lead. It should be 1; the other processes stand by.",
+            [(add("job", f"vfmalign_orchestrator_leader{{{JOBS}}}"), "{{job}}")],
             unit="none",
             section="vfmalignnoleader",
             span=QUARTER,
         ),
         plot(
             "Takeovers per hour",
-            "Times that a standby began to lead. `Starts within half an hour` shows a leader that was started again.",
-            [(per_hour("job", f"vfmalign_orchestrator_takeovers_total{{{JOBS}}}"), "{{job}}")],
+            "Times that a standby process began to lead. The panel `Starts of processes in half an hour` shows leaders "
+            "that were started again.",
+            [(per_hour("job", takeovers, from_zero=False), "{{job}}")],
             unit="none",
             section="leader-and-standby",
             span=QUARTER,
@@ -93,7 +95,7 @@ def draw_databases() -> Sequence[timeseries.Panel]:
         limited(
             plot(
                 "Duration of a transaction, mean",
-                "With the wait for its lock. VfmalignDatabaseSlow fires above 1 s.",
+                "Duration including the wait for locks. VfmalignDatabaseSlow fires above 1 s.",
                 [(mean("job, access", "vfmalign_database_seconds", JOBS), "{{access}} ({{job}})")],
                 unit="s",
                 section="vfmaligndatabaseslow",
@@ -103,7 +105,7 @@ def draw_databases() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Failed transactions per hour",
-            "The database cannot be reached, is damaged or rejects a statement.",
+            "A transaction fails if the database cannot be reached, is damaged or rejects a statement.",
             [(per_hour("job", f"vfmalign_database_errors_total{{{JOBS}}}"), "{{job}}")],
             unit="none",
             section="vfmaligndatabasefails",
@@ -114,10 +116,11 @@ def draw_databases() -> Sequence[timeseries.Panel]:
 
 def draw_pacs() -> Sequence[timeseries.Panel]:
     """Returns the row about the PACS that studies are read from."""
+    failures = f"vfmalign_pacs_failures_total{{{JOBS}}}"
     return (
         plot(
             "Duration of a search or download, 95th percentile",
-            "By the configured name of the PACS.",
+            "Duration by the configured name of the PACS.",
             [
                 (
                     quantile(0.95, "server, operation", "vfmalign_pacs_call_seconds", JOBS),
@@ -130,8 +133,8 @@ def draw_pacs() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Failed searches and downloads per hour",
-            "After all attempts, by reason. VfmalignPacsFails fires where one in five fails.",
-            [(per_hour("server, reason", f"vfmalign_pacs_failures_total{{{JOBS}}}"), "{{reason}} ({{server}})")],
+            "Calls that failed in all attempts, by reason. VfmalignPacsFails fires if one call in five fails.",
+            [(per_hour("server, reason", failures, from_zero=False), "{{reason}} ({{server}})")],
             unit="none",
             section="vfmalignpacsfails",
             span=HALF,

@@ -1,4 +1,4 @@
-"""The dashboard of training jobs, checks and experiments: where they stand, what they wait for, how they end."""
+"""The dashboard of training jobs, checks and experiments: their states, what they wait for, and how they end."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from deploy.observability.panels import (
     NAMESPACE,
     NAMESPACES,
     QUARTER,
+    add,
     dash,
     draw_board,
     per_hour,
@@ -28,7 +29,7 @@ def draw() -> dashboard.Dashboard:
     return draw_board(
         "jobs",
         "jobs and checks",
-        "Where training jobs, checks and experiments stand, what they wait for, and how they end.",
+        "States of training jobs, checks and experiments, what they wait for, and how they end.",
         (NAMESPACE,),
         {
             "States": _draw_states(),
@@ -47,29 +48,34 @@ def _draw_states() -> Sequence[timeseries.Panel]:
             plot(
                 f"{title} in progress",
                 description,
-                [(f"sum by (state) ({metric}{{{live}}})", "{{state}}")],
+                [(add("state", f"{metric}{{{live}}}"), "{{state}}")],
                 unit="none",
                 section=section,
                 span=QUARTER,
             )
         )
         for title, description, metric, section in (
-            ("Jobs", "`pending` is launched and waits for its processes.", "vfmalign_jobs", "vfmalignjobswait"),
+            (
+                "Jobs",
+                "A `pending` job was launched, and waits for its processes to start.",
+                "vfmalign_jobs",
+                "vfmalignjobswait",
+            ),
             (
                 "Checks",
-                "`queued` waits for a place among the checks that run.",
+                "A `queued` check waits until fewer checks run.",
                 "vfmalign_checks",
                 "vfmaligncheckswait",
             ),
-            ("Experiments", "Those that have not ended.", "vfmalign_experiments", "monitor"),
+            ("Experiments", "Experiments that have not ended.", "vfmalign_experiments", "metrics-and-alerts"),
         )
     )
     progress = plot(
         "Progress of the experiments",
-        "Share of the cells that have ended, of all unfinished experiments together. Nothing is drawn without one.",
-        [(f"sum ({cells},{_ENDED}}}) / (sum ({cells}}}) > 0)", "ended")],
+        "Share of the cells of all unfinished experiments that have ended. Nothing is drawn without experiments.",
+        [(f"{add('', f'{cells},{_ENDED}}}')} / ({add('', f'{cells}}}')} > 0)", "ended")],
         unit="percentunit",
-        section="monitor",
+        section="metrics-and-alerts",
         span=QUARTER,
     )
     return jobs, checks, experiments, progress
@@ -77,24 +83,25 @@ def _draw_states() -> Sequence[timeseries.Panel]:
 
 def _draw_waiting() -> Sequence[timeseries.Panel]:
     waits = "vfmalign_job_queue_wait_seconds"
+    oldest = f"vfmalign_jobs_longest_wait_timestamp_seconds{{{NAMESPACES}}}"
     return (
         plot(
             "Time until jobs start",
-            "From creation until all processes have first started: median and 95th percentile. Dashed: the longest "
-            "wait of a job that has not started yet. VfmalignJobDoesNotStart fires after a day.",
+            "Time from the creation of a job until all of its processes have started: median and 95th percentile. "
+            "Dashed: the longest wait of a job that has not started yet. VfmalignJobDoesNotStart fires after a day.",
             [
                 (quantile(0.5, "", waits, NAMESPACES), "median"),
                 (quantile(0.95, "", waits, NAMESPACES), "95 %"),
-                (f"time() - min (vfmalign_jobs_longest_wait_timestamp_seconds{{{NAMESPACES}}} > 0)", "not started yet"),
+                (f"time() - min by (namespace) ({oldest} > 0)", "not started yet"),
             ],
             unit="s",
             section="vfmalignjobsstart",
-        ).override_by_regexp("^not started yet$", dash()),
+        ).override_by_regexp("not started yet$", dash()),
         stacked(
             plot(
                 "Jobs that wait, by reason",
-                "`vfmalign jobs show ID` says the same in a sentence, with what to do. Nothing is drawn if none waits.",
-                [(f"sum by (reason) (vfmalign_jobs_waiting{{{NAMESPACES}}}) > 0", "{{reason}}")],
+                "`vfmalign jobs show ID` explains the reason and the remedy. Nothing is drawn if no job waits.",
+                [(add("reason", f"vfmalign_jobs_waiting{{{NAMESPACES}}}") + " > 0", "{{reason}}")],
                 unit="none",
                 section="vfmalignjobswait",
             )
@@ -103,7 +110,7 @@ def _draw_waiting() -> Sequence[timeseries.Panel]:
             plot(
                 "Checks that repeat a call, by reason",
                 "VfmalignChecksWait fires after a quarter of an hour.",
-                [(f"sum by (reason) (vfmalign_checks_waiting{{{NAMESPACES}}})", "{{reason}}")],
+                [(add("reason", f"vfmalign_checks_waiting{{{NAMESPACES}}}"), "{{reason}}")],
                 unit="none",
                 section="vfmaligncheckswait",
             )
@@ -117,15 +124,15 @@ def _draw_ends() -> Sequence[timeseries.Panel]:
         stacked(
             plot(
                 "Jobs, checks and experiments that ended, per hour",
-                "By their last state.",
+                "Number by final state.",
                 [(per_hour("kind, state", f"{ended}}}"), "{{kind}} {{state}}")],
                 unit="none",
                 section="vfmaligncheckssuccess",
             )
         ),
         plot(
-            "Failures per hour by the side that has to act",
-            "Operators mend the `system`; people who ask correct the `request`.",
+            "Failures per hour by the side at fault",
+            "A fault of the `system` is corrected by operators, a fault of the `request` by the person who sent it.",
             [(per_hour("kind, fault", f'{ended},state="failed"}}'), "{{kind}}: {{fault}}")],
             unit="none",
             section="vfmaligncheckssuccess",
@@ -133,10 +140,10 @@ def _draw_ends() -> Sequence[timeseries.Panel]:
         stacked(
             plot(
                 "Attempts of jobs that ended, per hour",
-                "An `interrupted` attempt ended from outside and counts as no failure.",
+                "An `interrupted` attempt was ended from outside, and does not count as a failure.",
                 [(per_hour("outcome", f"vfmalign_job_attempts_ended_total{{{NAMESPACES}}}"), "{{outcome}}")],
                 unit="none",
-                section="what-retries-and-what-you-retry",
+                section="failures-and-retries",
             )
         ),
     )
@@ -150,19 +157,18 @@ def _draw_gpus() -> Sequence[timeseries.Panel]:
     ended = 'kube_pod_status_phase{phase=~"Succeeded|Failed"} == 1'
     busy = plot(
         "Use of the GPUs",
-        "By node and GPU, from NVIDIA's DCGM exporter. Nothing is drawn without it.",
+        "Use by node and GPU, from NVIDIA's DCGM exporter. Nothing is drawn without this exporter.",
         [("avg by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL) / 100", "{{Hostname}}, GPU {{gpu}}")],
         unit="percentunit",
         section="resources",
         span=HALF,
     )
     taken = plot(
-        "GPUs that pods hold",
-        "GPUs and slices of pods that are on a node and have not ended, and those of all nodes (dashed), from "
-        "kube-state-metrics. "
-        "Nothing is drawn without it.",
+        "GPUs assigned to pods",
+        "GPUs and slices that are assigned to pods which have not ended, and the number on all nodes (dashed), from "
+        "kube-state-metrics. Nothing is drawn without kube-state-metrics.",
         [
-            (f"sum by (namespace) ({requested} unless on (namespace, pod) ({ended}))", "{{namespace}}"),
+            (add("", f"{requested} unless on (namespace, pod) ({ended})"), ""),
             (f"sum (kube_node_status_allocatable{{{_GPU}}})", "of all nodes"),
         ],
         unit="none",

@@ -1,4 +1,4 @@
-"""The dashboard of drift monitors: alarms, evidence, windows, observations, and what `features` keeps for them."""
+"""The dashboard of drift monitors: alarms, evidence, windows, observations, and the outbox of `features`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from deploy.observability.panels import (
     NAMESPACES,
     TENANTS,
     WHOLE,
+    add,
     choose,
     dash,
     draw_board,
@@ -40,7 +41,7 @@ def draw() -> dashboard.Dashboard:
             "Evidence": _draw_evidence(),
             "Windows": _draw_windows(),
             "Observations": _draw_observations(),
-            "On the way to the monitors": _draw_outbox(),
+            "Outbox of observations": _draw_outbox(),
             "Service": _draw_service(),
         },
     )
@@ -50,7 +51,7 @@ def draw() -> dashboard.Dashboard:
 def _draw_state() -> Sequence[stat.Panel]:
     alarm = number(
         "Alarm",
-        "Until somebody acknowledges it (vfmalign monitors acknowledge MONITOR), or a new epoch begins.",
+        "An alarm ends when somebody acknowledges it (vfmalign monitors acknowledge MONITOR) or a new epoch begins.",
         (_read("alarm"), LEGEND),
         [(None, "green"), (1, "red")],
         unit="none",
@@ -58,7 +59,7 @@ def _draw_state() -> Sequence[stat.Panel]:
     ).mappings([name_value(0, "no drift"), name_value(1, "drift")])
     paused = number(
         "Paused",
-        "Observations of a paused monitor are recorded and do not enter the evidence.",
+        "The observations of a paused monitor are recorded, but do not change its evidence.",
         (_read("paused"), LEGEND),
         [(None, "green"), (1, "yellow")],
         unit="none",
@@ -70,8 +71,8 @@ def _draw_state() -> Sequence[stat.Panel]:
 def _draw_evidence() -> Sequence[timeseries.Panel]:
     panel = plot(
         "Evidence of $monitor",
-        "Natural logarithm of the evidence of each component, and its threshold (dashed), above which there is an "
-        "alarm. Nothing is drawn where the statistic is 0.",
+        "Natural logarithm of the evidence of each component. Above the threshold (dashed), there is an alarm. Nothing "
+        "is drawn where the evidence is 0.",
         [
             (_read("log_evidence", "component"), "{{component}} ({{tenant}})"),
             (_read("log_threshold", "component"), "threshold, {{component}} ({{tenant}})"),
@@ -80,13 +81,13 @@ def _draw_evidence() -> Sequence[timeseries.Panel]:
         section="vfmaligndriftalarm",
         span=HALF,
     )
-    return (panel.override_by_regexp("^threshold.*", dash()).repeat("monitor").repeat_direction("h").max_per_row(2),)
+    return (panel.override_by_regexp("threshold.*", dash()).repeat("monitor").repeat_direction("h").max_per_row(2),)
 
 
 def _draw_windows() -> Sequence[timeseries.Panel]:
     panel = plot(
         "MMD² of the last window",
-        "MMD² of the last window to the reference, of the layer that raises the alarm. It raises none itself.",
+        "MMD² between the last window and the reference, for the layer that the evidence uses. MMD² raises no alarm.",
         [(_read("mmd2"), LEGEND)],
         unit="none",
         section="vfmaligndriftalarm",
@@ -96,25 +97,27 @@ def _draw_windows() -> Sequence[timeseries.Panel]:
 
 
 def _draw_observations() -> Sequence[timeseries.Panel]:
+    observations = f"vfmalign_monitor_observations_total{{{MONITORS}}}"
     outcomes = stacked(
         plot(
             "Observations per hour by outcome",
-            "Only `entered` changes the evidence. A `duplicate` was sent again, a `conflict` with other content.",
-            [(per_hour("outcome", f"vfmalign_monitor_observations_total{{{MONITORS}}}"), "{{outcome}}")],
+            "Only observations with the outcome `entered` change the evidence. A `duplicate` was sent again; a "
+            "`conflict` was sent again with different content.",
+            [(per_hour("outcome", observations, from_zero=False), "{{outcome}}")],
             unit="none",
             section="vfmalignmonitorsilent",
         )
     )
     lag = plot(
         "Time from acquisition to arrival",
-        "Of the last observation of each monitor, where its acquisition is known.",
+        "Time for the last observation of each monitor, if its time of acquisition is known.",
         [(_read("lag_seconds"), LEGEND)],
         unit="s",
         section="vfmalignmonitorsilent",
     )
     silence = plot(
         "Time since the last observation",
-        "And the time after which VfmalignMonitorSilent fires (dashed), where one is set.",
+        "VfmalignMonitorSilent fires above the monitor's longest silence (dashed), if the monitor sets one.",
         [
             (f"time() - {_read('last_observation_timestamp_seconds')}", LEGEND),
             (_read("max_silence_seconds"), f"longest silence, {LEGEND}"),
@@ -122,27 +125,28 @@ def _draw_observations() -> Sequence[timeseries.Panel]:
         unit="s",
         section="vfmalignmonitorsilent",
     )
-    return outcomes, lag, silence.override_by_regexp("^longest silence.*", dash())
+    return outcomes, lag, silence.override_by_regexp("longest silence.*", dash())
 
 
 def _draw_outbox() -> Sequence[timeseries.Panel]:
     waiting = plot(
         "Observations in the outbox",
-        "What features keeps in the object storage until monitoring takes it. Replicas share one outbox.",
-        [(f"max by (tenant) (vfmalign_outbox_observations{{{TENANTS}}})", "{{tenant}}")],
+        "Observations that features keeps in the object storage until monitoring has recorded them. All replicas share "
+        "one outbox.",
+        [(f"max by (namespace, tenant) (vfmalign_outbox_observations{{{TENANTS}}})", "{{tenant}}")],
         unit="none",
         section="vfmalignoutboxgrowing",
     )
     size = plot(
         "Size of the outbox",
-        "Beyond VFMALIGN_OUTBOX__MAX_BYTES or __MAX_OBSERVATIONS of a tenant, observations are dropped.",
-        [(f"max by (tenant) (vfmalign_outbox_bytes{{{TENANTS}}})", "{{tenant}}")],
+        "If a tenant's outbox exceeds VFMALIGN_OUTBOX__MAX_BYTES or __MAX_OBSERVATIONS, new observations are dropped.",
+        [(f"max by (namespace, tenant) (vfmalign_outbox_bytes{{{TENANTS}}})", "{{tenant}}")],
         unit="bytes",
         section="vfmalignoutboxgrowing",
     )
-    oldest = f"min by (tenant) (vfmalign_outbox_oldest_timestamp_seconds{{{TENANTS}}} > 0)"
+    oldest = f"min by (namespace, tenant) (vfmalign_outbox_oldest_timestamp_seconds{{{TENANTS}}} > 0)"
     age = plot(
-        "Age of the oldest in the outbox",
+        "Age of the oldest observation in the outbox",
         "VfmalignOutboxGrowing fires above a quarter of an hour. Nothing is drawn while the outbox is empty.",
         [(f"time() - {oldest}", "{{tenant}}")],
         unit="s",
@@ -152,8 +156,8 @@ def _draw_outbox() -> Sequence[timeseries.Panel]:
     answers = stacked(
         plot(
             "Deliveries per hour",
-            "What Extract answered about observations, and what became of those that were queued.",
-            [(per_hour("delivery", f"{delivered}}}"), "{{delivery}}")],
+            "Answers of Extract about observations, and outcomes of the queued observations.",
+            [(per_hour("delivery", f"{delivered}}}", from_zero=False), "{{delivery}}")],
             unit="none",
             section="vfmalignoutboxgrowing",
             span=HALF,
@@ -161,8 +165,8 @@ def _draw_outbox() -> Sequence[timeseries.Panel]:
     )
     drops = plot(
         "Drops per hour by reason",
-        "Lost observations; VfmalignObservationsDropped fires for each reason.",
-        [(per_hour("reason", f'{delivered},delivery="dropped"}}'), "{{reason}}")],
+        "Observations that were lost. VfmalignObservationsDropped fires for each reason.",
+        [(per_hour("reason", f'{delivered},delivery="dropped"}}', from_zero=False), "{{reason}}")],
         unit="none",
         section="vfmalignobservationsdropped",
         span=HALF,
@@ -173,30 +177,31 @@ def _draw_outbox() -> Sequence[timeseries.Panel]:
 def _draw_service() -> Sequence[timeseries.Panel]:
     leaders = plot(
         "Leaders",
-        "Exactly one process leads: it computes windows and exports the metrics of monitors.",
-        [(f'sum(vfmalign_orchestrator_leader{{{NAMESPACES},job="vfmalign-monitoring"}})', "leaders")],
+        "The one process that leads computes windows and exports the metrics of monitors.",
+        [(add("", f'vfmalign_orchestrator_leader{{{NAMESPACES},job="vfmalign-monitoring"}}'), "leaders")],
         unit="none",
         section="vfmalignnoleader",
     )
+    failures = f"vfmalign_monitor_window_failures_total{{{NAMESPACES}}}"
     windows = plot(
         "Windows without MMD² per hour",
-        "By the reason of the error. They are tried again; evidence and alarms do not need them.",
-        [(per_hour("reason", f"vfmalign_monitor_window_failures_total{{{NAMESPACES}}}"), "{{reason}}")],
+        "Windows by the reason of the error. They are tried again; evidence and alarms do not depend on windows.",
+        [(per_hour("reason", failures, from_zero=False), "{{reason}}")],
         unit="none",
-        section="what-retries-and-what-you-retry",
+        section="failures-and-retries",
     )
     states = plot(
-        "States of monitors per hour",
-        "States that could not be stored, and repetitions after a restart whose evidence has other last bits.",
+        "Faults of monitor states per hour",
+        "States that could not be stored, and states whose evidence differed in the last bits after a restart.",
         [
             (per_hour("", f"vfmalign_monitor_snapshot_failures_total{{{NAMESPACES}}}"), "not stored"),
             (per_hour("", f"vfmalign_monitor_replays_that_differ_total{{{NAMESPACES}}}"), "differ"),
         ],
         unit="none",
-        section="what-retries-and-what-you-retry",
+        section="failures-and-retries",
     )
     return leaders, windows, states
 
 
 def _read(metric: str, label: str = "monitor") -> str:
-    return f"max by (tenant, {label}) (vfmalign_monitor_{metric}{{{MONITORS}}})"
+    return f"max by (namespace, tenant, {label}) (vfmalign_monitor_{metric}{{{MONITORS}}})"

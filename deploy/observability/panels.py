@@ -94,9 +94,9 @@ def plot(
     Args:
         title: of the panel.
         description: what it shows.
-        queries: at most 26.
+        queries: at most 26, each by namespace, since a Prometheus may read several installations.
         unit: of all series, by Grafana's name.
-        section: anchor of the section of docs/operations.md that says what to do.
+        section: anchor of the section that says what to do: docs/runbooks.md for an alert, else docs/operations.md.
         span: width in columns, of 24.
     """
     legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
@@ -104,7 +104,7 @@ def plot(
     panel.legend(legend.show_legend(True)).fill_opacity(0).line_width(2).unit(unit).links([_link(section)])
     for number, (expression, series) in enumerate(queries):
         query = prometheus.Dataquery().ref_id(chr(ord("A") + number)).datasource(SOURCE)
-        panel.with_target(query.expr(expression).legend_format(series).range())
+        panel.with_target(query.expr(expression).legend_format(_name(expression, series)).range())
     return panel
 
 
@@ -124,7 +124,8 @@ def number(
 ) -> stat.Panel:
     """Returns the last value of every series, on a background of its colour; see `plot`."""
     expression, legend = query
-    asked = prometheus.Dataquery().ref_id("A").datasource(SOURCE).expr(expression).legend_format(legend).instant()
+    asked = prometheus.Dataquery().ref_id("A").datasource(SOURCE).expr(expression)
+    asked.legend_format(_name(expression, legend)).instant()
     panel = stat.Panel().title(title).description(description).datasource(SOURCE).height(HEIGHT).with_target(asked)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).graph_mode(BigValueGraphMode.NONE)
     panel.color_mode(BigValueColorMode.BACKGROUND).thresholds(thresholds(colours)).no_value("nothing")
@@ -147,28 +148,46 @@ def dash() -> list[DynamicConfigValue]:
     return [DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 8]})]
 
 
-def per_hour(labels: str, counter: str) -> str:
-    """Returns the expression of the events within the last hour by labels; without labels, of all together.
+def add(labels: str, series: str) -> str:
+    """Returns the expression of the sums of series by namespace and labels."""
+    return f"sum by ({', '.join(filter(None, ('namespace', labels)))}) ({series})"
+
+
+def per_hour(labels: str, counter: str, *, from_zero: bool = True) -> str:
+    """Returns the expression of the events within the last hour by namespace and labels.
 
     A rate over a shorter time, multiplied up to an hour, would show one failure as a hundred.
+
+    Args:
+        labels: may be empty.
+        counter: name and selector.
+        from_zero: whether all of its series are exported with 0 before their first event. An increase does not see
+            the first event of the others, which begin with it: they count from their first value.
     """
-    by = f" by ({labels})" if labels else ""
-    return f"sum{by} (increase({counter}[1h]))"
+    events = f"increase({counter}[1h])"
+    if not from_zero:
+        events = f"{events} + (min_over_time({counter}[1h]) unless {counter} offset 1h) or {events}"
+    return add(labels, events)
 
 
 def quantile(share: float, labels: str, histogram: str, selector: str) -> str:
-    """Returns the expression of a quantile of a histogram by labels."""
+    """Returns the expression of a quantile of a histogram by namespace and labels."""
     by = ", ".join(filter(None, (labels, "le")))
-    return f"histogram_quantile({share}, sum by ({by}) (rate({histogram}_bucket{{{selector}}}[{INTERVAL}])))"
+    return f"histogram_quantile({share}, {add(by, f'rate({histogram}_bucket{{{selector}}}[{INTERVAL}])')})"
 
 
 def mean(labels: str, histogram: str, selector: str) -> str:
-    """Returns the expression of the mean of a histogram by labels, without a value where nothing happened."""
-    parts = (f"sum by ({labels}) (rate({histogram}_{part}{{{selector}}}[{INTERVAL}]))" for part in ("sum", "count"))
-    total, count = parts
+    """Returns the expression of the mean of a histogram by namespace and labels, without a value for no event."""
+    total, count = (add(labels, f"rate({histogram}_{part}{{{selector}}}[{INTERVAL}])") for part in ("sum", "count"))
     return f"{total} / ({count} > 0)"
+
+
+def _name(expression: str, legend: str) -> str:
+    """Returns a legend that begins with the namespace, which an installation without Kubernetes lacks."""
+    return f"{{{{namespace}}}} {legend}" if "namespace" in expression else legend
 
 
 def _link(section: str) -> dashboard.DashboardLink:
     link = dashboard.DashboardLink("What to do").type(DashboardLinkType.LINK).target_blank(True)
-    return link.url(f"${{docs}}/operations.md#{section}")
+    page = "runbooks" if section.startswith("vfmalign") else "operations"
+    return link.url(f"${{docs}}/{page}.md#{section}")

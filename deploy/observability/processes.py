@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deploy.observability.panels import INTERVAL, JOBS, dash, limited, mean, per_hour, plot, stacked
+from deploy.observability.panels import INTERVAL, JOBS, add, dash, limited, mean, per_hour, plot, stacked
 from grafana_foundation_sdk.builders import timeseries
 
 
 def draw_work() -> Sequence[timeseries.Panel]:
-    """Returns the row about what calls spend their time with."""
+    """Returns the row about the stages of calls."""
     mmd = f'{JOBS},job="vfmalign-mmd"'
     return (
         plot(
             "Duration of stages of work, mean",
-            "What Extract, Compute and ExtractDataset spend their time with.",
+            "Stages of Extract, Compute and ExtractDataset.",
             [(mean("stage", "vfmalign_stage_seconds", JOBS), "{{stage}}")],
             unit="s",
             section="vfmalignextractlatency",
         ),
         plot(
             "Volumes in one forward pass, mean",
-            "Of `features`. A device is used well where several studies arrive at once.",
+            "Mean for `features`. The device is used best if several studies arrive at once.",
             [(mean("job", "vfmalign_batch_size", JOBS), "{{job}}")],
             unit="none",
             section="vfmalignextractlatency",
         ),
         plot(
             "CPU of mmd",
-            "Of each process of `mmd`, in cores. About 0 while calls are queued and the GPU is idle: the device hangs.",
-            [(f"sum by (instance) ({_rate_cpu(mmd)})", "{{instance}}")],
+            "CPU time of each process of `mmd`, in cores. If it is about 0 while calls are queued and the GPU is idle, "
+            "the device hangs.",
+            [(add("instance", _rate_cpu(mmd)), "{{instance}}")],
             unit="none",
             section="vfmaligncomputeavailability",
         ),
@@ -38,22 +39,22 @@ def draw_work() -> Sequence[timeseries.Panel]:
 
 def draw_processes() -> Sequence[timeseries.Panel]:
     """Returns the row about processes, their memory and their CPU time."""
-    answering = f'sum by (job) (up{{{JOBS},job=~"vfmalign-.*"}})'
+    answering = add("job", f'up{{{JOBS},job=~"vfmalign-.*"}}')
     starts = f"changes(process_start_time_seconds{{{JOBS}}}[30m])"
     return (
         plot(
             "Processes that answer",
-            "Processes of each service that Prometheus reads, and the most within a day (dashed). The DICOM "
-            "gateway counts as well.",
+            "Number of processes of each service from which Prometheus gets metrics, and the largest number within a "
+            "day (dashed). The DICOM gateway is included.",
             [(answering, "{{job}}"), (f"max_over_time(({answering})[1d:1m])", "most, {{job}}")],
             unit="none",
             section="vfmalignservicedown",
-        ).override_by_regexp("^most.*", dash()),
+        ).override_by_regexp("most.*", dash()),
         limited(
             plot(
-                "Starts within half an hour",
+                "Starts of processes in half an hour",
                 "VfmalignRestarts fires above 3.",
-                [(f"sum by (job) ({starts})", "{{job}}")],
+                [(add("job", starts), "{{job}}")],
                 unit="none",
                 section="vfmalignrestarts",
             ),
@@ -61,7 +62,7 @@ def draw_processes() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Lost log lines per hour",
-            "Lines that could not be written, such as to a full disk.",
+            "Log lines that could not be written, for example because the disk was full.",
             [(per_hour("job", f"vfmalign_log_lines_lost_total{{{JOBS}}}"), "{{job}}")],
             unit="none",
             section="vfmalignloglineslost",
@@ -69,22 +70,22 @@ def draw_processes() -> Sequence[timeseries.Panel]:
         plot(
             "Memory",
             "Resident memory of each process.",
-            [(f"sum by (job, instance) (process_resident_memory_bytes{{{JOBS}}})", "{{job}} ({{instance}})")],
+            [(add("job, instance", f"process_resident_memory_bytes{{{JOBS}}}"), "{{job}} ({{instance}})")],
             unit="bytes",
             section="resources",
         ),
         plot(
             "Memory of accelerators",
-            "What each process holds. Nothing is drawn without an accelerator.",
-            [(f"sum by (job, device) (vfmalign_gpu_memory_used_bytes{{{JOBS}}})", "{{device}} ({{job}})")],
+            "Memory that each process uses. Nothing is drawn without an accelerator.",
+            [(add("job, device", f"vfmalign_gpu_memory_used_bytes{{{JOBS}}}"), "{{device}} ({{job}})")],
             unit="bytes",
             section="resources",
         ),
         stacked(
             plot(
                 "CPU",
-                "In cores.",
-                [(f"sum by (job) ({_rate_cpu(JOBS)})", "{{job}}")],
+                "CPU time in cores.",
+                [(add("job", _rate_cpu(JOBS)), "{{job}}")],
                 unit="none",
                 section="resources",
             )

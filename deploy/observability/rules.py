@@ -1,12 +1,13 @@
 """Recording and alert rules of the objectives, under the names that Sloth gives them.
 
-A rule that divides filters its divisor by `> 0`. Without events it has no sample, and not 0/0, which would stay in the
-averages over the period and raise or hide alerts.
+A rule that divides filters its divisor by `> 0`. Without events it has no sample, and not 0/0, which would raise or
+hide alerts. The ratio over the period divides sums of recorded counts: an average of ratios would give a quiet night
+the weight of a busy day.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from deploy.observability.settings import FASTEST_BURN, FASTEST_TICKET, Objective, Settings
@@ -19,41 +20,45 @@ Rule = dict[str, Any]
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 """Windows of the ratios that are computed from events."""
 PAGE = ((FASTEST_BURN, "5m", "1h"), (6, "30m", "6h"))
-_SECONDS = {"1h": 3600, "6h": 6 * 3600}
-"""Of the longer windows of pages."""
 TICKET = ((FASTEST_TICKET, "2h", "1d"), (1, "6h", "3d"))
-"""Burn rates, and the short and the long window that both have to show them: the short one ends the alert early."""
+"""Burn rates with a short and a long window. An alert fires if both show the rate; the short one ends it early."""
 
-_METHODS = {"compute": ("vfmalign.v1.MmdService", "Compute"), "extract": ("vfmalign.v1.FeatureService", "Extract")}
+_METHODS = {
+    "compute": ("vfmalign.v1.MmdService", "Compute"),
+    "compute-batch": ("vfmalign.v1.MmdService", "ComputeBatch"),
+    "extract": ("vfmalign.v1.FeatureService", "Extract"),
+    "extract-dataset": ("vfmalign.v1.FeatureService", "ExtractDataset"),
+    "observe": ("vfmalign.v1.MonitoringService", "Observe"),
+}
 _BOUNDS = {"grpc_server_handling_seconds": SECONDS, "vfmalign_job_queue_wait_seconds": WAIT_SECONDS}
 _PANEL = "/d/vfmalign-operations?viewPanel=3"
 """Burn rates, on the dashboard of operations."""
 _TEXTS = {
     # Summaries, in which `{bound}` is `threshold_s`, and descriptions of the alerts.
-    "compute-availability": (
-        "Compute fails",
-        "The panel `Failures of the server by reason` has the reasons, as have the lines `call` of mmd.",
-    ),
+    **{
+        f"{subject}-availability": (
+            f"{method} fails",
+            "The panel `Failures of the server by reason` and the log lines `call` of {service} show the reasons.",
+        )
+        for subject, (_, method) in _METHODS.items()
+    },
     "compute-latency": (
         "Compute takes longer than {bound}",
-        "Compare the queue, the CPU of mmd, and the size of the requests.",
-    ),
-    "extract-availability": (
-        "Extract fails",
-        "The panel `Failures of the server by reason` has the reasons, as have the lines `call` of features.",
+        "Look at the length of the queue, the CPU time of mmd, and the sizes of the requests.",
     ),
     "extract-latency": (
         "Extract takes longer than {bound}",
-        "Compare the queue, the stages of work, and the storage or PACS from which studies are read.",
+        "Look at the length of the queue, the durations of the stages of work, and the storage or PACS from which "
+        "studies are read.",
     ),
     "checks-success": (
         "Checks and jobs fail by a fault of the system",
-        "`vfmalign checks list --state failed` and `vfmalign jobs list --state failed` name them, and `show ID` the "
+        "`vfmalign checks list --state failed` and `vfmalign jobs list --state failed` list them. `show ID` gives the "
         "cause and the remedy.",
     ),
     "jobs-start": (
         "Jobs wait longer than {bound} until they start",
-        "The panel `Jobs that wait, by reason` and `vfmalign jobs show ID` say what they wait for.",
+        "The panel `Jobs that wait, by reason` and `vfmalign jobs show ID` show what the jobs wait for.",
     ),
 }
 
@@ -62,7 +67,7 @@ def build_groups(settings: Settings) -> list[dict[str, Any]]:
     """Returns the groups of all objectives, as Sloth names them.
 
     Raises:
-        ValueError: an objective is about nothing that is measured, or its bound is none of its histogram.
+        ValueError: an objective has no measurement, or its threshold is not a bound of its histogram.
     """
     if unknown := settings.objectives.keys() - _TEXTS.keys():
         raise ValueError(f"{min(unknown)}: there is no such objective. Name one of {', '.join(_TEXTS)}.")
@@ -87,49 +92,48 @@ def _build_groups(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def _record_errors(name: str, one: Objective, days: int, labels: dict[str, str]) -> Iterator[Rule]:
+    bad, total = _find_events(name, one)
     for window in WINDOWS:
-        bad, total = _count_events(name, one, window)
-        yield _record(
-            f"slo:sli_error:ratio_rate{window}", f"({bad})\n/\n({total} > 0)", labels | {"sloth_window": window}
-        )
-    short = f"slo:sli_error:ratio_rate5m{_select(labels)}[{days}d]"
-    average = f"sum_over_time({short})\n/ ignoring (sloth_window)\ncount_over_time({short})"
-    yield _record(f"slo:sli_error:ratio_rate{days}d", average, labels | {"sloth_window": f"{days}d"})
+        ratio = f"({_add('rate', bad, f'[{window}]')})\n/\n({_add('rate', total, f'[{window}]')} > 0)"
+        yield _record(f"slo:sli_error:ratio_rate{window}", ratio, labels | {"sloth_window": window})
+    counts = {"slo:bad_events:increase5m": bad, "slo:events:increase5m": total}
+    for record, events in counts.items():
+        yield _record(record, _add("increase", events, "[5m]"), labels)
+    # Windows of five minutes overlap, so that each event is in as many bad as total counts.
+    over_period = (f"sum_over_time({record}{_select(labels)}[{days}d])" for record in counts)
+    ratio = "{}\n/\n({} > 0)".format(*over_period)
+    yield _record(f"slo:sli_error:ratio_rate{days}d", ratio, labels | {"sloth_window": f"{days}d"})
 
 
-def _count_events(name: str, one: Objective, window: str) -> tuple[str, str]:
-    """Returns the expressions of the rates of bad and of all events."""
-    subject, _, kind = name.partition("-")
-    if subject in _METHODS:
-        service, method = _METHODS[subject]
-        call = f'grpc_service="{service}",grpc_method="{method}"'
-        if kind == "latency":
-            return _count_slow(name, "grpc_server_handling_seconds", call, one, window)
-        bad, total = (
-            f"vfmalign_calls_ended_total{{{call},{fault}}}" for fault in ('fault="server"', 'fault=~"none|server"')
-        )
-    elif name == "jobs-start":
-        return _count_slow(name, "vfmalign_job_queue_wait_seconds", "", one, window)
-    else:
-        bad, total = (
-            f'vfmalign_operations_ended_total{{kind=~"job|check",{ends}}}'
-            for ends in ('state="failed",fault="system"', 'state=~"succeeded|failed"')
-        )
-    return _rate(bad, window), _rate(total, window)
+def _find_events(name: str, one: Objective) -> tuple[list[str], list[str]]:
+    """Returns counters of the bad events and of all events; those after the first one are subtracted from it."""
+    subject, _, kind = name.rpartition("-")
+    if name == "jobs-start":
+        return _find_slow(name, "vfmalign_job_queue_wait_seconds", "", one)
+    if name == "checks-success":
+        ends = ('state="failed",fault="system"', 'state=~"succeeded|failed"')
+        bad, total = (f'vfmalign_operations_ended_total{{kind=~"job|check",{end}}}' for end in ends)
+        return [bad], [total]
+    service, method = _METHODS[subject]
+    call = f'grpc_service="{service}",grpc_method="{method}"'
+    if kind == "latency":
+        return _find_slow(name, "grpc_server_handling_seconds", call, one)
+    calls = f"vfmalign_calls_ended_total{{{call}"
+    return [f'{calls},fault="server"}}'], [f'{calls},fault=~"none|server"}}']
 
 
-def _count_slow(name: str, histogram: str, selector: str, one: Objective, window: str) -> tuple[str, str]:
+def _find_slow(name: str, histogram: str, selector: str, one: Objective) -> tuple[list[str], list[str]]:
     if one.threshold_s not in _BOUNDS[histogram]:
         known = ", ".join(f"{bound:g}" for bound in _BOUNDS[histogram])
         raise ValueError(f"{name}: {histogram} has no bound {one.threshold_s} s. Set `threshold_s` to one of {known}.")
-    total = _rate(f"{histogram}_count{{{selector}}}", window)
+    total = f"{histogram}_count{{{selector}}}"
     bound = ",".join(filter(None, (selector, f'le="{one.threshold_s}"')))
-    return f"{total}\n-\n{_rate(f'{histogram}_bucket{{{bound}}}', window)}", total
+    return [total, f"{histogram}_bucket{{{bound}}}"], [total]
 
 
-def _rate(counter: str, window: str) -> str:
-    """Returns the rate of a counter in each installation: several in one cluster have namespaces of their own."""
-    return f"sum by (namespace) (rate({counter}[{window}]))"
+def _add(function: str, counters: list[str], window: str) -> str:
+    """Returns the events of counters in each installation: several in one cluster have namespaces of their own."""
+    return "\n-\n".join(f"sum by (namespace) ({function}({counter}{window}))" for counter in counters)
 
 
 def _record_budget(one: Objective, days: int, labels: dict[str, str]) -> Iterator[Rule]:
@@ -147,32 +151,46 @@ def _record_budget(one: Objective, days: int, labels: dict[str, str]) -> Iterato
 def _alert(name: str, one: Objective, labels: dict[str, str]) -> Iterator[Rule]:
     summary, description = _TEXTS[name]
     summary = summary.format(bound=describe_seconds(one.threshold_s or 0))
-    for severity, sloth, windows in (("critical", "page", PAGE), ("warning", "ticket", TICKET)):
-        if sloth == "page" and not one.pages:
-            continue
-        burns = [_burn(one, rate, short, long, _select(labels)) for rate, short, long in windows]
-        if sloth == "page":
-            burns = [
-                f"{burn}\nand on (namespace)\n{_require_events(name, one, long)}"
-                for burn, (_, _, long) in zip(burns, windows, strict=True)
-            ]
+    selector = _select(labels)
+    rules = {"ticket": _any(_burn(one, *windows, selector) for windows in TICKET)}
+    if one.pages:
+        rules = {"page": _page(name, one, selector)} | rules
+    for sloth, expression in rules.items():
+        severity = "critical" if sloth == "page" else "warning"
         yield {
             "alert": name_alert(name),
-            "expr": "\nor\n".join(f"(\n{burn}\n)" for burn in burns),
-            "labels": {"severity": severity, "sloth_severity": sloth},
+            "expr": expression,
+            # Alertmanager silences what follows from a service that is down, by its job.
+            "labels": {"severity": severity, "sloth_severity": sloth, "job": f"vfmalign-{one.service}"},
             "annotations": {
                 "summary": f"{summary} more often than the objective of {round(100 * one.objective, 6):g} % allows.",
-                "description": description,
-                "runbook_url": f"docs/operations.md#{name_alert(name).lower()}",
+                "description": description.format(service=one.service),
+                "runbook_url": f"docs/runbooks.md#{name_alert(name).lower()}",
                 "dashboard_url": _PANEL,
             },
         }
 
 
-def _require_events(name: str, one: Objective, window: str) -> str:
-    """Returns an expression that is empty where there are too few bad events in a window for a page."""
-    bad, _ = _count_events(name, one, window)
-    return f"{_SECONDS[window]} * ({bad}) > {one.page_events - 0.5}"  # rates extrapolate to fractions of events
+def _page(name: str, one: Objective, selector: str) -> str:
+    """Returns the expression of a page: a burn with enough bad events, some of the last two minutes and some before.
+
+    One burst, such as the calls of one client with too short a deadline, wakes nobody, and a page ends soon after its
+    cause. Increases are extrapolated to fractions of events, hence the halves.
+    """
+    bad, _ = _find_events(name, one)
+
+    def require(number: float, window: str) -> str:
+        return f"and on (namespace)\n({_add('increase', bad, window)}) > {number}"
+
+    burns = (
+        f"{_burn(one, rate, short, long, selector)}\n{require(one.page_events - 0.5, f'[{long}]')}"
+        for rate, short, long in PAGE
+    )
+    return f"(\n{_any(burns)}\n)\n{require(0.5, '[2m]')}\n{require(0.5, '[1h] offset 2m')}"
+
+
+def _any(expressions: Iterable[str]) -> str:
+    return "\nor\n".join(f"(\n{expression}\n)" for expression in expressions)
 
 
 def describe_seconds(seconds: float) -> str:

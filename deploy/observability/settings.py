@@ -13,12 +13,12 @@ FASTEST_TICKET = 3
 
 
 class Objective(BaseModel, frozen=True, extra="forbid"):
-    """What share of the events of one kind is good.
+    """The share of the events of one kind that must be good.
 
     Attributes:
-        service: the service that answers for it.
+        service: the service that the objective is about.
         objective: share of good events.
-        threshold_s: seconds above which an event is bad; None where its outcome decides.
+        threshold_s: seconds above which an event is bad; None if the outcome of an event decides.
         pages: whether a fast burn pages somebody.
         page_events: fewest bad events, within the longer window of an alert, for which somebody is paged. One call that
             fails is a large share of a few calls at night.
@@ -28,7 +28,7 @@ class Objective(BaseModel, frozen=True, extra="forbid"):
     objective: float = Field(ge=0.5, lt=1)
     threshold_s: float | None = None
     pages: bool = True
-    page_events: int = Field(default=3, ge=1)
+    page_events: int = Field(default=10, ge=1)
 
     @property
     def budget(self) -> float:

@@ -51,7 +51,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 
 def test_a_check_survives_the_loss_of_its_pods(deployment: Deployment) -> None:
-    counts = ("--pretrain", "8", "--train", "8", "--val", "4", "--test", "13")
+    counts = ("--cases", "pretrain=8", "--cases", "train=8", "--cases", "val=4", "--cases", "test=13")
     deployment.run("phantoms", "dataset", "phantoms", "--id", DATASET, "--seed", "1", *counts)
 
     # A user deletes the pod of a job: the attempt has failed, and the next one resumes.
@@ -67,7 +67,8 @@ def test_a_check_survives_the_loss_of_its_pods(deployment: Deployment) -> None:
     # counts, nor do rollouts of services.
     deployment.run(
         "check", "check", DATASET, "--id", CHECK, "--task", "segmentation", "--model", MODEL, "--seed", "7",
-        "--seeds", "1", "--learning-rate", "8e-3", "--permutations", "199", "--bootstrap", "500", *RECIPE, "--no-wait",
+        "--seeds", "1", "--set", "recipe.learning_rate=8e-3", "--permutations", "199", "--bootstrap", "500", *RECIPE,
+        "--no-wait",
     )  # fmt: skip
     drained = first_of_check(deployment)
     deployment.drain(deployment.training(drained))

@@ -1,22 +1,26 @@
 """One stack, one dataset of phantoms and one pretrained encoder, shared by every end-to-end test.
 
-Everything is real: the S3 server, the three services as processes that are started again when they die, training
-processes, a database. The recipes are short, the phantoms few.
+Everything is real: the S3 server, the four services as processes that are started again when they die, training
+processes, a database. The recipes are short, the phantoms few. Services and trainings are forks of an interpreter that
+has imported torch; the tutorials and `tests/integration/cli` start them as users do.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
-from tests.preloaded import get_command
+from tests.preloaded import PreloadedPython, get_command
 from tests.tokens import open_channel
 
 from vfmalign.cli.local.environment import get_small_network_settings
@@ -46,7 +50,6 @@ EPOCHS = 4
 STEPS = 16
 RATE = 8e-3
 """The preset's for pretrained networks; with a rate of its own, a check tries no second recipe."""
-PROBES = (32, 64)
 TIMEOUT_S = 400.0
 # A call that a kill interrupts is made again, as every client of the product does it.
 RETRY = {"maxAttempts": 4, "initialBackoff": "0.2s", "maxBackoff": "2s", "backoffMultiplier": 2}
@@ -75,7 +78,7 @@ def check_spec(**changes: Any) -> alignment_pb2.CheckSpec:
         "model_id": MODEL,
         "dataset_id": DATASET,
         "task": {"name": "segmentation"},
-        "recipe": recipe(probe_steps=PROBES),
+        "recipe": recipe(),
         "seed": 7,
         "seeds": 1,
         "permutations": 199,
@@ -164,16 +167,23 @@ class World:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, python_server: Path) -> Iterator[World]:
-    """A stack with a dataset and a pretrained model. Trainings are forks of an interpreter that has imported torch."""
+    """A stack with a dataset and a pretrained model."""
     home = StateDirectory(tmp_path_factory.mktemp("stack"))
     home.create()
     (home.path / "tmp").mkdir()
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("TMPDIR", str(home.path / "tmp"))  # so that a search of the home covers temporary files
+    forking = SimpleNamespace(**vars(subprocess) | {"Popen": partial(PreloadedPython, python_server)})
+    monkeypatch.setattr("vfmalign.cli.local.stack.subprocess", forking)
     events: list[str] = []
     command = json.dumps(get_command(python_server, ["-m", "vfmalign.training"]))
     pacs = {"VFMALIGN_DICOMWEB__ABSENT__URL": "http://127.0.0.1:9/dicom-web"}  # nothing answers there
-    settings = {**get_small_network_settings(), "VFMALIGN_LAUNCHER__COMMAND": command, **pacs}
+    settings = {
+        **get_small_network_settings(),
+        **pacs,
+        "VFMALIGN_LAUNCHER__COMMAND": command,
+        "VFMALIGN_MONITORING__WINDOW_TIMEOUT_S": "15",
+    }
     stack = Stack(home, events.append, settings)
     stack.start()
     supervisor = threading.Thread(target=stack.supervise)

@@ -26,7 +26,7 @@ STACK = {
     "input": {"modalities": ["input"], "spacing_mm": [2, 2, 2], "shape_dhw": [16, 24, 16]},
 }
 BUDGET = [
-    "--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--learning-rate", "8e-3", "--seeds", "1",
+    "--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--set", "recipe.learning_rate=8e-3", "--seeds", "1",
     "--permutations", "99", "--bootstrap", "100",
 ]  # fmt: skip
 

@@ -36,8 +36,6 @@ def test_the_command_that_runs_a_check_ends_with_its_gate(world: Any, undisturbe
         "--preset": spec.recipe.preset,
         "--epochs": spec.recipe.epochs,
         "--steps-per-epoch": spec.recipe.steps_per_epoch,
-        "--batch-size": spec.recipe.batch_size,
-        "--learning-rate": spec.recipe.learning_rate,
         "--seed": spec.seed,
         "--seeds": spec.seeds,
         "--permutations": spec.permutations,
@@ -45,7 +43,11 @@ def test_the_command_that_runs_a_check_ends_with_its_gate(world: Any, undisturbe
         "--reports": world.home.path / "reports",
         "--home": world.home.path,
     }
-    pairs = [*options.items(), *(("--probe-step", step) for step in reversed(spec.recipe.probe_steps))]
+    pairs = [*options.items()]
+    for field, value in spec.recipe.ListFields():
+        if f"--{field.name.replace('_', '-')}" not in options:
+            text = ",".join(map(str, value)) if field.is_repeated else value
+            pairs.append(("--set", f"recipe.{field.name}={text}"))
     check = ("check", spec.dataset_id, *(str(word) for pair in pairs for word in pair))
     document = call(*check, "--gate", FAILS, "--json", code=5).document
     assert [condition["outcome"] for condition in document["gate"]["conditions"]] == ["failed", "passed"]

@@ -59,7 +59,7 @@ def test_a_patient_s_name_stays_in_the_user_s_folder(world: Any, tmp_path: Path)
     victim = next(key for key in world.store.list("volumes/hospital/") if key.endswith("/t2w.nii.gz"))
     world.store.put(victim, world.store.get(victim)[:1000])
     check = ("check", "hospital", "--model", "micro", "--task", "segmentation", "--preset", "demo", "--seeds", "1")
-    said.append(run(world, *check, "--learning-rate", "8e-3", code=1))
+    said.append(run(world, *check, "--set", "recipe.learning_rate=8e-3", code=1))
     broken = tmp_path / "broken"
     write_study(broken / NAME, 5)
     (broken / NAME / "t2.nii.gz").write_bytes(b"not a volume")
@@ -89,7 +89,8 @@ def test_one_real_case_gives_descriptive_values_alone(world: Any, picai: Path, t
     home = ["--home", str(world.home.path), "--json"]
     call("dataset", "import", str(picai), "--id", "real", *home)
     arguments = ["real", "--model", "micro", "--task", "segmentation", "--preset", "demo", "--id", "real-case"]
-    budget = ["--epochs", "1", "--steps-per-epoch", "1", "--patch", "16,32,32", "--learning-rate", "8e-3"]
+    budget = ["--epochs", "1", "--steps-per-epoch", "1", "--set", "recipe.patch_shape_dhw=16,32,32"]
+    budget += ["--set", "recipe.learning_rate=8e-3"]
     assert call("check", *arguments, *budget, "--seeds", "1", "--reports", str(tmp_path), *home).document
     result = world.get("real-case").result
     assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_TRAINING
@@ -103,7 +104,7 @@ def test_one_real_case_gives_descriptive_values_alone(world: Any, picai: Path, t
     assert "not held out" in html.lower()
 
 
-def test_the_table_of_a_check_says_it_all(world: Any, undisturbed: Any) -> None:
+def test_the_terminal_shows_the_first_screen_of_a_check(world: Any, undisturbed: Any) -> None:
     done = call("checks", "show", "undisturbed", "--home", str(world.home.path))
-    for word in ("stages.3", "specialised", "scratch", "verdict", "mmd"):
+    for word in ("stages.3", "specialised", "without pretraining", "verdict", "mmd"):
         assert word in done.out.lower()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.preloaded import get_command
 
 from vfmalign.cli.local import s3_server
 from vfmalign.client.messages.jobs import JobSpec
@@ -108,16 +108,21 @@ def s3(storage: Storage) -> s3_server.S3Server:
 
 @pytest.fixture
 def training(
-    tmp_path: Path, store: ObjectStore, store_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    store: ObjectStore,
+    store_environment: dict[str, str],
+    python_server: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Training]:
-    """A supervisor that gives a job up at its first failure."""
+    """A supervisor that gives a job up at its first failure. Trainings are forks of an interpreter that has torch."""
     settings = {"VFMALIGN_TRAINING__THREADS": "1", "VFMALIGN_TRAINING__DEVICE": "cpu"}
     for name, value in (store_environment | settings).items():
         monkeypatch.setenv(name, value)
     database = open_database(f"sqlite:///{tmp_path / 'jobs.db'}")
     database.migrate()
     jobs = JobRepository(database)
-    launcher = LocalLauncher((sys.executable, "-m", "vfmalign.training"), tmp_path / "jobs", tmp_path / "logs")
+    command = tuple(get_command(python_server, ["-m", "vfmalign.training"]))
+    launcher = LocalLauncher(command, tmp_path / "jobs", tmp_path / "logs")
     limits = Limits(max_attempts=1, retry_delay_s=0.1, longest_retry_delay_s=2.0, stop_grace_s=0.0)
     supervisor = JobRounds([Supervisor(jobs, store, launcher, limits)], limits)
     yield Training(store, supervisor, jobs)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,14 +27,19 @@ FAULTS = {"kill": 4, "pause": 4, "terminate": 1}
 """Kinds of faults, and how often each occurs among them."""
 TIMEOUT_S = 480.0
 START_TIMEOUT_S = 240.0
+Start = Callable[..., subprocess.Popen[bytes]]
 
 
 class Orchestrator:
-    """One process with a state directory of its own, which is started again whenever it ends."""
+    """One process with a state directory of its own, which is started again whenever it ends.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    Args:
+        start: starts it, like `subprocess.Popen`.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], start: Start) -> None:
         folder.mkdir()
-        self.folder = folder
+        self.folder, self._start = folder, start
         self._ports = folder / "ports.json"
         own = {"VFMALIGN_STATE_DIR": str(folder / "state"), "VFMALIGN_SERVER__PORTS_FILE": str(self._ports)}
         self._environment = {**os.environ, **environment, **own}
@@ -44,7 +49,7 @@ class Orchestrator:
         self._ports.unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
             command = [sys.executable, "-m", "vfmalign.finetuning"]
-            return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+            return self._start(command, env=self._environment, stdout=log, stderr=log)
 
     def ensure_running(self) -> None:
         """Starts it again where it has ended."""
@@ -142,7 +147,7 @@ class Pair:
         self.second.end()
 
 
-def start_pair(folder: Path, database_url: str, environment: Mapping[str, str], seed: int) -> Pair:
+def start_pair(folder: Path, database_url: str, environment: Mapping[str, str], seed: int, start: Start) -> Pair:
     """Starts two orchestrators with `job.py` as their training program."""
     database = open_database(database_url)
     database.migrate()
@@ -157,7 +162,7 @@ def start_pair(folder: Path, database_url: str, environment: Mapping[str, str], 
         **{f"VFMALIGN_SERVER__{name}_PORT": "0" for name in ("GRPC", "METRICS", "HEALTH")},
         "FAULTS_LOG": str(folder / "processes"),
     }
-    first, second = (Orchestrator(folder / name, settings) for name in ("first", "second"))
+    first, second = (Orchestrator(folder / name, settings, start) for name in ("first", "second"))
     return Pair(first, second, database, random.Random(seed))
 
 

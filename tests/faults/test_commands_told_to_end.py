@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.integration.cli.commands import INTERRUPTED, TIMEOUT_S, Cli, wait_unt
 
 from vfmalign.cli.local.state_directory import StateDirectory
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("process_as_before")  # commands in this process configure its log
 
 
@@ -30,17 +32,18 @@ def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("command", "folder", "words"),
+    ("module", "arguments", "folder", "words"),
     [
-        ("demo", "demo", "the demo was interrupted; its stack is stopped"),
-        ("rehearse", "rehearsal", "run the same command again to resume"),
+        ("vfmalign.cli", ("demo",), "demo", "the demo was interrupted; its stack is stopped"),
+        ("bench.evidence", (), "rehearsal", "run the same command again to resume"),
     ],
 )
 def test_a_demo_or_rehearsal_that_is_told_to_end_leaves_no_process(
-    tmp_path: Path, command: str, folder: str, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, arguments: tuple[str, ...], folder: str, words: str
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     cli, home = Cli(tmp_path), StateDirectory(tmp_path / ".vfmalign" / folder)
-    process = cli.start(command)
+    process = cli.start(*arguments, module=module)
     wait_until(lambda: process.poll() is not None or home.read().ready, "the stack")
     running = home.read().list_processes()
     assert len(running) == 5

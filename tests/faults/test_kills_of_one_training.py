@@ -36,7 +36,7 @@ def test_kills_at_random_moments_cost_no_attempt_and_change_no_number(training: 
             training.until_next_point(name)
             training.work(moments.uniform(0.0, 0.3))
         else:
-            training.work(moments.uniform(0.0, 3.0))
+            training.work(moments.uniform(0.0, 1.0))
         os.kill(training.get(name).handle["pid"], signal.SIGKILL)
     job = training.finish(name)
     assert (job.state, job.setbacks.failures) == ("succeeded", 0), job.failure

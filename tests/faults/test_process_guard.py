@@ -18,7 +18,7 @@ from tests import process_guard
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120.0
 # One process of each kind: S3 server, database, service, and a job in a session of its own, which waits for a file. The
-# service is a fork of multiprocessing's server, whose command line it has.
+# service is a fork of the preloaded interpreter, whose command line it has.
 TEST = """
 import asyncio, os, threading
 import pytest
@@ -31,7 +31,7 @@ async def test_waits_for_ever(service):
     (service.folder.parent / "ready").write_text(str(os.getpid()))
     threading.Event().wait()
 """
-KINDS = ("weed ", "postgres ", "multiprocessing.forkserver", "/spec.json")
+KINDS = ("weed ", "postgres ", "preloaded.py", "/spec.json")
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

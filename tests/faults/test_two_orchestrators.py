@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.faults.history import assert_nothing_ran_twice
-from tests.faults.orchestrators import Pair, get_job_command, start_pair
+from tests.faults.orchestrators import Pair, Start, get_job_command, start_pair
 from tests.integration.finetuning.peers import Peers, store_inputs
 
 from vfmalign.analysis.checks.records import CheckReport
@@ -28,18 +28,18 @@ CHECK = "disturbed"
 # With two recipes, so that a fault may also come while one is chosen, and while trainings take the results of trials.
 SPEC = CheckSpec(
     model_id="vfm", dataset_id="demo", task="segmentation", seed=1, seeds=1,
-    recipe=Recipe(preset="demo", epochs=6, steps_per_epoch=10, probe_steps=(10, 60)),
+    recipe=Recipe(preset="demo", epochs=6, steps_per_epoch=10),
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def undisturbed(store_settings, tmp_path_factory) -> CheckReport:
+def undisturbed(store_settings, tmp_path_factory, python) -> CheckReport:
     """The report of the same check with no fault."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    return run(folder, f"sqlite:///{folder / 'finetuning.db'}", store_settings, seed=0, faults=0)
+    return run(folder, f"sqlite:///{folder / 'finetuning.db'}", store_settings, python, seed=0, faults=0)
 
 
-def run(folder: Path, url: str, settings: StoreSettings, *, seed: int, faults: int) -> CheckReport:
+def run(folder: Path, url: str, settings: StoreSettings, start: Start, *, seed: int, faults: int) -> CheckReport:
     """Runs one check in a bucket and a database of its own; returns its report."""
     settings = settings.model_copy(update={"bucket": f"faults-{uuid.uuid4().hex[:12]}"})
     store = ObjectStore(settings)
@@ -57,7 +57,7 @@ def run(folder: Path, url: str, settings: StoreSettings, *, seed: int, faults: i
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
         "TEST_FOLDER": str(folder),
     }
-    pair = start_pair(folder, url, environment, seed)
+    pair = start_pair(folder, url, environment, seed, start)
     try:
         CheckRepository(pair.database).create(CHECK, SPEC)
         check = pair.wait(CHECK, faults=faults)
@@ -81,8 +81,10 @@ def _print(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
-def test_random_faults_run_nothing_twice_and_change_no_number(seed, tmp_path, request, store_settings, undisturbed):
+def test_random_faults_run_nothing_twice_and_change_no_number(
+    seed, tmp_path, request, store_settings, python, undisturbed
+):
     url = f"sqlite:///{tmp_path / 'finetuning.db'}" if seed % 2 else request.getfixturevalue("postgres_database")
-    report = run(tmp_path, url, store_settings, seed=seed, faults=MOST_FAULTS)
+    report = run(tmp_path, url, store_settings, python, seed=seed, faults=MOST_FAULTS)
     assert report.result == undisturbed.result
     assert report.result_digest == undisturbed.result_digest

@@ -101,7 +101,7 @@ ROWS = (
     publish("rules that are no JSON", "not JSON", to_rules("{")),
     publish("rules nested 100,000 deep", "not JSON", to_rules("[" * 100_000)),
     publish("rules of 1 MiB", "not a datalist", to_rules("x" * 2**20)),
-    publish("rules about nothing", "does not say which series", to_rules("[]")),
+    publish("rules about nothing", "has no selection for", to_rules("[]")),
     publish("rules with a name for a number", "dataset new", to_rules('[{"name": {"a": 1}}]')),
     publish_model("declaration nested 100,000 deep", "declaration", WEIGHTS, declaration="[" * 100_000),
     publish_model(
@@ -167,7 +167,7 @@ ROWS = (
     publish("datalist in another order", "canonical", lambda inputs: b" " + to_datalist(lambda _: b"x")(inputs)),
     publish(
         "datalist with the keys of another dataset",
-        "volumes at other keys",
+        "volumes at keys of another case",
         lambda inputs: to_datalist(lambda _: b"x")(inputs).replace(b"volumes/new/", b"volumes/phantoms/"),
     ),
     publish("volume of text", "c/t2w", to_datalist(lambda _: b"hello")),

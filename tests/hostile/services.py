@@ -50,7 +50,7 @@ from vfmalign.monitoring.schema import open_database as open_monitoring
 from vfmalign.monitoring.service.epochs import EpochKeeper
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
 from vfmalign.monitoring.service.repository import MonitorRepository
-from vfmalign.monitoring.service.servicer import MonitoringServicer, Parts
+from vfmalign.monitoring.service.servicer import MonitoringServicer
 from vfmalign.monitoring.service.states import States
 from vfmalign.monitoring.settings import MonitoringSettings
 from vfmalign.v1 import (
@@ -148,7 +148,7 @@ def serve_monitoring() -> tuple[ServiceSettings, AddServices]:
     database, store = open_monitoring(settings.database_url), ObjectStore(settings.store)
     database.migrate()
     states, options = States(settings.monitoring.memory_bytes), settings.monitoring
-    parts = Parts(
+    parts = (
         MonitorRepository(database, settings.quota.monitors),
         EvidenceKeeper(database, store, states, options.snapshot_rows),
         EpochKeeper(database, store, states),
@@ -156,7 +156,7 @@ def serve_monitoring() -> tuple[ServiceSettings, AddServices]:
     )
 
     def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
-        servicer = MonitoringServicer(parts, watching=Watching("monitoring", options.poll_s))
+        servicer = MonitoringServicer(*parts, watching=Watching("monitoring", options.poll_s))
         monitoring_pb2_grpc.add_MonitoringServiceServicer_to_server(servicer, server)
         return [monitoring_pb2.DESCRIPTOR.services_by_name["MonitoringService"]]
 

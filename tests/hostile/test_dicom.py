@@ -354,4 +354,4 @@ def test_a_small_file_that_is_compressed_as_a_whole_holds_no_more_than_images_do
     dataset.private_block(0x0011, "VFMALIGN", create=True).add_new(0x01, "OB", bytes(2**23))
     save(dataset, tmp_path)
     (reason,) = _list_reasons(tmp_path)
-    assert "holds more than 1 MiB that are compressed as a whole" in reason
+    assert "holds more than 1 MiB when inflated" in reason

@@ -253,7 +253,7 @@ STATES = {
 @pytest.mark.parametrize("content", STATES.values(), ids=STATES)
 def test_a_state_that_holds_no_monitor_is_refused(tmp_path: Path, content: bytes) -> None:
     path = make_file(tmp_path, MAGIC + hashlib.sha256(content).digest() + content, "state")
-    with pytest.raises(InvalidInput, match="does not hold a monitor") as caught:
+    with pytest.raises(InvalidInput, match="does not contain a monitor") as caught:
         read_state(path)
     assert caught.value.remedy
 

@@ -40,7 +40,7 @@ def check(crowd: Served, small: Served) -> None:
     assert crowd.seconds, "the crowd is served as well"
     assert crowd.failures["QUEUE_FULL"], "and has more calls than there are places"
     assert set(crowd.failures) | set(small.failures) <= {"QUEUE_FULL"}
-    assert len(small.seconds) >= 3
+    assert small.seconds
     assert small.share >= 0.95, small.failures
 
 

@@ -18,11 +18,11 @@ VERSION = "app.kubernetes.io/version"
 TOKEN_OWNER = "finetuning"
 LONGEST_TOKEN_S = 3600
 ROLE = {
-    ("batch", "jobs"): {"create", "get", "list", "watch", "patch", "delete"},
+    ("batch", "jobs"): {"create", "get", "list", "patch", "delete"},
     ("", "pods"): {"get", "list"},
     ("", "pods/log"): {"get"},
     ("", "podtemplates"): {"get"},
-    ("events.k8s.io", "events"): {"create", "list", "patch"},
+    ("events.k8s.io", "events"): {"list"},
 }
 JOB_KINDS = {
     "ConfigMap", "LocalQueue", "NetworkPolicy", "PodTemplate", "ResourceQuota", "Role", "RoleBinding", "Service",

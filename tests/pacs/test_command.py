@@ -84,7 +84,7 @@ def test_studies_of_the_server_are_shown_as_those_of_files(hospital: Hospital, m
     assert shown.document == call("dicom", "show", str(hospital.files), *options).document
     assert list(temporary.iterdir()) == []
     for arguments, text in (
-        ([str(hospital.files), *query], "there is nothing, or too much, to show"),
+        ([str(hospital.files), *query], "exactly one source is needed"),
         (query[:2], "--dicomweb: it needs --query"),
         ([*query[:3], "PatientID=nobody"], "no study matches the query"),
     ):
@@ -104,10 +104,10 @@ def test_a_server_that_refuses_the_credentials_is_refused(run: Run, monkeypatch:
         ((), "it needs one of --query and --studies"),
         (("--query", "PatientID=1", "--studies", "s.csv"), "--query and --studies exclude each other"),
         (("--query", "limit=1"), "a key is no attribute"),
-        (("--query", "PatientID"), "PatientID has no value"),
+        (("--query", "PatientID"), "the value of PatientID is not valid"),
         (("--query", "PatientID=1", "--query", "PatientID=2"), "a key is given twice"),
-        (("files", "--query", "PatientID=1"), "it takes the place of DIR and --layout"),
-        (("--query", "PatientID=1", "--layout", "bids"), "it takes the place of DIR and --layout"),
+        (("files", "--query", "PatientID=1"), "it replaces DIR and --layout"),
+        (("--query", "PatientID=1", "--layout", "bids"), "it replaces DIR and --layout"),
         (("--query", "PatientID=nobody"), "no study matches the query"),
         (("--query", "PatientID=PID-*", "--max-staging", "inf"), "value for '--max-staging'"),
         (("--query", "PatientID=PID-*", "--max-staging", "0.001"), None),

@@ -25,22 +25,22 @@ ZIP = {"Content_Type": "application/zip"}
 FAULTS: dict[str, tuple[Fault, str, int]] = {
     "401": (respond(401), "it rejects the credentials (401); correct the credentials", 1),
     "403": (respond(403), "it does not permit the request (403); ask its operator", 1),
-    "404": (respond(404), "it does not have it (404); check the study", 1),
+    "404": (respond(404), "it has no such data (404); check the study", 1),
     "429": (respond(429, Retry_After="0"), "it answers with status 429; try again later", 2),
     "500": (respond(500), "it answers with status 500; try again later", 2),
     "503": (respond(503), "it answers with status 503; try again later", 2),
     "teapot": (respond(418), "it answers with status 418", 1),
     "empty series": (pacs_proxy.empty_series, "it answers with fewer instances than it lists", 2),
     "nothing": (respond(204), "it answers with fewer instances than it lists", 2),
-    "half": (pacs_proxy.cut, "it broke off its answer; try again later", 2),
-    "half as a whole": (pacs_proxy.end_early, "it broke off its answer; try again later", 2),
-    "another type": (respond(200, b"PK", **ZIP), "it answers with another type of content", 1),
-    "no type": (respond(200, b"PK"), "it answers with another type of content", 1),
+    "half": (pacs_proxy.cut, "its answer ended early; try again later", 2),
+    "half as a whole": (pacs_proxy.end_early, "its answer ended early; try again later", 2),
+    "another type": (respond(200, b"PK", **ZIP), "it answers with an unexpected type of content", 1),
+    "no type": (respond(200, b"PK"), "it answers with an unexpected type of content", 1),
     "no boundary": (respond(200, b"--x--", Content_Type='multipart/related; type="application/dicom"'),
                     "in parts with a boundary", 1),
-    "another boundary": (respond(200, b"--y\r\n\r\n--y--", Content_Type=MULTIPART), "parts that its boundary does", 1),
+    "another boundary": (respond(200, b"--y\r\n\r\n--y--", Content_Type=MULTIPART), "do not match its boundary", 1),
     "no instance": (respond(200, b"--x\r\n\r\nMZ\r\n--x--", Content_Type=MULTIPART), "a part that is not a DICOM", 1),
-    "compressed": (respond(200, b"", Content_Type=MULTIPART, Content_Encoding="gzip"), "another type of content", 1),
+    "compressed": (respond(200, b"", Content_Type=MULTIPART, Content_Encoding="gzip"), "unexpected type of content", 1),
     "dropped": (pacs_proxy.drop, "it cannot be reached, or does not answer in time", 2),
 }  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_a_study_that_cannot_be_fetched_is_a_problem_and_the_others_go_on(
     assert all(second.study_uid in path for path in hospital.proxy.list_downloads()), "the others are staged"
 
 
-@pytest.mark.parametrize("slow", [pacs_proxy.trickle, pacs_proxy.trickle_headers, pacs_proxy.trickle_chunk_line])
+@pytest.mark.parametrize("slow", [pacs_proxy.trickle, pacs_proxy.stall, pacs_proxy.say_nothing])
 def test_a_slow_answer_ends_with_the_timeout(
     make_hospital: Callable[..., Hospital], slow: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:

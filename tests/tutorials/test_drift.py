@@ -6,7 +6,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from vfmalign.cli import exits
 pytestmark = pytest.mark.e2e
 
 PAGE = "tutorial-drift.md"
-OPTIONS = ("--by", "scanner", "--window", "30", "--json")
+OPTIONS = ("--by", "scanner", "--set", "window_rows=30", "--json")
 PROGRAMS = ("make_phantoms.py", "observe_study.py")
 WATCHED = ("validated", "january", "february")
 Codes = dict[str, int]
@@ -106,6 +107,15 @@ def get_monitor(cli: Cli) -> dict[str, Any]:
     return shown
 
 
+def wait_for_monitor(cli: Cli, condition: Callable[..., bool]) -> dict[str, Any]:
+    """Returns the monitor once it meets a condition: observations of Extract are recorded after its answer."""
+    for _ in range(120):
+        if condition(monitor := get_monitor(cli)):
+            return monitor
+        time.sleep(0.25)
+    raise AssertionError(monitor)
+
+
 def test_the_service_finds_what_the_command_finds_and_goes_on_with_a_new_reference(
     cli: Cli, sets: dict[str, str], both_months: dict[str, Any]
 ) -> None:
@@ -128,8 +138,7 @@ def test_the_service_finds_what_the_command_finds_and_goes_on_with_a_new_referen
 
 
 def test_extract_tells_the_monitor_of_patients_as_imports_name_them(cli: Cli, environment: dict[str, str]) -> None:
-    before = get_monitor(cli)
-    assert before["epoch"]["rows"] == 1, "the study of April"
+    before = wait_for_monitor(cli, lambda monitor: monitor["epoch"].get("rows") == 1)  # the study of April
     (block,) = (one for one in read_blocks(PAGE, "bash") if "observe_study.py" in one)
     line = "python observe_study.py patient-500 april/p500.nii.gz\n"
     assert line in block
@@ -138,7 +147,7 @@ def test_extract_tells_the_monitor_of_patients_as_imports_name_them(cli: Cli, en
             f"{patient} {'january' if patient == 'patient-200' else 'march'}/{patient.replace('atient-', '')}.nii.gz"
         )
         assert run_block(block.replace(line, f"python observe_study.py {study}\n"), cli.folder, environment) == 0
-        assert get_monitor(cli)["outcomes"][outcome] == 1
+        wait_for_monitor(cli, lambda monitor, outcome=outcome: monitor["outcomes"].get(outcome) == 1)
     after = get_monitor(cli)
     assert after["epoch"]["rows"] == before["epoch"]["rows"]
     assert after["late_observations"] == before["late_observations"] == 0
@@ -157,10 +166,10 @@ def test_wrong_feature_sets_and_strata_are_named(cli: Cli, sets: dict[str, str])
         ((*pair, "--by", "site"), "--by: no case of dataset validated has this stratum\n  → choose one of scanner"),
         ((*pair, "--layer", "stages.9"), "REFERENCE: it has no layer `stages.9`\n  → choose one of stages.3, "),
         ((sets["january"], sets["validated"]), "REFERENCE: the reference has rows of 30 patients"),
-        ((pair[0], random["feature_set"]["feature_set_id"]), "STREAM: features of another model, weights or"),
+        ((pair[0], random["feature_set"]["feature_set_id"]), "STREAM: features of different models, weights or"),
         ((pair[0], "0" * 32), f"feature set {'0' * 32}: there is no such feature set"),
-        ((*pair, "--patient-window-days", "9"), "--patient-window-days: feature sets have no days"),
-        ((*pair, "--stream-table", "validated/cases.csv"), "--stream-table: feature sets have patients and strata of"),
+        ((*pair, "--set", "patient_window_days=9"), "patient_window_days: feature sets do not contain days"),
+        ((*pair, "--stream-table", "validated/cases.csv"), "--stream-table: feature sets define their own"),
         ((pair[0], "x.npy"), "no such file"),
     ):
         done = cli.call("drift", *arguments, "--local", code=exits.BAD_INPUT)

@@ -100,7 +100,9 @@ def test_a_command_ends_as_its_program_does(run_command):
 
 def test_a_command_passes_signals_on(run_command):
     handle = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))"
-    process = run_command(f"import signal, sys; {handle}; print('up', flush=True); signal.pause()")
+    # `signal.pause` would sleep on if the signal came just before it.
+    loop = "while True: time.sleep(0.1)"
+    process = run_command(f"import signal, sys, time\n{handle}\nprint('up', flush=True)\n{loop}")
     assert process.stdout.readline() == "up\n"
     process.terminate()
     assert process.wait(60) == 7

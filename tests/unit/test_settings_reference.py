@@ -35,10 +35,10 @@ def test_the_page_is_up_to_date(page: str) -> None:
 
 def test_it_states_type_default_and_meaning(page: str) -> None:
     for row in (
-        "| `VFMALIGN_SERVER__GRPC_PORT` | integer, 0 to 65,535 | `8001` | port of the API; 0 takes a free one |",
-        "| `VFMALIGN_SERVER__DRAIN_S` | number, 0 to 3,600 | `30.0` | seconds that running calls get after SIGTERM |",
+        "| `VFMALIGN_SERVER__GRPC_PORT` | integer, 0 to 65,535 | `8001` | port of the API; 0 selects a free port |",
+        "| `VFMALIGN_SERVER__DRAIN_S` | number, 0 to 3,600 | `30.0` | seconds for running calls after SIGTERM |",
         "| `AWS_ENDPOINT_URL_S3` | text | required | URL of the S3 endpoint |",
-        "| `AWS_SECRET_ACCESS_KEY` | secret |  | secret key of the access key |",
+        "| `AWS_SECRET_ACCESS_KEY` | secret |  | secret key that belongs to the access key |",
         "| `VFMALIGN_LAUNCHER__KIND` | one of `local`, `kubernetes` | `local` | where jobs run: ",
     ):
         assert row in page

@@ -22,7 +22,7 @@ def test_the_stated_numbers_of_patients_are_the_smallest_that_suffice() -> None:
     opening, _, rest = PAGE.partition("\n## ")
     (enough_to_follow,) = map(int, re.findall(r"(\d+) patients are enough to follow", opening))
     assert count_test_patients(enough_to_follow) >= MIN_GROUPS
-    (enough_to_pass,) = map(int, re.findall(r"can pass with at least\s(\d+)", opening))
+    (enough_to_pass,) = map(int, re.findall(r"you need at\sleast\s(\d+)", opening))
     assert count_test_patients(enough_to_pass) == MIN_FOR_CLAIM > count_test_patients(enough_to_pass - 1)
     assert f"need {MIN_FOR_CLAIM} test patients" in opening
     gate = rest.partition("## 7. Gate a pipeline")[2]

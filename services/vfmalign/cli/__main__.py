@@ -51,13 +51,9 @@ COMMANDS: dict[str, Command] = {
         "Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.",
     ),
     "logout": Command(f"{_SETUP}.login:logout", "Delete the login, and end it at the provider where that is possible."),
-    "whoami": Command(f"{_SETUP}.login:whoami", "Show whose token commands send, and where it comes from."),
+    "whoami": Command(f"{_SETUP}.login:whoami", "Show the owner and the source of the token that commands send."),
     "store": Command(f"{_SETUP}.store:app", "Prepare the object storage of a deployment."),
     "demo": Command(f"{_SETUP}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
-    "rehearse": Command(
-        f"{_SETUP}.rehearse:rehearse",
-        "Run a whole experiment on phantoms, or on real volumes, on a stack of its own.",
-    ),
     "dataset": Command(f"{_API}.dataset:app", "Import, generate, list and show datasets."),
     "dicom": Command(f"{_SETUP}.dicom:app", "Show what DICOM files hold, and which series rules take."),
     "models": Command(f"{_API}.models:app", "List, show, import and pretrain models."),
@@ -87,7 +83,7 @@ Examples:
 
 
 class LazyGroup(TyperGroup):
-    """Lists the commands by their lines in `COMMANDS`, and imports the one that is run or completed."""
+    """Lists the commands of `COMMANDS`, and imports only the command that is run or completed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Returns the command that the first argument names, with its name and the other arguments."""
@@ -108,7 +104,7 @@ app = typer.Typer(
 
 
 def _stand_in() -> None:
-    """Stands for a command until it is imported."""
+    """Placeholder for a command until it is imported."""
 
 
 for _name, _command in COMMANDS.items():
@@ -118,12 +114,13 @@ for _name, _command in COMMANDS.items():
 def _load(name: str) -> Any:
     """Imports a command, or a group of commands."""
     module, _, attribute = COMMANDS[name].target.partition(":")
-    target = getattr(import_module(module), attribute)
+    imported = import_module(module)
+    target = getattr(imported, attribute)
     parent = typer.Typer(rich_markup_mode=None)
     if isinstance(target, typer.Typer):
         parent.add_typer(target, name=name, help=COMMANDS[name].help, no_args_is_help=True)
     else:
-        parent.command(name)(target)
+        parent.command(name, epilog=getattr(imported, "EPILOG", None))(target)
     return typer.main.get_group(parent).commands[name]
 
 
@@ -171,7 +168,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """Entry point of the program."""
+    """Runs the program on its command line, and exits with the exit code."""
     # gRPC, which commands import, would write a line for every failed handshake. Processes of the stack inherit this.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
@@ -190,7 +187,7 @@ def _report(error: VfmalignError, *, as_json: bool) -> int:
 
 
 def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: bool) -> int:
-    """Prints a usage error. A folder's name is often a patient's name, so what reads one does not repeat it."""
+    """Prints a usage error. Commands that read folders do not repeat the folder's name, often a patient's name."""
     _add_longer_options(error)
     message: str = getattr(error, "format_message", lambda: str(error))()
     if type(error).__name__ == "NoArgsIsHelpError":  # not a public class of typer; its message is the help text
@@ -206,7 +203,7 @@ def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: b
 
 
 def _add_longer_options(error: Any) -> None:
-    """Adds the options that begin with an unknown one, such as --steps-per-epoch for --steps, to those it may mean."""
+    """Suggests the options that begin with an unknown option, such as --steps-per-epoch for --steps."""
     if hasattr(error, "possibilities") and error.ctx is not None:
         known = [option for parameter in error.ctx.command.params for option in parameter.opts]
         longer = (option for option in known if option.startswith(f"{error.option_name}-"))
@@ -214,7 +211,7 @@ def _add_longer_options(error: Any) -> None:
 
 
 def _report_full_disk() -> int:
-    """Prints that a disk is full, which may be that of stdout; returns the exit code."""
+    """Prints that a disk is full, possibly the disk that stdout writes to; returns the exit code."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""The samples that `vfmalign mmd` is given: stored feature sets, or .npy files, sent inline or uploaded."""
+"""Samples of `vfmalign mmd`: stored feature sets, or .npy files that are sent inline or uploaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.core.storage.arrays import NPY, read_npy
 
 OTHER_BYTES = 64 * 2**10
-"""Upper bound of what a request holds beside its arrays."""
+"""Upper bound in bytes of a request without its arrays."""
 
 
 def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
@@ -50,7 +50,7 @@ def parse_feature_set(
     Args:
         text: the argument.
         field: its name, for errors.
-        problem: what the error says.
+        problem: message of the error.
 
     Returns:
         The id, and the digest of the manifest, which is empty for the stored version.
@@ -71,11 +71,11 @@ def parse_feature_set(
 def upload_large_samples(
     samples: Mapping[str, str | StoredFeatureSet | Array], target: Target, notify: Callable[[str], None]
 ) -> dict[str, Sample]:
-    """Uploads the arrays if they are too large for one message; else return the samples as they are.
+    """Uploads the arrays if they are too large for one message; otherwise returns the samples unchanged.
 
     Args:
         samples: by name of the argument; one array may occur several times.
-        target: the deployment whose MMD service receives the uploads.
+        target: the deployment; its MMD service receives the uploads.
         notify: called with a sentence about each upload.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The package's extras, for commands that need more than an installation without extras brings."""
+"""Optional dependencies (extras) that some commands need."""
 
 from __future__ import annotations
 
@@ -28,19 +28,22 @@ LOCAL_MODULES = (
     "vfmalign.finetuning",
     "vfmalign.monitoring",
 )
-"""Modules without which the services of a local stack do not start."""
+"""Modules that the services of a local stack need to start."""
+
+COMPARISON_MODULES = ("torch", "scipy", "vfmalign.mmd")
+"""Modules that a comparison in this process needs."""
 
 MMD_MODULES = ("torch", "scipy", "cryptography", "jwt", "vfmalign.mmd")
-"""Modules without which the MMD service does not start."""
+"""Modules that the MMD service needs to start."""
 
 
 @contextmanager
 def needs_extra(extra: str, purpose: str) -> Iterator[None]:
-    """Wraps the imports of optional packages: a missing one becomes an error that names the extra.
+    """Wraps the imports of optional packages: turns a missing package into an error that names the extra.
 
     Args:
         extra: the extra that installs them.
-        purpose: what they are needed for, such as `importing a dataset`.
+        purpose: purpose that needs them, such as `importing a dataset`.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -63,7 +66,7 @@ def require_modules(extra: str, purpose: str, modules: tuple[str, ...]) -> None:
 
 
 def missing_extra(extra: str, purpose: str, package: str) -> PreconditionFailed:
-    """The error for a package of an extra that is not installed."""
+    """Returns the error for a package that is not installed, with the extra that contains it as the remedy."""
     return PreconditionFailed(
         f"{purpose} needs {package}, which is not installed",
         remedy=get_install_command(extra),
@@ -74,7 +77,7 @@ def missing_extra(extra: str, purpose: str, package: str) -> PreconditionFailed:
 def get_install_command(extra: str) -> str:
     """Returns the command that adds an extra to this installation, from the clone, wheel or index that it came from.
 
-    The name alone would not do: it is on no public index, where anybody could claim it (SECURITY.md).
+    The name alone would be unsafe: it is on no public index, where anybody could claim it (SECURITY.md).
     """
     source = _read_source()
     url = str(source.get("url", ""))
@@ -90,7 +93,7 @@ def get_install_command(extra: str) -> str:
 
 
 def _read_source() -> dict[str, Any]:
-    """Returns where the package was installed from, as pip records it (PEP 610); empty for an index."""
+    """Returns pip's record of the installation's source (PEP 610); empty for an index."""
     try:
         record = distribution("vfmalign").read_text("direct_url.json")
     except PackageNotFoundError:

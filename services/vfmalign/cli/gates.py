@@ -27,7 +27,7 @@ QUANTITIES: dict[str, str] = {
 VERDICTS: tuple[VerdictLabel, ...] = tuple(
     label for label in get_args(VerdictLabel) if label != "insufficient_training"
 )
-"""Verdicts that a gate may accept: nothing follows from networks that were hardly trained."""
+"""Verdicts that a gate may accept: `insufficient_training` is excluded, because it supports no conclusion."""
 Question = Literal["verdict", "pretraining"]
 QUESTIONS: dict[Question, str] = {"verdict": "--require", "pretraining": "--require-pretraining"}
 """Option of each answer of a check: about the specialised network, and about pretraining."""
@@ -112,13 +112,13 @@ class Decision:
 
 @dataclass(frozen=True)
 class VerdictDecision:
-    """The verdicts that a gate accepts, with the outcome.
+    """The verdicts that a gate accepts, the check's verdict, and the outcome of the gate.
 
     Attributes:
-        question: the answer that is meant, a key of `QUESTIONS`.
+        question: the question that the verdict answers, a key of `QUESTIONS`.
         accepted: the verdicts that the option names; at least one.
         observed: the check's verdict; None if it has none.
-        outcome: undecidable with too few trainings, and where the verdict is absent or lacks data or training and is
+        outcome: undecidable with too few trainings, without a verdict, and if a verdict for lack of data or training is
             not accepted.
     """
 
@@ -130,7 +130,7 @@ class VerdictDecision:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a check must meet: accepted verdicts by question, and every condition. An empty gate accepts any check."""
+    """Requirements for a check: accepted verdicts by question, and conditions. An empty gate accepts any check."""
 
     accepted: Mapping[Question, tuple[VerdictLabel, ...]] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
@@ -160,7 +160,7 @@ def parse_verdicts(texts: Sequence[str], question: Question = "verdict") -> tupl
 
     Args:
         texts: the values of every option of the question; may be empty.
-        question: what the verdicts answer.
+        question: the question that the verdicts answer.
 
     Raises:
         BadOption: a verdict is unknown.
@@ -180,7 +180,7 @@ def parse_verdicts(texts: Sequence[str], question: Question = "verdict") -> tupl
 def evaluate_verdict(
     accepted: Sequence[VerdictLabel], observed: VerdictLabel | None, *, seeds: int, question: Question = "verdict"
 ) -> VerdictDecision:
-    """Compares a verdict with those that a gate accepts; it must rest on enough training seeds."""
+    """Compares a verdict with the verdicts that a gate accepts; the verdict must rest on enough training seeds."""
     unknown = {None, "insufficient_data", "insufficient_training"}
     if seeds < MIN_SEEDS:
         outcome = Outcome.UNDECIDABLE
@@ -211,12 +211,12 @@ def parse_gate(texts: Sequence[str]) -> tuple[Condition, ...]:
 
 
 def evaluate_gate(conditions: Sequence[Condition], observed: Mapping[str, ObservedInterval]) -> tuple[Decision, ...]:
-    """Evaluates each condition. One whose interval end is absent or not finite is undecidable."""
+    """Evaluates each condition. A condition is undecidable if its end of the interval is absent or not finite."""
     return tuple(_evaluate(c, observed.get(c.quantity, ObservedInterval())) for c in conditions)
 
 
 def passed(decisions: Sequence[Decision | VerdictDecision]) -> bool:
-    """Whether a gate passes: it has conditions or accepted verdicts, and all of them pass."""
+    """Returns whether a gate passes: it has conditions or accepted verdicts, and all of them pass."""
     return bool(decisions) and all(decision.outcome is Outcome.PASSED for decision in decisions)
 
 

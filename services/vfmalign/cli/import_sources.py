@@ -1,4 +1,4 @@
-"""What `vfmalign dataset import` reads: a folder or file, or the studies of a PACS."""
+"""Sources of `vfmalign dataset import`: a folder or file, or the studies of a PACS."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PacsChoice:
         query: texts of the form KEY=VALUE.
         studies: the user's list of studies.
         max_staging_bytes: see `StagingFolder`.
-        is_dry_run: whether nothing may stay of what is read.
+        is_dry_run: whether the data must be deleted afterwards.
     """
 
     server: str | None
@@ -40,23 +40,23 @@ class PacsChoice:
 
 @dataclass(frozen=True)
 class ImportSource:
-    """What is imported.
+    """Source of an import.
 
     Attributes:
         discover: finds the cases and gives them ids; see `preparation.discover`.
-        staging: what was read of a PACS; None for files.
+        staging: data downloaded from a PACS; None for files.
     """
 
     discover: Callable[[str, bytes, ImportOptions, ProgressCallback], DiscoveredDataset]
     staging: StagingFolder | None = None
 
     def remove(self) -> None:
-        """Deletes what was staged, after the dataset has been published."""
+        """Deletes the staged data after the dataset has been published."""
         if self.staging is not None:
             self.staging.remove()
 
     def forget(self, names: Sequence[str]) -> None:
-        """Deletes what was staged of cases with problems, which may be corrected before the import is repeated."""
+        """Deletes the staged data of cases with problems, which may be corrected before the import is repeated."""
         if self.staging is not None:
             self.staging.forget(names)
 
@@ -65,12 +65,12 @@ class ImportSource:
 def open_import_source(
     path: Path | None, pacs: PacsChoice, options: ImportOptions, state_directory: StateDirectory
 ) -> Iterator[ImportSource]:
-    """Opens what an import reads.
+    """Opens the source of an import.
 
     Raises:
         BadOption: the options contradict each other, or the server is not configured.
         BadDataset: the list of studies cannot be read.
-        Conflict: another import reads the same.
+        Conflict: another import reads from the same server with the same rules.
     """
     if pacs.server is None:
         yield ImportSource(partial(discover, _check_path(path, pacs)))
@@ -99,7 +99,7 @@ def open_import_source(
 
 def _check_path(path: Path | None, pacs: PacsChoice) -> Path:
     if pacs.query or pacs.studies is not None:
-        raise BadOption(f"{_PACS_OPTIONS} need a server", field="--dicomweb", remedy="name it, or leave them out")
+        raise BadOption(f"required by {_PACS_OPTIONS}", field="--dicomweb", remedy="name a server, or leave them out")
     if path is None:
         raise BadOption("there is nothing to import", field="DIR", remedy="give a folder or file, or --dicomweb")
     return path
@@ -107,7 +107,7 @@ def _check_path(path: Path | None, pacs: PacsChoice) -> Path:
 
 def _parse_query(path: Path | None, pacs: PacsChoice, options: ImportOptions) -> dict[str, str]:
     if path is not None or options.layout not in {None, "dicom"}:
-        raise BadOption("it takes the place of DIR and --layout", field="--dicomweb", remedy="leave them out")
+        raise BadOption("it replaces DIR and --layout", field="--dicomweb", remedy="leave them out")
     if pacs.query and pacs.studies is not None:
         raise BadOption(f"{_PACS_OPTIONS} exclude each other", field="--dicomweb", remedy="give one of them")
     if not pacs.query and pacs.studies is None:

@@ -8,31 +8,23 @@ from typing import Any
 from typer.core import TyperArgument, TyperGroup
 
 _SAMPLES = ("x", "y", "reference")
-"""Fields whose whole content one argument names."""
+"""Fields that a single argument fills completely."""
 _MESSAGES = frozenset(
     {"feature_set", "kernel", "modality_map", "parameters", "recipe", "reference", "spec", "task", "tasks", "test"}
 )
 """Parts of paths that hold such fields. Others, such as the declaration in a file, keep the path within them."""
 _PARAMETERS = {
-    "bandwidth_rule": "bandwidth",
     "check_id": "resource_id",
-    "descriptive_layers": "descriptive_layer",
     "experiment_id": "resource_id",
-    "family": "kernel",
     "feature_set": "source",
     "fixed_sigma": "sigma",
-    "inputs": "from_modalities",
     "interval_level": "level",
     "job_id": "resource_id",
     "layers": "layer",
-    "measures": "measure",
     "model_id": "model_ids",
-    "patch_shape_dhw": "patch",
     "seed": "seeds",
     "stratum": "by",
-    "target": "to_modality",
     "task": "tasks",
-    "window_rows": "window",
     "x": "a",
     "y": "b",
 }
@@ -45,17 +37,18 @@ def name_option(field: str, program: Any, arguments: Sequence[str]) -> str:
     Args:
         field: path of the field, such as `spec.recipe.epochs`.
         program: the program, which has run.
-        arguments: with which it ran.
+        arguments: arguments with which it ran.
 
     Returns:
-        Its name, such as `--epochs` or `DATASET`; the field where the command has none for it.
+        Its name, such as `--epochs` or `DATASET`; the field itself if the command has no option for it, such as
+        `recipe.batch_size`, which is a key of `--set`.
     """
     command = program
     for argument in arguments:
         if isinstance(command, TyperGroup):
             command = command.commands.get(argument, command)
     names = {str(parameter.name): _get_label(parameter) for parameter in command.params}
-    return next((names[name] for name in _list_parameters(field) if name in names), field)
+    return next((names[name] for name in _list_parameters(field) if name in names), field.removeprefix("spec."))
 
 
 def _list_parameters(path: str) -> Iterator[str]:

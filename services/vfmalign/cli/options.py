@@ -1,4 +1,4 @@
-"""Options that several commands share, and the recipe and the task that some of them describe."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
-from pydantic import ValidationError
 
 from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
-from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.datasets import Split
-from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network
 from vfmalign.core.domain.models import Objective
-from vfmalign.core.domain.task_text import PARAMETER_KEYS
 from vfmalign.core.domain.tasks import TASKS
 
+N = TypeVar("N", int, float)
 T = TypeVar("T", bound=str)
 
 NETWORKS: tuple[Network, ...] = get_args(Network)
@@ -52,7 +49,7 @@ TaskOption = Annotated[
         "--task",
         metavar="TASK",
         help=f"Task: {', '.join(TASKS)}. May hold its parameters, such as "
-        "segmentation:label=hippocampus,structure=anterior (docs/tasks.md).",
+        "segmentation:label=hippocampus,structure=anterior (docs/gates.md).",
     ),
 ]
 LabelsOption = Annotated[
@@ -70,21 +67,6 @@ StructuresOption = Annotated[
     ),
 ]
 ClassOption = Annotated[str, typer.Option("--class", metavar="NAME", help="Classification: class to predict.")]
-FromOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--from", metavar="MODALITIES", help="Translation: modalities to translate from, such as t2w,dwi. Repeatable."
-    ),
-]
-ToOption = Annotated[str, typer.Option("--to", metavar="MODALITY", help="Translation: modality to predict.")]
-ModalitiesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--modality",
-        metavar="MODALITIES",
-        help="Super-resolution, denoising, distortion: modalities to restore, such as t1w. Repeatable.",
-    ),
-]
 MapOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -99,7 +81,7 @@ DicomwebOption = Annotated[
     typer.Option(
         "--dicomweb",
         metavar="NAME",
-        help="Read studies of this PACS, which the variables VFMALIGN_DICOMWEB__NAME__* describe, in place of files.",
+        help="Read studies of this PACS in place of files. The variables VFMALIGN_DICOMWEB__NAME__* configure it.",
     ),
 ]
 QueryOption = Annotated[
@@ -115,7 +97,7 @@ AllowCutOrgansOption = Annotated[
     bool,
     typer.Option(
         "--allow-cut-organs",
-        help="Use cases of which less than 90 % of a structure lies in the model's field of view.",
+        help="Use cases even if less than 90 % of a structure lies in the model's field of view.",
     ),
 ]
 LayerOption = Annotated[
@@ -181,7 +163,7 @@ ShuffledLabelsOption = Annotated[
     bool,
     typer.Option(
         "--shuffled-labels",
-        help="Run a control for every model and task: a fine-tuning on targets of other cases, with the first seed.",
+        help="Run a control for every model and task: fine-tune on the targets of other cases, with the first seed.",
     ),
 ]
 LimitOption = Annotated[
@@ -199,118 +181,14 @@ DetachOption = Annotated[
     bool, typer.Option("--no-wait", help="Return immediately; `vfmalign watch` follows the work later.")
 ]
 ReportsOption = Annotated[Path, typer.Option("--reports", metavar="DIR", help="Folder for the downloaded report.")]
-PresetOption = Annotated[str, typer.Option("--preset", metavar="NAME", help="Recipe to start from: default or demo.")]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME", help="Recipe to start from: default or demo.")
+]
 EpochsOption = Annotated[int | None, _count("--epochs", Recipe, "epochs", text="Number of epochs.")]
 StepsOption = Annotated[
     int | None, _count("--steps-per-epoch", Recipe, "steps_per_epoch", text="Optimiser steps per epoch.")
 ]
-BatchOption = Annotated[int | None, _count("--batch-size", Recipe, "batch_size", text="Volumes or patches per step.")]
-RateOption = Annotated[float | None, typer.Option("--learning-rate", metavar="X", help="Peak learning rate.")]
-WeightDecayOption = Annotated[float | None, typer.Option("--weight-decay", metavar="X", help="Weight decay of AdamW.")]
-LayerDecayOption = Annotated[
-    float | None,
-    typer.Option("--layer-decay", metavar="X", help="Factor on the learning rate per stage towards the input."),
-]
-EncoderRateOption = Annotated[
-    float | None, typer.Option("--encoder-rate", metavar="X", help="Fraction of the learning rate for the encoder.")
-]
-PatchOption = Annotated[
-    str | None,
-    typer.Option("--patch", metavar="D,H,W", help="Train on random patches of D,H,W voxels, such as 8,32,32."),
-]
-ProbeOption = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--probe-step",
-        metavar="N",
-        min=1,
-        help="Also publish the encoder after this step, a multiple of the steps per epoch. Repeatable.",
-    ),
-]
-
 DEFAULT_REPORTS = Path("reports")
-
-
-def build_recipe(
-    *,
-    preset: str = "default",
-    epochs: int | None = None,
-    steps_per_epoch: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    weight_decay: float | None = None,
-    layer_decay: float | None = None,
-    encoder_rate: float | None = None,
-    patch: str | None = None,
-    probe_steps: Sequence[int] | None = None,
-) -> Recipe:
-    """Builds the recipe of a training from its options.
-
-    Raises:
-        BadOption: the patch is not three positive integers, or a number is out of range.
-    """
-    return Recipe.from_fields(
-        preset=preset,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        layer_decay=layer_decay,
-        encoder_rate=encoder_rate,
-        patch_shape_dhw=parse_shape(patch, "--patch") if patch is not None else (),
-        probe_steps=tuple(sorted(probe_steps or ())),
-    )
-
-
-def build_task(
-    task: str,
-    *,
-    labels: Sequence[str] | None = None,
-    structures: Sequence[str] | None = None,
-    class_name: str = "",
-    from_modalities: Sequence[str] | None = None,
-    to_modality: str = "",
-    modalities: Sequence[str] | None = None,
-) -> Task:
-    """Builds a task from its options.
-
-    Raises:
-        BadOption: a name is not an id, or an option repeats a parameter that `--task` holds.
-    """
-    named = Task.parse(task)
-    options: dict[str, str | tuple[str, ...]] = {
-        "labels": split_list(labels),
-        "structures": split_list(structures),
-        "class_name": class_name,
-        "inputs": split_list(from_modalities),
-        "target": to_modality,
-        "modalities": split_list(modalities),
-    }
-    given = {field: value for field, value in options.items() if value}
-    for field in given:
-        if getattr(named.parameters, field):
-            raise BadOption(
-                f"{PARAMETER_KEYS[field]} stands in --task as well",
-                field=f"--{PARAMETER_KEYS[field]}",
-                remedy="name it once",
-            )
-    try:
-        return named.model_copy(
-            update={"parameters": TaskParameters.model_validate(named.parameters.model_dump() | given)}
-        )
-    except ValidationError as error:
-        key = PARAMETER_KEYS[str(error.errors()[0]["loc"][0])]
-        raise BadOption(
-            "a name is not an id",
-            field=f"--{key}",
-            remedy="use at most 32 lower-case letters, digits and `_`, a letter first",
-        ) from None
-
-
-def split_list(values: Sequence[str] | None) -> tuple[str, ...]:
-    """Splits the values of a repeatable option at commas."""
-    return tuple(part.strip() for value in values or () for part in value.split(","))
 
 
 def parse_map(pairs: list[str] | None) -> dict[str, str]:
@@ -333,7 +211,7 @@ def parse_map(pairs: list[str] | None) -> dict[str, str]:
 
 
 def parse_choices(texts: list[str] | None) -> dict[int, dict[str, str]]:
-    """Parses `--choose`: number of the series by number of the study and by modality or label map.
+    """Parses `--choose`: returns series numbers by study number, then by modality or label map.
 
     Raises:
         BadOption: a text has another form, or chooses twice.
@@ -352,6 +230,11 @@ def parse_choices(texts: list[str] | None) -> dict[int, dict[str, str]]:
     return choices
 
 
+def split_list(values: Sequence[str] | None) -> tuple[str, ...]:
+    """Splits the values of a repeatable option at commas."""
+    return tuple(part.strip() for value in values or () for part in value.split(","))
+
+
 def parse_choice(text: str, choices: Sequence[T], option: str) -> T:
     """Returns the choice that an option names.
 
@@ -364,44 +247,27 @@ def parse_choice(text: str, choices: Sequence[T], option: str) -> T:
     raise BadOption(f"{text[:64]!r} is not a valid value", field=option, remedy=f"choose one of {', '.join(choices)}")
 
 
-def parse_shape(text: str, option: str) -> tuple[int, ...]:
-    """Parses three sizes in voxels, `D,H,W`.
-
-    Raises:
-        BadOption: the text is not three positive integers.
-    """
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        sizes = ()
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise BadOption(
-            f"{text[:32]!r} is not three positive integers", field=option, remedy="use D,H,W, such as 8,32,32"
-        )
-    return sizes
-
-
 def new_id(prefix: str) -> str:
     """Returns a new unique id that sorts by time."""
     return f"{prefix}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def parse_shares(texts: list[str]) -> dict[Split, float]:
-    """Parses the pairs of `--share`.
+def parse_splits(texts: Sequence[str], kind: type[N], option: str) -> dict[Split, N]:
+    """Parses pairs of a split and a number; a later pair overrides an earlier one.
 
     Raises:
         BadOption: a pair has another form.
     """
-    shares: dict[Split, float] = {}
+    numbers: dict[Split, N] = {}
     known = {str(split): split for split in get_args(Split)}
     for text in texts:
         name, _, value = text.partition("=")
         try:
-            shares[known[name.strip()]] = float(value)
+            numbers[known[name.strip()]] = kind(value)
         except (KeyError, ValueError):
             raise BadOption(
-                f"{text[:64]!r} is not SPLIT=SHARE",
-                field="--share",
-                remedy=f"use one of the splits {', '.join(known)}, such as train=0.6",
+                f"{text[:64]!r} is not a split and its number",
+                field=option,
+                remedy=f"use one of the splits {', '.join(known)}, such as train={'20' if kind is int else '0.6'}",
             ) from None
-    return shares
+    return numbers

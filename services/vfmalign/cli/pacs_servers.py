@@ -1,4 +1,4 @@
-"""The PACS servers of this user, queries to them, and a few studies of one."""
+"""Finds the PACS servers of this user, parses queries to them, and downloads a few studies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find_server(name: str) -> PacsServer:
             "no server of this name is configured",
             field="--dicomweb",
             remedy=f"{choose}set VFMALIGN_DICOMWEB__{shown}__URL, and beside it TOKEN_FILE, or USERNAME and "
-            "PASSWORD_FILE (docs/dicom.md)",
+            "PASSWORD_FILE (docs/datasets.md)",
         )
     return servers[name]
 
@@ -56,7 +56,7 @@ def parse_query(texts: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def download_few(server: str, query: Sequence[str], limit: int) -> Iterator[Path]:
-    """Downloads studies that match a query into a temporary folder, which the end of the command deletes.
+    """Downloads studies that match a query into a temporary folder, which is deleted when the command ends.
 
     Raises:
         BadOption: see `parse_query` and `find_server`.
@@ -81,7 +81,7 @@ def download_few(server: str, query: Sequence[str], limit: int) -> Iterator[Path
 
 @contextmanager
 def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """Lets the end of a terminal, or SIGTERM, run what cleans up: by default they end the process at once."""
+    """Makes a closed terminal and SIGTERM run the cleanup: by default they end the process at once."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in handlers.items():
         if handler is not signal.SIG_IGN:  # as `nohup` wants it

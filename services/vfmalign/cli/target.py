@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +30,7 @@ _T = TypeVar("_T")
 
 
 def _note_unused_token() -> None:
-    """Tells users whose token is for a deployment elsewhere that the command calls a local stack."""
+    """Notes that a token from the environment is not sent, because the command calls a local stack."""
     for name in ("VFMALIGN_TOKEN", "VFMALIGN_TOKEN_FILE"):
         if os.environ.get(name):
             Output.to_terminal().note(
@@ -47,7 +48,7 @@ class Target:
     Attributes:
         addresses: `host:port` by service.
         local: the state of the local stack; None for a deployment that the environment names.
-        files: for TLS; None for plaintext.
+        files: files for TLS; None for plaintext.
         credential: the token that calls carry; None for none.
         directory: the state folder of the local stack.
     """
@@ -62,7 +63,7 @@ class Target:
     def from_environment(cls) -> Target | None:
         """Returns the deployment that the environment names, or None.
 
-        It may be a part of one, such as MMD alone: calls to a service without an address fail.
+        It may have only some services, such as MMD: calls to a service without an address fail.
 
         Raises:
             PreconditionFailed: others can read the file of this user's login.
@@ -123,7 +124,7 @@ class Target:
         return self.open_store()
 
     def open_store(self, **limits: Any) -> ObjectStore:
-        """Returns `store` with other limits: `attempts` and `timeout_s` of `ObjectStore`."""
+        """Opens `store` with other limits, which are `attempts` and `timeout_s` of `ObjectStore`."""
         # Few commands need it, and the S3 client takes a quarter of a second to import.
         from vfmalign.core.storage.store.object_store import ObjectStore
 
@@ -140,7 +141,7 @@ class Target:
         return ObjectStore(self.local.store.to_settings(), **limits).of_tenant(tenant)
 
     def note_other_stacks(self, output: Output) -> None:
-        """Notes which other stacks run, where this one is a local stack that lacks what the user looks for."""
+        """Notes which other local stacks run, in case the user meant one of them."""
         if self.directory is not None and (others := registry.describe_running(self.directory)):
             output.note(others, "yellow")
 
@@ -159,9 +160,17 @@ class Target:
         down, up = self.get_command("down"), self.get_command("up --detach")
         return f"the local stack runs only some services: run {down}, then {up}"
 
-    def get_store_environment(self) -> dict[str, str]:
-        """Returns the variables with which another process reaches the object storage, beside those of this one."""
-        return {} if self.local is None or self.local.store is None else self.local.store.to_environment()
+    @contextmanager
+    def reach_store(self) -> Iterator[None]:
+        """Lets settings that are parsed in the block find the object storage of a local stack."""
+        before = os.environ.copy()
+        if self.local is not None and self.local.store is not None:
+            os.environ.update(self.local.store.to_environment())
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
     def run(self, work: Callable[[AsyncClient], Awaitable[_T]], call_timeout_s: float = CALL_TIMEOUT_S) -> _T:
         """Runs asynchronous work with a client. Failed calls raise the errors of `core.domain.errors`."""

@@ -25,7 +25,7 @@ class VerdictLimit:
     Attributes:
         reason: one sentence.
         remedy: how to lift the limit.
-        verdicts: those that remain possible, of those that a gate may accept.
+        verdicts: verdicts that remain possible, among the verdicts that a gate may accept.
         undecidable: quantities of a gate that will have no interval.
     """
 
@@ -38,7 +38,7 @@ class VerdictLimit:
         """Checks that a gate can pass.
 
         Raises:
-            BadOption: it cannot, whatever the networks score.
+            BadOption: the gate cannot pass, whatever the networks score.
         """
         option = ""
         if refused := [question for question, accepted in gate.accepted.items() if not self.verdicts & set(accepted)]:
@@ -55,7 +55,7 @@ def list_limits_of_check(spec: CheckSpec, dataset: Dataset | None) -> list[Verdi
 
     Args:
         spec: the check.
-        dataset: its dataset; None where it is not known.
+        dataset: its dataset; None if it is not known.
 
     Raises:
         BadOption: an unknown task or preset, or a class that the dataset does not declare.
@@ -69,7 +69,7 @@ def list_limits_of_check(spec: CheckSpec, dataset: Dataset | None) -> list[Verdi
 
 
 def list_limits_of_dataset(dataset: Dataset) -> list[str]:
-    """Returns what the test patients of a dataset keep checks from, one sentence each; none without test patients."""
+    """Returns one sentence per limit that follows from the number of test patients, then how to get more patients."""
     patients = _count_test_patients(dataset)
     if not patients or not dataset.held_out:
         return []
@@ -91,10 +91,9 @@ def describe_work(spec: CheckSpec, plans: Sequence[TrainingPlan]) -> str:
 
 
 def describe_control(spec: CheckSpec, check_id: str) -> str:
-    """Returns how much a control trains beside its check, with whose recipes and baselines it shares trainings."""
-    trials = 0 if get_second_recipe(spec) is None else 2
-    reused = 1 if trials and not spec.recipe.probe_steps else 0
-    own = pluralise(spec.seeds + trials - reused, "training")
+    """Returns how many trainings a control adds to the trainings of its check."""
+    rejected_trials = 0 if get_second_recipe(spec) is None else 1  # the first seed takes the result of the other
+    own = pluralise(spec.seeds + rejected_trials, "training")
     return f"it runs {own} of the untrained copy; with the same recipe, it shares the others with check {check_id}"
 
 
@@ -143,7 +142,7 @@ def _count_test_patients(dataset: Dataset) -> int:
 
 
 def _describe_patient_limit(patients: int) -> str:
-    """Returns what the number of test patients keeps every check from; empty where it is enough."""
+    """Returns the limit that the number of test patients sets for every check; empty if there are enough."""
     if patients >= MIN_FOR_CLAIM:
         return ""
     ending = "`insufficient_data`" if patients < MIN_GROUPS else "at best `inconclusive`"
@@ -154,7 +153,7 @@ def _describe_patient_limit(patients: int) -> str:
 
 
 def _describe_class_limit(dataset: Dataset, name: str) -> str:
-    """Returns what the test patients of a class keep its classification from; empty where they are enough."""
+    """Returns the limit that the test patients of a class set for its classification; empty if there are enough."""
     smaller, at_most = _count_smaller_class(dataset, name)
     if smaller >= MIN_FOR_CLAIM:
         return ""

@@ -13,17 +13,17 @@ from vfmalign.core.formats.untrusted import describe_failure, read_regular_file
 from vfmalign.v1 import common_pb2
 
 _MAX_BYTES = int(get_bounds(get_field(common_pb2.FileContent, "size_bytes")).max)
-"""Most bytes of the files together, which are held in memory: those of the largest upload."""
+"""Maximum bytes of all files together, which are held in memory: the size of the largest upload."""
 _LEFT_OUT = (".", "__MACOSX")
-"""How the names of hidden files and folders begin, which an import leaves out, too."""
+"""Prefixes of the names of hidden files and folders, which an import leaves out as well."""
 
 
 def read_files(path: Path) -> list[bytes]:
     """Returns the content of the files below a folder; hidden files and folders are left out.
 
     Raises:
-        BadOption: it is no folder, has no files, they are too large, or one cannot be read. The error does not name it,
-            because names of files may hold patients' names.
+        BadOption: the path is not a folder or has no files, or the files are too large or cannot be read. The error
+            does not name a file, because names of files may contain patients' names.
     """
     files = [
         file
@@ -32,7 +32,7 @@ def read_files(path: Path) -> list[bytes]:
     ]
     if not files:
         raise BadOption(
-            "there is no file of a study", field="dicom", remedy="give a folder of DICOM files, or a zip of them"
+            "the folder has no files", field="dicom", remedy="give a folder of DICOM files, or a zip of them"
         )
     return _read(files)
 
@@ -46,9 +46,9 @@ def read_archive(path: Path) -> bytes:
 
 
 def pack_files(contents: Sequence[bytes]) -> bytes:
-    """Returns a zip of files, which it names by their number: their own names may hold patients' names.
+    """Packs files into a zip under numbers as names, because their own names may contain patients' names.
 
-    The same files make the same bytes, so that a study that is sent again is not uploaded again.
+    Equal files give equal bytes, so that a study that is sent again is not uploaded again.
     """
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:
@@ -64,7 +64,7 @@ def _read(files: Sequence[Path]) -> list[bytes]:
             raise BadOption(
                 f"the study has more than {_MAX_BYTES // 2**20:,} MiB",
                 field="dicom",
-                remedy="give the series that the model takes alone, or name the study at a PACS",
+                remedy="give only the series that the model takes, or name the study at a PACS",
             )
         return [read_regular_file(file, _MAX_BYTES) for file in files]
     except OSError as error:

@@ -42,10 +42,10 @@ Volume = bytes | Path | ObjectRef
 """A NIfTI file (`.nii` or `.nii.gz`): its bytes, its path on this machine, or an object in the deployment's storage."""
 
 Dicom = Path | str | ObjectRef | PacsReference
-"""A study as DICOM: a folder of its files or a zip on this machine, what `upload_study` returned, or one at a PACS."""
+"""A study as DICOM: a folder or zip on this machine, the result of `upload_study`, or a study at a PACS."""
 
 _MAX_INLINE_BYTES = MESSAGE_BYTES - 2**20
-"""Most bytes of files that are sent in a message, which has other fields as well."""
+"""Maximum bytes of files in one message, which leaves room for its other fields."""
 _POOLINGS: dict[Pooling, features_pb2.Pooling] = {
     "mean": features_pb2.POOLING_MEAN,
     "none": features_pb2.POOLING_NONE,
@@ -57,13 +57,13 @@ class StudyFeatures:
     """Features of one study.
 
     Attributes:
-        layers: float32 arrays by layer, (C) pooled or (C, D, H, W); empty where the features were stored.
-        stored: safetensors files by layer; empty where the features were returned.
+        layers: float32 arrays by layer, (C) pooled or (C, D, H, W); empty if the features were stored.
+        stored: safetensors files by layer; empty if the features were returned.
         checkpoint_sha256: digest of the weights that computed them.
-        cost: of the call.
+        cost: cost of the call.
         preprocessing_sha256: digest of the preprocessing, for `FeatureOrigin`.
-        observation: what became of the observation; None where the call asked for none.
-        series: what each modality of the model was read from; empty without `dicom`.
+        observation: outcome of the observation; None if the call asked for none.
+        series: DICOM series of each modality of the model; empty without `dicom`.
     """
 
     layers: dict[str, Array]
@@ -77,7 +77,7 @@ class StudyFeatures:
 
 @dataclass(frozen=True)
 class ExtractedFeatureSet:
-    """A committed feature set and the work of the call.
+    """A committed feature set, and the work that the call did.
 
     Attributes:
         computed_cases: cases that the call computed.
@@ -126,15 +126,15 @@ class AsyncFeaturesClient:
             gland_mask: label map, for models that normalise inside the gland.
             dicom: the study as DICOM, in place of volumes. Files that do not fit into a message are uploaded, in which
                 case this process holds them in memory.
-            rules_dataset_id: the dataset whose rules say which series a modality takes; with `dicom`, the rules of the
-                model's card where empty.
+            rules_dataset_id: dataset with the rules that choose the series of each modality; if it is empty, `dicom`
+                uses the rules of the model's card.
             layers: the model's primary layer where empty.
             pooling: `mean` over space, or `none` for whole feature maps.
             input_transform: a task's input transform; the study as it is where empty.
             checkpoint_sha256: digest the weights must have; any where empty.
             store_as: id to store the features under; they are returned where empty.
-            observation: the monitor that observes the features, and the study as it is told of it; pooled features
-                alone. What becomes of it is in the answer, and never fails the call.
+            observation: the monitor that observes the features, and the description of the study that it records; only
+                for pooled features. The answer states the outcome, which never fails the call.
 
         Raises:
             BadOption: a file cannot be read, or an option does not go with the others.
@@ -142,12 +142,12 @@ class AsyncFeaturesClient:
             NotFound: the model, a stored volume or the study at the PACS does not exist.
             Exhausted: the features do not fit into a message, or the service is busy.
             PacsUnavailable, PacsRefused, BadPacsAnswer: the PACS does not answer, refuses the service, or answers with
-                something else than the study.
+                something other than the study.
             VfmalignError: the call failed otherwise.
         """
         if rules_dataset_id and dicom is None:
             raise BadOption(
-                "the rules of a dataset are for a study as DICOM", field="rules_dataset_id", remedy="give `dicom`, too"
+                "the rules of a dataset only apply to DICOM", field="rules_dataset_id", remedy="give `dicom` as well"
             )
         request = features_pb2.ExtractRequest(
             model_id=model_id,
@@ -187,10 +187,10 @@ class AsyncFeaturesClient:
         )
 
     async def upload_study(self, archive: bytes) -> ObjectRef:
-        """Uploads a zip of a study's DICOM files; returns what `extract` takes as `dicom`, for about an hour.
+        """Uploads a zip of a study's DICOM files. For about an hour, `extract` accepts the result as `dicom`.
 
         Raises:
-            Exhausted: it is larger than what the service reads, or the quota has no room.
+            Exhausted: it is larger than the service's limit, or the quota has no room.
             StoreUnavailable: the object storage cannot be reached, or refuses the upload.
             VfmalignError: the call failed otherwise.
         """
@@ -205,7 +205,7 @@ class AsyncFeaturesClient:
         return answers[-1].object
 
     async def _to_dicom(self, dicom: Dicom, rules_dataset_id: str) -> features_pb2.DicomStudy:
-        """Describes a study; its files are uploaded where they do not fit into the message."""
+        """Describes a study; its files are uploaded if they do not fit into the message."""
         if isinstance(dicom, PacsReference):
             return features_pb2.DicomStudy(reference=dicom.to_proto(), rules_dataset_id=rules_dataset_id)
         if isinstance(dicom, Path | str):
@@ -225,7 +225,7 @@ class AsyncFeaturesClient:
     async def extract_dataset(
         self, request: ExtractDatasetRequest, on_progress: OnProgress | None = None
     ) -> ExtractedFeatureSet:
-        """Extracts a dataset's split into a feature set; what is stored already is not computed again.
+        """Extracts a dataset's split into a feature set; cases that are already stored are not computed again.
 
         Args:
             request: names the model, the dataset and the split.
@@ -234,7 +234,7 @@ class AsyncFeaturesClient:
         Raises:
             NotFound: the model, the dataset or a volume does not exist.
             PreconditionFailed: a digest is not the expected one.
-            Unavailable: the service stopped; the same request continues where it was.
+            Unavailable: the service stopped; sending the same request again continues the work.
             VfmalignError: the call failed otherwise.
         """
         call = self._stub().ExtractDataset(request.to_proto())
@@ -256,7 +256,7 @@ class AsyncFeaturesClient:
         return Model.from_response(response.model)
 
     async def list_models(self) -> ListModelsResponse:
-        """Lists all models: every page, as one."""
+        """Lists all models; joins all pages into one response."""
 
         async def fetch(page_token: str) -> ListModelsResponse:
             request = features_pb2.ListModelsRequest(page_token=page_token)
@@ -280,7 +280,7 @@ class AsyncFeaturesClient:
         return Dataset.from_response(response.dataset)
 
     async def list_datasets(self) -> ListDatasetsResponse:
-        """Lists all datasets: every page, as one."""
+        """Lists all datasets; joins all pages into one response."""
 
         async def fetch(page_token: str) -> ListDatasetsResponse:
             request = features_pb2.ListDatasetsRequest(page_token=page_token)

@@ -53,7 +53,7 @@ class AsyncMmdClient:
             x: features before; an array of shape (rows, channels), arrays by layer, or the id of a stored feature set.
             y: features after.
             options: what to compare and how.
-            reference: sample of other cases that fixes scale and bandwidth; optional where the kernel has a fixed σ.
+            reference: sample of other cases that sets scale and bandwidth; optional if the kernel has a fixed σ.
             timeout_s: deadline of the call, in seconds.
 
         Raises:
@@ -70,14 +70,14 @@ class AsyncMmdClient:
     async def upload(self, features: LabelledFeatures | Array | Mapping[str, Array]) -> UploadedFeatures:
         """Uploads arrays that are too large for a message; the result is a sample of `compute`.
 
-        The service stores them under their digest and deletes them after a day, unless it is set otherwise. Arrays
-        that it has already are not sent again.
+        The service stores them under their digest and deletes them after a day by default. Arrays that it already has
+        are not sent again.
 
         Args:
             features: an array of shape (rows, channels), or arrays by layer, with or without labels of the rows.
 
         Raises:
-            Exhausted: they are larger than what the service may use for one comparison, or the quota has no room.
+            Exhausted: they exceed the memory that the service may use for one comparison, or the quota has no room.
             PreconditionFailed: the service has no object storage.
             StoreUnavailable: the object storage cannot be reached, or refuses the upload.
             VfmalignError: the call failed otherwise.
@@ -111,8 +111,8 @@ def _check_size(request: mmd_pb2.ComputeRequest) -> None:
     if (size := request.ByteSize()) <= MESSAGE_BYTES:
         return
     raise TooLarge(
-        f"the request has {size:,} bytes, a message at most {MESSAGE_BYTES:,}",
+        f"the request has {size:,} bytes, and the limit is {MESSAGE_BYTES:,}",
         subject="MmdService",
-        remedy="pass what `upload` returns for the arrays, or compare fewer layers",
+        remedy="upload the arrays with `upload` and pass its results, or compare fewer layers",
         reason=MESSAGE_TOO_LARGE,
     )

@@ -1,4 +1,4 @@
-"""Recipes of a requested check: the optimiser steps of its three networks, beside those of their presets."""
+"""Recipes of a requested check, and the optimiser steps of its three networks compared with their presets."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
-from vfmalign.core.domain.recipes import PRESETS, Preset, check_probe_steps, fit_patch, get_finetuning_recipe
+from vfmalign.core.domain.recipes import PRESETS, Preset, fit_patch, get_finetuning_recipe
 from vfmalign.core.domain.record import Record
 
-# What makes two trainings comparable; everything else is each network's own.
+# Fields that make two trainings comparable; all others may differ between networks.
 BUDGET = ("epochs", "steps_per_epoch", "batch_size", "patch_shape_dhw")
 _RATES = ("learning_rate", "weight_decay", "layer_decay", "encoder_rate", "warmup_fraction")
 MIN_SHARE = 0.25
-"""Share of the preset's steps below which a check has no verdict (docs/adr/0087-*.md)."""
+"""Minimum share of the preset's steps for a verdict (docs/adr/0083-*.md)."""
 
 
 class TrainingBudget(Record):
-    """Optimiser steps of one network, and those of the preset that the check names."""
+    """Optimiser steps of one network's training, and those of the preset that the check names."""
 
     network: Network
     steps: int
@@ -27,7 +27,7 @@ class TrainingBudget(Record):
 
     @property
     def share(self) -> float:
-        """Steps as a share of those of the preset; above 1 for longer trainings."""
+        """Steps as a share of the preset's steps; above 1 for longer trainings."""
         return self.steps / self.preset_steps
 
     @property
@@ -40,7 +40,7 @@ class TrainingBudget(Record):
 
 
 def get_preset(recipe: Recipe) -> Preset:
-    """Returns the preset that a recipe names; `default` where it names none.
+    """Returns the preset that a recipe names; `default` if it names none.
 
     Raises:
         BadOption: the preset is unknown.
@@ -52,19 +52,13 @@ def get_preset(recipe: Recipe) -> Preset:
 
 
 def apply_recipe(recipe: Recipe, base: TrainingRecipe) -> TrainingRecipe:
-    """Returns a preset with every field that a request sets.
-
-    Raises:
-        BadOption: probes where there is no validation.
-    """
+    """Returns a preset in which a request's values replace the fields that the request sets."""
     changes = recipe.model_dump(exclude={"preset"}, exclude_defaults=True)
-    result = TrainingRecipe.model_validate(base.model_dump() | changes)
-    check_probe_steps(result)
-    return result
+    return TrainingRecipe.model_validate(base.model_dump() | changes)
 
 
 def make_request(recipe: TrainingRecipe, preset: str) -> Recipe:
-    """Returns the request of a recipe with every field set, so that a later change of the preset does not change it."""
+    """Converts a recipe to a request that sets every field, so that a later change of the preset does not affect it."""
     fields = recipe.model_dump(include=set(Recipe.model_fields), exclude_none=True)
     return Recipe.model_validate(fields | {"preset": preset})
 
@@ -72,28 +66,25 @@ def make_request(recipe: TrainingRecipe, preset: str) -> Recipe:
 def get_recipe(
     spec: CheckSpec, network: Network, input_shape_DHW: tuple[int, int, int] | None = None
 ) -> TrainingRecipe:
-    """Returns the recipe of one of the three trainings.
+    """Returns the recipe of one of a check's three trainings.
 
     The network from random weights has the recipe of the pretrained one, unless the spec sets another. The specialised
-    network has rates and decays of its own, but the same budget unless the spec sets another one. Only the pretrained
-    network is probed.
+    network has rates and decays of its own, but the same budget unless the spec sets another one.
 
     Args:
         spec: the requested check.
         network: the training.
-        input_shape_DHW: of the model's input in voxels, at most which the patches of a preset are; None if unknown.
+        input_shape_DHW: size of the model's input in voxels, which limits the patches of a preset; None if unknown.
 
     Raises:
-        BadOption: an unknown task or preset, or probes where there is no validation.
+        BadOption: an unknown task or preset.
     """
     preset = get_preset(spec.recipe)
     base = fit_patch(get_finetuning_recipe("pretrained", spec.task.name, preset), input_shape_DHW)
     main = apply_recipe(spec.recipe, base)
-    if network == "pretrained":
-        return main
     own = spec.scratch_recipe if network == "scratch" else spec.specialised_recipe
-    if network == "scratch" and own is None:
-        return main.model_copy(update={"probe_steps": ()})
+    if network == "pretrained" or (network == "scratch" and own is None):
+        return main
     if own is not None and own.preset:
         preset = get_preset(own)
     base = get_finetuning_recipe(network, spec.task.name, preset).model_copy(
@@ -103,14 +94,15 @@ def get_recipe(
 
 
 def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | None = None) -> TrainingRecipe | None:
-    """Returns the preset's recipe for random weights, where a check tries it beside that for pretrained ones.
+    """Returns the preset's recipe for random weights, if a check tries it besides the recipe for pretrained weights.
 
     Args:
         spec: the requested check.
         input_shape_DHW: see `get_recipe`.
 
     Returns:
-        The recipe, or None where the spec sets one for both networks or one for each, or the preset has one alone.
+        The recipe, or None if the spec sets the network's own recipe or a rate of the common one, or if the preset has
+        the same recipe for both.
     """
     if spec.scratch_recipe is not None or any(getattr(spec.recipe, name) is not None for name in _RATES):
         return None
@@ -132,7 +124,7 @@ def get_recipe_seed(spec: CheckSpec) -> int:
 
 
 def list_budgets(spec: CheckSpec) -> tuple[TrainingBudget, ...]:
-    """Returns the budgets of the three networks, whose measure is the preset of the first; raises as `get_recipe`."""
+    """Returns each network's steps, and the steps of the pretrained network's preset; raises as `get_recipe`."""
     preset = get_finetuning_recipe("pretrained", spec.task.name, get_preset(spec.recipe))
     recipes = {network: get_recipe(spec, network) for network in get_args(Network)}
     return tuple(

@@ -28,17 +28,17 @@ class ClientSettings(ServiceClientSettings):
     tenant: str = Field(
         default="",
         pattern=rf"^({TENANT_PATTERN})?$",
-        description="tenant for which calls act; without it, the only one of the token, and with keys of the object "
-        "storage default",
+        description="tenant of all calls; if not set, the only tenant in the token; for direct access to the object "
+        "storage, default",
     )
     token: SecretStr = Field(default=SecretStr(""), description="access token of the caller")
     token_file: FilePath | None = Field(
-        default=None, description="file that holds the access token of the caller; read again when it changes"
+        default=None, description="file with the access token of the caller; read again when it changes"
     )
     allow_plaintext: bool = Field(
         default=False,
         validation_alias="VFMALIGN_AUTH__ALLOW_PLAINTEXT",
-        description="whether the token may leave unencrypted for other hosts, as in a network of trusted containers",
+        description="whether the token may be sent unencrypted to other hosts, such as between trusted containers",
     )
 
     @field_validator("token_file")
@@ -54,7 +54,7 @@ class ClientSettings(ServiceClientSettings):
         return None if self.ca_file is None else TlsFiles(self.ca_file, self.cert_file, self.key_file)
 
     def to_bearer_token(self, token: Token | None = None) -> BearerToken | None:
-        """Returns the token that calls carry; None for none.
+        """Returns the token that calls carry; None if calls carry no token.
 
         Args:
             token: takes precedence over the settings.

@@ -30,16 +30,16 @@ from vfmalign.core.domain.errors import Conflict, DataLoss, Unavailable
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.database import metrics
 from vfmalign.database.engine import READ_ONLY, create_engine
+from vfmalign.database.fair_lock import FairLock
 from vfmalign.database.postgresql import unbounded
 from vfmalign.database.schema import Schema
 from vfmalign.database.settings import DEFAULT_TIMEOUT_S
 from vfmalign.database.tables import LeaseRow, TenantRow
-from vfmalign.database.turns import Turns
 
 _FULL = (sqlite3.SQLITE_FULL, "53100")
-"""What SQLite and PostgreSQL answer where their disk is full."""
+"""Error codes of SQLite and PostgreSQL for a full disk."""
 _CANCELLED = "57014"
-"""What PostgreSQL answers where it ends a statement after `statement_timeout`."""
+"""Error code of PostgreSQL for a statement that it ended after `statement_timeout`."""
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _TENANT = "vfmalign_tenant"
 _MIGRATION_LOCK = 0x76666D  # arbitrary constant; keeps two starting processes from migrating at the same time
@@ -73,11 +73,11 @@ class Database:
 
     Args:
         url: `sqlite:///<file>` or `postgresql://user:password@host/name`.
-        schema: of the service whose database this is.
+        schema: schema of the service that owns the database.
         timeout_s: seconds that a statement may take in PostgreSQL, or wait for the write lock of SQLite.
 
     Attributes:
-        tenant: whose rows these are; `default` unless `of_tenant` says otherwise.
+        tenant: owner of the rows; `default` unless `of_tenant` sets another one.
 
     Raises:
         InvalidInput: the URL names another kind of database.
@@ -90,21 +90,21 @@ class Database:
         readers = self._engine.execution_options(**{READ_ONLY: True, "postgresql_readonly": True})
         self._snapshots = sessionmaker(readers, class_=_TenantSession, expire_on_commit=False)
         self._verify: Callable[[Session], None] | None = None
-        self._turns, self._timeout_s = (Turns() if self._engine.dialect.name == "sqlite" else None), timeout_s
+        self._turns, self._timeout_s = (FairLock() if self._engine.dialect.name == "sqlite" else None), timeout_s
 
     @property
     def engine(self) -> sa.Engine:
-        """Engine, for tests and tools that read the tables."""
+        """SQLAlchemy engine, for tests and tools that read the tables."""
         return self._engine
 
     def of_tenant(self, tenant: str) -> Database:
-        """Returns a view of this database with the rows of a tenant alone."""
+        """Returns a view of this database with the rows of one tenant."""
         view = copy.copy(self)
         view.tenant = tenant
         return view
 
     def guarded_by(self, verify: Callable[[Session], None]) -> Database:
-        """Returns a view of this database that calls `verify` at the start of every `session`, so of all that writes.
+        """Returns a view of this database that calls `verify` at the start of every `session`, so before every write.
 
         An error of `verify` rolls the transaction back.
         """
@@ -114,7 +114,7 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Runs one transaction that may write: committed at the end, rolled back on an error.
+        """Runs one transaction that may write; commits it at the end, or rolls it back on an error.
 
         Raises:
             DataLoss: the file of the database is damaged.
@@ -132,7 +132,7 @@ class Database:
 
     @contextmanager
     def _take_turn(self) -> Iterator[None]:
-        """Waits for the transactions of this process that write to SQLite, which has no queue.
+        """Waits for other writing transactions of this process, because SQLite has no queue of its own.
 
         Raises:
             Unavailable: they took too long.
@@ -202,13 +202,13 @@ def _check_names_are_free(connection: sa.Connection, schema: Schema) -> None:
         raise Conflict(
             f"the database has a table {min(taken)} that no released version of this service created",
             subject="VFMALIGN_DATABASE__URL",
-            remedy="name an empty database; one of a development version before 0.1.0 cannot be migrated",
+            remedy="use an empty database; a database from a version before 0.1.0 cannot be migrated",
         )
 
 
 @contextmanager
 def _measure(access: str) -> Iterator[None]:
-    """Measures one transaction, and names its faults."""
+    """Measures one transaction, and converts its errors."""
     with metrics.database_seconds.labels(access).time(), _name_faults():
         yield
 
@@ -218,7 +218,7 @@ def _name_faults() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if not isinstance(error, IntegrityError):  # of two creations of one id, which are answered
+        if not isinstance(error, IntegrityError):  # an id was created twice, which callers handle
             metrics.database_errors.inc()
         # The driver's message may contain the URL with its password, so it stays in the chained exception.
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the low byte of SQLite's extended codes
@@ -239,9 +239,9 @@ def _name_faults() -> Iterator[None]:
             ) from error
         if getattr(error.orig, "sqlstate", None) == _CANCELLED:
             raise Unavailable(
-                "a statement took longer than the database may take",
+                "a statement exceeded the time limit of the database",
                 subject="VFMALIGN_DATABASE__TIMEOUT_S",
-                remedy="try again; where it goes on, look for what holds locks or slows the database down",
+                remedy="try again; if it happens again, find out which lock or load slows the database down",
                 reason="DATABASE_TIMEOUT",
             ) from error
         if isinstance(error, OperationalError) or error.connection_invalidated:

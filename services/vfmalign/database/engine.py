@@ -14,7 +14,7 @@ from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.database import postgresql
 
 READ_ONLY = "vfmalign_read_only"
-"""Execution option of a connection whose transactions only read."""
+"""Execution option of a connection for read-only transactions."""
 _OPTIONS = {"hide_parameters": True}  # an error that is logged would name patients
 
 

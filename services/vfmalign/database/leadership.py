@@ -18,7 +18,7 @@ from vfmalign.database import metrics
 from vfmalign.database.lease import Lease, Term
 
 LEADER = "leader"
-"""Name in the health service that is SERVING at the leader alone."""
+"""Name in the health service that is SERVING only at the leader."""
 ORCHESTRATION = "orchestration"
 """Name in the health service that is SERVING as long as this process leads, or knows that another one does."""
 _RENEWALS_PER_TTL = 3
@@ -29,7 +29,7 @@ _log = logs.get(__name__)
 
 
 class Work(Protocol):
-    """What the leader does during one term."""
+    """Work of the leader during one term."""
 
     async def run(self) -> None:
         """Runs until `stop`."""
@@ -41,11 +41,11 @@ class Work(Protocol):
         """Looks for new work at once."""
 
     async def hand_over(self) -> None:
-        """Called after `run` where the service stops while it leads."""
+        """Hands over to the next leader. Called after `run` if the service stops while this process leads."""
 
 
 class Leadership:
-    """The loop of one process.
+    """Loop in which one process leads or stands by.
 
     Args:
         lease: this process's claim.
@@ -64,7 +64,7 @@ class Leadership:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lease")
 
     def wake(self) -> None:
-        """Wakes the work where this process leads. The leader elsewhere finds new work in its next round."""
+        """Wakes the work if this process leads. Another leader finds new work in its next round."""
         if self._work is not None:
             self._work.wake()
 

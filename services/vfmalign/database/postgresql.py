@@ -2,13 +2,13 @@
 
 Three limits, because none covers everything:
 
-- `statement_timeout`: the server ends a statement that takes longer, also where it waits for a lock, and releases what
-  the transaction holds. A server that is stopped does not look at its clock.
-- `BoundedConnection`: the client gives up a server that does not answer: one that is stopped, and one that the network
-  does not reach. Options of TCP (`tcp_user_timeout`, keepalives) find the second alone, because the kernel of a machine
-  acknowledges what a stopped process does not read, and none on a Unix socket.
-- `idle_in_transaction_session_timeout`: the server ends a transaction whose client is stopped, or has left without
-  closing the connection; its row locks would hold up other processes.
+- `statement_timeout`: the server ends a statement that takes longer, even while it waits for a lock, and releases the
+  locks of the transaction. A server process that is stopped cannot do so.
+- `BoundedConnection`: the client gives up on a server that does not answer, because it is stopped or the network does
+  not reach it. TCP options (`tcp_user_timeout`, keepalives) detect only the latter, because the kernel acknowledges
+  data for a stopped process; on a Unix socket they have no effect.
+- `idle_in_transaction_session_timeout`: the server ends the transaction of a client that is stopped, or has left
+  without closing the connection; its row locks would hold up other processes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import sqlalchemy as sa
 _CONNECT_TIMEOUT_S = 10.0
 _IDLE_IN_TRANSACTION_TIMEOUT_S = 10
 _GRACE_S = 1.0
-"""A server that is well ends a statement first, and says why."""
+"""Seconds beyond the statement timeout, so that a healthy server ends the statement first and reports the reason."""
 _T = TypeVar("_T")
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection that closes itself where the server does not answer in time.
+    """A connection that closes itself if the server does not answer in time.
 
     Attributes:
         answer_timeout_s: seconds within which the server must answer.
@@ -39,7 +39,7 @@ class BoundedConnection(psycopg.Connection[Any]):
     answer_timeout_s = math.inf
 
     def wait(self, gen: Generator[Any, Any, _T], *args: Any, **options: Any) -> _T:
-        """Waits for an answer.
+        """Waits for the server's answer for a bounded time.
 
         Raises:
             OperationalError: there is none in time.
@@ -53,7 +53,7 @@ class BoundedConnection(psycopg.Connection[Any]):
             while True:
                 ready = yield wanted
                 if not ready and time.monotonic() > deadline:
-                    self.close()  # the answer to this statement must not be taken for that to the next one
+                    self.close()  # a late answer must not be taken for the answer to the next statement
                     raise psycopg.OperationalError("the server does not answer")
                 wanted = gen.send(ready)
         except StopIteration as end:
@@ -62,7 +62,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def connect(timeout_s: float, *args: Any, **options: Any) -> BoundedConnection:
-    """Connects.
+    """Connects to PostgreSQL; the connection waits for answers for a bounded time.
 
     Args:
         timeout_s: seconds that a statement may take.

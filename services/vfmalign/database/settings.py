@@ -17,7 +17,7 @@ class DatabaseSettings(BaseModel, frozen=True):
 
     url: SecretStr | None = Field(
         default=None,
-        description="sqlite:///<file> or postgresql://user:password@host/name; without it a SQLite file in the state "
+        description="sqlite:///<file> or postgresql://user:password@host/name; if not set, a SQLite file in the state "
         "directory",
     )
 
@@ -25,31 +25,31 @@ class DatabaseSettings(BaseModel, frozen=True):
         default=DEFAULT_TIMEOUT_S,
         ge=1.0,
         le=3600.0,
-        description="seconds that a statement may take in PostgreSQL, or wait for the write lock of SQLite; its call "
-        "then ends as UNAVAILABLE",
+        description="time limit of a PostgreSQL statement, or of the wait for the SQLite write lock, in seconds; past "
+        "it, the call ends with UNAVAILABLE",
     )
 
     def get_url(self, file: Path) -> str:
-        """Returns the database's URL, which is that of a SQLite file where none is set."""
+        """Returns the URL of the database; if none is set, the URL of a SQLite file."""
         return f"sqlite:///{file}" if self.url is None else self.url.get_secret_value()
 
 
 class LeaseSettings(BaseModel, frozen=True):
-    """`VFMALIGN_LEASE__*`: which of several processes of one database leads."""
+    """`VFMALIGN_LEASE__*`: election of one leader among the processes that share a database."""
 
     ttl_s: float = Field(
         default=10.0,
         ge=1.0,
         le=LONGEST_TTL_S,
-        description="seconds after which another process takes over from one that does not renew its lease",
+        description="seconds after which another process takes over if the leader has not renewed its lease",
     )
 
 
 def make_state_folder(folder: Path) -> None:
-    """Creates the folder of a service's state, where it does not exist.
+    """Creates the state folder of a service, if it does not exist.
 
     Raises:
-        BadOption: it cannot be created.
+        BadOption: the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,5 +57,5 @@ def make_state_folder(folder: Path) -> None:
         raise BadOption(
             f"the folder {folder} cannot be created: {error.strerror}",
             field="VFMALIGN_STATE_DIR",
-            remedy="name a folder that the service may create and write",
+            remedy="set it to a folder that the service may create and write to",
         ) from None

@@ -26,13 +26,13 @@ from vfmalign.features.extraction.parts import Features
 from vfmalign.features.extraction.study import Source, StudyRequest, in_field
 from vfmalign.features.extraction.study_store import check_study_id
 from vfmalign.features.listing import ObjectPage
-from vfmalign.features.outbox.entries import Observed
+from vfmalign.features.outbox.entries import OutboxEntry
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.registry import list_architectures
 from vfmalign.v1 import features_pb2, monitoring_pb2
 
 ToKey = Callable[[str], str]
-"""Converts a URI of this deployment's bucket to its key; raises for any other URI."""
+"""Converts a URI in this deployment's bucket to its key; raises for any other URI."""
 ToUri = Callable[[str], str]
 """Converts a key to its URI."""
 
@@ -47,7 +47,7 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
     """Checks a request of Extract.
 
     Raises:
-        BadOption: a field is missing or wrong; the error names it.
+        BadOption: a field is missing or invalid; the error names it.
         InvalidInput: a stored volume lies in another bucket.
     """
     if request.store_as:
@@ -91,7 +91,7 @@ def _to_observation(message: features_pb2.StudyObservation) -> messages.StudyObs
         )
     try:
         observation = messages.StudyObservation.from_proto(message, "observation")
-    except SerializeToJsonError:  # the time is the one field that protobuf itself refuses
+    except SerializeToJsonError:  # the time is the only field that protobuf itself rejects
         raise BadOption(
             "not a time between the years 1 and 9999",
             field="observation.study.acquire_time",
@@ -107,15 +107,15 @@ def _to_observation(message: features_pb2.StudyObservation) -> messages.StudyObs
 
 
 def to_dicom_request(study: features_pb2.Study, to_key: ToKey) -> DicomRequest | None:
-    """Checks the DICOM study of a request; None where it is sent as volumes.
+    """Checks the DICOM study of a request; None if the study is sent as volumes.
 
     Args:
-        study: of the request.
-        to_key: as `ToKey`, of the caller's uploads alone.
+        study: study of the request.
+        to_key: a `ToKey` that accepts only the caller's uploads.
 
     Raises:
-        BadOption: a field is missing or wrong; the error names it.
-        InvalidInput: the upload is not one of the caller's.
+        BadOption: a field is missing or invalid; the error names it.
+        InvalidInput: the upload belongs to another caller.
     """
     if not study.HasField("dicom"):
         return None
@@ -142,7 +142,7 @@ def to_extraction_request(request: features_pb2.ExtractDatasetRequest) -> messag
     """Checks a request of ExtractDataset.
 
     Raises:
-        BadOption: a field is missing or wrong; the error names it.
+        BadOption: a field is missing or invalid; the error names it.
     """
     record = messages.ExtractDatasetRequest.from_proto(request)
     if record.pooling != "mean":
@@ -210,7 +210,7 @@ def to_model(card: ModelCard, to_uri: ToUri) -> messages.Model:
 
 
 def to_models(page: ObjectPage[ModelCard], to_uri: ToUri) -> messages.ListModelsResponse:
-    """Describes one page of models, with the architectures that can be built."""
+    """Describes one page of models, and the available architectures."""
     return messages.ListModelsResponse(
         models=tuple(to_model(card, to_uri) for card in page.items),
         next_page_token=page.next_token,
@@ -232,14 +232,14 @@ def to_inline_layers(features: Features, limit_bytes: int) -> list[features_pb2.
     """Packs a study's features into the response.
 
     Raises:
-        TooLarge: they do not fit into one message.
+        TooLarge: the features do not fit into one message.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in features.values())
     if size > limit_bytes:
         raise TooLarge(
-            f"the features take {size:,} bytes, a message at most {limit_bytes:,}",
+            f"the features take {size:,} bytes, and a message at most {limit_bytes:,}",
             subject="layers",
-            remedy="set `store_as` to have them stored, ask for fewer layers, or pool them",
+            remedy="set `store_as` to store them, request fewer layers, or pool them",
             reason="MESSAGE_TOO_LARGE",
         )
     return [
@@ -255,27 +255,30 @@ def to_stored_layers(stored: Mapping[str, StoredFile], to_uri: ToUri) -> list[fe
     ]
 
 
-def to_observed(
-    observation: messages.StudyObservation,
-    features: Features,
-    card: ModelCard,
-    input_transform: str,
-    b_values: Mapping[VolumeKind, str],
-) -> Observed:
-    """Describes the pooled features of a study for a monitor.
-
-    The b-values that its DICOM states join the strata of the request, as far as there is room; those come first.
-    """
-    strata = {**observation.study.strata, **b_values, **observation.study.strata}
-    room = observation.study.get_bounds("strata").max_count
-    study = observation.study.model_copy(update={"strata": dict(list(strata.items())[:room])})
-    origin = FeatureOrigin(
+def to_origin(card: ModelCard, input_transform: str) -> FeatureOrigin:
+    """Describes the origin of the features of a study."""
+    return FeatureOrigin(
         checkpoint_sha256=card.checkpoint.sha256,
         preprocessing_sha256=card.preprocessing.content_digest(),
         input_transform=input_transform,
     )
+
+
+def to_observed(
+    observation: messages.StudyObservation,
+    features: Features,
+    origin: FeatureOrigin,
+    b_values: Mapping[VolumeKind, str],
+) -> OutboxEntry:
+    """Describes the pooled features of a study for a monitor.
+
+    The b-values from its DICOM are added after the strata of the request, up to the maximum number of strata.
+    """
+    strata = {**observation.study.strata, **b_values, **observation.study.strata}
+    room = observation.study.get_bounds("strata").max_count
+    study = observation.study.model_copy(update={"strata": dict(list(strata.items())[:room])})
     layers = {layer: tensor.numpy() for layer, tensor in features.items()}
-    return Observed(observation.monitor_id, origin, Observation(study, layers))
+    return OutboxEntry(observation.monitor_id, origin, Observation(study, layers))
 
 
 def to_progress(done: int, total: int, elapsed_s: float) -> messages.ExtractDatasetResponse:
@@ -306,7 +309,7 @@ def to_feature_set(result: ExtractionResult, to_uri: ToUri, cost: Cost) -> messa
 
 
 def to_cost(seconds: Mapping[str, float], device: str, peak_bytes: int) -> Cost:
-    """Describes what a response cost."""
+    """Describes the cost of a response."""
     stages = tuple(StageTiming(stage=stage, seconds=spent) for stage, spent in seconds.items())
     return Cost(stages=stages, device=device, peak_device_memory_bytes=peak_bytes)
 

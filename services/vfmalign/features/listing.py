@@ -21,7 +21,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 PAGE_BYTES = 4 * 2**20
-"""A page ends before its descriptions exceed this size, whatever their number."""
+"""A page ends before its descriptions exceed this size in bytes, whatever their number."""
 
 T = TypeVar("T")
 _LOG = logs.get("listing")
@@ -32,9 +32,9 @@ class ObjectPage(Generic[T]):
     """One page of a list.
 
     Attributes:
-        items: in order of id.
-        unreadable: by id, the error of each object that cannot be read.
-        next_token: the last id of this page; empty where nothing follows.
+        items: items in order of id.
+        unreadable: error of each unreadable object, by id.
+        next_token: last id of this page; empty if this is the last page.
     """
 
     items: tuple[T, ...]
@@ -55,7 +55,7 @@ def list_datasets(store: ObjectStore, page_size: int, token: str) -> ObjectPage[
     """Reads one page of datasets; see `read_page` for the arguments and errors."""
 
     def describe(name: str) -> Dataset:
-        return describe_dataset(load_dataset(store, name))  # a page of all cases would take gigabytes
+        return describe_dataset(load_dataset(store, name))  # a page with all cases would take gigabytes
 
     def measure(dataset: Dataset) -> int:
         return len(dataset.model_dump_json())
@@ -71,14 +71,14 @@ def read_page(
     An object that cannot be read is reported by its id, so that one damaged object does not hide the others.
 
     Args:
-        ids: of all objects.
-        load: reads an object.
+        ids: ids of all objects.
+        load: function that reads an object.
         measure: size in bytes of an object's description.
         page_size: 1 to 1,000; 0 means 100.
-        token: `next_token` of the page before; empty for the first.
+        token: `next_token` of the previous page; empty for the first page.
 
     Raises:
-        BadOption: the page size or token is wrong.
+        BadOption: the page size or token is invalid.
         Cancelled, DeadlineExceeded: the caller has left.
     """
     if not 0 <= page_size <= MAX_PAGE_SIZE:

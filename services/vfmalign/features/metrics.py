@@ -1,4 +1,4 @@
-"""Prometheus metrics of the feature service alone."""
+"""Prometheus metrics that only the feature service exports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ batch_size = Histogram(
 )
 pacs_call_seconds = Histogram(
     "vfmalign_pacs_call_seconds",
-    "Time of a search for a study's instances, or of their download, at a PACS, with its attempts, in seconds. "
+    "Duration of searching or downloading the instances of a study at a PACS, including all attempts, in seconds. "
     "`server` is the configured name, `operation` is `search` or `download`.",
     ("server", "operation"),
     buckets=SECONDS,
@@ -37,33 +37,35 @@ pacs_call_seconds = Histogram(
 )
 pacs_failures = Counter(
     "vfmalign_pacs_failures",
-    "Searches and downloads at a PACS that failed after every attempt, or at the deadline of the call, by the reason "
-    "of the error. Calls that their callers cancel count where an attempt has failed before.",
+    "Searches and downloads at a PACS that failed after all attempts, or at the deadline of the call, by reason of the "
+    "error. A call cancelled by its caller counts if an attempt had failed before.",
     ("server", "operation", "reason"),
     registry=REGISTRY,
 )
 pacs_received_bytes = Counter(
     "vfmalign_pacs_received_bytes",
-    "Bytes of instances that a PACS has sent.",
+    "Bytes of instances received from a PACS.",
     ("server",),
     registry=REGISTRY,
 )
 observations_delivered = Counter(
     "vfmalign_observations_delivered",
-    "Answers of Extract about observations for monitors, by delivery and reason: `recorded`, `queued` or `dropped`. "
-    "What becomes of those that were queued counts again: `recorded` with the reason FROM_OUTBOX, or `dropped`; "
-    "where several replicas send the same one, each counts it.",
+    "Observations for monitors from Extract, by delivery and reason: `queued` or `dropped`. Queued observations count "
+    "again when they are `recorded` or `dropped`. If several replicas send the same observation, each counts it.",
     ("delivery", "reason"),
     registry=REGISTRY,
 )
-# From 0 on, because an increase does not see the first event of a series that begins with it.
+# Start at 0, because `increase()` does not see the first event of a series that begins with it.
 for _reason in ("OUTBOX_FULL", "STORE_UNAVAILABLE", "NO_MONITORING"):
     observations_delivered.labels("dropped", _reason)
+for _delivery in ("queued", "recorded"):
+    observations_delivered.labels(_delivery, "")
 for _lost in ("feature_set_part", "feature_set_manifest"):
     artifacts_recomputed.labels(_lost)
 outbox_observations = Gauge(
     "vfmalign_outbox_observations",
-    "Observations of a tenant that wait for their monitors, as far as this process knows. Replicas share them.",
+    "Observations of a tenant that wait for their monitors, as known to this process. Replicas share the same "
+    "observations.",
     ("tenant",),
     registry=REGISTRY,
 )
@@ -75,14 +77,14 @@ outbox_bytes = Gauge(
 )
 outbox_oldest = Gauge(
     "vfmalign_outbox_oldest_timestamp_seconds",
-    "When the oldest of the observations of a tenant that wait was stored, in seconds since 1970; 0 where none waits.",
+    "When the oldest waiting observation of a tenant was stored, in seconds since 1970; 0 if none waits.",
     ("tenant",),
     registry=REGISTRY,
 )
 
 
 def register_pacs(servers: Iterable[str]) -> None:
-    """Registers the metrics of the configured PACS, so that the first failure of each is seen."""
+    """Creates the series of each configured PACS, so that its first failure is seen."""
     for server, operation in itertools.product(servers, get_args(PacsOperation)):
         pacs_call_seconds.labels(server, operation)
         for reason in (PacsUnavailable.reason, PacsRefused.reason, BadPacsAnswer.reason, DeadlineExceeded.reason):

@@ -55,14 +55,14 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
     """FeatureService.
 
     Args:
-        store: objects of the tenant that it serves.
-        models: cache of its encoders.
-        dicom: reads its studies.
-        uploads: of its callers.
-        workers: run the work of all tenants.
-        outbox: delivers its observations to monitors.
-        options: of the feature service.
-        max_message_bytes: largest answer.
+        store: object store of the tenant that it serves.
+        models: cache of the tenant's encoders.
+        dicom: reads the tenant's DICOM studies.
+        uploads: uploads of the tenant's callers.
+        workers: worker threads of all tenants.
+        outbox: delivers the tenant's observations to monitors.
+        options: options of the feature service.
+        max_message_bytes: maximum size of an answer in bytes.
     """
 
     def __init__(
@@ -130,13 +130,14 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
     async def _extract(
         self, request: StudyRequest, dicom: DicomRequest | None, leave: Callable[[], None]
     ) -> pb.ExtractResponse:
-        """Extracts the features of a study, and leaves the gate once no thread of a pipeline is needed any more."""
+        """Extracts the features of a study. Leaves the gate when it no longer needs a thread of a pipeline."""
         stages, meter = Stages(), MemoryMeter(self._models.device)
-        look = None if request.observation is None else self._outbox.look(request.observation.monitor_id)
         with stages.stage("load_model"):
             encoder, card = await STORE.run(self._models.get, request.model, request.model_sha256)
         layers = request.layers or (card.primary_layer,)
         check_layers(encoder, layers)
+        origin = converters.to_origin(card, request.input_transform)
+        check = None if request.observation is None else self._outbox.check(request.observation.monitor_id, origin)
         read = ReadStudy([], (), {})
         if dicom is None:
             study = await self._prepare(request, request.sources, card, stages)
@@ -159,20 +160,18 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         delivered = None
         if request.observation is not None:
             with stages.stage("observe"):
-                observed = converters.to_observed(
-                    request.observation, features, card, request.input_transform, read.b_values
-                )
-                delivered = (await self._outbox.deliver(observed, look)).to_proto()
+                observed = converters.to_observed(request.observation, features, origin, read.b_values)
+                delivered = (await self._outbox.deliver(observed, check)).to_proto()
         if stored is not None:
             packed = converters.to_stored_layers(stored, self._store.uri)
-        else:  # refuses features that are not finite, which a monitor must have seen
+        else:  # raises for features that are not finite; the monitor must receive them before
             packed = converters.to_inline_layers(features, self._max_message_bytes)
         cost = converters.to_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
         return pb.ExtractResponse(
             layers=packed,
-            checkpoint_sha256=card.checkpoint.sha256,
+            checkpoint_sha256=origin.checkpoint_sha256,
             cost=cost.to_proto(),
-            preprocessing_sha256=card.preprocessing.content_digest(),
+            preprocessing_sha256=origin.preprocessing_sha256,
             observation=delivered,
             series=[pb.TakenSeries(**taken.model_dump(exclude_none=True)) for taken in read.series],
         )
@@ -215,7 +214,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
                 yield converters.to_progress(*point, time.perf_counter() - started).to_proto()
             result = await work
         finally:
-            # If the caller has left, the worker stops at the next batch; the next call reuses the stored parts.
+            # If the caller has left, the worker stops at the next batch. The next call reuses the stored parts.
             stop.set()
             work.cancel()
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -235,7 +234,7 @@ def _from_thread(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], 
     """Runs a coroutine in the event loop and waits for it from another thread.
 
     Raises:
-        Cancelled: `stop` was set. The loop may have ended by then, and the future would never complete.
+        Cancelled: `stop` was set. The loop may have ended by then, so that the future would never complete.
     """
     future = asyncio.run_coroutine_threadsafe(work, loop)
     while not wait([future], timeout=_STOP_POLL_S).done:

@@ -21,105 +21,97 @@ class FeaturesOptions(BaseModel, frozen=True):
     model_cache_bytes: int = Field(
         default=4 * 2**30,
         ge=2**20,
-        description="bytes of weights kept on the device; least recently used models are evicted",
+        description="maximum bytes of model weights on the device; the least recently used models are evicted",
     )
     batch_size: int = Field(default=4, ge=1, le=256, description="studies per forward pass on an accelerator")
     part_cases: int = Field(
         default=16,
         ge=1,
         le=65_536,
-        description="cases per stored part of a feature set: the most that a killed process loses",
+        description="cases per stored part of a feature set; a killed process loses at most one part",
     )
     readers: int = Field(default=2, ge=1, le=64, description="threads that read and prepare studies")
-    queue_size: int = Field(default=32, ge=1, le=65_536, description="Extract calls that may run or wait")
-    bulk_queue_size: int = Field(default=16, ge=1, le=65_536, description="ExtractDataset calls that may wait")
+    queue_size: int = Field(default=32, ge=1, le=65_536, description="maximum Extract calls that run or wait")
+    bulk_queue_size: int = Field(default=16, ge=1, le=65_536, description="maximum waiting ExtractDataset calls")
     import_queue_size: int = Field(
-        default=16, ge=1, le=65_536, description="PublishDataset and PublishModel calls that may wait"
+        default=16, ge=1, le=65_536, description="maximum waiting PublishDataset and PublishModel calls"
     )
     max_weights_bytes: int = Field(
         default=2**30,
         ge=2**20,
         le=5 * 2**30,
-        description="largest weights that PublishModel accepts; checking them takes three times the memory",
+        description="maximum bytes of weights that PublishModel accepts; checking them takes 3 times the memory",
     )
     max_stored_bytes: int = Field(
         default=2**40,
         ge=0,
         le=2**60,
-        description="bytes of one tenant's objects beyond which uploads are refused; 0 for no limit",
+        description="maximum bytes of one tenant's objects; further uploads are rejected; 0 for no limit",
     )
     dicom_readers: int = Field(
-        default=4, ge=1, le=64, description="DICOM studies that are downloaded and read at the same time"
+        default=4, ge=1, le=64, description="maximum DICOM studies that are downloaded and read at once"
     )
     dicom_queue_size: int = Field(
-        default=32, ge=1, le=65_536, description="Extract calls on DICOM that may run or wait, beside queue_size"
+        default=32, ge=1, le=65_536, description="maximum Extract calls on DICOM that run or wait, beside queue_size"
     )
     dicom_study_bytes: int = Field(
         default=2 * 2**30,
         ge=2**20,
         le=64 * 2**30,
-        description="largest DICOM study that Extract reads: bytes of its files, unpacked",
+        description="maximum size of a DICOM study that Extract reads, in bytes of its unpacked files",
     )
     dicom_timeout_s: float = Field(
         default=300.0,
         gt=0.0,
         le=3600.0,
-        description="seconds within which a DICOM study must be downloaded and read, whatever the call's deadline",
+        description="maximum seconds to download and read a DICOM study, even if the deadline of the call is later",
     )
     dicom_folder: Path | None = Field(
         default=None,
-        description="folder for the files of studies while they are read, which needs room for dicom_readers studies; "
-        "vfmalign-dicom-UID in the folder for temporary files by default",
+        description="temporary folder for the files of DICOM studies; it needs space for dicom_readers studies; by "
+        "default vfmalign-dicom-UID in the system's temporary folder",
     )
     study_upload_age_s: int = Field(
         default=3600,
         ge=600,
         le=7 * 86_400,
-        description="age at which uploaded DICOM studies are deleted, in seconds; they are looked for every hour",
+        description="age at which uploaded DICOM studies are deleted, in seconds; checked every hour",
     )
-    upload_url_s: int = Field(
-        default=3600, ge=1, le=7 * 86_400, description="seconds for which the URL of an upload is valid"
-    )
+    upload_url_s: int = Field(default=3600, ge=1, le=7 * 86_400, description="seconds for which an upload URL is valid")
     upload_age_s: int = Field(
         default=7 * 86_400,
         ge=3600,
         le=366 * 86_400,
-        description="age at which uploads that nobody published are deleted, in seconds",
+        description="age at which unpublished uploads are deleted, in seconds",
     )
 
 
 class OutboxOptions(BaseModel, frozen=True):
-    """`VFMALIGN_OUTBOX__*`: observations of Extract that wait for their monitors, in the object storage."""
+    """`VFMALIGN_OUTBOX__*`: queue of observations from Extract to monitors, in the object storage."""
 
     max_observations: int = Field(
-        default=10_000, ge=1, le=1_000_000, description="observations of one tenant that may wait; more are dropped"
+        default=10_000, ge=1, le=1_000_000, description="maximum waiting observations of one tenant; others are dropped"
     )
     max_bytes: int = Field(
         default=256 * 2**20,
         ge=2**16,
         le=2**40,
-        description="bytes of one tenant's observations that may wait; more are dropped",
-    )
-    hedge_s: float = Field(
-        default=0.1,
-        ge=0.0,
-        le=10.0,
-        description="seconds after which Extract stores an observation while the monitoring service has not answered",
+        description="maximum bytes of waiting observations of one tenant; others are dropped",
     )
     write_timeout_s: float = Field(
         default=5.0,
         gt=0.0,
         le=60.0,
-        description="seconds after which Extract drops an observation that the object storage has not taken",
+        description="seconds to wait for the object storage to store an observation; past it, it is dropped",
     )
     call_timeout_s: float = Field(
-        default=10.0, gt=0.0, le=600.0, description="seconds within which the monitoring service must answer"
+        default=10.0, gt=0.0, le=600.0, description="seconds to wait for an answer of the monitoring service"
     )
     poll_s: float = Field(
         default=15.0,
         gt=0.0,
         le=3600.0,
-        description="seconds between two looks for observations that other replicas, or an earlier process, have left",
+        description="seconds between two searches for observations of other replicas or of an earlier process",
     )
 
 
@@ -129,8 +121,7 @@ class FeaturesSettings(ServiceSettings, ServiceClientSettings):
     features: FeaturesOptions = FeaturesOptions()
     monitoring_address: str = Field(
         default="",
-        description="host:port of the monitoring service; without it, observations that Extract is asked for are "
-        "dropped",
+        description="host:port of the monitoring service; if not set, the observations of Extract requests are dropped",
     )
     outbox: OutboxOptions = OutboxOptions()
     dicomweb: PacsServers = Field(default_factory=dict)
@@ -141,7 +132,7 @@ class FeaturesSettings(ServiceSettings, ServiceClientSettings):
         tenants = info.data["auth"].tenants if "auth" in info.data else ()
         for name, server in servers.items():
             if unknown := set(server.tenants) - set(tenants):
-                raise ValueError(f"{name} is for the tenant {min(unknown)}, which this deployment does not serve")
+                raise ValueError(f"{name} names the tenant {min(unknown)}, which this deployment does not serve")
             if len(tenants) > 1 and not server.tenants:
                 raise ValueError(
                     f"set VFMALIGN_DICOMWEB__{name.upper()}__TENANTS: the deployment serves several tenants"
@@ -149,7 +140,7 @@ class FeaturesSettings(ServiceSettings, ServiceClientSettings):
         return servers
 
     def get_servers(self, tenant: str) -> dict[str, PacsServer]:
-        """Returns the PACS that a tenant's callers may read from, by name."""
+        """Returns the PACS servers that a tenant may read from, by name."""
         return {
             name: server for name, server in self.dicomweb.items() if not server.tenants or tenant in server.tenants
         }

@@ -10,30 +10,30 @@ from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.features.settings import FeaturesOptions
 
 _STUDY_THREADS = 2
-"""Through which a study passes: it is prepared in one, and goes through the encoder in the other."""
+"""Threads per study: one prepares it, the other runs the encoder."""
 _LISTS = 2
-"""Lists that are read at the same time; each holds one dataset with its cases in memory."""
+"""Maximum number of lists that are read at once; each has one dataset with its cases in memory."""
 
 
 class Workers:
     """One thread owns the device, one reads and prepares studies, one runs dataset extractions, and two read lists.
 
-    Extractions submit their batches to the device's thread, where they alternate with studies. Studies as DICOM have
-    threads and a gate of their own, so that those that wait for a PACS keep no other call waiting.
+    Extractions submit their batches to the device's thread, where they alternate with studies. DICOM studies have their
+    own threads and gate, so that studies that wait for a PACS do not delay other calls.
 
     Attributes:
         device, studies, datasets: queues of the threads.
-        lists: reads pages of objects, which takes a while where datasets have many cases.
+        lists: reads pages of objects, which is slow for datasets with many cases.
         dicom: reads studies as DICOM.
-        dicom_slots: held while a study's voxels are in memory: until it is prepared.
-        gate, dicom_gate: let studies in, as volumes and as DICOM.
+        dicom_slots: held while the voxels of a study are in memory, until it is prepared.
+        gate, dicom_gate: admit studies that are sent as volumes and as DICOM.
     """
 
     def __init__(self, options: FeaturesOptions) -> None:
         self.gate = FairGate(_STUDY_THREADS + 1, options.queue_size, "extract")
         self.dicom_gate = FairGate(options.dicom_readers + 1, options.dicom_queue_size, "extract-dicom")
-        # Sized so that these queues are never full: every admitted study, one that was cancelled while it ran and still
-        # occupies the worker, and one batch of a dataset. Gates and the queue of datasets refuse excess calls.
+        # Sized so that these queues are never full: all admitted studies, one cancelled study that still occupies the
+        # worker, and one batch of a dataset. The gates and the queue of datasets reject excess calls.
         admitted = options.queue_size + options.dicom_queue_size
         self.device = WorkQueue(admitted + 2, "device")
         self.studies = WorkQueue(admitted + 1, "studies")

@@ -1,4 +1,4 @@
-"""`python -m vfmalign.finetuning`: wire the service and run it.
+"""`python -m vfmalign.finetuning`: run the finetuning service.
 
 Every process serves the API. The one that holds the lease also does the orchestrator's work.
 """
@@ -62,7 +62,7 @@ async def run(settings: FinetuningSettings) -> None:
     launcher: Launcher
     leading: asyncio.Task[None]
 
-    def take_office(term: Term) -> Orchestrator:
+    def start_leading(term: Term) -> Orchestrator:
         return Orchestrator(term, tenancies=tenancies, launcher=launcher, settings=settings)
 
     def show_log(tenant: str, job: str, attempt: int) -> str:
@@ -72,7 +72,7 @@ async def run(settings: FinetuningSettings) -> None:
         status = health_pb2.HealthCheckResponse
         await state.set(name, status.SERVING if serves else status.NOT_SERVING)
 
-    leadership = Leadership(Lease(database, settings.lease.ttl_s), take_office, announce)
+    leadership = Leadership(Lease(database, settings.lease.ttl_s), start_leading, announce)
 
     def add_services(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         quota, wake = settings.quota, leadership.wake

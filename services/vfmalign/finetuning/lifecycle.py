@@ -7,9 +7,9 @@
 
 Between `queued` and `running`, a job is `pending`: launched, and waiting for its processes to start.
 
-Creation is idempotent: the same id with the same request returns the first row. The first terminal state stays, so that
-a result and a cancellation that race have one outcome, which every later reader sees. Only `retry` leads out of it, and
-`reopen` where the result of what succeeded was lost in the store.
+Creation is idempotent: the same id with the same request returns the existing row. The first terminal state stays: if a
+result and a cancellation race, all later readers see the same outcome. Only `retry` leaves a terminal state, and
+`reopen` if a stored result was lost.
 """
 
 from __future__ import annotations
@@ -46,29 +46,29 @@ from vfmalign.database.tables import LifecycleRow, now
 from vfmalign.finetuning import metrics
 
 NO_FREE_SLOT = "NO_FREE_SLOT"
-"""`Progress.reason` of what waits for the limit on concurrent work."""
+"""`Progress.reason` of an operation that waits because of a limit on concurrent work."""
 ARTIFACT_LOST = "ARTIFACT_LOST"
-"""`Progress.reason` of what had finished and runs again, because a stored object was lost."""
+"""`Progress.reason` of a finished operation that runs again, because a stored object was lost."""
 _OF_THE_SYSTEM = frozenset(
     {Internal.reason, DataLoss.reason, DeadlineExceeded.reason, ProcessLost.reason, Unavailable.reason}
     | {"DEVICE_MEMORY", "JOB_FAILED", "JOB_GIVEN_UP"}
     | MISCONFIGURED_STORE
 )
-"""Reasons of failures that an operator has to look at. All others name what is wrong with the request."""
+"""Reasons of failures that an operator has to fix. All other reasons are errors in the request."""
 _MAX_DIFFERENCES = 8
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What jobs, checks and experiments have in common.
+    """Common fields of jobs, checks and experiments.
 
     Attributes:
         state: only jobs are `pending`.
-        progress: current phase, counts, and what it waits for; after the end, how it ended.
-        failure: set where the state is `failed`.
+        progress: current phase, counts and cause of waiting; after the end, how it ended.
+        failure: set if the state is `failed`.
         cancel_requested: whether an operation with work in progress was asked to end.
-        retries, retried_at: how often, and when last, a client queued it again.
-        created_by: key of the identity that created it; empty for what the service created itself.
+        retries, retried_at: how often a client has queued it again, and when it last did.
+        created_by: key of the identity that created it; empty if the service created it.
     """
 
     id: str
@@ -90,13 +90,13 @@ class Operation:
 
     @property
     def queued_at(self) -> datetime:
-        """When a client last queued it: when it was created or retried."""
+        """When a client last queued the operation: the time of its creation or of its last retry."""
         return self.retried_at or self.created_at
 
     def must_follow(self, retried_at: datetime | None) -> bool:
-        """Returns whether the retry of its owner has yet to reach it: it has neither a result nor an end of its own.
+        """Returns whether the owner's retry (at `retried_at`) must retry this item, too: if it ended without a result.
 
-        One that a client cancels after that retry is left alone, as is one that succeeded while it was being cancelled.
+        It stays as it is if it was queued after that retry, or succeeded while it was being cancelled.
         """
         ended = self.state in {"failed", "cancelled"} or (self.cancel_requested and self.state != "succeeded")
         return retried_at is not None and self.queued_at < retried_at and ended
@@ -107,17 +107,17 @@ Item = TypeVar("Item", bound=Operation)
 
 
 class LifecycleRepository(ABC, Generic[Row, Item]):
-    """All rows of one table and tenant. Every method is one transaction, and only those that write are guarded.
+    """All rows of one table and tenant. Every method is one transaction. Only writing methods are fenced.
 
     Args:
-        database: where the table is, and whose rows are meant.
-        quota: how many unfinished rows of the tenant one caller may have; 0 for no limit.
+        database: database of the table, restricted to one tenant.
+        quota: maximum number of unfinished rows of one caller in the tenant; 0 for no limit.
 
     Attributes:
         table: class of the rows.
-        noun: what a row is called in errors, such as `check`.
-        states: in which an item can be.
-        stopping: detail of the progress while a cancelled operation still runs.
+        noun: name of a row in errors, such as `check`.
+        states: possible states of an item.
+        stopping: detail of the progress while a cancelled operation is still running.
     """
 
     table: type[Row]
@@ -133,10 +133,10 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         """Converts a row."""
 
     def find(self, item_id: str, request: Record) -> Item | None:
-        """Returns the item of this id that was created with the same request, or None if the id is free.
+        """Returns the item with this id, if it has the same request; None if the id is free.
 
         Raises:
-            Conflict: the id was used with another request.
+            Conflict: the id is taken by an item with a different request.
         """
         with self._database.snapshot() as session:
             row = session.get(self.table, self._key(item_id))
@@ -164,7 +164,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         return {state: numbers.get(state, 0) for state in self.states}
 
     def count_of_busiest_caller(self) -> int:
-        """Returns how many unfinished items the caller has who has the most, which is what a quota limits."""
+        """Returns how many unfinished items the caller with the most of them has, for comparison with the quota."""
         number = sa.func.count()
         query = sa.select(number).select_from(self.table).group_by(self.table.created_by)
         query = query.where(self.table.created_by != "", self.table.state.not_in(TERMINAL_STATES))
@@ -173,7 +173,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             return session.scalar(query) or 0
 
     def cancel(self, item_id: str) -> Item:
-        """Cancels: a queued item ends at once, a pending or running one when its work has ended, a finished one stays.
+        """Cancels an item. A queued item ends at once, a running one after its work has stopped; a finished item stays.
 
         Raises:
             NotFound: the id is unknown.
@@ -188,14 +188,14 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             return self._to_item(row)
 
     def retry(self, item_id: str) -> Item:
-        """Queues an item again that failed or was cancelled; it keeps its artifacts and its history.
+        """Queues a failed or cancelled item again; it keeps its artifacts and its history.
 
-        An item that is queued or running stays as it is. One that is being cancelled goes on.
+        A queued or running item stays as it is. If it is being cancelled, the cancellation is withdrawn.
 
         Raises:
             NotFound: the id is unknown.
             PreconditionFailed: it succeeded.
-            Exhausted: its creator has as many unfinished ones as the quota allows.
+            Exhausted: its creator has reached the quota of unfinished items.
         """
         with self._database.session() as session:
             row = self._row(session, item_id)
@@ -204,9 +204,9 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             return self._retry(session, row)
 
     def follow_retry(self, item_id: str, retried_at: datetime | None) -> Item:
-        """Retries an item of something that was retried then, where `must_follow` says so.
+        """Retries an item after its owner was retried, if `must_follow` says so.
 
-        Reading and retrying are one transaction: an item that is being cancelled may succeed at any moment.
+        Reading and retrying are one transaction, because an item that is being cancelled may succeed at any moment.
 
         Raises:
             NotFound: the id is unknown.
@@ -217,7 +217,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             return self._retry(session, row) if item.must_follow(retried_at) else item
 
     def set_progress(self, item_id: str, progress: Progress) -> None:
-        """Records what an item is doing or waiting for; one that ends or is being cancelled keeps its last progress."""
+        """Records the progress of an item. An item that has ended or is being cancelled keeps its last progress."""
         with self._database.session() as session:
             self._set_progress(self._row(session, item_id), progress)
 
@@ -234,18 +234,18 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             self._end(session, self._row(session, item_id), "failed", message, failure)
 
     def mark_cancelled(self, item_id: str) -> None:
-        """Ends an item whose work has stopped after `cancel`, unless the cancellation was withdrawn meanwhile."""
+        """Ends an item after `cancel` has stopped its work, unless the cancellation was withdrawn meanwhile."""
         with self._database.session() as session:
             row = self._row(session, item_id)
             if row.cancel_requested:
                 self._end(session, row, "cancelled", "cancelled")
 
     def reopen(self, item_id: str, detail: str) -> Item:
-        """Queues an item again that succeeded, because its report was lost. Intact artifacts are kept.
+        """Queues a successful item again, because its report was lost. Intact artifacts are kept.
 
         Args:
             item_id: the item.
-            detail: what is lost, in one sentence.
+            detail: one sentence that names the lost object.
         """
         with self._database.session() as session:
             row = self._row(session, item_id)
@@ -258,8 +258,8 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         """Adds a queued row, unless its id exists.
 
         Raises:
-            Conflict: the id was used with another request.
-            Exhausted: the caller has as many unfinished ones as the quota allows.
+            Conflict: the id is taken by an item with a different request.
+            Exhausted: the caller has reached the quota of unfinished items.
         """
         row.request, row.request_digest = request.model_dump(mode="json"), request.digest()
         row.state, row.created_at = "queued", now()
@@ -268,7 +268,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         row.progress = _dump(Progress(phase="queued", detail=detail, reason=NO_FREE_SLOT))
         try:
             with self._database.session() as session:
-                if session.get(self.table, self._key(row.id)) is None:  # a request that is repeated needs no room
+                if session.get(self.table, self._key(row.id)) is None:  # a repeated request does not use the quota
                     self._check_quota(session, row)
                 session.add(row)
         except IntegrityError:
@@ -277,9 +277,9 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         return self._to_item(row)
 
     def _check_quota(self, session: Session, row: Row) -> None:
-        """Checks that the creator of a row may have one more that is unfinished.
+        """Checks that the creator of a row may have one more unfinished row.
 
-        Calls that arrive at once are not counted by each other, and may exceed the quota by their number.
+        Concurrent calls do not count each other, and may exceed the quota by their number.
         """
         if not self._quota or not row.created_by:
             return
@@ -313,7 +313,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         if row.request_digest != request.digest():
             fields = list_differences(row.request, request.model_dump(mode="json"))[:_MAX_DIFFERENCES]
             raise Conflict(
-                f"the {self.noun} exists and was created with another body: it differs in {', '.join(fields)}",
+                f"the {self.noun} exists with a different request: it differs in {', '.join(fields)}",
                 subject=row.id,
                 remedy=f"choose another {self.noun} id",
             )
@@ -340,7 +340,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         return row.state != "succeeded"
 
     def _reset(self, row: Row) -> None:
-        """Clears what an item that is retried does not keep."""
+        """Clears the fields that a retried item does not keep."""
 
     def _select(self, query: sa.Select[Row]) -> tuple[Item, ...]:
         with self._database.snapshot() as session:
@@ -354,7 +354,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         return accepted
 
     def _end(self, session: Session, row: Row, state: State, detail: str, failure: Failure | None = None) -> None:
-        """Moves a row to a terminal state; the first terminal state stays."""
+        """Moves a row to a terminal state, unless it is in one already."""
         if row.state in TERMINAL_STATES:
             return
         row.state, row.finished_at = state, now()
@@ -365,7 +365,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
 
 
 def common_fields(row: LifecycleRow) -> dict[str, Any]:
-    """Returns the fields of `Operation` as stored in a row."""
+    """Returns the fields of `Operation` from a row."""
     return {
         "id": row.id,
         "state": row.state,

@@ -1,6 +1,6 @@
-"""Prometheus metrics of the finetuning service alone.
+"""Prometheus metrics that only the finetuning service exports.
 
-The leader exports how many jobs, checks and experiments there are; every process counts those that it ends itself.
+The leader exports the numbers of jobs, checks and experiments. Every process counts the ones that it ends itself.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ _State = TypeVar("_State", bound=str)
 WAIT_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 
 jobs = Gauge(
-    "vfmalign_jobs", "Jobs by state; a pending one is launched and has not started.", ("state",), registry=REGISTRY
+    "vfmalign_jobs", "Jobs by state. A `pending` job is launched, but has not started.", ("state",), registry=REGISTRY
 )
 checks = Gauge("vfmalign_checks", "Checks by state.", ("state",), registry=REGISTRY)
 experiments = Gauge("vfmalign_experiments", "Experiments by state.", ("state",), registry=REGISTRY)
 checks_waiting = Gauge(
     "vfmalign_checks_waiting",
-    "Checks that pause before they repeat a call that failed or was refused, by the kind of the error, such as "
-    "`UNAVAILABLE`, `STORE_UNAVAILABLE` or `UNAUTHENTICATED`. A check with several kinds counts for each.",
+    "Checks that wait before they repeat a failed or rejected call, by reason of the error, such as `UNAVAILABLE`, "
+    "`STORE_UNAVAILABLE` or `UNAUTHENTICATED`. A check with several reasons counts once for each.",
     ("reason",),
     registry=REGISTRY,
 )
 jobs_waiting = Gauge(
     "vfmalign_jobs_waiting",
-    "Queued and pending jobs that say what they wait for, by its kind, such as `NO_FREE_SLOT`, `UNSCHEDULABLE` or "
+    "Queued and pending jobs with a known cause of waiting, by cause, such as `NO_FREE_SLOT`, `UNSCHEDULABLE` or "
     "`STORE_UNAVAILABLE`.",
     ("reason",),
     registry=REGISTRY,
 )
 job_attempts_ended = Counter(
     "vfmalign_job_attempts_ended",
-    "Attempts of jobs that ended, by outcome: `succeeded`, `permanent` and `retryable` failures, `interrupted` from "
-    "outside, `unavailable` object storage, or `cancelled`.",
+    "Ended attempts of jobs, by outcome: `succeeded`, `permanent` or `retryable` failure, `interrupted` from outside, "
+    "`unavailable` object storage, or `cancelled`.",
     ("outcome",),
     registry=REGISTRY,
 )
@@ -49,8 +49,8 @@ experiment_cells = Gauge(
 )
 ended = Counter(
     "vfmalign_operations_ended",
-    "Jobs, checks and experiments (`kind`) that ended, by their last state; one that is retried may end again. `fault` "
-    "tells of a failure whether the system has to be mended or the request, and is `none` otherwise.",
+    "Jobs, checks and experiments (`kind`) that ended, by their last state. After a retry, they may end again. `fault` "
+    "is `system` or `request`, depending on which of them caused a failure, and otherwise `none`.",
     ("kind", "state", "fault"),
     registry=REGISTRY,
 )
@@ -62,11 +62,11 @@ job_queue_wait_seconds = Histogram(
 )
 jobs_longest_wait = Gauge(
     "vfmalign_jobs_longest_wait_timestamp_seconds",
-    "When the job was created or retried that has waited longest and has not started yet, in seconds since 1970; 0 "
-    "where none waits. A job that waits for another one, which trains the same baseline, does not count.",
+    "When the longest-waiting job that has not started yet was created or retried, in seconds since 1970; 0 if no job "
+    "waits. Jobs that wait for another job with the same baseline do not count.",
     registry=REGISTRY,
 )
-# Counters that begin with their first event would hide it from `increase()`.
+# Start all counters at 0: `increase()` does not see the first event of a counter that begins with it.
 for _kind in ("job", "check", "experiment"):
     for _state in sorted(TERMINAL_STATES):
         for _fault in ("system", "request") if _state == "failed" else ("none",):
@@ -79,13 +79,13 @@ _waited_for: set[str] = set()
 
 
 def count_states(gauge: Gauge, tenants: Sequence[Mapping[_State, int]]) -> None:
-    """Sets a gauge of numbers by state or reason to those of all tenants together."""
+    """Sets a gauge, for each state or reason, to the sum over all tenants."""
     for state in tenants[0]:
         gauge.labels(state).set(sum(numbers[state] for numbers in tenants))
 
 
 def count_waiting_jobs(tenants: Sequence[Mapping[str, int]]) -> None:
-    """Sets the numbers of waiting jobs by reason; a reason for which no job waits any longer stays, with 0."""
+    """Sets the numbers of waiting jobs by reason. Reasons without waiting jobs stay, with 0."""
     present = sum((collections.Counter(numbers) for numbers in tenants), collections.Counter[str]())
     _waited_for.update(present)
     for reason in _waited_for:
@@ -93,18 +93,18 @@ def count_waiting_jobs(tenants: Sequence[Mapping[str, int]]) -> None:
 
 
 def export_longest_wait(tenants: Sequence[datetime | None]) -> None:
-    """Exports when the job was queued that has waited longest in each tenant; None where none waits."""
+    """Exports when the longest-waiting job of all tenants was queued; a tenant's time is None if no job waits."""
     jobs_longest_wait.set(min((since.timestamp() for since in tenants if since is not None), default=0.0))
 
 
 def export_quotas(tenant: str, used: Mapping[str, float]) -> None:
-    """Exports the shares of the quotas of a tenant that are used, by quota."""
+    """Exports the used share of each quota of a tenant."""
     for quota, share in used.items():
         quota_used_ratio.labels(tenant, quota).set(share)
 
 
 def clear_states() -> None:
-    """Ends the export of the numbers by state: those of the next leader count."""
+    """Stops exporting the numbers by state, because the next leader exports them from now on."""
     for gauge in (jobs, checks, experiments, checks_waiting, jobs_waiting, experiment_cells, quota_used_ratio):
         gauge.clear()
     jobs_longest_wait.set(0)

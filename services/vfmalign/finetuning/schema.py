@@ -11,7 +11,7 @@ from vfmalign.finetuning.experiments import tables as _experiments
 from vfmalign.finetuning.jobs import tables as _jobs
 
 _TABLES = (_jobs, _checks, _experiments)
-"""Modules whose tables `Base` holds once they are imported."""
+"""Modules that add their tables to `Base` when they are imported."""
 SCHEMA = Schema("finetuning", "vfmalign.finetuning:migrations", Base.metadata, "orchestrator")
 
 

@@ -28,11 +28,11 @@ Context = grpc.aio.ServicerContext[Message, Message]
 Item = TypeVar("Item", bound=Operation)
 Packed = TypeVar("Packed", bound=Message)
 _PAGE_BYTES = 4 * 2**20
-"""A page ends before its messages exceed this size, whatever its number of rows."""
+"""A page ends before its messages exceed this size in bytes, whatever its number of rows."""
 
 
 class ListRequest(Protocol):
-    """What the requests of all lists have."""
+    """Common fields of all list requests."""
 
     @property
     def page_size(self) -> int:
@@ -48,10 +48,10 @@ class ListRequest(Protocol):
 
 
 class OperationServicer(ABC, Generic[Item, Packed]):
-    """Handlers that the three servicers share; the calls differ only in their messages, such as `Packed`.
+    """Common handlers of the three servicers. Their calls differ only in the messages, such as `Packed`.
 
     Args:
-        repository: of the operations.
+        repository: repository of the operations.
         watching: paces watching calls and ends them with the service.
         wake: called after a change that the reconciler should see at once.
     """
@@ -65,10 +65,10 @@ class OperationServicer(ABC, Generic[Item, Packed]):
 
     @abstractmethod
     def _convert(self, item: Item, *, whole: bool = True) -> ApiMessage:
-        """Converts an operation to its message; lists leave out all that can be large (`whole` is False)."""
+        """Converts an operation to its message. Lists leave out large fields (`whole` is False)."""
 
     async def _pack(self, item: Item, *, whole: bool = True) -> Packed:
-        # Reports, which those that have succeeded have, are in the store.
+        # Operations that succeeded have a report, which is in the store.
         threads = STORE if whole and item.state == "succeeded" else DATABASE
         record = await threads.run(self._convert, item, whole=whole)
         message: Packed = record.to_proto()
@@ -97,7 +97,7 @@ class OperationServicer(ABC, Generic[Item, Packed]):
 
         Raises:
             NotFound: the id is unknown.
-            Forbidden: somebody else created it, and the caller is not an admin.
+            Forbidden: another caller created it, and the caller is not an admin.
         """
         item = await DATABASE.run(self._repository.get, item_id)
         check_ownership(current_identity.get(), item.created_by, item.id)
@@ -134,10 +134,10 @@ async def stream_report(
 
     Args:
         store: holds the file.
-        subject: what is reported on, such as `check c1`.
-        state: its state, for the error.
-        files: by format; without entries where there is no report.
-        number: of the format; unspecified means the page.
+        subject: subject of the report, such as `check c1`.
+        state: state of the subject, for the error.
+        files: files by format; empty if there is no report.
+        number: number of the format; unspecified means the page.
 
     Raises:
         PreconditionFailed: there is no report, or none in this format.

@@ -18,22 +18,22 @@ class LauncherSettings(BaseModel, frozen=True):
     """`VFMALIGN_LAUNCHER__*`: how, where and how many training processes run."""
 
     kind: Literal["local", "kubernetes"] = Field(
-        default="local", description="where jobs run: local, as subprocesses of this machine; kubernetes, as its Jobs"
+        default="local", description="where jobs run: local (subprocesses of this service) or kubernetes (Jobs)"
     )
     command: tuple[str, ...] = Field(
         default=(),
-        description="local: program and arguments of a job as a JSON list, to which the spec's URI is appended; empty "
-        "runs vfmalign.training with this interpreter",
+        description="local: JSON list of the program and its arguments; the URI of the job spec is appended; if empty, "
+        "vfmalign.training runs with this interpreter",
     )
     namespace: str = Field(
         default="",
         pattern=_NAME_OR_EMPTY,
-        description="kubernetes: namespace of the Jobs; empty takes the one that this service runs in",
+        description="kubernetes: namespace of the Jobs; if empty, the namespace of this service",
     )
     pod_template: str = Field(
         default="vfmalign-training",
         pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$",
-        description="kubernetes: PodTemplate that every job's pods are made of, read at each launch",
+        description="kubernetes: PodTemplate for the pods of every job; read at each launch",
     )
     queue: str = Field(
         default="",
@@ -43,52 +43,52 @@ class LauncherSettings(BaseModel, frozen=True):
     active_deadline_s: int = Field(
         default=604_800,
         ge=1,
-        description="kubernetes: seconds that one attempt of a job may take; past it the job fails",
+        description="kubernetes: time limit of one attempt in seconds; a job that exceeds it fails",
     )
     ttl_s: int = Field(
-        default=86_400, ge=0, description="kubernetes: seconds that a Job that has ended is kept to be looked at"
+        default=86_400, ge=0, description="kubernetes: seconds for which an ended Job is kept for inspection"
     )
-    nodes: int = Field(default=1, ge=1, le=1_000, description="kubernetes: pods of a job, which train it together")
+    nodes: int = Field(default=1, ge=1, le=1_000, description="kubernetes: number of pods that train one job together")
     processes_per_node: int = Field(
-        default=1, ge=1, le=64, description="kubernetes: training processes in a pod: the number of its GPUs"
+        default=1, ge=1, le=64, description="kubernetes: training processes per pod: its number of GPUs"
     )
     max_running: int = Field(
         default=1,
         ge=1,
         le=1_000,
-        description="jobs of all tenants that run at once; a free place goes to the tenant with the fewest",
+        description="maximum running jobs of all tenants; a free slot goes to the tenant with the fewest",
     )
     max_attempts: int = Field(
         default=3,
         ge=1,
         le=100,
-        description="failures of the training itself, without progress in between, after which a job is given up",
+        description="number of failures of the training without progress in between, after which the job fails",
     )
     max_interruptions: int = Field(
         default=20,
         ge=1,
         le=10_000,
-        description="interruptions from outside (kills, drained or lost nodes), without progress in between, after "
-        "which a job is given up",
+        description="number of outside interruptions (kills, drained or lost nodes) without progress in between, after "
+        "which the job fails",
     )
     retry_delay_s: float = Field(
-        default=5.0, ge=0.0, le=3600.0, description="seconds before the second attempt; doubled for each further one"
+        default=5.0, ge=0.0, le=3600.0, description="seconds before the second attempt; doubled for every further one"
     )
     longest_retry_delay_s: float = Field(
-        default=300.0, ge=0.0, le=86_400.0, description="longest pause in seconds between two attempts"
+        default=300.0, ge=0.0, le=86_400.0, description="maximum pause between two attempts, in seconds"
     )
     stop_grace_s: float = Field(
-        default=60.0, ge=0.0, le=3600.0, description="seconds a stopped job gets to write its checkpoint"
+        default=60.0, ge=0.0, le=3600.0, description="seconds that a stopped job has to write its checkpoint"
     )
     stop_jobs: bool | None = Field(
         default=None,
-        description="whether running jobs stop with the service and resume at its next start; without it those of this "
-        "machine do, and those of a cluster go on",
+        description="whether running jobs stop with the service and resume at its next start; if not set, local jobs "
+        "stop and Kubernetes Jobs continue",
     )
 
     @property
     def stops_jobs(self) -> bool:
-        """Whether running jobs stop with the service."""
+        """Whether running jobs stop when the service stops."""
         return self.kind == "local" if self.stop_jobs is None else self.stop_jobs
 
 
@@ -100,26 +100,26 @@ class ReconcilerSettings(BaseModel, frozen=True):
         default=30.0,
         gt=0.0,
         le=3600.0,
-        description="longest pause in seconds before a call is tried again",
+        description="maximum pause before a call is repeated, in seconds",
     )
-    max_checks: int = Field(default=4, ge=1, le=1_000, description="checks of one tenant that run at once")
+    max_checks: int = Field(default=4, ge=1, le=1_000, description="maximum running checks of one tenant")
 
 
 class QuotaSettings(BaseModel, frozen=True):
-    """`VFMALIGN_QUOTA__*`: what one caller may have queued or running at once in a tenant; 0 for no limit.
+    """`VFMALIGN_QUOTA__*`: limits of unfinished work per caller and tenant; 0 for no limit.
 
-    Jobs that a check creates, and checks that an experiment creates, do not count.
+    Jobs that a check creates and checks that an experiment creates are not counted.
     """
 
-    jobs: int = Field(default=200, ge=0, le=1_000_000, description="unfinished jobs of one caller; 0 for no limit")
-    checks: int = Field(default=200, ge=0, le=1_000_000, description="unfinished checks of one caller; 0 for no limit")
+    jobs: int = Field(default=200, ge=0, le=1_000_000, description="unfinished jobs per caller; 0 for no limit")
+    checks: int = Field(default=200, ge=0, le=1_000_000, description="unfinished checks per caller; 0 for no limit")
     experiments: int = Field(
-        default=20, ge=0, le=1_000_000, description="unfinished experiments of one caller; 0 for no limit"
+        default=20, ge=0, le=1_000_000, description="unfinished experiments per caller; 0 for no limit"
     )
 
 
 class FinetuningServerSettings(ServerSettings, frozen=True):
-    """`VFMALIGN_SERVER__*` of the finetuning service, whose requests are small."""
+    """`VFMALIGN_SERVER__*` of the finetuning service, which receives small requests only."""
 
     max_message_bytes: int = Field(default=2**18, ge=2**16, le=2**30, description="largest accepted message, in bytes")
 

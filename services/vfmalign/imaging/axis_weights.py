@@ -1,4 +1,4 @@
-"""Weights of resampling along one axis, stored as a band: each output is a weighted sum of a few neighbouring inputs.
+"""Weights for resampling along one axis. Each output is a weighted sum of a few neighbouring inputs, stored as a band.
 
 Legend: O output and I input positions along one axis; B inputs of a band; L distances between two inputs.
 """
@@ -18,9 +18,9 @@ from torch import Tensor
 TRUNCATE_SIGMAS = 3.0
 """Radius of the Gaussian low-pass in standard deviations."""
 SNAP_VOXELS = 1e-4
-"""Positions this close to a voxel's centre are the voxel's. Affines carry rounding errors of 1e-16 to 1e-6 voxels (they
-are products, inverses and float32 headers), which would give a neighbour a tiny weight. Zeros beside tissue would then
-become nonzero, and normalisation over nonzero voxels would count the background as signal.
+"""Positions this close to a voxel's centre are moved onto it. Affines carry rounding errors of 1e-16 to 1e-6 voxels
+(they are products, inverses and float32 headers), which would give a neighbour a tiny weight. Zeros beside tissue would
+then become nonzero, and normalisation over nonzero voxels would count the background as signal.
 """
 
 BandedProduct: TypeAlias = tuple[Tensor, slice, slice]
@@ -28,11 +28,11 @@ BandedProduct: TypeAlias = tuple[Tensor, slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class AxisWeights:
-    """Weights along one axis. Memory is proportional to the outputs times the width of the band.
+    """Weights that resample one axis. Their memory is proportional to the outputs times the width of the band.
 
     Attributes:
         first_O: index of the first input of each output's band, from 0 to `size − B`.
-        weights_OB: float32, non-negative; outputs whose weights are all 0 lie outside the inputs and are 0.
+        weights_OB: float32, non-negative; an output without weights lies outside the inputs and is 0.
         size: number of inputs.
     """
 
@@ -45,26 +45,26 @@ class AxisWeights:
 
     @property
     def width(self) -> int:
-        """Number of inputs B that contribute to an output at most."""
+        """Maximum number B of inputs that contribute to an output."""
         return int(self.weights_OB.shape[1])
 
     @classmethod
     def identity(cls, size: int) -> AxisWeights:
-        """Weights that copy every input."""
+        """Returns weights that copy every input."""
         return cls(np.arange(size), np.ones((size, 1), np.float32), size)
 
     @classmethod
     def interpolate(cls, size: int, size_out: int, step: float, start: float, sigma: float) -> AxisWeights:
-        """Weights of linear interpolation after a Gaussian low-pass.
+        """Returns weights for linear interpolation after a Gaussian low-pass.
 
-        Up to the outer face of the first and last voxel the value of that voxel continues; beyond it all weights are 0.
+        From the centre to the outer face of the first or last voxel, its value continues; beyond it, all weights are 0.
 
         Args:
             size: number of inputs.
             size_out: number of outputs.
             step: distance between two outputs, in inputs.
             start: position of the first output, in inputs.
-            sigma: standard deviation of the low-pass in inputs; it has the boundary rule of `ndimage`'s mode `nearest`.
+            sigma: standard deviation of the low-pass in inputs; boundaries follow `ndimage`'s mode `nearest`.
         """
         position = get_positions(size_out, step, start)
         within = is_within_extent(position, size)
@@ -83,7 +83,7 @@ class AxisWeights:
         return cls(first_O, weights_OB.astype(np.float32), size)
 
     def get_window(self, start: int, count: int) -> AxisWeights:
-        """Weights of the outputs from `start` on; outputs before the first and after the last one have no weights."""
+        """Returns weights of `count` outputs from `start` on; outputs before the first or after the last have none."""
         outputs = np.arange(start, start + count)
         inside = (outputs >= 0) & (outputs < len(self))
         outputs = np.clip(outputs, 0, len(self) - 1)
@@ -101,13 +101,13 @@ class AxisWeights:
             yield torch.from_numpy(weights), band, outputs
 
     def sum_inputs(self) -> NDArray[np.float64]:
-        """Sum of the weights of each input over all outputs."""
+        """Returns the sum of each input's weights over all outputs."""
         inputs_OB = self.first_O[:, None] + np.arange(self.width)
         sums_I = np.bincount(inputs_OB.ravel(), self.weights_OB.ravel(), minlength=self.size)
         return sums_I.astype(np.float64, copy=False)
 
     def compute_gram(self) -> NDArray[np.float64]:
-        """Products of the weights of two inputs, summed over all outputs: entry (i, l) is of the inputs i and i − l."""
+        """Returns products of two inputs' weights, summed over all outputs: entry (i, l) is for inputs i and i − l."""
         weights_OB = self.weights_OB.astype(np.float64)
         gram_IL = np.zeros((self.size, self.width))
         for lag in range(self.width):
@@ -117,7 +117,7 @@ class AxisWeights:
         return gram_IL
 
     def get_contributors(self) -> Iterator[tuple[int, ...]]:
-        """Iterates over the inputs with a weight of each output."""
+        """Yields, for each output, the inputs that have a weight."""
         for first, weights_B in zip(self.first_O.tolist(), self.weights_OB, strict=True):
             yield tuple((first + np.flatnonzero(weights_B)).tolist())
 
@@ -133,7 +133,7 @@ class AxisWeights:
 
 
 def get_positions(count: int, step: float, start: float) -> NDArray[np.float64]:
-    """Positions along an axis, moved onto the voxel's centre where they are within `SNAP_VOXELS` of it."""
+    """Returns positions along an axis; those within `SNAP_VOXELS` of a voxel's centre are moved onto this centre."""
     return snap(start + step * np.arange(count, dtype=np.float64))
 
 
@@ -144,7 +144,7 @@ def snap(position: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def is_within_extent(position: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
-    """Whether positions lie within a source axis, including the voxels' outer faces (1 % tolerance)."""
+    """Returns whether positions lie within a source axis, including the voxels' outer faces (1 % tolerance)."""
     return (position >= -0.51) & (position <= size - 0.49)
 
 

@@ -14,25 +14,25 @@ from vfmalign.core.runtime.work_context import WorkContext
 _inflater: ModuleType = zlib
 try:
     from isal import isal_zlib
-except ImportError:  # no wheel for this processor; zlib takes half as long again
+except ImportError:  # no wheel for this processor; zlib takes 50 % longer
     pass
 else:
     _inflater = isal_zlib
 
 MAX_GZIP_MEMBERS = 1024
 CHUNK_BYTES = 2**16
-"""Compressed bytes passed to a decompressor at a time: it copies the input that follows its member."""
+"""Compressed bytes passed to a decompressor at a time, because it copies all input after the end of its member."""
 _PIECE_BYTES = 2**22
 """Uncompressed bytes that are copied at a time; a chunk may expand to a thousand times its size."""
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def decompress(data: bytes | memoryview, limit: int, name: str, context: WorkContext) -> memoryview:
-    """The first `limit` uncompressed bytes of a file (all where it has fewer), without decompressing more than that.
+    """Returns at most the first `limit` uncompressed bytes of a file, and does not decompress more than that.
 
     Args:
         data: the file, compressed with gzip or not.
-        limit: of the uncompressed bytes.
+        limit: maximum number of uncompressed bytes.
         name: name of the file in errors.
         context: checked before every chunk.
 
@@ -62,8 +62,8 @@ class _GzipFile:
 
     Attributes:
         data, limit, name, context: see `decompress`.
-        content: `limit` bytes, of which `size` are filled. The system provides the memory of those alone, and a buffer
-            that grows would be copied.
+        content: `limit` bytes, of which `size` are filled. The system provides memory only for the filled bytes;
+            a growing buffer would be copied.
     """
 
     data: bytes | memoryview

@@ -5,7 +5,7 @@ the patient's left, Y to the back, Z to the head, whatever the order in the file
 Every volume is interpolated once, directly onto this grid.
 
 Legend: X, Y, Z are array axes of a volume or grid; positions are in mm in NIfTI's RAS+ frame. D, H, W are the axes of a
-grid from feet to head, front to back and right to left; K source planes, whose weighted sums are the slices.
+grid from feet to head, front to back and right to left; K source planes; the slices are weighted sums of them.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from vfmalign.imaging.normalisation import SLAB_SLICES
 from vfmalign.imaging.volumes import Volume, Voxels
 
 MAX_GRID_VOXELS = 2**26
-"""Largest grid: 256 MiB for each channel in float32, which resampling and input transforms hold as a whole."""
+"""Largest grid: 256 MiB for each channel in float32, because resampling and transforms hold whole channels."""
 MIN_COVERAGE = 0.5
 """Share of the reference's field of view that every other volume must cover."""
 MAX_REDUCTION = 32.0
-"""Voxels of a volume per voxel of the grid along an axis. The low-pass before a coarser grid reads about three times as
-many voxels for each one that it writes.
+"""Maximum number of voxels of a volume per voxel of the grid along an axis. The low-pass before a coarser grid reads
+about three times as many voxels for each one that it writes.
 """
 MAX_FACTORED_WIDTH = 16
-"""Planes that contribute to one slice of a `PlaneStack`: its statistics take the product of every two of them."""
+"""Maximum number of planes in a slice of a `PlaneStack`: its statistics need the product of every two planes."""
 _LINES_PER_PRODUCT = 16
 """Output lines per matrix product: few enough that each product reads a narrow band of the input."""
 _VOXELS_PER_SLAB = 2**23
 """Voxels of a volume that are converted to float32 and resampled at a time: most MR volumes as a whole."""
 _VOXELS_PER_LOOKUP = 2**18
-"""Output voxels interpolated at a time where axes do not agree: their positions take 150 bytes each."""
+"""Output voxels interpolated at a time if axes do not agree: their positions take 150 bytes each."""
 MAX_OBLIQUENESS_VOXELS = 1e-2
 """Two volumes count as parallel if the angle between their axes displaces no voxel by more than this. The affines of
 one examination are stored in float32, so their axes rarely agree exactly.
@@ -105,7 +105,7 @@ class PlaneStack:
 
     Attributes:
         planes_KHW: float32, resampled to the grid within each plane.
-        weights: of the planes for each slice; the slices whose weights are all 0 lie outside the volume and are 0.
+        weights: of the planes for each slice; a slice without weights lies outside the volume and is 0.
     """
 
     planes_KHW: Tensor
@@ -143,12 +143,12 @@ def resample(volume: Volume, grid: Grid, *, labels: bool, name: str = "volume") 
 
 
 def resample_planes(volume: Volume, grid: Grid, name: str = "volume", origin: float = 0.0) -> PlaneStack:
-    """Resamples an image to a grid like `resample`, returning it as planes and weights.
+    """Resamples an image to a grid as `resample` does, but returns planes and weights.
 
     Values are measured from `origin`, so that voxels outside the volume, which are 0, have that value. The volume is
     converted to float32 in slabs, unless it is oblique.
 
-    Where the axes of volume and grid agree, linear interpolation is separable: one set of weights per axis replaces the
+    If the axes of volume and grid agree, linear interpolation is separable: one set of weights per axis replaces the
     lookup of every voxel, which is about ten times faster. Axes that become shorter come first, so that no intermediate
     array is larger than both the volume and the grid. Oblique volumes are interpolated voxel by voxel.
     """
@@ -163,7 +163,7 @@ def resample_planes(volume: Volume, grid: Grid, name: str = "volume", origin: fl
         return _dense_stack(torch.from_numpy(np.ascontiguousarray(values_XYZ.T)).sub_(origin))
     axes = zip(source.array_XYZ.shape, grid.shape_XYZ, np.diag(matrix), offset, sigmas, strict=True)
     across, down, through = (AxisWeights.interpolate(*axis) for axis in axes)
-    # Where the grid has fewer slices than the source, each slice is a sum of many planes, and computing statistics from
+    # If the grid has fewer slices than the source, each slice is a sum of many planes, and computing statistics from
     # the planes would cost more than from the slices.
     if through.size > len(through):
         values_DHW = torch.empty((len(through), len(down), len(across)))
@@ -208,7 +208,7 @@ def _dense_stack(values_DHW: Tensor) -> PlaneStack:
 
 
 def coverage(volume: Volume, grid: Grid) -> float:
-    """Share of the grid's voxels that lie within the volume, from 0 to 1."""
+    """Returns the share of the grid's voxels that lie within the volume, from 0 to 1."""
     source = _to_lps(volume)
     matrix, offset = _index_map(source, grid)
     return float(_inside_mask(matrix, offset, source.array_XYZ.shape, grid.shape_XYZ).mean())
@@ -313,7 +313,7 @@ def _interpolate_voxelwise(
     order: Literal[0, 1],
     outside: float = 0.0,
 ) -> NDArray[np.float32]:
-    """Nearest or linearly interpolated values where the axes do not agree, part by part to bound the memory."""
+    """Nearest or linearly interpolated values for axes that do not agree, part by part to bound the memory."""
     values_XYZ = np.empty(grid.shape_XYZ, np.float32)
     width, height, depth = grid.shape_XYZ
     columns = max(1, _VOXELS_PER_LOOKUP // height)
@@ -365,7 +365,7 @@ def _inside_mask(
     source_shape: tuple[int, ...],
     grid_shape: tuple[int, int, int],
 ) -> NDArray[np.bool_]:
-    """Mask of the grid voxels whose centre lies in the source's field of view."""
+    """Mask of the grid voxels with their centre in the source's field of view."""
     inside = np.ones(grid_shape, dtype=np.bool_)
     x, y, z = (np.arange(size) for size in grid_shape)
     for axis, size in enumerate(source_shape):

@@ -20,15 +20,15 @@ from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.models import MAX_SPACING_MM, MIN_SPACING_MM
 
 MAX_VOXELS = 2**28
-"""Largest volume that is decoded (512 × 512 × 1024). A larger size in a header is an error or a decompression bomb."""
+"""Maximum number of voxels of a volume (512 × 512 × 1024). A larger size is an error or a decompression bomb."""
 MAX_AXIS_VOXELS = 4096
-"""Most voxels along one axis: slices of a volume, and rows, columns and slices of a grid."""
+"""Maximum number of voxels along an axis: slices of a volume, and rows, columns and slices of a grid."""
 MAX_STORED_BYTES = 2**30
-"""Most memory of a file's voxels as they are stored: `MAX_VOXELS` of 32 bits."""
+"""Maximum memory of a file's voxels as they are stored: `MAX_VOXELS` of 32 bits."""
 MAX_HEADER_SIZE = 540
 MAX_EXTENSION_BYTES = 16 * 2**20
 MAX_EXTENT_MM = 4000.0
-"""Longest side of a field of view; twice that of a whole body."""
+"""Maximum side length of a field of view, twice the length of a body."""
 MAX_POSITION_MM = 10_000.0
 MIN_AXES_DETERMINANT = 0.2
 """Smallest volume spanned by the affine's unit axes: 1 where they are orthogonal, 0 where they are linearly
@@ -59,7 +59,7 @@ def read_header(content: memoryview, name: str) -> nib.Nifti1Header:
     """Returns the header at the beginning of a file's decompressed bytes; its fields are not checked yet.
 
     Raises:
-        BadVolume: there is none, or it is not that of a single NIfTI file.
+        BadVolume: there is no header, or it does not belong to a single NIfTI file.
     """
     for size, header_class in _HEADERS.items():
         for order in ("<", ">"):
@@ -72,7 +72,7 @@ def read_header(content: memoryview, name: str) -> nib.Nifti1Header:
 
 
 def _check_magic(header: nib.Nifti1Header, size: int, name: str) -> None:
-    """Refuses headers of the same length that are not of one NIfTI file: Analyze 7.5, and a .hdr without its .img."""
+    """Refuses headers of equal length that are not of a single NIfTI file: Analyze 7.5, or a .hdr without its .img."""
     magic = bytes(header["magic"].tobytes())[:3]
     if magic != _MAGIC[size]:
         raise BadVolume(
@@ -103,14 +103,14 @@ def parse_shape(header: nib.Nifti1Header, name: str, channels: int) -> tuple[int
 
 
 def check_shape(sizes: Sequence[int], name: str) -> None:
-    """Checks that a volume has voxels, and no more than are decoded.
+    """Checks that a volume has voxels, and not too many.
 
     Args:
-        sizes: of each axis, the first three of space.
+        sizes: size of each axis; the first three are spatial.
         name: name of the volume in errors.
 
     Raises:
-        BadVolume: it has none, or too many.
+        BadVolume: it has no voxels, or too many.
     """
     if min(sizes) < 1:
         raise BadVolume(f"empty volume: sizes {sizes}", subject=name, remedy="export the series again")
@@ -144,7 +144,7 @@ def parse_affine(header: nib.Nifti1Header, shape_XYZ: tuple[int, int, int], name
     """Returns the 4×4 matrix from voxel index to position in mm.
 
     Raises:
-        BadVolume: there is none, or it is not plausible.
+        BadVolume: the matrix is missing or not plausible.
     """
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
         raise BadVolume(
@@ -153,18 +153,18 @@ def parse_affine(header: nib.Nifti1Header, shape_XYZ: tuple[int, int, int], name
     try:
         with np.errstate(all="ignore"):
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    except Exception:  # nibabel raises many types, whose messages may quote the header
+    except Exception:  # nibabel raises many types, and may quote the header
         raise BadVolume("the affine cannot be read", subject=name, remedy="export the file again") from None
     check_affine(affine, shape_XYZ, name)
     return affine
 
 
 def check_affine(affine: NDArray[np.float64], shape_XYZ: tuple[int, int, int], name: str) -> None:
-    """Checks that a scanner may have this geometry.
+    """Checks that a geometry is plausible for a scanner.
 
     Args:
         affine: 4×4, voxel index to patient position in mm.
-        shape_XYZ: of the volume.
+        shape_XYZ: shape of the volume.
         name: name of the volume in errors.
 
     Raises:

@@ -7,7 +7,7 @@ voxel is empty.
 
 Transforms are deterministic, and feature requests and manifests name them, so that the features before and after
 fine-tuning are computed from the same inputs. A name such as `hidden:t2w+flair` applies a transform to some modalities
-alone. To add a transform, write one function and add one entry to `INPUT_TRANSFORMS`, or to `MODALITY_TRANSFORMS` if it
+only. To add a transform, write one function and add one entry to `INPUT_TRANSFORMS`, or to `MODALITY_TRANSFORMS` if it
 takes modalities.
 
 Legend: C channels (modalities), D slices, H rows, W columns.
@@ -49,7 +49,7 @@ class StudyContext:
     window: tuple[float, float] | None = None
 
     def seed(self, purpose: str = "") -> int:
-        """A seed derived from the case's own values, and from a purpose where a case needs several.
+        """Returns a seed derived from the case's own values, and from a purpose if a case needs several seeds.
 
         The values are sorted first, so that a case is degraded in the same way wherever it is read and however its axes
         are ordered.
@@ -69,7 +69,7 @@ to the width of a window: 36 HU for −160 to 240 HU.
 """
 BRIGHT_QUANTILE = 0.98
 RATIOS: tuple[Modality, ...] = ("adc",)
-"""Ratios of two signals acquired in one field, which is displaced with them without piling up."""
+"""Modalities that are ratios of two signals in the same field. The field displaces them, but they do not pile up."""
 InputTransform = Callable[[Tensor, StudyContext], Tensor]
 
 
@@ -105,12 +105,12 @@ def noisy(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 
 
 def noisy_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Adds Rician noise to some modalities, or normal noise where they are in Hounsfield units.
+    """Adds Rician noise to some modalities, or normal noise to modalities in Hounsfield units.
 
-    A magnitude image shows the magnitude of a complex signal, whose two parts have independent normal noise of one SD
-    (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34, 1995). The SD is `NOISE_SHARE` of the
-    channel's bright tissue. Voxels that the scanner left empty stay empty. CT shows no magnitudes: its noise has either
-    sign, and its SD is `NOISE_SHARE` of the window.
+    A magnitude image shows the magnitude of a complex signal. The two parts of the signal have independent normal noise
+    of equal SD (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34, 1995). The SD is
+    `NOISE_SHARE` of the channel's bright tissue. Voxels that the scanner left empty stay empty. CT shows no magnitudes:
+    its noise has either sign, and its SD is `NOISE_SHARE` of the window.
     """
     channels = []
     for modality, channel_DHW in zip(context.modalities, signal_CDHW, strict=True):
@@ -129,7 +129,7 @@ def _add_noise(channel_DHW: Tensor, draw: torch.Generator, window: tuple[float, 
 
 
 def _bright(channel_DHW: Tensor) -> float:
-    """Signal of the bright tissue: a high quantile of the voxels that are not empty; 0 where all are."""
+    """Signal of the bright tissue: a high quantile of the voxels that are not empty; 0 if all are empty."""
     values = channel_DHW[channel_DHW != 0].numpy()
     return float(np.quantile(values, BRIGHT_QUANTILE)) if values.size else 0.0
 
@@ -175,7 +175,7 @@ def hidden_adc(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 
 
 def hidden(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Sets some modalities to zero: the target of a translation, and what it does not translate from."""
+    """Sets some modalities to zero: the target of a translation, and modalities that are not its inputs."""
     visible = [modality not in modalities for modality in context.modalities]
     return signal_CDHW * torch.tensor(visible, dtype=signal_CDHW.dtype)[:, None, None, None]
 
@@ -190,7 +190,7 @@ INPUT_TRANSFORMS: dict[str, InputTransform] = {
 
 
 class ModalityTransform(Protocol):
-    """Applies a transform to some modalities of a study."""
+    """Function that applies a transform to some modalities of a study."""
 
     def __call__(self, signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
         """Returns the study with these modalities transformed, and the others as they are."""

@@ -1,7 +1,7 @@
-"""Normalisation of a study's channels by z-scores, quantiles or a window: a signal's statistics and their application.
+"""Normalises a study's channels by z-scores, quantiles or a window: computes a signal's statistics and applies them.
 
-Legend: C channels (modalities), D slices, H rows, W columns, K planes whose weighted sums are the slices, N voxels of a
-plane.
+Legend: C channels (modalities), D slices, H rows, W columns, K planes (the slices are weighted sums of them), N voxels
+of a plane.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.axis_weights import AxisWeights
 
 CONTRAST_TOLERANCE = 1e-6
-"""A channel whose SD is below this share of its mean is constant up to rounding."""
+"""A channel with an SD below this share of its mean is constant up to rounding."""
 SLAB_SLICES = 4
 """Slices processed together. Four slices of a full-size channel are 1 MB and stay in the cache, whereas the whole
 channel (17 MB) would be read from memory in every pass. With fewer slices, threads wait for the GIL more often.
@@ -33,7 +33,7 @@ class Moments:
 
     Attributes:
         count: number of nonzero voxels.
-        mean, std: 0 where there are none.
+        mean, std: 0 if there are none.
     """
 
     count: int
@@ -48,13 +48,13 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Normalised channels: (signal − mean) / SD for z-scores, (signal − low) / (high − low) for quantiles and windows.
+    """Normalisation: (signal − mean) / SD for z-scores, (signal − low) / (high − low) for quantiles and windows.
 
     Attributes:
         mean_C, std_C: float32, mean and SD, or low and high − low; 0 and 1 for a channel without contrast. The signal
             of a window is measured from its lower bound, so that `low` is 0.
         preserves_zeros: whether voxels without signal stay 0 instead of becoming −mean / SD.
-        clipped_C: bool, channels whose values are clipped to [0, 1]; None for none.
+        clipped_C: bool, channels with values that are clipped to [0, 1]; None for none.
     """
 
     mean_C: Tensor
@@ -75,7 +75,7 @@ class Scale:
         return signal_CDHW
 
     def invert(self, scores_CDHW: Tensor) -> Tensor:
-        """Recovers the signal from normalised values: the inverse of `apply_`, except where it clipped."""
+        """Recovers the signal from normalised values: the inverse of `apply_`, except where `apply_` clipped values."""
         mean, std = (values_C[:, None, None, None] for values_C in (self.mean_C, self.std_C))
         signal_CDHW = scores_CDHW * std + mean
         return torch.where(scores_CDHW == 0, 0.0, signal_CDHW) if self.preserves_zeros else signal_CDHW
@@ -95,7 +95,7 @@ def _subtract_mean(slab_DHW: NDArray[np.float32], mean: np.float32) -> NDArray[n
 
 
 def compute_moments(planes_KHW: Tensor, weights: AxisWeights | None = None) -> Moments:
-    """Moments of a channel whose slices are weighted sums of planes, without forming the slices.
+    """Computes the moments of a channel whose slices are weighted sums of planes, without forming the slices.
 
     The sum over all slices is linear in the planes: Σ_d Σ_n Σ_k w_dk p_kn = Σ_k (Σ_d w_dk) (Σ_n p_kn). The sum of
     squares is Σ_jk (WᵀW)_jk ⟨p_j, p_k⟩, where WᵀW is banded because only neighbouring planes contribute to the same
@@ -193,7 +193,7 @@ def scale_from_quantiles(
 def scale_from_window(window: tuple[float, float], channels: int) -> Scale:
     """Scales so that the bounds of a window become 0 and 1, and clips to [0, 1].
 
-    The signal is measured from the lower bound, which thereby is what padding and hidden channels show.
+    The signal is measured from the lower bound, so that padding and hidden channels have this value.
     """
     width_C = torch.full((channels,), window[1] - window[0])
     clipped_C = torch.ones(channels, dtype=torch.bool)

@@ -4,12 +4,12 @@ The steps are resampling to the common grid, which one modality defines (`Prepro
 transform, cropping and padding, and normalisation. ProFound (github.com/pipiwang/ProFound, branch demo) normalises each
 channel by its z-score over nonzero voxels, then crops to the centre and pads with zeros; its data already lie on one
 grid, whereas volumes are resampled to one here (`grid`). A window in Hounsfield units needs no statistics: signals are
-measured from its lower bound, so that 0 stands for it in padding, outside a volume and in a hidden channel.
+measured from its lower bound, so that 0 means this bound in padding, outside a volume and in a hidden channel.
 ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland and resizes each slice
 to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and interpolates every volume only once.
 
 Legend: C channels (modalities), D slices (feet to head), H rows (front to back), W columns (right to left), K planes
-whose weighted sums are the slices.
+(the slices are weighted sums of them).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from vfmalign.imaging.normalisation import (
 from vfmalign.imaging.volumes import Volume, Voxels
 
 MIN_COVERAGE = 0.5
-"""Share of the voxels of a label map that must lie in the centre crop, where the map may not be empty."""
+"""Share of the voxels of a label map that must lie in the centre crop, if the map may not be empty."""
 GLAND = LabelMap(name="gland", values={1: "gland"})
 """The mask within which `zscore_gland` takes its statistics."""
 
@@ -54,7 +54,7 @@ class PreparedStudy:
         input_CDHW: float32, after the input transform.
         clean_CDHW: float32, before the input transform but on the input's scale. It is normalised by the statistics of
             the input, because nothing else is known of a study that is degraded in reality. A channel that the
-            transform hid keeps its own units. Shares memory with the input where the transform changes nothing.
+            transform hid keeps its own units. Shares memory with the input if the transform changes nothing.
         scale: converts the input's signal into z-scores.
         labels: label maps by id, (D, H, W) uint8. A study without a map differs from one with an empty map.
         label_max: highest value of each whole label map, including outside the crop.
@@ -85,9 +85,9 @@ def prepare_study(
     """Prepares one study for an encoder.
 
     Args:
-        volumes: at least those of `needed_kinds`; also the label maps that the study has.
+        volumes: at least the `needed_kinds`; also the label maps that the study has.
         preprocessing: input format of the encoder.
-        input_transform: a name that `input_transforms.get_input_transform` knows.
+        input_transform: a name that `input_transforms.get_input_transform` accepts.
         subject: name of the study in errors: a request field or a generated id.
         labels: label maps to prepare, as far as the study has them.
         allow_cut: whether a label map that may not be empty may lie outside the crop; see `field_of_view`.
@@ -231,9 +231,9 @@ def _native_gland_scale(
 
 
 def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
-    """Volumes that every study must have.
+    """Returns the volumes that every study must have.
 
-    These are the volume that defines the grid, the modalities, and the gland mask where it is needed for normalisation.
+    These are the volume that defines the grid, the modalities, and the gland mask if normalisation needs it.
     """
     gland: tuple[VolumeKind, ...] = ("gland",) if preprocessing.normalisation == "zscore_gland" else ()
     return tuple(dict.fromkeys((preprocessing.reference, *preprocessing.modalities, *gland)))
@@ -242,7 +242,7 @@ def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
 def crop_or_pad(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
     """Crops the last three axes to their centre and pads them with zeros.
 
-    The result equals that of MONAI's `ResizeWithPadOrCrop` voxel for voxel. MONAI's own transform is not used because
+    The result is equal to MONAI's `ResizeWithPadOrCrop` in every voxel. MONAI's own transform is not used because
     importing it adds two seconds to every start of the feature service.
 
     Args:

@@ -35,9 +35,9 @@ from vfmalign.imaging.headers import (
 )
 
 MAX_ENCODED_BYTES = 544 * 2**20
-"""Largest file of a volume that is read: `MAX_VOXELS` of 16 bits, uncompressed, and what surrounds them."""
+"""Maximum size of a volume's file: `MAX_VOXELS` of 16 bits, uncompressed, and headers."""
 MAX_STUDY_BYTES = 4 * 2**30
-"""Most memory of the decoded volumes of a case, which are read together."""
+"""Maximum memory of the decoded volumes of a case, which are read together."""
 MAX_TRAILING_BYTES = 2**20
 _STORAGE_DTYPES = (np.uint8, np.int16, np.uint16)
 _SLAB_VOXELS = 2**20
@@ -52,8 +52,8 @@ class Volume:
     """A volume and the position of its voxels.
 
     Attributes:
-        array_XYZ: the values, in float32 or, for a fourth to a half of the memory, in an integer type of 8 or 16 bits
-            that holds them; label maps hold small whole numbers.
+        array_XYZ: the values as float32 or, to save half to three quarters of the memory, as integers of 8 or 16 bits
+            if these hold the values; label maps hold small whole numbers.
         affine: 4×4 float64, voxel index to patient position in mm (NIfTI's RAS+ axes).
     """
 
@@ -72,7 +72,7 @@ class Volume:
         return int(self.array_XYZ.nbytes)
 
     def slabs(self) -> Iterator[Voxels]:
-        """Iterates over views of consecutive slabs along Z, for work that would otherwise copy the volume."""
+        """Yields consecutive slabs along Z as views, for work that would otherwise copy the volume."""
         width, height, depth = self.array_XYZ.shape
         step = max(1, _SLAB_VOXELS // (width * height))
         for first in range(0, depth, step):
@@ -100,7 +100,7 @@ def decode(
     Args:
         data: the file's bytes.
         name: name of the volume in errors: a URI, a request field or a generated id.
-        kind: what the volume shows.
+        kind: modality or label map that the volume shows.
         is_label: whether it is a label map, which must hold whole numbers from 0 to 255, or an image, which must have
             contrast. None checks neither: a volume of a dataset was checked when it was imported.
         context: checked while a file is decompressed.
@@ -116,15 +116,15 @@ def decode(
 
 
 def decode_channels(data: bytes, name: str, kinds: Sequence[VolumeKind]) -> dict[VolumeKind, Volume]:
-    """Decodes a NIfTI file of several images, which are its fourth axis.
+    """Decodes a NIfTI file with several images along its fourth axis.
 
     Args:
         data: the file's bytes.
         name: name of the file in errors.
-        kinds: what each channel shows; as many as the file must have.
+        kinds: kind of each channel; the file must have as many channels.
 
     Raises:
-        BadVolume: as `decode`, or the file has another number of channels.
+        BadVolume: as `decode`, or the file has a different number of channels.
     """
     array_XYZC, affine = _decode_channels(data, name, len(kinds), UNLIMITED)
     volumes: dict[VolumeKind, Volume] = {}
@@ -154,9 +154,9 @@ def encode(volume: Volume, level: int = 4) -> bytes:
     """Encodes a volume as `.nii.gz`. Equal volumes give equal bytes, and every text field of the header is empty.
 
     Whole numbers are stored as the smallest of uint8, int16 and uint16 that holds them, all other values as float32.
-    Volumes are stored with the default `level` of compression; 0 saves the time where the bytes are decoded at once.
+    Volumes are stored with the default `level` of compression; 0 saves time if the bytes are decoded right away.
     """
-    # zlib rather than gzip.compress, whose header differs between Python versions: equal volumes must give equal bytes.
+    # Not gzip.compress: its header differs between Python versions, but equal volumes must give equal bytes.
     compressor = zlib.compressobj(level=level, wbits=31)
     dtype = _get_storage_dtype(volume)
     parts = [compressor.compress(_make_header(volume, dtype))]
@@ -165,13 +165,13 @@ def encode(volume: Volume, level: int = 4) -> bytes:
 
 
 def check_encoding(data: bytes, volume: Volume, name: str) -> None:
-    """Checks that a file holds what `encode` writes and nothing else: no text in a header, and no data behind the end.
+    """Checks that a file holds nothing but the output of `encode`: no text in the header, and no data after its end.
 
-    The compressed bytes may be those of another zlib than this machine's.
+    The compressed bytes may come from another version of zlib.
 
     Args:
         data: the file.
-        volume: what was decoded from it.
+        volume: the volume decoded from it.
         name: name of the file in errors.
 
     Raises:
@@ -199,7 +199,7 @@ def check_encoding(data: bytes, volume: Volume, name: str) -> None:
 
 
 def _make_header(volume: Volume, dtype: type[np.generic]) -> bytes:
-    """What precedes the voxels in the uncompressed file."""
+    """Bytes before the voxels in the uncompressed file."""
     header = nib.Nifti1Header()
     header.set_data_dtype(dtype)
     header.set_data_shape(volume.array_XYZ.shape)
@@ -228,7 +228,7 @@ def _read_array(content: memoryview, layout: VoxelLayout, name: str) -> Voxels:
 
 
 def _scale(stored_N: NDArray[Any], layout: VoxelLayout) -> Voxels:
-    """The values of stored numbers, in the memory of the file where they are the same."""
+    """Applies slope and intercept; returns a view of the file's memory if nothing changes."""
     slope, inter = (1.0, 0.0) if layout.slope is None else (layout.slope, layout.inter or 0.0)
     is_scaled = (slope, inter) != (1.0, 0.0)
     dtype = _choose_dtype(stored_N, slope, inter) if is_scaled or stored_N.itemsize > 2 else stored_N.dtype
@@ -245,7 +245,7 @@ def _scale(stored_N: NDArray[Any], layout: VoxelLayout) -> Voxels:
 
 
 def _choose_dtype(stored_N: NDArray[Any], slope: float, inter: float) -> np.dtype[Any]:
-    """The type of the scaled values: integers of at most 16 bits where they fit, as after CT's offset of −1024."""
+    """The type of the scaled values: integers of at most 16 bits if they fit, as after CT's offset of −1024."""
     if stored_N.dtype.kind in "iu" and slope.is_integer() and inter.is_integer():
         ends = [int(end) * int(slope) + int(inter) for end in (stored_N.min(), stored_N.max())]
         if dtype := _find_integers(min(ends), max(ends)):
@@ -275,12 +275,12 @@ def _get_storage_dtype(volume: Volume) -> type[np.generic]:
 
 
 def _find_integers(low: float, high: float) -> type[np.generic] | None:
-    """The smallest type of integers that holds a range; None if there is none of at most 16 bits."""
+    """The smallest integer type that holds a range; None if it needs more than 16 bits."""
     return next((t for t in _STORAGE_DTYPES if np.iinfo(t).min <= low and high <= np.iinfo(t).max), None)
 
 
 def check_study_size(sizes_bytes: Iterable[int], subject: str) -> None:
-    """Checks that the decoded volumes of a case take at most `MAX_STUDY_BYTES`; called after each one is read.
+    """Checks that the decoded volumes of a case take at most `MAX_STUDY_BYTES`; call it after reading each volume.
 
     Args:
         sizes_bytes: of the volumes so far, see `Volume.size_bytes`.
@@ -310,7 +310,7 @@ def load_case(
 
     Raises:
         NotFound: the case has no volume of a kind.
-        DataLoss: the store lacks a volume, or holds another one than the dataset was created with.
+        DataLoss: a stored volume is missing, or is not the one with which the dataset was created.
         BadVolume: a stored volume cannot be used.
     """
     volumes: dict[VolumeKind, Volume] = {}

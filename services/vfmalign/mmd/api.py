@@ -1,4 +1,4 @@
-"""MMD of numpy arrays and torch tensors, by the engine of the service.
+"""MMD of numpy arrays and torch tensors, computed by the engine of the MMD service.
 
 Legend: n, m rows of x and y, d channels.
 """
@@ -45,20 +45,20 @@ class MmdResult:
 
     Attributes:
         mmd2: the estimate; unbiased ones may be negative. None if absent, such as for one row, see `absent_reason`.
-        p_value: of the test that x and y have the same distribution; None if absent, see `absent_reason`.
+        p_value: p-value of the test that x and y have the same distribution; None if absent, see `absent_reason`.
         interval: delete-one-group jackknife interval of the estimate; None if absent, see `absent_reason`.
-        aggregated_p_value: of the test over a grid of bandwidths; None unless requested.
+        aggregated_p_value: p-value of the test over a grid of bandwidths; None unless requested.
         sigma: bandwidth in units of the features; 0 for kernels without one.
-        error_bound: of the estimate, absolute, at `precision`.
+        error_bound: bound on the absolute error of the estimate at `precision`.
         below_error_bound: whether |MMD²| is at most the bound.
         approximation_error: half-width of the 99 % interval around the exact value; 0 if the estimator is exact.
         permutations: number of permutations of the test; they include the identity if `enumerated`.
-        enumerated: whether the permutations are all that exist.
+        enumerated: whether the test used all possible permutations.
         precision: precision of the rows: bfloat16, float32 or float64.
         backend: backend that summed the kernel matrix, torch or triton.
         absent_reason: why the estimate, the p-value or the interval is None; empty otherwise.
         top_channels: channels that move most, and MMD² without them; None for raw features.
-        excluded_movement: channels that do not vary in the reference and move all the same; None for raw features.
+        excluded_movement: channels that do not vary in the reference but move between x and y; None for raw features.
     """
 
     mmd2: float | None
@@ -98,29 +98,29 @@ def mmd2(
     Args:
         x: features (n, d), numpy or torch: float16 to float64, or integers, which become float64.
         y: features (m, d).
-        pairing: `paired` if row i of x and of y is one case (n = m), or `independent`. The unbiased estimator
-            depends on it, so that it has no default.
+        pairing: `paired` if row i of x and row i of y come from the same case (n = m), or `independent`. There is no
+            default, because the unbiased estimator depends on it.
         estimator: `biased`, `unbiased_paired`, `unbiased_independent` or `random_fourier`; None for the unbiased one
             that fits `pairing`.
         kernel: `gaussian`, `gaussian_mixture`, `laplacian`, `rational_quadratic`, `inverse_multiquadric`, `polynomial`
             or `linear`.
         sigma: bandwidth in units of the features; None for the median distance of `reference`, or of x and y together.
-        reference: features (r, d) whose median distance is the bandwidth; a bandwidth pooled over x and y grows with
-            the shift it should measure.
+        reference: features (r, d) that determine the bandwidth by their median distance. A bandwidth pooled over x and
+            y grows with the shift that it should measure.
         standardised: whether to centre and scale each channel by the reference, as checks do: by its SD, but at least
             0.1 of the median SD. `sigma` is then in units of the standardised features.
-        precision: minimum: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or `exact` (float64).
-        device: device of the computation; None for that of x.
-        frequencies: of random Fourier features, at least 256; 0 for 1,024.
-        seed: of random Fourier features, 0 to 2⁶⁴ − 1.
+        precision: minimum precision: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or `exact` (float64).
+        device: device of the computation; None for the device of x.
+        frequencies: number of random Fourier frequencies, at least 256; 0 for 1,024.
+        seed: seed of the random Fourier frequencies, 0 to 2⁶⁴ − 1.
 
     Returns:
         The estimate; unbiased ones may be negative and are not clipped.
 
     Raises:
-        BadTensor: features that are not finite or do not fit together.
-        BadOption: an option out of range or that does not fit the others; a bandwidth of 0.
-        Exhausted: too large for the machine's memory.
+        BadTensor: features are not finite, or their shapes do not match.
+        BadOption: an option is out of range or conflicts with another one, or the bandwidth is 0.
+        Exhausted: the comparison does not fit into the machine's memory.
     """
     options = _to_options(
         {
@@ -167,13 +167,14 @@ def mmd_test(
         y: features (m, d).
         pairing: see `mmd2`.
         groups_x: group (patient) of each row of x; rows of a group are swapped, permuted and left out together. Empty
-            where every row is a group of its own.
+            if every row is its own group.
         groups_y: group of each row of y; for paired samples, the groups of x apply to both.
-        permutations: B. Paired samples swap x and y within groups, independent ones are permuted.
-        seed: of the permutations, 0 to 2⁶⁴ − 1.
+        permutations: number of permutations. Paired samples swap x and y within groups, independent samples are
+            permuted.
+        seed: seed of the permutations, 0 to 2⁶⁴ − 1.
         method: `wild_bootstrap` flips signs of pairs of rows instead of permuting independent samples (n = m).
-        aggregated: whether to test over a grid of bandwidths as well, which needs no choice of σ.
-        level: coverage of the interval.
+        aggregated: whether to test over a grid of bandwidths as well, so that no bandwidth has to be chosen.
+        level: nominal coverage of the interval.
         estimator: see `mmd2`.
         kernel: see `mmd2`.
         sigma: see `mmd2`.
@@ -184,7 +185,7 @@ def mmd_test(
         frequencies: see `mmd2`.
 
     Raises:
-        BadTensor, BadOption, CaseOrderMismatch, Exhausted: as `mmd2`; groups that do not fit.
+        BadTensor, BadOption, CaseOrderMismatch, Exhausted: as `mmd2`; also if the groups do not match the rows.
     """
     options = _to_options(
         {
@@ -202,7 +203,7 @@ def mmd_test(
 
 
 def _to_result(layer: LayerResult, backend: str) -> MmdResult:
-    """The result of the service as that of the library."""
+    """Converts the service's result of one layer to the library's result."""
     shift = layer.standardised or layer.raw
     return MmdResult(
         mmd2=shift.mmd2.value,
@@ -229,14 +230,14 @@ def _sample(name: str, features: Features, groups: Sequence[str] = ()) -> Sample
 
 
 def _to_kernel(family: KernelFamily, sigma: float | None, reference: Features | None) -> Mapping[str, object]:
-    """Returns the fields of a kernel whose bandwidth is σ, or else a median distance."""
+    """Returns the fields of a kernel with bandwidth σ, or with a median distance as its bandwidth if σ is None."""
     if sigma is not None:
         return {"family": family, "bandwidth_rule": "fixed", "fixed_sigma": sigma}
     return {"family": family, "bandwidth_rule": "pooled_median" if reference is None else "reference_median"}
 
 
 def _to_options(fields: Mapping[str, object]) -> ComputeOptions:
-    """Returns options from their fields; raises `BadOption`, which names a field as the API does."""
+    """Creates options from their fields; raises `BadOption` with the API's name of the field."""
     try:
         return ComputeOptions.model_validate(fields)
     except ValidationError as error:
@@ -256,9 +257,9 @@ def _compare(
     """Compares the features; returns the result and the backend."""
     if standardised and reference is None:
         raise BadOption(
-            "features can only be standardised by a reference",
+            "standardised features need a reference",
             field="reference",
-            remedy="give the features of the training split before fine-tuning, or leave `standardised` out",
+            remedy="pass the features of the training split before fine-tuning, or leave out `standardised`",
         )
     engine = ComputeConfig(device=torch.device(device or "cpu"), memory_bytes=machine_memory_bytes())
     fitted = None if reference is None else _sample("reference", reference)
@@ -274,7 +275,7 @@ def _get_device(features: Features) -> torch.device | None:
 def _array(features: Features, name: str) -> FeatureArray:
     """Returns features as a float array; integers become float64, bfloat16 and float8 become float32."""
     if isinstance(features, Tensor):
-        # Refused here: numpy takes neither half-precision complex numbers nor conjugate views.
+        # Rejected here because numpy supports neither half-precision complex numbers nor conjugate views.
         if features.is_complex():
             raise _wrong_type(features.dtype, name)
         features = to_numpy(features.detach())
@@ -288,7 +289,7 @@ def _array(features: Features, name: str) -> FeatureArray:
 
 def _wrong_type(dtype: object, name: str) -> BadTensor:
     """Returns the error for features that are not real numbers."""
-    return BadTensor(f"{dtype} is not a feature type", field=name, remedy="convert them to float16, 32 or 64")
+    return BadTensor(f"{dtype} is not a feature type", field=name, remedy="convert to float16, float32 or float64")
 
 
 def machine_memory_bytes() -> int:

@@ -24,30 +24,28 @@ class MmdOptions(BaseModel, frozen=True):
         "exact (float64)",
     )
     backend: Literal["auto", "torch", "triton"] = Field(
-        default="auto", description="backend that sums kernel matrices; auto: triton on CUDA if available, else torch"
+        default="auto", description="backend that sums kernel matrices; auto selects torch on every device"
     )
     memory_mib: int = Field(default=4096, ge=16, le=4_194_304, description="memory limit of one comparison, in MiB")
     queue_size: int = Field(
         default=32,
         ge=1,
         le=10_000,
-        description="comparisons that may wait, short and long ones each; beyond that, the tenant with most of them "
-        "loses one",
+        description="maximum number of waiting comparisons, for short and long ones separately; beyond it, one "
+        "comparison of the tenant with the most is rejected",
     )
     cache_mib: int = Field(
-        default=512, ge=0, le=4_194_304, description="memory for samples that the pairs of a batch share, in MiB"
+        default=512, ge=0, le=4_194_304, description="memory for samples that several pairs of a batch use, in MiB"
     )
     max_uploaded_bytes: int = Field(
         default=64 * 2**30,
         ge=0,
         le=2**60,
-        description="bytes of one tenant's uploads beyond which further ones are refused; 0 for no limit",
+        description="maximum bytes of one tenant's uploads; further uploads are rejected; 0 for no limit",
     )
-    upload_url_s: int = Field(
-        default=3600, ge=1, le=7 * 86_400, description="seconds for which the URL of an upload is valid"
-    )
+    upload_url_s: int = Field(default=3600, ge=1, le=7 * 86_400, description="seconds for which an upload URL is valid")
     upload_age_s: int = Field(
-        default=86_400, ge=3600, le=366 * 86_400, description="age at which uploads are deleted, in seconds"
+        default=86_400, ge=3600, le=366 * 86_400, description="age after which an upload is deleted, in seconds"
     )
 
 

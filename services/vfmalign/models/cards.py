@@ -65,14 +65,14 @@ def publish(
         model_id: the id to publish under.
         state: the encoder's weights without any head; float32.
         architecture: a name in the registry.
-        objective: what the weights were trained for.
+        objective: objective of the training.
         preprocessing: the encoder's input; the architecture's default where None.
         primary_layer: the layer of a check's main result; the architecture's where empty.
         pretraining: the datasets that the weights were trained on.
         parent: id of the model from which these weights were fine-tuned.
         source: free text without patient data.
         declaration: rules for DICOM, see `ModelCard`.
-        replace_damaged: publishes the model anew where the stored one has the same source, but its card or weights are
+        replace_damaged: publishes the model anew if the stored one has the same source, but its card or weights are
             lost or damaged.
         context: checked after every step that takes long, before anything is stored.
 
@@ -160,7 +160,7 @@ def load_encoder(store: ObjectStore, model_id: str) -> tuple[Encoder, ModelCard]
 
     Raises:
         NotFound: no model has this id.
-        DataLoss: the weights are missing or differ from those named by the card.
+        DataLoss: the weights are missing, or differ from the weights that the card names.
         PreconditionFailed: this version cannot build the card's architecture.
         BadCheckpoint: the stored weights do not fit the architecture.
     """
@@ -202,7 +202,7 @@ def _build_program(card: ModelCard, state: StateDict, device: torch.device | str
     encoder = exported_program.build_exported(state, card.id, device)
     if not _takes_input(encoder, card.preprocessing) or card.layers != exported_program.get_layer_specs(encoder):
         raise BadCheckpoint(
-            "the program has another input or other layers than its card",
+            "the input or the layers of the program differ from its card",
             subject=card.id,
             remedy="import the program again under a new id",
         )
@@ -222,7 +222,7 @@ def _to_ref(model_id: str, data: bytes) -> StoredObject:
 def _commit(
     store: ObjectStore, card: ModelCard, data: bytes, context: WorkContext, *, replace_damaged: bool = False
 ) -> ModelCard:
-    """Stores the weights, then the card; returns the first card where the same model is stored again."""
+    """Stores the weights, then the card; returns the first card if the same model is stored again."""
     context.checkpoint()
     # The weights' key contains their digest: writing them before a lost race overwrites nothing of the other model.
     store.put(card.checkpoint.key, data)
@@ -241,7 +241,7 @@ def _commit(
 
 
 def _is_damaged(store: ObjectStore, card: ModelCard) -> bool:
-    """Returns whether a stored model of the same source is unusable; repeated trainings differ in weights alone."""
+    """Returns whether a stored model of the same source is unusable; repeated trainings differ only in weights."""
     try:
         first = load_card(store, card.id)
     except PreconditionFailed:

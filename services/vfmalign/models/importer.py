@@ -1,4 +1,4 @@
-"""Import of foreign models in four forms: a checkpoint, one of a stack of convolutions, a MONAI bundle, or a program.
+"""Import of foreign models: a checkpoint, a checkpoint of a stack of convolutions, a MONAI bundle, or a program.
 
 Each form is converted to an architecture, a state dict and a preprocessing, which `cards` can publish.
 """
@@ -36,7 +36,7 @@ class ImportedModel:
         architecture: the card's architecture; `exported_program.ARCHITECTURE` for a program.
         state: the weights.
         preprocessing: the model's input; None for the architecture's own.
-        report: what was read, dropped and initialised, and why.
+        report: the tensors that were read, dropped and initialised, and why.
     """
 
     architecture: str
@@ -56,9 +56,9 @@ class InputDescription:
         reference: modality that defines the grid; empty for the default.
     """
 
-    modalities: tuple[str, ...]
-    spacing_mm: tuple[float, float, float] | None
-    shape_dhw: tuple[int, int, int] | None
+    modalities: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float, float] | None = None
+    shape_dhw: tuple[int, int, int] | None = None
     normalisation: str = ""
     quantiles: tuple[float, float] | None = None
     window: tuple[float, float] | None = None
@@ -73,35 +73,19 @@ class InputDescription:
         Raises:
             BadOption: the description is not a valid preprocessing.
         """
-        shape = self.shape_dhw or shape_dhw
-        if shape is None or not self.modalities:
-            return None
-        return _validate_input(
-            {"modalities": self.modalities, "spacing_mm": self.spacing_mm, "shape_dhw": shape, **self._choices()}
-        )
+        content = {"shape_dhw": shape_dhw} | self._list_given()
+        return _validate_input(content) if content["shape_dhw"] and self.modalities else None
 
     def adjust(self, default: Preprocessing) -> Preprocessing:
-        """Builds the preprocessing from a default, any part of which the user may change; raises as `preprocessing`."""
-        changes = {
-            "modalities": self.modalities,
-            "spacing_mm": self.spacing_mm,
-            "shape_dhw": self.shape_dhw,
-            **self._choices(),
-        }
+        """Builds the preprocessing from a default and the user's changes to it; raises like `preprocessing`."""
         # These defaults follow from the modalities and the normalisation.
         follow = {"reference"} if self.modalities else set()
         follow |= {"quantiles", "window"} if self.normalisation else set()
         kept = default.model_dump(exclude=follow)
-        return _validate_input(kept | {name: value for name, value in changes.items() if value})
+        return _validate_input(kept | self._list_given())
 
-    def _choices(self) -> dict[str, object]:
-        choices = {
-            "normalisation": self.normalisation,
-            "quantiles": self.quantiles,
-            "window": self.window,
-            "reference": self.reference,
-        }
-        return {name: value for name, value in choices.items() if value}
+    def _list_given(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if value}
 
 
 def _validate_input(content: Mapping[str, object]) -> Preprocessing:
@@ -130,7 +114,7 @@ def import_model(
     """Reads a foreign model.
 
     Args:
-        paths: a checkpoint (or several, where the architecture joins networks), a bundle's folder, or a `.pt2` program.
+        paths: a checkpoint (or several, if the architecture joins networks), a bundle's folder, or a `.pt2` program.
         architecture: a name in the registry, a family of stacks, or `dilated_stack`; for checkpoints only.
         layers: the layers of a bundle or program.
         described: the input of a bundle, program or stack.
@@ -145,7 +129,7 @@ def import_model(
     first = paths[0]
     if (description is None) == (architecture == stack_checkpoint.FAMILY):
         raise BadOption(
-            "a stack of convolutions needs a description of its layers, and nothing else has one",
+            "a stack of convolutions needs a description of its layers, and no other model may have one",
             field="description",
             remedy=f"give --as {stack_checkpoint.FAMILY} together with --description FILE",
         )
@@ -204,7 +188,9 @@ def _import_program(path: Path, layers: Sequence[str], described: InputDescripti
     preprocessing = described.preprocessing(program.shape_DHW)
     if preprocessing is None:
         raise BadOption(
-            "a program does not describe its input", field="input", remedy="give --modalities and --spacing"
+            "a program does not describe its input",
+            field="input",
+            remedy="set input.modalities and input.spacing_mm by --set",
         )
     report = f"exported program: {len(state) - 1} tensors kept; its sample inputs were not read"
     return ImportedModel(exported_program.ARCHITECTURE, state, preprocessing, report)

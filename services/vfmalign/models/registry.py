@@ -30,7 +30,7 @@ MINI_INPUT = Preprocessing(modalities=MPMRI, spacing_mm=(2.0, 0.75, 0.75), shape
 SINGLE_INPUT = Preprocessing(
     modalities=("input",), spacing_mm=(1.0, 1.0, 1.0), shape_dhw=(32, 48, 32), normalisation="quantile_range"
 )
-"""One volume of any modality, prepared as for `stack_checkpoint`: models of both kinds share their baselines."""
+"""One volume of any modality, prepared as for `stack_checkpoint`, so that models of both kinds share baselines."""
 
 MICRO = TransformerSize(dim=96, depth=4, heads=4)
 MICRO_STREAM = TransformerSize(dim=48, depth=4, heads=2)

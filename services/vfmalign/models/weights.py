@@ -1,4 +1,4 @@
-"""Weights as strict safetensors whose names, shapes and dtypes are exactly those of the architecture.
+"""Weights as safetensors, with exactly the names, shapes and dtypes of the architecture.
 
 Other checkpoint formats are converted by the package `formats`. Nothing is unpickled.
 """
@@ -20,7 +20,7 @@ from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.encoder import Encoder, StateDict
 
 MAX_WEIGHTS_BYTES = 16 * 2**30
-"""Largest file of weights that is read."""
+"""Maximum size of a file of weights."""
 _MAX_LISTED = 5
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the library safetensors
 
@@ -35,8 +35,7 @@ def load_state(data: bytes, architecture: Architecture, *, subject: str = "check
 
     Raises:
         BadCheckpoint: the data are not safetensors, or a tensor is missing, unexpected, not finite, or of another shape
-            or
-            dtype.
+            or dtype.
     """
     state = parse_weights(data, subject)
     check_state(state, architecture, subject=subject)
@@ -62,7 +61,7 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, *, subj
     """Checks that a state dict has exactly the tensors of an architecture.
 
     Raises:
-        BadCheckpoint: with a list of everything that differs.
+        BadCheckpoint: something differs; the error lists everything.
     """
     expected = architecture.build_empty().state_dict()
     problems = []
@@ -114,6 +113,6 @@ def is_safetensors(data: bytes) -> bool:
 
 
 def format_names(names: Sequence[str]) -> str:
-    """The first few names, and the number of the others."""
+    """Lists the first few names, and the number of names left out."""
     shown = ", ".join(name[:96] for name in names[:_MAX_LISTED])
     return f"{shown} and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else shown

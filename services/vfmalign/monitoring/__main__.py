@@ -1,6 +1,7 @@
-"""`python -m vfmalign.monitoring`: wire the service and run it.
+"""`python -m vfmalign.monitoring`: run the monitoring service.
 
-Every process serves the API. The one that holds the lease also computes windows and exports what the monitors show.
+Every process serves the API. The process that holds the lease also computes windows and exports the metrics of the
+monitors.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from vfmalign.monitoring.service.epochs import EpochKeeper
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
 from vfmalign.monitoring.service.leader import Leader, Tenancy
 from vfmalign.monitoring.service.repository import MonitorRepository
-from vfmalign.monitoring.service.servicer import MonitoringServicer, Parts
+from vfmalign.monitoring.service.servicer import MonitoringServicer
 from vfmalign.monitoring.service.states import States
 from vfmalign.monitoring.settings import MonitoringSettings
 from vfmalign.v1 import monitoring_pb2, monitoring_pb2_grpc
@@ -54,24 +55,22 @@ async def run(settings: MonitoringSettings) -> None:
     state = health.aio.HealthServicer()
     leading: asyncio.Task[None]
 
-    def take_office(term: Term) -> Leader:
+    def start_leading(term: Term) -> Leader:
         return Leader(term, tenancies, options, settings.quota.monitors)
 
     async def announce(name: str, serves: bool) -> None:
         status = health_pb2.HealthCheckResponse
         await state.set(name, status.SERVING if serves else status.NOT_SERVING)
 
-    leadership = Leadership(Lease(database, settings.lease.ttl_s), take_office, announce)
+    leadership = Leadership(Lease(database, settings.lease.ttl_s), start_leading, announce)
 
     def add_services(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         servicers = {
             tenant: MonitoringServicer(
-                Parts(
-                    MonitorRepository(one.database, settings.quota.monitors),
-                    one.keeper,
-                    EpochKeeper(one.database, one.store, states),
-                    one.store,
-                ),
+                MonitorRepository(one.database, settings.quota.monitors),
+                one.keeper,
+                EpochKeeper(one.database, one.store, states),
+                one.store,
                 watching=watching,
             )
             for tenant, one in tenancies.items()

@@ -1,4 +1,4 @@
-"""Feature rows as monitors use them: what produced a stored set, strata of its rows, and the first row of a patient."""
+"""Feature rows as monitors use them: origin of a stored set, strata of its rows, and first row of each patient."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vfmalign.core.storage.feature_sets import FeatureRequest, Manifest
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 MIN_ROWS = 8
-"""Rows on each side below which there is no comparison: MMD² has no interval then."""
+"""Minimum number of rows on each side of a comparison; with fewer rows, MMD² has no interval."""
 
 
 def get_first_rows(patients: Sequence[str]) -> list[int]:
-    """Returns the place of the first row of each patient, in ascending order."""
+    """Returns the index of the first row of each patient, in ascending order."""
     first: dict[str, int] = {}
     for place, patient in enumerate(patients):
         first.setdefault(patient, place)
@@ -23,14 +23,14 @@ def get_first_rows(patients: Sequence[str]) -> list[int]:
 
 
 def get_origin(request: FeatureRequest, field: str = "reference.feature_set_id") -> FeatureOrigin:
-    """Returns what produced the features of a set, whatever its dataset calls the modalities.
+    """Returns the origin of the features of a set, independent of the names of modalities in its dataset.
 
     Args:
-        request: of the set.
-        field: that names the set, for errors.
+        request: request that created the set.
+        field: request field that names the set, for errors.
 
     Raises:
-        InvalidInput: random weights did.
+        InvalidInput: the features come from random weights.
     """
     if request.initialisation == "random":
         raise InvalidInput(
@@ -46,17 +46,17 @@ def get_origin(request: FeatureRequest, field: str = "reference.feature_set_id")
 
 
 def read_strata(store: ObjectStore, manifest: Manifest, stratum: str, field: str) -> list[str]:
-    """Returns the stratum of each row; empty where it is unknown.
+    """Returns the stratum of each row; empty if it is unknown.
 
     Args:
         store: object store of the set's dataset.
-        manifest: of the set.
+        manifest: manifest of the set.
         stratum: such as `scanner`.
-        field: that names the stratum, for errors.
+        field: request field that names the stratum, for errors.
 
     Raises:
         InvalidInput: no case of the dataset has this stratum.
-        NotFound, PreconditionFailed: the dataset is gone, or has changed.
+        NotFound, PreconditionFailed: the dataset no longer exists, or has changed.
     """
     request = manifest.request
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest)

@@ -1,7 +1,7 @@
 """Prometheus metrics of the monitoring service.
 
-The leader exports what the monitors show; every process counts what it does itself. Ids of monitors are labels, because
-alerts name the monitor: their number is bounded by the quota of each tenant, and none identifies a patient.
+The leader exports the state of the monitors; every process counts its own work. Ids of monitors are labels, because
+alerts name the monitor. The quota of each tenant bounds their number, and none identifies a patient.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from vfmalign.client.messages.monitors import ObservationOutcome
 from vfmalign.core.runtime.metrics import REGISTRY
 
 OUTCOMES = (*get_args(ObservationOutcome), "duplicate")
-"""What becomes of observations, as they are counted."""
+"""Labels of the outcomes of observations."""
 _MONITOR = ("tenant", "monitor")
 
 log_evidence = Gauge(
     "vfmalign_monitor_log_evidence",
-    "Natural logarithm of the evidence of drift, by component; absent where the statistic is 0.",
+    "Natural logarithm of the evidence of drift, by component; absent if the statistic is 0.",
     (*_MONITOR, "component"),
     registry=REGISTRY,
 )
@@ -36,60 +36,60 @@ log_threshold = Gauge(
 )
 mmd2 = Gauge(
     "vfmalign_monitor_mmd2",
-    "MMD² of the last window to the reference, of the layer that raises the alarm; absent before a window.",
+    "MMD² of the last window to the reference, for the layer that raises the alarm; absent before a window.",
     _MONITOR,
     registry=REGISTRY,
 )
 alarm = Gauge(
     "vfmalign_monitor_alarm",
-    "1 from the alarm of the current epoch until somebody acknowledges it, else 0.",
+    "1 from the alarm of the current epoch until it is acknowledged, else 0.",
     _MONITOR,
     registry=REGISTRY,
 )
 paused = Gauge("vfmalign_monitor_paused", "1 while the monitor is paused, else 0.", _MONITOR, registry=REGISTRY)
 lag_seconds = Gauge(
     "vfmalign_monitor_lag_seconds",
-    "Time from the acquisition of the last observation to its arrival, in seconds; absent where unknown.",
+    "Time from the acquisition of the last observation to its arrival, in seconds; absent if unknown.",
     _MONITOR,
     registry=REGISTRY,
 )
 last_observation = Gauge(
     "vfmalign_monitor_last_observation_timestamp_seconds",
-    "When the last observation arrived, or the monitor was created or resumed after it, in seconds since 1970.",
+    "When the last observation arrived, or the monitor was created or resumed later, in seconds since 1970.",
     _MONITOR,
     registry=REGISTRY,
 )
 max_silence_seconds = Gauge(
     "vfmalign_monitor_max_silence_seconds",
-    "Time without an observation after which operators are told, in seconds; absent where none is set.",
+    "Time without an observation after which operators are alerted, in seconds; absent if not set.",
     _MONITOR,
     registry=REGISTRY,
 )
 observations = Counter(
     "vfmalign_monitor_observations",
-    "Observations that this process recorded, by what became of them; `duplicate` counts those that were sent again, "
-    "and `conflict` those whose id was recorded with other content.",
+    "Observations received by this process, by outcome; `duplicate`: the same observation was sent again; `conflict`: "
+    "the id was recorded before with other content.",
     (*_MONITOR, "outcome"),
     registry=REGISTRY,
 )
 replays_that_differ = Counter(
     "vfmalign_monitor_replays_that_differ",
-    "Repetitions of recorded observations, after a restart, whose evidence has other last bits than was recorded.",
+    "Replays after a restart in which the last bits of the evidence differ from the recorded evidence.",
     registry=REGISTRY,
 )
 snapshot_failures = Counter(
     "vfmalign_monitor_snapshot_failures",
-    "States of monitors that could not be stored; a restart repeats more observations until one is.",
+    "Monitor states that could not be stored; until one is stored, a restart has to replay more observations.",
     registry=REGISTRY,
 )
 window_failures = Counter(
     "vfmalign_monitor_window_failures",
-    "Windows whose MMD² could not be computed, by the reason of the error.",
+    "Windows for which MMD² could not be computed, by reason of the error.",
     ("reason",),
     registry=REGISTRY,
 )
 
-# From 0 on, because a rate does not see the first failure of a series that begins with it.
+# Start at 0, because a rate does not see the first failure of a series that begins with it.
 for _reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
     window_failures.labels(_reason)
 
@@ -109,11 +109,11 @@ _exported: dict[Gauge, set[Labels]] = {}
 
 @dataclass(frozen=True)
 class MonitorSample:
-    """What the leader exports of one monitor; None for what it does not have.
+    """Metrics of one monitor that the leader exports; a value that the monitor lacks is None.
 
     Attributes:
-        log_evidence, log_threshold: by component.
-        alarm: whether there is one that nobody has acknowledged.
+        log_evidence, log_threshold: values by component.
+        alarm: whether there is an unacknowledged alarm.
     """
 
     tenant: str
@@ -129,7 +129,7 @@ class MonitorSample:
 
 
 def export_samples(samples: Sequence[MonitorSample]) -> None:
-    """Exports these monitors and no others. Values that stay are never absent in between."""
+    """Exports the metrics of exactly these monitors. Series that remain are exported without a gap."""
     values: dict[Gauge, dict[Labels, float | None]] = {gauge: {} for gauge in _GAUGES}
     for one in samples:
         labels: Labels = one.tenant, one.monitor
@@ -158,8 +158,8 @@ _counting = threading.Lock()
 def count_observation(tenant: str, monitor: str, outcome: str) -> None:
     """Counts an observation.
 
-    The monitors that were counted last are exported, so that deleted ones, of which other processes do not hear, do not
-    add up for ever.
+    Only the monitors that were counted most recently are exported. Deleted monitors would otherwise accumulate, because
+    a process is not told about deletions by other processes.
     """
     labels = tenant, monitor
     with _counting:
@@ -172,7 +172,7 @@ def count_observation(tenant: str, monitor: str, outcome: str) -> None:
 
 
 def forget_observations(tenant: str, monitor: str) -> None:
-    """Ends the export of the numbers of observations of a monitor that was deleted."""
+    """Stops exporting the numbers of observations of a deleted monitor."""
     with _counting:
         _counted.pop((tenant, monitor), None)
     _remove(tenant, monitor)

@@ -11,10 +11,10 @@ from vfmalign.database.settings import DatabaseSettings, LeaseSettings
 
 
 class QuotaSettings(BaseModel, frozen=True):
-    """`VFMALIGN_QUOTA__*`: what a tenant may have."""
+    """`VFMALIGN_QUOTA__*`: limits of each tenant."""
 
     monitors: int = Field(
-        default=50, ge=1, le=10_000, description="monitors of a tenant; each adds about 20 series to the metrics"
+        default=50, ge=1, le=10_000, description="maximum monitors of a tenant; each adds about 20 metric series"
     )
 
 
@@ -25,27 +25,27 @@ class MonitoringOptions(BaseModel, frozen=True):
         default=2 * 2**30,
         ge=2**24,
         le=2**40,
-        description="memory for the states of monitors, in bytes; those that were used least recently are dropped and "
-        "read again when they are needed",
+        description="memory for the cached states of monitors, in bytes; the least recently used states are evicted "
+        "and read again when needed",
     )
     snapshot_rows: int = Field(
         default=500,
         ge=1,
         le=20_000,
-        description="observations after which the state of a monitor is stored; a restart repeats those after it",
+        description="observations between two stored states of a monitor; a restart replays the later ones",
     )
     poll_s: float = Field(
-        default=2.0, gt=0.0, le=60.0, description="seconds between two rounds of the leader, and of watching calls"
+        default=2.0, gt=0.0, le=60.0, description="polling interval of the leader and of watching calls, in seconds"
     )
     window_timeout_s: float = Field(
-        default=120.0, gt=0.0, le=3600.0, description="seconds within which the MMD service must compare a window"
+        default=120.0, gt=0.0, le=3600.0, description="seconds to wait for the MMD service to compare a window"
     )
     kept_windows: int = Field(
         default=10,
         ge=1,
         le=1_000,
-        description="windows' worth of the last rows whose features are kept; older features are deleted once two "
-        "snapshots hold what they did",
+        description="number of recent windows for which features are kept; older features are deleted once two stored "
+        "states include them",
     )
 
 

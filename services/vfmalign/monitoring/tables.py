@@ -1,7 +1,7 @@
 """Tables of monitors.
 
-The observations are the log: the state of a monitor is that of its snapshot, after the observations that follow it.
-Features are kept apart from them, because they are deleted sooner.
+The observations are the log: the state of a monitor follows from its snapshot and the later observations. Features are
+in a separate table, because they are deleted sooner.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class MonitorRow(OwnedRow):
     """One monitor.
 
     Attributes:
-        state: `active` or `paused`, or `deleting` while its parts are deleted, which nothing else sees.
-        uid: random; another monitor of the same id, after the first was deleted, has another one.
+        state: `active` or `paused`; `deleting` while its rows are deleted, which hides it from all other calls.
+        uid: random id, which differs from the uid of a deleted monitor with the same id.
         spec: `MonitorSpec` with defaults filled in.
         origin: `FeatureOrigin` of its observations.
         model_id: model of the reference.
-        layers: number of channels by layer; the first raises the alarm.
+        layers: number of channels by layer; the first layer raises the alarm.
         epoch: number of the current epoch.
         sequence: number of the last observation.
         snapshot, earlier_snapshot: the last two snapshots of the state; see `service.snapshots.Snapshot`.
-        status: what the state shows of itself; see `service.status.describe_status`.
-        counts: observations by outcome, and late and future ones.
+        status: summary of the state; see `service.status.describe_status`.
+        counts: number of observations by outcome, and of late and future observations.
         last_observed_at: when the last observation arrived.
-        last_acquired_at: latest time of acquisition that did not lie in the future.
-        lag_s: seconds from acquisition to arrival of the last observation; None where unknown.
+        last_acquired_at: latest time of acquisition that was not in the future.
+        lag_s: seconds from acquisition to arrival of the last observation; None if unknown.
         resumed_at: when it was last resumed.
     """
 
@@ -60,7 +60,7 @@ class MonitorRow(OwnedRow):
 
 
 class _PartRow(TenantRow):
-    """A row that belongs to a monitor, and is deleted with it."""
+    """A row that belongs to a monitor and is deleted with it."""
 
     __abstract__ = True
     metadata = METADATA
@@ -70,7 +70,7 @@ class _PartRow(TenantRow):
     @declared_attr.directive
     @classmethod
     def __table_args__(cls) -> tuple[sa.schema.SchemaItem, ...]:
-        """The monitor that it belongs to."""
+        """Foreign key to the monitor."""
         return (belongs_to("monitors", "monitor_id"),)
 
 
@@ -79,7 +79,7 @@ class EpochRow(_PartRow):
 
     Attributes:
         start: why it began.
-        rows: that entered; of the current epoch, `MonitorRow.status` has their number.
+        rows: number of rows that entered. For the current epoch, see `MonitorRow.status`.
         alarm: `MonitorAlarm` as JSON.
     """
 
@@ -96,14 +96,14 @@ class EpochRow(_PartRow):
 
 
 class ObservationRow(_PartRow):
-    """One observation: what it did, in the order of arrival.
+    """One observation and its effect on the evidence, in the order of arrival.
 
     Attributes:
         sequence: number in the order of arrival, from 1.
-        content_digest: of everything that was observed.
+        content_digest: digest of the content of the observation.
         row: number of the row in the epoch, from 1; 0 if it did not enter.
-        late, future: whether its acquisition was earlier than that of one before, or lay in the future.
-        log_rows, log_blocks_4, log_blocks_16, log_channels: ln of the statistics after it; None where one is 0.
+        late, future: whether it was acquired before an earlier observation, or in the future.
+        log_rows, log_blocks_4, log_blocks_16, log_channels: ln of each statistic afterwards; None if it is 0.
     """
 
     __tablename__ = "monitor_observations"
@@ -128,7 +128,7 @@ class ObservationRow(_PartRow):
     @declared_attr.directive
     @classmethod
     def __table_args__(cls) -> tuple[sa.schema.SchemaItem, ...]:
-        """An id is recorded once; points of the evidence are found by their row."""
+        """Keys: an id is recorded once; the index finds points of the evidence by row."""
         name = cls.__tablename__
         return (
             belongs_to("monitors", "monitor_id"),
@@ -138,11 +138,11 @@ class ObservationRow(_PartRow):
 
 
 class InputRow(_PartRow):
-    """What an observation consisted of, until neither a restart nor a window needs it.
+    """Input of an observation, kept as long as a restart or a window may need it.
 
     Attributes:
-        patient: its group.
-        day: as `Monitor.observe` takes it.
+        patient: group of the observation.
+        day: day in the form that `Monitor.observe` takes.
         features: safetensors of one (C) array for each layer that the monitor watches.
     """
 
@@ -161,7 +161,7 @@ class WindowRow(_PartRow):
     """Windowed MMD² after a row of an epoch.
 
     Attributes:
-        shifts: `WindowedShift` as JSON, one for each layer and stratum.
+        shifts: `WindowedShift` as JSON, one per layer and stratum.
         channels: `ChannelShift` as JSON.
     """
 
@@ -176,4 +176,4 @@ class WindowRow(_PartRow):
 
 MONITORS = METADATA.tables["monitors"]
 OBSERVATIONS, INPUTS = METADATA.tables["monitor_observations"], METADATA.tables["monitor_inputs"]
-"""For the recording of observations, which needs no objects. Such statements name the tenant themselves."""
+"""Tables for recording observations without ORM objects. Such statements must name the tenant themselves."""

@@ -1,7 +1,7 @@
 """Artifacts that a job writes to object storage: progress, encoders and figures.
 
-Every artifact has its own address and the same content whichever attempt writes it, so that an interrupted job can be
-run again.
+Every artifact has its own address, and its content does not depend on the attempt that writes it, so that an
+interrupted job can be run again.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from vfmalign.core.domain.errors import Conflict
-from vfmalign.core.domain.jobs import CaseScore, JobProgress, ProbeModel, TrainingSpec, probe_id
+from vfmalign.core.domain.jobs import CaseScore, JobProgress, TrainingSpec
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.stored_objects import StoredFigure
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.core.storage.trainings import check_source, list_publications
+from vfmalign.core.storage.trainings import check_source, get_source
 from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.checkpoint import TrainerState
@@ -40,14 +39,12 @@ def write_progress(store: ObjectStore, job: str, point: JobProgress) -> None:
 
 
 def copy_weights(encoder: Encoder | None) -> dict[str, Tensor]:
-    """Copy of an encoder's weights on the CPU; empty for None."""
+    """Copies an encoder's weights to the CPU; empty for None."""
     return {} if encoder is None else {name: t.detach().cpu().clone() for name, t in encoder.state_dict().items()}
 
 
-def publish_encoder(
-    store: ObjectStore, plan: JobPlan, data: JobData, learner: Learner, model_id: str
-) -> ModelCard | None:
-    """Publishes the encoder with its current weights, without its head, under one of the ids of `list_publications`.
+def publish_encoder(store: ObjectStore, plan: JobPlan, data: JobData, learner: Learner) -> ModelCard | None:
+    """Publishes the encoder with its current weights, without its head.
 
     Returns:
         The card of the model, or None where there is no encoder.
@@ -58,7 +55,7 @@ def publish_encoder(
     try:
         card = publish(
             store,
-            model_id,
+            spec.publish_as,
             weights,
             architecture=spec.architecture,
             objective=spec.objective if plan.task is None else "supervised",
@@ -66,15 +63,15 @@ def publish_encoder(
             primary_layer=plan.parent.primary_layer if plan.parent else "",
             pretraining=data.pretraining,
             parent=plan.parent.id if plan.parent else "",
-            source=list_publications(spec)[model_id],
+            source=get_source(spec),
             replace_damaged=True,
         )
     except Conflict:
-        card = _adopt_encoder(store, spec, model_id, weights)
+        card = _adopt_encoder(store, spec, weights)
     return card
 
 
-def _adopt_encoder(store: ObjectStore, spec: TrainingSpec, model_id: str, weights: dict[str, Tensor]) -> ModelCard:
+def _adopt_encoder(store: ObjectStore, spec: TrainingSpec, weights: dict[str, Tensor]) -> ModelCard:
     """Returns the card that an earlier attempt of this job published before it was killed.
 
     A published model is never replaced, unless it was lost or damaged. On a GPU the same training may end with slightly
@@ -83,26 +80,11 @@ def _adopt_encoder(store: ObjectStore, spec: TrainingSpec, model_id: str, weight
     Raises:
         Conflict: the id belongs to another job.
     """
-    encoder, card = load_encoder(store, model_id)
-    check_source(card, list_publications(spec)[model_id])
+    encoder, card = load_encoder(store, spec.publish_as)
+    check_source(card, spec)
     difference = weight_change(copy_weights(encoder), weights)
     _log.warning("earlier_encoder_adopted", job=spec.job_id, model=card.id, relative_difference=difference)
     return card
-
-
-def load_probes(store: ObjectStore, spec: TrainingSpec, state: TrainerState) -> tuple[ProbeModel, ...]:
-    """Encoders published during training, by this attempt or an earlier one.
-
-    Their digests are read from the cards, since an earlier attempt may have published other weights.
-    """
-    scores = {point.step: point.validation_score for point in state.curve}
-    probes = []
-    for step in spec.recipe.probe_steps:
-        card = load_card(store, probe_id(spec.publish_as, step))
-        probes.append(
-            ProbeModel(step=step, model_id=card.id, sha256=card.checkpoint.sha256, validation_score=scores[step])
-        )
-    return tuple(probes)
 
 
 def write_figures(

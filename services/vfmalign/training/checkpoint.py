@@ -2,8 +2,8 @@
 
 Tensors are stored as safetensors (nothing is ever pickled) under `jobs/<id>/checkpoint/<sha256>.safetensors`. The
 commit is `latest.json`, a single put after the tensors. Two processes of one job may overlap, for example while a pod
-is replaced. Each commit therefore names its tensors by digest, and a commit whose tensors have been deleted by the
-other process counts as absent: starting from the beginning gives the same result, only later.
+is replaced. Each commit therefore names its tensors by digest, and a commit counts as absent if the other process has
+deleted its tensors: starting from the beginning gives the same result, only later.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.models.weights import to_safetensors
 
 SINGLE_PUT_BYTES = 1 << 30
-"""Larger checkpoints are uploaded in parts: S3 limits a put to 5 GiB, and the largest encoder's state has 8."""
+"""Larger checkpoints are uploaded in parts: S3 limits a put to 5 GiB, and the state of the largest encoder has 8."""
 _MODEL, _OPTIMISER, _RNG = "model.", "optimiser.", "rng."
 _log = logs.get(__name__)
 
@@ -66,7 +66,7 @@ class CheckpointStore:
         self._committed: StoredObject | None = None
 
     def load_latest(self) -> tuple[TrainerState, bytes] | None:
-        """The last commit of this spec and its tensors; None if there is none or it cannot be used."""
+        """Loads the last commit of this spec and its tensors; None if there is no commit or it cannot be used."""
         try:
             state = TrainerState.model_validate(self._store.get_json(job_key(self._job, "checkpoint/latest.json")))
             if state.spec_digest != self._spec_digest or state.state is None:
@@ -84,9 +84,9 @@ class CheckpointStore:
         return state, data
 
     def commit(self, state: TrainerState, tensors: bytes) -> TrainerState:
-        """Stores the tensors, then the state that names them, then deletes the tensors of the commit before.
+        """Stores the tensors, then the state that names them; then deletes the tensors of the previous commit.
 
-        In this order a kill at any point leaves a `latest.json` whose tensors exist.
+        In this order, a kill at any point leaves a `latest.json` with existing tensors.
         """
         state = state.model_copy(update={"state": self.put(tensors)})
         self._store.put(job_key(self._job, "checkpoint/latest.json"), state.to_json(), content_type="application/json")

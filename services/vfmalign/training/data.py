@@ -29,8 +29,8 @@ from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
 from vfmalign.imaging.volumes import Volume, load_case
 
 FOCUS_SHARE = 0.5
-"""Share of the patches that are centred on the structure drawn last where the task segments. Patches drawn uniformly
-rarely contain a small one.
+"""For segmentation: share of the patches that are centred on the structure drawn last. Uniformly drawn patches rarely
+contain a small structure.
 """
 
 
@@ -50,10 +50,10 @@ class PreparedCase:
         label_max: highest value of each whole label map, including outside the crop.
         classes: whether the case belongs to each class that it states.
         slices: first slice and number of slices, see `PreparedStudy`; None for a whole volume without padding.
-        positive: the case's class; None where the task has none.
+        positive: the case's class; None if the task has none.
         focus_DHW: bool, voxels on which patches are centred (`FOCUS_SHARE`); None for none.
         inside: share of each of the task's structures that lies in the field of view, by name.
-        whole: label maps beyond the field of view, to which segmentations are compared; None where it holds all.
+        whole: label maps beyond the field of view, to which segmentations are compared; None if it holds all.
     """
 
     case: str
@@ -75,7 +75,7 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class Batch:
-    """Cases or patches of one training step on the device; the fields are those of `PreparedCase`, stacked."""
+    """Cases or patches of one training step, stacked on the device. The fields are those of `PreparedCase`."""
 
     input_NCDHW: Tensor
     clean_NCDHW: Tensor
@@ -111,7 +111,7 @@ def load_cases(
     Args:
         store: the deployment's object storage.
         cases: cases to read; a case that appears twice is read once.
-        task: the task, whose label maps and input transform are used; None for a pretraining.
+        task: the task, which determines label maps and input transform; None for a pretraining.
         preprocessing: the encoder's input.
         workers: number of cases that are read and prepared concurrently.
         check: called between cases; raises to stop.
@@ -178,7 +178,7 @@ def prepare_case(
 
 
 def shuffle_targets(cases: Sequence[PreparedCase], seed: int) -> list[PreparedCase]:
-    """Cases with the targets of other cases: reference volume, label maps and class. Inputs stay where they are.
+    """Gives each case the targets of another case (reference volume, label maps, class). The inputs are not exchanged.
 
     The permutation is one cycle through all cases in a drawn order, so that no case keeps its own target.
     """
@@ -200,7 +200,7 @@ def shuffle_targets(cases: Sequence[PreparedCase], seed: int) -> list[PreparedCa
 
 
 def _check_values(volume: Volume, label: LabelMap, case: str) -> None:
-    if len(label.structures) == 1:  # a mask, whatever its values
+    if len(label.structures) == 1:  # a mask, with any values
         return
     if undeclared := volume.list_values() - set(label.values):
         raise BadDataset(
@@ -219,7 +219,7 @@ def draw_batch(
     seed: int,
     device: torch.device,
 ) -> Batch:
-    """Draws the batch of one step: cases of a seeded shuffle, cut to patches, and flipped with probability 0.5.
+    """Draws the batch of one step: takes cases from a seeded shuffle, cuts patches, and flips with probability 0.5.
 
     Args:
         cases: the split to draw from. If the cases have classes, both are drawn equally often.
@@ -242,7 +242,7 @@ def draw_batch(
 
 
 def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Indices of the cases of one step: every shuffle is cut into whole batches, and its remainder is not used."""
+    """Returns the indices of one step's cases. Every shuffle is cut into whole batches; its remainder is not used."""
     rounds = -(-batch_size // n_cases)  # number of shuffles for one batch
     per_round = max(1, n_cases // batch_size)
     number, place = divmod(step, per_round)
@@ -254,7 +254,7 @@ def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[i
 
 
 def balanced_indices(positives: Sequence[bool], batch_size: int, step: int, seed: int) -> list[int]:
-    """Indices of the cases of one step: the classes alternate, each in seeded shuffles of its own."""
+    """Returns the indices of one step's cases: the classes alternate, and each class has seeded shuffles of its own."""
     members = [[i for i, positive in enumerate(positives) if positive is truth] for truth in (False, True)]
     indices = []
     for number in range(step * batch_size, (step + 1) * batch_size):

@@ -19,7 +19,7 @@ from torch import Tensor
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.field_of_view import REFUSE_BELOW, CaseInside, report_cut
-from vfmalign.core.domain.jobs import CaseScore, JobResult, TrainingSpec, probe_id
+from vfmalign.core.domain.jobs import CaseScore, JobResult, TrainingSpec
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
@@ -29,7 +29,6 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.training import failures
 from vfmalign.training.artifacts import (
     copy_weights,
-    load_probes,
     publish_encoder,
     write_figures,
     write_progress,
@@ -53,14 +52,14 @@ Baseline = Callable[[PreparedCase], dict[str, float | None]]
 
 @dataclass(frozen=True)
 class CaseSplits:
-    """A job's cases in memory."""
+    """A job's cases in memory, by split."""
 
     train: list[PreparedCase]
     val: list[PreparedCase]
     test: list[PreparedCase]
 
     def list_inside(self) -> tuple[CaseInside, ...]:
-        """Shares of the structures in the field of view, of the cases that have a structure."""
+        """Lists, for every case with a structure, the share of each structure that is inside the field of view."""
         splits: tuple[tuple[Split, list[PreparedCase]], ...] = (
             ("train", self.train),
             ("val", self.val),
@@ -76,7 +75,7 @@ class CaseSplits:
 
 @dataclass(frozen=True)
 class _Run:
-    """What the stages of one job share."""
+    """State that the stages of one job share."""
 
     store: ObjectStore
     plan: JobPlan
@@ -96,7 +95,7 @@ def run_job(
 ) -> None:
     """Runs a job to its result; a job that has a result is left unchanged.
 
-    All processes train. The main process alone performs the stages after that.
+    All processes train. Only the main process performs the stages after that.
 
     Args:
         store: the deployment's object storage.
@@ -130,7 +129,6 @@ def run_job(
         cases.val,
         checkpoints=CheckpointStore(store, spec.job_id, spec.digest()),
         publish=lambda point: write_progress(store, spec.job_id, point),
-        probe=lambda step: publish_encoder(store, plan, data, learner, probe_id(spec.publish_as, step)),
         stop=stop,
         stages=stages,
         device=device,
@@ -167,7 +165,7 @@ def _complete(
             stop=run.stop,
         )
     with run.stages.stage("publish"):
-        card = publish_encoder(store, run.plan, run.data, learner, spec.publish_as)
+        card = publish_encoder(store, run.plan, run.data, learner)
     finetuned = run.plan.task is not None and learner.encoder is not None
     return JobResult(
         job_id=spec.job_id,
@@ -182,7 +180,6 @@ def _complete(
         encoder=card.id if card else "",
         encoder_sha256=card.checkpoint.sha256 if card else "",
         encoder_card_sha256=card.digest() if card else "",
-        probes=load_probes(store, spec, state),
         train_labels={case.case: case.positive for case in cases.train if case.positive is not None},
         inside=cases.list_inside(),
         parameters=sum(parameter.numel() for parameter in learner.network.parameters()),
@@ -222,7 +219,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def _load_cases(store: ObjectStore, plan: JobPlan, data: JobData, workers: int, stop: ShutdownRequest) -> CaseSplits:
-    """Loads and prepares the cases of all splits, with what the task adds to them."""
+    """Loads and prepares the cases of all splits; the task completes them."""
     cases = load_cases(
         store,
         (*data.train, *data.val, *data.test),
@@ -243,10 +240,10 @@ def _load_cases(store: ObjectStore, plan: JobPlan, data: JobData, workers: int, 
 
 
 def _refuse_cut_organs(plan: JobPlan, cases: Sequence[CaseInside]) -> None:
-    """Refuses cases of whose structures too little lies in the field of view.
+    """Refuses cases with too little of a structure in the field of view.
 
     Raises:
-        BadDataset: there are some; the error names those with the smallest shares.
+        BadDataset: there are such cases; the error names the cases with the smallest shares.
     """
     model = plan.spec.model_id or plan.spec.architecture
     if cut := report_cut(cases, REFUSE_BELOW, model):

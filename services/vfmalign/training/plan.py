@@ -1,4 +1,4 @@
-"""From a job's spec to what it needs: validation against the stored models, and selection of the data."""
+"""From a job's spec to a plan: validation against the stored models, and selection of the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.core.storage.trainings import check_free, check_kind, check_publications, resolve_training
+from vfmalign.core.storage.trainings import check_free, check_kind, check_publication, resolve_training
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.registry import get_architecture
 
@@ -23,7 +23,7 @@ class JobPlan:
 
     Attributes:
         spec: the job.
-        architecture: the encoder's architecture (for `specialised`: the one whose input it shares).
+        architecture: the encoder's architecture (for `specialised`: an architecture with the same input).
         preprocessing: preprocessing of every case, with its inputs named as the dataset's modalities.
         model_input: the same with the model's own names, as the published card states it.
         parent: the model from which it starts, None for random weights.
@@ -47,7 +47,7 @@ class JobData:
     Attributes:
         train, val: cases for training and for checkpoint selection.
         test: cases for scoring; empty for pretraining, which has no score.
-        pretraining: the datasets that the published encoder was trained on, including those of its parent.
+        pretraining: the datasets that the published encoder and its parents were trained on.
     """
 
     train: tuple[Case, ...]
@@ -61,15 +61,15 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
 
     Raises:
         BadOption: fields do not fit together, or a name is unknown.
-        BadDataset: the dataset is missing, damaged or different from the spec's, or a case lacks what the task needs.
+        BadDataset: the dataset is missing, damaged or different from the spec's, or a case lacks data for the task.
         NotFound: the model to start from does not exist.
         DigestMismatch: its weights differ from those in the spec.
         Conflict: an id under which the encoder is to be published belongs to another model.
         Leakage: a test case was seen in training or validation, or by the model from which the job starts.
     """
     architecture = get_architecture(spec.architecture)
-    check_kind(spec.kind, spec.model_id, spec.task, spec.recipe.probe_steps)
-    check_publications(spec)
+    check_kind(spec.kind, spec.model_id, spec.task)
+    check_publication(spec)
     check_free(store, spec)
     dataset = _load_dataset(store, spec)
     task = None if spec.task is None else get_task_spec(spec.task, dataset.declaration)

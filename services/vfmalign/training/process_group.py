@@ -1,10 +1,10 @@
-"""The processes that train one job together: their ranks, what they agree on, and how they share a step's work.
+"""The processes that train one job together: their ranks, joint decisions, and the division of a step's work.
 
 Every process draws the whole batch, which is seeded, and runs the network on its own shard of the samples. The outputs
 of the other processes are gathered, and every process computes the loss of the whole batch. A loss that couples samples
 (Dice over the batch, NT-Xent, a mean over hidden voxels) is therefore the one that a single process computes, whatever
 the shards. Gradients flow through a process's own outputs only, and `DistributedDataParallel` (Li et al., "PyTorch
-Distributed", VLDB 2020) adds them up. The main process alone validates and writes to object storage.
+Distributed", VLDB 2020) adds them up. Only the main process validates and writes to object storage.
 
 Every collective call below must be made by all processes in the same order. A process that raised between two of them
 would leave the others waiting, so that errors and cancellation are exchanged before anyone acts on them.
@@ -83,7 +83,7 @@ class ProcessGroup:
         self._exchange(check, done=False)
 
     def run_on_main(self, work: Callable[[Callable[[], None]], float], check: Callable[[], None]) -> float:
-        """Runs work in the main process only, and broadcast its result.
+        """Runs work in the main process only, and broadcasts its result.
 
         Args:
             work: called in the main process with a function that it must call wherever it can stop.
@@ -126,7 +126,7 @@ class ProcessGroup:
             )
         if any(isinstance(module, _BatchNorm) for module in network.modules()):
             raise BadOption(
-                "the network normalises over the batch, of which each process sees only its shard",
+                "the network uses batch normalisation, but each process sees only a part of the batch",
                 field="architecture",
                 remedy="train it in one process",
             )

@@ -17,16 +17,16 @@ class TrainingOptions(BaseModel, frozen=True):
     """`VFMALIGN_TRAINING__*`: device and parallelism of a job."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="device to train on; auto: CUDA if available"
+        default="auto", description="device to train on; auto selects CUDA if available"
     )
     # A fixed number rather than all cores: sums depend on it in the last bit, and a seed must determine the result.
     threads: int = Field(
         default=2,
         ge=1,
         le=256,
-        description="torch's CPU threads; runs of one seed are bit-identical for the same number",
+        description="number of CPU threads of torch; runs with the same seed and number of threads are bit-identical",
     )
-    workers: int = Field(default=4, ge=1, le=64, description="cases that are read and prepared concurrently")
+    workers: int = Field(default=4, ge=1, le=64, description="number of cases that are read and prepared concurrently")
 
 
 class TrainingSettings(Settings):

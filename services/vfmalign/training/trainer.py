@@ -39,11 +39,10 @@ class Trainer:
         train, val: cases of the two splits.
         checkpoints: storage of the state.
         publish: called with every point of the learning curve, possibly more than once.
-        probe: called after every probe step while the network has that step's weights, possibly more than once.
         stop: checked before every step and between validation cases.
         stages: accumulates the wall time of each stage.
         device: device of the learner.
-        process_group: the processes that train together; the main process alone validates and writes.
+        process_group: the processes that train together; only the main process validates and writes.
     """
 
     def __init__(
@@ -55,14 +54,13 @@ class Trainer:
         *,
         checkpoints: CheckpointStore,
         publish: Callable[[JobProgress], None],
-        probe: Callable[[int], object],
         stop: ShutdownRequest,
         stages: Stages,
         device: torch.device,
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self._spec, self._learner, self._train, self._val = spec, learner, train, val
-        self._checkpoints, self._publish, self._probe, self._stop = checkpoints, publish, probe, stop
+        self._checkpoints, self._publish, self._stop = checkpoints, publish, stop
         self._stages, self._device = stages, device
         self._group = process_group
         self._forward = process_group.distribute(learner.network, spec.recipe.batch_size)
@@ -85,7 +83,7 @@ class Trainer:
         recipe = self._spec.recipe
         try:
             while True:
-                # The next validation is that of epoch len(curve); it is due once the steps before it are done.
+                # The next validation is for epoch len(curve); it is due once the steps before it are done.
                 if self._state.step == len(self._state.curve) * recipe.steps_per_epoch:
                     self._validate()
                 elif self._state.step == recipe.steps:
@@ -187,8 +185,8 @@ class Trainer:
     def _record_validation(self, point: JobProgress, *, best: bool) -> None:
         """Writes the outcome of the validation that was just done.
 
-        The order is: best weights, probe, commit, progress, and last the deletion of the weights that the commit no
-        longer names.
+        The order is: best weights, commit, progress, and last the deletion of the weights that the commit no longer
+        names.
         """
         replaced: StoredObject | None = None
         if best:
@@ -200,10 +198,6 @@ class Trainer:
         elapsed_seconds = sum(seconds.get(stage, 0.0) for stage in TRAINING_STAGES)
         point = point.model_copy(update={"elapsed_seconds": elapsed_seconds})
         self._update(curve=(*self._state.curve, point), loss_sum=0.0)
-        if point.step in self._spec.recipe.probe_steps:
-            # Before the commit: after a kill in between, the steps are repeated. Every committed point has its probe.
-            with self._stages.stage("publish"):
-                self._probe(point.step)
         self._commit()
         self._publish(point)
         if replaced is not None:
@@ -217,7 +211,7 @@ class Trainer:
         )
 
     def _is_best(self, score: float) -> bool:
-        """Whether a score is better than that of every epoch, so that the earliest of equal epochs is selected.
+        """Whether a score is better than in every earlier epoch, so that the earliest of equal epochs is selected.
 
         The score before training does not count: a fine-tuned network is one that has been trained. On few validation
         cases an untrained head can be the best by chance, and the shift of its encoder would be 0.

@@ -239,16 +239,6 @@ class Curve(_message.Message):
     selected_step: int
     def __init__(self, network: _Optional[_Union[_finetuning_pb2.Network, str]] = ..., points: _Optional[_Iterable[_Union[_finetuning_pb2.CurvePoint, _Mapping]]] = ..., selected_step: _Optional[int] = ...) -> None: ...
 
-class Probe(_message.Message):
-    __slots__ = ("step", "shift", "validation_score")
-    STEP_FIELD_NUMBER: _ClassVar[int]
-    SHIFT_FIELD_NUMBER: _ClassVar[int]
-    VALIDATION_SCORE_FIELD_NUMBER: _ClassVar[int]
-    step: int
-    shift: _common_pb2.Estimate
-    validation_score: float
-    def __init__(self, step: _Optional[int] = ..., shift: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., validation_score: _Optional[float] = ...) -> None: ...
-
 class CheckMeasure(_message.Message):
     __slots__ = ("name", "value", "meaning")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -336,7 +326,7 @@ class CutStructure(_message.Message):
     def __init__(self, case_id: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., structure: _Optional[str] = ..., inside: _Optional[float] = ...) -> None: ...
 
 class CheckResult(_message.Message):
-    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "probes", "measures", "interval_scope", "seeds", "seed_variation", "cut_structures", "pretraining", "pretraining_reason", "summary")
+    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "measures", "interval_scope", "seeds", "seed_variation", "cut_structures", "pretraining", "pretraining_reason", "summary")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_REASON_FIELD_NUMBER: _ClassVar[int]
     SHIFTS_FIELD_NUMBER: _ClassVar[int]
@@ -356,7 +346,6 @@ class CheckResult(_message.Message):
     GAIN_NAIVE_BASELINE_FIELD_NUMBER: _ClassVar[int]
     NAIVE_BASELINE_FIELD_NUMBER: _ClassVar[int]
     NAIVE_BASELINE_NOT_BEATEN_FIELD_NUMBER: _ClassVar[int]
-    PROBES_FIELD_NUMBER: _ClassVar[int]
     MEASURES_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_SCOPE_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
@@ -384,7 +373,6 @@ class CheckResult(_message.Message):
     gain_naive_baseline: Gain
     naive_baseline: str
     naive_baseline_not_beaten: bool
-    probes: _containers.RepeatedCompositeFieldContainer[Probe]
     measures: _containers.RepeatedCompositeFieldContainer[CheckMeasure]
     interval_scope: str
     seeds: _containers.RepeatedCompositeFieldContainer[SeedResult]
@@ -393,7 +381,7 @@ class CheckResult(_message.Message):
     pretraining: Verdict
     pretraining_reason: str
     summary: str
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ..., interval_scope: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedResult, _Mapping]]] = ..., seed_variation: _Optional[_Union[SeedVariation, _Mapping]] = ..., cut_structures: _Optional[_Iterable[_Union[CutStructure, _Mapping]]] = ..., pretraining: _Optional[_Union[Verdict, str]] = ..., pretraining_reason: _Optional[str] = ..., summary: _Optional[str] = ...) -> None: ...
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ..., interval_scope: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedResult, _Mapping]]] = ..., seed_variation: _Optional[_Union[SeedVariation, _Mapping]] = ..., cut_structures: _Optional[_Iterable[_Union[CutStructure, _Mapping]]] = ..., pretraining: _Optional[_Union[Verdict, str]] = ..., pretraining_reason: _Optional[str] = ..., summary: _Optional[str] = ...) -> None: ...
 
 class Check(_message.Message):
     __slots__ = ("check_id", "spec", "state", "progress", "create_time", "end_time", "stages", "job_ids", "failure", "result")

@@ -34,23 +34,23 @@ class AlignmentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AlignmentServiceAsyncStub: ...
     CreateCheck: _grpc.UnaryUnaryMultiCallable[_alignment_pb2.CreateCheckRequest, _alignment_pb2.CreateCheckResponse]
-    """Creates a check and returns at once. The same id with the same body returns the first check; with another body
-    ALREADY_EXISTS.
+    """Creates a check and returns immediately. If the call is repeated with the same id and body, it returns the existing check; with
+    the same id and a different body, it fails with ALREADY_EXISTS.
     """
     GetCheck: _grpc.UnaryUnaryMultiCallable[_alignment_pb2.GetCheckRequest, _alignment_pb2.GetCheckResponse]
     """Returns one check."""
     ListChecks: _grpc.UnaryUnaryMultiCallable[_alignment_pb2.ListChecksRequest, _alignment_pb2.ListChecksResponse]
     """Lists checks, newest first."""
     CancelCheck: _grpc.UnaryUnaryMultiCallable[_alignment_pb2.CancelCheckRequest, _alignment_pb2.CancelCheckResponse]
-    """Asks a check and its jobs to stop; a check that has ended stays as it is."""
+    """Asks a check and its jobs to stop; does not change a check that has ended."""
     RetryCheck: _grpc.UnaryUnaryMultiCallable[_alignment_pb2.RetryCheckRequest, _alignment_pb2.RetryCheckResponse]
-    """Queues a check again that failed or was cancelled, with its jobs. Finished stages are not repeated. A check that is queued or
-    running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+    """Queues a failed or cancelled check again, with its jobs. Finished stages are not repeated. A check that is queued or running does
+    not change, and a check that is being cancelled continues. Fails with FAILED_PRECONDITION if the check succeeded.
     """
     WatchCheck: _grpc.UnaryStreamMultiCallable[_alignment_pb2.WatchCheckRequest, _alignment_pb2.WatchCheckResponse]
-    """Streams the check at every change until it has ended. One that is retried can be watched again."""
+    """Streams the check at every change until it ends. A retried check can be watched again."""
     GetCheckReport: _grpc.UnaryStreamMultiCallable[_alignment_pb2.GetCheckReportRequest, _alignment_pb2.GetCheckReportResponse]
-    """Streams a file of a check's report, as `CheckResult` refers to it. FAILED_PRECONDITION where the check has no report."""
+    """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report."""
 
 @_typing.type_check_only
 class AlignmentServiceAsyncStub(AlignmentServiceStub):
@@ -58,23 +58,23 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCheck: _aio.UnaryUnaryMultiCallable[_alignment_pb2.CreateCheckRequest, _alignment_pb2.CreateCheckResponse]  # type: ignore[assignment]
-    """Creates a check and returns at once. The same id with the same body returns the first check; with another body
-    ALREADY_EXISTS.
+    """Creates a check and returns immediately. If the call is repeated with the same id and body, it returns the existing check; with
+    the same id and a different body, it fails with ALREADY_EXISTS.
     """
     GetCheck: _aio.UnaryUnaryMultiCallable[_alignment_pb2.GetCheckRequest, _alignment_pb2.GetCheckResponse]  # type: ignore[assignment]
     """Returns one check."""
     ListChecks: _aio.UnaryUnaryMultiCallable[_alignment_pb2.ListChecksRequest, _alignment_pb2.ListChecksResponse]  # type: ignore[assignment]
     """Lists checks, newest first."""
     CancelCheck: _aio.UnaryUnaryMultiCallable[_alignment_pb2.CancelCheckRequest, _alignment_pb2.CancelCheckResponse]  # type: ignore[assignment]
-    """Asks a check and its jobs to stop; a check that has ended stays as it is."""
+    """Asks a check and its jobs to stop; does not change a check that has ended."""
     RetryCheck: _aio.UnaryUnaryMultiCallable[_alignment_pb2.RetryCheckRequest, _alignment_pb2.RetryCheckResponse]  # type: ignore[assignment]
-    """Queues a check again that failed or was cancelled, with its jobs. Finished stages are not repeated. A check that is queued or
-    running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+    """Queues a failed or cancelled check again, with its jobs. Finished stages are not repeated. A check that is queued or running does
+    not change, and a check that is being cancelled continues. Fails with FAILED_PRECONDITION if the check succeeded.
     """
     WatchCheck: _aio.UnaryStreamMultiCallable[_alignment_pb2.WatchCheckRequest, _alignment_pb2.WatchCheckResponse]  # type: ignore[assignment]
-    """Streams the check at every change until it has ended. One that is retried can be watched again."""
+    """Streams the check at every change until it ends. A retried check can be watched again."""
     GetCheckReport: _aio.UnaryStreamMultiCallable[_alignment_pb2.GetCheckReportRequest, _alignment_pb2.GetCheckReportResponse]  # type: ignore[assignment]
-    """Streams a file of a check's report, as `CheckResult` refers to it. FAILED_PRECONDITION where the check has no report."""
+    """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report."""
 
 class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs alignment checks: features before, fine-tuning and its baselines, features after, MMD, report."""
@@ -85,8 +85,8 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alignment_pb2.CreateCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alignment_pb2.CreateCheckResponse, _abc.Awaitable[_alignment_pb2.CreateCheckResponse]]:
-        """Creates a check and returns at once. The same id with the same body returns the first check; with another body
-        ALREADY_EXISTS.
+        """Creates a check and returns immediately. If the call is repeated with the same id and body, it returns the existing check; with
+        the same id and a different body, it fails with ALREADY_EXISTS.
         """
 
     @_abc_1.abstractmethod
@@ -111,7 +111,7 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alignment_pb2.CancelCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alignment_pb2.CancelCheckResponse, _abc.Awaitable[_alignment_pb2.CancelCheckResponse]]:
-        """Asks a check and its jobs to stop; a check that has ended stays as it is."""
+        """Asks a check and its jobs to stop; does not change a check that has ended."""
 
     @_abc_1.abstractmethod
     def RetryCheck(
@@ -119,8 +119,8 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alignment_pb2.RetryCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alignment_pb2.RetryCheckResponse, _abc.Awaitable[_alignment_pb2.RetryCheckResponse]]:
-        """Queues a check again that failed or was cancelled, with its jobs. Finished stages are not repeated. A check that is queued or
-        running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+        """Queues a failed or cancelled check again, with its jobs. Finished stages are not repeated. A check that is queued or running does
+        not change, and a check that is being cancelled continues. Fails with FAILED_PRECONDITION if the check succeeded.
         """
 
     @_abc_1.abstractmethod
@@ -129,7 +129,7 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alignment_pb2.WatchCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_alignment_pb2.WatchCheckResponse], _abc.AsyncIterator[_alignment_pb2.WatchCheckResponse]]:
-        """Streams the check at every change until it has ended. One that is retried can be watched again."""
+        """Streams the check at every change until it ends. A retried check can be watched again."""
 
     @_abc_1.abstractmethod
     def GetCheckReport(
@@ -137,6 +137,6 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alignment_pb2.GetCheckReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_alignment_pb2.GetCheckReportResponse], _abc.AsyncIterator[_alignment_pb2.GetCheckReportResponse]]:
-        """Streams a file of a check's report, as `CheckResult` refers to it. FAILED_PRECONDITION where the check has no report."""
+        """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report."""
 
 def add_AlignmentServiceServicer_to_server(servicer: AlignmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExperimentServiceStub:
-    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
-    with the gain.
+    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
+    are related.
     """
 
     @_typing.overload
@@ -36,55 +36,57 @@ class ExperimentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExperimentServiceAsyncStub: ...
     CreateExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.CreateExperimentRequest, _experiment_pb2.CreateExperimentResponse]
-    """Creates an experiment and returns at once. The same id with the same body returns the first experiment; with another body
-    ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task requires.
+    """Creates an experiment and returns immediately. Repeating the call with the same id and body returns the existing experiment; another
+    body fails with ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task
+    requires.
     """
     GetExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.GetExperimentRequest, _experiment_pb2.GetExperimentResponse]
     """Returns one experiment."""
     ListExperiments: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.ListExperimentsRequest, _experiment_pb2.ListExperimentsResponse]
     """Lists experiments, newest first."""
     CancelExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.CancelExperimentRequest, _experiment_pb2.CancelExperimentResponse]
-    """Asks an experiment and its checks to stop; an experiment that has ended stays as it is."""
+    """Asks an experiment and its checks to stop; does not change an experiment that has ended."""
     RetryExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.RetryExperimentRequest, _experiment_pb2.RetryExperimentResponse]
-    """Queues an experiment again that has ended, with those of its checks that failed or were cancelled, and writes its report anew.
-    An experiment that is queued or running stays as it is, and one that is being cancelled goes on; FAILED_PRECONDITION where
-    every cell has its result in the report.
+    """Queues an ended experiment again, with its failed and cancelled checks, and rewrites its report. An experiment that is queued or
+    running does not change, and an experiment that is being cancelled continues. Fails with FAILED_PRECONDITION if the report has the
+    results of all cells.
     """
     WatchExperiment: _grpc.UnaryStreamMultiCallable[_experiment_pb2.WatchExperimentRequest, _experiment_pb2.WatchExperimentResponse]
-    """Streams the experiment at every change until it has ended. One that is retried can be watched again."""
+    """Streams the experiment at every change until it ends. A retried experiment can be watched again."""
     GetExperimentReport: _grpc.UnaryStreamMultiCallable[_experiment_pb2.GetExperimentReportRequest, _experiment_pb2.GetExperimentReportResponse]
-    """Streams a file of an experiment's report, as `Experiment` refers to it. FAILED_PRECONDITION where the experiment has no report."""
+    """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report."""
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
-    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
-    with the gain.
+    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
+    are related.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.CreateExperimentRequest, _experiment_pb2.CreateExperimentResponse]  # type: ignore[assignment]
-    """Creates an experiment and returns at once. The same id with the same body returns the first experiment; with another body
-    ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task requires.
+    """Creates an experiment and returns immediately. Repeating the call with the same id and body returns the existing experiment; another
+    body fails with ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task
+    requires.
     """
     GetExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.GetExperimentRequest, _experiment_pb2.GetExperimentResponse]  # type: ignore[assignment]
     """Returns one experiment."""
     ListExperiments: _aio.UnaryUnaryMultiCallable[_experiment_pb2.ListExperimentsRequest, _experiment_pb2.ListExperimentsResponse]  # type: ignore[assignment]
     """Lists experiments, newest first."""
     CancelExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.CancelExperimentRequest, _experiment_pb2.CancelExperimentResponse]  # type: ignore[assignment]
-    """Asks an experiment and its checks to stop; an experiment that has ended stays as it is."""
+    """Asks an experiment and its checks to stop; does not change an experiment that has ended."""
     RetryExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.RetryExperimentRequest, _experiment_pb2.RetryExperimentResponse]  # type: ignore[assignment]
-    """Queues an experiment again that has ended, with those of its checks that failed or were cancelled, and writes its report anew.
-    An experiment that is queued or running stays as it is, and one that is being cancelled goes on; FAILED_PRECONDITION where
-    every cell has its result in the report.
+    """Queues an ended experiment again, with its failed and cancelled checks, and rewrites its report. An experiment that is queued or
+    running does not change, and an experiment that is being cancelled continues. Fails with FAILED_PRECONDITION if the report has the
+    results of all cells.
     """
     WatchExperiment: _aio.UnaryStreamMultiCallable[_experiment_pb2.WatchExperimentRequest, _experiment_pb2.WatchExperimentResponse]  # type: ignore[assignment]
-    """Streams the experiment at every change until it has ended. One that is retried can be watched again."""
+    """Streams the experiment at every change until it ends. A retried experiment can be watched again."""
     GetExperimentReport: _aio.UnaryStreamMultiCallable[_experiment_pb2.GetExperimentReportRequest, _experiment_pb2.GetExperimentReportResponse]  # type: ignore[assignment]
-    """Streams a file of an experiment's report, as `Experiment` refers to it. FAILED_PRECONDITION where the experiment has no report."""
+    """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report."""
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
-    with the gain.
+    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
+    are related.
     """
 
     @_abc_1.abstractmethod
@@ -93,8 +95,9 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _experiment_pb2.CreateExperimentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_experiment_pb2.CreateExperimentResponse, _abc.Awaitable[_experiment_pb2.CreateExperimentResponse]]:
-        """Creates an experiment and returns at once. The same id with the same body returns the first experiment; with another body
-        ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task requires.
+        """Creates an experiment and returns immediately. Repeating the call with the same id and body returns the existing experiment; another
+        body fails with ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task
+        requires.
         """
 
     @_abc_1.abstractmethod
@@ -119,7 +122,7 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _experiment_pb2.CancelExperimentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_experiment_pb2.CancelExperimentResponse, _abc.Awaitable[_experiment_pb2.CancelExperimentResponse]]:
-        """Asks an experiment and its checks to stop; an experiment that has ended stays as it is."""
+        """Asks an experiment and its checks to stop; does not change an experiment that has ended."""
 
     @_abc_1.abstractmethod
     def RetryExperiment(
@@ -127,9 +130,9 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _experiment_pb2.RetryExperimentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_experiment_pb2.RetryExperimentResponse, _abc.Awaitable[_experiment_pb2.RetryExperimentResponse]]:
-        """Queues an experiment again that has ended, with those of its checks that failed or were cancelled, and writes its report anew.
-        An experiment that is queued or running stays as it is, and one that is being cancelled goes on; FAILED_PRECONDITION where
-        every cell has its result in the report.
+        """Queues an ended experiment again, with its failed and cancelled checks, and rewrites its report. An experiment that is queued or
+        running does not change, and an experiment that is being cancelled continues. Fails with FAILED_PRECONDITION if the report has the
+        results of all cells.
         """
 
     @_abc_1.abstractmethod
@@ -138,7 +141,7 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _experiment_pb2.WatchExperimentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_experiment_pb2.WatchExperimentResponse], _abc.AsyncIterator[_experiment_pb2.WatchExperimentResponse]]:
-        """Streams the experiment at every change until it has ended. One that is retried can be watched again."""
+        """Streams the experiment at every change until it ends. A retried experiment can be watched again."""
 
     @_abc_1.abstractmethod
     def GetExperimentReport(
@@ -146,6 +149,6 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _experiment_pb2.GetExperimentReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_experiment_pb2.GetExperimentReportResponse], _abc.AsyncIterator[_experiment_pb2.GetExperimentReportResponse]]:
-        """Streams a file of an experiment's report, as `Experiment` refers to it. FAILED_PRECONDITION where the experiment has no report."""
+        """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report."""
 
 def add_ExperimentServiceServicer_to_server(servicer: ExperimentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

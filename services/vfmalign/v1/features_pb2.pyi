@@ -30,7 +30,6 @@ class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 class ObservationDelivery(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OBSERVATION_DELIVERY_UNSPECIFIED: _ClassVar[ObservationDelivery]
-    OBSERVATION_DELIVERY_RECORDED: _ClassVar[ObservationDelivery]
     OBSERVATION_DELIVERY_QUEUED: _ClassVar[ObservationDelivery]
     OBSERVATION_DELIVERY_DROPPED: _ClassVar[ObservationDelivery]
 
@@ -49,7 +48,6 @@ POOLING_UNSPECIFIED: Pooling
 POOLING_MEAN: Pooling
 POOLING_NONE: Pooling
 OBSERVATION_DELIVERY_UNSPECIFIED: ObservationDelivery
-OBSERVATION_DELIVERY_RECORDED: ObservationDelivery
 OBSERVATION_DELIVERY_QUEUED: ObservationDelivery
 OBSERVATION_DELIVERY_DROPPED: ObservationDelivery
 INITIALISATION_UNSPECIFIED: Initialisation

@@ -34,7 +34,7 @@ class FeatureServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FeatureServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_features_pb2.ListModelsRequest, _features_pb2.ListModelsResponse]
-    """Lists the models in object storage and the architectures this server can build."""
+    """Lists the models in object storage and the architectures that this server can build."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetModelRequest, _features_pb2.GetModelResponse]
     """Returns one model's card."""
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_features_pb2.ListDatasetsRequest, _features_pb2.ListDatasetsResponse]
@@ -44,12 +44,12 @@ class FeatureServiceStub:
     Extract: _grpc.UnaryUnaryMultiCallable[_features_pb2.ExtractRequest, _features_pb2.ExtractResponse]
     """Extracts the features of one study."""
     ExtractDataset: _grpc.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]
-    """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
-    same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
+    """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the same request
+    always refers to the same feature set. Stored parts are reused; only missing or damaged parts are computed again.
     """
     CreateStudyUpload: _grpc.UnaryUnaryMultiCallable[_features_pb2.CreateStudyUploadRequest, _features_pb2.CreateStudyUploadResponse]
-    """Returns the URL to which a zip of a study's DICOM files is uploaded that is too large for a message. Idempotent; a file that is
-    there already is marked as complete. The caller alone can use it, and the service deletes it after some time.
+    """Returns a URL to upload a zip of a study's DICOM files to, for studies that are too large for a message. Idempotent; a file that
+    has already been uploaded is marked as complete. Only the caller can use the file, and the service deletes it after some time.
     """
 
 @_typing.type_check_only
@@ -58,7 +58,7 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_features_pb2.ListModelsRequest, _features_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models in object storage and the architectures this server can build."""
+    """Lists the models in object storage and the architectures that this server can build."""
     GetModel: _aio.UnaryUnaryMultiCallable[_features_pb2.GetModelRequest, _features_pb2.GetModelResponse]  # type: ignore[assignment]
     """Returns one model's card."""
     ListDatasets: _aio.UnaryUnaryMultiCallable[_features_pb2.ListDatasetsRequest, _features_pb2.ListDatasetsResponse]  # type: ignore[assignment]
@@ -68,12 +68,12 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     Extract: _aio.UnaryUnaryMultiCallable[_features_pb2.ExtractRequest, _features_pb2.ExtractResponse]  # type: ignore[assignment]
     """Extracts the features of one study."""
     ExtractDataset: _aio.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]  # type: ignore[assignment]
-    """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
-    same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
+    """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the same request
+    always refers to the same feature set. Stored parts are reused; only missing or damaged parts are computed again.
     """
     CreateStudyUpload: _aio.UnaryUnaryMultiCallable[_features_pb2.CreateStudyUploadRequest, _features_pb2.CreateStudyUploadResponse]  # type: ignore[assignment]
-    """Returns the URL to which a zip of a study's DICOM files is uploaded that is too large for a message. Idempotent; a file that is
-    there already is marked as complete. The caller alone can use it, and the service deletes it after some time.
+    """Returns a URL to upload a zip of a study's DICOM files to, for studies that are too large for a message. Idempotent; a file that
+    has already been uploaded is marked as complete. Only the caller can use the file, and the service deletes it after some time.
     """
 
 class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -85,7 +85,7 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _features_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.ListModelsResponse, _abc.Awaitable[_features_pb2.ListModelsResponse]]:
-        """Lists the models in object storage and the architectures this server can build."""
+        """Lists the models in object storage and the architectures that this server can build."""
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -125,8 +125,8 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _features_pb2.ExtractDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_features_pb2.ExtractDatasetResponse], _abc.AsyncIterator[_features_pb2.ExtractDatasetResponse]]:
-        """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
-        same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
+        """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the same request
+        always refers to the same feature set. Stored parts are reused; only missing or damaged parts are computed again.
         """
 
     @_abc_1.abstractmethod
@@ -135,8 +135,8 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _features_pb2.CreateStudyUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.CreateStudyUploadResponse, _abc.Awaitable[_features_pb2.CreateStudyUploadResponse]]:
-        """Returns the URL to which a zip of a study's DICOM files is uploaded that is too large for a message. Idempotent; a file that is
-        there already is marked as complete. The caller alone can use it, and the service deletes it after some time.
+        """Returns a URL to upload a zip of a study's DICOM files to, for studies that are too large for a message. Idempotent; a file that
+        has already been uploaded is marked as complete. Only the caller can use the file, and the service deletes it after some time.
         """
 
 def add_FeatureServiceServicer_to_server(servicer: FeatureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -51,7 +51,7 @@ JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
 
 class Recipe(_message.Message):
-    __slots__ = ("preset", "epochs", "steps_per_epoch", "batch_size", "learning_rate", "weight_decay", "layer_decay", "encoder_rate", "warmup_fraction", "patch_shape_dhw", "probe_steps")
+    __slots__ = ("preset", "epochs", "steps_per_epoch", "batch_size", "learning_rate", "weight_decay", "layer_decay", "encoder_rate", "warmup_fraction", "patch_shape_dhw")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     STEPS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -62,7 +62,6 @@ class Recipe(_message.Message):
     ENCODER_RATE_FIELD_NUMBER: _ClassVar[int]
     WARMUP_FRACTION_FIELD_NUMBER: _ClassVar[int]
     PATCH_SHAPE_DHW_FIELD_NUMBER: _ClassVar[int]
-    PROBE_STEPS_FIELD_NUMBER: _ClassVar[int]
     preset: str
     epochs: int
     steps_per_epoch: int
@@ -73,8 +72,7 @@ class Recipe(_message.Message):
     encoder_rate: float
     warmup_fraction: float
     patch_shape_dhw: _containers.RepeatedScalarFieldContainer[int]
-    probe_steps: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, preset: _Optional[str] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., layer_decay: _Optional[float] = ..., encoder_rate: _Optional[float] = ..., warmup_fraction: _Optional[float] = ..., patch_shape_dhw: _Optional[_Iterable[int]] = ..., probe_steps: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, preset: _Optional[str] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., layer_decay: _Optional[float] = ..., encoder_rate: _Optional[float] = ..., warmup_fraction: _Optional[float] = ..., patch_shape_dhw: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
     __slots__ = ("kind", "dataset_id", "dataset_digest", "architecture", "objective", "network", "model_id", "model_sha256", "task", "recipe", "seed", "publish_as", "modality_map", "shuffled_labels", "allow_cut_organs", "initial_seed")

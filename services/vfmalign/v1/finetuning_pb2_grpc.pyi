@@ -34,20 +34,22 @@ class FineTuningServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FineTuningServiceAsyncStub: ...
     CreateJob: _grpc.UnaryUnaryMultiCallable[_finetuning_pb2.CreateJobRequest, _finetuning_pb2.CreateJobResponse]
-    """Creates a job and returns at once. The same id with the same body returns the first job; with another body ALREADY_EXISTS."""
+    """Creates a job and returns immediately. If the call is repeated with the same id and body, it returns the existing job; with the
+    same id and a different body, it fails with ALREADY_EXISTS.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_finetuning_pb2.GetJobRequest, _finetuning_pb2.GetJobResponse]
     """Returns one job."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_finetuning_pb2.ListJobsRequest, _finetuning_pb2.ListJobsResponse]
     """Lists jobs, newest first."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_finetuning_pb2.CancelJobRequest, _finetuning_pb2.CancelJobResponse]
-    """Asks a job to stop; a job that has ended stays as it is."""
+    """Asks a job to stop; does not change a job that has ended."""
     RetryJob: _grpc.UnaryUnaryMultiCallable[_finetuning_pb2.RetryJobRequest, _finetuning_pb2.RetryJobResponse]
-    """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
-    that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION,
-    unless its result or the encoder that it published was lost, which it then creates again.
+    """Queues a failed or cancelled job again. It continues from its checkpoint, and the count of its attempts continues. A job that is
+    queued or running does not change, and a job that is being cancelled continues. Fails with FAILED_PRECONDITION if the job
+    succeeded, unless its result or published encoder was lost; the job then creates it again.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_finetuning_pb2.WatchJobRequest, _finetuning_pb2.WatchJobResponse]
-    """Streams the job at every change until it has ended. One that is retried can be watched again."""
+    """Streams the job at every change until it ends. A retried job can be watched again."""
 
 @_typing.type_check_only
 class FineTuningServiceAsyncStub(FineTuningServiceStub):
@@ -55,20 +57,22 @@ class FineTuningServiceAsyncStub(FineTuningServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJob: _aio.UnaryUnaryMultiCallable[_finetuning_pb2.CreateJobRequest, _finetuning_pb2.CreateJobResponse]  # type: ignore[assignment]
-    """Creates a job and returns at once. The same id with the same body returns the first job; with another body ALREADY_EXISTS."""
+    """Creates a job and returns immediately. If the call is repeated with the same id and body, it returns the existing job; with the
+    same id and a different body, it fails with ALREADY_EXISTS.
+    """
     GetJob: _aio.UnaryUnaryMultiCallable[_finetuning_pb2.GetJobRequest, _finetuning_pb2.GetJobResponse]  # type: ignore[assignment]
     """Returns one job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_finetuning_pb2.ListJobsRequest, _finetuning_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists jobs, newest first."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_finetuning_pb2.CancelJobRequest, _finetuning_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Asks a job to stop; a job that has ended stays as it is."""
+    """Asks a job to stop; does not change a job that has ended."""
     RetryJob: _aio.UnaryUnaryMultiCallable[_finetuning_pb2.RetryJobRequest, _finetuning_pb2.RetryJobResponse]  # type: ignore[assignment]
-    """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
-    that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION,
-    unless its result or the encoder that it published was lost, which it then creates again.
+    """Queues a failed or cancelled job again. It continues from its checkpoint, and the count of its attempts continues. A job that is
+    queued or running does not change, and a job that is being cancelled continues. Fails with FAILED_PRECONDITION if the job
+    succeeded, unless its result or published encoder was lost; the job then creates it again.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_finetuning_pb2.WatchJobRequest, _finetuning_pb2.WatchJobResponse]  # type: ignore[assignment]
-    """Streams the job at every change until it has ended. One that is retried can be watched again."""
+    """Streams the job at every change until it ends. A retried job can be watched again."""
 
 class FineTuningServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs pretraining and fine-tuning jobs, each in its own process or pod."""
@@ -79,7 +83,9 @@ class FineTuningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _finetuning_pb2.CreateJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_finetuning_pb2.CreateJobResponse, _abc.Awaitable[_finetuning_pb2.CreateJobResponse]]:
-        """Creates a job and returns at once. The same id with the same body returns the first job; with another body ALREADY_EXISTS."""
+        """Creates a job and returns immediately. If the call is repeated with the same id and body, it returns the existing job; with the
+        same id and a different body, it fails with ALREADY_EXISTS.
+        """
 
     @_abc_1.abstractmethod
     def GetJob(
@@ -103,7 +109,7 @@ class FineTuningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _finetuning_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_finetuning_pb2.CancelJobResponse, _abc.Awaitable[_finetuning_pb2.CancelJobResponse]]:
-        """Asks a job to stop; a job that has ended stays as it is."""
+        """Asks a job to stop; does not change a job that has ended."""
 
     @_abc_1.abstractmethod
     def RetryJob(
@@ -111,9 +117,9 @@ class FineTuningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _finetuning_pb2.RetryJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_finetuning_pb2.RetryJobResponse, _abc.Awaitable[_finetuning_pb2.RetryJobResponse]]:
-        """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
-        that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION,
-        unless its result or the encoder that it published was lost, which it then creates again.
+        """Queues a failed or cancelled job again. It continues from its checkpoint, and the count of its attempts continues. A job that is
+        queued or running does not change, and a job that is being cancelled continues. Fails with FAILED_PRECONDITION if the job
+        succeeded, unless its result or published encoder was lost; the job then creates it again.
         """
 
     @_abc_1.abstractmethod
@@ -122,6 +128,6 @@ class FineTuningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _finetuning_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_finetuning_pb2.WatchJobResponse], _abc.AsyncIterator[_finetuning_pb2.WatchJobResponse]]:
-        """Streams the job at every change until it has ended. One that is retried can be watched again."""
+        """Streams the job at every change until it ends. A retried job can be watched again."""
 
 def add_FineTuningServiceServicer_to_server(servicer: FineTuningServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

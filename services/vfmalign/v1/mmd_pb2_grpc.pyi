@@ -36,13 +36,13 @@ class MmdServiceStub:
     Compute: _grpc.UnaryUnaryMultiCallable[_mmd_pb2.ComputeRequest, _mmd_pb2.ComputeResponse]
     """Compares two samples, layer by layer."""
     ComputeBatch: _grpc.UnaryStreamMultiCallable[_mmd_pb2.ComputeBatchRequest, _mmd_pb2.ComputeBatchResponse]
-    """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails: features that are not
-    there, are not finite or do not fit together, or options that do not fit them. A field out of its bounds in any pair, such as an
-    interval level of 1.5 or an unknown enum value, fails the whole batch with INVALID_ARGUMENT, whose subject begins with
-    `requests[INDEX]`, before the first response. The limit of 16 MiB applies to the batch as a whole.
+    """Compares many pairs; streams one response per pair, in order. It continues after a pair that fails because its features are missing,
+    not finite or inconsistent, or because its options do not match them. If a field of any pair is out of bounds, such as an interval
+    level of 1.5 or an unknown enum value, the whole batch fails with INVALID_ARGUMENT before the first response; the subject of the
+    error begins with `requests[INDEX]`. The limit of 16 MiB applies to the batch as a whole.
     """
     CreateUpload: _grpc.UnaryUnaryMultiCallable[_mmd_pb2.CreateUploadRequest, _mmd_pb2.CreateUploadResponse]
-    """Returns the URL to which a file is uploaded whose arrays are too large for a message. Idempotent; a file that is there already is
+    """Returns the URL to upload a file of arrays to that are too large for a message. Idempotent; a file that has already been uploaded is
     marked as complete. The service deletes the file after some time.
     """
 
@@ -54,13 +54,13 @@ class MmdServiceAsyncStub(MmdServiceStub):
     Compute: _aio.UnaryUnaryMultiCallable[_mmd_pb2.ComputeRequest, _mmd_pb2.ComputeResponse]  # type: ignore[assignment]
     """Compares two samples, layer by layer."""
     ComputeBatch: _aio.UnaryStreamMultiCallable[_mmd_pb2.ComputeBatchRequest, _mmd_pb2.ComputeBatchResponse]  # type: ignore[assignment]
-    """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails: features that are not
-    there, are not finite or do not fit together, or options that do not fit them. A field out of its bounds in any pair, such as an
-    interval level of 1.5 or an unknown enum value, fails the whole batch with INVALID_ARGUMENT, whose subject begins with
-    `requests[INDEX]`, before the first response. The limit of 16 MiB applies to the batch as a whole.
+    """Compares many pairs; streams one response per pair, in order. It continues after a pair that fails because its features are missing,
+    not finite or inconsistent, or because its options do not match them. If a field of any pair is out of bounds, such as an interval
+    level of 1.5 or an unknown enum value, the whole batch fails with INVALID_ARGUMENT before the first response; the subject of the
+    error begins with `requests[INDEX]`. The limit of 16 MiB applies to the batch as a whole.
     """
     CreateUpload: _aio.UnaryUnaryMultiCallable[_mmd_pb2.CreateUploadRequest, _mmd_pb2.CreateUploadResponse]  # type: ignore[assignment]
-    """Returns the URL to which a file is uploaded whose arrays are too large for a message. Idempotent; a file that is there already is
+    """Returns the URL to upload a file of arrays to that are too large for a message. Idempotent; a file that has already been uploaded is
     marked as complete. The service deletes the file after some time.
     """
 
@@ -81,10 +81,10 @@ class MmdServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mmd_pb2.ComputeBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_mmd_pb2.ComputeBatchResponse], _abc.AsyncIterator[_mmd_pb2.ComputeBatchResponse]]:
-        """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails: features that are not
-        there, are not finite or do not fit together, or options that do not fit them. A field out of its bounds in any pair, such as an
-        interval level of 1.5 or an unknown enum value, fails the whole batch with INVALID_ARGUMENT, whose subject begins with
-        `requests[INDEX]`, before the first response. The limit of 16 MiB applies to the batch as a whole.
+        """Compares many pairs; streams one response per pair, in order. It continues after a pair that fails because its features are missing,
+        not finite or inconsistent, or because its options do not match them. If a field of any pair is out of bounds, such as an interval
+        level of 1.5 or an unknown enum value, the whole batch fails with INVALID_ARGUMENT before the first response; the subject of the
+        error begins with `requests[INDEX]`. The limit of 16 MiB applies to the batch as a whole.
         """
 
     @_abc_1.abstractmethod
@@ -93,7 +93,7 @@ class MmdServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mmd_pb2.CreateUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mmd_pb2.CreateUploadResponse, _abc.Awaitable[_mmd_pb2.CreateUploadResponse]]:
-        """Returns the URL to which a file is uploaded whose arrays are too large for a message. Idempotent; a file that is there already is
+        """Returns the URL to upload a file of arrays to that are too large for a message. Idempotent; a file that has already been uploaded is
         marked as complete. The service deletes the file after some time.
         """
 

@@ -27,89 +27,93 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MonitoringServiceStub:
-    """Watches the features of a model in use with tests that hold at every look. An alarm stops nothing by itself."""
+    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MonitoringServiceAsyncStub: ...
     CreateMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.CreateMonitorRequest, _monitoring_pb2.CreateMonitorResponse]
-    """Creates a monitor and returns it. The same id with the same body returns the first monitor; with another body ALREADY_EXISTS."""
+    """Creates a monitor and returns it. If the call is repeated with the same id and body, it returns the existing monitor; with the same id
+    and a different body, it fails with ALREADY_EXISTS.
+    """
     GetMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetMonitorRequest, _monitoring_pb2.GetMonitorResponse]
     """Returns one monitor."""
     ListMonitors: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListMonitorsRequest, _monitoring_pb2.ListMonitorsResponse]
     """Lists monitors, newest first."""
     Observe: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ObserveRequest, _monitoring_pb2.ObserveResponse]
-    """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: one that is
-    sent again is recorded once. After an error, some may have been recorded: send the request again.
+    """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: an observation
+    that is sent again is not recorded twice. After an error, some may have been recorded, so repeat the request.
     """
     WatchMonitor: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.WatchMonitorRequest, _monitoring_pb2.WatchMonitorResponse]
-    """Streams the monitor at every change until the caller leaves or the monitor is deleted."""
+    """Streams the monitor at every change until the caller disconnects or the monitor is deleted."""
     AcknowledgeAlarm: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.AcknowledgeAlarmRequest, _monitoring_pb2.AcknowledgeAlarmResponse]
-    """Records that somebody has seen the alarm of the current epoch; the evidence goes on. An alarm that was acknowledged before keeps
-    its first acknowledgement. FAILED_PRECONDITION where there is no alarm.
+    """Acknowledges the alarm of the current epoch; the evidence continues. An alarm keeps its first acknowledgement. Fails with
+    FAILED_PRECONDITION if there is no alarm.
     """
     ReplaceReference: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ReplaceReferenceRequest, _monitoring_pb2.ReplaceReferenceResponse]
-    """Begins a new epoch with another reference: its evidence begins anew and spends its own share of alpha. The same request again
-    changes nothing.
+    """Begins a new epoch with another reference: its evidence starts from the beginning and spends its own share of alpha. Repeating the
+    request changes nothing.
     """
     UpdateMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.UpdateMonitorRequest, _monitoring_pb2.UpdateMonitorResponse]
-    """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
-    returns the monitor, as it is now.
+    """Changes fields that do not affect the evidence. Unset fields do not change. CreateMonitor with the body of the first call still
+    returns the monitor, in its current state.
     """
     PauseMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.PauseMonitorRequest, _monitoring_pb2.PauseMonitorResponse]
-    """Keeps observations out of the evidence until the monitor is resumed; they are recorded as paused."""
+    """Excludes observations from the evidence until the monitor is resumed; they are recorded as paused."""
     ResumeMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ResumeMonitorRequest, _monitoring_pb2.ResumeMonitorResponse]
-    """Lets observations enter the evidence again."""
+    """Includes observations in the evidence again."""
     DeleteMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.DeleteMonitorRequest, _monitoring_pb2.DeleteMonitorResponse]
-    """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
-    takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
+    """Deletes a monitor with its observations and its evidence. It disappears immediately, but its id is only free after its rows are
+    deleted, which takes seconds for many observations. Until then, CreateMonitor fails with FAILED_PRECONDITION.
     """
     GetMonitorReport: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.GetMonitorReportRequest, _monitoring_pb2.GetMonitorReportResponse]
-    """Streams the report of a monitor as it stands: the page, or the same content as JSON."""
+    """Streams the current report of a monitor: the page, or the same content as JSON."""
 
 @_typing.type_check_only
 class MonitoringServiceAsyncStub(MonitoringServiceStub):
-    """Watches the features of a model in use with tests that hold at every look. An alarm stops nothing by itself."""
+    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.CreateMonitorRequest, _monitoring_pb2.CreateMonitorResponse]  # type: ignore[assignment]
-    """Creates a monitor and returns it. The same id with the same body returns the first monitor; with another body ALREADY_EXISTS."""
+    """Creates a monitor and returns it. If the call is repeated with the same id and body, it returns the existing monitor; with the same id
+    and a different body, it fails with ALREADY_EXISTS.
+    """
     GetMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetMonitorRequest, _monitoring_pb2.GetMonitorResponse]  # type: ignore[assignment]
     """Returns one monitor."""
     ListMonitors: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListMonitorsRequest, _monitoring_pb2.ListMonitorsResponse]  # type: ignore[assignment]
     """Lists monitors, newest first."""
     Observe: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ObserveRequest, _monitoring_pb2.ObserveResponse]  # type: ignore[assignment]
-    """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: one that is
-    sent again is recorded once. After an error, some may have been recorded: send the request again.
+    """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: an observation
+    that is sent again is not recorded twice. After an error, some may have been recorded, so repeat the request.
     """
     WatchMonitor: _aio.UnaryStreamMultiCallable[_monitoring_pb2.WatchMonitorRequest, _monitoring_pb2.WatchMonitorResponse]  # type: ignore[assignment]
-    """Streams the monitor at every change until the caller leaves or the monitor is deleted."""
+    """Streams the monitor at every change until the caller disconnects or the monitor is deleted."""
     AcknowledgeAlarm: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.AcknowledgeAlarmRequest, _monitoring_pb2.AcknowledgeAlarmResponse]  # type: ignore[assignment]
-    """Records that somebody has seen the alarm of the current epoch; the evidence goes on. An alarm that was acknowledged before keeps
-    its first acknowledgement. FAILED_PRECONDITION where there is no alarm.
+    """Acknowledges the alarm of the current epoch; the evidence continues. An alarm keeps its first acknowledgement. Fails with
+    FAILED_PRECONDITION if there is no alarm.
     """
     ReplaceReference: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ReplaceReferenceRequest, _monitoring_pb2.ReplaceReferenceResponse]  # type: ignore[assignment]
-    """Begins a new epoch with another reference: its evidence begins anew and spends its own share of alpha. The same request again
-    changes nothing.
+    """Begins a new epoch with another reference: its evidence starts from the beginning and spends its own share of alpha. Repeating the
+    request changes nothing.
     """
     UpdateMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.UpdateMonitorRequest, _monitoring_pb2.UpdateMonitorResponse]  # type: ignore[assignment]
-    """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
-    returns the monitor, as it is now.
+    """Changes fields that do not affect the evidence. Unset fields do not change. CreateMonitor with the body of the first call still
+    returns the monitor, in its current state.
     """
     PauseMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.PauseMonitorRequest, _monitoring_pb2.PauseMonitorResponse]  # type: ignore[assignment]
-    """Keeps observations out of the evidence until the monitor is resumed; they are recorded as paused."""
+    """Excludes observations from the evidence until the monitor is resumed; they are recorded as paused."""
     ResumeMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ResumeMonitorRequest, _monitoring_pb2.ResumeMonitorResponse]  # type: ignore[assignment]
-    """Lets observations enter the evidence again."""
+    """Includes observations in the evidence again."""
     DeleteMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.DeleteMonitorRequest, _monitoring_pb2.DeleteMonitorResponse]  # type: ignore[assignment]
-    """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
-    takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
+    """Deletes a monitor with its observations and its evidence. It disappears immediately, but its id is only free after its rows are
+    deleted, which takes seconds for many observations. Until then, CreateMonitor fails with FAILED_PRECONDITION.
     """
     GetMonitorReport: _aio.UnaryStreamMultiCallable[_monitoring_pb2.GetMonitorReportRequest, _monitoring_pb2.GetMonitorReportResponse]  # type: ignore[assignment]
-    """Streams the report of a monitor as it stands: the page, or the same content as JSON."""
+    """Streams the current report of a monitor: the page, or the same content as JSON."""
 
 class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Watches the features of a model in use with tests that hold at every look. An alarm stops nothing by itself."""
+    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything."""
 
     @_abc_1.abstractmethod
     def CreateMonitor(
@@ -117,7 +121,9 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.CreateMonitorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.CreateMonitorResponse, _abc.Awaitable[_monitoring_pb2.CreateMonitorResponse]]:
-        """Creates a monitor and returns it. The same id with the same body returns the first monitor; with another body ALREADY_EXISTS."""
+        """Creates a monitor and returns it. If the call is repeated with the same id and body, it returns the existing monitor; with the same id
+        and a different body, it fails with ALREADY_EXISTS.
+        """
 
     @_abc_1.abstractmethod
     def GetMonitor(
@@ -141,8 +147,8 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.ObserveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.ObserveResponse, _abc.Awaitable[_monitoring_pb2.ObserveResponse]]:
-        """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: one that is
-        sent again is recorded once. After an error, some may have been recorded: send the request again.
+        """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: an observation
+        that is sent again is not recorded twice. After an error, some may have been recorded, so repeat the request.
         """
 
     @_abc_1.abstractmethod
@@ -151,7 +157,7 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.WatchMonitorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_monitoring_pb2.WatchMonitorResponse], _abc.AsyncIterator[_monitoring_pb2.WatchMonitorResponse]]:
-        """Streams the monitor at every change until the caller leaves or the monitor is deleted."""
+        """Streams the monitor at every change until the caller disconnects or the monitor is deleted."""
 
     @_abc_1.abstractmethod
     def AcknowledgeAlarm(
@@ -159,8 +165,8 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.AcknowledgeAlarmRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.AcknowledgeAlarmResponse, _abc.Awaitable[_monitoring_pb2.AcknowledgeAlarmResponse]]:
-        """Records that somebody has seen the alarm of the current epoch; the evidence goes on. An alarm that was acknowledged before keeps
-        its first acknowledgement. FAILED_PRECONDITION where there is no alarm.
+        """Acknowledges the alarm of the current epoch; the evidence continues. An alarm keeps its first acknowledgement. Fails with
+        FAILED_PRECONDITION if there is no alarm.
         """
 
     @_abc_1.abstractmethod
@@ -169,8 +175,8 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.ReplaceReferenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.ReplaceReferenceResponse, _abc.Awaitable[_monitoring_pb2.ReplaceReferenceResponse]]:
-        """Begins a new epoch with another reference: its evidence begins anew and spends its own share of alpha. The same request again
-        changes nothing.
+        """Begins a new epoch with another reference: its evidence starts from the beginning and spends its own share of alpha. Repeating the
+        request changes nothing.
         """
 
     @_abc_1.abstractmethod
@@ -179,8 +185,8 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.UpdateMonitorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.UpdateMonitorResponse, _abc.Awaitable[_monitoring_pb2.UpdateMonitorResponse]]:
-        """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
-        returns the monitor, as it is now.
+        """Changes fields that do not affect the evidence. Unset fields do not change. CreateMonitor with the body of the first call still
+        returns the monitor, in its current state.
         """
 
     @_abc_1.abstractmethod
@@ -189,7 +195,7 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.PauseMonitorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.PauseMonitorResponse, _abc.Awaitable[_monitoring_pb2.PauseMonitorResponse]]:
-        """Keeps observations out of the evidence until the monitor is resumed; they are recorded as paused."""
+        """Excludes observations from the evidence until the monitor is resumed; they are recorded as paused."""
 
     @_abc_1.abstractmethod
     def ResumeMonitor(
@@ -197,7 +203,7 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.ResumeMonitorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.ResumeMonitorResponse, _abc.Awaitable[_monitoring_pb2.ResumeMonitorResponse]]:
-        """Lets observations enter the evidence again."""
+        """Includes observations in the evidence again."""
 
     @_abc_1.abstractmethod
     def DeleteMonitor(
@@ -205,8 +211,8 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.DeleteMonitorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.DeleteMonitorResponse, _abc.Awaitable[_monitoring_pb2.DeleteMonitorResponse]]:
-        """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
-        takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
+        """Deletes a monitor with its observations and its evidence. It disappears immediately, but its id is only free after its rows are
+        deleted, which takes seconds for many observations. Until then, CreateMonitor fails with FAILED_PRECONDITION.
         """
 
     @_abc_1.abstractmethod
@@ -215,6 +221,6 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.GetMonitorReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_monitoring_pb2.GetMonitorReportResponse], _abc.AsyncIterator[_monitoring_pb2.GetMonitorReportResponse]]:
-        """Streams the report of a monitor as it stands: the page, or the same content as JSON."""
+        """Streams the current report of a monitor: the page, or the same content as JSON."""
 
 def add_MonitoringServiceServicer_to_server(servicer: MonitoringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,7 +23,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
 @pytest.fixture(scope="module")
 def dataset(cli: Cli) -> str:
     """One phantom."""
-    counts = ("--pretrain", "0", "--train", "1", "--val", "0", "--test", "0")
+    counts = ("--cases", "pretrain=0", "--cases", "train=1", "--cases", "val=0", "--cases", "test=0")
     cli.run("dataset", "phantoms", "--id", "d1", "--seed", "5", *counts)
     return "d1"
 

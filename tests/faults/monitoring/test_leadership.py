@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 
 import pytest
 from tests.integration.monitoring.conftest import Service, draw, store_set
@@ -15,11 +14,11 @@ GAUGES = ("alarm", "paused", "last_observation_timestamp_seconds")
 
 
 @pytest.fixture
-async def rival(service, environment, tmp_path):
+async def rival(service, environment, tmp_path, python):
     """A second process on the database, which stands by."""
     folder = tmp_path / "rival"
     folder.mkdir()
-    rival = await Service(environment, folder, subprocess.Popen).start()
+    rival = await Service(environment, folder, python).start()
     yield rival
     assert await rival.kill(signal.SIGTERM) == 0
 

@@ -128,7 +128,7 @@ def launcher(api, tmp_path, monkeypatch):
     """The launcher, and KUBECONFIG for kubectl as well."""
     monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path)))
     monkeypatch.setenv("HOME", str(tmp_path))  # kubectl keeps what it has discovered
-    found = KubernetesLauncher(Cluster.connect(NAMESPACE), Options(), pods_every_s=0.0)
+    found = KubernetesLauncher(Cluster.connect(NAMESPACE), Options(), jobs_every_s=0.0, pods_every_s=0.0)
     yield found
     found.close()
 

@@ -21,7 +21,7 @@ from vfmalign.monitoring.service.converters import to_message, to_result
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
 from vfmalign.monitoring.service.observations import read_inline
 from vfmalign.monitoring.service.references import LoadedReference
-from vfmalign.monitoring.service.repository import MonitorRepository, NewMonitor, Watched
+from vfmalign.monitoring.service.repository import MonitorPins, MonitorRepository, NewMonitor
 from vfmalign.monitoring.service.snapshots import Snapshot
 from vfmalign.monitoring.service.states import State, States
 from vfmalign.monitoring.service.status import describe_status
@@ -61,7 +61,7 @@ class _Monitor:
         self._states.put(("default", "m", "u"), State(from_bytes(self._state), 1, 0))
         origin = FeatureOrigin.from_proto(request.origin, "origin")
         incoming = read_inline(_STORE, request.inline.observations, _LAYERS, "scanner")
-        results = self._keeper.record("m", Watched("u", _LAYERS, "scanner"), origin, incoming)
+        results = self._keeper.record("m", MonitorPins("u", _LAYERS, "scanner"), origin, incoming)
         for result in results:
             to_result(result).SerializeToString()
         to_message(self._monitors.get("m")).to_proto().SerializeToString()

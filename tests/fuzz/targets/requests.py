@@ -196,7 +196,7 @@ _CONVERT: Mapping[str, Callable[[Any], object]] = {
 
 def make_seeds() -> Mapping[str, bytes]:
     """A valid request of every kind."""
-    recipe = {"preset": "demo", "epochs": 2, "steps_per_epoch": 2, "patch_shape_dhw": [16, 32, 32], "probe_steps": [2]}
+    recipe = {"preset": "demo", "epochs": 2, "steps_per_epoch": 2, "patch_shape_dhw": [16, 32, 32]}
     task = {"name": "segmentation", "parameters": {"labels": ["gland"]}}
     common = {"dataset_id": "d", "recipe": recipe, "seed": 1, "modality_map": {"t2w": "t2w"}}
     tensor = common_pb2.Tensor(data_type=common_pb2.DATA_TYPE_FLOAT32, shape=[1, 2], data=bytes(8))

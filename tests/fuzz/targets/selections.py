@@ -43,7 +43,7 @@ _SEGMENTS = (Segment(1, "Prostate", ("SCT:41216001",)), Segment(2, "Lesion 1", (
 _STUDY = Study(
     "p",
     "1",
-    (_make_series(1, _T2W), _make_series(2, _ALL), _make_series(3, {}), _make_series(4, _T2W, "one slice alone")),
+    (_make_series(1, _T2W), _make_series(2, _ALL), _make_series(3, {}), _make_series(4, _T2W, "a single slice")),
     tuple(Segmentation(f"series {n}", "s.dcm", {"Modality": "SEG"}, ("1.1",), _SEGMENTS) for n in (5, 6)),
     frozenset({"prostate"}),
 )

@@ -51,9 +51,9 @@ class Cli:
     def home(self) -> StateDirectory:
         return StateDirectory(self.folder / ".vfmalign")
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, module: str = "vfmalign.cli") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "vfmalign.cli", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The pages show the files of examples/, and each of them that can run here gets its answer from a real service.
+"""The pages show or link the files of examples/, and each that can run here gets its answer from a real service.
 
 Those of monitors run in tests/integration/monitoring/test_examples.py.
 """
@@ -22,8 +22,9 @@ from tests.integration.cli.commands import TIMEOUT_S, Cli
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples"
-PAGES = "".join((ROOT / "docs" / name).read_text() for name in ("api.md", "observations.md"))
+PAGES = "\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 SHOWN = dict(re.findall(r"^\[`examples/([^`]+)`\][^\n]*\n\n```\w*\n(.*?)^```$", PAGES, re.MULTILINE | re.DOTALL))
+LINKED = set(re.findall(r"\]\(\.\./examples/([^)]+)\)", PAGES))
 X = ((0, 0), (1, 0), (0, 1), (1, 1))
 Y = ((2, 0), (3, 0), (2, 1), (3, 1))
 PROGRAMS = Path(sys.executable).parent
@@ -61,10 +62,11 @@ def read_value(text: str, name: str) -> float:
     return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])
 
 
-def test_the_pages_show_every_example_as_it_is() -> None:
+def test_the_pages_show_or_link_every_example() -> None:
     command = ["git", "ls-files", "--others", "--cached", "--exclude-standard", "."]
     listed = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=True).stdout.split()
-    assert SHOWN.keys() == set(listed)
+    assert set(listed) == LINKED  # a block that shows an example follows its link
+    assert {"python/typed_client.py", "python/plain_grpc.py", "node/compute.js", "shell/buf-curl.sh"} <= SHOWN.keys()
     for name, text in SHOWN.items():
         assert (EXAMPLES / name).read_text() == text, f"a page shows another examples/{name}"
 

@@ -50,7 +50,7 @@ def model(cli: Cli) -> str:
 @pytest.fixture(scope="module")
 def dataset(cli: Cli) -> str:
     """A few phantoms."""
-    counts = ("--pretrain", "0", "--train", "2", "--val", "1", "--test", "3")
+    counts = ("--cases", "pretrain=0", "--cases", "train=2", "--cases", "val=1", "--cases", "test=3")
     done = cli.run("dataset", "phantoms", "--id", "d1", "--seed", "5", *counts, "--json")
     assert done.document["splits"]["test"] == {"cases": 3, "patients": 3}
     assert done.document["phantom"] is True
@@ -233,10 +233,10 @@ def test_bundles_and_programs_are_imported_and_served(cli: Cli, dataset: str) ->
     (cli.folder / "bundle" / "configs" / "inference.json").write_text(json.dumps(definition))
     (cli.folder / "bundle" / "configs" / "metadata.json").write_text("{}")
     torch.save(UNet(**arguments).state_dict(), cli.folder / "bundle" / "models" / "model.pt")
-    seen = ("--modalities", "t2w,adc", "--spacing", "3,2,2")
+    seen = ("--set", "input.modalities=t2w,adc", "--set", "input.spacing_mm=3,2,2")
     program = cli.call("models", "import", "own.pt2", "--id", "own", "--layers", "0,2", *seen, "--json").document
     assert [layer["name"] for layer in program["layers"]] == ["0", "2"]
-    shape = ("--shape", "16,32,32")
+    shape = ("--set", "input.shape_dhw=16,32,32")
     bundle = cli.call("models", "import", "bundle", "--layers", "model.0", *seen, *shape, "--json").document
     assert bundle["model_id"].startswith("monai-")
     for model in ("own", bundle["model_id"]):
@@ -248,8 +248,8 @@ def test_bundles_and_programs_are_imported_and_served(cli: Cli, dataset: str) ->
     assert "brings its own architecture" in refused.err
     refused = cli.call("models", "import", "own.pt2", *seen, "--layers", "nine", code=2)
     assert "no submodule and no value 'nine'" in refused.err
-    refused = cli.call("models", "import", "own.pt2", "--spacing", "3,2", code=2)
-    assert "is not three numbers" in refused.err
+    refused = cli.call("models", "import", "own.pt2", "--set", "input.spacing_mm=3,2", code=2)
+    assert "'3,2' is not a value of input.spacing_mm\n  → choose 3 numbers" in refused.err
 
 
 def test_arrays_are_compared_inline(cli: Cli) -> None:
@@ -274,7 +274,7 @@ def test_arrays_too_large_for_a_message_are_uploaded_once(
     for name in ("wide_x", "wide_y"):
         np.save(cli.folder / f"{name}.npy", rng.normal(size=(40, 30_000)))
     files = ("wide_x.npy", "wide_y.npy")
-    ask = ("mmd", *files, "--paired", "--sigma", "200", "--estimator", "biased", "--precision", "exact")
+    ask = ("mmd", *files, "--paired", "--sigma", "200", "--set", "estimator=biased", "--set", "precision=exact")
     first = cli.call(*ask, "--json")
     assert first.err.count("too large for one message") == 2
     again = cli.call(*ask, "--json")
@@ -338,7 +338,7 @@ def test_a_gate_that_cannot_pass_is_refused_before_anything_is_trained(cli: Cli,
 
 
 def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
-    one_training = ("--seeds", "1", "--learning-rate", "0.008")
+    one_training = ("--seeds", "1", "--set", "recipe.learning_rate=0.008")
     arguments = ("check", dataset, "--model", model, "--task", "segmentation", "--preset", "demo", "--id", "c1")
     arguments += one_training
     process = cli.start(*arguments)
@@ -372,8 +372,8 @@ def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, mode
         "demo",
         "--seed",
         "0",
-        "--learning-rate",
-        "0.008",
+        "--set",
+        "recipe.learning_rate=0.008",
         "--max-running",
         "1",
         "--id",

@@ -54,7 +54,7 @@ def test_a_kill_and_a_restart_keep_data_address_and_keys(tmp_path: Path, killed:
     refs = [store.put(f"object-{i}", os.urandom(50_000)) for i in range(20)]
     assert store.put_if_absent("once", b"first")
 
-    with pytest.raises(Unavailable, match="is taken"):
+    with pytest.raises(Unavailable, match="is in use"):
         s3_server.start(tmp_path / "s3")
     assert process.poll() is None
 

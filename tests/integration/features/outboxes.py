@@ -16,7 +16,7 @@ from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features.outbox.delivery import Outbox
-from vfmalign.features.outbox.entries import Observed
+from vfmalign.features.outbox.entries import OutboxEntry
 from vfmalign.features.outbox.service import Outboxes
 from vfmalign.features.settings import FeaturesSettings, OutboxOptions
 
@@ -31,7 +31,7 @@ class Services:
         self._started: list[Outboxes] = []
 
     def start(self, address: str, store: ObjectStore | None = None, *, sends: bool = True, **options: Any) -> Outbox:
-        options = {"hedge_s": 10.0, "poll_s": 0.2, "call_timeout_s": 5.0, "write_timeout_s": 5.0} | options
+        options = {"poll_s": 0.2, "call_timeout_s": 5.0, "write_timeout_s": 5.0} | options
         settings = FeaturesSettings(
             store=self._settings, monitoring_address=address, outbox=OutboxOptions(**options), _env_file=None
         )
@@ -47,9 +47,9 @@ class Services:
             await self._started.pop().close()
 
 
-def make(number: int, monitor: str = "m", *, value: float = 1.0, origin: FeatureOrigin = ORIGIN) -> Observed:
+def make(number: int, monitor: str = "m", *, value: float = 1.0, origin: FeatureOrigin = ORIGIN) -> OutboxEntry:
     study = ObservedStudy(observation_id=f"o-{number:04d}", group=f"g-{number:04d}")
-    return Observed(monitor, origin, Observation(study, {"stages.3": np.full(8, value, np.float32)}))
+    return OutboxEntry(monitor, origin, Observation(study, {"stages.3": np.full(8, value, np.float32)}))
 
 
 def names(*numbers: int) -> list[str]:
@@ -68,8 +68,11 @@ async def until(condition: Callable[[], Any]) -> None:
     raise AssertionError("the condition was not met in time")
 
 
-async def until_surveyed(outbox: Outbox) -> None:
-    await until(lambda: outbox.waiting.is_surveyed)
+async def ask_and_deliver(outbox: Outbox, observed: OutboxEntry) -> tuple[str, str]:
+    """Delivers once the monitoring service has answered what `check` asks."""
+    check = outbox.check(observed.monitor, observed.origin)
+    await asyncio.wait({check})
+    return describe(await outbox.deliver(observed, check))
 
 
 def count(delivery: str, reason: str) -> float:

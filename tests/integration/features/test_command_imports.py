@@ -87,7 +87,7 @@ def test_a_viewer_learns_which_role_is_missing(run: Run, tmp_path: Path, store: 
 
 def test_phantoms_are_those_that_the_demo_stores(run: Run, store: ObjectStore) -> None:
     counts = {"train": 1, "val": 0, "test": 1, "pretrain": 0}
-    options = [text for split, count in counts.items() for text in (f"--{split}", str(count))]
+    options = [text for split, count in counts.items() for text in ("--cases", f"{split}={count}")]
     first = run("dataset", "phantoms", "--id", "generated", "--seed", "5", *options)
     assert synthesise_dataset(store, "generated", 5, counts).digest() == first["digest"]
     assert first["phantom"] is True

@@ -166,7 +166,7 @@ def test_a_publication_that_loses_a_race_replaces_no_volume(
         if (phase, done) == ("verify", 1):
             import_directly(checked, store, import_id="first")
 
-    with pytest.raises(Conflict, match="another publication of this id"):
+    with pytest.raises(Conflict, match="another running or interrupted publication of this id"):
         import_directly(changed, store, publish_first, import_id="second")
     check_volumes(store, checked)
 
@@ -232,7 +232,7 @@ def test_bytes_that_were_exchanged_are_found_and_can_be_uploaded_again(
     damaged = get_area(store).key(checked.dataset.test[0].volumes["t2w"].sha256)
     data = store.get(damaged)
     store.put(damaged, data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(DigestMismatch, match="not those that were announced"):
+    with pytest.raises(DigestMismatch, match="differ from the announced digest"):
         client.datasets.publish(to_request(checked))
     upload_all(client, checked)
     assert client.datasets.publish(to_request(checked)).dataset_id == "ward"

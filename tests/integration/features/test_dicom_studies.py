@@ -121,7 +121,7 @@ def test_a_study_at_a_pacs_has_the_features_of_its_import(
                 "micro", dicom=reference.model_copy(update={"study_uid": "1.2.3"}), rules_dataset_id=RULES
             )
         assert (missing.value.reason, bool(missing.value.remedy)) == ("STUDY_NOT_FOUND", True)
-        with pytest.raises(InvalidInput, match="knows no PACS 'other'") as unknown:
+        with pytest.raises(InvalidInput, match="the service has no PACS named 'other'") as unknown:
             client.features.extract(
                 "micro", dicom=reference.model_copy(update={"server": "other"}), rules_dataset_id=RULES
             )
@@ -157,7 +157,7 @@ def test_an_upload_belongs_to_its_caller(service: Server, archive: Path, store: 
         other = ref.model_copy(update={"sha256": "0" * 64})
         for named in (other, ref):
             assert store.exists(store.key(ref.uri)), "another digest than that of the upload deletes nothing"
-            with pytest.raises(PreconditionFailed, match="not those that were announced"):
+            with pytest.raises(PreconditionFailed, match="does not match the announced digest"):
                 eve.features.extract("micro", dicom=named, rules_dataset_id=RULES)
         assert eve.features.upload_study(archive.read_bytes()) == ref
         eve.features.extract("micro", dicom=ref, rules_dataset_id=RULES)
@@ -166,7 +166,7 @@ def test_an_upload_belongs_to_its_caller(service: Server, archive: Path, store: 
 def test_a_router_may_extract_by_reference_alone(service: Server, study: Path) -> None:
     with open_client(service, ROUTER) as client:
         reference = PacsReference(server="other", study_uid="1.2.3")
-        with pytest.raises(InvalidInput, match="knows no PACS"):  # it passes the check of roles
+        with pytest.raises(InvalidInput, match="has no PACS named"):  # it passes the check of roles
             client.features.extract("micro", dicom=reference, rules_dataset_id=RULES)
         forbidden = (
             lambda: client.features.extract("micro", dicom=study, rules_dataset_id=RULES),

@@ -200,7 +200,7 @@ async def test_features_larger_than_a_message_must_be_stored(store, start_server
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await service.Extract(request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "set `store_as` to have them stored" in caught.value.details()
+        assert "set `store_as` to store them" in caught.value.details()
         request.store_as = "large"
         response = await service.Extract(request)
         assert len(response.layers) == 4
@@ -214,7 +214,7 @@ async def test_settings_that_are_wrong_stop_the_process_with_one_sentence(store_
         (
             python,
             {"VFMALIGN_FEATURES__DEVICE": "cuda:99"},
-            "VFMALIGN_FEATURES__DEVICE: there is no device 'cuda:99' here",
+            "VFMALIGN_FEATURES__DEVICE: this machine has no device 'cuda:99'",
         ),
     ):
         command, environment = [sys.executable, "-m", "vfmalign.features"], store_environment | settings

@@ -73,7 +73,7 @@ def test_a_program_that_may_not_run_is_refused(as_caller: Callable[[str], Client
     request = describe_model(weights, architecture="torch_export", preprocessing=INPUT)
     with pytest.raises(BadCheckpoint, match="from_file"):
         client.models.publish(request)
-    with pytest.raises(BadOption, match="does not describe its input"):
+    with pytest.raises(BadOption, match="does not describe its own input"):
         client.models.publish(request.model_copy(update={"preprocessing": None}))
     assert not store.exists(model_card_key("imported"))
 

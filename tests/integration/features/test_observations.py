@@ -25,6 +25,7 @@ from vfmalign.imaging.volumes import encode
 from vfmalign.models.cards import load_encoder, publish
 from vfmalign.v1 import common_pb2, features_pb2_grpc
 from vfmalign.v1 import features_pb2 as pb
+from vfmalign.v1 import monitoring_pb2 as pb_monitoring
 
 MODALITIES = ("t2w", "dwi", "adc")
 SECRET = "hmac-of-nobody"
@@ -38,7 +39,7 @@ def monitoring() -> Iterator[MonitoringServer]:
 
 @pytest.fixture(scope="module")
 def server(store, card, store_environment, python, tmp_path_factory, monitoring) -> Iterator[Server]:
-    settings = {"VFMALIGN_MONITORING_ADDRESS": monitoring.address, "VFMALIGN_OUTBOX__HEDGE_S": "10"}
+    settings = {"VFMALIGN_MONITORING_ADDRESS": monitoring.address}
     running = Server(python, store_environment, tmp_path_factory.mktemp("observations"), **settings)
     yield running
     assert running.end() == 0, running.log.read_text()
@@ -59,6 +60,16 @@ def observe(number: int, **fields: Any) -> StudyObservation:
     return StudyObservation(**{"monitor_id": "m", "study": study} | fields)
 
 
+def wait_for(monitoring: MonitoringServer, number: int) -> pb_monitoring.Observation:
+    """Returns an observation once it is recorded."""
+    name = observe(number).study.observation_id
+    for _ in range(600):
+        if (observation := monitoring.servicer.recorded.get("m", {}).get(name)) is not None:
+            return observation
+        time.sleep(0.05)
+    raise AssertionError(f"{name} was not recorded")
+
+
 def get_metrics(server: Server) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.ports['metrics']}/metrics") as response:
         return response.read().decode()
@@ -70,11 +81,10 @@ def test_the_monitor_observes_the_features_that_the_caller_gets(client, server, 
     plain = client.features.extract("micro", volumes, layers=layers)
     assert plain.observation is None
     features = client.features.extract("micro", volumes, layers=layers, observation=observe(0))
-    # The first call may come before the sender has looked at the store.
     assert features.observation is not None
-    assert features.observation.delivery in {"recorded", "queued"}
-    features = client.features.extract("micro", volumes, layers=layers, observation=observe(0))
+    assert (features.observation.delivery, features.observation.reason) == ("queued", "")
     assert features.preprocessing_sha256 == plain.preprocessing_sha256 == card.preprocessing.content_digest()
+    observation = wait_for(monitoring, 0)
     request = monitoring.servicer.requests[-1]
     expected = FeatureOrigin(
         checkpoint_sha256=card.checkpoint.sha256,
@@ -82,7 +92,6 @@ def test_the_monitor_observes_the_features_that_the_caller_gets(client, server, 
         input_transform="identity",
     )
     assert FeatureOrigin.from_proto(request.origin) == expected
-    (observation,) = request.inline.observations
     assert ObservedStudy.from_proto(observation.study) == observe(0).study
     observed = {one.layer: to_array(one.tensor, one.layer) for one in observation.layers}
     assert list(observed) == list(layers)
@@ -94,8 +103,8 @@ def test_stored_features_are_observed_as_well(client, server, monitoring, phanto
     features = client.features.extract("micro", volumes, store_as="observed", observation=observe(1))
     assert features.stored
     assert features.observation is not None
-    assert features.observation.delivery == "recorded"
-    assert monitoring.servicer.get_ids()[-1] == "study-001"
+    assert features.observation.delivery == "queued"
+    wait_for(monitoring, 1)
     assert "observe" in {timing.stage for timing in features.cost.stages}
 
 
@@ -114,7 +123,7 @@ def test_an_outage_of_monitoring_fails_no_extraction_and_loses_nothing(
         time.sleep(0.05)
     assert monitoring.servicer.get_ids()[-5:] == [f"study-{number:03d}" for number in range(10, 15)]
     page = get_metrics(server)
-    assert 'vfmalign_observations_delivered_total{delivery="recorded",reason="FROM_OUTBOX"}' in page
+    assert 'vfmalign_observations_delivered_total{delivery="recorded",reason=""}' in page
 
 
 def test_features_that_are_not_finite_are_observed_although_the_extraction_fails(
@@ -135,18 +144,17 @@ def test_features_that_are_not_finite_are_observed_although_the_extraction_fails
     for number, fields in enumerate(({"store_as": "broken"}, {}), 30):
         with nullcontext() if fields else pytest.raises(BadTensor, match="NaN or infinite"):
             client.features.extract("broken", volumes, layers=layers, observation=observe(number), **fields)
-        (observation,) = monitoring.servicer.requests[-1].inline.observations
-        assert observation.study.observation_id == f"study-{number:03d}"
+        observation = wait_for(monitoring, number)
         observed = {one.layer: np.isfinite(to_array(one.tensor, one.layer)).all() for one in observation.layers}
         assert observed == {"stages.2": True, "stages.3": False}
 
 
-def test_a_study_that_fails_is_not_observed(client, monitoring, phantoms) -> None:
+def test_a_study_that_fails_is_not_observed(client, monitoring, store, phantoms) -> None:
     volumes = {kind: encode(phantoms[0][kind]) for kind in MODALITIES} | {"adc": b"no volume"}
-    before = len(monitoring.servicer.requests)
     with pytest.raises(BadVolume, match="not a NIfTI file"):
         client.features.extract("micro", volumes, observation=observe(20))
-    assert len(monitoring.servicer.requests) == before
+    assert not list(store.list(OUTBOX))
+    assert "study-020" not in monitoring.servicer.get_ids()
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from cachetools import TTLCache
 from structlog.testing import capture_logs
-from tests.integration.features.outboxes import ORIGIN, Services, count, describe, make, names, until, until_surveyed
+from tests.integration.features.outboxes import (
+    ORIGIN,
+    Services,
+    ask_and_deliver,
+    count,
+    describe,
+    make,
+    names,
+    until,
+)
 from tests.observing_service import MonitoringServer, run_monitoring
 
 from vfmalign.client.messages.monitors import FeatureOrigin
@@ -50,21 +60,23 @@ async def services(tenant_store: ObjectStore, store_settings: StoreSettings) -> 
     await running.stop()
 
 
-async def test_an_observation_is_recorded_at_once_and_nothing_is_stored(
+async def test_a_stored_observation_wakes_the_sender(
     services: Services, monitoring: MonitoringServer, tenant_store: ObjectStore
 ) -> None:
-    outbox = services.start(monitoring.address)
-    await until_surveyed(outbox)
-    before = count("recorded", "")
-    assert describe(await outbox.deliver(make(1))) == ("recorded", "")
-    assert count("recorded", "") == before + 1
-    assert monitoring.servicer.get_ids() == names(1)
-    (request,) = monitoring.servicer.requests
-    assert FeatureOrigin.from_proto(request.origin) == ORIGIN
-    assert not list(tenant_store.list(OUTBOX))
+    outbox = services.start(monitoring.address, poll_s=3600.0)
+    before = count("queued", ""), count("recorded", ""), count("dropped", "CONFLICT")
+    for number in (1, 2, 3):
+        assert describe(await outbox.deliver(make(number))) == ("queued", "")
+        await until(lambda: not list(tenant_store.list(OUTBOX)))
+        assert monitoring.servicer.get_ids()[-1:] == names(number)
+    assert FeatureOrigin.from_proto(monitoring.servicer.requests[0].origin) == ORIGIN
     # The same again is the same observation; with other features it is none of the monitor's.
-    assert describe(await outbox.deliver(make(1))) == ("recorded", "")
-    assert describe(await outbox.deliver(make(1, value=2.0))) == ("dropped", "CONFLICT")
+    for value in (1.0, 2.0):
+        assert describe(await outbox.deliver(make(1, value=value))) == ("queued", "")
+    await until(lambda: not list(tenant_store.list(OUTBOX)))
+    assert monitoring.servicer.get_ids() == names(1, 2, 3)
+    after = count("queued", ""), count("recorded", ""), count("dropped", "CONFLICT")
+    assert after == (before[0] + 5, before[1] + 4, before[2] + 1)
 
 
 async def test_without_a_monitoring_service_an_observation_is_dropped(services: Services) -> None:
@@ -76,19 +88,15 @@ async def test_what_was_queued_while_monitoring_was_away_arrives_in_order_once_i
 ) -> None:
     monitoring.stop()
     outbox = services.start(monitoring.address)
-    await until_surveyed(outbox)
     answers = [describe(await outbox.deliver(make(number))) for number in range(70)]
-    assert {delivery for delivery, _ in answers} == {"queued"}
-    assert answers[0][1] == "UNAVAILABLE"
+    assert set(answers) == {("queued", "")}
     assert len(list(tenant_store.list(OUTBOX))) == 70
     monitoring.start()
     answers = [await outbox.deliver(make(number)) for number in range(70, 75)]
     assert not [answer for answer in answers if answer.delivery == "dropped"]
     await until(lambda: len(monitoring.servicer.get_ids()) == 75)
     assert monitoring.servicer.get_ids() == names(*range(75))
-    await until(lambda: not outbox.waiting.has("m"))
-    assert not list(tenant_store.list(OUTBOX))
-    assert describe(await outbox.deliver(make(75))) == ("recorded", "")
+    await until(lambda: not list(tenant_store.list(OUTBOX)))
 
 
 async def test_other_objects_in_the_outbox_hide_no_observations(
@@ -101,58 +109,55 @@ async def test_other_objects_in_the_outbox_hide_no_observations(
         tenant_store.put(f"{OUTBOX}a-{number}", b"a note that sorts before the monitor")
     monitoring.start()
     outbox = services.start(monitoring.address, max_observations=3)
-    await until(lambda: not outbox.waiting.has("m"))
-    assert monitoring.servicer.get_ids() == names(1)
-    assert describe(await outbox.deliver(make(2))) == ("recorded", "")
+    await until(lambda: monitoring.servicer.get_ids() == names(1))
+    assert describe(await outbox.deliver(make(2))) == ("queued", "")
+    await until(lambda: monitoring.servicer.get_ids() == names(1, 2))
 
 
-async def test_an_observation_of_another_monitor_does_not_wait_for_the_network_while_monitoring_is_away(
-    services: Services, monitoring: MonitoringServer
-) -> None:
-    monitoring.stop()
-    outbox = services.start(monitoring.address, sends=False)
-    outbox.waiting.end_survey({}, outbox.waiting.begin_survey())
-    await outbox.deliver(make(1))
-    monitoring.start()  # unknown to the outbox, whose sender does not run
-    assert describe(await outbox.deliver(make(1, "other"))) == ("queued", "UNAVAILABLE")
-    assert monitoring.servicer.requests == []
-
-
-async def test_a_service_that_does_not_answer_in_time_is_not_waited_for(
+async def test_a_service_that_does_not_answer_is_not_waited_for(
     services: Services, monitoring: MonitoringServer, tenant_store: ObjectStore
 ) -> None:
     monitoring.servicer.accepts.clear()
-    outbox = services.start(monitoring.address, hedge_s=0.05, call_timeout_s=300.0)
-    await until_surveyed(outbox)
-    assert describe(await outbox.deliver(make(1))) == ("queued", "NO_ANSWER_YET")
-    assert describe(await outbox.deliver(make(2))) == ("queued", "WAITS_IN_ORDER")
+    outbox = services.start(monitoring.address, call_timeout_s=300.0)
+    for number in (1, 2):
+        check = outbox.check("m", ORIGIN)
+        await until(lambda number=number: monitoring.servicer.looks == number)
+        assert describe(await outbox.deliver(make(number), check)) == ("queued", "")
     monitoring.servicer.accepts.set()
     await until(lambda: not list(tenant_store.list(OUTBOX)))
     assert monitoring.servicer.get_ids() == names(1, 2)
 
 
-async def test_an_answer_that_comes_before_the_write_ends_takes_the_observation_out_of_the_outbox(
-    services: Services, monitoring: MonitoringServer, tenant_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+async def test_a_monitor_that_would_refuse_an_observation_is_answered_and_nothing_is_stored(
+    services: Services, monitoring: MonitoringServer, tenant_store: ObjectStore
 ) -> None:
-    monitoring.servicer.accepts.clear()
-    put, continues = tenant_store.put, asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def put_late(key: str, data: bytes) -> Any:
-        asyncio.run_coroutine_threadsafe(continues.wait(), loop).result(60)
-        return put(key, data)
-
-    monkeypatch.setattr(tenant_store, "put", put_late)
-    outbox = services.start(monitoring.address, hedge_s=0.02, write_timeout_s=60.0, sends=False)
-    outbox.waiting.end_survey({}, outbox.waiting.begin_survey())
-    answer = asyncio.create_task(outbox.deliver(make(1)))
-    await until(lambda: outbox.waiting.has("m"))
-    monitoring.servicer.accepts.set()
-    assert describe(await answer) == ("recorded", "")
-    assert not outbox.waiting.has("m"), "a later observation would wait for one that is recorded"
-    continues.set()
-    await until(lambda: not outbox._tasks)
+    outbox = services.start(monitoring.address, sends=False)
+    other = ORIGIN.model_copy(update={"checkpoint_sha256": "c" * 64})
+    monitoring.servicer.origins = {"n": ORIGIN}
+    assert await ask_and_deliver(outbox, make(1)) == ("dropped", "NOT_FOUND")
+    assert await ask_and_deliver(outbox, make(1, "n", origin=other)) == ("dropped", "WRONG_ORIGIN")
     assert not list(tenant_store.list(OUTBOX))
+    # A refusal is asked for each time, so that a new monitor or reference loses nothing.
+    monitoring.servicer.origins = {"m": ORIGIN, "n": other}
+    assert await ask_and_deliver(outbox, make(1)) == ("queued", "")
+    assert await ask_and_deliver(outbox, make(1, "n", origin=other)) == ("queued", "")
+
+
+async def test_a_monitor_is_asked_for_again_after_a_minute(services: Services, monitoring: MonitoringServer) -> None:
+    outbox, clock = services.start(monitoring.address, sends=False), [0.0]
+    outbox._origins = TTLCache(outbox._origins.maxsize, outbox._origins.ttl, timer=lambda: clock[0])
+    monitoring.servicer.origins = {"m": ORIGIN}
+    for number, (time_s, looks) in enumerate([(0.0, 1), (59.0, 1), (61.0, 2)]):
+        clock[0] = time_s
+        assert await ask_and_deliver(outbox, make(number)) == ("queued", "")
+        assert monitoring.servicer.looks == looks
+
+
+async def test_a_monitor_that_cannot_be_read_drops_nothing(services: Services, monitoring: MonitoringServer) -> None:
+    outbox = services.start(monitoring.address, sends=False)
+    assert await ask_and_deliver(outbox, make(1)) == ("queued", "")
+    monitoring.stop()
+    assert await ask_and_deliver(outbox, make(2)) == ("queued", "")
 
 
 @pytest.mark.parametrize(
@@ -160,17 +165,17 @@ async def test_an_answer_that_comes_before_the_write_ends_takes_the_observation_
     [
         (NotFound("there is no monitor"), "NOT_FOUND"),
         (PreconditionFailed("another origin", reason="OTHER_ORIGIN"), "OTHER_ORIGIN"),
-        (Forbidden("not yours"), "PERMISSION_DENIED"),
     ],
 )
 async def test_a_refusal_drops_the_observation_with_its_reason(
     services: Services, monitoring: MonitoringServer, tenant_store: ObjectStore, error: VfmalignError, reason: str
 ) -> None:
     monitoring.servicer.refuse = lambda _: error
-    outbox = services.start(monitoring.address)
-    await until_surveyed(outbox)
-    assert describe(await outbox.deliver(make(1))) == ("dropped", reason)
-    assert not list(tenant_store.list(OUTBOX))
+    outbox, before = services.start(monitoring.address), count("dropped", reason)
+    assert describe(await outbox.deliver(make(1))) == ("queued", "")
+    await until(lambda: not list(tenant_store.list(OUTBOX)))
+    assert count("dropped", reason) == before + 1
+    assert monitoring.servicer.get_ids() == []
 
 
 @pytest.mark.parametrize(
@@ -181,11 +186,12 @@ async def test_any_other_error_keeps_the_observation(
 ) -> None:
     monitoring.servicer.refuse = lambda _: error
     outbox = services.start(monitoring.address)
-    await until_surveyed(outbox)
-    assert describe(await outbox.deliver(make(1))) == ("queued", error.reason)
+    await outbox.deliver(make(1))
+    await until(lambda: monitoring.servicer.requests)
     # What cannot be recorded of one monitor keeps no other waiting.
     monitoring.servicer.refuse = lambda request: error if request.monitor_id == "m" else None
-    assert describe(await outbox.deliver(make(2, "n"))) == ("recorded", "")
+    await outbox.deliver(make(2, "n"))
+    await until(lambda: monitoring.servicer.get_ids("n") == names(2))
     monitoring.servicer.refuse = lambda _: None
     await until(lambda: monitoring.servicer.get_ids() == names(1))
 
@@ -210,7 +216,6 @@ async def test_a_full_outbox_drops_and_takes_observations_again_once_it_is_empty
 ) -> None:
     monitoring.stop()
     outbox = services.start(monitoring.address, max_observations=3)
-    await until_surveyed(outbox)
     before = count("dropped", "OUTBOX_FULL")
     with capture_logs() as lines:
         answers = [describe(await outbox.deliver(make(number))) for number in range(5)]
@@ -221,9 +226,9 @@ async def test_a_full_outbox_drops_and_takes_observations_again_once_it_is_empty
     assert count("dropped", "OUTBOX_FULL") == before + 2
     assert len(list(tenant_store.list(OUTBOX))) == 3
     monitoring.start()
-    await until(lambda: not outbox.waiting.has("m"))
-    assert describe(await outbox.deliver(make(5))) == ("recorded", "")
-    assert monitoring.servicer.get_ids() == names(0, 1, 2, 5)
+    await until(lambda: not outbox.pending.get_monitors())
+    assert describe(await outbox.deliver(make(5))) == ("queued", "")
+    await until(lambda: monitoring.servicer.get_ids() == names(0, 1, 2, 5))
 
 
 async def test_an_outbox_above_a_bound_that_was_lowered_is_emptied(
@@ -231,13 +236,11 @@ async def test_an_outbox_above_a_bound_that_was_lowered_is_emptied(
 ) -> None:
     monitoring.stop()
     outbox = services.start(monitoring.address)
-    await until_surveyed(outbox)
     for number in range(10):
         await outbox.deliver(make(number, f"m{number % 2}"))
     await services.stop()
     monitoring.start()
-    lower = services.start(monitoring.address, max_observations=2)
-    await until_surveyed(lower)
+    services.start(monitoring.address, max_observations=2)
     await until(lambda: not list(tenant_store.list(OUTBOX)))
     assert monitoring.servicer.get_ids("m0") == names(0, 2, 4, 6, 8)
     assert monitoring.servicer.get_ids("m1") == names(1, 3, 5, 7, 9)
@@ -249,11 +252,10 @@ async def test_a_successor_sends_what_a_process_has_left_before_anything_new(
     monitoring.stop()
     first = services.start(monitoring.address, sends=False)
     for number in range(5):
-        assert describe(await first.deliver(make(number))) == ("queued", "WAITS_IN_ORDER")
+        assert describe(await first.deliver(make(number))) == ("queued", "")
     await services.stop()
     monitoring.start()
     successor = services.start(monitoring.address)
-    # Before it has looked at the store, it appends rather than overtakes.
     assert (await successor.deliver(make(5))).delivery == "queued"
     await until(lambda: not list(tenant_store.list(OUTBOX)))
     assert monitoring.servicer.get_ids() == names(*range(6))
@@ -263,10 +265,9 @@ async def test_a_replica_does_not_overtake_what_another_one_has_stored(
     services: Services, monitoring: MonitoringServer, tenant_store: ObjectStore
 ) -> None:
     first, second = (services.start(monitoring.address, sends=False) for _ in range(2))
-    second.waiting.end_survey({}, second.waiting.begin_survey())
     for number in range(6):
         outbox = (first, second)[number % 2]
-        assert describe(await outbox.deliver(make(number))) == ("queued", "WAITS_IN_ORDER")
+        assert describe(await outbox.deliver(make(number))) == ("queued", "")
     services.start(monitoring.address)
     await until(lambda: not list(tenant_store.list(OUTBOX)))
     assert monitoring.servicer.get_ids() == names(*range(6))
@@ -278,7 +279,6 @@ async def test_the_sender_of_a_replica_sends_what_others_have_stored_in_between(
     monitoring.stop()
     sending = services.start(monitoring.address, poll_s=3600.0)
     other = services.start(monitoring.address, sends=False)
-    await until_surveyed(sending)
     for number in range(6):
         assert (await (sending, other)[number % 2].deliver(make(number))).delivery == "queued"
     monitoring.start()
@@ -312,11 +312,11 @@ async def test_a_refused_or_damaged_observation_is_dropped_and_the_others_arrive
     keys = list(tenant_store.list(OUTBOX))
     tenant_store.put(keys[5], b"damaged")
     await services.stop()
-    before = count("dropped", "REFUSED_BY_TEST"), count("dropped", "DAMAGED"), count("recorded", "FROM_OUTBOX")
+    before = count("dropped", "REFUSED_BY_TEST"), count("dropped", "DAMAGED"), count("recorded", "")
     services.start(monitoring.address)
     await until(lambda: not list(tenant_store.list(OUTBOX)))
     assert monitoring.servicer.get_ids() == names(0, 1, 2, 4, 6, 7)
-    after = count("dropped", "REFUSED_BY_TEST"), count("dropped", "DAMAGED"), count("recorded", "FROM_OUTBOX")
+    after = count("dropped", "REFUSED_BY_TEST"), count("dropped", "DAMAGED"), count("recorded", "")
     assert after == (before[0] + 1, before[1] + 1, before[2] + 6)
 
 
@@ -328,7 +328,7 @@ async def test_observations_of_two_origins_are_sent_in_order_and_apart(
     for number in range(6):
         await writer.deliver(make(number, origin=other if number in {2, 3} else ORIGIN))
     await services.stop()
-    monitoring.servicer.origin = ORIGIN
+    monitoring.servicer.origins = {"m": ORIGIN}
     services.start(monitoring.address)
     await until(lambda: not list(tenant_store.list(OUTBOX)))
     assert monitoring.servicer.get_ids() == names(0, 1, 4, 5)
@@ -349,16 +349,13 @@ async def test_a_queued_observation_outlives_a_role_that_was_taken_away(
     assert monitoring.servicer.get_ids() == names(1)
 
 
-async def test_without_monitoring_and_store_an_observation_is_dropped(
+async def test_without_the_store_an_observation_is_dropped(
     services: Services, monitoring: MonitoringServer, store_settings: StoreSettings
 ) -> None:
     gone = ObjectStore(store_settings.model_copy(update={"endpoint": "http://127.0.0.1:9"}), attempts=1)
     outbox = services.start(monitoring.address, gone, sends=False)
     assert describe(await outbox.deliver(make(1))) == ("dropped", "STORE_UNAVAILABLE")
-    assert not outbox.waiting.get_monitors()
-    # Without the store, what monitoring records needs none.
-    outbox.waiting.end_survey({}, outbox.waiting.begin_survey())
-    assert describe(await outbox.deliver(make(2))) == ("recorded", "")
+    assert not outbox.pending.get_monitors()
 
 
 async def test_a_caller_that_leaves_does_not_undo_the_write(
@@ -373,4 +370,4 @@ async def test_a_caller_that_leaves_does_not_undo_the_write(
         await call
     await until(lambda: not outbox._tasks)
     assert len(list(tenant_store.list(OUTBOX))) == 1
-    assert outbox.waiting.get_monitors() == ["m"]
+    assert outbox.pending.get_monitors() == ["m"]

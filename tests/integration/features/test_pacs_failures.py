@@ -64,7 +64,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
         "BAD_PACS_ANSWER",
     ),
     "one byte a second": (pacs_proxy.trickle, UNAVAILABLE, "PACS_UNAVAILABLE"),
-    "headers without an end": (pacs_proxy.trickle_headers, UNAVAILABLE, "PACS_UNAVAILABLE"),
+    "no answer": (pacs_proxy.say_nothing, UNAVAILABLE, "PACS_UNAVAILABLE"),
     "a dropped connection": (pacs_proxy.drop, UNAVAILABLE, "PACS_UNAVAILABLE"),
 }
 
@@ -203,7 +203,7 @@ def test_other_callers_are_served_while_a_pacs_keeps_calls_waiting(
     assert list_scratch(scratch) == []
 
 
-@pytest.mark.parametrize("slow", [pacs_proxy.trickle_headers, pacs_proxy.trickle_chunk_line])
+@pytest.mark.parametrize("slow", [pacs_proxy.say_nothing, pacs_proxy.trickle_chunks])
 def test_a_call_ends_at_its_deadline_and_leaves_nothing(
     slow: Fault, service: Server, stub: Any, proxy: PacsProxy, request_: pb.ExtractRequest, scratch: Path
 ) -> None:
@@ -257,6 +257,6 @@ def stop_after_the_first_series() -> Fault:
 
     def fault(handler: pacs_proxy.Handler) -> bool:
         downloads.append(handler.path)
-        return len(downloads) > 1 and pacs_proxy.trickle_headers(handler)
+        return len(downloads) > 1 and pacs_proxy.say_nothing(handler)
 
     return matching("/series/", fault)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 import uuid
 
 import pytest
 import sqlalchemy as sa
-from tests.integration.finetuning import preloaded
 from tests.integration.finetuning.peers import PROGRAM, Peers, store_inputs
 from tests.preloaded import get_command
 
@@ -55,7 +55,7 @@ def launcher_settings(job_command):
 
 
 @pytest.fixture
-async def service(tmp_path, store, store_environment, peers, database_url, launcher_settings):
+async def service(tmp_path, store, store_environment, peers, python, database_url, launcher_settings):
     """The service's process, its stubs, and means to kill and start it again."""
 
     class Service:
@@ -89,7 +89,9 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
             """Starts an orchestrator; returns its process and its ports once it serves."""
             ports = folder / "ports.json"
             ports.unlink(missing_ok=True)
-            process = preloaded.Service(self.environment(folder), folder / "service.log")
+            with (folder / "service.log").open("ab") as log:
+                command = [sys.executable, "-m", "vfmalign.finetuning"]
+                process = python(command, env=self.environment(folder), stdout=log, stderr=log)
             while not ports.exists():
                 assert process.poll() is None, (folder / "service.log").read_text()
                 await asyncio.sleep(0.02)
@@ -107,14 +109,10 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
             self.process.wait()
             await self.channel.close()
 
-        async def create(
-            self, name, dataset="demo", seed=1, seeds=1, probe_steps=(), learning_rate=8e-3, task=None, **fields
-        ):
+        async def create(self, name, dataset="demo", seed=1, seeds=1, learning_rate=8e-3, task=None, **fields):
             """Creates a check with one recipe, or with trials of two where there is no learning rate."""
             check_id = f"{self.prefix}-{name}"
-            recipe = finetuning_pb2.Recipe(
-                preset="demo", epochs=6, steps_per_epoch=10, probe_steps=probe_steps, learning_rate=learning_rate
-            )
+            recipe = finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10, learning_rate=learning_rate)
             spec = alignment_pb2.CheckSpec(
                 model_id="vfm",
                 dataset_id=dataset,

@@ -33,9 +33,8 @@ from vfmalign.v1 import (
 LAYERS = ("stages.0", "stages.1")
 
 # Trains nothing: writes what a training process writes. Seed 5 waits for a file, seed 3 finds the data bad as long as
-# there is no file. With seed 6 a network that is probed stays at step 20 for as long as there is no file. Scores rise
-# with the seed from 8 on, and with seed 12 also by the preset's recipe for random weights. Lesions are cut where the
-# job allows it.
+# there is no file. Scores rise with the seed from 8 on, and with seed 12 also by the preset's recipe for random
+# weights. Lesions are cut where the job allows it.
 PROGRAM = """
 import gc, os, signal, sys, time
 gc.disable()
@@ -66,7 +65,6 @@ if spec.seed == 12 and spec.recipe.layer_decay == 1.0 and spec.network != "speci
     level += 0.05
 curve = tuple(JobProgress(epoch=e, epochs=6, step=10 * e, steps=60, train_loss=None, elapsed_seconds=float(e),
     validation_score=level * (1 - 2.0 ** -e)) for e in range(7))
-probes = []
 def publish(name, digest):
     card = store.read(model_card_key(spec.model_id), ModelCard)
     store.put(f"models/{name}/{digest}.safetensors", b"weights")
@@ -75,13 +73,6 @@ def publish(name, digest):
     store.write(model_card_key(name), card)
     return card
 for point in curve:
-    while spec.seed == 6 and spec.recipe.probe_steps and point.step > 20 and not (root / "go").exists():
-        time.sleep(0.05)
-    if point.step in spec.recipe.probe_steps:
-        name, digest = probe_id(spec.publish_as, point.step), f"{point.step:064x}"
-        publish(name, digest)
-        score = point.validation_score
-        probes.append(ProbeModel(step=point.step, model_id=name, sha256=digest, validation_score=score))
     store.write(job_key(spec.job_id, f"progress/{point.epoch:04d}.json"), point)
 metric = MetricSpec(
     name="lesion_dice", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01)
@@ -98,7 +89,7 @@ store.write(job_key(spec.job_id, "result.json"), JobResult(
     selected_epoch=6, selected_step=60, test_scores=scores, naive_baseline_scores=naive,
     weight_change=None if spec.network == "specialised" else 0.1, encoder=spec.publish_as,
     encoder_sha256="e" * 64 if encoder else "", encoder_card_sha256=encoder.digest() if encoder else "",
-    probes=tuple(probes), inside=inside, parameters=1000, device="cpu",
+    inside=inside, parameters=1000, device="cpu",
     stage_seconds={"fit": 1.0}, processor_seconds=1.0,
     software={"torch": "0"}))
 """

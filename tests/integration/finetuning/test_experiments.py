@@ -36,9 +36,7 @@ def models(store, stored):
 def spec(**fields):
     values = {
         "model_ids": MODELS, "dataset_id": "demo", "tasks": TASKS, "seeds": [1],
-        "recipe": finetuning_pb2.Recipe(
-            preset="demo", epochs=6, steps_per_epoch=10, learning_rate=8e-3, probe_steps=[10, 30]
-        ),
+        "recipe": finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10, learning_rate=8e-3),
         "bootstrap_resamples": 200, "permutations": 99,
     } | fields  # fmt: skip
     values["tasks"] = [{"name": name} for name in values["tasks"]]
@@ -271,7 +269,7 @@ async def test_create_is_idempotent_and_another_body_conflicts(service, store):
     store.write(model_card_key("vfm"), card.model_copy(update={"checkpoint": changed}))
     assert await create(service, "same", dataset_id="slow") == name, "whatever the store holds by now"
     assert (await get(service, name)).create_time == created
-    with pytest.raises(Conflict, match="another body"):
+    with pytest.raises(Conflict, match="a different request"):
         await create(service, "same", dataset_id="slow", seeds=[2])
     await service.experiments.CancelExperiment(experiment_pb2.CancelExperimentRequest(experiment_id=name))
     await finish(service, name)
@@ -281,7 +279,7 @@ async def test_bad_requests_name_their_field_and_a_remedy(service):
     wrong = [
         ({"tasks": ["nothing"]}, BadOption, "choose one of"),
         ({"model_ids": ["vfm", "vfm"]}, BadOption, "name each model once"),
-        ({"seeds": range(600)}, BadOption, "more than 1,000"),
+        ({"seeds": range(600)}, BadOption, "the maximum is 1,000"),
         ({"recipe": finetuning_pb2.Recipe(preset="nope")}, BadOption, "choose one of"),
         ({"model_ids": ["vfm", "t2-only"], "tasks": ["distortion"]}, BadOption, "distortion needs dwi"),
         ({"model_ids": ["vfm", "gone"]}, NotFound, "gone"),

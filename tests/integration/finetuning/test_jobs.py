@@ -13,6 +13,7 @@ import uuid
 
 import psutil
 import pytest
+from tests.preloaded import get_command
 
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobFailure, JobResult, MetricSpec, TrainingRecipe, TrainingSpec
@@ -79,7 +80,7 @@ finish()
 
 
 @pytest.fixture
-def world(tmp_path, store, store_environment, monkeypatch):
+def world(tmp_path, store, store_environment, python_server, monkeypatch):
     """Builds supervisors over one store, database and state directory, as of successive orchestrators."""
     for name, value in store_environment.items():
         monkeypatch.setenv(name, value)
@@ -93,9 +94,10 @@ def world(tmp_path, store, store_environment, monkeypatch):
         jobs = JobRepository(database)
         prefix = uuid.uuid4().hex[:8]
         folder = tmp_path
+        command = tuple(get_command(python_server, ["-c", PROGRAM]))
 
         def supervisor(self, **limits):
-            launchers.append(LocalLauncher((sys.executable, "-c", PROGRAM), tmp_path / "jobs", tmp_path / "logs"))
+            launchers.append(LocalLauncher(self.command, tmp_path / "jobs", tmp_path / "logs"))
             chosen = Limits(**({"retry_delay_s": 0.0} | limits))
             return JobRounds([Supervisor(self.jobs, store, launchers[-1], chosen)], chosen)
 
@@ -209,6 +211,7 @@ def test_cancel_lets_a_job_checkpoint(world):
 
 
 def test_cancel_kills_a_deaf_job_with_its_whole_group(world):
+    world.command = (sys.executable, "-c", PROGRAM)  # the processes of a fork are in no group of the command's
     name = world.add("deaf", 6)
     supervisor = world.supervisor(stop_grace_s=0.3)
     world.until(supervisor, lambda: world.jobs.get(name).curve)
@@ -260,7 +263,7 @@ from vfmalign.finetuning.jobs.supervisor import Supervisor
 root, when = Path(sys.argv[1]), sys.argv[2]
 jobs = JobRepository(open_database(f"sqlite:///{root / 'jobs.db'}"))
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
-launcher = LocalLauncher((sys.executable, "-c", sys.argv[3]), root / "jobs", root / "logs")
+launcher = LocalLauncher(sys.argv[3:], root / "jobs", root / "logs")
 if when == "before launch":
     launcher.launch = die
 if when == "before record":
@@ -276,7 +279,7 @@ def orchestrate(world, python):
 
     def run(when):
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        return python([sys.executable, "-c", ORCHESTRATOR, str(world.folder), when, PROGRAM], **pipes).wait(60)
+        return python([sys.executable, "-c", ORCHESTRATOR, str(world.folder), when, *world.command], **pipes).wait(60)
 
     return run
 

@@ -10,7 +10,7 @@ import pytest
 from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.recipes import get_second_recipe
-from vfmalign.core.domain.jobs import TrainingSpec
+from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.core.storage.keys import job_key
 from vfmalign.finetuning.checks.trainings import get_control_seed
 from vfmalign.v1 import alignment_pb2, finetuning_pb2
@@ -87,25 +87,22 @@ async def test_both_arms_try_both_recipes_and_the_first_trainings_take_the_resul
     assert await ask(service, "third", "demo") == [(3, 11, 3), (1, 5, 3)], "the first check has trained the first seed"
 
 
-async def test_the_better_recipe_trains_every_seed_and_the_probed_network_beside_its_trial(service, store):
-    name = await service.create("second", seed=12, seeds=2, probe_steps=[10], learning_rate=None)
+async def test_the_better_recipe_trains_every_seed(service, store):
+    name = await service.create("second", seed=12, seeds=2, learning_rate=None)
     check = await service.finish(name)
     assert check.state == SUCCEEDED, check.progress.detail
     jobs = await get_jobs(service, check)
     not_trained = [end for end, job in jobs.items() if not job.attempts]
-    assert not_trained == ["scratch"], "the network that is probed is trained once more"
+    assert not_trained == ["pretrained", "scratch"], "they take the results of their trials"
     assert jobs["scratch"].progress.detail.startswith(f"taken from job {name}-scratch-r2")
     spec = CheckSpec.from_proto(check.spec)
     second = get_second_recipe(spec)
     for network in ("pretrained", "scratch"):
         for end in (network, f"{network}-s2"):
-            used = read_spec(store, f"{name}-{end}") if end != "scratch" else read_spec(store, f"{name}-scratch-r2")
-            steps = (10,) if end == "pretrained" else ()
-            assert used.recipe == second.model_copy(update={"probe_steps": steps}), end
+            assert read_spec(store, f"{name}-{end}{'' if end.endswith('-s2') else '-r2'}").recipe == second, end
     report = read_report(store, check)
-    assert report.run.trained_by["pretrained"] == f"{name}-pretrained"
-    assert report.result.settings["recipe_pretrained"] != report.result.settings["recipe_specialised"]
-    assert [probe.step for probe in check.result.probes] == [10]
+    assert report.run.trained_by["pretrained"] == f"{name}-pretrained-r2"
+    assert TrainingRecipe.model_validate_json(report.result.settings["recipe_pretrained"]) == second
 
 
 async def test_further_trainings_of_random_weights_enter_the_answer_on_pretraining(service):

@@ -22,7 +22,9 @@ from tests.integration.mmd.conftest import (
 )
 from tests.mmd_options import make_options
 
+from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import compare
+from vfmalign.mmd.comparison.memory_budget import SampleShape
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.v1 import mmd_pb2 as pb
@@ -104,25 +106,26 @@ async def test_independent_inline_samples(service):
     assert response.groups == 21
 
 
-async def test_stored_sets_larger_than_the_memory_are_compared_part_by_part(service, store):
+async def test_stored_sets_larger_than_the_memory_are_compared_layer_by_layer(service, store):
     rng = np.random.default_rng(11)
     x, y = ({name: rng.normal(size=(1000, 4000)).astype(np.float32) for name in LAYERS} for _ in range(2))
     asked = {"kernel": pb.Kernel(fixed_sigma=90.0), "test": pb.TestOptions(permutations=50)}
     message = request_of({}, x=stored(store_set(store, x)), y=stored(store_set(store, y)), reference=None, **asked)
     response = await service.Compute(message)
     options = make_options("paired", fixed_sigma=90.0, permutations=50)
+    shape, engine = SampleShape(1000, dict.fromkeys(LAYERS, 4000), 1000, 4), ComputeConfig(memory_bytes=128 * 2**20)
+    assert not memory_budget.fits([shape, shape], options, engine), "all layers of both fit together"
     expected = compare(Sample("x", x), Sample("y", y), None, options, ComputeConfig())
     for layer, wanted in zip(response.layers, expected.layers, strict=True):
         assert layer.raw.mmd2.value == pytest.approx(wanted.raw.mmd2.value, abs=wanted.raw.error_bound)
         assert wanted.raw.error_bound < 1e-7
         assert layer.raw.p_value.value == pytest.approx(wanted.raw.p_value.value)
     message.projection = True
-    error = await failure(service.Compute(message))
-    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "projection")
+    assert len((await service.Compute(message)).projection.x) == 1000
     message.projection = False
     message.measures.append(pb.MEASURE_ENERGY)
     error = await failure(service.Compute(message))
-    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "measures")
+    assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "TOO_LARGE"), "it needs all rows in float64 as well"
 
 
 async def test_uploaded_arrays_give_the_numbers_of_inline_ones(service, store):

@@ -135,7 +135,7 @@ async def test_what_does_not_fit_is_refused_with_what_would(service, store, sets
     message.kernel.fixed_sigma = 1.0
     error = await failure(service.Compute(message))
     assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
-    assert "ask for fewer permutations" in error.text
+    assert "request fewer permutations, choose the estimator `random_fourier`, or allow more memory" in error.text
     assert not error.retry, "the same request would not fit later either"
     await works(service, sets)
 
@@ -189,7 +189,7 @@ def _with_name(name):
         (_with_name("a\n\x1b[31m"), "printable name"),
         (_with_name(""), "printable name"),
         (_with_name("a" * 129), "1 to 128 characters"),
-        (save({f"l{layer}": np.zeros((2, 1), np.float32) for layer in range(257)}), "257 tensors, at most 256"),
+        (save({f"l{layer}": np.zeros((2, 1), np.float32) for layer in range(257)}), "257 tensors, more than 256"),
     ],
     ids=["surrogate", "control", "empty", "long", "many"],
 )

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 import uuid
 
@@ -145,8 +144,8 @@ def environment(store_environment, database_url, tmp_path):
 
 
 @pytest.fixture
-async def service(environment, tmp_path):
-    service = await Service(environment, tmp_path, subprocess.Popen).start()
+async def service(environment, tmp_path, python):
+    service = await Service(environment, tmp_path, python).start()
     yield service
     code = await service.kill(signal.SIGTERM)
     assert code in {0, -signal.SIGKILL}, (tmp_path / "log").read_text()[-4000:]

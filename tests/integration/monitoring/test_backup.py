@@ -78,7 +78,7 @@ async def test_a_database_without_the_objects_of_its_moment_is_named_and_with_th
         with pytest.raises(DataLoss) as caught:
             await service.observe("m", draw(1, seed=3), prefix=prefix)
         assert f"/{PREFIX}" in caught.value.subject, "the object that is missing"
-        assert "restore the bucket and the database from backups of one moment" in caught.value.remedy
+        assert "restore the bucket and the database from backups of the same time" in caught.value.remedy
     assert await service.monitors.get("m") == at_backup, "what is recorded is shown, and nothing is added"
 
     for key, data in objects.items():

@@ -5,36 +5,34 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import uuid
 
 import numpy as np
 import pytest
+from tests.integration.cli.commands import Cli
 from tests.integration.monitoring.conftest import CHANNELS, draw, store_set
 
 from vfmalign.cli import exits
-from vfmalign.cli.subprocesses.drift import observe_in_subprocess
 from vfmalign.core.domain.drift import DriftRequest
-from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.core.domain.errors import DigestMismatch
 from vfmalign.core.storage.feature_sets import read_committed
+from vfmalign.monitoring.local.observer import observe
 from vfmalign.reports.drift.document import DriftDocument
 
 
 @pytest.fixture
-def run(service, tmp_path):
+def run(service, tmp_path, monkeypatch):
     """Runs a command on the service in an empty folder: its exit code, its output, and its progress and errors."""
     folder = tmp_path / "shell"
     folder.mkdir()
-    environment = {**os.environ, "VFMALIGN_MONITORING_ADDRESS": service.address, "HOME": str(folder)}
+    monkeypatch.setenv("VFMALIGN_MONITORING_ADDRESS", service.address)
+    monkeypatch.setenv("HOME", str(folder))
+    cli = Cli(folder)
 
     async def call(*arguments, code=exits.OK):
-        command = [sys.executable, "-m", "vfmalign.cli", "monitors", *arguments]
-        done = await asyncio.to_thread(
-            subprocess.run, command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout, " ".join(done.stderr.split())
+        done = await asyncio.to_thread(cli.call, "monitors", *arguments, code=code)
+        return done.out, " ".join(done.err.split())
 
     call.folder = folder
     return call
@@ -58,11 +56,20 @@ async def test_a_monitor_from_creation_to_its_new_reference(run, store, referenc
         store_set(store, draw(60, 3, 3.0), name("moved")),
     )
     out, _ = await run(
-        "create", "m1", reference, "--by", "scanner", "--descriptive-layer", "stages.2", "--window", "20"
+        "create", "m1", reference, "--by", "scanner", "--set", "descriptive_layers=stages.2", "--set", "window_rows=20"
     )
     assert f"monitor m1: watches layer stages.3 of model vfm with the reference {reference}" in out
     again, _ = await run(
-        "create", "m1", reference, "--by", "scanner", "--descriptive-layer", "stages.2", "--window", "20", "--json"
+        "create",
+        "m1",
+        reference,
+        "--by",
+        "scanner",
+        "--set",
+        "descriptive_layers=stages.2",
+        "--set",
+        "window_rows=20",
+        "--json",
     )
     spec = json.loads(again)["monitor"]["spec"]
     assert (spec["layer"], len(spec["reference"]["manifest_sha256"])) == ("stages.3", 64)
@@ -113,7 +120,7 @@ async def test_a_monitor_from_creation_to_its_new_reference(run, store, referenc
 
 
 async def test_an_array_is_observed_once_and_a_pause_keeps_it_out(run, reference):
-    await run("create", "m1", reference, "--by", "scanner", "--run-length", "5000")
+    await run("create", "m1", reference, "--by", "scanner", "--set", "run_length=5000")
     arguments = write_array(run.folder, 100, "march")
     out, _ = await run("observe", "m1", *arguments, "--json")
     assert json.loads(out)["observed"]["outcomes"] == {"entered": 100}
@@ -145,7 +152,7 @@ async def test_a_reset_without_a_reference_watches_on_after_an_alarm_and_says_th
     assert "Highest in this epoch:" in out
     for start in ("--fixed", "--unseen"):
         _, err = await run("replace-reference", "m1", start, code=exits.BAD_INPUT)
-        assert "REFERENCE: it is missing" in err
+        assert "REFERENCE: required without --reset" in err
     out, _ = await run("replace-reference", "m1", "--reset")
     assert f"epoch 2 with the reference {reference}" in out
     assert "The bound of false alarms does not hold for this epoch." in out
@@ -189,7 +196,7 @@ async def test_a_reference_of_another_model_is_accepted_and_said_to_be_one(run, 
     _, err = await run("replace-reference", "m1", same, "--fixed")
     assert err == ""
     _, err = await run("replace-reference", "m1", other, "--fixed")
-    words = "watches features of model vfm from now on (other weights), and refuses those of the earlier origin"
+    words = "watches features of model vfm from now on (other weights), and refuses features of the earlier origin"
     assert words in err
 
 
@@ -217,7 +224,7 @@ async def test_a_set_that_ends_with_a_slice_is_observed_to_its_end(run, store, r
     ("arguments", "words"),
     [
         (("--layer", "gone"), "--layer: the feature set has no layer `gone`"),
-        (("--descriptive-layer", "gone"), "--descriptive-layer: the feature set has no layer `gone`"),
+        (("--set", "descriptive_layers=gone"), "descriptive_layers: the feature set has no layer `gone`"),
         (("--by", "vendor"), "--by: no case of dataset"),
     ],
 )
@@ -232,7 +239,8 @@ async def test_a_mistyped_digest_is_an_error_of_the_caller_and_changes_nothing(r
     sha256 = read_committed(store, reference).sha256
     wrong = sha256[:-1] + ("0" if sha256[-1] != "0" else "1")
     words = (
-        f"feature set {reference}: its manifest has the SHA-256 {sha256}, and {wrong} was named → correct the digest"
+        f"feature set {reference}: its manifest has the SHA-256 {sha256}, but {wrong} was requested "
+        "→ correct the digest"
     )
     _, err = await run("create", "m1", f"{reference}@{wrong}", code=exits.BAD_INPUT)
     assert words in err
@@ -247,7 +255,7 @@ async def test_a_mistyped_digest_is_an_error_of_the_caller_and_changes_nothing(r
 
 
 def test_a_mistyped_digest_of_a_stored_stream_is_an_error_of_the_caller(
-    store, store_environment, reference, monkeypatch, tmp_path
+    store, store_environment, reference, monkeypatch
 ):
     for name, value in store_environment.items():
         monkeypatch.setenv(name, value)
@@ -255,8 +263,8 @@ def test_a_mistyped_digest_of_a_stored_stream_is_an_error_of_the_caller(
     wrong = f"{reference}@{sha256[::-1]}"
     for names in ((reference, wrong), (wrong, reference)):
         request = DriftRequest(reference=names[0], streams=names[1:], window_rows=0)
-        with pytest.raises(InvalidInput, match=f"SHA-256 {sha256}, and {sha256[::-1]} was named") as caught:
-            observe_in_subprocess(request, tmp_path, {}, lambda *_: None, lambda _: None)
+        with pytest.raises(DigestMismatch, match=f"SHA-256 {sha256}, but {sha256[::-1]} was requested") as caught:
+            observe(request, lambda *_: None, lambda *_: None)
         assert exits.get_exit_code(caught.value) == exits.BAD_INPUT
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -31,10 +30,15 @@ TIMEOUT_S = 60
 
 
 @pytest.fixture
+def environment(environment, tmp_path):
+    """Tokens alone are admitted."""
+    return environment | get_settings(tmp_path)
+
+
+@pytest.fixture
 async def service(service, tmp_path):
-    """The service, which admits tokens alone; its client is a researcher."""
-    await service.kill(signal.SIGTERM)
-    await service.start(**get_settings(tmp_path))
+    """The service; its client is a researcher."""
+    await service.client.close()
     log_in(service)
     (tmp_path / "researcher").write_text(ISSUER.sign("researcher") + "\n")
     return service
@@ -340,7 +344,7 @@ async def test_an_event_that_was_refused_while_monitoring_was_away_is_observed_w
     ports = service.ports
     await service.kill()
     assert (await asyncio.to_thread(bridge.send, event))[0] == 503
-    await service.start(VFMALIGN_SERVER__GRPC_PORT=str(ports["grpc"]), **get_settings(tmp_path))
+    await service.start(VFMALIGN_SERVER__GRPC_PORT=str(ports["grpc"]))
     log_in(service)
 
     def send_until_recorded():

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 import urllib.request
 
@@ -57,9 +56,9 @@ async def mmd(store_environment, python, tmp_path):
 
 
 @pytest.fixture
-async def service(environment, mmd, tmp_path):
+async def service(environment, mmd, tmp_path, python):
     environment = environment | {"VFMALIGN_MMD_ADDRESS": f"127.0.0.1:{mmd.port}"}
-    service = await Service(environment, tmp_path, subprocess.Popen).start()
+    service = await Service(environment, tmp_path, python).start()
     yield service
     assert await service.kill(signal.SIGTERM) in {0, -signal.SIGKILL}
 

@@ -85,10 +85,10 @@ async def test_a_monitor_whose_log_is_not_whole_is_refused_with_the_remedy_and_h
         lambda: service.monitors.replace_reference("m", 1, None, "reset"),
         lambda: service.monitors.replace_reference("m", 1, other, "fixed"),
     ):
-        with pytest.raises(PreconditionFailed, match="its state is of an earlier version") as caught:
+        with pytest.raises(PreconditionFailed, match="its state is from an earlier version") as caught:
             await call()
         assert caught.value.subject == "m"
-        assert caught.value.remedy == "note its alarm, delete it, and create it again, which begins its evidence anew"
+        assert caught.value.remedy == "note its alarm, delete it, and create it again; its evidence then starts over"
     assert {one.outcome for one in await service.observe("other", draw(40, seed=3), start=20)} == {"entered"}
     kept = {"components", "peak"}
     shown = await service.monitors.get("m")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import numpy as np
 import pytest
 from tests.integration.monitoring.conftest import CHANNELS, LAYERS, ORIGIN, Service, draw, store_set
@@ -40,14 +38,14 @@ SERVICE_ROLES = {"features", "mmd", "finetuning", "monitoring"}
 
 
 @pytest.fixture
-async def service(environment, tmp_path):
+async def service(environment, tmp_path, python):
     environment = environment | {
         "VFMALIGN_AUTH__MODE": "oidc",
         "VFMALIGN_AUTH__ISSUERS": ISSUER.issuer,
         "VFMALIGN_AUTH__JWKS_FILE": str(ISSUER.write_jwks(tmp_path / "jwks.json")),
         "VFMALIGN_AUTH__TENANTS": ",".join(TENANTS),
     }
-    service = await Service(environment, tmp_path, subprocess.Popen).start()
+    service = await Service(environment, tmp_path, python).start()
     yield service
     await service.kill()
 

@@ -134,7 +134,7 @@ def test_a_task_with_parameters_trains_and_scores(run, store, brains, stack, tas
 
 
 def test_a_task_about_something_undeclared_fails_by_name(run, brains, stack):
-    with pytest.raises(BadOption, match="tumour is no label map of brain; choose from hippocampus"):
+    with pytest.raises(BadOption, match="tumour is not a label map of brain; choose from hippocampus"):
         run("undeclared", "segmentation:label=tumour", brains, stack)
 
 

@@ -228,7 +228,7 @@ def test_small_batches_and_batch_norm_are_rejected_for_several_processes():
         BadOption, match=r"recipe\.batch_size: batch size 1 is smaller than the number of processes \(2\)"
     ):
         two.distribute(torch.nn.Linear(1, 1), batch_size=1)
-    with pytest.raises(BadOption, match="normalises over the batch"):
+    with pytest.raises(BadOption, match="uses batch normalisation"):
         two.distribute(torch.nn.Sequential(torch.nn.BatchNorm3d(4)), batch_size=2)
 
 

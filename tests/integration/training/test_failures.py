@@ -39,7 +39,6 @@ from vfmalign.training.trainer import Trainer
 
 RECIPE = TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=1e-3)
 PRETRAIN = {"kind": "pretrain", "objective": "contrastive", "model_id": "", "task": ""}
-PROBED = RECIPE.model_copy(update={"probe_steps": (1,)})
 STACK = SliceStack((40, 40, 18), (2.0, 2.0, 3.0))
 SMALL = PhantomSpec(t2w=STACK, dwi=STACK, adc=STACK, lesion_free_share=0.0)
 
@@ -133,10 +132,6 @@ def fail(store, fields):
         (PRETRAIN, "but the batch size is 1"),
         ({"recipe": RECIPE.model_copy(update={"patch_shape_dhw": (16, 24, 32)})}, "multiples of (16, 16, 16)"),
         ({"recipe": RECIPE.model_copy(update={"patch_shape_dhw": (32, 32, 32)})}, "at most the input's size"),
-        ({"recipe": PROBED.model_copy(update={"probe_steps": (2,)})}, "choose multiples of 1"),
-        ({"recipe": PROBED, "network": "specialised", "publish_as": ""}, "no encoder to probe; omit them"),
-        (PRETRAIN | {"recipe": PROBED}, "only fine-tuning is probed; omit them"),
-        ({"recipe": PROBED, "publish_as": "x" * 125}, "at most 100 characters"),
     ],
 )
 def test_an_invalid_spec_is_rejected(fail, fields, changes, says):
@@ -270,7 +265,6 @@ def test_diverging_training_is_reported(store, fields, monkeypatch):
         [],
         checkpoints=CheckpointStore(store, spec.job_id, spec.digest()),
         publish=lambda point: None,
-        probe=lambda step: None,
         stop=ShutdownRequest(),
         stages=Stages(),
         device=torch.device("cpu"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from markdown_it import MarkdownIt
 from tests.k8s.rendering import ROOT
 
-PAGES = ("docs/operations.md", "k8s/README.md")
+PAGES = ("docs/operations.md", "docs/runbooks.md", "k8s/README.md")
 PROGRAMS = ("docker", "export", "k8s/overlays/local/credentials.sh", "kind", "kubectl", "make", "python", "vfmalign")
 """What a command may begin with."""
 

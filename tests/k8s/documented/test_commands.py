@@ -1,4 +1,4 @@
-"""Every command of docs/operations.md and k8s/README.md, and of comments in the manifests, runs as it is written.
+"""Every command of docs/operations.md, docs/runbooks.md and k8s/README.md, and of comments in the manifests, runs.
 
 Each block runs in a shell of its own, in a copy of the repository, on an emulated cluster where `local` is installed.
 `commands` says which programs are replaced. No command is left out.
@@ -27,6 +27,7 @@ from vfmalign.finetuning.launchers.base import Origin
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options, manifest
 
 BLOCKS = [block for page in PAGES for block in list_blocks(page)]
+DISTINCT = {block.script: block for block in reversed(BLOCKS)}.values()
 COMMENTS = list_comments()
 FILES = {
     "store.env": "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=key\n",
@@ -111,7 +112,7 @@ def _needs_docker(block: Block) -> bool:
     return "docker " in block.script
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("block", DISTINCT, ids=str)
 def test_a_documented_command_runs(block: Block, run: Run, cluster: Cluster) -> None:
     if _needs_docker(block) and not _has_compose():
         pytest.skip("docker with its Compose plugin is not installed")

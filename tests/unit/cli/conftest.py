@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 from tests.prostate import SPECS
 
 from vfmalign.cli.__main__ import run
+from vfmalign.cli.resources import Resource
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.base import ApiMessage
@@ -212,3 +213,17 @@ def said(output: Output) -> Callable[[], list[str]]:
         return output.err.file.getvalue().splitlines()
 
     return lines
+
+
+@pytest.fixture
+def created(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A deployment without a network behind it; holds the specifications of what was created."""
+    specs: list[Any] = []
+
+    def create(name: str, spec: object) -> SimpleNamespace:
+        specs.append(spec)
+        return SimpleNamespace(check_id=name, state="queued", cells=(), to_json_dict=dict)
+
+    monkeypatch.setattr(Resource, "create", lambda resource, target, name, spec: create(name, spec))
+    answer_checks(monkeypatch, lambda name, spec: (create(name, spec), ()))
+    return specs

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -17,9 +18,9 @@ from vfmalign.cli import __main__ as program
 from vfmalign.cli import exits, extras
 from vfmalign.cli.local import doctor
 from vfmalign.cli.local.stack import SERVICES
-from vfmalign.cli.options import build_recipe
 from vfmalign.core.domain import errors
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.models.importer import InputDescription
 
 NEED_A_STACK = [
     ("dataset", "list"),
@@ -27,8 +28,8 @@ NEED_A_STACK = [
     ("models", "list"),
     ("models", "pretrain", "d1"),
     ("extract", "d1", "--model", "m1"),
-    ("finetune", "d1", "--model", "m1", "--task", "segmentation", "--probe-step", "16"),
-    ("check", "d1", "--model", "m1", "--task", "segmentation", "--probe-step", "16", "--probe-step", "32"),
+    ("finetune", "d1", "--model", "m1", "--task", "segmentation"),
+    ("check", "d1", "--model", "m1", "--task", "segmentation"),
     ("check", "d1", "--model", "m1", "--task", "segmentation", "--gate", "mmd2.upper<=1"),
     ("check", "d1", "--model", "m1", "--task", "segmentation", "--seeds", "3"),
     ("checks", "show", "c1"),
@@ -75,15 +76,13 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
     ("arguments", "words"),
     [
         (("bogus",), "No such command"),
-        (("check", "d1", "--task", "segmentation", "--model", "m", "--steps", "4"), "--seeds, --steps-per-epoch)"),
+        (("check", "d1", "--task", "segmentation", "--model", "m", "--steps", "4"), "--set, --steps-per-epoch)"),
         (("check", "d1", "--task"), "requires an argument"),
         (("check", "d1"), "--task"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--seed", "-1"), "--seed"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--seeds", "11"), "--seeds"),
         (("demo", "--seeds", "0"), "--seeds"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--epochs", "0"), "--epochs"),
-        (("check", "d1", "--task", "segmentation", "--model", "m", "--patch", "8,32"), "is not three positive"),
-        (("check", "d1", "--task", "segmentation", "--model", "m", "--probe-step", "0"), "--probe-step"),
         ((*GATED, "mmd2.upper<=low"), "is not a number"),
         ((*GATED, "mmd2<=1"), "a gate compares only the ends of intervals"),
         ((*GATED, "p_value<=0.05"), "is a p-value, which cannot be gated"),
@@ -96,7 +95,6 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
         (("experiment", "d1", "--model", "m1", "--task", "segmentation", "--seed", "-1"), "--seed"),
         (("experiment", "d1", "--model", "m1", "--task", "segmentation", "--max-running", "0"), "--max-running"),
         (("experiments", "list", "--state", "lost"), "queued, running"),
-        (("rehearse", "--size", "huge"), "choose one of small, evidence"),
         (
             ("demo", "--task", "astrology"),
             "choose one of segmentation, super_resolution, denoising, distortion, translation",
@@ -190,8 +188,9 @@ def test_a_fault_of_ours_is_one_sentence_and_its_words_stay_out_of_the_trace(
     assert words not in trace.read_text() + err
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("arguments", [("--help",), ("status",), ("status", "--json")], ids=" ".join)
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"), [(("--help",), ""), (("status",), "1"), (("status", "--json"), "")]
+)
 def test_a_full_disk_is_no_fault_of_ours(arguments: tuple[str, ...], unbuffered: str, tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -215,6 +214,28 @@ def test_a_wrong_path_of_a_checkpoint_is_repeated_as_it_was_given(invoke, monkey
     code, _, err = invoke("models", "import", "../gone.pth", "--as", "meshnet")
     assert code == exits.BAD_INPUT
     assert "error: checkpoint: the file '../gone.pth' does not exist" in err
+
+
+def test_every_part_of_an_input_reaches_the_import_of_a_model(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def import_model(*arguments: object, **_: object) -> NoReturn:
+        asked.extend(arguments)
+        raise errors.BadOption("is not imported here", field="input")
+
+    monkeypatch.setattr("vfmalign.models.importer.import_model", import_model)
+    monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", "localhost:1")
+    pairs = (
+        "modalities=t2w, adc", "spacing_mm=3,1.5,1.5", "shape_dhw=16,32,32", "normalisation=quantile_range",
+        "quantiles=0.01,0.99", "window=-160,240", "reference=adc",
+    )  # fmt: skip
+    words = [word for pair in pairs for word in ("--set", f"input.{pair}")]
+    code, _, err = invoke("models", "import", "bundle", "--layers", "a.0, a.1", *words)
+    assert (code, err) == (exits.BAD_INPUT, "error: input: is not imported here\n")
+    described = InputDescription(
+        ("t2w", "adc"), (3.0, 1.5, 1.5), (16, 32, 32), "quantile_range", (0.01, 0.99), (-160.0, 240.0), "adc"
+    )
+    assert asked[2:4] == [("a.0", "a.1"), described]
 
 
 def test_a_wrong_import_command_does_not_repeat_the_folder(invoke) -> None:
@@ -332,8 +353,3 @@ def test_the_demo_empties_no_folder_that_is_not_its_own(invoke, tmp_path: Path) 
     assert code == exits.BAD_INPUT
     assert "was not created by a demo" in err
     assert (precious / "chapter1.txt").read_text() == "all my work"
-
-
-def test_probe_steps_are_sent_in_order() -> None:
-    assert list(build_recipe(preset="demo", probe_steps=[32, 16]).probe_steps) == [16, 32]
-    assert list(build_recipe(preset="demo").probe_steps) == []

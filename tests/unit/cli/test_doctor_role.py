@@ -49,7 +49,7 @@ def test_a_deployment_without_a_leader_is_a_failure(served) -> None:
         ("finetuning", "checks and jobs do not go on"),
         ("monitoring", "windows are not computed"),
     ):
-        with pytest.raises(Unavailable, match=f"nobody leads, so {missing}"):
+        with pytest.raises(Unavailable, match=f"no process leads, so {missing}"):
             _describe_role(target, service)
 
 
@@ -63,7 +63,7 @@ def test_what_runs_without_a_leader_is_shown_with_that(
     status = health_pb2.HealthCheckResponse
     health_state.set("orchestration", status.SERVING if orchestrated else status.NOT_SERVING)
     warn_without_leader(Target(target.addresses, None), state, Output.to_terminal())
-    assert ("nobody leads, so this does not go on; run `vfmalign doctor`" in capsys.readouterr().err) == warns
+    assert ("no orchestrator leads, so this does not go on; run `vfmalign doctor`" in capsys.readouterr().err) == warns
 
 
 def test_a_service_without_an_address_is_not_asked_who_leads(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,8 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "k8s/README.md",
-    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    # `make site` generates the API reference, which names no commands.
+    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if path.name != "api-reference.md"),
 ]
 SHELLS = {"", "bash", "sh"}
 MODULE = re.compile(r"\bpython -m ([\w.]+)")

@@ -1,4 +1,4 @@
-"""An experiment on a terminal: a line for every cell that ends, result tables, and the sizes of a rehearsal."""
+"""An experiment on a terminal: a line for every cell that ends, and result tables."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ import pytest
 from rich.console import RenderableType
 from tests.unit.cli.conftest import TIME, with_changes
 
-from vfmalign.cli.demo.rehearsal import PHANTOM_TASKS, SIZES, RehearsalPlan, get_stack_settings
 from vfmalign.cli.local import environment
-from vfmalign.cli.options import PRETRAINING_OBJECTIVES
 from vfmalign.cli.views.experiment_tables import show_experiment
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
-from vfmalign.client.messages.checks import Check, CheckSpec
+from vfmalign.client.messages.checks import Check
 from vfmalign.client.messages.common import Failure, Progress, State
 from vfmalign.client.messages.experiments import Experiment, ExperimentCell, ExperimentSpec
-from vfmalign.client.recipes import get_recipe
-from vfmalign.core.domain.record import is_id
-from vfmalign.finetuning.checks.request import check_spec
-from vfmalign.models.registry import ARCHITECTURES
 
 Show = Callable[[list[RenderableType]], str]
 Said = Callable[[], list[str]]
@@ -75,7 +69,7 @@ def test_an_experiment_shows_what_was_found_and_where_the_rest_stands(
     assert "+3.50 %" in row
     assert "lesion Dice (smallest relevant difference 0.01)" in text
     assert "inconclusive" in row
-    assert "verdict: of one training of each network, which decides nothing" in text
+    assert "verdict: from one training per network, which decides nothing" in text
     rest = text.split("Cells without a result")[1]
     assert [line.split()[0] for line in rest.splitlines() if line.startswith("c")][1:] == ["c1", "c2", "c3"]
     assert "status 1" in rest
@@ -114,54 +108,10 @@ def test_an_experiment_that_failed_says_why(show: Show) -> None:
     assert "Report" not in text
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_a_rehearsal_has_one_architecture_with_both_objectives_and_one_budget(name: str) -> None:
-    plan = RehearsalPlan(name, SIZES[name], 2025)
-    models = plan.pretrainings()
-    objectives: dict[str, set[str]] = {}
-    for model in models:
-        assert model.architecture in ARCHITECTURES
-        assert model.objective in PRETRAINING_OBJECTIVES
-        objectives.setdefault(model.architecture, set()).add(model.objective)
-    assert {"masked_reconstruction", "contrastive"} in objectives.values()
-    assert len({architecture.split("_")[0] for architecture in objectives}) >= 2, "two families"
-    assert len({model.recipe for model in models}) == 1
-    ids = [plan.experiment, plan.dataset, *(model.model for model in models), *(model.job for model in models)]
-    assert all(is_id(one) for one in ids)
-    assert len(set(ids)) == len(ids)
-    spec = plan.spec()
-    assert [str(task) for task in spec.tasks] == list(PHANTOM_TASKS)
-    longest = max(
-        len(f"{plan.experiment}-{task}-{model.model}-{plan.seed}") for task in PHANTOM_TASKS for model in models
-    )
-    assert longest <= 80, "ids of checks that can be read"
-    for task in PHANTOM_TASKS:  # probes stand where validation is
-        check = CheckSpec(model_id="m", dataset_id="d", task=task, recipe=spec.recipe)
-        check_spec(check)
-        assert len(get_recipe(check, "pretrained").probe_steps) == 3
-    assert spec.title == "rehearsal on phantoms: not evidence"
-
-
-def test_sizes_do_not_share_an_id() -> None:
-    plans = [RehearsalPlan(name, size, 7) for name, size in SIZES.items()]
-    names = [one for plan in plans for one in (plan.experiment, plan.dataset, *(m.model for m in plan.pretrainings()))]
-    assert len(set(names)) == len(names)
-
-
-def test_the_size_for_evidence_is_large_enough_to_say_something() -> None:
-    size = SIZES["evidence"]
-    assert len(size.models) >= 5, "fewer cannot support or contradict a claim across models"
-    assert size.seeds >= 3
-    assert size.counts["test"] >= 100
-    assert size.counts["train"] > SIZES["small"].counts["train"]
-    assert set(SIZES["small"].models) < set(size.models)
-    assert list(RehearsalPlan("evidence", size, 7).spec().seeds) == [7, 8, 9]
-
-
 def test_jobs_run_side_by_side_with_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "count_cpus", lambda: 16)
-    settings = get_stack_settings()
+    settings = environment.get_small_network_settings()
     assert settings["VFMALIGN_LAUNCHER__MAX_RUNNING"] == "4"
     assert settings["VFMALIGN_TRAINING__THREADS"] == "1"
     monkeypatch.setattr(environment, "count_cpus", lambda: 2)
-    assert get_stack_settings()["VFMALIGN_LAUNCHER__MAX_RUNNING"] == "2"
+    assert environment.get_small_network_settings()["VFMALIGN_LAUNCHER__MAX_RUNNING"] == "2"

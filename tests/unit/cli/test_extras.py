@@ -34,7 +34,7 @@ def test_a_command_without_its_packages_names_the_extra(
     assert len(err.strip().splitlines()) == 2
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "rehearse"])
+@pytest.mark.parametrize("command", ["up", "demo"])
 def test_a_local_stack_without_its_packages_names_the_extra_and_leaves_no_folder(
     invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
 ) -> None:

@@ -56,7 +56,9 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
         (CHECK, "model_id", "--model"),
         (FINETUNE, "spec.publish_as", "--as"),
         (("models", "pretrain", "d1"), "spec.publish_as", "--id"),
-        (("models", "pretrain", "d1"), "spec.recipe.learning_rate", "--learning-rate"),
+        (("models", "pretrain", "d1"), "spec.recipe.learning_rate", "recipe.learning_rate"),
+        (CHECK, "recipe.patch_shape_dhw", "recipe.patch_shape_dhw"),
+        (CHECK, "task.parameters.inputs", "--task"),
         (("checks", "retry", "C 1"), "check_id", "ID"),
         (("watch", "C 1"), "experiment_id", "ID"),
         (CHECK, "declaration.labels", "declaration.labels"),
@@ -74,8 +76,7 @@ def test_a_field_that_a_service_refuses_is_shown_as_its_option(
 @pytest.mark.parametrize(
     ("command", "option"),
     [
-        ((*CHECK, "--learning-rate", "11"), "--learning-rate"),
-        ((*CHECK, "--layer-decay", "2"), "--layer-decay"),
+        ((*CHECK, "--set", "recipe.learning_rate=11"), "--set"),
         ((*FINETUNE, "--as", "Not An Id"), "--as"),
         ((*EXPERIMENT, "--task", "segmentation:label=Gland"), "--task"),
         (("models", "pretrain", "d1", "--id", "Not An Id"), "--id"),

@@ -129,7 +129,7 @@ def test_a_field_that_does_not_exist_is_named_with_the_remedy() -> None:
 
 async def test_arrays_larger_than_a_message_are_not_sent(client, deployment):
     large = np.zeros((2**20, 5), dtype=np.float32)
-    with pytest.raises(Exhausted, match="a message at most 16,777,216; pass what `upload` returns") as caught:
+    with pytest.raises(Exhausted, match="the limit is 16,777,216; upload the arrays with `upload`") as caught:
         await client.mmd.compute(large, X, ComputeOptions(pairing="independent"))
     assert caught.value.retry_after_s is None
     assert deployment.mmd.requests == []

@@ -51,7 +51,7 @@ def test_what_cannot_be_read_is_refused_without_its_name(tmp_path: Path) -> None
     with (tmp_path / f"{NAME}-large.zip").open("wb") as large:
         large.truncate(5 * 2**30 + 1)
     refused = {
-        "there is no file": (read_files, NAME),
+        "the folder has no files": (read_files, NAME),
         "No such file": (read_archive, f"{NAME}.zip"),
         "the file is empty": (read_archive, f"{NAME}-empty.zip"),
         "more than 5,120 MiB": (read_archive, f"{NAME}-large.zip"),

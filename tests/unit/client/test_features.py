@@ -50,7 +50,7 @@ async def test_a_study_as_dicom_from_a_path_or_its_text(client, deployment, tmp_
 
 
 async def test_rules_without_a_study_as_dicom_are_not_ignored(client, deployment):
-    with pytest.raises(BadOption, match="rules_dataset_id: the rules of a dataset are for a study as DICOM") as caught:
+    with pytest.raises(BadOption, match="rules_dataset_id: the rules of a dataset only apply to DICOM") as caught:
         await client.features.extract("m", {"t2w": b"t2w"}, rules_dataset_id="d")
     assert caught.value.remedy
     assert deployment.features.requests == []

@@ -45,20 +45,19 @@ def test_a_quarter_of_the_steps_suffices(epochs, suffices):
 
 
 def test_random_weights_are_trained_by_the_recipe_of_the_pretrained_network():
-    requested = spec(recipe=Recipe(preset="demo", learning_rate=1e-3, epochs=4, probe_steps=(16,)))
-    pretrained = get_recipe(requested, "pretrained")
-    assert get_recipe(requested, "scratch") == pretrained.model_copy(update={"probe_steps": ()})
+    requested = spec(recipe=Recipe(preset="demo", learning_rate=1e-3, epochs=4))
+    assert get_recipe(requested, "scratch") == get_recipe(requested, "pretrained")
     specialised = get_recipe(requested, "specialised")
     assert (specialised.epochs, specialised.learning_rate, specialised.encoder_rate) == (4, 5e-3, 1.0)
 
 
 def test_the_two_recipes_of_a_preset_are_tried_with_one_budget():
-    requested = spec(recipe=Recipe(preset="demo", epochs=4, probe_steps=(16,)))
+    requested = spec(recipe=Recipe(preset="demo", epochs=4))
     first, second = get_recipe(requested, "pretrained", (8, 16, 16)), get_second_recipe(requested, (8, 16, 16))
     assert second is not None
     assert (first.learning_rate, second.learning_rate) == (8e-3, 5e-3)
     assert first.patch_shape_dhw == second.patch_shape_dhw == (8, 16, 16)
-    assert (second.epochs, second.probe_steps) == (4, ())
+    assert second.epochs == 4
 
 
 @pytest.mark.parametrize(

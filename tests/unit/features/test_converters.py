@@ -50,7 +50,8 @@ def test_a_monitor_is_told_the_b_values_that_the_request_does_not_name(store, ca
     request = extract_request(observation=pb.StudyObservation(monitor_id="m", study=study))
     observation = converters.to_study_request(request, key_of).observation
     b_values = {"dwi_b_value": "800 s/mm²"}
-    observed = converters.to_observed(observation, {"l": torch.zeros(2)}, card, "identity", b_values)
+    origin = converters.to_origin(card, "identity")
+    observed = converters.to_observed(observation, {"l": torch.zeros(2)}, origin, b_values)
     strata = observed.observation.study.strata
     assert len(strata) == kept
     assert strata == (sent or b_values)
@@ -148,7 +149,7 @@ def test_inline_features_up_to_the_limit():
     packed = converters.to_inline_layers(features, 40)
     assert [one.layer for one in packed] == ["a", "b"]
     assert to_array(packed[0].tensor, "a").tolist() == [[0, 1, 2], [3, 4, 5]]
-    with pytest.raises(Exhausted, match=r"take 40 bytes, a message at most 39; set `store_as`") as caught:
+    with pytest.raises(Exhausted, match=r"take 40 bytes, and a message at most 39; set `store_as`") as caught:
         converters.to_inline_layers(features, 39)
     assert caught.value.retry_after_s is None
 

@@ -32,7 +32,11 @@ async def test_a_study_that_is_being_prepared_stops_when_its_caller_leaves(monke
 
     monkeypatch.setattr(module, "prepare_sources", prepare)
     monkeypatch.setattr(module, "check_layers", lambda *_: None)
-    card = SimpleNamespace(primary_layer="stages.3", preprocessing=None)
+    card = SimpleNamespace(
+        primary_layer="stages.3",
+        checkpoint=SimpleNamespace(sha256="a" * 64),
+        preprocessing=SimpleNamespace(content_digest=lambda: "b" * 64),
+    )
     models = SimpleNamespace(device=torch.device("cpu"), get=lambda *_: (None, card))
     workers = Workers(FeaturesOptions())
     service = FeatureServicer(

@@ -197,7 +197,7 @@ def test_wild_bootstrap_needs_pairs_of_rows(samples):
     with pytest.raises(BadOption, match="equal row counts") as error:
         mmd_test(x, y, pairing="independent", method="wild_bootstrap")
     assert error.value.field == "test.method"
-    with pytest.raises(BadOption, match="each row its own group"):
+    with pytest.raises(BadOption, match="one row per group"):
         mmd_test(x, y[:24], pairing="independent", groups_x=["a", "b"] * 12, method="wild_bootstrap")
     with pytest.raises(BadOption, match="flips signs of pairs"):
         mmd_test(x, y[:24], pairing="independent", estimator="unbiased_independent", method="wild_bootstrap")

@@ -12,9 +12,10 @@ from tests.mmd_options import make_options
 from torch.utils.flop_counter import FlopCounterMode
 
 from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.mmd.comparison import samples
 from vfmalign.mmd.comparison.compare import compare
 from vfmalign.mmd.comparison.samples import Sample
-from vfmalign.mmd.engine import ordered_pool, out_of_core, products, rows
+from vfmalign.mmd.engine import ordered_pool, products, rows
 from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.statistics import permutations, similarity
@@ -114,8 +115,8 @@ def test_swaps_drawn_a_few_at_a_time_are_the_same(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(permutations.draw_swaps(70, 333, seed=9).weights_GB, whole)
 
 
-def test_panels_check_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(out_of_core, "_ENTRIES_AT_ONCE", 50)
+def test_a_layer_checks_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "_ROWS_AT_ONCE", 10)
     rng = np.random.default_rng(2)
     x, y = (Sample(name, {"l": ArrayRows(rng.normal(size=(200, 5)))}) for name in "xy")
     options = make_options(pairing="independent", fixed_sigma=2.0)
@@ -123,4 +124,4 @@ def test_panels_check_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> No
     def work(context: WorkContext) -> None:
         compare(x, y, None, options, ComputeConfig(tile_shape=(512, 512), context=context))
 
-    assert count_checks(work) >= 400 * 5 // 50
+    assert count_checks(work) >= 400 // 10

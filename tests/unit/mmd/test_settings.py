@@ -35,4 +35,4 @@ def test_it_reads_an_address_as_the_other_services_do(
 def test_help_says_what_works_without_it() -> None:
     lines = parser("mmd", MmdSettings).format_help().splitlines()
     (line,) = (line for line in lines if line.startswith("  AWS_ENDPOINT_URL_S3 "))
-    assert "without it, requests must contain their features (none)" in line
+    assert "if not set, requests must contain their features (none)" in line

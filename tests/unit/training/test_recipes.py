@@ -6,10 +6,8 @@ import sys
 import pytest
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.jobs import TrainingRecipe
 from vfmalign.core.domain.recipes import (
     PRESETS,
-    check_probe_steps,
     get_family,
     get_finetuning_recipe,
     get_pretraining_recipe,
@@ -54,33 +52,6 @@ def test_unknown_names_are_refused_with_the_known_ones():
         get_finetuning_recipe("pretrained", "segmentation", "huge")
     with pytest.raises(BadOption, match="masked_reconstruction, contrastive"):
         get_pretraining_recipe("supervised", "profound_conv_micro")
-
-
-def probed(*steps, epochs=20):
-    return TrainingRecipe(epochs=epochs, steps_per_epoch=4, batch_size=1, learning_rate=0.1, probe_steps=steps)
-
-
-def test_probe_steps_must_be_validation_steps():
-    for steps in ((), (4,), (4, 12, 80), tuple(range(4, 68, 4))):
-        check_probe_steps(probed(*steps))
-
-
-@pytest.mark.parametrize(
-    ("steps", "says"),
-    [
-        ((0,), "no validation after step 0; choose multiples of 4 .* from 4 to 80"),
-        ((-4,), "no validation after step -4"),
-        ((4, 6), "no validation after step 6"),
-        ((84,), "no validation after step 84"),
-        ((8, 4), "ascending"),
-        ((4, 4), "ascending"),
-        (tuple(range(4, 72, 4)), "at most 16 probes, got 17"),
-    ],
-)
-def test_other_probe_steps_are_rejected_with_a_remedy(steps, says):
-    with pytest.raises(BadOption, match=says) as caught:
-        check_probe_steps(probed(*steps))
-    assert caught.value.field == "recipe.probe_steps"
 
 
 def test_recipes_and_tasks_need_no_torch():

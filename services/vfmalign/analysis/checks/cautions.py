@@ -1,8 +1,7 @@
-"""Cautions: limits to the meaning of a check's numbers that a reader must know first."""
+"""Cautions: limits to the meaning of a check's numbers, which a reader must know first."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from vfmalign.analysis.checks.records import CheckAnalysis
@@ -16,7 +15,7 @@ from vfmalign.core.formats.documents import pluralise
 
 
 class Caution(Record):
-    """A limit to the meaning of the numbers."""
+    """A limit to the meaning of a check's numbers, which the reader must know first."""
 
     title: str
     text: str
@@ -96,11 +95,7 @@ def _caution_about_random_weights(result: CheckAnalysis) -> Caution | None:
 
 
 def _caution_about_recipes(result: CheckAnalysis) -> Caution | None:
-    pretrained, scratch = (
-        json.loads(result.settings.get(f"recipe_{name}", "{}")) | {"probe_steps": []}
-        for name in ("pretrained", "scratch")
-    )
-    if pretrained == scratch:
+    if result.settings.get("recipe_pretrained") == result.settings.get("recipe_scratch"):
         return None
     return Caution(
         title="Different recipes",
@@ -166,8 +161,8 @@ def _caution_about_excluded_channels(result: CheckAnalysis) -> Caution | None:
 def _join_layer_cautions(
     result: CheckAnalysis, title: str, get_part: Callable[[LayerResult], TopChannels | ExcludedMovement | None]
 ) -> Caution | None:
-    """Joins the cautions in one part of the layers' results."""
-    cautions: dict[str, str] = {}  # of each layer, with the first seed that has one
+    """Joins the cautions of all layers about one part of their results."""
+    cautions: dict[str, str] = {}  # by layer, from the first seed with a caution
     for shift in [seed.shift for seed in result.seeds] or [result.shift]:
         for layer in shift.layers:
             if (part := get_part(layer)) is not None and part.caution:

@@ -1,7 +1,7 @@
 """Records of a check's measurements: `checks/<id>/mmd.json` and `checks/<id>/report.json`.
 
-`CheckAnalysis` depends on inputs and seeds only, so repeated runs of a check give equal results even if a process was
-killed in between. `RunRecord` holds what differs between runs.
+`CheckAnalysis` depends only on inputs and seeds, so repeated runs of a check give equal results even if a process was
+killed in between. `RunRecord` contains the facts that differ between runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import datetime
 from pydantic import Field
 
 from vfmalign.analysis.checks.verdict import Verdict
-from vfmalign.client.messages.checks import Convergence, Curve, Gain, Probe, SeedVariation
+from vfmalign.client.messages.checks import Convergence, Curve, Gain, SeedVariation
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.client.messages.mmd import ComputeResponse
@@ -28,7 +28,7 @@ MEASURE_TITLES = {
     "logme": "LogME",
     "h_score": "H-score",
 }
-"""Name of each measure beside MMD² in text."""
+"""Titles of the measures other than MMD²."""
 MEASURE_MEANINGS: dict[str, str] = {
     "cka": "similarity of the features before and after: 1 if they are equal up to rotation, a common scale and "
     "translation; lower the more the relations between cases changed",
@@ -41,16 +41,16 @@ MEASURE_MEANINGS: dict[str, str] = {
     "h_score": "share of the variation of the features before that lies between the classes of the training cases: "
     "higher is better; unrelated to shift",
 }
-"""Meaning of each measure beside MMD², in display order."""
+"""Meanings of the measures other than MMD², in display order."""
 
 
 class FeatureShift(Record):
-    """`checks/<id>/mmd.json`: features after fine-tuning and of random weights, each compared with those before.
+    """`checks/<id>/mmd.json`: shift of the features from before fine-tuning to after it, and to random weights.
 
     Attributes:
-        after: before and after, by the U-statistic.
-        biased: before and after, by the V-statistic.
-        reinitialised: before and the re-initialised architecture.
+        after: features before and after, by the U-statistic.
+        biased: features before and after, by the V-statistic.
+        reinitialised: features before and of the re-initialised architecture.
     """
 
     before_id: str
@@ -64,7 +64,7 @@ class FeatureShift(Record):
 
 
 class NetworkResult(Record):
-    """One network of the check.
+    """Results of one network of the check.
 
     Attributes:
         encoder_rate: share of the learning rate applied to the encoder; None for networks without an encoder.
@@ -94,7 +94,7 @@ class NaiveBaseline(Record):
     """Scores of a prediction without a network on the test cases.
 
     Attributes:
-        prediction: description of what is predicted.
+        prediction: description of the prediction.
         test_means: its metrics over the test cases.
         gain: gain of the fine-tuned model over it.
     """
@@ -105,12 +105,12 @@ class NaiveBaseline(Record):
 
     @property
     def not_beaten(self) -> bool:
-        """Whether the fine-tuned model fails to score better; False where either score is absent."""
+        """Whether the fine-tuned model scores no better than the naive baseline; False if either score is absent."""
         return self.gain.absolute.value is not None and self.gain.absolute.value <= 0
 
 
 class SeedAnalysis(Record):
-    """Results of the trainings with one seed, of a check with several.
+    """Results of the trainings with one seed, in a check with several seeds.
 
     Attributes:
         seed: of the trainings.
@@ -141,22 +141,21 @@ class CheckAnalysis(Record):
         leakage_known: False if the model card does not list the pretraining data.
         test_groups: number of patients in the test split.
         pretraining: whether pretraining helps; None in results of versions that did not assess it.
-        reference_groups: number of training patients, whose features determine scale and bandwidth of MMD²; None in
-            the cells of the published evidence, which were computed before it was recorded.
+        reference_groups: number of training patients; their features determine scale and bandwidth of MMD². None in
+            the cells of the published evidence, which older versions computed without recording it.
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
         paired_similarity: by layer, the mean kernel between each case before and after; see `shift.paired_similarity`.
-        measures: measures of the primary layer beside MMD², by name (`cka`, `frechet`, `energy`, `logme`,
+        measures: measures of the primary layer other than MMD², by name (`cka`, `frechet`, `energy`, `logme`,
             `h_score`).
         shift_by_bandwidth: MMD² of the primary layer on standardised features with a multiple of its bandwidth, by
             factor (`0.5`, `2`).
-        probes: probes of the pretrained network's training, in order of steps.
-        seeds: results of every training seed, in order; empty with one seed. Gains are then means over the seeds, and
-            `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures`, `shift_by_bandwidth` and `probes` those
-            of the first.
-        seed_variation: how shift and convergence vary with the seed; None with one.
-        cut_structures: structures of which less than `field_of_view.CAUTION_BELOW` lies in the model's field of view,
+        seeds: results of every training seed, in order; empty with one seed. With several seeds, gains are means over
+            the seeds; `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures` and `shift_by_bandwidth`
+            belong to the first seed.
+        seed_variation: how shift and convergence vary with the seed; None with one seed.
+        cut_structures: structures with a share of less than `field_of_view.CAUTION_BELOW` in the model's field of view,
             the smallest share first.
-        shortened: budget of the network that was trained least, where that is below the recipe's; else None.
+        shortened: budget of the network that was trained least if it is below the recipe's budget; else None.
         mixed_series: see `DatasetManifest.list_mixed_series`.
         settings: the request, and the digests of its inputs.
     """
@@ -181,10 +180,9 @@ class CheckAnalysis(Record):
     paired_similarity: dict[str, Estimate]
     measures: dict[str, Estimate] = Field(default_factory=dict)
     shift_by_bandwidth: dict[str, Estimate]
-    probes: tuple[Probe, ...] = ()
     seeds: tuple[SeedAnalysis, ...] = ()
     seed_variation: SeedVariation | None = None
-    # These are left out where they say nothing, so that equal results have the digests that they had without them.
+    # Empty values are not serialised, so that results have the same digests as before these fields existed.
     cut_structures: tuple[CutStructure, ...] = Field(default=(), exclude_if=lambda cut: not cut)
     shortened: TrainingBudget | None = Field(default=None, exclude_if=lambda budget: budget is None)
     mixed_series: tuple[str, ...] = Field(default=(), exclude_if=lambda mixed: not mixed)
@@ -197,12 +195,12 @@ class CheckAnalysis(Record):
 
     @property
     def trainings(self) -> int:
-        """Trainings of each network."""
+        """Number of trainings of each network."""
         return max(1, len(self.seeds))
 
     @property
     def interval_scope(self) -> str:
-        """What the intervals of the gains cover."""
+        """Sources of variation that the intervals of the gains cover."""
         return "covers patients and training" if self.seeds else "covers patients, not training"
 
     def network(self, name: Network) -> NetworkResult:
@@ -211,7 +209,7 @@ class CheckAnalysis(Record):
 
 
 class StageTime(Record):
-    """One stage of a check: how often it was started, and the duration of the run that finished it."""
+    """One stage of a check: number of starts, and duration of the run that finished it."""
 
     stage: str
     attempts: int
@@ -219,7 +217,7 @@ class StageTime(Record):
 
 
 class LostArtifact(Record):
-    """An object that was lost and created again by its stage; the message names it."""
+    """A stored object that was lost and that its stage created again; `message` names the object."""
 
     stage: str
     message: str
@@ -230,8 +228,8 @@ class RunRecord(Record):
 
     Attributes:
         losses: stored objects that were lost or damaged and created again.
-        trained_by: the job that trained each network, with `_s2`, … for further seeds; a job of another check if that
-            check trained the same baseline.
+        trained_by: job that trained each network, with `_s2`, … for further seeds. It may be the job of another check
+            that trained the same baseline.
     """
 
     created_at: datetime
@@ -246,7 +244,7 @@ class RunRecord(Record):
 
 
 class CheckReport(Record):
-    """`checks/<id>/report.json`: the last artifact of a check, whose existence means that the check is done."""
+    """`checks/<id>/report.json`: the last artifact of a check. If it exists, the check is done."""
 
     result_digest: str
     result: CheckAnalysis

@@ -6,14 +6,14 @@ from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import LayerResult
 
 SATURATION_THRESHOLD = 0.05
-"""Paired similarity below which MMD² is saturated: what a common displacement of 2.45 σ leaves. How much of its limit
-MMD² then has depends on the effective dimension of the features (docs/numbers.md)."""
+"""Paired similarity below which MMD² is saturated. It corresponds to a common displacement of 2.45 σ. How close MMD²
+then is to its limit depends on the effective dimension of the features (docs/numbers.md)."""
 
 
 def shift_ratio(after: LayerResult, reinitialised: LayerResult) -> Estimate:
-    """Shift of a layer during fine-tuning, in units of its shift to random weights.
+    """Returns the shift of a layer during fine-tuning, in units of the shift from pretrained to random weights.
 
-    Absent where the shift to random weights is not distinguishable from zero, because the ratio would be noise.
+    Absent if the shift to random weights cannot be distinguished from zero, because the ratio would be noise.
     """
     if after.standardised is None or reinitialised.standardised is None:
         return absent("no standardised features")
@@ -28,27 +28,27 @@ def shift_ratio(after: LayerResult, reinitialised: LayerResult) -> Estimate:
 
 
 def paired_similarity(unbiased: LayerResult, biased: LayerResult, rows: int) -> Estimate:
-    """Mean of k(x_i, y_i) over pairs, the kernel between each case before and the same case after fine-tuning.
+    """Returns the mean of k(x_i, y_i) over cases: the kernel between a case's features before and after fine-tuning.
 
     The paired U-statistic leaves out h(z_i, z_i) = 2 − 2k(x_i, y_i) and the V-statistic includes it. For n pairs,
-    n·V − (n − 1)·U is therefore the mean of h(z_i, z_i). Both are taken on the features of the main number.
+    n·V − (n − 1)·U is therefore the mean of h(z_i, z_i). U and V are computed on the features of the main number.
 
     Args:
         unbiased: U, the statistic of Lemma 6 over pairs.
-        biased: V, of the same samples and the same kernel, whose value between equal rows is 1.
+        biased: V, of the same samples with the same kernel; the kernel is 1 between equal rows.
         rows: n.
     """
     u, v = unbiased.standardised or unbiased.raw, biased.standardised or biased.raw
     if u.mmd2.value is None or v.mmd2.value is None:
         return absent(u.mmd2.absent_reason or v.mmd2.absent_reason)
-    # The errors of U and V are amplified by n. A tenth of the threshold is enough to decide about saturation.
+    # n amplifies the errors of U and V. Precision of a tenth of the threshold suffices to decide about saturation.
     if (rows * v.error_bound + (rows - 1) * u.error_bound) / 2 > SATURATION_THRESHOLD / 10:
         return absent("the precision of MMD² is too low to resolve the kernel between a case and itself")
     mean = 1 - (rows * v.mmd2.value - (rows - 1) * u.mmd2.value) / 2
-    # The kernel is between 0 and 1. Rounding of U and V can take its mean out of this range.
+    # The kernel is between 0 and 1, but rounding errors of U and V can move its mean out of this range.
     return Estimate(value=min(max(mean, 0.0), 1.0), absent_reason="no interval is formed for this mean")
 
 
 def is_saturated(similarity: Estimate) -> bool:
-    """Whether MMD² no longer grows with distance, given the paired similarity of its layer."""
+    """Whether MMD² no longer grows with the distance of the features, judged by the layer's paired similarity."""
     return similarity.value is not None and similarity.value < SATURATION_THRESHOLD

@@ -2,9 +2,9 @@
 
 A check answers two questions: is the model better than the specialised network, and does pretraining help? Each answer
 compares a difference of scores (`rpg_specialised.absolute`, `rpg_scratch.absolute`) with 0 and with the smallest
-relevant difference of the metric. Relative gain, shift, p-values and convergence do not enter it. A label that claims
-something needs enough trainings, because another training gives other scores, and enough patients, because no test sees
-a subgroup that the sample does not contain.
+relevant difference of the metric. Relative gain, shift, p-values and convergence do not affect it. A label that claims
+something needs enough trainings, because another training gives other scores, and enough patients, because no test
+detects a subgroup that the sample does not contain.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from vfmalign.core.formats.documents import pluralise
 
 SPECIALISED = "the specialised network"
 SCRATCH = "the same network without pretraining"
-"""Baselines of the two answers, as sentences name them."""
+"""Names of the two answers' baselines in sentences."""
 _CLAIMS: frozenset[VerdictLabel] = frozenset({"gain", "harm", "equivalent"})
 
 
 class Verdict(Record):
-    """One of six labels, and the reason."""
+    """Answer to one of a check's two questions: one of six labels, and its reason."""
 
     label: VerdictLabel
     reason: str
 
     @property
     def undecidable(self) -> bool:
-        """Whether the label gives the reason why there is no verdict, instead of what the intervals show."""
+        """Whether the label is a reason why there is no verdict, instead of a result of the intervals."""
         return self.label in {"insufficient_data", "insufficient_training"}
 
 
@@ -53,21 +53,21 @@ def decide_verdict(
     shortest: TrainingBudget | None = None,
     baseline: str = SPECIALISED,
 ) -> Verdict:
-    """Derives the answer to one of the two questions from the gain over its baseline.
+    """Answers one of the check's two questions from the gain over the question's baseline.
 
     `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is not marked
     (`equivalence`); else `gain` or `harm` if the interval lies strictly above or below 0; else `inconclusive`. A
     difference that is proven to be irrelevant is therefore `equivalent` even if it is also proven not to be 0. Below
-    `MIN_FOR_CLAIM` patients or `MIN_SEEDS` training seeds, all three are `inconclusive`. Networks that were hardly
-    trained give `insufficient_training`, whatever their scores.
+    `MIN_FOR_CLAIM` patients or `MIN_SEEDS` training seeds, all three are `inconclusive`. Networks that were trained too
+    little give `insufficient_training`, whatever their scores.
 
     Args:
         gain: gain over the baseline.
-        metric: the metric of the scores, with its smallest relevant difference; nothing is equivalent where that is 0.
+        metric: metric of the scores, with its smallest relevant difference; if it is 0, nothing is equivalent.
         held_out: whether the test cases were kept apart from training, validation and pretraining.
         seeds: number of training seeds.
-        shortest: budget of the network that was trained least; None where none is below that of its preset.
-        baseline: its name in the reason.
+        shortest: budget of the network that was trained least; None if every network has the budget of its preset.
+        baseline: name of the baseline in the reason.
     """
     if shortest is not None and not shortest.suffices:
         return Verdict(
@@ -99,7 +99,7 @@ def decide_verdict(
 
 
 def explain_limits(gain: Gain, metric: MetricSpec) -> str:
-    """Returns what the number of patients cannot show: a rare subgroup, or equivalence; empty if it limits nothing."""
+    """Explains if there are too few patients to show a rare subgroup or equivalence; empty if there are enough."""
     limits = []
     if (label := _compare(gain, metric)[0]) in _CLAIMS:
         count = _count_patients(gain)
@@ -119,7 +119,7 @@ def explain_limits(gain: Gain, metric: MetricSpec) -> str:
 
 
 def explain_precision(gain: Gain, metric: MetricSpec) -> str:
-    """Returns the half-width of the interval, and what twice the seeds or patients would give; empty if unknown."""
+    """Describes the half-width of the interval, now and with twice the seeds or patients; empty if unknown."""
     variance, interval = gain.variance, gain.absolute.interval
     if variance is None or interval is None:
         return ""
@@ -127,7 +127,7 @@ def explain_precision(gain: Gain, metric: MetricSpec) -> str:
         _project_half_width(gain, variance, interval.level, seeds=seeds, patients=patients)
         for seeds, patients in ((1, 1), (2, 1), (1, 2))
     )
-    # The projection knows neither skewness nor which components were negative: relative to itself, it is closer.
+    # The projection ignores skewness and negative components, so its ratios are more accurate than its absolute values.
     half = (interval.upper - interval.lower) / 2.0
     halves = [half, *(half * one / now if now else 0.0 for one in more)]
     width, more_seeds, more_patients = (f"±{format_score(one, metric, finer=1)}{_get_unit(metric)}" for one in halves)
@@ -138,7 +138,7 @@ def explain_precision(gain: Gain, metric: MetricSpec) -> str:
 
 
 def _project_half_width(gain: Gain, variance: GainVariance, level: float, *, seeds: int, patients: int) -> float:
-    """Returns the half-width that the variance components give with multiples of the seeds and patients."""
+    """Returns the half-width for multiples of the seeds and patients, computed from the variance components."""
     n_network, n_baseline = seeds * variance.seeds, seeds * (variance.baseline_seeds or variance.seeds)
     n_patients, draws = patients * gain.groups, 1.0 / n_baseline + (variance.another_draw > 0.0)
     network, baseline = variance.network, variance.baseline
@@ -153,7 +153,7 @@ def _project_half_width(gain: Gain, variance: GainVariance, level: float, *, see
 
 
 def format_score(value: float, metric: MetricSpec, sign: str = "", *, finer: int = 0) -> str:
-    """Formats a value without its unit, to a tenth of the smallest relevant difference, or `finer` decimals more."""
+    """Formats a value without its unit, to a tenth of the smallest relevant difference, plus `finer` decimals."""
     bound = metric.smallest_difference
     decimals = (min(9, max(0, 1 - math.floor(math.log10(bound)))) if bound else 3) + finer
     value = round(value, decimals)
@@ -161,12 +161,12 @@ def format_score(value: float, metric: MetricSpec, sign: str = "", *, finer: int
 
 
 def _count_patients(gain: Gain) -> int:
-    """Returns the patients that a claim rests on: those of the smaller class, where there are two."""
+    """Returns the number of patients that support a claim: with two classes, the patients of the smaller class."""
     return gain.smaller_class or gain.groups
 
 
 def _compare(gain: Gain, metric: MetricSpec) -> tuple[VerdictLabel, str]:
-    """Returns the label that the intervals give with any number of patients, and how they lie."""
+    """Returns the label by the intervals alone, ignoring the number of patients, and describes the intervals."""
     interval, narrow, bound = gain.absolute.interval, gain.equivalence_interval, metric.smallest_difference
     within = narrow is not None and -bound < narrow.lower and narrow.upper < bound
     if narrow is not None and within and not narrow.degenerate:
@@ -186,7 +186,7 @@ def _compare(gain: Gain, metric: MetricSpec) -> tuple[VerdictLabel, str]:
 
 
 def _describe(gain: Gain, difference: float, metric: MetricSpec, baseline_name: str) -> str:
-    """Returns the two scores, and their difference with its interval beside the smallest relevant difference."""
+    """Describes the two scores, their difference with its interval, and the smallest relevant difference."""
     unit, name, interval = _get_unit(metric), metric.title, gain.absolute.interval
     score, baseline = (format_score(value or 0.0, metric) + unit for value in (gain.score, gain.baseline))
     direction = "" if metric.higher_is_better else "positive is better; "
@@ -200,7 +200,7 @@ def _describe(gain: Gain, difference: float, metric: MetricSpec, baseline_name: 
 
 
 def _format_interval(interval: Interval, metric: MetricSpec) -> str:
-    # An end that would round to one of the bounds with which it is compared needs another decimal.
+    # An end needs another decimal if it would round to one of the bounds that it is compared with.
     bounds = {format_score(sign * metric.smallest_difference, metric) for sign in (-1, 0, 1)}
     ends = (interval.lower, interval.upper)
     finer = int(any(format_score(end, metric) in bounds for end in ends))
@@ -209,7 +209,7 @@ def _format_interval(interval: Interval, metric: MetricSpec) -> str:
 
 
 def _format_narrow(narrow: Interval, metric: MetricSpec) -> str:
-    """Formats the equivalence interval, and explains why it is wider than the other one for two classes."""
+    """Formats the equivalence interval; for two classes, explains why it is wider than the other interval."""
     unseen = ", which allows for errors that no test patient shows," if narrow.method == TWO_CLASS_METHOD else ""
     return f"{_format_interval(narrow, metric)}{unseen}"
 

@@ -1,4 +1,4 @@
-"""Noise and shape of one learning curve: whether its rise exceeds the noise, and the smooth curve behind it.
+"""Noise and shape of one learning curve: whether its rise exceeds the noise, and a smooth fit.
 
 Scores are oriented so that higher is better, and validations are evenly spaced. Axes: T validations, the first at
 step 0; K knots of the fit; R simulated curves.
@@ -14,11 +14,11 @@ import numpy.typing as npt
 import scipy
 
 MIN_VALIDATIONS = 5
-"""Validations below which a rise cannot be told from noise."""
+"""Minimum number of validations to distinguish a rise from noise."""
 NOISE_LEVEL = 0.05
-"""Share of flat curves with the worst noise considered that are taken for a rise."""
+"""Share of flat curves that are mistaken for a rise, with the worst noise considered."""
 WORST_AUTOCORRELATION = 0.9
-"""Largest correlation of successive validations' noise that the test of a rise allows for."""
+"""Largest correlation between the noise of successive validations that the test of a rise allows for."""
 _MAX_KNOTS = 63
 _SIMULATIONS = 20_000
 _SIMULATION_SEED = 20_260_115
@@ -40,10 +40,10 @@ def rms_decrease(scores_T: Array) -> float:
 def is_rise(scores_T: Array) -> bool:
     """Tests whether a curve rises by more than its noise explains, at `NOISE_LEVEL`.
 
-    The statistic is (max y − y_0) / `rms_decrease`. Its distribution for a flat curve depends on T and on the
-    autocorrelation of the noise alone. The autocorrelation cannot be estimated from a dozen validations, so the
-    threshold is that of the worst case: stationary normal AR(1) noise with ρ = `WORST_AUTOCORRELATION`. For smaller ρ
-    false rises are rarer.
+    The statistic is (max y − y_0) / `rms_decrease`. Its distribution for a flat curve depends only on T and on the
+    autocorrelation of the noise. The autocorrelation cannot be estimated from a dozen validations, so the threshold
+    assumes the worst case: stationary normal AR(1) noise with ρ = `WORST_AUTOCORRELATION`. With smaller ρ, false rises
+    are rarer.
     """
     rise = float(scores_T.max() - scores_T[0])
     noise = rms_decrease(scores_T)
@@ -54,8 +54,8 @@ def is_rise(scores_T: Array) -> bool:
 def rise_threshold(validations: int) -> float:
     """Simulates the upper 5 % point of (max − first) / `rms_decrease` for flat curves of AR(1) noise.
 
-    With 5 validations, 5 % of such curves never decrease. The threshold is then so high that only a curve without a
-    decrease is a rise.
+    With 5 validations, 5 % of such curves never decrease. The threshold is then so high that only a curve without any
+    decrease counts as a rise.
     """
     rng = np.random.default_rng(_SIMULATION_SEED)
     first_R = score_R = max_R = rng.standard_normal(_SIMULATIONS)
@@ -73,15 +73,15 @@ def rise_threshold(validations: int) -> float:
 def fit_curve(scores_T: Array) -> Array:
     """Fits the curve behind noisy validations: least squares among curves that are convex first and concave after.
 
-    Such a curve starts slowly or at once, and saturates. The highest of T noisy scores exceeds the highest point of the
-    curve behind them; the fit averages over neighbours and hardly does. There is nothing to tune: the shape alone
-    regularises, and the point of inflection minimises the residual (Feng, Chen, Han, Carroll and Samworth,
-    "Nonparametric, tuning-free estimation of S-shaped functions", JRSS B 84, 2022). As in their method the fit never
-    falls, unless one that may dip first and decline later is better by Schwarz's criterion, T·log RSS + k·log T, with
-    k = 2 more parameters: where the decline begins, and its slope.
+    Such a curve rises slowly or immediately, and then saturates. The highest of T noisy scores exceeds the highest
+    point of the underlying curve; the fit averages over neighbours and exceeds it far less. There are no parameters to
+    tune: only the shape regularises, and the point of inflection minimises the residual (Feng, Chen, Han, Carroll and
+    Samworth, "Nonparametric, tuning-free estimation of S-shaped functions", JRSS B 84, 2022). As in their method, the
+    fit never falls. The exception is a fit that may first dip and later decline, if it is better by Schwarz's
+    criterion, T·log RSS + k·log T, with k = 2 more parameters: the start of the decline and its slope.
 
     The fits are piecewise linear with slopes that change at knots: all inner validations, or 63 of them spread evenly.
-    A curve of that shape with up to 65 validations is returned as it is.
+    A curve that already has this shape and up to 65 validations is returned unchanged.
 
     Args:
         scores_T: validation scores; returned unchanged below `MIN_VALIDATIONS`.
@@ -92,7 +92,7 @@ def fit_curve(scores_T: Array) -> Array:
     validations = scores_T.size
     if validations < MIN_VALIDATIONS:
         return scores_T
-    # The fit is equivariant to offset and scale, and the solver's tolerance is absolute.
+    # Normalise the scores, because the solver's tolerance is absolute. The fit is equivariant to offset and scale.
     offset, scale = float(scores_T[0]), float(np.ptp(scores_T)) or 1.0
     unit_T = (scores_T - offset) / scale
     q_TK, r_KK = _factorise_basis(validations)
@@ -107,8 +107,8 @@ def fit_curve(scores_T: Array) -> Array:
 def _free_cones(hinges_KK: Array) -> Iterator[Array]:
     """Iterates over generators of curves that are convex before an inflection and concave after, one per inflection.
 
-    With hinges h_k(t) = max(t − t_k, 0) they are a + b·t + Σ_k c_k·s_k·h_k, c_k ≥ 0, where s_k is 1 up to the
-    inflection and −1 after it. 1 and t are free, and leave the other coordinates of the QR factorisation.
+    With hinges h_k(t) = max(t − t_k, 0), the curves are a + b·t + Σ_k c_k·s_k·h_k with c_k ≥ 0; s_k is 1 up to the
+    inflection and −1 after it. 1 and t are free, so only the other coordinates of the QR factorisation remain.
     """
     knots = hinges_KK.shape[1]
     return (hinges_KK * np.where(np.arange(knots) < inflection, 1.0, -1.0) for inflection in range(knots + 1))
@@ -117,7 +117,7 @@ def _free_cones(hinges_KK: Array) -> Iterator[Array]:
 def _rising_cones(lines_KK: Array) -> Iterator[Array]:
     """Iterates over generators of such curves that never fall, a + Σ_k c_k·s_k·(h_k − h_m) with c_k ≥ 0, for each t_m.
 
-    h_k − h_m rises between the two knots alone. The first and the last validation are knots too: h_0 = t and h_T = 0.
+    h_k − h_m rises only between the two knots. The first and the last validation are knots, too: h_0 = t and h_T = 0.
     """
     ramps_KK = np.column_stack([lines_KK, np.zeros(len(lines_KK))])
     knots = ramps_KK.shape[1]

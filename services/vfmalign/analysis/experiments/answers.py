@@ -1,6 +1,6 @@
-"""What an experiment says to the team of an ML platform: three questions, answered in plain words.
+"""Answers of an experiment to three questions of an ML platform team, in plain words.
 
-The answers follow from the verdicts on the claim about the gain and the tests behind them.
+The answers follow from the verdicts on the claim about the gain, and from their tests.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ VERDICT_TEXTS: Mapping[VerdictLabel, str] = {
     "insufficient_data": "without enough data",
     "insufficient_training": "without enough training",
 }
-"""Verdicts of pairs of model and task in print, from better to worse."""
+"""Texts of the verdicts on pairs of model and task, from better to worse."""
 FAMILY_LEVELS = "7 to 9 % where relatives share 80 % of what distinguishes a model, and 10 to 12 % at 95 %"
-"""Measured by `python -m bench.statistics --only families` (docs/experiments.md)."""
+"""Measured by `python -m bench.statistics --only families` (docs/validation.md)."""
 _UNITS: Mapping[Design, str] = {"within_task": "model", "within_model": "task"}
 
 
 class Answer(Record):
-    """A question with its answer in one or two short sentences, and the numbers behind it."""
+    """A question with its answer in one or two short sentences, and the numbers that support it."""
 
     question: str
     answer: str
@@ -60,7 +60,7 @@ class Answers(Record):
     """The three answers.
 
     Attributes:
-        outcome: of both comparisons, across models and across tasks; `mixed` if they have opposite signs.
+        outcome: outcome of both comparisons, across models and across tasks; `mixed` if they have opposite signs.
         verdicts: number of pairs of model and task with each verdict over the specialised network.
     """
 
@@ -72,7 +72,7 @@ class Answers(Record):
 
     @property
     def all(self) -> tuple[Answer, ...]:
-        """The answers, in order."""
+        """The three answers, in the order in which a report shows them."""
         return self.relation, self.certainty, self.recommendation
 
 
@@ -120,7 +120,7 @@ def answer_questions(averages: Sequence[SeedAverage], claims: Sequence[Claim], b
 
 
 def get_outcome(verdicts: Sequence[ClaimVerdict]) -> Outcome:
-    """Joins the verdicts of both comparisons."""
+    """Joins the verdicts on the claim in both designs into one outcome."""
     if {"supports", "contradicts"} <= set(verdicts):
         return "mixed"
     decided: tuple[ClaimVerdict, ...] = ("contradicts", "supports", "no_clear_relation")
@@ -171,7 +171,7 @@ def _explain_relation(claims: Sequence[Claim]) -> str:
 
 
 def _explain_flags(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> str:
-    """How the correlations change without the points whose shift is saturated or whose baseline is not beaten."""
+    """How the correlations change without points that are saturated or do not beat the naive baseline."""
     saturated = sum(average.flags.saturated for average in averages)
     not_beaten = sum(average.flags.not_beaten for average in averages)
     left = [average for average in averages if not (average.flags.saturated or average.flags.not_beaten)]
@@ -198,7 +198,7 @@ def _explain_flags(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> 
 
 
 def _describe_rest(averages: Sequence[SeedAverage]) -> str:
-    """How few pairs are left, and whether two of them make a rank correlation of their own."""
+    """How few pairs remain, and whether only two of them form a rank correlation somewhere."""
     sizes = [*Counter(average.task for average in averages).values()]
     sizes += Counter(average.model_id for average in averages).values()
     two = ", in some tasks or models only two, where ρ can only be +1 or \u22121" if 2 in sizes else ""
@@ -223,7 +223,7 @@ def _explain_energy(claims: Sequence[Claim]) -> str:
 
 
 def _describe_certainty(outcome: Outcome, claims: Sequence[Claim]) -> str:
-    """The smallest p of the comparisons that decided, in words."""
+    """The smallest p of the comparisons that decided the outcome, in words."""
     decisive = {"supports", "contradicts"} if outcome == "mixed" else {outcome}
     tests = [
         (claim.test.p_two_sided, claim) for claim in claims if claim.test is not None and claim.verdict in decisive
@@ -236,7 +236,7 @@ def _describe_certainty(outcome: Outcome, claims: Sequence[Claim]) -> str:
 
 
 def _explain_test(claim: Claim) -> str:
-    """The p-value, and how strong a correlation the test can tell from chance."""
+    """The p-value, and how strong a correlation must be for the test to distinguish it from chance."""
     if claim.test is None or claim.verdict == "cannot support or contradict":
         return f"{_across(claim).capitalize()} there is no verdict: {claim.sentence}."
     power = "" if claim.test.threshold is None else (
@@ -272,7 +272,7 @@ def _explain_baselines(baselines: CommonBaselines, claims: Sequence[Claim]) -> s
 
 
 def _explain_exchangeability(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> str:
-    """The condition of the test across models, where models of one architecture may behave alike."""
+    """Caution about the test across models: it assumes exchangeable models, but related architectures are similar."""
     tested = any(claim.design == "within_task" and claim.test is not None for claim in claims)
     architectures = {average.model_id: average.architecture.partition(":")[0] for average in averages}
     sizes = Counter(architectures.values())

@@ -16,7 +16,7 @@ from pydantic import Field
 from vfmalign.analysis.checks.records import CheckAnalysis, CheckReport
 from vfmalign.analysis.checks.shift import is_saturated
 from vfmalign.analysis.checks.verdict import Verdict
-from vfmalign.client.messages.checks import Curve, Probe, Steps
+from vfmalign.client.messages.checks import Curve, Steps
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec, Network
@@ -24,12 +24,12 @@ from vfmalign.core.domain.models import ModelCard, Objective
 from vfmalign.core.domain.record import Record
 
 GAIN_NETWORKS: tuple[Network, ...] = ("pretrained", "specialised", "scratch")
-"""Networks whose test scores form the gains, the model first."""
+"""Networks that the gains compare by their test scores, the model first."""
 
 
 ControlName = Literal["shuffled_labels", "between_seeds"]
-"""Controls of a cell: features before against those of a fine-tuning on shuffled labels, and the features after of two
-seeds against each other."""
+"""Controls of a cell: MMD² between the features before and after fine-tuning on shuffled labels, and MMD² between the
+features after fine-tuning with two seeds."""
 
 
 class Flags(Record):
@@ -73,7 +73,7 @@ class Cell(Record):
         steps_to_95: optimiser steps to 95 % of the model's own rise.
         budget: optimiser steps of the whole training.
         shift_variants: MMD² with other choices of layer, bandwidth, scaling and channels, by name of the variant.
-        controls: MMD² of fine-tunings whose shift says nothing about the task, as a scale for `shift`.
+        controls: MMD² without information about the task, as a scale for `shift`.
         scores: main metric of the test cases, by network.
     """
 
@@ -107,7 +107,6 @@ class Cell(Record):
     measures: dict[str, Estimate]
     shift_variants: dict[str, Estimate] = Field(default_factory=dict)
     controls: dict[ControlName, Estimate] = Field(default_factory=dict)
-    probes: tuple[Probe, ...]
     curves: tuple[Curve, ...]
     scores: dict[Network, tuple[CaseScore, ...]]
 
@@ -144,7 +143,7 @@ def make_cell(
         controls: MMD² of the primary layer of other fine-tunings of this cell.
 
     Raises:
-        InvalidInput: scores of a network that forms the gain are missing, or the report belongs to another task.
+        InvalidInput: a network lacks the scores for the gain, or the report belongs to another task.
     """
     result = report.result
     _check_source(result, scores, check, task)
@@ -181,7 +180,6 @@ def make_cell(
         measures=dict(result.measures),
         shift_variants=get_shift_variants(card, result),
         controls=dict(controls),
-        probes=result.probes,
         curves=tuple(network.to_curve() for network in result.networks),
         scores={
             name: tuple(_select_metric(result.metric.name, score) for score in scores[name]) for name in GAIN_NETWORKS
@@ -213,9 +211,9 @@ def get_primary_shift(result: CheckAnalysis) -> Estimate:
 
 
 def get_shift_variants(card: ModelCard, result: CheckAnalysis) -> dict[str, Estimate]:
-    """MMD² with one choice changed each: the layer, the bandwidth, the scaling or the channels.
+    """Returns MMD² for variants that each change one choice: the layer, the bandwidth, the scaling or the channels.
 
-    Layers of different architectures have different names and are therefore taken by their place in the network.
+    Layers of different architectures have different names and are therefore selected by their place in the network.
     """
     shift = result.shift
     primary = shift.get_layer(shift.primary_layer)
@@ -234,7 +232,7 @@ def get_shift_variants(card: ModelCard, result: CheckAnalysis) -> dict[str, Esti
 
 
 def standard_error(shift: Estimate, groups: int) -> float | None:
-    """Jackknife standard error, recovered from the interval: Student's t with `groups` − 1 degrees of freedom."""
+    """Recovers the jackknife standard error from an interval: Student's t with `groups` − 1 degrees of freedom."""
     interval = shift.interval
     if interval is None or groups < 2:
         return None

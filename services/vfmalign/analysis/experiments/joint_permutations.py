@@ -1,6 +1,6 @@
-"""Permutation test of rank correlations that permutes the units jointly: one order at a time, in all strata.
+"""Permutation test of rank correlations. Each permutation puts the units in one new order, the same in all strata.
 
-If models keep their order from task to task, the tasks depend on each other. A test that permutes every task by itself
+If models keep their order from task to task, the tasks depend on each other. A test that permutes every task separately
 ignores this dependence and finds relations too often. A joint permutation keeps the values of a unit together.
 Axes: P permutations, N units, S strata, K numbers.
 """
@@ -21,18 +21,18 @@ from vfmalign.analysis.experiments.strata import MIN_UNITS, SIGNIFICANCE_LEVEL
 from vfmalign.core.domain.record import Record
 
 MAX_ENUMERATED_UNITS = 8
-"""Number of units up to which all orders are enumerated; 8! = 40,320."""
+"""Largest number of units for which all orders are enumerated; 8! = 40,320."""
 DRAWS = 20_000
-"""Orders that are drawn for more units."""
+"""Number of orders that are drawn for more units."""
 _TIE = 1e-9
-"""Values that differ by less count as equal: rounding must not separate equal rank correlations."""
+"""Values that differ by less are considered equal: rounding must not separate equal rank correlations."""
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class JointPermutations:
-    """Orders of the units.
+    """Orders of the units (models or tasks), each used in all strata at once.
 
     Attributes:
         order_PN: the orders.
@@ -44,7 +44,7 @@ class JointPermutations:
 
     @classmethod
     def create(cls, units: int, seed: int) -> Self:
-        """Enumerates the orders, or draws them with the seed for more than `MAX_ENUMERATED_UNITS` units."""
+        """Enumerates all orders; for more than `MAX_ENUMERATED_UNITS` units, draws random orders with the seed."""
         if units <= MAX_ENUMERATED_UNITS:
             return cls(np.array(list(permutations(range(units)))), enumerated=True)
         return cls.draw(units, DRAWS, np.random.default_rng(seed))
@@ -62,15 +62,15 @@ class JointPermutations:
         return value_NS[self.order_PN]
 
     def get_p_value(self, value_P: Array, observed: float) -> float:
-        """Probability of a statistic as large as the observed one; ties count as extreme.
+        """Returns the probability that an order gives a statistic at least as large as the observed one.
 
-        The share of all orders if they are enumerated, else (1 + #)/(1 + P).
+        It is the share of all orders if they are enumerated, else (1 + #)/(1 + P).
         """
         extreme = int((value_P >= observed - _TIE).sum())
         return extreme / len(self) if self.enumerated else (1 + extreme) / (1 + len(self))
 
     def get_threshold(self, value_P: Array) -> float | None:
-        """Smallest value of a statistic whose p-value is `SIGNIFICANCE_LEVEL` or less; None if there is none."""
+        """Smallest value of a statistic with a p-value of at most `SIGNIFICANCE_LEVEL`; None if there is none."""
         threshold = None
         for value in np.unique(value_P)[::-1]:
             if self.get_p_value(value_P, float(value)) > SIGNIFICANCE_LEVEL:
@@ -80,13 +80,13 @@ class JointPermutations:
 
 
 class PermutationTest(Record):
-    """Probability under joint permutation of a mean ρ as extreme as the observed one.
+    """Result of a permutation test: how often reordered units give a mean ρ as extreme as the observed one.
 
     Attributes:
         p_paper: one-sided p, in the direction that the paper reports.
         p_two_sided: p of |ρ|.
-        smallest_p_two_sided: p_two_sided of the most extreme order; large where many values are tied.
-        threshold: smallest |ρ| with a p_two_sided of `SIGNIFICANCE_LEVEL` or less; None where no order has one.
+        smallest_p_two_sided: p_two_sided of the most extreme order; large if many values are tied.
+        threshold: smallest |ρ| with a p_two_sided of at most `SIGNIFICANCE_LEVEL`; None if no order reaches it.
         permutations: number of orders that were evaluated.
         enumerated: True if these are all orders.
     """
@@ -100,7 +100,7 @@ class PermutationTest(Record):
 
 
 def run_joint_permutation_test(strata: Sequence[Stratum], *, sign: int, seed: int) -> PermutationTest | None:
-    """Tests the mean ρ of strata with the same units by permuting y jointly.
+    """Tests the mean ρ over strata that have the same units: each permutation reorders y equally in all strata.
 
     Args:
         strata: strata with the same units, each with a defined ρ.
@@ -118,7 +118,7 @@ def run_joint_permutation_test(strata: Sequence[Stratum], *, sign: int, seed: in
 
 
 def run_test(x_NS: Array, y_NS: Array, orders: JointPermutations, *, sign: int) -> PermutationTest:
-    """Tests the mean ρ with given orders of the units; see `run_joint_permutation_test`."""
+    """Tests the mean ρ over strata with the given orders of the units; see `run_joint_permutation_test`."""
     rho_K, rho_PK = permute_correlations(x_NS[np.newaxis], y_NS, orders)
     rho, rho_P = float(rho_K[0]), rho_PK[:, 0]
     size_P = np.abs(rho_P)
@@ -133,9 +133,9 @@ def run_test(x_NS: Array, y_NS: Array, orders: JointPermutations, *, sign: int) 
 
 
 def permute_correlations(x_KNS: Array, y_NS: Array, orders: JointPermutations) -> tuple[Array, Array]:
-    """Mean ρ over strata of every number with y: as observed (K), and for every order of y (P, K).
+    """Correlates every number with y; returns the mean ρ over strata as observed (K), and for every order of y (P, K).
 
-    All numbers share the orders. A stratum in which a number is tied throughout does not enter the number's mean.
+    All numbers share the orders. If all values of a number are tied in a stratum, its mean excludes this stratum.
     """
     x_KNS, y_NS = normalise_ranks(x_KNS), normalise_ranks(y_NS)
     strata_K = (x_KNS.any(axis=1) & y_NS.any(axis=0)).sum(axis=-1)

@@ -1,4 +1,4 @@
-"""Pairs of models with one architecture and two pretraining objectives: the effect of the objective alone."""
+"""Pairs of models that differ only in their pretraining objective, to isolate the effect of the objective."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.record import Record
 
 MIN_TASKS = 6
-"""Tasks from which a sign test can reach p < 0.05: 2 · 0.5⁶ = 0.031."""
+"""Minimum number of tasks for a sign test to reach p < 0.05: 2 · 0.5⁶ = 0.031."""
 
 
 class ObjectiveDifference(Record):
-    """Masked reconstruction minus contrastive in one task; None where either has no number.
+    """Masked reconstruction minus contrastive in one task; None if either model lacks the number.
 
     Attributes:
         flags: symbols of the flags of either model.
@@ -38,7 +38,7 @@ class ObjectiveDifference(Record):
 
 
 class SignTest(Record):
-    """Number of tasks in which a difference is above, below and at zero, and the p-value of an exact sign test."""
+    """Number of tasks with a difference above, below and at zero, and the p-value of an exact sign test."""
 
     above: int
     below: int
@@ -47,7 +47,7 @@ class SignTest(Record):
 
 
 class ObjectivePair(Record):
-    """Two models that differ in their pretraining objective.
+    """Comparison of two models that differ in their pretraining objective.
 
     Attributes:
         masked: model pretrained by masked reconstruction.
@@ -111,7 +111,7 @@ def _compare_pair(points: Sequence[Point], masked: str, contrastive: str, archit
 
 
 def run_sign_test(differences: Sequence[float | None]) -> SignTest:
-    """Exact two-sided sign test over the differences that are not zero."""
+    """Runs an exact two-sided sign test over the differences that are not zero."""
     known = [difference for difference in differences if difference is not None]
     above, below = sum(value > 0 for value in known), sum(value < 0 for value in known)
     if above + below < MIN_TASKS:
@@ -122,7 +122,7 @@ def run_sign_test(differences: Sequence[float | None]) -> SignTest:
 
 
 def _subtract(minuend: Point, subtrahend: Point, get: GetNumber) -> float | None:
-    """Difference of the means; None if either is absent or censored, because a censored value is not known."""
+    """Difference of the means; None if either is absent, or censored and therefore unknown."""
     first, second = minuend.mean(get), subtrahend.mean(get)
     if first is None or second is None or not (math.isfinite(first) and math.isfinite(second)):
         return None

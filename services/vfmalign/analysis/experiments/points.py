@@ -1,4 +1,4 @@
-"""Points of an experiment: cells averaged over seeds, and the quantities that are compared between points."""
+"""Points of an experiment (cells averaged over seeds), and the quantities to compare between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vfmalign.analysis.checks.records import MEASURE_TITLES
 from vfmalign.analysis.experiments.cells import Cell, Flags
 
 CENSORED = math.inf
-"""Stands for a value beyond the largest observed one. Only its rank is used, which is last."""
+"""Represents a value beyond the largest observed one. Only its rank is used: the last."""
 
 GetNumber = Callable[[Cell], float | None]
 """Reads a number from a cell; None where absent."""
@@ -19,7 +19,7 @@ GetNumber = Callable[[Cell], float | None]
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of a cell.
+    """A number that can be read from a cell and compared between points.
 
     Attributes:
         name: name in JSON and CSV.
@@ -38,14 +38,14 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Point:
-    """The cells of one model and task, one for each seed, in order of seeds."""
+    """The cells of one model and task: one cell per seed, sorted by seed."""
 
     model_id: str
     task: str
     cells: tuple[Cell, ...]
 
     def mean(self, get: GetNumber) -> float | None:
-        """Mean over the seeds that have a value; infinite if one is censored, None if no seed has a value."""
+        """Mean over the seeds that have a value; infinite if a value is censored, None if no seed has a value."""
         values = [value for value in map(get, self.cells) if value is not None]
         return fmean(values) if values else None
 
@@ -55,7 +55,7 @@ class Point:
 
     @property
     def flags(self) -> Flags:
-        """Flags that are set for any seed."""
+        """Flags that are set for at least one seed."""
         return Flags(
             **{name: any(getattr(cell.flags, name) for cell in self.cells) for name in Flags.model_fields},
         )
@@ -70,12 +70,12 @@ def make_points(cells: Iterable[Cell]) -> list[Point]:
 
 
 def get_gain(cell: Cell) -> float | None:
-    """Gain over the specialised network, in per cent."""
+    """Returns the gain over the specialised network, in per cent."""
     return cell.gain.value
 
 
 def get_step_share(cell: Cell) -> float | None:
-    """Steps to 95 % as a share of all steps; infinite where censored."""
+    """Returns the steps to 95 % of the rise as a share of all steps; infinite where censored."""
     steps = cell.steps_to_95
     if steps.censored:
         return CENSORED
@@ -83,7 +83,7 @@ def get_step_share(cell: Cell) -> float | None:
 
 
 def measure_getter(name: str) -> GetNumber:
-    """Creates a function that reads one of the measures beside MMD²."""
+    """Creates a function that reads one of the measures other than MMD²."""
 
     def get_measure(cell: Cell) -> float | None:
         measure = cell.measures.get(name)
@@ -102,8 +102,8 @@ RATIO = Quantity(
 )
 ENERGY = Quantity("energy", MEASURE_TITLES["energy"], -1, "less distance, more gain", measure_getter("energy"))
 SHIFT_MEASURES: tuple[Quantity, ...] = (SHIFT, RATIO, ENERGY)
-"""Measures of the shift with which the claims are evaluated; the first alone has verdicts. The energy distance, unlike
-MMD², does not saturate."""
+"""Measures of the shift for evaluating the claims; only the first has verdicts. The energy distance, unlike MMD², does
+not saturate."""
 PREDICTORS: tuple[Quantity, ...] = (
     SHIFT,
     RATIO,

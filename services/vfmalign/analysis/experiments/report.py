@@ -1,4 +1,4 @@
-"""The result of an experiment: the record behind `experiments/<id>/report.json`, and its headline."""
+"""Result of an experiment: the record stored as `experiments/<id>/report.json`, and its headline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from vfmalign.analysis.experiments.claims import (
     PooledCorrelation,
     evaluate_claims,
 )
-from vfmalign.analysis.experiments.early_prediction import EarlyPrediction, evaluate_early_probes
 from vfmalign.analysis.experiments.objectives import ObjectivePair, compare_objectives
 from vfmalign.analysis.experiments.points import make_points
 from vfmalign.analysis.experiments.predictors import PredictorComparison, compare_predictors
@@ -38,9 +37,9 @@ class ExperimentReport(Record):
 
     Attributes:
         phantom: some cases are generated, so that the experiment is a rehearsal and not evidence.
-        answers: what the experiment says to a platform team, in plain words.
-        headline: what the data say about each claim, in one sentence each.
-        sensitivity: the ranking of the models with other layers, bandwidths and scalings.
+        answers: answers for a platform team, in plain words.
+        headline: results on each claim, one sentence each.
+        sensitivity: ranking of the models with other layers, bandwidths and scalings.
         averages: cells averaged over seeds, on which all comparisons are based.
         baselines: whether models of one task and seed were compared with one specialised network.
         missing: cells without results.
@@ -57,7 +56,6 @@ class ExperimentReport(Record):
     pooled: tuple[PooledCorrelation, ...]
     objectives: tuple[ObjectivePair, ...]
     prediction: PredictorComparison
-    early: EarlyPrediction
     sensitivity: Sensitivity
     averages: tuple[SeedAverage, ...]
     baselines: CommonBaselines
@@ -100,7 +98,6 @@ def analyse_cells(
         pooled=pooled,
         objectives=compare_objectives(points),
         prediction=compare_predictors(points, seed=seed),
-        early=evaluate_early_probes(points, seed=seed),
         sensitivity=compare_variants(points),
         averages=averages,
         baselines=baselines,
@@ -110,7 +107,7 @@ def analyse_cells(
 
 
 def write_headline(name: ClaimName, claims: Sequence[Claim]) -> str:
-    """Summarises what the data say about one claim in both designs."""
+    """Summarises the results on one claim in both designs."""
     designs: dict[ClaimVerdict, list[str]] = {}
     for claim in claims:
         if claim.claim == name and claim.verdict is not None:

@@ -1,4 +1,4 @@
-"""Descriptive recomputations of a correlation: without the units that decide its sign, and with common baselines."""
+"""Robustness of a correlation (descriptive): ρ without the units that determine its sign, and with common baselines."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from vfmalign.core.domain.record import Record
 from vfmalign.core.domain.scores import aggregate_resamples
 
 MAX_LEFT_OUT = 2
-"""Largest number of units that are left out at once."""
+"""Largest number of units to leave out together."""
 MIN_LEFT = 3
-"""Units that stay, at least."""
+"""Minimum number of units that remain."""
 
 
 class Reversal(Record):
-    """Few units whose absence turns the sign of a mean ρ.
+    """The few units without which a mean ρ has the opposite sign.
 
     Attributes:
         without: the units that are left out, as few as possible.
-        rho: mean ρ of all others; the most extreme one, where several sets of as many units turn the sign.
+        rho: mean ρ of all other units; the most extreme one if several sets of this size change the sign.
     """
 
     without: tuple[str, ...]
@@ -39,8 +39,8 @@ class CommonBaselines(Record):
     """The specialised networks of the experiment's tasks and seeds.
 
     Attributes:
-        several: number of tasks, counted with every seed, whose models were compared with different networks.
-        total: number of tasks, counted with every seed.
+        several: number of pairs of task and seed in which models were compared with different networks.
+        total: number of pairs of task and seed.
     """
 
     several: int
@@ -48,7 +48,7 @@ class CommonBaselines(Record):
 
 
 def find_reversal(strata: Sequence[Stratum]) -> Reversal | None:
-    """Finds the fewest units whose absence turns the sign of the mean ρ; None if `MAX_LEFT_OUT` do not.
+    """Finds the fewest units without which the mean ρ changes its sign; None if it takes more than `MAX_LEFT_OUT`.
 
     Args:
         strata: strata with the same units, each with a defined ρ.
@@ -69,7 +69,7 @@ def find_reversal(strata: Sequence[Stratum]) -> Reversal | None:
 
 
 def count_baselines(cells: Sequence[Cell]) -> CommonBaselines:
-    """Counts the tasks and seeds whose models were compared with different specialised networks."""
+    """Counts the pairs of task and seed in which models were compared with different specialised networks."""
     baselines: dict[tuple[str, int], list[tuple[CaseScore, ...]]] = {}
     for cell in cells:
         others = baselines.setdefault((cell.task, cell.seed), [])
@@ -79,7 +79,7 @@ def count_baselines(cells: Sequence[Cell]) -> CommonBaselines:
 
 
 def use_common_baselines(cells: Sequence[Cell]) -> list[Cell]:
-    """Recomputes the gains over one specialised network per task and seed: that of the first model, by name."""
+    """Recomputes each gain over a common specialised network per task and seed: that of the first model by name."""
     common: dict[tuple[str, int], tuple[CaseScore, ...]] = {}
     result = []
     for cell in sorted(cells, key=lambda cell: (cell.task, cell.model_id, cell.seed)):

@@ -1,4 +1,4 @@
-"""Sensitivity: is the ranking of the models by their shift the same with another layer, bandwidth or scaling?
+"""Sensitivity of the models' ranking by shift to the choice of layer, bandwidth and scaling.
 
 Legend: N models.
 """
@@ -27,13 +27,13 @@ VARIANT_LABELS: Mapping[str, str] = {
     "raw": "raw features",
     "without_top_channels": "features without the top 1 % of channels",
 }
-"""What differs from the main analysis, by variant: primary layer, bandwidth σ, standardised, all channels."""
+"""Labels of the variants: change from the main analysis (primary layer, bandwidth σ, standardised, all channels)."""
 
 Array = npt.NDArray[np.float64]
 
 
 class TaskAgreement(Record):
-    """Agreement of two rankings of the models of one task.
+    """Agreement between two rankings of one task's models.
 
     Attributes:
         models: number of models with both numbers.
@@ -46,12 +46,11 @@ class TaskAgreement(Record):
 
 
 class Variant(Record):
-    """The ranking of the models with one choice changed.
+    """The ranking of the models by shift, with one choice of the measurement changed.
 
     Attributes:
         tau: mean of Kendall's τ to the main ranking over the tasks that have one; None without such a task.
-        rho: mean rank correlation of this shift with the gain within tasks, beside that of the main shift; None where
-            it is not defined.
+        rho: mean rank correlation of this shift with the gain within tasks; None if it is not defined.
     """
 
     name: str
@@ -62,7 +61,7 @@ class Variant(Record):
 
 
 class Sensitivity(Record):
-    """All variants, and the conclusion.
+    """Rankings of the models under all variants of the shift, and the conclusion.
 
     Attributes:
         rho: mean rank correlation of the main shift with the gain within tasks.
@@ -81,7 +80,7 @@ def compare_variants(points: Sequence[Point]) -> Sensitivity:
 
 
 def get_kendall_tau(x_N: Array, y_N: Array) -> float | None:
-    """Kendall's τ-b of two rankings; None for fewer than two models or if one side is tied throughout."""
+    """Returns Kendall's τ-b of two rankings; None for fewer than two models or if one side is tied throughout."""
     x_NN, y_NN = (np.sign(value_N[:, np.newaxis] - value_N) for value_N in (x_N, y_N))
     pairs = float(np.sqrt((x_NN * x_NN).sum() * (y_NN * y_NN).sum()))
     return float((x_NN * y_NN).sum()) / pairs if pairs else None

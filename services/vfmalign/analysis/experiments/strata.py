@@ -1,4 +1,4 @@
-"""Strata of an experiment: the models of one task, or the tasks of one model, whose ranks are compared."""
+"""Strata of an experiment, within which ranks are compared: the models of one task, or the tasks of one model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DESIGN_LABELS: Mapping[Design, str] = {
     "within_model": "within a model, across tasks",
 }
 MIN_UNITS = 5
-"""Models (or tasks) below which nothing is tested: no order of four reaches p < 2/24."""
+"""Minimum number of models (or tasks) for a test: no order of four reaches p < 2/24."""
 SIGNIFICANCE_LEVEL = 0.05
 
 
 class HasModelAndTask(Protocol):
-    """Numbers of one model and task, such as a point or an average over seeds."""
+    """Interface of objects with numbers of one model and task, such as a point or an average over seeds."""
 
     @property
     def model_id(self) -> str:
@@ -41,8 +41,8 @@ class StratumResult(Record):
     Attributes:
         name: the task or the model.
         pairs: number of units with both values.
-        rho: ρ of these pairs; None where it is not defined.
-        used: whether the stratum enters the mean and the test, which use the units that all such strata have.
+        rho: ρ of these pairs; None if it is not defined.
+        used: whether the mean and the test include the stratum; they use the units that all such strata have.
     """
 
     name: str
@@ -74,14 +74,14 @@ def make_strata(points: Sequence[Point], design: Design, get_x: GetNumber, get_y
 
 
 def get_stratum_and_unit(numbers: HasModelAndTask, design: Design) -> tuple[str, str]:
-    """Names of the stratum and, within it, of the unit that the numbers belong to."""
+    """Returns the name of the stratum that the numbers belong to, and the name of their unit in this stratum."""
     return (numbers.task, numbers.model_id) if design == "within_task" else (numbers.model_id, numbers.task)
 
 
 def select_common_units(strata: Sequence[Stratum]) -> list[Stratum]:
     """Restricts the strata with a ρ to the units that all of them have.
 
-    Strata that lose their ρ with these units are left out too, and the units that only they lack come back.
+    Strata that lose their ρ by this are left out too; units that only these strata lacked are then included again.
     """
     defined = with_defined_rho(strata)
     while True:
@@ -98,7 +98,7 @@ def get_common_units(strata: Sequence[Stratum]) -> frozenset[str]:
 
 
 def restrict_units(strata: Sequence[Stratum], units: frozenset[str]) -> list[Stratum]:
-    """Leaves out all other units."""
+    """Restricts each stratum to the given units."""
     restricted = []
     for stratum in strata:
         present_N = np.array([unit in units for unit in stratum.units], dtype=np.bool_)
@@ -108,7 +108,7 @@ def restrict_units(strata: Sequence[Stratum], units: frozenset[str]) -> list[Str
 
 
 def summarise_strata(strata: Sequence[Stratum], used: Sequence[Stratum]) -> tuple[StratumResult, ...]:
-    """Results of all strata, in order, each over all of its units."""
+    """Returns the result of each stratum, in the order of `strata`. Each ρ is over all units of its stratum."""
     names = {stratum.name for stratum in used}
     return tuple(
         StratumResult(name=stratum.name, pairs=len(stratum.units), rho=stratum.rho, used=stratum.name in names)

@@ -1,33 +1,34 @@
-"""Variance of a score over crossed training seeds and patients, and intervals that cover both.
+"""Variance of a mean score over crossed training seeds and patients, and intervals that cover both.
 
-A network is trained with S seeds, and each training is scored on the same G patients. A network's value of seed s and
-patient g is modelled as x_sg = μ + a_s + b_g + e_sg, with variances σ²_seed, σ²_patient and σ²_residual, so that its
-mean has the variance
+A network is trained with S seeds, and each training is scored on the same G patients. A network's value for seed s and
+patient g is modelled as x_sg = μ + a_s + b_g + e_sg, with variances σ²_seed, σ²_patient and σ²_residual. Its mean
+therefore has the variance
 
     σ²_seed / S + σ²_patient / G + σ²_residual / (S·G).
 
-The components follow from the mean squares of the two-way crossed analysis of variance without replication, whose
+The components follow from the mean squares of the two-way crossed analysis of variance without replication. Their
 expectations are σ²_residual + G·σ²_seed, σ²_residual + S·σ²_patient and σ²_residual (Searle, Casella and McCulloch,
-Variance Components, 1992, chapter 4). A negative estimate is set to 0, and the result names it. Student's t with
-Satterthwaite's degrees of freedom (Biometrics Bulletin 2 (1946), 110–114) makes the interval: with few seeds, a
-bootstrap over them would be far too narrow.
+Variance Components, 1992, chapter 4). A negative estimate is set to 0, and the result names it. The interval uses
+Student's t with Satterthwaite's degrees of freedom (Biometrics Bulletin 2 (1946), 110–114), because a bootstrap over
+few seeds would be far too narrow.
 
-Two networks share their patients but not their seeds: in the difference of their means, the seeds' and the residual
-variances add up, and σ²_patient is that of the patients' differences. Trainings with the same seed draw their cases in
-the same order; if this made their scores alike, the interval would be wider than necessary.
+Two networks share their patients but not their seeds. In the difference of their means, the variances of the seeds and
+the residual variances add up, and σ²_patient is the variance of the patients' differences. Trainings with the same seed
+draw their cases in the same order; if this made their scores similar, the interval would be wider than necessary.
 
-Networks may have different numbers of seeds. To ask whether a network beats another draw of a baseline's random
-weights, and not only the mean of the draws that were trained, the variance between the scores of these draws is added
-once more: a further draw varies as they do (a prediction interval).
+Networks may have different numbers of seeds. If the question is whether a network beats another draw of a baseline's
+random weights, and not only the mean of the trained draws, the variance between the scores of these draws is added
+once more (a prediction interval).
 
-Metrics of a set, such as an area under the ROC curve, have no value of a single patient. Jackknife pseudo-values
-G·θ − (G − 1)·θ₍₋g₎ take its place, as in the analysis of several readers of the same cases (Dorfman, Berbaum and Metz,
-Investigative Radiology 27 (1992), 723–731). For the mean of one case per patient they are the patients' values.
+Metrics of a set, such as an area under the ROC curve, are not defined for a single patient. They use jackknife
+pseudo-values G·θ − (G − 1)·θ₍₋g₎, as in the analysis of several readers of the same cases (Dorfman, Berbaum and Metz,
+Investigative Radiology 27 (1992), 723–731). For a mean of one case per patient, these equal the patients' values.
 
-Student's t is too narrow on the side of rare large losses (or gains) and too wide on the other. The mean of the
-patients' values x_g therefore has the skewness λ = Σ (x_g − x̄)³ / (G³ · SE³), and Hall's transformation of the
-studentised mean T removes it (J. R. Stat. Soc. B 54 (1992), 221–228): h(T) = ((1 + λT/3)³ − 1)/λ + λ/6 replaces T.
-Pseudo-values of a set take few values, so their skewness says nothing: their intervals remain Student's.
+Student's t is too narrow on the side of rare large losses (or gains) and too wide on the other side. Hall's
+transformation of the studentised mean T corrects the skewness (J. R. Stat. Soc. B 54 (1992), 221–228):
+h(T) = ((1 + λT/3)³ − 1)/λ + λ/6 replaces T, where λ = Σ (x_g − x̄)³ / (G³ · SE³) is the skewness of the mean of the
+patients' values x_g. Pseudo-values of a set have few distinct values, so their skewness is meaningless and their
+intervals are not corrected.
 
 Legend: S seeds, G groups (patients), N cases.
 """
@@ -49,7 +50,7 @@ from vfmalign.core.domain.scores import aggregate_resamples
 METHOD = "crossed analysis of variance of seeds and patients, Satterthwaite's t"
 SKEWED_METHOD = f"{METHOD}, Hall's transformation of skewness"
 MIN_SKEWNESS = 1e-6
-"""Skewness below which the transformation would lose digits; it then changes nothing that is shown."""
+"""Smallest skewness to correct. Below it, the transformation would lose digits and change no displayed digit."""
 
 Array = npt.NDArray[np.float64]
 
@@ -68,10 +69,10 @@ class CrossedVariance:
     """Variance of a mean over crossed seeds and patients, or of a sum of such means.
 
     Attributes:
-        components: σ²_seed, σ²_patient and σ²_residual, of the sum where there are several networks.
-        variance: of the mean.
+        components: σ²_seed, σ²_patient and σ²_residual; with several networks, of the sum.
+        variance: variance of the mean.
         degrees: Satterthwaite's degrees of freedom.
-        skewness: λ of the mean; None where the interval is not corrected for it.
+        skewness: λ of the mean; None if the interval is not corrected for it.
         another_draw: part of the variance that is due to another draw of the baseline.
     """
 
@@ -118,9 +119,9 @@ def get_pseudo_values(
 
 
 def get_mean_squares(value_SG: Array) -> MeanSquares:
-    """Returns the mean squares of the two-way crossed analysis of variance, of at least two patients.
+    """Returns the mean squares of the two-way crossed analysis of variance for at least two patients.
 
-    A single seed varies with the patients alone: its other mean squares are 0.
+    With a single seed, only the patients vary, and the other mean squares are 0.
     """
     n_seeds, n_groups = value_SG.shape
     if n_seeds == 1:
@@ -142,27 +143,27 @@ def analyse_crossed(
     correct_skewness: bool = False,
     another_draw: bool = False,
 ) -> CrossedVariance:
-    """Analyses the sum of the means of networks that were trained with seeds of their own and scored on equal patients.
+    """Analyses a sum of network means. Each network has its own training seeds; all share the same patients.
 
     Args:
         networks: values [S, G] of each network; `[x, -b]` for the difference of two. S may differ between them.
-        patient_degrees: degrees of freedom of the patients, where fewer than G − 1 determine the metric.
-        correct_skewness: whether intervals allow for the skewness of the patients' values.
-        another_draw: whether the variance includes that of another draw of the last network, which has several seeds.
+        patient_degrees: degrees of freedom of the patients, if fewer than G − 1 determine the metric.
+        correct_skewness: whether to correct intervals for the skewness of the patients' values.
+        another_draw: whether to add the variance of another draw of the last network, which has several seeds.
     """
     n_groups = networks[0].shape[1]
     seeds = [len(value_SG) for value_SG in networks]
     squares = [get_mean_squares(value_SG) for value_SG in networks]
-    # Mean squares of the networks' means over their seeds.
+    # Mean squares of each network's mean over its seeds.
     residuals = [one.residual / n_seeds for one, n_seeds in zip(squares, seeds, strict=True)]
     residual = sum(residuals)
     seed = sum(one.seed / n_seeds for one, n_seeds in zip(squares, seeds, strict=True))
-    # The patients' effects of the networks are correlated, so that their mean square is that of the sum.
+    # The patient effects of the networks are correlated, so use the mean square of their sum.
     total_G = np.sum([value_SG.mean(axis=0) for value_SG in networks], axis=0)
     patient = float(np.var(total_G, ddof=1))
     has_seed, has_patient = seed > residual, patient > residual or max(seeds) == 1
 
-    # A component that is set to 0 takes the mean squares that it consists of out of the variance.
+    # Setting a component to 0 also removes its mean squares from the variance.
     patient_degrees = patient_degrees or n_groups - 1
     weights = [1.0 / n_seeds if has_seed else 0.0 for n_seeds in seeds]
     weights[-1] += float(another_draw)
@@ -196,7 +197,7 @@ def analyse_crossed(
 
 
 def _get_skewness(value_G: Array, variance: float) -> float:
-    """Returns λ of the mean of the values, whose variance may include more than their own; 0 if it is 0."""
+    """Returns λ of the mean of the values for a variance that may have other sources too; 0 if the variance is 0."""
     third = float(np.power(value_G - value_G.mean(), 3).sum()) / len(value_G) ** 3
     return third / variance**1.5 if variance > 0.0 else 0.0
 
@@ -211,7 +212,7 @@ def _invert_hall(quantile: float, skewness: float) -> float:
 def _get_satterthwaite_degrees(terms: Sequence[tuple[float, float]]) -> float:
     """Returns (Σ m)² / Σ (m² / ν) for independent mean squares m with ν degrees of freedom; at least the smallest ν.
 
-    Mean squares are subtracted where they have a minus sign, which may take the approximation below its bound.
+    Mean squares with a minus sign are subtracted, which may move the approximation below this bound.
     """
     smallest = float(min(degrees for _, degrees in terms))
     total = sum(term for term, _ in terms)

@@ -1,16 +1,16 @@
-"""Intervals of a difference that equivalence may rest on, also where the test patients show hardly any difference.
+"""Intervals for claims that two networks are equivalent, even if hardly any test patient shows a difference.
 
-Two networks that predict every test patient alike may still differ on other patients. Neither resampling nor mean
-squares account for differences that no test patient shows: their interval shrinks to a point within any bounds.
+Two networks with the same predictions for every test patient may still differ on other patients. Neither resampling nor
+mean squares account for differences that no test patient shows: their interval shrinks to a point within any bounds.
 
-A metric of two classes has cases that can at most be turned from right to wrong. Bonett and Price ("Adjusted Wald
-confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012))
-therefore add one pair for either direction. Here, either class gains a patient of whom the network alone is certain and
-right, and one of whom the baseline alone is. Single cases of other metrics have no such worst value. Their interval is
-marked as degenerate where few patients have scores that differ.
+With a metric of two classes, a case can at most change from right to wrong. Bonett and Price ("Adjusted Wald confidence
+interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012)) therefore add
+one pair for each direction. Here, each class gets two more patients: one for whom only the network is certain and
+right, and one for whom only the baseline is. Cases of other metrics have no such worst value. Their interval is marked
+as degenerate if few patients have different scores.
 
-Where the networks predict every test patient alike, the interval of two classes is that of the added patients alone. It
-is the narrowest possible one, and so gives the least number of patients that equivalence needs.
+If the networks predict the same for every test patient, the interval of two classes depends only on the added patients.
+It is then the narrowest possible interval, and determines the minimum number of patients for equivalence.
 
 Legend: S seeds, N cases, G groups (patients).
 """
@@ -29,7 +29,7 @@ from vfmalign.core.domain.jobs import MetricSpec
 
 TWO_CLASS_METHOD = "jackknife over patients with two more of each class, Student's t"
 MIN_DIFFERENT = 8
-"""Patients with different scores below which a mean is not shown to be equivalent."""
+"""Minimum number of patients with different scores to show that means are equivalent."""
 MAX_PATIENTS = 10_000_000
 
 Array = npt.NDArray[np.float64]
@@ -51,15 +51,15 @@ def allow_for_unseen_differences(
     degrees: int,
     another_draw: bool = False,
 ) -> Interval:
-    """Returns the interval that equivalence may rest on.
+    """Returns the interval for a claim of equivalence.
 
     Args:
-        interval: of the difference of a mean; metrics of two classes use its level alone.
+        interval: interval of the difference of a mean; metrics of two classes only use its level.
         metric: names the aggregate.
         networks: scores [S, N] of the network and of the baseline; one seed is enough.
         positive_N: true class of each case; unused by a mean.
         index_N: patient of each case, 0 to G − 1.
-        difference: of the two networks.
+        difference: variance of the difference of the two networks.
         degrees: degrees of freedom of the patients.
         another_draw: see `analyse_crossed`.
     """
@@ -83,17 +83,17 @@ def allow_for_unseen_differences(
 
 
 def count_patients_for_equivalence(metric: MetricSpec, level: float) -> int:
-    """Returns the patients of each class from which on equivalence is possible; 0 for a mean.
+    """Returns how many patients of each class a claim of equivalence needs at least; 0 if the metric is a mean.
 
     Args:
-        metric: of two classes, with its smallest relevant difference; it must be above 0.
-        level: of the equivalence interval.
+        metric: metric of two classes, with a smallest relevant difference above 0.
+        level: level of the equivalence interval.
     """
     if metric.of_set == "mean":
         return 0
 
     def fits(patients: int) -> bool:
-        # Without one of the added patients, the difference is this; without any other one, it is 0.
+        # Difference without one of the added patients; without any other patient, it is 0.
         change = 1.0 / (patients + 2) if metric.of_set == "auroc" else 0.5 / (patients + 1)
         error = 2.0 * change * np.sqrt((2 * patients + 3) / (2 * patients + 4))
         return bool(stdtrit(patients - 1, 0.5 + level / 2.0) * error < metric.smallest_difference)

@@ -1,4 +1,4 @@
-"""The steps of `vfmalign doctor`: what must work before an alignment check can run, in order."""
+"""The steps of `vfmalign doctor`, in the order in which they run: requirements of an alignment check."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _CALLS = {
     "features": (("monitoring",), "observations do not reach their monitors"),
     "monitoring": (("mmd",), "windows of monitors have no MMD²"),
 }
-"""By service, those that it calls, and what becomes of its work where one refuses it."""
+"""By service: the services that it calls, and the consequence if one of them refuses it."""
 _WITHOUT_LEADER = {
-    "finetuning": "nobody leads, so checks and jobs do not go on",
-    "monitoring": "nobody leads, so windows are not computed and metrics of monitors are not exported",
+    "finetuning": "no process leads, so checks and jobs do not go on",
+    "monitoring": "no process leads, so windows are not computed and metrics of monitors are not exported",
 }
-"""By service of which one process leads, what is missing without."""
+"""By service with a leader: the consequence if no process leads."""
 Outcome = Literal["ok", "failed", "skipped"]
 
 
@@ -49,8 +49,8 @@ class Step:
     """The outcome of one step.
 
     Attributes:
-        detail: what was checked; for a failure the cause, for a skipped step the reason.
-        remedy: what to do about a failure.
+        detail: result of the step; for a failure the cause, for a skipped step the reason.
+        remedy: remedy for a failure.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Step:
 
 
 def examine(directory: StateDirectory) -> Iterator[Step]:
-    """Runs the steps in order. A step whose prerequisite failed is skipped."""
+    """Runs the steps one after another and yields their outcomes. A step is skipped if its prerequisite failed."""
     deployment = Target.from_environment()
     yield _run("python", _check_python)
     local_steps: dict[str, Callable[[], str]] = {
@@ -86,7 +86,7 @@ def _check_services(target: Target | None) -> Iterator[Step]:
     if target is None:
         yield from (Step(name, "skipped", "needs the stack") for name in ("s3", *SERVICES, "tokens"))
         return
-    # At the same time as the services, so that what hangs is waited for once. A daemon does not keep the process.
+    # At the same time as the services, so that doctor waits only once if both hang. A daemon does not keep the process.
     results: queue.Queue[Step] = queue.Queue()
     give_up_s = time.monotonic() + probes.STORE_TIMEOUT_S
     threading.Thread(target=lambda: results.put(_check_storage(target)), daemon=True).start()
@@ -95,7 +95,7 @@ def _check_services(target: Target | None) -> Iterator[Step]:
         yield results.get(timeout=max(0.0, give_up_s - time.monotonic()))
     except queue.Empty:
         detail = f"reading and writing a few small objects takes more than {probes.STORE_TIMEOUT_S:g} s"
-        yield Step("s3", "failed", detail, "look at the load of the object storage, and at the network between")
+        yield Step("s3", "failed", detail, "check the load of the object storage, and the network")
     yield from services
     yield _check_tokens(target, [step.name for step in services if step.outcome == "failed"])
 
@@ -109,7 +109,7 @@ def _check_storage(target: Target) -> Step:
 
 
 def _describe_storage(target: Target) -> str:
-    # Names a store that hangs before the time is over that writes may take.
+    # Reports a store that hangs before the longer time limit of writes has passed.
     target.open_store(attempts=1, timeout_s=probes.CALL_TIMEOUT_S).probe()
     store = target.open_store(attempts=1, timeout_s=probes.STORE_CALL_TIMEOUT_S)
     return f"{probes.check_store(store)} in bucket {store.bucket}"
@@ -206,7 +206,7 @@ def _describe_health(name: str, target: Target, health: str) -> Unavailable:
 
 
 def _check_tokens(target: Target, failed: list[str]) -> Step:
-    """Checks that services admit the tokens of those that call them."""
+    """Checks that services accept the tokens of the services that call them."""
     if target.local is None or target.directory is None or target.credential is None:
         return Step("tokens", "skipped", "only a local stack keeps the tokens of its services here")
     if missing := [name for name in SERVICES if name not in target.addresses]:
@@ -244,7 +244,7 @@ def _describe_role(target: Target, name: str) -> str:
     """Tells whether the service leads or stands by for another one.
 
     Raises:
-        Unavailable: nobody leads.
+        Unavailable: no process leads.
     """
     address = target.addresses[name]
     if probes.get_health(address, target.files, "leader") == "serving":
@@ -255,5 +255,5 @@ def _describe_role(target: Target, name: str) -> str:
         _WITHOUT_LEADER[name],
         subject=address,
         remedy="wait some seconds if it has just started; else look in its log for `lease_not_read` and "
-        "`lease_not_renewed`: its disk may be full, or its database away",
+        "`lease_not_renewed`: its disk may be full, or its database unreachable",
     )

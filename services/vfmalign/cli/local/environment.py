@@ -33,7 +33,7 @@ _FOREIGN_VARIABLES = (
     *("VFMALIGN_CA_FILE", "VFMALIGN_SERVER__TLS_", "VFMALIGN_AUTH__", "VFMALIGN_TOKEN"),
     *("VFMALIGN_PRESIGNED_ENDPOINT", "AWS_"),
 )
-"""Beginnings of variables for a deployment elsewhere. Services of a local stack use the loopback interface without TLS,
+"""Prefixes of variables for a deployment elsewhere. Services of a local stack use the loopback interface without TLS,
 with tokens and object storage of their own."""
 
 

@@ -29,9 +29,9 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 HEALTH_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 5.0
 STORE_TIMEOUT_S = 9.0
-"""Time for what `doctor` asks of the object store."""
+"""Seconds for all requests of `doctor` to the object store."""
 STORE_CALL_TIMEOUT_S = 8.0
-"""Time for each write and read of these: the first write to a new store makes room on the disk, which takes seconds."""
+"""Seconds for each write and read: the first write to a new store allocates disk space, which takes seconds."""
 CONCURRENT_WRITERS = 2
 """SeaweedFS lets a third writer of a key wait for whole seconds, one for each writer that takes the lock before it."""
 CONCURRENT_ROUNDS = 12
@@ -59,7 +59,7 @@ def get_health(address: str, files: TlsFiles | None = None, service: str = "") -
 
 
 def get_store_health(settings: StoreSettings) -> str:
-    """Returns `serving` where the object store answers and has its bucket, else `unreachable`."""
+    """Returns `serving` if the object store answers and has its bucket, else `unreachable`."""
     try:
         ObjectStore(settings, attempts=1, timeout_s=HEALTH_TIMEOUT_S).probe()
     except VfmalignError:
@@ -68,7 +68,7 @@ def get_store_health(settings: StoreSettings) -> str:
 
 
 def call(service: str, target: Target) -> str:
-    """Makes one cheap call without side effects to a service; returns what it answered.
+    """Makes one cheap call without side effects to a service; returns a description of the answer.
 
     Raises:
         VfmalignError: the call failed.
@@ -94,7 +94,7 @@ def call(service: str, target: Target) -> str:
 
 
 def call_as_service(called: str, target: Target) -> None:
-    """Makes a call that a service makes of another one, with that service's token as the target's credential.
+    """Makes a call that one service makes to another; the credential of `target` is the calling service's token.
 
     Raises:
         VfmalignError: the call failed, such as for a token that is refused.
@@ -102,16 +102,16 @@ def call_as_service(called: str, target: Target) -> None:
     if called != "monitoring":
         call(called, target)
         return
-    # What features may ask: it lists no monitors.
+    # The feature service may get a monitor, but not list monitors.
     with contextlib.suppress(NotFound):
         target.run(lambda client: client.monitors.get("doctor"), CALL_TIMEOUT_S)
 
 
 def check_store(store: ObjectStore) -> str:
-    """Writes, reads, writes conditionally and deletes small objects.
+    """Checks the object store with small objects: writes, reads, writes conditionally and deletes them.
 
     Returns:
-        What was tried.
+        A list of the operations that were tried.
 
     Raises:
         VfmalignError: names the operation that failed.
@@ -152,7 +152,7 @@ def _check_concurrent_puts(store: ObjectStore) -> None:
 
 
 def _put_concurrently(store: ObjectStore, key: str) -> list[bytes]:
-    """Returns the contents whose writers succeeded."""
+    """Returns the contents of the writers that succeeded."""
     start = threading.Barrier(CONCURRENT_WRITERS)
     outcomes: dict[bytes, Future[bool]] = {secrets.token_bytes(64): Future() for _ in range(CONCURRENT_WRITERS)}
 
@@ -173,7 +173,7 @@ def _no_conditional_put(uri: str, message: str) -> PreconditionFailed:
     return PreconditionFailed(
         message,
         subject=uri,
-        remedy="use an S3 server whose PUT with If-None-Match is atomic; concurrent services rely on it",
+        remedy="use an S3 server on which PUT with If-None-Match is atomic; concurrent services rely on it",
         reason="NO_CONDITIONAL_PUT",
     )
 
@@ -204,7 +204,7 @@ def get_s3_program_version() -> str:
 
 
 def get_versions() -> dict[str, str]:
-    """Returns the installed versions of the main packages; `missing` for those that are not installed."""
+    """Returns the installed versions of the main packages; `missing` for packages that are not installed."""
     versions: dict[str, str] = {}
     for name in PACKAGES:
         try:

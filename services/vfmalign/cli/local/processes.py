@@ -14,12 +14,15 @@ import psutil
 from vfmalign.core.domain.record import Record
 
 _START_TIME_TOLERANCE_S = 2.0
-"""The start time that the system reports moves a little when its clock is adjusted."""
 _POLL_S = 0.05
 
 
 class ProcessRef(Record):
-    """A process, identified by its pid and its start time in seconds since 1970, so that a reused pid is noticed."""
+    """A process, identified by its pid and its start, so that a reused pid is noticed.
+
+    The start is in seconds since the system booted. A start in seconds since 1970 would change with the clock, as after
+    a pause of a virtual machine.
+    """
 
     pid: int
     started: float
@@ -28,15 +31,15 @@ class ProcessRef(Record):
     def from_pid(cls, pid: int) -> ProcessRef:
         """Returns the process with this pid; a process that has ended already is never alive."""
         try:
-            return cls(pid=pid, started=psutil.Process(pid).create_time())
+            return cls(pid=pid, started=_get_start_s(psutil.Process(pid)))
         except psutil.NoSuchProcess:
             return cls(pid=pid, started=0.0)
 
     def alive(self) -> bool:
-        """Whether the process runs. A zombie with running threads does: it still holds its ports."""
+        """Returns whether the process runs. A zombie with running threads counts, because it still holds its ports."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < _START_TIME_TOLERANCE_S
+            same = abs(_get_start_s(process) - self.started) < _START_TIME_TOLERANCE_S
             return same and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
         except psutil.NoSuchProcess:
             return False
@@ -58,7 +61,7 @@ class ProcessRef(Record):
 
 
 def stop(processes: Sequence[ProcessRef], grace_s: float) -> list[ProcessRef]:
-    """Sends SIGTERM to the processes, and SIGKILL to those that still run after the grace period.
+    """Sends SIGTERM to the processes, and SIGKILL to any that still run after the grace period.
 
     Returns:
         The processes that had to be killed.
@@ -73,7 +76,7 @@ def stop(processes: Sequence[ProcessRef], grace_s: float) -> list[ProcessRef]:
 
 
 def wait_for_exit(processes: Sequence[ProcessRef], timeout_s: float) -> list[ProcessRef]:
-    """Waits until the processes have ended; returns those that still run after the timeout."""
+    """Waits until the processes have ended; returns the ones that still run after the timeout."""
     deadline = time.monotonic() + timeout_s
     running = list(processes)
     while (running := [process for process in running if process.alive()]) and time.monotonic() < deadline:
@@ -90,3 +93,7 @@ def find_processes_with_open_files(folder: Path) -> Iterator[ProcessRef]:
                 continue
             if any(file.path.startswith(prefix) for file in process.open_files()):
                 yield ProcessRef.from_pid(process.pid)
+
+
+def _get_start_s(process: psutil.Process) -> float:
+    return float(process.create_time() - psutil.boot_time())

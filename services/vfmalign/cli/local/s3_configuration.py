@@ -21,7 +21,7 @@ SERVICE_ACCESS = {
     "finetuning": combine("finetuning", "training").of_tenants([DEFAULT_TENANT]),
     "monitoring": STORE_ACCESS["monitoring"].of_tenants([DEFAULT_TENANT]),
 }
-"""By service of a local stack, which has one tenant, what its keys allow."""
+"""Access by service of a local stack, which has one tenant."""
 MIN_FREE_BYTES = 1 << 30
 """Free space on its disk below which SeaweedFS refuses all writes; by default that follows from the disk's size."""
 CA_FILE, CERTIFICATE_FILE, KEY_FILE = "tls/ca.pem", "tls/certificate.pem", "tls/key.pem"
@@ -31,13 +31,13 @@ _PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer
 
 
 def get_arguments(directory: Path, ports: dict[str, int]) -> list[str]:
-    """Returns the options of `weed server`, which must run in `directory`: some paths, and TLS, are relative to it."""
+    """Returns the options of `weed server`. Run it in `directory`: some paths, and those of TLS, are relative to it."""
     return [
         f"-dir={directory / 'data'}",
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
-        "-master.electionTimeout=1s",  # a restart waits for the election, though the master is alone
+        "-master.electionTimeout=1s",  # a restart waits for the election, although there is one master
         "-master.volumeSizeLimitMB=256",
         f"-master.port={ports['master']}",
         f"-master.port.grpc={ports['master_grpc']}",
@@ -64,7 +64,7 @@ def get_arguments(directory: Path, ports: dict[str, int]) -> list[str]:
 
 
 def load_or_create(directory: Path) -> dict[str, Any]:
-    """Returns the server's ports and keys, which its first start draws (files of mode 0600)."""
+    """Returns the server's ports and keys. The first start draws them, and stores them in files of mode 0600."""
     path = directory / "server.json"
     stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     config: dict[str, Any] = {
@@ -79,12 +79,12 @@ def load_or_create(directory: Path) -> dict[str, Any]:
 
 
 def write_identities(directory: Path, owner: dict[str, str], services: dict[str, dict[str, str]]) -> None:
-    """Writes what the server reads of its identities: `identities.json` (mode 0600).
+    """Writes the identities of the server to `identities.json` (mode 0600).
 
     Args:
         directory: folder of the server.
         owner: `access_key` and `secret_key` of the identity that may do everything.
-        services: by service of `SERVICE_ACCESS`, those of an identity that may do what the service needs.
+        services: keys by service; `SERVICE_ACCESS` defines what they allow.
     """
     identities = [_describe("vfmalign", owner, ["Admin", "Read", "Write", "List", "Tagging"])]
     for name, access in SERVICE_ACCESS.items():
@@ -110,7 +110,7 @@ def _list_actions(access: StoreAccess) -> list[str]:
 
 
 def renew_certificates(directory: Path) -> None:
-    """Closes all ports but that of S3: from the next start they admit only holders of the new certificate, over TLS."""
+    """Writes new certificates. From the next start, every port except the S3 port admits only holders of these."""
     with needs_extra("local", "the local S3 server"):
         from vfmalign.cli.local import certificates
     identity = certificates.issue()

@@ -40,7 +40,7 @@ class S3Server:
         pid: its process id; the process leads its own process group.
         endpoint: URL of the S3 API.
         access_key, secret_key: keys of the owner, who may do everything.
-        service_keys: by service, access key and secret key of an identity that may do what the service needs.
+        service_keys: access key and secret key by service, with only the access that the service needs.
     """
 
     pid: int
@@ -92,9 +92,9 @@ def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[s
     for port in ports.values():
         if not port_is_free(port):
             raise Unavailable(
-                f"port {port}, which it had when it was first started, is taken",
+                f"its port {port}, chosen at its first start, is in use",
                 subject="S3 server",
-                remedy="stop the server that runs on this folder, or what else took the port",
+                remedy="stop the server that runs on this folder, or the other process that uses the port",
                 reason=ADDRESS_IN_USE,
             )
     log = directory / "s3.log"

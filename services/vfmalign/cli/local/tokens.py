@@ -34,7 +34,7 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Roles by holder of a token."""
 _VALIDITY = timedelta(days=3650)
-"""As long as that of the S3 server's certificates."""
+"""The same as the validity of the S3 server's certificates."""
 _RENEWED_BEFORE = timedelta(days=365)
 """A token with less time left is replaced at the next start, because the stack may then run for months."""
 _LEEWAY = timedelta(minutes=5)
@@ -42,7 +42,7 @@ _LEEWAY = timedelta(minutes=5)
 
 
 class TokenFiles(NamedTuple):
-    """The files of one holder.
+    """The files of one holder of a token.
 
     Attributes:
         token: the holder's token.
@@ -58,7 +58,7 @@ class TokenFiles(NamedTuple):
         return cls(folder / holder / "token", folder / holder / "jwks.json")
 
     def to_environment(self) -> dict[str, str]:
-        """Returns the variables with which a service admits holders of these tokens, and calls others with its own."""
+        """Returns the variables with which a service accepts these tokens, and sends its own to other services."""
         return {
             "VFMALIGN_AUTH__MODE": "local",
             "VFMALIGN_AUTH__JWKS_FILE": str(self.jwks),
@@ -67,7 +67,7 @@ class TokenFiles(NamedTuple):
 
 
 def ensure(folder: Path) -> None:
-    """Draws tokens unless the folder has valid ones, so that a program's copy works after a restart of the stack.
+    """Draws tokens unless the folder has valid ones, so that copied tokens still work after a restart of the stack.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -83,7 +83,7 @@ def _are_valid(folder: Path) -> bool:
     try:
         documents = {read_private(TokenFiles.find(folder, holder).jwks) for holder in ROLES}
         (key,) = jwt.PyJWKSet.from_json(documents.pop().decode()).keys
-        if documents:  # of a renewal that was interrupted
+        if documents:  # a renewal was interrupted
             return False
         for holder, roles in ROLES.items():
             token = read_private(TokenFiles.find(folder, holder).token)

@@ -43,19 +43,19 @@ def _count_splits(dataset: Dataset) -> dict[str, dict[str, int]]:
 
 
 def list_patient_notes(dataset: Dataset, layout: str) -> list[str]:
-    """Returns that the folders at the top count as patients, where one has several cases: it may be a site."""
+    """Returns a note if a top-level folder has several cases: the folder counts as one patient, but may be a site."""
     sizes = _count_splits(dataset).values()
     cases, patients = sum(size["cases"] for size in sizes), sum(size["patients"] for size in sizes)
     if layout != "folders" or not dataset.held_out or cases == patients:
         return []
     return [
-        f"{cases} cases are of {patients} patients, one for every folder at the top; where these are sites, tell the "
-        "patients of their cases with --patients FILE"
+        f"{cases} cases are of {patients} patients, one for every folder at the top; if the folders are sites, name "
+        "the patient of every case with --patients FILE"
     ]
 
 
 def list_shares(cases: Sequence[CaseInside]) -> dict[str, object]:
-    """Shares of the structures in a model's field of view, by case and structure; nothing where no model is known."""
+    """Returns the shares of structures in a model's field of view, by case and structure; empty without a model."""
     return {"inside": {case.case: case.inside for case in cases}} if cases else {}
 
 
@@ -65,7 +65,7 @@ def describe_content(dataset: Dataset) -> str:
 
 
 def show_dataset(dataset: Dataset, **facts: str) -> list[RenderableType]:
-    """Returns the tables of a dataset: what it declares, its splits, and what its cases state.
+    """Returns the tables of a dataset: its declaration, its splits, and the facts of its cases.
 
     Args:
         dataset: the dataset.

@@ -1,4 +1,4 @@
-"""What DICOM files hold and which series rules take, as tables and as a JSON document."""
+"""Contents of DICOM files and the series that rules take, as tables and as a JSON document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vfmalign.imaging.dicom.stacks import Stack
 
 _COLUMNS = ("orientation", "slices", "b_value", "diffusion")
-"""Attributes that stand first, where a volume has them."""
+"""Attributes that come first, if a volume has them."""
 _LAST = "SeriesDescription"
 _USUAL = (
     "Modality",
@@ -32,27 +32,27 @@ _USUAL = (
     "MRAcquisitionType",
     "ImageType",
 )
-"""Attributes that are shown where no rule names others."""
+"""Attributes that are shown if no rule names others."""
 _MAX_COLUMNS = 9
 _MAX_TEXT = 26
 _MAX_VALUES = 3
-"""Most values of an attribute, and volumes with one reason, of a series that are listed one by one."""
+"""Maximum number of values of an attribute, and of a series' volumes with one reason, that are listed one by one."""
 _MAX_REASONS = 6
-"""Most reasons of a rule that are listed."""
+"""Maximum number of reasons of a rule that are listed."""
 _ANY_WIDTH = 1_000
-"""Columns of a screen that every table fits on."""
+"""Width of a screen, in columns, that every table fits on."""
 
 
 @dataclass(frozen=True)
 class ShownStudy:
-    """A study with what selections take of it.
+    """A study with the candidates that selections take.
 
     Attributes:
         number: from 1, in the order in which an import counts its cases.
         study: the study.
-        choice: what selections take, and what there is.
-        attributes: those that the selections test.
-        identity: what identifies it, if it may be printed.
+        choice: all candidates, and the candidates that selections take.
+        attributes: attributes that the selections test.
+        identity: identifiers of the study, if they may be printed.
     """
 
     number: int
@@ -63,7 +63,7 @@ class ShownStudy:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why it cannot be imported."""
+        """Reasons why the study cannot be imported."""
         return (*self.study.problems, *self.choice.problems)
 
     def list_taking(self, label: str) -> list[str]:
@@ -124,7 +124,7 @@ def show_study(shown: ShownStudy) -> list[RenderableType]:
         parts.append(_list_segmentations(shown))
     if choice.reasons:
         parts.append(_list_reasons(choice))
-    # A series without images, such as of truncated files alone, has no volume that would name its problem.
+    # A series without images, such as one with only truncated files, has no volume that would name its problem.
     unusable = {series.label: series.problem for series in study.series if not series.stacks}
     unusable |= {candidate.label: candidate.problem for candidate in choice.images}
     for problem, labels in _group_by_reason(unusable).items():
@@ -187,7 +187,7 @@ def _join_values(images: Sequence[Candidate[Stack]], name: str) -> str:
 
 
 def _choose_columns(images: Sequence[Candidate[Stack]], tested: Iterable[str]) -> list[str]:
-    """The attributes that differ between volumes: those that divide series, that rules test, and the description."""
+    """Returns attributes that differ between volumes and that divide series or that rules test, and the description."""
     divided = [name for image in images for name in image.item.divided_by]
     names = dict.fromkeys((*_COLUMNS, *divided, *(tested or _USUAL)))
     differing = [
@@ -195,7 +195,8 @@ def _choose_columns(images: Sequence[Candidate[Stack]], tested: Iterable[str]) -
         for name in names
         if name != _LAST and (len({image.item.attributes.get(name) for image in images}) > 1 or name in _COLUMNS[:2])
     ]
-    return [*differing[: _MAX_COLUMNS - 1], _LAST]
+    is_shown = any(image.private_words is None for image in images)  # a column of hidden text says nothing
+    return [*differing[: _MAX_COLUMNS - 1], _LAST] if is_shown else differing[:_MAX_COLUMNS]
 
 
 def _list_segmentations(shown: ShownStudy) -> Table:
@@ -249,7 +250,7 @@ def _join_labels(labels: Sequence[str]) -> str:
 
 
 def _get_series(label: str) -> str:
-    """The series of a candidate, such as `6` of `series 6 (b_value 800)`; what divides it stands in columns."""
+    """The series of a candidate, such as `6` of `series 6 (b_value 800)`; columns show what divides it."""
     return re.sub(r"( \(.*\))?(, volume \d+)?$", "", _shorten(label))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -11,7 +10,7 @@ from rich.text import Text
 from vfmalign.cli.gates import Outcome
 from vfmalign.cli.views.tables import DEGENERATE, list_absent_reasons, list_fields, new_table, separate_tables, to_text
 from vfmalign.client.formatting import format_number, format_p_value
-from vfmalign.reports.drift.document import COMPONENT_LABELS, DriftDocument, StratumMix, Window
+from vfmalign.reports.drift.document import COMPONENT_LABELS, Component, DriftDocument, StratumMix, Window
 from vfmalign.reports.drift.wording import (
     WINDOWS_NOTE,
     describe_limit,
@@ -25,17 +24,23 @@ from vfmalign.reports.drift.wording import (
 _STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.UNDECIDABLE: "bold yellow"}
 
 
-def describe_alarm(alarm: Mapping[str, Any]) -> str:
-    """Returns the line that says that a monitor alarms."""
-    reached = ", ".join(
+def describe_alarm(row: int, observation: str, reached: Mapping[Component, tuple[float, float]]) -> str:
+    """Returns the line about an alarm of a monitor.
+
+    Args:
+        row: row that raises the alarm.
+        observation: its id.
+        reached: by component, ln of the evidence and of the threshold that it reached.
+    """
+    components = ", ".join(
         f"{COMPONENT_LABELS[component]} {format_power(evidence)} (threshold {format_power(threshold)})"
-        for component, (evidence, threshold) in alarm["reached"].items()
+        for component, (evidence, threshold) in reached.items()
     )
-    return f"ALARM at row {alarm['row']:,}, observation {alarm['observation']}: evidence of {reached}"
+    return f"ALARM at row {row:,}, observation {observation}: evidence of {components}"
 
 
 def show_drift(document: DriftDocument, gate: Mapping[str, Outcome]) -> list[RenderableType]:
-    """Returns the state, the mix of strata, the windows, the most extreme rows and the channels that moved most."""
+    """Returns a drift document for a terminal: its verdict, its tables and notes, and the outcome of its gate."""
     opening = [
         show_verdict(document),
         Text(f"Layer {document.layer}, {document.channels:,} channels; {describe_limit(document)}.", style="dim"),
@@ -44,7 +49,7 @@ def show_drift(document: DriftDocument, gate: Mapping[str, Outcome]) -> list[Ren
 
 
 def show_verdict(document: DriftDocument) -> Text:
-    """Returns whether there is an alarm, and since when."""
+    """Returns the line that says whether there is an alarm, and since when."""
     return Text(write_verdict(document), style="bold red" if document.alarm is not None else "bold")
 
 

@@ -145,7 +145,7 @@ def _show_remarks(results: Results) -> list[RenderableType]:
         )
     ]
     if any(count_seeds(result) < MIN_SEEDS for result in results.values()):
-        text = "verdict: of one training of each network, which decides nothing; the report has those over the seeds."
+        text = "verdict: from one training per network, which decides nothing; the report has verdicts over all seeds."
         lines.append(Text(text, style="dim"))
     claims = [result for result in results.values() if result.verdict in {"gain", "harm", "equivalent"}]
     for patients in sorted({result.rpg_specialised.groups for result in claims}):

@@ -47,7 +47,7 @@ async def follow_job(client: AsyncClient, job_id: str, view: View) -> Job:
 
 
 async def follow_check(client: AsyncClient, check_id: str, view: View) -> Check:
-    """Shows a check and its jobs until it has ended, and returns it; raises as `follow_job`."""
+    """Shows a check and its jobs until the check has ended, and returns the check; raises as `follow_job`."""
     ended_jobs: set[str] = set()
 
     async def show(check: Check) -> None:
@@ -65,7 +65,7 @@ async def follow_check(client: AsyncClient, check_id: str, view: View) -> Check:
 
 
 async def follow_experiment(client: AsyncClient, experiment_id: str, view: View) -> Experiment:
-    """Shows an experiment until it has ended, and returns it; raises as `follow_job`."""
+    """Shows an experiment until it has ended, and returns the experiment; raises as `follow_job`."""
     shown: dict[str, datetime | None] = {}
 
     async def get_result(cell: ExperimentCell) -> CheckResult | None:
@@ -75,7 +75,7 @@ async def follow_experiment(client: AsyncClient, experiment_id: str, view: View)
         return None
 
     async def show(experiment: Experiment) -> None:
-        # A cell whose check is retried may end again.
+        # A cell may end again after its check was retried.
         ended = [
             cell
             for cell in experiment.cells
@@ -126,7 +126,6 @@ class View:
         self._tasks: dict[str, TaskID] = {}
         self._finished_stages: set[str] = set()
         self._details: set[str] = set()
-        self._probes_shown = 0
         self._points: dict[str, int] = {}
         self._ended_jobs: set[str] = set()
 
@@ -165,7 +164,7 @@ class View:
         self.show_bar(job.job_id, descriptions.get(job.state), job.progress)
 
     def show_cell(self, cell: ExperimentCell, result: CheckResult | None, number: int, total: int) -> None:
-        """Shows one line for a cell of an experiment that has ended."""
+        """Shows one line for an experiment's cell that has ended."""
         outcome = f"{cell.state}: {cell.progress.detail}" if result is None else _summarise(result)
         name = f"{cell.task:<16} {cell.model_id}  seed {cell.seed}{format_control(cell)}"
         line = f"{_MARKS.get(cell.state, ' ')} {number:>3}/{total}  {name}  {outcome}"
@@ -197,19 +196,14 @@ class View:
         self._bars.update(self._tasks[key], description=description, completed=done, total=total or None, count=count)
 
     def _show_stage(self, stage: CheckStage) -> None:
-        """Shows that a stage has ended, a new probe of a running one, or what it waits for."""
+        """Shows that a stage has ended, or what it waits for."""
         if stage.end_time is not None and stage.name not in self._finished_stages:
             self._finished_stages.add(stage.name)
             attempts = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
             if not self.output.brief or stage.name in _BRIEF_STAGES:
                 self.output.note(f"✓ {stage.name:<20} {stage.seconds:6.1f} s{attempts}", "green")
-        if (progress := stage.progress) is None:
-            return
-        new_probe = progress.unit == "probe" and progress.done > self._probes_shown
-        if new_probe:
-            self._probes_shown = progress.done
-        if progress.reason or new_probe:
-            self._note_detail(progress)
+        if stage.progress is not None and stage.progress.reason:
+            self._note_detail(stage.progress)
 
     def _show_ended_job(self, job: Job, metric: str) -> None:
         """Shows one line for a job that has succeeded, with the validation score of its last epoch."""
@@ -221,14 +215,14 @@ class View:
         self.output.note(f"✓ {_get_name(job):<20} {seconds:6.1f} s{score}", "green")
 
     def _note_detail(self, progress: Progress) -> None:
-        """Prints the detail of a progress once: a probe's values, or what a check waits for."""
+        """Prints once what a check or job waits for."""
         if progress.detail and progress.detail not in self._details:
             self._details.add(progress.detail)
-            self.output.note(f"  {progress.detail}", "yellow" if progress.reason else "")
+            self.output.note(f"  {progress.detail}", "yellow")
 
 
 def estimate_time_left(done: int, total: int, elapsed_s: float) -> str:
-    """Returns the time that is left at the pace so far, such as `, about 2 min left`; empty where it is unknown."""
+    """Returns the time that is left at the pace so far, such as `, about 2 min left`; empty if it is unknown."""
     if not 0 < done < total or elapsed_s <= 0:
         return ""
     left_s = elapsed_s / done * (total - done)

@@ -11,16 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from vfmalign.cli.views.output import Output
 
 LINE_S = 30.0
-"""Seconds between two lines of progress where the output is not a terminal."""
+"""Seconds between two lines of progress if the output is not a terminal."""
 _UNITS = {"scan": "files", "download": "studies"}
 
 
 @contextmanager
 def progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a progress bar for `progress(stage, done, total)`, or a line every `LINE_S` where there is no terminal.
+    """Shows a progress bar for `progress(stage, done, total)`, or a line every `LINE_S` seconds without a terminal.
 
-    It counts files where they are scanned, studies where they are downloaded, and cases otherwise. The stage `receive`,
-    in bytes, is shown beside the downloaded studies. A stage that begins without a total is shown by its name alone.
+    It counts files while they are scanned, studies while they are downloaded, and cases otherwise. The stage `receive`,
+    in bytes, is shown beside the downloaded studies. A stage that begins without a total is shown only by its name.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as bars:

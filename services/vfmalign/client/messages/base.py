@@ -35,7 +35,7 @@ P = ParamSpec("P")
 M = TypeVar("M", bound="ApiMessage")
 
 VIA_PROTO = "proto"
-"""Context of a conversion from or to protobuf, for what a record holds in another form."""
+"""Context of a conversion from or to protobuf, for fields that a record holds in another form."""
 _LIMITS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "of at least"),
@@ -51,7 +51,7 @@ class ApiMessage(Record):
     PROTO: ClassVar[type[Message]]
     __test__: ClassVar[bool] = False  # pytest would collect `TestOptions` by its name
     OMITTED: ClassVar[frozenset[str]] = frozenset()
-    """Fields that the record leaves out because they hold tensors, which must not take the detour through JSON."""
+    """Fields that the record leaves out because they hold tensors, which are too large for JSON."""
 
     @classmethod
     def from_proto(cls, message: Message, field: str = "") -> Self:
@@ -104,7 +104,7 @@ class ApiMessage(Record):
 
     @classmethod
     def from_fields(cls: Callable[P, M], *args: P.args, **fields: P.kwargs) -> M:
-        """Validates keyword arguments of a caller.
+        """Creates a message from a caller's keyword arguments, and validates them.
 
         Raises:
             BadOption: a field is missing, unknown or out of range.
@@ -126,7 +126,7 @@ class ApiMessage(Record):
 
 
 def unset_means(default: object) -> BeforeValidator:
-    """Replaces what protobuf sends for a field that is not set, 0 or an empty list, by what the API says it means."""
+    """Replaces the value that protobuf sends for an unset field, 0 or an empty list, by the default of the API."""
 
     def replace(value: object, info: ValidationInfo) -> object:
         return default if info.context == VIA_PROTO and value in (0, []) else value
@@ -139,14 +139,14 @@ def _check_unless_zero(value: object, check: ValidatorFunctionWrapHandler) -> ob
 
 
 UNLESS_ZERO = WrapValidator(_check_unless_zero)
-"""Takes 0 for a number that is not set, whatever its range: the API checks only numbers that are set."""
+"""Accepts 0 as an unset number, whatever its range: the API checks only numbers that are set."""
 
 
 _TIME_REMEDY = "give a datetime with its zone, or a text such as 2026-03-01T07:30:00Z"
 
 
 def _check_time(value: object, check: ValidatorFunctionWrapHandler) -> datetime:
-    """Refuses what protobuf cannot represent, and numbers: a day of DICOM, such as 20260301, would be one of 1970."""
+    """Rejects times that protobuf cannot represent, and numbers: a DICOM date such as 20260301 would mean 1970."""
     if isinstance(value, int | float) or (isinstance(value, str) and value.strip().isdigit()):
         raise _refuse_time("a number is not a time")
     try:
@@ -171,12 +171,12 @@ Time = Annotated[datetime, WrapValidator(_check_time)]
 
 
 def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, str] | None = None) -> BadOption:
-    """The first problem of a validation as an error of the API, without the offending value.
+    """Converts the first problem of a validation to an error of the API, without the offending value.
 
     Args:
         error: pydantic's error.
         field: path of the validated message within the request.
-        names: path within the message of those fields that it does not hold under the record's name.
+        names: path within the message of fields that have another name in the record.
     """
     problem = error.errors(include_input=False, include_url=False)[0]
     first, *rest = problem["loc"] or ("",)
@@ -187,7 +187,7 @@ def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, s
 
 
 def _describe_problem(kind: str, message: str, context: Mapping[str, object]) -> tuple[str, str]:
-    """The sentence and the remedy of one of pydantic's errors."""
+    """Returns the sentence and the remedy for one of pydantic's errors."""
     if kind in _LIMITS:
         name, comparison = _LIMITS[kind]
         return "out of range", f"choose a value {comparison} {context[name]}"
@@ -210,12 +210,12 @@ def _describe_problem(kind: str, message: str, context: Mapping[str, object]) ->
 
 
 def enum_labels(enum: EnumDescriptor) -> tuple[str, ...]:
-    """Labels of an enum's values in the order of the proto, without the unspecified one."""
+    """Returns the labels of an enum's values in the order of the proto, without the unspecified value."""
     return tuple(label for value in enum.values if (label := _to_label(enum, value.name)) is not None)
 
 
 def get_enum_label(enum: EnumDescriptor, number: int) -> str | None:
-    """Label of a value's number: None where unspecified, `unknown` where this version does not have the value."""
+    """Returns the label of an enum's number: None if unspecified, `unknown` if this version does not have the value."""
     value = enum.values_by_number.get(number)
     return _to_label(enum, number if value is None else value.name)
 
@@ -256,7 +256,7 @@ def _map_enum_field(field: FieldDescriptor, enum: EnumDescriptor, content: dict[
 
 
 def _map_message_field(field: FieldDescriptor, nested: Descriptor, content: Any, convert: Convert) -> None:
-    if nested.GetOptions().map_entry:  # a JSON object whose keys are no field names
+    if nested.GetOptions().map_entry:  # a JSON object with keys that are not names of fields
         value = nested.fields_by_name["value"].message_type
         if value is not None:
             _map_message_list(value, content.values(), convert)

@@ -1,4 +1,4 @@
-"""What records have beside the fields of their messages: a generated record `X` derives from `XMethods`.
+"""Methods and rules of records beyond the fields of their messages: a generated record `X` derives from `XMethods`.
 
 Fields that methods use are declared for type checkers alone; the generated class defines them.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from vfmalign.client.messages.base import ApiMessage
 from vfmalign.core.domain.stored_objects import StoredFile, StoredObject
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ObjectRefMethods(ApiMessage):
-    """Conversion from a reference by key."""
+    """Methods of `ObjectRef`: conversion from a stored object."""
 
     if TYPE_CHECKING:
         uri: str
@@ -30,13 +30,13 @@ class ObjectRefMethods(ApiMessage):
 
     @classmethod
     def of(cls, stored: StoredObject, to_uri: Callable[[str], str]) -> Self:
-        """Returns the address of a stored object, of which `to_uri` gives the URI by the key."""
+        """Returns the address of a stored object; `to_uri` converts its key to a URI."""
         size_bytes = stored.size_bytes if isinstance(stored, StoredFile) else 0
         return cls(uri=to_uri(stored.key), sha256=stored.sha256, size_bytes=size_bytes)
 
 
 class FileUploadMethods(ApiMessage):
-    """Conversion from a signed request."""
+    """Methods of `FileUpload`: conversion from a presigned request."""
 
     if TYPE_CHECKING:
         sha256: str
@@ -46,7 +46,7 @@ class FileUploadMethods(ApiMessage):
 
     @classmethod
     def of(cls, sha256: str, request: PresignedRequest | None) -> Self:
-        """Returns where a file is uploaded: by a request, or, without one, nowhere, because it is there already."""
+        """Returns the upload of a file by a signed request; without a request, the file is already stored."""
         if request is None:
             return cls(sha256=sha256, complete=True)
         return cls(sha256=sha256, url=request.url, headers=request.headers)
@@ -60,7 +60,7 @@ class EstimateMethods(ApiMessage):
 
     @property
     def degenerate(self) -> bool:
-        """Whether there is an interval, and its coverage is unreliable."""
+        """Whether there is an interval whose coverage is unreliable."""
         return self.interval is not None and self.interval.degenerate
 
 
@@ -78,11 +78,29 @@ class ComputeResponseMethods(ApiMessage):
         return next(layer for layer in self.layers if layer.layer == name)
 
     def without_cost(self) -> Self:
-        """Returns the part that is equal for equal inputs: everything but cost and backend."""
+        """Returns a copy without cost and backend, so that equal inputs give equal copies."""
         return self.model_copy(update={"cost": type(self.cost)(), "backend": "", "backend_note": ""})
 
 
-class RecipeMethods(ApiMessage):
+class SettableMessage(ApiMessage):
+    """A message with fields that the command line lists with their meanings (`--set`)."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class ComputeOptionsMethods(SettableMessage):
+    """Options of a comparison."""
+
+
+class KernelMethods(SettableMessage):
+    """Kernel of a comparison."""
+
+
+class TestOptionsMethods(SettableMessage):
+    """Test of a comparison."""
+
+
+class RecipeMethods(SettableMessage):
     """Rules of a recipe beyond the bounds of its fields."""
 
     @field_validator("patch_shape_dhw", check_fields=False)
@@ -101,7 +119,7 @@ class StoredSpec(ApiMessage):
     """
 
     LATER_FIELDS: ClassVar[Mapping[str, object]] = MappingProxyType({})
-    """What fields that are no flags, and that earlier versions did not have, hold where they are unset."""
+    """Unset values of the fields that earlier versions did not have, apart from flags."""
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -113,22 +131,22 @@ class StoredSpec(ApiMessage):
 
 
 class JobSpecMethods(StoredSpec):
-    """A requested job is stored."""
+    """Methods of `JobSpec`, the stored specification of a job."""
 
     LATER_FIELDS = MappingProxyType({"initial_seed": None})
 
 
 class CheckSpecMethods(StoredSpec):
-    """A requested check is stored."""
+    """Methods of `CheckSpec`, the stored specification of a check."""
 
     LATER_FIELDS = MappingProxyType({"random_seeds": 0, "recipe_seed": None})
 
 
-class MonitorSpecMethods(StoredSpec):
-    """A requested monitor is stored."""
+class MonitorSpecMethods(StoredSpec, SettableMessage):
+    """Methods of `MonitorSpec`, the stored specification of a monitor."""
 
     LATER_FIELDS = MappingProxyType({"first_patients": 0})
 
 
 class ExperimentSpecMethods(StoredSpec):
-    """A requested experiment is stored."""
+    """Methods of `ExperimentSpec`, the stored specification of an experiment."""

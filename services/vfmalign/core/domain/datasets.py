@@ -26,15 +26,15 @@ from vfmalign.core.formats.documents import pluralise
 Split = Literal["pretrain", "train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("pretrain", "train", "val", "test")
 MAX_CASES = 100_000
-"""Largest number of cases in a split, and of cases that one import reads."""
+"""Maximum number of cases in a split, and in one import."""
 MAX_NUMBERS = 64
 _B_VALUE_STEP = 50
-"""b-values that are equal up to this, in s/mm², are those of one protocol."""
+"""b-values in s/mm² that round to the same multiple of this count as one protocol."""
 _MAX_LISTED = 8
 MAX_STRATA = 16
 MAX_STRATUM_VALUES = 64
-"""Largest number of different values of one stratum. A column with more values, such as accession numbers, tells
-patients apart, which a stratum must not.
+"""Maximum number of different values of one stratum. A column with more values, such as accession numbers, could
+identify patients, which a stratum must not.
 """
 
 
@@ -54,14 +54,14 @@ Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 
 
 class TakenSeries(Record):
-    """The DICOM series that a modality was read from.
+    """DICOM series that was imported as a modality of a case.
 
     Attributes:
         modality: id of the modality.
-        number: SeriesNumber; None where it has none, or one that may identify.
-        b_value: in s/mm²; None where the images state none.
-        calculated: whether the images say that their diffusion weighting was calculated from that of others.
-        echo_time_ms: EchoTime; None where the images state none.
+        number: SeriesNumber; None if the series has none, or if the number could identify a patient.
+        b_value: b-value in s/mm²; None if the images state none.
+        calculated: whether the headers mark the images as calculated from other diffusion-weighted images.
+        echo_time_ms: EchoTime; None if the images state none.
         orientation: `transverse`, `coronal`, `sagittal` or `oblique`.
         spacing_mm: distance between columns, rows and slices.
     """
@@ -82,11 +82,11 @@ class Case(Record):
         id: generated on import; never a file or folder name, which could identify the patient.
         group: generated id of the patient, which is the sampling unit.
         volumes: by the id of the modality or label map.
-        classes: whether the case belongs to a class, by the class's id; without those that derive from a label map,
-            and without those that are unknown of the case.
+        classes: whether the case belongs to a class, by the class's id. Classes that are derived from a label map, or
+            unknown for the case, are not listed.
         numbers: numbers of the case, such as an age in years, by id.
         strata: how the case was acquired, such as `scanner`, `field_strength` or `site`, by id.
-        series: what its modalities were read from; empty where that was not DICOM.
+        series: DICOM series of its modalities; empty if the case was not imported from DICOM.
     """
 
     id: Id
@@ -99,7 +99,7 @@ class Case(Record):
 
 
 class Curation(Record):
-    """What the user of an import decided about single studies.
+    """Decisions of the user of an import about individual studies.
 
     Attributes:
         excluded: cases that were left out by their number (`--exclude`).
@@ -118,17 +118,17 @@ class DatasetManifest(Record):
     """Cases by split.
 
     Attributes:
-        declaration: what the cases hold; prostate mpMRI by default.
+        declaration: modalities, label maps and classes of the cases; prostate mpMRI by default.
         held_out: False where splits share cases on purpose, such as in a run with a single case.
-        phantom: True where the cases are generated: results on them are a rehearsal, not evidence.
-        selections: which DICOM series its volumes came from: the JSON of the member `selections` of a declaration's
-            file, which `imaging.dicom.rules` reads and writes; empty where they came from other files.
+        phantom: True if the cases are generated: results on them are a rehearsal, not evidence.
+        selections: rules that chose the DICOM series of its volumes: the JSON of the member `selections` of a
+            declaration file, which `imaging.dicom.rules` reads and writes; empty if the volumes came from other files.
         curation: which studies its import left out, and which series its user chose.
     """
 
     id: Id
     held_out: bool = True
-    # Set by the generator, never by an import, so that no rehearsal passes for evidence: reports and gates follow it.
+    # Set by the phantom generator, never by an import: reports and gates rely on it to tell rehearsals from evidence.
     phantom: bool = False
     declaration: DatasetDeclaration = Field(default_factory=lambda: get_declaration("prostate_mpmri"))
     selections: str = Field(default="", max_length=MAX_RULES_LENGTH, exclude_if=lambda text: not text)
@@ -170,7 +170,7 @@ class DatasetManifest(Record):
         return {kind: case.volumes[kind] for kind in self.declaration.label_names if kind in case.volumes}
 
     def list_mixed_series(self) -> tuple[str, ...]:
-        """Returns the modalities whose b-values differ between cases, or are calculated in some, in sentences."""
+        """Returns a text for each modality whose b-values differ between cases or are calculated in only some cases."""
         cases = {case.id: case for split in SPLITS for case in self.split(split)}
         counts: defaultdict[Modality, Counter[str]] = defaultdict(Counter)
         for taken in (taken for case in cases.values() for taken in case.series if taken.b_value is not None):
@@ -187,7 +187,7 @@ class DatasetManifest(Record):
         """Returns the SHA-256 of the canonical JSON, in hex.
 
         A false `phantom`, the declaration of prostate mpMRI, empty selections, and empty classes, numbers and strata of
-        cases are left out: published results are addressed by digests from before there were these fields.
+        cases are left out, so that datasets published before these fields existed keep their digests.
         """
         content = self.model_dump(mode="json", exclude=set() if self.phantom else {"phantom"})
         if self.declaration == get_declaration("prostate_mpmri"):
@@ -199,14 +199,14 @@ class DatasetManifest(Record):
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
     def check_is_stored(self, digest: str, show_command: str = "") -> None:
-        """Checks that the dataset that is stored under this id is this one.
+        """Checks that the dataset stored under this id has the same content as this dataset.
 
         Args:
-            digest: of the stored dataset.
-            show_command: shows the stored dataset; `vfmalign dataset show` without it.
+            digest: digest of the stored dataset.
+            show_command: command that shows the stored dataset; `vfmalign dataset show` by default.
 
         Raises:
-            Conflict: it has different content.
+            Conflict: the content differs.
         """
         if digest != self.digest():
             raise Conflict(

@@ -1,8 +1,13 @@
-"""What `vfmalign drift` asks of the process that observes a stream."""
+"""Request of `vfmalign drift` to the monitor that observes a stream, and the comparisons that the monitor asks for."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
 
 from vfmalign.core.domain.record import Record
 
@@ -13,29 +18,65 @@ MAX_WINDOW_ROWS = 5000
 
 
 class DriftRequest(Record):
-    """A stream, its reference, and the options of the monitor.
+    """A stream, its reference, and the options of the monitor (see `monitoring.sequential.MonitorOptions`)."""
 
-    Attributes:
-        reference: a .npy file, or a feature set as `ID` or `ID@SHA256`.
-        streams: of the same kind, in the order of arrival.
-        reference_table, stream_table: CSV files with a line for each row of .npy files; empty for none.
-        layer: raises the alarm; empty for the first one of the reference.
-        by: stratum, such as `scanner`; empty for none.
-        alpha, run_length, patient_window_days, first_patients, seed: see `monitoring.sequential.MonitorOptions`.
-        window_rows: rows of a window; 0 for no windows.
-        state: file of the state, which is read if it exists and then written; empty for none.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)  # the command line lists fields with their meanings
 
     reference: str
+    """A .npy file, or a feature set as `ID` or `ID@SHA256`."""
     streams: tuple[str, ...] = Field(min_length=1)
+    """Of the same kind, in the order of arrival."""
     reference_table: str = ""
+    """CSV file with a line for each row of a .npy file; empty for none."""
     stream_table: str = ""
+    """CSV file with a line for each row of the .npy files; empty for none."""
     layer: str = ""
+    """Layer that raises the alarm; empty for the first layer of the reference."""
     by: str = ""
+    """Stratum, such as `scanner`; empty for none."""
     alpha: float = DEFAULT_ALPHA
+    """Largest probability of ever raising a false alarm."""
     run_length: int | None = None
+    """Number of rows A, 100 to 10⁹, in place of alpha: a false alarm within T rows has a probability of at most T/A."""
     patient_window_days: int | None = None
+    """Days after which a patient may enter again, which assumes that both observations are independent; none for
+    never.
+    """
     first_patients: int | None = None
+    """Number of first patients that one test compares with the reference; None for no such test."""
     seed: int = 0
+    """Seed of all random numbers, 0 to 2⁶³ − 1."""
     window_rows: int = DEFAULT_WINDOW_ROWS
+    """Rows of a window of MMD², which only describes, 16 to 5,000; 0 for no windows."""
     state: str = ""
+    """File of the state, which is read if it exists and then written; empty for none."""
+
+
+Layers = Mapping[str, NDArray[Any]]
+"""Features by layer, of shape (rows, channels)."""
+
+
+@dataclass(frozen=True)
+class WindowComparison:
+    """Comparison of rows of a stream with rows of its reference.
+
+    Attributes:
+        stratum: stratum of the rows; empty for all.
+        layers: layers that both sides have.
+        first_row, last_row: numbers of the window's rows, from 1; 0 for a window without rows.
+        rows, reference_rows: number of rows of each side.
+        absent_reason: why the rows cannot be compared; empty otherwise.
+        x, y, scale: rows of the reference and of the stream, and the reference's other rows, which set scale and
+            bandwidth. Layers with a value that is not finite are left out.
+    """
+
+    stratum: str
+    layers: Sequence[str]
+    first_row: int
+    last_row: int
+    rows: int
+    reference_rows: int
+    absent_reason: str
+    x: Layers
+    y: Layers
+    scale: Layers

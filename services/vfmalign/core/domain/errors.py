@@ -14,7 +14,7 @@ class VfmalignError(Exception):
         reason: UPPER_SNAKE_CASE constant for programs (`google.rpc.ErrorInfo.reason`).
         subject: the object the error is about: an id, an `s3://` URI or a request field.
         remedy: one sentence on how to solve the problem.
-        retry_after_s: seconds after which a retry may succeed; None where it cannot.
+        retry_after_s: seconds after which a retry may succeed; None if it cannot.
     """
 
     reason = "INTERNAL"
@@ -61,7 +61,7 @@ class BadVolume(InvalidInput):
 
 
 class BadTensor(InvalidInput):
-    """A tensor whose bytes, shape, dtype or values are wrong."""
+    """A tensor with wrong bytes, shape, dtype or values."""
 
     reason = "BAD_TENSOR"
 
@@ -79,7 +79,7 @@ class BadCheckpoint(InvalidInput):
 
 
 class BadDataset(InvalidInput):
-    """A dataset whose description or splits are wrong."""
+    """A dataset with a wrong description or wrong splits."""
 
     reason = "BAD_DATASET"
 
@@ -103,7 +103,7 @@ class DigestMismatch(PreconditionFailed):
 
 
 class CaseOrderMismatch(PreconditionFailed):
-    """Two feature sets do not hold the same cases in the same order."""
+    """Two feature sets do not contain the same cases in the same order."""
 
     reason = "CASE_ORDER_MISMATCH"
 
@@ -115,12 +115,12 @@ class Leakage(PreconditionFailed):
 
 
 class DataLoss(VfmalignError):
-    """A stored object that something refers to is missing, truncated or has other bytes (DATA_LOSS).
+    """A stored object is missing, truncated or changed, although something refers to it (DATA_LOSS).
 
     Attributes:
-        kind: what the object is part of: `feature_set`, `model`, `volume`, `job_result`, `stage` or `report`. Programs
+        kind: kind of the lost artifact: `feature_set`, `model`, `volume`, `job_result`, `stage` or `report`. Programs
             that can create it again branch on this.
-        owner: id of the feature set, model, job or check that the object belongs to; of a stage, its name.
+        owner: id of the feature set, model, job or check that the object belongs to; for a stage, its name.
     """
 
     reason = "DATA_LOSS"
@@ -174,13 +174,13 @@ class Unavailable(VfmalignError):
 
 
 class LeaseLost(Unavailable):
-    """A write that this orchestrator may not carry out, because another one leads or its lease has expired."""
+    """A write that this orchestrator may not carry out, because another one leads or its own lease has expired."""
 
     reason = "LEASE_LOST"
 
 
 class StoreUnavailable(Unavailable):
-    """The object store does not answer, or not as it should."""
+    """The object store does not answer, or answers with errors."""
 
     reason = "STORE_UNAVAILABLE"
 
@@ -200,7 +200,7 @@ class PacsUnavailable(Unavailable):
     """A PACS does not answer, is overloaded, or breaks off its answer.
 
     Attributes:
-        stated_wait_s: seconds that it asks to wait; 0 where it does not say.
+        stated_wait_s: seconds that the PACS asks to wait; 0 if it does not say.
     """
 
     reason = "PACS_UNAVAILABLE"
@@ -208,12 +208,12 @@ class PacsUnavailable(Unavailable):
 
 
 class PacsRefused(PreconditionFailed):
-    """A PACS rejects the credentials that its operator configured, or they cannot be read.
+    """A PACS rejects the credentials that the operator configured, or these credentials cannot be read.
 
     FAILED_PRECONDITION, as for `StoreRefused` not PERMISSION_DENIED: the caller's own credentials are not the problem.
 
     Attributes:
-        may_permit_others: whether it takes the credentials, and does not permit this request with them.
+        may_permit_others: whether the PACS accepts the credentials, but does not permit this request with them.
     """
 
     reason = "PACS_REFUSED"
@@ -221,13 +221,13 @@ class PacsRefused(PreconditionFailed):
 
 
 class StudyNotFound(NotFound):
-    """A PACS does not have a study, or nothing of the series that a request names."""
+    """A PACS does not have a study, or none of the series that a request names."""
 
     reason = "STUDY_NOT_FOUND"
 
 
 class BadPacsAnswer(PreconditionFailed):
-    """A PACS answers with something else than was asked for, or with more than is taken."""
+    """A PACS answers with something other than the request asked for, or with more than the limit allows."""
 
     reason = "BAD_PACS_ANSWER"
 
@@ -269,11 +269,11 @@ class Internal(VfmalignError):
 
 
 MISCONFIGURED_STORE = frozenset({"BUCKET_NOT_FOUND", "WRONG_REGION"})
-"""Reasons for which an operator has to correct settings of the object store, whatever the request is."""
+"""Error reasons that no change of the request resolves: an operator must correct the object store's settings."""
 DONE, UNEXPECTED, BAD_SPEC, BAD_DATA, RETRYABLE, TERMINATED = 0, 1, 2, 3, 75, 143
 """Exit codes of batch processes, which Kubernetes Jobs and launchers branch on."""
 STORE_UNAVAILABLE, PROCESS_LOST = 69, 76
-"""Exit codes of training processes alone, whose supervisor tells these ends from others that a retry may solve."""
+"""Exit codes only of training processes, which distinguish a lost store or process from other retryable failures."""
 
 _EXIT_CODES: tuple[tuple[tuple[type[VfmalignError], ...], int], ...] = (
     ((Cancelled,), TERMINATED),  # the first matching row counts

@@ -1,4 +1,4 @@
-"""Shares of a case's structures that lie in a model's field of view, and which of them are too small."""
+"""Shares of a case's structures inside a model's field of view, and which of these shares are too small."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vfmalign.core.domain.record import Id, Record
 from vfmalign.core.formats.documents import pluralise
 
 CAUTION_BELOW = 0.98
-"""Share inside below which a structure counts as cut."""
+"""A structure counts as cut if less than this share of it lies inside."""
 REFUSE_BELOW = 0.9
-"""Share inside below which a case is refused, unless the request allows cut organs."""
+"""A case is rejected if less than this share of a structure lies inside, unless the request allows cut organs."""
 MAX_NAMED = 5
-"""Cases that one sentence names."""
+"""Maximum number of cases that one sentence names."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -37,7 +37,7 @@ class CaseInside(Record):
 
 
 class CutStructure(Record):
-    """A structure of a case that the field of view cuts; `inside` is the share of its voxels that it holds."""
+    """A case's structure that the field of view cuts; `inside` is the share of the structure's voxels in the view."""
 
     case_id: Id
     split: Split
@@ -46,7 +46,7 @@ class CutStructure(Record):
 
 
 def list_cut(cases: Iterable[CaseInside], below: float = CAUTION_BELOW) -> tuple[CutStructure, ...]:
-    """Returns the structures of which less than a share lies inside, the smallest share first."""
+    """Returns the structures whose share in the field of view is below a limit, the smallest share first."""
     cut = [
         CutStructure(case_id=case.case, split=case.split, structure=structure, inside=share)
         for case in cases
@@ -62,7 +62,7 @@ def count_cases(cut: Iterable[CutStructure]) -> int:
 
 
 def describe_cut(cut: Iterable[CutStructure], labels: Mapping[str, str] | None = None) -> str:
-    """Names the cases with the smallest shares, each with its smallest one.
+    """Names the cases with the smallest shares, each with the structure that has this share.
 
     Args:
         cut: see `list_cut`.
@@ -80,7 +80,7 @@ def describe_cut(cut: Iterable[CutStructure], labels: Mapping[str, str] | None =
 
 
 def report_cut(cases: Sequence[CaseInside], below: float, model: str, labels: Mapping[str, str] | None = None) -> str:
-    """States in how many and in which cases a model's field of view holds less than a share of a structure.
+    """Describes the cases in which a model's field of view contains less than a given share of a structure.
 
     Args:
         cases: the cases.
@@ -89,7 +89,7 @@ def report_cut(cases: Sequence[CaseInside], below: float, model: str, labels: Ma
         labels: see `describe_cut`.
 
     Returns:
-        A sentence without its stop; empty where there is no such case.
+        A sentence without a full stop; empty if there is no such case.
     """
     if not (cut := list_cut(cases, below)):
         return ""

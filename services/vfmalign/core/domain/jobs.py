@@ -31,7 +31,6 @@ class TrainingRecipe(Record):
         encoder_rate: share of the rate that the whole encoder gets; the head gets all of it.
         warmup_fraction: share of all steps spent warming up.
         patch_shape_dhw: size of random training patches; None trains on whole volumes.
-        probe_steps: steps after which the current encoder is published (`recipes.check_probe_steps`).
     """
 
     epochs: Annotated[int, get_range(Recipe, "epochs")]
@@ -44,7 +43,6 @@ class TrainingRecipe(Record):
     warmup_fraction: Annotated[float, get_range(Recipe, "warmup_fraction")] = 0.1
     gradient_clip: float = Field(default=1.0, gt=0.0)
     patch_shape_dhw: tuple[int, int, int] | None = None
-    probe_steps: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -64,7 +62,7 @@ class TrainingSpec(Record):
         model_id: empty for a training that neither starts from a model nor shares the input of one.
         task: None for pretraining.
         publish_as: model id under which the encoder is published; empty for `specialised`.
-        modality_map: inputs of the model by the modality of the dataset that feeds them.
+        modality_map: model inputs by the modality of the dataset that feeds them.
         shuffled_labels: whether targets are permuted between the training cases, and between the validation cases.
         initial_seed: seed of the random weights that replace the model's, in a control.
         allow_cut_organs: whether the field of view may hold less than `field_of_view.REFUSE_BELOW` of a structure.
@@ -84,7 +82,7 @@ class TrainingSpec(Record):
     seed: Annotated[int, get_range(JobSpec, "seed")]
     publish_as: str = ""
     modality_map: ModalityMap = Field(default_factory=dict)
-    # Left out where it has its default, so that specs of earlier versions keep their digests.
+    # Left out if it has its default, so that specs of earlier versions keep their digests.
     shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
     allow_cut_organs: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
     initial_seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
@@ -111,7 +109,7 @@ _METRIC_SPELLINGS = {"dice": "Dice", "psnr": "PSNR", "ssim": "SSIM", "auroc": "A
 
 
 class MetricSpec(Record):
-    """A metric.
+    """A metric of a task: its unit, its direction and how it is aggregated.
 
     Attributes:
         name: name of the metric.
@@ -121,7 +119,7 @@ class MetricSpec(Record):
         empty_mask: value of the metric for empty masks, in words.
         of_set: aggregate over the cases. With `auroc` and `balanced_accuracy`, which single cases do not have, a case's
             value is its predicted probability of being positive.
-        smallest_difference: smallest relevant difference between two networks, in `unit`; 0 where none is defined.
+        smallest_difference: smallest relevant difference between two networks, in `unit`; 0 if none is defined.
     """
 
     name: str
@@ -142,7 +140,7 @@ class CaseScore(Record):
     """The selected checkpoint's metrics on one test case.
 
     Attributes:
-        values: by metric, finite; None where the metric is undefined for the case.
+        values: by metric, finite; None if the metric is undefined for the case.
         positive: true class in classification; None for other tasks.
     """
 
@@ -152,19 +150,6 @@ class CaseScore(Record):
     positive: bool | None = None
 
 
-class ProbeModel(Record):
-    """The encoder after one step of its training, published under its own id (`probe_id`).
-
-    Attributes:
-        validation_score: validation score at that step, from the learning curve.
-    """
-
-    step: int
-    model_id: Id
-    sha256: Sha256
-    validation_score: float
-
-
 class JobResult(Record):
     """`jobs/<id>/result.json`, which is written last: a job with a result is done.
 
@@ -172,16 +157,16 @@ class JobResult(Record):
         primary_metric: the metric that selects the checkpoint and that the gain is computed from.
         curve: validation at step 0 and after every epoch.
         selected_epoch, selected_step: the checkpoint with the best validation score, which is scored and published;
-            never that before training.
+            never step 0, before training.
         naive_baseline_scores: scores of `TaskSpec.naive_baseline` on the same test cases; empty for pretraining.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model; empty for `specialised`.
         encoder_card_sha256: digest of its card; empty without a published model.
-        probes: encoders published during training, in order of steps.
         train_labels: class of every training case, by id; empty except in classification.
-        inside: shares of the task's structures in the field of view, of every case of train, val and test that has one.
+        inside: shares of the task's structures in the field of view, for every case in train, val and test with such a
+            structure.
         stage_seconds: wall time per stage in seconds, over all attempts.
-        processor_seconds: processor time of the process that finished the job, without those of earlier attempts.
+        processor_seconds: processor time of the process that finished the job, without earlier attempts.
     """
 
     job_id: Id
@@ -196,7 +181,6 @@ class JobResult(Record):
     encoder: str = ""
     encoder_sha256: str = ""
     encoder_card_sha256: str = ""
-    probes: tuple[ProbeModel, ...] = ()
     train_labels: dict[Id, bool] = Field(default_factory=dict)
     inside: tuple[CaseInside, ...] = Field(default=(), exclude_if=lambda cases: not cases)
     parameters: int
@@ -208,14 +192,9 @@ class JobResult(Record):
 
 
 class JobFailure(Record):
-    """`jobs/<id>/failure.json`: why a training process failed; exit codes are those of `core.domain.errors`."""
+    """`jobs/<id>/failure.json`: why a training process failed. `core.domain.errors` defines the exit codes."""
 
     exit_code: int
     reason: str
     message: str
     remedy: str = ""
-
-
-def probe_id(publish_as: str, step: int) -> str:
-    """Returns the id under which a job publishes its encoder after a step."""
-    return f"{publish_as}-step-{step}"

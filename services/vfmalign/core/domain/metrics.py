@@ -9,7 +9,7 @@ from vfmalign.core.domain.declarations import LabelMap, VolumeKind
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import MetricSpec
 
-# The smallest relevant differences are those at which readers of a comparison of networks would begin to prefer one.
+# Smallest relevant difference: readers of a comparison of two networks would start to prefer one of them.
 # False volume: a fifth of the 0.5 mL from which a prostate cancer counts as significant by volume (Stamey et al.,
 # Cancer 71, 1993).
 IMAGE_METRICS = (
@@ -38,7 +38,7 @@ class Structure:
         name: name of the structure.
         label: label map that shows it.
         values: its values in the map; empty where every value above 0 is the structure.
-        may_be_empty: True where a case may lack the structure.
+        may_be_empty: True if a case may lack the structure.
         weight: its weight in the loss.
         within: label map of the structure that holds it; empty for none.
     """
@@ -52,7 +52,7 @@ class Structure:
 
 
 def list_structures(labels: Sequence[LabelMap]) -> tuple[Structure, ...]:
-    """Returns the structures of label maps, map by map, in the order of their lowest value."""
+    """Returns the structures of label maps, map by map; within a map, in the order of each structure's lowest value."""
     return tuple(
         Structure(
             name=name,
@@ -71,8 +71,8 @@ def list_structures(labels: Sequence[LabelMap]) -> tuple[Structure, ...]:
 def get_segmentation_metrics(structures: Sequence[Structure]) -> tuple[MetricSpec, ...]:
     """Returns the metrics of a segmentation, the primary one first.
 
-    The primary metric is the Dice of the last structure drawn where that one is weighted or alone, and else the mean
-    Dice over all structures. The others follow map by map, the map drawn last first.
+    The primary metric is the Dice of the structure that is drawn last if that structure is weighted or the only one,
+    otherwise the mean Dice over all structures. The others follow map by map, starting with the map drawn last.
 
     Raises:
         BadOption: two metrics would have one name.
@@ -91,7 +91,7 @@ def get_segmentation_metrics(structures: Sequence[Structure]) -> tuple[MetricSpe
     names = [metric.name for metric in metrics]
     if len(set(names)) != len(names):
         raise BadOption(
-            f"a structure is called {MEAN_DICE.removesuffix('_dice')}, as the mean over the structures is",
+            f"the name {MEAN_DICE.removesuffix('_dice')} of a structure is reserved for the mean over the structures",
             field="task.parameters.labels",
             remedy="rename it in the dataset's declaration",
         )

@@ -28,18 +28,18 @@ ModalityMap = Annotated[
     Field(max_length=MAX_MODALITIES, exclude_if=lambda modality_map: not modality_map),
     AfterValidator(_check_unique),
 ]
-"""Inputs of a model by the modality of the dataset that feeds them; inputs that it leaves out have the same name.
+"""Model inputs by the modality of the dataset that feeds them; an input that is not listed has the modality's name.
 
-Records leave an empty map out, so that those of earlier versions keep their digests.
+Records leave out an empty map, so that records of earlier versions keep their digests.
 """
 
 
 def map_modalities(preprocessing: Preprocessing, modality_map: Mapping[Modality, Modality]) -> Preprocessing:
     """Returns a model's preprocessing with its inputs named as the dataset's modalities.
 
-    Everything that reads cases uses this one: the volumes to load, the channels that a task restores, and the id of a
-    feature set. Without a map the preprocessing stays as it is. With one, a model that takes the grid from a modality
-    that it does not see takes it from its first input instead.
+    All code that reads cases uses the result: the volumes to load, the channels that a task restores, and the id of a
+    feature set. Without a map, the preprocessing is unchanged. With a map, a model with a grid from a modality that is
+    not one of its inputs takes the grid from its first input instead.
 
     Args:
         preprocessing: from the model's card.
@@ -71,8 +71,8 @@ def resolve_input(
         field: path of the map within a request.
 
     Raises:
-        BadOption: the map names what the dataset or the model does not have, or an input has no modality, or one whose
-            unit does not fit.
+        BadOption: the map names an unknown modality or input, an input has no modality, or the modality's unit does
+            not fit.
     """
     _check_names(model, preprocessing, modality_map, declaration, field)
     mapped = map_modalities(preprocessing, modality_map)
@@ -123,16 +123,16 @@ def check_units(preprocessing: Preprocessing, units: Mapping[Modality, str], fie
         is_hu = units.get(modality) == HU
         if takes_hu and not is_hu:
             raise BadOption(
-                f"the model normalises by a window in HU, and {modality} is not stated to be in HU",
+                f"the model normalises by a window in HU, but {modality} is not stated to be in HU",
                 field=field,
-                remedy=f"if {modality} is in HU, state it, in `units` of the dataset's declaration or as `unit` of the "
+                remedy=f"if {modality} is in HU, state it in `units` of the dataset's declaration or as `unit` of the "
                 "volume; otherwise choose a model with another normalisation",
             )
         if is_hu and not takes_hu:
             raise BadOption(
-                f"{modality} is in HU, and the model's {preprocessing.normalisation} takes 0 for no signal",
+                f"{modality} is in HU, but the model's {preprocessing.normalisation} treats 0 as no signal",
                 field=field,
-                remedy="choose a model with the normalisation window",
+                remedy="choose a model with the normalisation `window`",
             )
 
 
@@ -175,4 +175,4 @@ def _suggest_map(missing: list[Modality], mapped: Preprocessing, declaration: Da
     if len(unused) < len(missing):
         return f"choose a model that takes {', '.join(declaration.modalities)}, or a dataset with more modalities"
     pairs = " ".join(f"--map {modality}={name}" for modality, name in zip(unused, missing, strict=False))
-    return f"say which modality feeds it, such as {pairs}"
+    return f"name the modality that feeds it, such as {pairs}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from vfmalign.core.domain.datasets import MAX_CASES
@@ -38,38 +38,41 @@ LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, patte
 
 
 class Preprocessing(Record):
-    """Input that an encoder expects. It is the API's message as well, of which empty fields have their defaults.
+    """Input that an encoder expects. It is also the API's message, in which empty fields have their defaults."""
 
-    Attributes:
-        modalities: in channel order, each once.
-        spacing_mm: target spacing along D, H, W; None keeps the reference's own.
-        shape_dhw: size after centre crop and zero padding, in voxels; at most `MAX_INPUT_VALUES` over all modalities.
-        normalisation: `zscore_nonzero` is the z-score of each channel by mean and SD of the non-zero voxels and leaves
-            zeros unchanged; `zscore_gland` uses those inside the gland mask, which every study must then have;
-            `quantile_range` scales each channel so that two quantiles of its voxels become 0 and 1, and clips it;
-            `window` does so with fixed bounds in Hounsfield units, and takes modalities in that unit alone.
-        quantiles: lower and upper quantile of `quantile_range`; None for other normalisations.
-        reference: the modality whose volume defines the grid of a study: directions, centre and field of view. The
-            default is `t2w` for models that read only `t2w`, `dwi` and `adc`, even if they do not read `t2w` itself,
-            because diffusion volumes are coarser. For other models it is the first modality of the input.
-        window: lower and upper bound of `window` in HU, at least `MIN_WINDOW_HU` apart; None for other normalisations.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)  # the command line lists the fields with their meanings
 
     modalities: tuple[Modality, ...] = Field(min_length=1, max_length=MAX_MODALITIES)
+    """Images of the input in channel order, each once."""
     spacing_mm: tuple[Spacing, Spacing, Spacing] | None = None
+    """Target spacing along D, H, W; None keeps the reference's own."""
     shape_dhw: tuple[Side, Side, Side]
+    """Size along D, H, W after centre crop and zero padding, in voxels; at most `MAX_INPUT_VALUES` (2²⁶) over all
+    modalities.
+    """
     normalisation: Normalisation = "zscore_nonzero"
+    """`zscore_nonzero` is the z-score of each channel by mean and SD of the non-zero voxels and leaves zeros unchanged;
+    `zscore_gland` uses those inside the gland mask, which every study must then have; `quantile_range` scales each
+    channel so that two quantiles of its voxels become 0 and 1, and clips it; `window` does so with fixed bounds in
+    Hounsfield units, and takes modalities in that unit alone.
+    """
     quantiles: tuple[Quantile, Quantile] | None = Field(
         default_factory=lambda content: QUANTILES if content["normalisation"] == "quantile_range" else None
     )
+    """Lower and upper quantile of `quantile_range`, by default 0.02 and 0.98; None for other normalisations."""
     reference: Modality = Field(default_factory=lambda content: _get_default_reference(content["modalities"]))
-    # Left out where there is none, so that cards and feature sets of earlier versions keep their digests.
+    """The modality whose volume defines the grid of a study: directions, centre and field of view. The default is `t2w`
+    for models that read only `t2w`, `dwi` and `adc`, even if they do not read `t2w` itself, because diffusion volumes
+    are coarser. For other models it is the first modality of the input.
+    """
+    # Left out if there is none, so that cards and feature sets of earlier versions keep their digests.
     window: tuple[WindowBound, WindowBound] | None = Field(default=None, exclude_if=lambda window: window is None)
+    """Lower and upper bound of `window` in HU, at least `MIN_WINDOW_HU` (1) apart; None for other normalisations."""
 
     def content_digest(self) -> str:
-        """Returns the digest of what is done with the inputs, whatever their modalities are called.
+        """Returns a digest of the preprocessing that does not depend on the names of the modalities.
 
-        Features of two datasets whose modalities have other names can be compared where this digest is the same.
+        If two datasets name their modalities differently, their features can be compared if this digest is the same.
         """
         names = {modality: f"input_{index}" for index, modality in enumerate(self.modalities)}
         reference = names.get(self.reference, self.reference)
@@ -89,15 +92,15 @@ class Preprocessing(Record):
         if (self.quantiles is None) == (self.normalisation == "quantile_range"):
             raise PydanticCustomError(
                 "quantiles",
-                "quantiles belong to the normalisation quantile_range",
-                {"remedy": "leave them out, or choose quantile_range"},
+                "quantiles are required for the normalisation quantile_range, and not allowed for others",
+                {"remedy": "give two quantiles with quantile_range, and none otherwise"},
             )
         if self.quantiles is not None and self.quantiles[0] >= self.quantiles[1]:
             raise ValueError("the lower quantile is not below the upper one")
         if (self.window is None) == (self.normalisation == "window"):
             raise PydanticCustomError(
                 "window",
-                "the normalisation window needs two bounds in HU, and nothing else has them",
+                "two bounds in HU are required for the normalisation window, and not allowed for others",
                 {"remedy": "give the lower and the upper bound, such as -160 and 240, or choose another normalisation"},
             )
         if self.window is not None and self.window[1] - self.window[0] < MIN_WINDOW_HU:
@@ -112,7 +115,7 @@ def _get_default_reference(modalities: tuple[Modality, ...]) -> Modality:
 
 
 class Layer(Record):
-    """A layer whose features can be extracted, and its number of channels. It is the API's message as well."""
+    """A layer that features can be extracted from, and its number of channels. It is also the API's message."""
 
     name: LayerName
     channels: int = Field(ge=1, le=MAX_LAYER_CHANNELS)
@@ -134,11 +137,11 @@ class ModelCard(Record):
         architecture: name in `models.registry`.
         checkpoint: key and digest of the safetensors weights.
         primary_layer: the layer declared in advance for a check's main number.
-        pretraining: datasets that the model was pretrained on; empty where unknown, so that leakage cannot be
+        pretraining: datasets that the model was pretrained on; empty if unknown, so that leakage cannot be
             excluded, which the report states.
         parent_model_id: the model this one was fine-tuned from; empty for a pretrained one.
         source: origin and licence of the weights; free text without patient data.
-        declaration: how inputs are read from DICOM: the JSON of a declaration's file with its member `selections`,
+        declaration: rules for reading inputs from DICOM: the JSON of a declaration file with its member `selections`,
             which `imaging.datasets.layouts.derivation` reads and writes; empty for none.
     """
 
@@ -152,5 +155,5 @@ class ModelCard(Record):
     pretraining: tuple[PretrainingDataset, ...] = Field(default=(), max_length=64)
     parent_model_id: OptionalId = ""
     source: str = Field(default="", max_length=4096)
-    # Left out where there is none, so that cards of earlier versions keep their bytes.
+    # Left out if there is none, so that cards of earlier versions keep their bytes.
     declaration: str = Field(default="", max_length=MAX_RULES_LENGTH, exclude_if=lambda text: not text)

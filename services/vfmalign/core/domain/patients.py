@@ -1,24 +1,24 @@
-"""What few patients and trainings limit: intervals, verdicts, and subgroups that a sample does not contain."""
+"""Limits of small samples: intervals and verdicts that are not given, and subgroups that a sample misses."""
 
 from __future__ import annotations
 
 from vfmalign.core.formats.documents import pluralise
 
 MIN_GROUPS = 8
-"""Patients below which no interval, p-value or verdict is given."""
+"""Minimum number of patients for an interval, p-value or verdict."""
 MIN_FOR_CLAIM = 17
-"""Patients below which a verdict claims nothing: 0.8¹⁷ = 2.3 %, so that a subgroup of one in five is rarely missing."""
+"""Minimum number of patients for a claim: 0.8¹⁷ = 2.3 % of such samples miss a subgroup of one patient in five."""
 MIN_SEEDS = 3
-"""Training seeds below which a verdict claims nothing: with fewer, the variation between trainings is hardly known."""
+"""Minimum number of training seeds for a claim: with fewer, the variation between trainings is hardly known."""
 MIN_WITHOUT_CAUTION = 35
-"""Patients below which a subgroup of one in ten is missing more often than in 2.5 % of the test sets: 0.9³⁵ = 2.5 %."""
+"""With fewer patients, more than 0.9³⁵ = 2.5 % of test sets miss a subgroup of one patient in ten."""
 MIN_PER_CLASS = 10
-"""Patients of either class below which a two-class metric has no interval: with 4 to 9, it covers too rarely."""
+"""Minimum number of patients in each class for an interval of a two-class metric: with 4 to 9, its coverage is low."""
 SUBGROUP_SHARE = 0.1
 
 
 def explain_few_patients(n_groups: int, fewest: int) -> str:
-    """Returns why there is no interval; empty where there is one.
+    """Returns why an estimate has no interval; an empty text if there is an interval.
 
     Args:
         n_groups: number of patients.
@@ -32,7 +32,7 @@ def explain_few_patients(n_groups: int, fewest: int) -> str:
 
 
 def describe_unseen_subgroup(patients: int) -> str:
-    """Returns in words how often a sample of n patients misses a subgroup of one patient in ten: 0.9ⁿ."""
+    """Says how often a sample of n patients misses a subgroup to which one patient in ten belongs: 0.9ⁿ."""
     chance = 100.0 * (1.0 - SUBGROUP_SHARE) ** patients
     text = f"{chance:.2g} %" if chance >= 0.1 else "below 0.1 %"
     return f"the chance that none of them belongs to a subgroup of one patient in ten is {text}"

@@ -20,14 +20,12 @@ Preset = Literal["demo", "default"]
 _K = TypeVar("_K", bound=str)
 _V = TypeVar("_V")
 PRESETS: tuple[Preset, ...] = ("demo", "default")
-MAX_PROBES = 16
-"""Maximum number of probes of one training; each costs a published encoder, an extraction and a comparison."""
 Family = Literal["convolutional", "transformer"]
 _TRANSFORMERS = ("profound_vit_", "provicnet_")
 
 
 class _Budget(TypedDict):
-    """What all networks of a task share."""
+    """Fields that all networks of a task share."""
 
     epochs: int
     steps_per_epoch: int
@@ -114,7 +112,7 @@ PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, TrainingRecipe]]]
 
 
 def get_family(architecture: str) -> Family:
-    """Returns the family whose recipes an architecture uses; unknown architectures use the convolutional ones."""
+    """Returns the family that an architecture shares its recipes with; unknown architectures count as convolutional."""
     return "transformer" if architecture.startswith(_TRANSFORMERS) else "convolutional"
 
 
@@ -139,11 +137,11 @@ def get_pretraining_recipe(objective: Objective, architecture: str, preset: Pres
 
 
 def fit_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int] | None) -> TrainingRecipe:
-    """Returns a preset whose patches are at most as large as a model's input, which presets do not depend on.
+    """Limits the patches of a preset to the size of a model's input.
 
     Args:
-        recipe: a preset, without fields of a request: a patch that a request sets too large is an error.
-        input_shape_DHW: in voxels; None where it is not known yet.
+        recipe: a preset without fields of a request: a requested patch that is too large is an error instead.
+        input_shape_DHW: in voxels; None if it is not known yet.
     """
     if recipe.patch_shape_dhw is None or input_shape_DHW is None:
         return recipe
@@ -164,29 +162,6 @@ def check_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int]) -
             field="recipe.patch_shape_dhw",
             remedy=f"use at most the input's size of {input_shape_DHW} voxels",
         )
-
-
-def check_probe_steps(recipe: TrainingRecipe) -> None:
-    """Checks that probes are at steps with a validation, in ascending order and not too many.
-
-    Raises:
-        BadOption: they are not; the error names the step.
-    """
-    field, steps, per_epoch = "recipe.probe_steps", recipe.probe_steps, recipe.steps_per_epoch
-    budget = recipe.steps
-    if len(steps) > MAX_PROBES:
-        raise BadOption(f"at most {MAX_PROBES} probes, got {len(steps)}", field=field, remedy="remove some")
-    if list(steps) != sorted(set(steps)):
-        raise BadOption(
-            "the steps are not in ascending order", field=field, remedy="list each step once, the earliest first"
-        )
-    for step in steps:
-        if not 0 < step <= budget or step % per_epoch:
-            raise BadOption(
-                f"there is no validation after step {step}",
-                field=field,
-                remedy=f"choose multiples of {per_epoch} (steps_per_epoch) from {per_epoch} to {budget}",
-            )
 
 
 def _choose(table: dict[_K, _V], name: _K, field: str) -> _V:

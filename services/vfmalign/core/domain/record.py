@@ -15,13 +15,13 @@ from vfmalign.core.domain.errors import BadOption
 
 @dataclass(frozen=True)
 class TextFormat:
-    """The form of a text, such as an id. Requests (`bounds.proto`), records and files have the same formats.
+    """Format of a text, such as an id, which requests (`bounds.proto`), records and files share.
 
     Attributes:
         form: regular expression of the whole text.
-        problem: what is wrong with a text of another form, as errors say it.
-        remedy: what to do about it.
-        length: most characters; None where the remedy says it.
+        problem: message of the error for a text in another format.
+        remedy: remedy of that error.
+        length: maximum number of characters; None if the remedy states it.
     """
 
     form: str
@@ -31,7 +31,7 @@ class TextFormat:
 
     @property
     def full_remedy(self) -> str:
-        """What to do about a text that may be too long as well."""
+        """Remedy that also names the maximum length."""
         return self.remedy if self.length is None else f"{self.remedy}, and at most {self.length} characters"
 
     @property
@@ -45,17 +45,17 @@ class TextFormat:
         return f"^({self.form})?$"
 
     def matches(self, text: str) -> bool:
-        """Returns whether a text has this form."""
+        """Returns whether a text has this format."""
         return re.fullmatch(self.form, text) is not None
 
     def check(self, text: str, field: str) -> str:
-        """Returns a text of this form.
+        """Checks that a text has this format, and returns it.
 
         Raises:
-            BadOption: it has another form; the error names the field.
+            BadOption: it has another format; the error names the field.
         """
         if not self.matches(text):
-            # A field may allow fewer characters than the format, so the length is named only where it is the problem.
+            # A field may allow fewer characters than the format, so the length is named only if it is the problem.
             is_long = self.length is not None and len(text) > self.length
             raise BadOption(self.problem, field=field, remedy=self.full_remedy if is_long else self.remedy)
         return text
@@ -76,7 +76,7 @@ VOLUME_KIND = TextFormat(
 )
 UID = TextFormat(
     r"[0-9]+(\.[0-9]+)*",
-    "not a valid UID of DICOM",
+    "not a valid DICOM UID",
     "use numbers separated by dots, such as 1.2.840.10008",
     length=64,
 )
@@ -111,7 +111,7 @@ Key = Annotated[str, AfterValidator(check_key)]
 
 
 class Record(BaseModel):
-    """Base of stored records: frozen, and strict about unknown fields. Their errors do not quote values."""
+    """Base of stored records: frozen, and strict about unknown fields. Validation errors do not quote values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -132,7 +132,7 @@ def canonical_json(value: object) -> bytes:
 def describe_invalid(error: ValidationError) -> str:
     """Describes the first problem of a stored record in at most 300 characters, without the offending value.
 
-    Keys other than the names of fields are left out as well: whoever wrote the object chose them, and they may name a
+    Keys that are not names of fields are left out as well: they come from the writer of the object, and may name a
     patient.
     """
     problem = error.errors(include_input=False, include_url=False)[0]

@@ -1,6 +1,6 @@
 """Tasks with their parameters, and their short form: `segmentation:label=hippocampus,structure=anterior`.
 
-The short form stands in tables, in stored specs and on the command line. A task without parameters is its name alone.
+The short form is used in tables, in stored specs and on the command line. A task without parameters is just its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PARAMETER_KEYS = {
     "target": "to",
     "modalities": "modality",
 }
-"""Key of each parameter in the short form, which is also the name of its option on the command line."""
+"""Key of each parameter in the short form, which is also the name of its option on the command line, if it has one."""
 _FIELDS = {key: field for field, key in PARAMETER_KEYS.items()}
 _REMEDY = "write NAME:KEY=VALUE+VALUE,KEY=VALUE, such as segmentation:label=hippocampus,structure=anterior"
 
@@ -31,7 +31,7 @@ class Task(Record):
 
     Attributes:
         name: key in `tasks.TASKS`, unless the task is unknown.
-        parameters: what the task is about; empty ones take the dataset's defaults.
+        parameters: parameters of the task; empty ones take the dataset's defaults.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Task(Record):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Returns the task of a short form.
+        """Parses the short form of a task.
 
         Raises:
-            BadOption: the text has another form.
+            BadOption: the text is malformed.
         """
         return cls.model_validate(_parse(text))
 
@@ -73,7 +73,7 @@ class Task(Record):
 
 
 def _parse(text: str) -> dict[str, object]:
-    """The fields of the task that a short form stands for."""
+    """Returns the fields of a task by its short form."""
     name, colon, entries = text.partition(":")
     if not name:
         raise BadOption("no task is named", field="task.name", remedy=_REMEDY)
@@ -84,7 +84,7 @@ def _parse(text: str) -> dict[str, object]:
         if field is None:
             raise BadOption(f"a task has no parameter {key[:64]!r}", field="task", remedy=_REMEDY)
         if field in fields or not value:
-            problem = "stands twice" if field in fields else "has no value"
+            problem = "is given twice" if field in fields else "has no value"
             raise BadOption(f"{key} {problem} in {text[:64]!r}", field="task", remedy=_REMEDY)
         fields[field] = value if field in {"class_name", "target"} else value.split("+")
     try:
@@ -95,5 +95,5 @@ def _parse(text: str) -> dict[str, object]:
 
 
 def to_id_part(text: str) -> str:
-    """Returns a short form as a part of an id, which has no `:`, `,`, `=` or `+`; different tasks differ."""
+    """Converts a short form to a part of an id, without `:`, `,`, `=` and `+`; different tasks give different parts."""
     return text.translate(str.maketrans(":,=+", "..--"))

@@ -1,4 +1,4 @@
-"""Tasks that models are fine-tuned for: what each reads of a dataset, its input transform, metrics and naive baseline.
+"""Tasks that models are fine-tuned for, with the data that they need, input transforms, metrics and naive baselines.
 
 `get_task_spec` resolves a task with its parameters against the declaration of a dataset. Losses and networks live in
 `training.tasks`, which has one entry for each entry of `TASKS` and needs torch.
@@ -30,9 +30,9 @@ from vfmalign.core.domain.metrics import (
 from vfmalign.core.domain.task_text import PARAMETER_KEYS, Task
 
 QUANTITATIVE: tuple[Modality, ...] = ("adc",)
-"""Modalities whose values are a quantity in a known unit, so that a translation predicts the values themselves."""
+"""Modalities with values in a known physical unit: a translation predicts the values themselves."""
 FINETUNING_SPLITS: tuple[Split, ...] = ("train", "val", "test")
-"""Splits that a fine-tuning trains on, selects by and is scored on."""
+"""Splits that a fine-tuning uses for training, for selecting a checkpoint and for scoring it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TaskSpec:
 
     Attributes:
         name: key in `TASKS`.
-        parameters: the parameters of the request, with the dataset's defaults in place of those that it leaves empty.
+        parameters: the parameters of the request, with the dataset's defaults in place of empty ones.
         input_transform: name in `imaging.input_transforms`; features before and after fine-tuning are extracted with
             it.
         metrics: metrics of a test case, the primary one first.
@@ -66,7 +66,7 @@ class TaskSpec:
 
     @property
     def primary_metric(self) -> MetricSpec:
-        """The metric that selects the checkpoint and forms the gain."""
+        """The metric that selects the checkpoint and measures the gain."""
         return self.metrics[0]
 
     def check_input(self, model: str, modalities: Sequence[Modality]) -> None:
@@ -84,13 +84,13 @@ class TaskSpec:
                 )
         if self.restores and not set(self.restores) & set(modalities):
             raise BadOption(
-                f"{self.name} restores {', '.join(self.restores)}, of which {model} takes none as input",
+                f"{self.name} restores {', '.join(self.restores)}, but {model} takes none of them as input",
                 field="model_id",
                 remedy="choose a model with one of these modalities",
             )
 
     def check_cases(self, dataset: DatasetManifest) -> None:
-        """Checks that every case that is trained on or scored has what the task needs.
+        """Checks that every case in train, val and test has the label maps or the class that the task needs.
 
         Raises:
             BadDataset: a case has no label map, or its class is not known; the error names it.
@@ -124,9 +124,9 @@ class _Definition:
 
     Attributes:
         parameters: fields of `TaskParameters` that the task uses.
-        score: what its primary metric measures, whatever the parameters.
-        resolve: makes the spec from complete parameters and the declaration; `get_task_spec` has checked that what the
-            parameters name is declared.
+        score: quantity that its primary metric measures, for any parameters.
+        resolve: makes the spec from complete parameters and the declaration; `get_task_spec` has checked that the
+            declaration has every name in the parameters.
     """
 
     parameters: tuple[str, ...]
@@ -167,7 +167,7 @@ def _resolve_super_resolution(parameters: TaskParameters, declaration: DatasetDe
         input_transform="half_resolution" if every else f"half_resolution:{'+'.join(parameters.modalities)}",
         metrics=IMAGE_METRICS,
         naive_baseline="the input of half the resolution",
-        # A model need not take every modality of the dataset; a choice of some is meant as it is.
+        # By default, the model need not take every modality. If the request chooses some, the model must take them.
         modalities=() if every else parameters.modalities,
         restores=parameters.modalities,
     )
@@ -261,14 +261,14 @@ TASKS: dict[str, _Definition] = {
 
 
 def get_task_spec(task: Task, declaration: DatasetDeclaration) -> TaskSpec:
-    """Resolves a task on a dataset.
+    """Returns the specification of a task on a dataset, with defaults for the task's empty parameters.
 
     Args:
-        task: the task, whose parameters may be empty.
-        declaration: what the dataset's cases hold.
+        task: the task; its parameters may be empty.
+        declaration: declaration of the dataset.
 
     Raises:
-        BadOption: no task has this name; the task does not use a parameter; a parameter names what the dataset does not
+        BadOption: the task is unknown; it does not use a parameter; a parameter has a name that the dataset does not
             declare; or a parameter is empty and the dataset has no default for it.
     """
     name = task.name
@@ -289,7 +289,7 @@ def get_task_spec(task: Task, declaration: DatasetDeclaration) -> TaskSpec:
             )
         names = (value,) if isinstance(value, str) else value
         _check_declared(names, known, field, noun, declaration.name)
-    # The order of modalities has no meaning; that of label maps is the order in which they are drawn.
+    # The order of modalities has no meaning; label maps are drawn in their order.
     ordered = {
         field: tuple(modality for modality in declaration.modalities if modality in getattr(complete, field))
         for field in ("inputs", "modalities")
@@ -320,13 +320,13 @@ def check_task(task: Task) -> _Definition:
 def _add_defaults(parameters: TaskParameters, defaults: TaskParameters) -> TaskParameters:
     """Replaces empty parameters by the dataset's defaults."""
     changes = {field: getattr(parameters, field) or getattr(defaults, field) for field in TaskParameters.model_fields}
-    if parameters.labels:  # the default structures are those of the default maps
+    if parameters.labels:  # the default structures belong to the default maps
         changes["structures"] = parameters.structures
     return TaskParameters.model_validate(changes)
 
 
 def _get_choices(declaration: DatasetDeclaration, field: str) -> tuple[Sequence[VolumeKind], str]:
-    """What a parameter can name, and what such a thing is called."""
+    """Returns the names that a parameter can have, and the noun for them."""
     if field == "labels":
         return [label.name for label in declaration.labels], "label map"
     if field == "class_name":
@@ -338,7 +338,7 @@ def _check_declared(names: Sequence[str], known: Sequence[str], field: str, noun
     for place, name in enumerate(names):
         if name not in known:
             raise BadOption(
-                f"{name} is no {noun} of {owner}",
+                f"{name} is not a {noun} of {owner}",
                 field=f"task.parameters.{field}",
                 remedy=_choose_from(known, noun),
             )

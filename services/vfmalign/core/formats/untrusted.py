@@ -15,7 +15,7 @@ from typing import BinaryIO, Never
 from pydantic import JsonValue
 
 MAX_JSON_DEPTH = 64
-"""Most levels of nested lists and objects. A graph of `torch.export` has about 15."""
+"""Maximum nesting depth of lists and objects. A graph of `torch.export` has about 15 levels."""
 _SUSPECT = re.compile(r"[^\n\t -~]")
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Control and format characters (the bidirectional ones among them), surrogates, separators of lines and paragraphs."""
@@ -39,7 +39,7 @@ def open_regular_file(path: Path, max_bytes: int) -> BinaryIO:
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """Returns the bytes of a regular file, as many as it has when it is opened; raises as `open_regular_file`."""
+    """Reads a regular file up to the size that it has when it is opened; raises as `open_regular_file`."""
     with open_regular_file(path, max_bytes) as file:
         return file.read(os.fstat(file.fileno()).st_size)
 
@@ -49,12 +49,12 @@ def parse_json(data: bytes | str, max_bytes: int, *, unique_names: bool = False)
 
     Args:
         data: the document; bytes may be in UTF-8, UTF-16 or UTF-32, and begin with a byte order mark.
-        max_bytes: largest size; of a text, in characters.
-        unique_names: refuse an object that has a name twice, of which the last one counts otherwise.
+        max_bytes: maximum size in bytes; for a `str`, in characters.
+        unique_names: reject an object that has a name twice; otherwise the last value counts.
 
     Raises:
         ValueError: it is not JSON, is larger or nested deeper than `MAX_JSON_DEPTH`, or has NaN or an infinite number.
-            The text is the cause and quotes nothing of the document.
+            The message states the cause and quotes nothing of the document.
     """
     if len(data) > max_bytes:
         raise ValueError(f"larger than {_format_size(max_bytes)}")
@@ -84,12 +84,12 @@ def read_json(path: Path, max_bytes: int) -> JsonValue:
 
 
 def describe_failure(error: OSError | ValueError) -> str:
-    """Returns the cause that `read_json` states, without the file's path, which an OSError's own text has."""
+    """Returns the cause of an error of `read_json`, without the file's path that the text of an OSError contains."""
     return (error.strerror or "unknown reason") if isinstance(error, OSError) else str(error)
 
 
 def to_printable(text: str) -> str:
-    r"""Returns a text for a terminal or a page: a character that moves, hides or controls others becomes its escape.
+    r"""Escapes characters that would move, hide or control other text on a terminal or a page.
 
     The escape is JSON's, such as `\u202e`, so that a JSON document keeps its value. Line ends and tabs stay.
     """

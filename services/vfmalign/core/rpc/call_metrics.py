@@ -1,4 +1,4 @@
-"""Metrics of one method of the API: how many of its calls began and ended, how long they took, and whose fault it was.
+"""Metrics of one method of the API: calls started and finished, their duration, and the side at fault for failures.
 
 The objectives of the services count failures that are the server's fault. A caller that sends invalid requests in a
 loop, or more than its quota, must not use up their error budget.
@@ -35,15 +35,21 @@ _OF_SERVER = frozenset(
     }
 )
 _REASONS_OF_SERVER = MISCONFIGURED_STORE | {"QUEUE_FULL", "REQUESTS_EXHAUSTED", "DISK_FULL", "DEVICE_MEMORY"}
-"""Reasons of codes that otherwise tell of the request: a wrong setting of the service, and RESOURCE_EXHAUSTED where a
-limit of the server is reached, not a quota of the caller or the size of the request."""
+"""Reasons that are the server's fault, although their status codes usually blame the request: a wrong setting of the
+service, and RESOURCE_EXHAUSTED at a limit of the server rather than a quota of the caller or a size limit."""
 _OF_PACS = (PacsUnavailable, PacsRefused, BadPacsAnswer)
 _FROM_THE_START = (
     "INTERNAL", "UNAVAILABLE", "STORE_UNAVAILABLE", "STORE_FAILING", "STORE_REFUSED", "DATA_LOSS", "DEADLINE_EXCEEDED",
     "QUEUE_FULL", "REQUESTS_EXHAUSTED",
 )  # fmt: skip
-"""Exported from 0 on, because a rate does not see the first failures of a series that begins with them. The objectives
-read numbers without reasons, which all begin with 0."""
+"""Reasons that are exported from 0 on, because a rate misses the first failures of a series that begins with them. The
+objectives use counters without reasons, which all begin with 0."""
+DENIALS = (
+    "NO_TOKEN", "MALFORMED_TOKEN", "TOKEN_TOO_LONG", "TOKEN_EXPIRED", "TOKEN_NOT_YET_VALID", "UNKNOWN_ISSUER",
+    "UNKNOWN_KEY", "BAD_SIGNATURE", "UNSUPPORTED_ALGORITHM", "WRONG_AUDIENCE", "WRONG_TYPE", "MISSING_CLAIM",
+    "INVALID_TOKEN", "WRONG_TENANT", "TENANT_REQUIRED", "MISSING_ROLE", "NOT_OWNER", "PROVIDER_UNAVAILABLE",
+)  # fmt: skip
+"""Every reason of a denied call."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,8 @@ class Method:
         labels = (kind, service, name)
         for reason in _FROM_THE_START:
             metrics.calls_failed.labels(service, name, "server", reason)
-        metrics.calls_denied.labels(service, name, "PROVIDER_UNAVAILABLE")
+        for reason in DENIALS:
+            metrics.calls_denied.labels(service, name, reason)
         return cls(
             service,
             name,
@@ -79,11 +86,11 @@ class Method:
         )
 
     def count_caller(self, tenant: str, role: str) -> None:
-        """Counts a call that a role of its caller allows."""
+        """Counts a call under the role that allowed the caller to make it."""
         metrics.calls_by_role.labels(tenant, role, self.service, self.name).inc()
 
     def account(self, code: grpc.StatusCode, seconds: float, failure: VfmalignError | None) -> None:
-        """Counts a finished call; `failure` is its error where it ended with one."""
+        """Counts a finished call; `failure` is the error that the call ended with, if any."""
         self.handled[code].inc()
         self.seconds.observe(seconds)
         fault = _get_fault(code, failure)

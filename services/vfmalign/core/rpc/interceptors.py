@@ -1,7 +1,7 @@
 """Server interceptor: identity, admission, bounds of requests, request id, metrics, log and conversion of errors.
 
-Every call passes the same checks in the same order: the service is open, the caller proves who it is and may call the
-RPC, it has no more calls than one caller may have, memory for the request is reserved, and the request is read and
+Every call passes the same checks in the same order: the service is open, the caller is authenticated and may call the
+RPC, the caller is below its limit of concurrent calls, memory for the request is reserved, and the request is read and
 checked. A call counts, and its answer holds memory, until gRPC is done with it.
 
 Handlers of unary requests are registered as handlers of request streams, which look the same on the wire. gRPC then
@@ -15,9 +15,10 @@ traceback is written to the log alone, because it may contain data.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias
 
@@ -50,6 +51,7 @@ from vfmalign.core.rpc.status_mapping import (
     to_status,
 )
 from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime.fair_gate import FairGate, QueueFull
 from vfmalign.core.runtime.key_locks import KeyLocks
 from vfmalign.core.runtime.threads import MESSAGES
 from vfmalign.core.runtime.work_context import limit_work
@@ -59,9 +61,11 @@ from vfmalign.core.runtime.work_context import limit_work
 _DEADLINE_SLACK_S = 0.1
 _LARGE_MESSAGE_BYTES = 2**18
 _CANCELLATION_S = 1.0
-"""Time within which gRPC cancels a call after the end of its requests; milliseconds as a rule."""
+"""Time within which gRPC cancels a call after the end of its requests, in seconds; usually it takes milliseconds."""
 _REFUSAL_S = 1.0
-"""For which a call without a place is held before it ends, so that callers who repeat it at once take little time."""
+"""Seconds to hold a call that found no place before it ends, so that callers who repeat it at once cost little time."""
+_LONGEST_REFUSAL_S = 10.0
+"""Maximum of these seconds for a call that is repeated before its stated delay has passed."""
 _QUIET = frozenset({"grpc.health.v1.Health"})
 _ALWAYS_OPEN = "grpc."
 """Prefix of the services that answer while the process starts and shuts down: health and reflection."""
@@ -130,7 +134,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         gate: admits or rejects calls.
-        authenticator: tells who makes a call.
+        authenticator: identifies callers.
         holds: calls and memory of the callers.
     """
 
@@ -141,6 +145,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._log = CallLog()
         self._wrapped: dict[str, _Handler] = {}
         self._turns = KeyLocks()
+        self._full: dict[str, dict[FairGate, None]] = {}  # gates that have refused calls, by path
 
     async def intercept_service(
         self,
@@ -157,7 +162,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._wrapped[path] = self._wrap(handler, path)
         return self._wrapped[path]
 
-    def _wrap(self, handler: Any, path: str) -> _Handler:  # the stub of handlers knows the synchronous API alone
+    def _wrap(self, handler: Any, path: str) -> _Handler:  # the stub of handlers has only the synchronous API
         service, name = path.lstrip("/").split("/", 1)
         parse, serialise = handler.request_deserializer, handler.response_serializer
         if handler.request_streaming:  # reflection
@@ -222,19 +227,29 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     @asynccontextmanager
     async def _request(self, context: Context, parse: _Parse, hold: Hold) -> AsyncIterator[Message]:
         """Reads and checks the request of a call. The end of its work frees its memory."""
-        async with hold.admission.reserve(hold.caller) as reservation:
-            with limit_work(context.time_remaining()):
-                request = await self._read(context, parse, hold, reservation)
-                if request is not None:
-                    yield request
-                    return
+        full = self._full.setdefault(hold.path, {})
+        try:
+            with ExitStack() as expected:
+                tried = [gate for gate in full if expected.enter_context(gate.expect())]
+                async with hold.admission.reserve(hold.caller) as reservation:
+                    with limit_work(context.time_remaining()):
+                        request = await self._read(context, parse, hold, reservation)
+                        expected.close()
+                        if request is not None:
+                            yield request
+                            for gate in tried:
+                                gate.forgive()
+                            return
+        except QueueFull as error:
+            full[error.gate] = None
+            raise
         await _refuse_missing_message(context, hold.admission.message_bytes)
 
     async def _read(self, context: Context, parse: _Parse, hold: Hold, reservation: Reservation) -> Message | None:
-        """Reads, parses and checks the next request of a call; None where there is no further one.
+        """Reads, parses and checks the next request of a call; None if there is no further one.
 
-        Parsing a large one takes a while, for which other calls should not wait. One of each tenant, and
-        within it one of each caller, waits for the thread, so that nobody waits behind all messages of another one.
+        Parsing a large message takes a while, and must not delay other calls. Each tenant, and each caller within it,
+        has at most one message waiting for the thread, so that nobody waits behind all messages of another caller.
         """
         data = await hold.admission.read(context, reservation)
         if data is None or len(data) <= _LARGE_MESSAGE_BYTES:
@@ -260,11 +275,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return self._holds.begin(context, method.path)
 
     async def _identify(self, context: Context, method: Method) -> None:
-        """Makes caller and tenant known to the running context, and checks that the caller may make this call.
+        """Sets caller and tenant in the running context, and checks that the caller may make this call.
 
         Raises:
-            BadOption: the call does not say for which of the caller's tenants it acts.
-            Unauthenticated: the caller does not prove who it is.
+            BadOption: the caller has several tenants, and the call does not name one.
+            Unauthenticated: the caller has no valid token.
             Forbidden: it may not make this call.
             Unavailable: the issuer's keys cannot be fetched.
         """
@@ -283,7 +298,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Runs a call as the body of the context, and accounts for how it ended.
 
         Binds the request id to the running context, turns exceptions into a status that carries the request id, and
-        counts, times and logs the call, however it ended. Where the body fails, the caller aborts the call afterwards.
+        counts, times and logs the call, however it ended. If the body fails, the caller aborts the call afterwards.
         """
         offered = dict(context.invocation_metadata() or ()).get(logs.REQUEST_ID_HEADER)
         request_id = logs.accept_request_id(offered if isinstance(offered, str) else None)
@@ -296,7 +311,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             yield ending
         except VfmalignError as error:
-            failure = error.with_traceback(None)  # which refers to this frame, and to those of the handler
+            failure = error.with_traceback(None)  # a traceback refers to this frame and to the handler's frames
             if ending.identifying or isinstance(error, Forbidden):
                 metrics.calls_denied.labels(method.service, method.name, error.reason).inc()
                 key_id = get_key_id(context.invocation_metadata() or ())
@@ -325,7 +340,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._log.log_call(method.path[1:], code.name, seconds, failure)
         if failure is not None:
             status = to_status(failure, request_id)
-            # The service has made its attempts at the PACS, which retries of the client's gRPC would multiply.
+            # The service has already retried at the PACS; retries by the client's gRPC would multiply these attempts.
             no_retry = (NO_RETRY,) if isinstance(failure, PacsUnavailable) else ()
             ending.trailers = (
                 (DETAILS_KEY, status.SerializeToString()),
@@ -333,11 +348,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 *no_retry,
             )
             ending.code, ending.message = get_status_code(failure), status.message
-            ending.delay_s = _REFUSAL_S if failure.reason == "QUEUE_FULL" else 0.0
+            if failure.reason == "QUEUE_FULL":
+                ending.delay_s = _get_refusal_s(failure, context)
 
 
 async def _refuse_missing_message(context: Context, message_bytes: int) -> None:
-    """Fails a call whose stream of requests ended without a message.
+    """Fails a call after its stream of requests ended without a message.
 
     If a message exceeds its limit, the handler sees only that the stream ended. gRPC answers the client itself, and
     cancels the call a moment later, as it does if the client leaves before its message is complete.
@@ -358,6 +374,19 @@ async def _refuse_missing_message(context: Context, message_bytes: int) -> None:
             reason=MESSAGE_TOO_LARGE,
         ) from None
     raise InvalidInput("the call has no message", subject="message", remedy="send one message", reason="NO_MESSAGE")
+
+
+def _get_refusal_s(failure: VfmalignError, context: Context) -> float:
+    """Returns the seconds to hold a rejected call; if it was repeated too early, about its stated delay.
+
+    The delay is randomised, so that calls that were rejected together do not come again together.
+    """
+    delay_s = _REFUSAL_S
+    if isinstance(failure, QueueFull) and failure.is_early:
+        spread = random.uniform(0.5, 1.5)  # noqa: S311
+        delay_s = min(max((failure.retry_after_s or 0.0) * spread, delay_s), _LONGEST_REFUSAL_S)
+    left_s = context.time_remaining()
+    return delay_s if left_s is None else min(delay_s, max(0.0, left_s - _DEADLINE_SLACK_S))
 
 
 def _is_late(context: Context) -> bool:

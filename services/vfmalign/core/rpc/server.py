@@ -1,8 +1,8 @@
 """Runs a service: listens, warms up, reports readiness, and drains on SIGTERM.
 
-Three ports: the API with reflection and the health service's `Check`, Prometheus metrics, and a plaintext port with the
-health service alone for probes. A service is ready once it has warmed up, until it drains; readiness does not depend on
-the object store.
+Three ports: the API with reflection and the health service's `Check`, Prometheus metrics, and a plaintext port that has
+only the health service, for probes. A service is ready once it has warmed up, until it drains; readiness does not
+depend on the object store.
 The health service also has the name `liveness`, which is SERVING as long as the process answers.
 """
 
@@ -44,14 +44,14 @@ EXIT_LOOP_ENDED = 1
 _METADATA_BYTES = 16 * 2**10
 _PROBE_MESSAGE_BYTES = 4 * 2**10
 _LONGEST_CALL_MS = 25 * 3_600_000
-"""Running calls outlast the age of their connection by this time; clients end streams after a day."""
+"""Time for running calls after the maximum age of their connection; clients end streams after a day."""
 _FILES = 2**16
 _HANDSHAKE_MS = 5_000
-STRANGERS_CALLS = 32
-"""Calls at once of all callers without an identity together."""
-_STRANGERS_READS = 4
-_STRANGERS_MESSAGE_BYTES = 256
-_STRANGERS_TIMEOUT_S = 1.0
+ANONYMOUS_CALLS = 32
+"""Concurrent calls of all callers without an identity together."""
+_ANONYMOUS_READS = 4
+_ANONYMOUS_MESSAGE_BYTES = 256
+_ANONYMOUS_TIMEOUT_S = 1.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -59,7 +59,7 @@ AddServices = Callable[[grpc.aio.Server], Sequence[ServiceDescriptor]]
 """Adds servicers to a server and returns the descriptors of their services."""
 
 Hook = Callable[[], Awaitable[None] | None]
-"""A callback at one point of a service's life; may be asynchronous."""
+"""Lifecycle callback of a service; may be asynchronous."""
 
 
 def _nothing() -> None:
@@ -209,7 +209,7 @@ async def serve_api(
     """Starts the server of the API.
 
     Args:
-        settings: address, limits, TLS, and whose calls are admitted.
+        settings: address, limits, TLS and authentication.
         add_services: adds the servicers.
         gate: admits or rejects calls.
         state: health service.
@@ -233,7 +233,7 @@ async def serve_api(
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
         *_idle_limits(limits),
         ("grpc.max_concurrent_streams", limits.max_streams),
-        # Without it, gRPC buffers a message of any size before a handler reads it; with it, 64 KiB of each call.
+        # With the probe, gRPC buffers a message of any size before a handler reads it; without it, 64 KiB of each call.
         ("grpc.http2.bdp_probe", 0),
         # A token of the longest size, with room for other metadata.
         ("grpc.max_metadata_size", _METADATA_BYTES),
@@ -260,7 +260,7 @@ async def serve_api(
 
 
 def _idle_limits(settings: ServerSettings) -> list[tuple[str, int]]:
-    """Returns options that end connections without a call, and those that do not even begin."""
+    """Returns options that close connections without a call, and connections that do not complete the handshake."""
     return [
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.max_connection_idle_ms", round(1000 * settings.connection_idle_s)),
@@ -276,26 +276,26 @@ def _create_holds(limits: ServerSettings) -> Holds:
         limits.message_timeout_s,
         limits.answer_timeout_s,
     )
-    # gRPC receives a message of any accepted size before anybody can tell that it is too large for a health check, so
-    # each has room for one. All strangers are one caller, which has half of the memory.
-    strangers = Admission(
-        STRANGERS_CALLS,
+    # gRPC receives a message of any accepted size before the handler can reject it as too large for a health check, so
+    # each call has room for one. All anonymous callers together count as one, which has half of the memory.
+    anonymous = Admission(
+        ANONYMOUS_CALLS,
         message_bytes,
-        2 * _STRANGERS_READS * message_bytes,
-        _STRANGERS_TIMEOUT_S,
-        _STRANGERS_TIMEOUT_S,
-        grace_s=_STRANGERS_TIMEOUT_S / 10,
-        wait_s=_STRANGERS_TIMEOUT_S,
-        accepted_bytes=_STRANGERS_MESSAGE_BYTES,
+        2 * _ANONYMOUS_READS * message_bytes,
+        _ANONYMOUS_TIMEOUT_S,
+        _ANONYMOUS_TIMEOUT_S,
+        grace_s=_ANONYMOUS_TIMEOUT_S / 10,
+        wait_s=_ANONYMOUS_TIMEOUT_S,
+        accepted_bytes=_ANONYMOUS_MESSAGE_BYTES,
         is_shared=True,
     )
-    return Holds(identified, strangers, Connections())
+    return Holds(identified, anonymous, Connections())
 
 
 def _add_health_check(state: health.aio.HealthServicer, server: grpc.aio.Server) -> None:
-    """Adds the health service without Watch, whose calls need no identity and never end: anybody could occupy them all.
+    """Adds the health service without Watch: its calls need no identity and never end, so anybody could use up all.
 
-    gRPC's clients that would watch go on without it where it is UNIMPLEMENTED.
+    gRPC clients that want to watch go on without it if it is UNIMPLEMENTED.
     """
     check = grpc.unary_unary_rpc_method_handler(
         state.Check,
@@ -326,7 +326,7 @@ def _address(host: str, port: int) -> str:
 
 @contextmanager
 def _exit_if_port_in_use(variable: str, port: int) -> Iterator[None]:
-    """Ends the process with one sentence where the port cannot be bound."""
+    """Ends the process with one sentence if the port cannot be bound."""
     try:
         yield
     except (OSError, RuntimeError):

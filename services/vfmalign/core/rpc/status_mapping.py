@@ -23,12 +23,12 @@ DETAILS_KEY = "grpc-status-details-bin"
 NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 """Trailer that keeps the caller's gRPC from repeating a call (gRFC A6)."""
 _MAX_TEXT = 1000
-"""Most bytes of one text in the trailers: gRPC replaces a status whose trailers have more than 8 KiB by its own."""
+"""Maximum bytes of one text in the trailers: gRPC replaces a status with more than 8 KiB of trailers by its own."""
 _ESCAPE_BYTES = 3
 """Bytes of the message of a status for each byte that is not printable ASCII, such as `%C3`."""
-# What gRPC says where only one side has TLS, or one side rejects the other's certificate.
+# gRPC's messages if only one side uses TLS, or one side rejects the other's certificate.
 _BROKEN_HANDSHAKE = re.compile(r"handshake failed|Socket closed|Connection reset", re.IGNORECASE)
-# What gRPC says of a message beyond a limit. It refuses the message before vfmalign sees it, so there is no ErrorInfo.
+# gRPC's text for a message beyond a limit. gRPC rejects it before vfmalign sees it, so there is no ErrorInfo.
 _LARGER_THAN_MAX = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 _ANSWER = re.compile(r"CLIENT: Received|SERVER: Sent")
 MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
@@ -96,7 +96,7 @@ def _shorten(text: str, escape_bytes: int = 1) -> str:
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
-    """Unpacks the error of a failed call; an error without vfmalign's details becomes the class of its code.
+    """Unpacks the error of a failed call. An error without vfmalign's details gets the class of its status code.
 
     Args:
         error: the exception that the call raised.
@@ -123,7 +123,7 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
 
 
 def _get_remedy(cls: type[errors.VfmalignError], text: str) -> str:
-    """Returns what to do about an error of gRPC itself."""
+    """Returns the remedy for an error of gRPC itself."""
     if cls is errors.DeadlineExceeded:
         return "run `vfmalign doctor`, which tests whether services and object storage answer, or set a longer timeout"
     if cls is not errors.Unavailable:
@@ -131,9 +131,9 @@ def _get_remedy(cls: type[errors.VfmalignError], text: str) -> str:
     if _BROKEN_HANDSHAKE.search(text) is None:
         return "check that the service runs and repeat the call"
     return (
-        "check that the service runs, and the files for TLS: VFMALIGN_CA_FILE names the authority of a service with "
-        "TLS and is unset for one without; VFMALIGN_CERT_FILE and VFMALIGN_KEY_FILE name the certificate for one that "
-        "asks for it"
+        "check that the service runs, and check the files for TLS: for a service with TLS, VFMALIGN_CA_FILE names its "
+        "authority; for one without, it is unset; if the service asks callers for a certificate, VFMALIGN_CERT_FILE "
+        "and VFMALIGN_KEY_FILE name it"
     )
 
 

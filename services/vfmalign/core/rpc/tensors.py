@@ -43,7 +43,7 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
     shape = tuple(tensor.shape)
     if not 1 <= len(shape) <= MAX_AXES or min(shape) < 1:
         raise BadTensor(
-            f"the shape {_shown(shape)} has an axis below 1 or not 1 to {MAX_AXES} axes",
+            f"the shape {_shown(shape)} does not have 1 to {MAX_AXES} axes, or has an axis below 1",
             field=f"{field}.shape",
             remedy="give the size of every axis, outermost first",
         )
@@ -59,7 +59,7 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
 
 
 def to_tensor(array: NDArray[Any], field: str = "tensor", *, allow_non_finite: bool = False) -> common_pb2.Tensor:
-    """Converts an array to a message; elements that are not finite are for calls that say what becomes of them.
+    """Converts an array to a message. Only calls that define how to handle non-finite elements may send them.
 
     Raises:
         BadTensor: its type or number of axes is not supported, it is empty, or an element is NaN or infinite and

@@ -1,4 +1,4 @@
-"""Settings of authentication: whose tokens a service admits, and the token of its own calls."""
+"""Settings of authentication: the tokens that a service accepts, and the token of its own calls."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pydantic_settings import NoDecode
 LOCAL_ISSUER = "vfmalign-local"
 """Issuer of the tokens of mode `local`, which have no provider."""
 DEFAULT_TENANT = "default"
-"""The tenant of tokens that name none, where the deployment serves it."""
+"""Tenant of tokens that name none, if the deployment serves it."""
 TENANT_PATTERN = r"[a-z0-9][a-z0-9-]{0,39}"
-"""Names of tenants: texts that may begin the name of an object, and occur in names of files and Kubernetes labels."""
+"""Format of tenant names, which are used as prefixes of object names, in file names and in Kubernetes labels."""
 MAX_TENANTS = 16
 TENANT_OF_KEYS = "tenant whose objects are read and written, with keys of the object storage"
 TenantName = Annotated[str, Field(pattern=f"^{TENANT_PATTERN}$")]
@@ -26,7 +26,7 @@ _REFERENCE = re.compile(r"\$\(\w+\)")
 
 
 def split_names(text: str) -> object:
-    """Returns the entries of a setting that is separated by commas, or a JSON list.
+    """Returns the entries of a setting, which is either a JSON list or separated by commas.
 
     Raises:
         ValueError: it begins like a JSON list, but is none.
@@ -35,7 +35,7 @@ def split_names(text: str) -> object:
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether a host is the loopback interface: `localhost`, or an address of it."""
+    """Returns whether a host is the loopback interface: `localhost` or a loopback address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -43,7 +43,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_secure_url(url: str) -> bool:
-    """Returns whether a URL is https, or http on the loopback interface, without user and password."""
+    """Returns whether a URL contains no user and is encrypted: https, or http on the loopback interface."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -58,12 +58,12 @@ def _is_issuer(url: str) -> bool:
 
 
 class AuthSettings(BaseModel, frozen=True):
-    """`VFMALIGN_AUTH__*`: which callers a service admits, and the token of its own calls."""
+    """`VFMALIGN_AUTH__*`: authentication of callers, and the token for calls to other services."""
 
     mode: Literal["oidc", "local", "off"] = Field(
         default="off",
-        description="whose tokens callers need: oidc for those of ISSUERS, local for those of the key in JWKS_FILE, "
-        "off for none",
+        description="tokens that callers need: oidc (from the providers in ISSUERS), local (signed with the key in "
+        "JWKS_FILE) or off (none)",
     )
     issuers: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -79,7 +79,7 @@ class AuthSettings(BaseModel, frozen=True):
         default="roles",
         min_length=1,
         max_length=256,
-        description="claim with the caller's roles; dots lead into objects, as in realm_access.roles",
+        description="claim with the caller's roles; dots address nested objects, as in realm_access.roles",
     )
     tenant_claim: str = Field(
         default="tenant", min_length=1, max_length=256, description="claim with the caller's tenant, or a list of them"
@@ -94,30 +94,30 @@ class AuthSettings(BaseModel, frozen=True):
     jwks_file: FilePath | None = Field(
         default=None,
         validate_default=True,
-        description="JWKS document with the public keys of the one issuer, in place of its provider's; read again "
-        "when it changes",
+        description="JWKS file with the public keys of the only issuer, used instead of the keys that its provider "
+        "publishes; read again when it changes",
     )
     jwks_files: dict[str, FilePath] = Field(
         default={},
         max_length=16,
-        description="JSON map from issuers to such documents, for issuers whose provider this service cannot ask",
+        description="JSON map from issuers to JWKS files, for providers that this service cannot reach",
     )
     subject_roles: dict[str, dict[str, tuple[str, ...]]] = Field(
         default={},
         max_length=16,
-        description="JSON map from issuers to maps from subjects to roles, for issuers whose tokens name no roles, "
-        "such as a Kubernetes cluster; what their tokens say of roles is ignored",
+        description="JSON map from issuers to maps from subjects to roles, for issuers such as a Kubernetes cluster "
+        "that put no roles into tokens; roles in tokens of these issuers are ignored",
     )
     ca_file: FilePath | None = Field(
         default=None,
-        description="PEM file of the authorities that sign the providers' certificates; the system's by default",
+        description="PEM file of the authorities that sign the providers' certificates; by default system authorities",
     )
     token_file: Path | None = Field(
-        default=None, description="file with the token of this service's calls to others; read again when it changes"
+        default=None, description="file with the token for calls to other services; read again when it changes"
     )
     allow_plaintext: bool = Field(
         default=False,
-        description="whether that token may leave unencrypted for other hosts, as in a network of trusted containers",
+        description="whether this token may be sent unencrypted to other hosts, such as between trusted containers",
     )
 
     @field_validator("issuers", "tenants", mode="before")
@@ -129,7 +129,7 @@ class AuthSettings(BaseModel, frozen=True):
     @classmethod
     def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) < len(value) or not all(re.fullmatch(TENANT_PATTERN, tenant) for tenant in value):
-            raise ValueError("names of tenants differ, and have at most 40 lower-case letters, digits and hyphens")
+            raise ValueError("names of tenants must differ, and have at most 40 lower-case letters, digits and hyphens")
         return value
 
     @field_validator("issuers")
@@ -155,7 +155,7 @@ class AuthSettings(BaseModel, frozen=True):
                 f"{variable} before this one"
             )
         if not value.keys() <= set(info.data.get("issuers", ())):
-            raise ValueError("it names an issuer that VFMALIGN_AUTH__ISSUERS does not")
+            raise ValueError("it names an issuer that is not in VFMALIGN_AUTH__ISSUERS")
         return value
 
     @field_validator("jwks_file")

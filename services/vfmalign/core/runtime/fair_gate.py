@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,15 +20,17 @@ from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.work_context import current_work
 
 SHORTEST_RETRY_S, LONGEST_RETRY_S = 0.1, 60.0
+_READ_PAUSE_S = 0.25
+"""Seconds between two calls of a tenant that are read although they come too early: they may be for another queue."""
 _WEIGHT = 0.2
-"""Of the last call in the mean duration."""
+"""Weight of the last call in the mean duration."""
 
 
 class Caller(NamedTuple):
     """Who makes a call.
 
     Attributes:
-        tenant: for which the call acts; empty where it acts for none.
+        tenant: tenant for which the call acts; empty if it acts for none.
         key: identifies the caller.
     """
 
@@ -36,9 +38,23 @@ class Caller(NamedTuple):
     key: str
 
 
+class QueueFull(Exhausted):
+    """A queue is full, or a call lost its place in it.
+
+    Attributes:
+        gate: gate in front of the queue.
+        is_early: whether the caller repeated the call before the delay of an earlier refusal had passed.
+    """
+
+    def __init__(self, gate: FairGate, calls: int, retry_after_s: float, *, subject: str, is_early: bool) -> None:
+        remedy = "repeat the call after the delay of this error, send fewer at once, or add a replica"
+        super().__init__(f"{calls} calls run or wait already", subject=subject, remedy=remedy, reason="QUEUE_FULL")
+        self.gate, self.retry_after_s, self.is_early = gate, retry_after_s, is_early
+
+
 _NOBODY = Caller("", "")
 current_caller: ContextVar[Caller] = ContextVar("vfmalign_caller", default=_NOBODY)
-"""Who makes the call that the running context serves."""
+"""Caller of the call that the running context serves."""
 
 
 @dataclass(eq=False)
@@ -50,19 +66,19 @@ class _Call:
 
     @property
     def keys(self) -> tuple[str, Caller]:
-        """The tenant and the caller, each of which has turns."""
+        """Keys by which turns are given: the tenant, and the caller."""
         return self.caller.tenant, self.caller
 
 
 class FairGate:
     """Lets calls in by tenant in turn, and within a tenant by caller in turn. It belongs to the event loop.
 
-    The next call is one of the tenant with the fewest calls inside, and of several such the one whose turn is longest
-    ago. If all places are taken, a new call displaces the newest waiting call of the tenant that holds most, and there
-    of the caller that holds most; if that is the new call's own caller, it is refused.
+    The next call comes from the tenant with the fewest calls inside, and among equals from the tenant that has waited
+    longest since its last turn. If all places are taken, a new call displaces the newest waiting call of the tenant
+    that holds most, and there of the caller that holds most; if that is the new call's own caller, it is refused.
 
     Args:
-        inside: calls that may be inside at once: one more than the threads, so that none of them is ever idle.
+        inside: calls that may be inside at once: as many as the threads, or one more if calls have work before them.
         places: calls that may be inside or wait.
         name: of the queue, for its metric and errors.
     """
@@ -75,13 +91,16 @@ class FairGate:
         self._turns: dict[str | Caller, int] = {}
         self._turn = 0
         self._mean_s = self._last_end_s = 0.0
+        self._expected = 0
+        self._next_read_s: dict[str, float] = {}  # by tenant
+        self._refused_until: dict[Caller, float] = {}  # in the order of the refusals
         self._closed = False
         self._gauge = metrics.queue_depth.labels(name)
         self._gauge.set(0)
 
     @asynccontextmanager
     async def enter(self) -> AsyncIterator[Callable[[], None]]:
-        """Waits for a turn of the current caller; the body is inside. Whoever is cancelled gives the place back.
+        """Waits for the current caller's turn; the block runs inside the gate. A cancelled call gives its place back.
 
         Yields:
             A function that lets the next call in before the body ends. The call keeps its place until then.
@@ -94,14 +113,45 @@ class FairGate:
         try:
             with current_work.get().waiting_for(f"queue: {self._name}"):
                 if not await call.turn or self._closed:
-                    raise self._create_error()
+                    raise self._create_error(call.caller)
             yield partial(self._leave, call)
         finally:
             self._leave(call)
             self._free_place(call)
 
+    @contextmanager
+    def expect(self) -> Iterator[bool]:
+        """Refuses the current caller if it repeats a refused call too early and would be refused again.
+
+        Call it before reading the message of a call, because reading takes longer than a refusal. The body reads the
+        message; until it ends, the place that such a caller wants counts as taken. A few early calls are read all the
+        same, because only the message names the queue of a call.
+
+        Yields:
+            Whether the call is one of these few. If it succeeds, call `forgive`.
+
+        Raises:
+            QueueFull: the delay of the last refusal is not over, and there is no place.
+        """
+        caller, now = current_caller.get(), asyncio.get_running_loop().time()
+        is_early = self._refused_until.get(caller, 0.0) > now
+        is_full = is_early and self._is_full_for(caller, self._expected)
+        if is_full:
+            if now < self._next_read_s.get(caller.tenant, 0.0):
+                raise self._create_error(caller, is_early=True)
+            self._next_read_s[caller.tenant] = now + _READ_PAUSE_S
+        self._expected += is_early
+        try:
+            yield is_full
+        finally:
+            self._expected -= is_early
+
+    def forgive(self) -> None:
+        """Forgets that calls of the current caller were refused, because the caller makes calls for another queue."""
+        self._refused_until.pop(current_caller.get(), None)
+
     def close(self) -> None:
-        """Refuses new and waiting calls; those inside go on."""
+        """Refuses new and waiting calls; calls inside the gate go on."""
         self._closed = True
         for call in self._get_waiting():
             call.turn.set_result(False)
@@ -110,10 +160,10 @@ class FairGate:
         return [call for call in self._calls if not call.turn.done()]  # one that is cancelled goes in a moment
 
     def _take_place(self, caller: Caller) -> _Call:
-        if self._closed:
-            raise self._create_error()
+        if self._closed or self._is_full_for(caller):
+            raise self._create_error(caller)
         if len(self._calls) >= self._most:
-            self._make_room(caller)
+            self._displace(self._find_heaviest(caller))
         call = _Call(caller)
         for key in call.keys:
             self._places[key] += 1
@@ -123,18 +173,21 @@ class FairGate:
         self._gauge.set(len(self._calls))
         return call
 
-    def _make_room(self, newcomer: Caller) -> None:
-        """Displaces a call, unless the newcomer would hold most places itself."""
+    def _is_full_for(self, newcomer: Caller, expected: int = 0) -> bool:
+        return len(self._calls) + expected >= self._most and self._find_heaviest(newcomer) == newcomer
+
+    def _find_heaviest(self, newcomer: Caller) -> Caller:
+        """Returns the caller that would hold most places in the tenant that would hold most; inside calls keep them."""
         keys: list[str | Caller] = [newcomer.tenant, newcomer]
-        places, waiting = self._places + Counter(keys), self._get_waiting()
+        places = self._places + Counter(keys)
 
         def weigh(caller: Caller) -> tuple[int, bool, int, bool]:
             return places[caller.tenant], caller.tenant == newcomer.tenant, places[caller], caller == newcomer
 
-        heaviest = max([newcomer, *(call.caller for call in waiting)], key=weigh)
-        if heaviest == newcomer:
-            raise self._create_error()
-        newest = next(call for call in reversed(waiting) if call.caller == heaviest)
+        return max([newcomer, *(call.caller for call in self._get_waiting())], key=weigh)
+
+    def _displace(self, caller: Caller) -> None:
+        newest = next(call for call in reversed(self._get_waiting()) if call.caller == caller)
         newest.turn.set_result(False)
         self._free_place(newest)
 
@@ -150,7 +203,7 @@ class FairGate:
     def _leave(self, call: _Call) -> None:
         begin_s, end_s = self._inside.pop(call, None), asyncio.get_running_loop().time()
         if begin_s is not None:
-            # Behind a call that was inside before, it has waited for the thread.
+            # While an earlier call was inside, this one only waited for the thread.
             seconds = end_s - max(begin_s, self._last_end_s)
             self._mean_s += (_WEIGHT if self._mean_s else 1.0) * (seconds - self._mean_s)
             self._last_end_s = end_s
@@ -165,8 +218,8 @@ class FairGate:
                     self._turns.pop(key)
             self._gauge.set(len(self._calls))
 
-    def _create_error(self) -> VfmalignError:
-        """Returns the error for a call that has no place, or lost it."""
+    def _create_error(self, caller: Caller, *, is_early: bool = False) -> VfmalignError:
+        """Returns the error for a caller that has no place, or lost it."""
         subject = f"queue {self._name}"
         if self._closed:
             return Unavailable(
@@ -175,11 +228,15 @@ class FairGate:
                 remedy="send the call to another replica",
                 reason="DRAINING",
             )
-        error = Exhausted(
-            f"{len(self._calls)} calls run or wait already",
-            subject=subject,
-            remedy="repeat the call after the delay of this error, send fewer at once, or add a replica",
-            reason="QUEUE_FULL",
-        )
-        error.retry_after_s = min(max(len(self._calls) * self._mean_s, SHORTEST_RETRY_S), LONGEST_RETRY_S)
-        return error
+        calls = len(self._calls)
+        delay_s = min(max(calls * self._mean_s, SHORTEST_RETRY_S), LONGEST_RETRY_S)
+        self._note_refusal(caller, delay_s)
+        return QueueFull(self, calls, delay_s, subject=subject, is_early=is_early)
+
+    def _note_refusal(self, caller: Caller, delay_s: float) -> None:
+        now = asyncio.get_running_loop().time()
+        refused = self._refused_until
+        refused.pop(caller, None)
+        refused[caller] = now + delay_s
+        while refused[first := next(iter(refused))] <= now:  # the caller itself ends it
+            del refused[first]

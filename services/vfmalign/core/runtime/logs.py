@@ -2,7 +2,7 @@
 
 Log generated ids only: never patients' names, local paths or secrets.
 
-Writing a line never raises: a full disk must not end what the line reports on. Lines that are lost are counted.
+Writing a line never raises: a full disk must not end the work that a line reports on. Lost lines are counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ request_id: ContextVar[str] = ContextVar("vfmalign_request_id", default="")
 MAX_FIELDS = 32
 MAX_VALUE_CHARACTERS = 2_000
 MAX_EXCEPTION_CHARACTERS = 16_000
-"""Bounds of a line: of the number of fields that its event adds, of a field's value, and of a traceback."""
+"""Limits of a line: number of fields that its event adds, length of a field's value, and length of a traceback."""
 _ESSENTIAL = frozenset({"event", "exception", "level", "module", "request_id", "service", "tenant", "timestamp"})
 
 # urllib3 logs request lines, and a presigned request's line contains its signature.

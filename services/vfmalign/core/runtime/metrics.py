@@ -1,6 +1,6 @@
 """Prometheus metrics of all services in a registry of their own, and timers for stages of work.
 
-What one service alone measures is defined in its own `metrics.py`, so that no other service exports it. A metric here
+Metrics of a single service are defined in its own `metrics.py`, so that no other service exports them. A metric here
 that only some processes have carries a label, because a metric without labels is exported with 0 from the start.
 
 Label values are constants of the code or states, never ids of patients, cases or objects: these would identify people
@@ -33,19 +33,19 @@ grpc_handled = Counter(
 )
 calls_denied = Counter(
     "vfmalign_calls_denied",
-    "RPCs whose caller could not be identified, or may not make them.",
+    "RPCs that were denied, because the caller could not be identified or lacks the permission.",
     ("grpc_service", "grpc_method", "reason"),
     registry=REGISTRY,
 )
 calls_ended = Counter(
     "vfmalign_calls_ended",
-    "RPCs that ended, by the side that has to act (`fault`); `none` where they ended with OK.",
+    "RPCs that ended, by the side at fault (`fault`), which is `none` if they ended with OK.",
     ("grpc_service", "grpc_method", "fault"),
     registry=REGISTRY,
 )
 calls_failed = Counter(
     "vfmalign_calls_failed",
-    "RPCs that did not end with OK, by the side that has to act (`fault`) and the reason of the error. `server`: an "
+    "RPCs that did not end with OK, by the side at fault (`fault`) and the reason of the error. `server`: an "
     "error of the service or of what it needs, a full queue or memory, or a deadline that passed while the call waited "
     "for one of them. `pacs`: the PACS that the call names does not answer in time, rejects the service or sends "
     "something else. `caller`: everything else.",
@@ -61,15 +61,15 @@ calls_by_role = Counter(
 )
 quota_used_ratio = Gauge(
     "vfmalign_quota_used_ratio",
-    "Share of a quota of the tenant that is used, above 1 where the quota was lowered since; absent without a limit. "
-    "`jobs`, `checks` and `experiments` have a quota for each caller, of whom the one with the largest share counts; "
+    "Used share of a quota of the tenant; above 1 if the quota was lowered since; absent without a limit. `jobs`, "
+    "`checks` and `experiments` have a quota for each caller, and the caller with the largest share counts; "
     "`monitors`, `storage` and `uploads` one for each tenant. The last two are measured when uploads are announced.",
     ("tenant", "quota"),
     registry=REGISTRY,
 )
 answers_not_taken = Counter(
     "vfmalign_answers_not_taken",
-    "Messages of answers that their caller had not taken in time.",
+    "Messages of answers that the caller did not read in time.",
     registry=REGISTRY,
 )
 log_lines_lost = Counter(
@@ -150,7 +150,7 @@ def stage(name: str) -> Iterator[Timing]:
 
 
 class Stages:
-    """Adds up the seconds of one call's stages, in order of first use. Thread-safe.
+    """Adds up the seconds of each stage of one call; lists the stages in the order of their first use. Thread-safe.
 
     Args:
         prefix: prefix of the stages' names in `vfmalign_stage_seconds`, such as `extract.`; responses omit it.
@@ -163,7 +163,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Timing]:
-        """Measures the block and adds it to the stage of that name."""
+        """Measures the block and adds its time to the stage of that name."""
         with self._lock:
             self._seconds.setdefault(name, 0.0)
         timing = Timing()
@@ -175,7 +175,7 @@ class Stages:
                 self._seconds[name] += timing.seconds
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Adds times measured elsewhere, such as by an earlier attempt, without observing them in the metric."""
+        """Adds times that were measured elsewhere, such as by an earlier attempt. The metric does not observe them."""
         with self._lock:
             for name, value in seconds.items():
                 self._seconds[name] = self._seconds.get(name, 0.0) + value

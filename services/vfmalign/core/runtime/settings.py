@@ -39,7 +39,7 @@ class Settings(BaseSettings):
 
 
 class StoreSettings(Settings):
-    """Address of the object storage, and the credentials to use there."""
+    """Address and credentials of the object storage."""
 
     bucket: str = Field(
         default="vfmalign",
@@ -50,13 +50,13 @@ class StoreSettings(Settings):
     access_key: str = Field(
         default="",
         validation_alias="AWS_ACCESS_KEY_ID",
-        description="access key; without it, a credentials file, a web identity or an IAM role is used",
+        description="access key; if not set, a credentials file, a web identity or an IAM role is used",
     )
     secret_key: SecretStr = Field(
         default=SecretStr(""),
         validation_alias="AWS_SECRET_ACCESS_KEY",
         validate_default=True,
-        description="secret key of the access key",
+        description="secret key that belongs to the access key",
     )
     session_token: SecretStr = Field(
         default=SecretStr(""), validation_alias="AWS_SESSION_TOKEN", description="session token of temporary keys"
@@ -65,13 +65,13 @@ class StoreSettings(Settings):
     sts_endpoint: str = Field(
         default="",
         validation_alias="AWS_ENDPOINT_URL_STS",
-        description="URL that exchanges a web identity for keys; the region's AWS endpoint by default",
+        description="URL of the STS endpoint for web identities; by default the AWS endpoint of the region",
     )
 
     presigned_endpoint: str = Field(
         default="",
-        description="URL of the S3 endpoint as clients reach it, for the URLs of their uploads and downloads; "
-        "AWS_ENDPOINT_URL_S3 by default",
+        description="URL of the S3 endpoint in upload and download URLs, as clients reach it; by default "
+        "AWS_ENDPOINT_URL_S3",
     )
 
     @field_validator("secret_key")
@@ -98,12 +98,12 @@ class StoreSettings(Settings):
 
 
 class OptionalStoreSettings(StoreSettings):
-    """Address of the object storage, for a service that also works without one."""
+    """Address of the object storage, which is optional for this service."""
 
     endpoint: str = Field(
         default="",
         validation_alias="AWS_ENDPOINT_URL_S3",
-        description="URL of the S3 endpoint; without it, requests must contain their features",
+        description="URL of the S3 endpoint; if not set, requests must contain their features",
     )
 
     @field_validator("endpoint")
@@ -131,23 +131,23 @@ class ServerSettings(BaseModel, frozen=True):
     """`VFMALIGN_SERVER__*`: ports, limits and TLS of a gRPC server."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
-    grpc_port: int = Field(default=8001, ge=0, le=65535, description="port of the API; 0 takes a free one")
+    grpc_port: int = Field(default=8001, ge=0, le=65535, description="port of the API; 0 selects a free port")
     metrics_port: int = Field(
-        default=8002, ge=0, le=65535, description="port of Prometheus metrics; 0 takes a free one"
+        default=8002, ge=0, le=65535, description="port of the Prometheus metrics; 0 selects a free port"
     )
     health_port: int = Field(default=8003, ge=0, le=65535, description="port of probes (health service only)")
-    drain_s: float = Field(default=30.0, ge=0.0, le=3600.0, description="seconds that running calls get after SIGTERM")
+    drain_s: float = Field(default=30.0, ge=0.0, le=3600.0, description="seconds for running calls after SIGTERM")
     connection_age_s: float = Field(
         default=300.0,
         gt=0.0,
         le=86_400.0,
-        description="seconds after which clients must reconnect, and so find new replicas; running calls go on",
+        description="seconds after which clients reconnect, which finds new replicas; running calls continue",
     )
     connection_idle_s: float = Field(
         default=60.0,
         gt=0.0,
         le=86_400.0,
-        description="seconds after which a connection without a call is closed; clients connect again when they call",
+        description="seconds after which an idle connection is closed; clients reconnect at their next call",
     )
     max_message_bytes: int = Field(
         default=16 * 2**20, ge=2**16, le=2**30, description="largest accepted message, in bytes"
@@ -157,42 +157,42 @@ class ServerSettings(BaseModel, frozen=True):
         ge=2**20,
         le=2**36,
         validate_default=True,
-        description="memory for requests that are received or wait, and for answers that are sent, in bytes; one "
-        "caller may use half of it, and all callers of one tenant three quarters",
+        description="memory for received and waiting requests and for answers being sent, in bytes; one caller may use "
+        "half of it, and one tenant three quarters",
     )
     message_timeout_s: float = Field(
-        default=30.0, gt=0.0, le=3600.0, description="seconds within which a request must be received"
+        default=30.0, gt=0.0, le=3600.0, description="maximum seconds to receive a request"
     )
     answer_timeout_s: float = Field(
         default=60.0,
         gt=0.0,
         le=3600.0,
-        description="seconds within which a caller must take an answer, or a message of a stream; then its connection "
-        "is closed, unless other callers use it",
+        description="seconds that a caller has to receive an answer or a message of a stream; then its connection is "
+        "closed, unless other callers share it",
     )
-    max_calls: int = Field(default=1_000, ge=1, le=100_000, description="calls at once; watching clients count")
+    max_calls: int = Field(default=1_000, ge=1, le=100_000, description="maximum calls at once; watches count")
     max_calls_per_caller: int = Field(
         default=200,
         ge=1,
         le=100_000,
-        description="calls at once of one identity, or of one address without identities; services are exempt",
+        description="maximum concurrent calls of an identity, or without identities of an address; services are exempt",
     )
-    max_streams: int = Field(default=100, ge=1, le=10_000, description="calls at once over one connection")
-    max_connections: int = Field(default=1_000, ge=1, le=100_000, description="connections at once")
+    max_streams: int = Field(default=100, ge=1, le=10_000, description="maximum concurrent calls on one connection")
+    max_connections: int = Field(default=1_000, ge=1, le=100_000, description="maximum open connections")
     tls_cert_file: FilePath | None = Field(
         default=None,
-        description="PEM file of the API's certificate chain; without it, the API is not encrypted",
+        description="PEM file of the API's certificate chain; if not set, the API is not encrypted",
     )
     tls_key_file: FilePath | None = Field(
-        default=None, validate_default=True, description="PEM file of the certificate's unencrypted private key"
+        default=None, validate_default=True, description="PEM file of the unencrypted private key of the certificate"
     )
     tls_client_ca_file: FilePath | None = Field(
         default=None,
         validate_default=True,
-        description="PEM file of the authorities whose certificates callers of the API have to present (mutual TLS); "
-        "without it, callers need no certificate",
+        description="PEM file of the authorities that sign the certificates of callers (mutual TLS); if not set, "
+        "callers need no certificate",
     )
-    ports_file: Path | None = Field(default=None, description="file that receives the ports as JSON once they listen")
+    ports_file: Path | None = Field(default=None, description="file to which the ports are written as JSON once open")
 
     @field_validator("request_memory_bytes")
     @classmethod
@@ -220,7 +220,7 @@ class ServerSettings(BaseModel, frozen=True):
 class LogSettings(BaseModel, frozen=True):
     """`VFMALIGN_LOG__*`: verbosity of the log."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe level to log")
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="lowest level to log")
 
 
 class ServiceClientSettings(Settings):
@@ -228,15 +228,15 @@ class ServiceClientSettings(Settings):
 
     ca_file: FilePath | None = Field(
         default=None,
-        description="PEM file of the authorities that sign the services' certificates; without it, calls are not "
+        description="PEM file of the authorities that sign the certificates of services; if not set, calls are not "
         "encrypted",
     )
     cert_file: FilePath | None = Field(
         default=None,
-        description="PEM file of the certificate chain to present to services that ask callers for one (mutual TLS)",
+        description="PEM file of the client certificate chain, for services that require one (mutual TLS)",
     )
     key_file: FilePath | None = Field(
-        default=None, validate_default=True, description="PEM file of that certificate's unencrypted private key"
+        default=None, validate_default=True, description="PEM file of the client certificate's unencrypted private key"
     )
 
     @field_validator("key_file")
@@ -247,7 +247,7 @@ class ServiceClientSettings(Settings):
         certificate: Path | None = info.data["cert_file"]
         _check_pair(certificate, key)
         if key is not None and info.data["ca_file"] is None:
-            raise ValueError("a certificate is presented over TLS alone: set VFMALIGN_CA_FILE as well")
+            raise ValueError("a certificate can only be presented over TLS: set VFMALIGN_CA_FILE as well")
         return key
 
 
@@ -303,7 +303,7 @@ def parse_args(program: str, settings: type[AnySettings], argv: Sequence[str] | 
 
 
 def parser(program: str, settings: type[BaseSettings], summary: str = "") -> argparse.ArgumentParser:
-    """Returns an argument parser whose `--help` lists every setting with its meaning and default."""
+    """Returns an argument parser with a `--help` that lists every setting with its meaning and default."""
     lines = "\n".join(_describe(variable) for variable in list_variables(settings))
     result = argparse.ArgumentParser(
         prog=f"python -m vfmalign.{program}",

@@ -1,7 +1,7 @@
-"""Pools of threads for what would block the event loop: each purpose has a bounded pool of its own.
+"""Thread pools for work that would block the event loop: each purpose has a bounded pool of its own.
 
-Calls do not use the default executor of asyncio (`asyncio.to_thread`), which all purposes share: those that wait for a
-store that does not answer would keep all others waiting. It is left to the orchestrator's loops (ADR 0080).
+Calls do not use the default executor of asyncio (`asyncio.to_thread`), which all purposes share: calls that wait for an
+unresponsive store would block all others. Only the orchestrator's loops use it (ADR 0080).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class _Call(Generic[_T]):
         return function()
 
     def release(self, _: Future[_T]) -> None:
-        """Drops the function and its arguments: the executor keeps a cancelled call until it would be its turn."""
+        """Drops the function and its arguments, because the executor keeps a cancelled call until the call's turn."""
         self._function = None
 
 
 class Threads(ThreadPoolExecutor):
-    """A pool whose functions run with the context variables of the code that submits them.
+    """A thread pool that runs functions with the context variables of the code that submits them.
 
     Args:
         count: largest number of threads; further calls wait for one.
@@ -74,10 +74,10 @@ class Threads(ThreadPoolExecutor):
 
 
 STORE = Threads(16, "store")
-"""Serves what waits for the object store, and perhaps for the database as well, on behalf of calls."""
+"""Pool for calls that wait for the object store, and perhaps for the database as well."""
 DATABASE = Threads(8, "database")
-"""Serves what waits for the database alone."""
+"""Pool for calls that wait only for the database."""
 MESSAGES = Threads(1, "messages")
-"""Parses and builds large messages, which takes up to seconds. One at a time: parsed, a message with millions of short
-texts may take 16 times its bytes.
+"""Pool for parsing and building large messages, which takes up to seconds. One at a time, because a message of millions
+of short texts may take 16 times its size in memory once it is parsed.
 """

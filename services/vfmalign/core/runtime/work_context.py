@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from vfmalign.core.domain.errors import Cancelled, DeadlineExceeded
 
 PACS = "pacs: "
-"""Begins the notes of what waits for a PACS, whose operator is not that of the service."""
+"""Prefix of notes about waiting for a PACS, which has another operator than the service."""
 
 
 def _is_never_cancelled() -> bool:
@@ -22,12 +22,12 @@ def _is_never_cancelled() -> bool:
 
 @dataclass(frozen=True)
 class WorkContext:
-    """Passed down through long work, which calls `checkpoint` wherever it can stop.
+    """Limits of a piece of long work, which calls `checkpoint` wherever it can stop.
 
     Attributes:
         deadline: `time.monotonic()` after which the result is of no use; None without a limit.
         is_cancelled: whether nobody waits for the result any more.
-        waits: what the work waits for, for the log of a call that ends meanwhile.
+        waits: notes on the systems that the work waits for, for the log of a call that ends meanwhile.
     """
 
     deadline: float | None = None
@@ -72,7 +72,7 @@ current_work: ContextVar[WorkContext] = ContextVar("vfmalign_work", default=UNLI
 
 @contextmanager
 def work_within(context: WorkContext) -> Iterator[None]:
-    """Makes a context that of the block, in which `current_work` returns it."""
+    """Sets a context as `current_work` within the block."""
     token = current_work.set(context)
     try:
         yield
@@ -82,7 +82,7 @@ def work_within(context: WorkContext) -> Iterator[None]:
 
 @contextmanager
 def limit_work(remaining_s: float | None) -> Iterator[None]:
-    """Sets `current_work` of the running task. The end of the block cancels whatever still works on it elsewhere.
+    """Sets `current_work` of the running task. When the block ends, whatever still works on it elsewhere is cancelled.
 
     Args:
         remaining_s: seconds until the result is of no use; None without a limit.

@@ -89,7 +89,7 @@ class FeatureSetWriter:
         if len(rows) != 1 or any(array.ndim != 2 for array in arrays.values()) or start_row < 0:
             raise BadTensor("the layers of a part must be (rows, channels) with equal rows", field="layers")
         if start_row + min(rows) > len(self._case_ids):
-            raise BadTensor(f"the part ends after row {len(self._case_ids)}", field="start_row")
+            raise BadTensor(f"the part ends after the last row ({len(self._case_ids)})", field="start_row")
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 row = start_row + int(np.argwhere(~np.isfinite(array))[0][0])
@@ -108,12 +108,12 @@ class FeatureSetWriter:
     def commit(
         self, software: Mapping[str, str], *, replaced: CommittedSet | None = None, replace: bool = False
     ) -> CommittedSet:
-        """Writes the manifest unless another writer has, and returns the stored one.
+        """Writes the manifest unless another writer has written it, and returns the stored manifest.
 
         Args:
             software: versions that computed the parts.
-            replaced: manifest of the damaged set that is repaired. It stays where the parts have the same bytes as
-                before; another device may differ in the last bits, and then the new manifest replaces it.
+            replaced: manifest of the damaged set that is repaired. It stays if the parts have the same bytes as before;
+                another device may differ in the last bits, and then the new manifest replaces it.
             replace: replaces a manifest that cannot be read.
 
         Raises:
@@ -166,7 +166,7 @@ def _describe(data: bytes, key: str, sha256: str) -> tuple[PartRef, dict[str, in
     """Reads the header of a part: its rows, and the channels of its layers.
 
     Raises:
-        MalformedHeader: it is not that of a part.
+        MalformedHeader: it is not the header of a part.
     """
     header = parse_header(data, len(data))
     shapes = {name: entry.shape for name, entry in header.tensors.items()}

@@ -33,7 +33,7 @@ Features = NDArray[np.float32]
 
 
 PARALLEL_REQUESTS = 8
-"""Requests to the store at a time while the parts of a set are checked."""
+"""Concurrent requests to the store while the parts of a set are checked."""
 
 
 class FeatureRequest(Record):
@@ -107,7 +107,7 @@ class Manifest(Record):
         if not self.rows == len(self.case_ids) == len(self.groups) == len(set(self.case_ids)):
             raise ValueError("it must name one case and one group per row, and no case twice")
         if tuple(spec.name for spec in self.layers) != self.request.layers:
-            raise ValueError("its layers are not those of its request")
+            raise ValueError("its layers differ from the layers of its request")
         return self
 
 
@@ -156,7 +156,7 @@ def read_committed(store: ObjectStore, feature_set: str, sha256: str = "") -> Co
 
 
 def read_named(store: ObjectStore, feature_set: str, sha256: str = "") -> CommittedSet:
-    """Reads the manifest of a set that a person or program names: another digest is their error, and no loss.
+    """Reads the manifest of a set that a caller names. A wrong digest is the caller's error, not a loss of data.
 
     Args:
         store: object store of the set.
@@ -171,9 +171,9 @@ def read_named(store: ObjectStore, feature_set: str, sha256: str = "") -> Commit
     committed = read_committed(store, feature_set)
     if sha256 not in {"", committed.sha256}:
         raise DigestMismatch(
-            f"its manifest has the SHA-256 {committed.sha256}, and {sha256} was named",
+            f"its manifest has the SHA-256 {committed.sha256}, but {sha256} was requested",
             subject=f"feature set {feature_set}",
-            remedy="correct the digest, or leave it out to take the set as it is stored",
+            remedy="correct the digest, or leave it out to use the stored set",
         )
     return committed
 
@@ -182,7 +182,7 @@ def _parse_manifest(store: ObjectStore, feature_set: str, data: bytes, sha256: s
     """Parses a manifest.
 
     Raises:
-        PreconditionFailed: it is damaged, or not the one of this set or digest.
+        PreconditionFailed: it is damaged, or belongs to another set or digest.
     """
     subject = store.uri(manifest_key(feature_set))
     actual = hashlib.sha256(data).hexdigest()
@@ -251,7 +251,7 @@ def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, F
 
 
 def _get_part(store: ObjectStore, manifest: Manifest, part: PartRef) -> bytes:
-    """Reads the bytes of a part, which are refused before they are read if they are more than the manifest declares."""
+    """Reads the bytes of a part. A part that is larger than the manifest declares is rejected before it is read."""
     try:
         return store.get(part.key, sha256=part.sha256, max_bytes=part.size_bytes)
     except InvalidInput as error:

@@ -1,4 +1,4 @@
-"""Objects that something refers to but that are missing, truncated or changed: recognise them and name the remedy."""
+"""Recognises missing, truncated or changed objects that something refers to, and names the remedy."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EXTRACT_AGAIN = (
 def describe_publishing(card: ModelCard) -> str:
     """Returns how the weights of a model can be published again under the same id."""
     if card.source.startswith("job "):
-        job = card.source.removeprefix("job ").partition(",")[0]
+        job = card.source.removeprefix("job ")
         return f"run `vfmalign jobs retry {job}`, which publishes the model again from the job's checkpoint"
     return f"import the model again with `vfmalign models import --id {card.id}`, which restores its weights"
 
 
 @contextmanager
 def lost_as(kind: str, owner: str, remedy: str) -> Iterator[None]:
-    """Raises DataLoss where the block finds that a recorded object is missing, unreadable or has another digest.
+    """Raises DataLoss if the block finds that a recorded object is missing, unreadable or has another digest.
 
     Args:
         kind: see `DataLoss`.

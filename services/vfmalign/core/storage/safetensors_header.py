@@ -1,4 +1,4 @@
-"""Headers of safetensors files, checked before any tensor is read: the file holds what the header says and no more.
+"""Headers of safetensors files, checked before any tensor is read: the tensors must fill the file exactly.
 
 Memory is reserved for what a header declares. Without this check a file of gigabytes could declare a single number.
 """
@@ -17,21 +17,21 @@ from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 LENGTH_BYTES = 8
-"""Bytes of the header's length, with which a file begins."""
+"""Bytes at the start of a file that state the length of the header."""
 MAX_HEADER_BYTES = 4 * 2**20
-"""Largest header; about 30,000 tensors."""
+"""Maximum size of a header in bytes; enough for about 30,000 tensors."""
 MAX_AXES = 16
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16}
 _BITS |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64}
 
 
 class MalformedHeader(ValueError):
-    """A file that is not safetensors, or whose size is not what its header declares; the message is the cause."""
+    """A file that is not safetensors, or has another size than its header declares; the message states the cause."""
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor of a file; offsets in bytes from the end of the header."""
+    """A tensor of a file; `begin` and `end` are offsets in bytes from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -57,7 +57,7 @@ class SafetensorsHeader:
 
 
 def read_header(store: ObjectStore, key: str) -> SafetensorsHeader:
-    """Reads the header of a stored file, whose size is asked for first; no tensor is read.
+    """Reads the header of a stored file, after asking for the file's size; no tensor is read.
 
     Raises:
         NotFound: there is no such object.

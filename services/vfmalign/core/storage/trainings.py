@@ -1,20 +1,21 @@
-"""What a training may be: the rules on its dataset, its task, its model's input, its patches and what it publishes.
+"""Rules for trainings: their dataset, task, model input, patches and published model.
 
 Services apply them before they store a request. The training process applies them again, because a spec may be old or
-written by hand (docs/adr/0095-*.md).
+written by hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from vfmalign.core.domain.datasets import DatasetManifest, Split
 from vfmalign.core.domain.declarations import Modality
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
-from vfmalign.core.domain.jobs import JobKind, TrainingRecipe, TrainingSpec, probe_id
+from vfmalign.core.domain.jobs import JobKind, TrainingRecipe, TrainingSpec
 from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard, Preprocessing
-from vfmalign.core.domain.recipes import check_patch, check_probe_steps
+from vfmalign.core.domain.recipes import check_patch
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.task_text import Task
 from vfmalign.core.domain.tasks import FINETUNING_SPLITS, TaskSpec
@@ -43,15 +44,15 @@ def resolve_training(
         dataset: the stored dataset.
         task: the task on this dataset (`get_task_spec`); None for pretraining.
         model: id of the model, or name of the architecture that is trained from random weights, for errors.
-        preprocessing: its own, from the card or the architecture.
+        preprocessing: preprocessing of the model, from its card or architecture.
         modality_map: names of the model's inputs by modality of the dataset.
-        recipes: the trainings, which share everything else.
+        recipes: recipes of the trainings, which share everything else.
 
     Returns:
         The preprocessing with the model's inputs named as the dataset's modalities.
 
     Raises:
-        BadDataset: a split without a case, or a case without what the task needs.
+        BadDataset: a split has no case, or a case lacks a label map or class that the task needs.
         BadOption: the map, the model's input or a patch does not fit.
     """
     check_data(dataset, task)
@@ -59,10 +60,10 @@ def resolve_training(
 
 
 def check_data(dataset: DatasetManifest, task: TaskSpec | None) -> None:
-    """Checks that every split has cases, and every case what the task needs; looks at every case.
+    """Checks that every split has cases, and that every case has the label maps or class that the task needs.
 
     Raises:
-        BadDataset: a split without a case, or a case without what the task needs.
+        BadDataset: a split has no case, or a case lacks a label map or class that the task needs.
     """
     check_splits(dataset, "pretrain" if task is None else "finetune")
     if task is not None:
@@ -78,7 +79,7 @@ def fit_model(
     modality_map: Mapping[Modality, Modality],
     recipes: Sequence[TrainingRecipe],
 ) -> Preprocessing:
-    """Checks that a model fits a task on a dataset whose cases are checked; arguments and result as above.
+    """Checks that a model fits a task on a dataset that passed `check_data`; see `resolve_training`.
 
     Raises:
         BadOption: the map, the model's input or a patch does not fit.
@@ -91,17 +92,15 @@ def fit_model(
     return model_input
 
 
-def check_kind(kind: JobKind, model_id: str, task: Task | None, probe_steps: Sequence[int]) -> None:
-    """Checks what a pretraining must not have and a fine-tuning must.
+def check_kind(kind: JobKind, model_id: str, task: Task | None) -> None:
+    """Checks that a pretraining has neither a model nor a task, and that a fine-tuning has a task.
 
     Raises:
-        BadOption: a pretraining has a model, a task or probes, or a fine-tuning has no task.
+        BadOption: a pretraining has a model or a task, or a fine-tuning has no task.
     """
-    if kind == "pretrain" and probe_steps:
-        raise BadOption("only fine-tuning is probed", field="spec.recipe.probe_steps", remedy="omit them")
     if kind == "pretrain" and (model_id or task):
         raise BadOption(
-            "only fine-tuning has a model and a task: pretraining starts from random weights",
+            "a pretraining starts from random weights, and takes neither a model nor a task",
             field="spec.kind",
             remedy="leave them empty",
         )
@@ -125,70 +124,50 @@ def check_splits(dataset: DatasetManifest, kind: JobKind) -> None:
             )
 
 
-def list_publications(spec: TrainingSpec) -> dict[str, str]:
-    """Returns the ids of the models that a job publishes, with the `source` of their cards."""
-    if not spec.publish_as:
-        return {}
-    probes = {probe_id(spec.publish_as, step): f"job {spec.job_id}, step {step}" for step in spec.recipe.probe_steps}
-    return probes | {spec.publish_as: f"job {spec.job_id}"}
+def get_source(spec: TrainingSpec) -> str:
+    """Returns the `source` that is stated in the card of a job's published model."""
+    return f"job {spec.job_id}"
 
 
-def check_publications(spec: TrainingSpec) -> None:
-    """Checks what a job publishes: its encoder, unless the network has none, and the encoder after every probe step.
+def check_publication(spec: TrainingSpec) -> None:
+    """Checks the id under which a job publishes its encoder; a specialised network has no encoder to publish.
 
     Raises:
-        BadOption: the ids do not fit the network, or are not ids; or the probe steps are wrong.
+        BadOption: the id does not fit the network, or is not one.
     """
     if spec.kind == "finetune" and spec.network == "specialised":
-        _check_unpublished(spec)
-        return
-    if not is_id(spec.publish_as):
+        if spec.publish_as:
+            raise BadOption(
+                "a specialised network has no encoder to publish", field="spec.publish_as", remedy="leave it empty"
+            )
+    elif not is_id(spec.publish_as):
         raise BadOption(
             "the id of the model to publish is missing or malformed",
             field="spec.publish_as",
             remedy="name the model to publish the encoder as, in lower-case letters, digits, `_`, `.` and `-`",
         )
-    check_probe_steps(spec.recipe)
-    if not all(map(is_id, list_publications(spec))):
-        raise BadOption(
-            "too long for the ids of its probes", field="spec.publish_as", remedy="use at most 100 characters"
-        )
 
 
 def check_free(store: ObjectStore, spec: TrainingSpec) -> None:
-    """Checks the ids under which a job will publish, before the training rather than after it.
+    """Checks before a training that the id under which it will publish is free.
 
     Raises:
-        Conflict: one belongs to another model.
+        Conflict: it belongs to another model.
     """
-    for model_id, source in list_publications(spec).items():
-        try:
-            card = load_card(store, model_id)
-        except (NotFound, PreconditionFailed):  # a damaged card is replaced
-            continue
-        check_source(card, source)
+    if spec.publish_as:
+        with suppress(NotFound, PreconditionFailed):  # a damaged card is replaced
+            check_source(load_card(store, spec.publish_as), spec)
 
 
-def check_source(card: ModelCard, source: str) -> None:
+def check_source(card: ModelCard, spec: TrainingSpec) -> None:
     """Checks that a stored model is the one that a job publishes.
 
     Raises:
         Conflict: it has another source.
     """
-    if card.source != source:
+    if card.source != get_source(spec):
         raise Conflict(
             "another model is published under this id",
             subject=card.id,
             remedy="choose another id for the model to publish",
-        )
-
-
-def _check_unpublished(spec: TrainingSpec) -> None:
-    if spec.publish_as:
-        raise BadOption(
-            "a specialised network has no encoder to publish", field="spec.publish_as", remedy="leave it empty"
-        )
-    if spec.recipe.probe_steps:
-        raise BadOption(
-            "a specialised network has no encoder to probe", field="spec.recipe.probe_steps", remedy="omit them"
         )

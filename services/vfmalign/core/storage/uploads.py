@@ -1,6 +1,6 @@
-"""Files that clients upload: for an import, below `incoming/`, until they are published, and for calls.
+"""Files that clients upload, for an import or for a call.
 
-All of them expire.
+Files for an import are stored below `incoming/` until the import is published. All uploaded files expire.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ _LOG = logs.get("uploads")
 
 
 def digest_caller(caller: str) -> str:
-    """Returns the text that stands for a caller (`Identity.key`) in keys."""
+    """Returns the text that identifies a caller (`Identity.key`) in keys."""
     return hashlib.sha256(caller.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class UploadArea:
-    """The uploads of one import. Files are named by their digest, so that uploading one again changes nothing.
+    """The uploads of one import. Files are named by their digests, so that a repeated upload of a file changes nothing.
 
     Attributes:
         store: the object storage of the caller's tenant.
-        caller: who imports (`Identity.key`). Nobody else reaches the files, because their keys begin with its digest.
+        caller: `Identity.key` of the importing caller. No other caller can reach the files, because their keys contain
+            the digest of this caller.
         import_id: chosen by the caller.
     """
 
@@ -55,11 +56,11 @@ class UploadArea:
     def sign(
         self, presigner: Presigner, files: Sequence[tuple[str, int]], expires: timedelta
     ) -> list[PresignedRequest | None]:
-        """Returns the request that uploads each file, and None for one that is there already.
+        """Returns, for each file, the request that uploads it, or None if the file is already stored.
 
         Args:
             presigner: signs the requests.
-            files: digest and size in bytes of each.
+            files: digest and size in bytes of each file.
             expires: time until the requests expire.
         """
         with Threads(_PARALLEL_REQUESTS, "uploads") as threads:
@@ -70,11 +71,11 @@ class UploadArea:
         ]
 
     def find(self, sha256: str, max_bytes: int) -> bytes | None:
-        """Returns a verified file, or None where it was not uploaded.
+        """Returns a verified file, or None if it was not uploaded.
 
         Raises:
-            DigestMismatch: it has other bytes. It is deleted, so that it can be uploaded again.
-            InvalidInput: it is too large.
+            DigestMismatch: the stored bytes have another digest. They are deleted, so that they can be sent again.
+            InvalidInput: the file is too large.
         """
         key = self.key(sha256)
         try:
@@ -86,7 +87,7 @@ class UploadArea:
         except DigestMismatch:
             self.store.delete(key)
             raise DigestMismatch(
-                "the uploaded bytes are not those that were announced",
+                "the uploaded bytes differ from the announced digest",
                 subject=self._name(sha256),
                 remedy="upload the file again, or run the import again",
             ) from None
@@ -108,7 +109,7 @@ class UploadArea:
         )
 
     def clear(self, first: str) -> None:
-        """Deletes all files, beginning with the one that names the others: a repeated call then finds none of them."""
+        """Deletes all files, first the file that names the others: a repeated call then finds no incomplete import."""
         self.store.delete(self.key(first))
         for key in self.store.list(self.prefix):
             self.store.delete(key)
@@ -119,13 +120,13 @@ class UploadArea:
 
 @dataclass
 class CallUploads:
-    """Files of one tenant that are too large for a message, which calls refer to until they expire.
+    """Files of one tenant that are too large for a message. Calls can refer to a file until it expires.
 
     Attributes:
         store: objects of the tenant.
         presigner: signs the uploads.
-        prefix: of the keys.
-        quota: of the files together.
+        prefix: prefix of the keys.
+        quota: quota of all files together.
         url_s: seconds for which the URL of an upload is valid.
         age_s: age at which files are deleted, in seconds.
     """
@@ -148,7 +149,7 @@ class CallUploads:
             self._sweep.cancel()
 
     def sign(self, key: str, size_bytes: int, sha256: str) -> tuple[PresignedRequest | None, datetime]:
-        """Returns the request that uploads a file, None where it is there already, and when the request expires.
+        """Returns the request that uploads a file (None if it is already stored), and when the request expires.
 
         Raises:
             TooLarge: the file does not fit into the quota.
@@ -161,7 +162,7 @@ class CallUploads:
         return self.presigner.sign_put(self.store.name(key), size_bytes, sha256, expires), expire_time
 
     def _stays(self, key: str, size_bytes: int) -> bool:
-        """Whether a file is there for half of its time at least: else it is uploaded again, which renews it."""
+        """Whether a stored file has at least half of its time left; otherwise, a new upload renews it."""
         old = datetime.now(UTC) - timedelta(seconds=self.age_s / 2)
         return self.store.size_bytes(key) == size_bytes and key not in self.store.sizes_bytes(key, before=old)
 

@@ -1,7 +1,7 @@
-"""Private folders for patients' files: one for each study that is read, removed with it, whatever happens.
+"""Private folders for patients' files: one per study, which is removed after reading, also after an error.
 
-A process that was killed leaves its folders behind. The next process that starts on the machine removes them: a lock
-tells which processes are alive.
+A killed process leaves its folders behind. The next process that starts on the machine removes them: locks show which
+processes are alive.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PrivateFolders:
         root: folder of all processes of this account on the machine; it is created with mode 0700.
 
     Raises:
-        BadOption: it cannot be used, or other accounts may reach it.
+        BadOption: the folder cannot be used, or other accounts have access to it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -45,12 +45,12 @@ class PrivateFolders:
             state = root.lstat()
             if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
                 raise BadOption(
-                    "it is not a folder of this account alone",
+                    "it is not a private folder of this account",
                     field=_SETTING,
-                    remedy="name a folder that does not exist, or one with mode 0700",
+                    remedy="name a folder that does not exist yet, or has mode 0700",
                 )
             with (root / _LOCK).open("w") as guard:
-                fcntl.flock(guard, fcntl.LOCK_EX)  # no process sees the folder of another one before its lock
+                fcntl.flock(guard, fcntl.LOCK_EX)  # other processes do not see the folder before it is locked
                 _remove_abandoned(root)
                 self._own = Path(tempfile.mkdtemp(prefix="process-", dir=root))
                 self._lock = _lock(self._own)
@@ -63,7 +63,7 @@ class PrivateFolders:
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """Creates a folder, and removes it with everything in it at the end of the block.
+        """Creates a folder, and removes it with its content at the end of the block.
 
         Raises:
             Exhausted: the disk is full.
@@ -76,9 +76,9 @@ class PrivateFolders:
             if error.errno not in _FULL:
                 raise
             raise Exhausted(
-                "the service's disk has no room for the study",
+                "the service's disk has no space for the study",
                 subject="study.dicom",
-                remedy=f"repeat the call later; if it persists, ask an operator for more room ({_SETTING})",
+                remedy=f"repeat the call later; if it persists, ask an operator for more space ({_SETTING})",
                 reason="DISK_FULL",
             ) from None
         finally:
@@ -92,7 +92,7 @@ class PrivateFolders:
 
 
 def _lock(folder: Path) -> IO[str]:
-    """Locks a folder for as long as the file is open, which ends with the process at the latest."""
+    """Locks a folder as long as the file is open, at most until the process ends."""
     file = (folder / _LOCK).open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,10 +103,10 @@ def _lock(folder: Path) -> IO[str]:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Removes the folders of processes that do not run any more."""
+    """Removes the folders of processes that have ended."""
     for folder in root.glob("process-*"):
         try:
             with _lock(folder):
                 shutil.rmtree(folder)
         except (BlockingIOError, FileNotFoundError):
-            continue  # its process runs, or ends and removes it
+            continue  # its process is running, or is ending and removes it

@@ -1,4 +1,4 @@
-"""Reads the DICOM study of a request, wherever it is: in the message, uploaded, or at a PACS."""
+"""Reads the DICOM study of a request from the message, an upload, or a PACS."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from vfmalign.imaging.dicom.sources import DicomSource, OversizedZip, ZipLimits,
 from vfmalign.imaging.preprocessing import needed_kinds
 
 MAX_INSTANCES = 20_000
-"""Most files of a study; a whole-body CT has a tenth of them."""
+"""Maximum number of files of a study, ten times as many as in a whole-body CT."""
 _MAX_DIRECTORY_BYTES = 512 * MAX_INSTANCES
 ATTEMPTS = 3
-"""How often an operation at a PACS is tried."""
+"""Maximum number of attempts of an operation at a PACS."""
 _ANSWER_S = 1.0
-"""Most seconds before the deadline at which a download ends."""
+"""Maximum time in seconds by which a download ends before the deadline."""
 _LOG = logs.get("dicom")
 _HASH_KEY = secrets.token_bytes(16)
-"""Key of the hashes that stand for studies in the log: drawn by each process, so that nobody can look a UID up."""
+"""Key for hashes of study UIDs in the log. Each process draws its own, so that a UID cannot be looked up."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class DicomRequest:
     """A checked DICOM study of a request.
 
     Attributes:
-        content: its files, the zip that the caller uploaded, or where a PACS has it.
-        rules_dataset_id: dataset whose rules are followed; those of the model's card where empty.
+        content: its files, the uploaded zip, or the reference to a study at a PACS.
+        rules_dataset_id: dataset that provides the rules; empty for the rules of the model's card.
     """
 
     content: tuple[bytes, ...] | StoredObject | PacsReference
@@ -63,10 +63,10 @@ class DicomReader:
     """Reads studies for one tenant.
 
     Args:
-        store: objects of the tenant.
-        servers: those that the tenant may use, by name.
-        folders: for files while they are read.
-        options: of the feature service.
+        store: object store of the tenant.
+        servers: PACS servers that the tenant may use, by name.
+        folders: temporary folders for the files.
+        options: options of the feature service.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class DicomReader:
         metrics.register_pacs(servers)
 
     def read(self, request: DicomRequest, card: ModelCard, stages: Stages, context: WorkContext) -> ReadStudy:
-        """Reads the volumes that a model takes.
+        """Reads the volumes that a model needs.
 
         Raises:
-            BadOption, NotFound, PreconditionFailed: see `load_rules`; or the server, the upload or the study does not
+            BadOption, NotFound, PreconditionFailed: see `load_rules`; also if the server, upload or study does not
                 exist.
             BadVolume: see `read_study`.
             StudyTooLarge: its files have more than `dicom_study_bytes`.
@@ -93,7 +93,7 @@ class DicomReader:
             return self._read(request, card, stages, context)
         try:
             return self._read(request, card, stages, replace(context, deadline=deadline))
-        except DeadlineExceeded as error:  # its remedy is for callers, who cannot raise this limit
+        except DeadlineExceeded as error:  # the original remedy is for callers, who cannot raise this limit
             error.remedy = f"ask an operator to raise VFMALIGN_FEATURES__DICOM_TIMEOUT_S, which is {limit_s:g} s"
             raise
 
@@ -113,7 +113,7 @@ class DicomReader:
                 with stages.stage("download"):
                     archive = self._open_upload(content, folder)
                 return read_from(archive)
-            # It ends a little earlier, while the caller of a slow PACS can still be told which one it is.
+            # The download ends slightly before the deadline, so that an error can still name the slow PACS.
             self._download(content, folder, stages, _end_earlier(context))
             return read_from(open_source(folder), content)
 
@@ -137,10 +137,10 @@ class DicomReader:
         except OversizedZip:
             raise too_large(limit, field) from None
         except DigestMismatch:
-            if ref.key.endswith(f"/{ref.sha256}"):  # a file of its size counts as complete, and is not uploaded again
+            if ref.key.endswith(f"/{ref.sha256}"):  # otherwise, a file of this size would not be uploaded again
                 self._store.delete(ref.key)
             raise DigestMismatch(
-                "the uploaded bytes are not those that were announced", subject=field, remedy="upload the file again"
+                "the uploaded file does not match the announced digest", subject=field, remedy="upload the file again"
             ) from None
 
     def _download(self, reference: PacsReference, folder: Path, stages: Stages, context: WorkContext) -> None:
@@ -149,13 +149,13 @@ class DicomReader:
         if server is None:
             choose = f"choose one of {', '.join(sorted(self._servers))}, or " if self._servers else ""
             raise BadOption(
-                f"this service knows no PACS {name!r}",
+                f"the service has no PACS named {name!r}",
                 field=f"{FIELD}.reference.server",
                 remedy=f"{choose}ask an operator to set VFMALIGN_DICOMWEB__{name.upper()}__URL",
                 reason="UNKNOWN_PACS",
             )
         limits = PacsLimits(instances=MAX_INSTANCES, study_bytes=self._options.dicom_study_bytes, attempts=ATTEMPTS)
-        context.checkpoint()  # a deadline that has passed before is no failure of the PACS
+        context.checkpoint()  # an expired deadline is not a failure of the PACS
         with ExitStack() as opened:
             with stages.stage("search"), metrics.observe_pacs(name, "search"):
                 client = opened.enter_context(closing(PacsClient(server, limits)))
@@ -177,7 +177,7 @@ class DicomReader:
 
 
 def _end_earlier(context: WorkContext) -> WorkContext:
-    """The context of work that ends before the deadline of the call, so that its error can still be sent."""
+    """Returns a context that ends slightly before the deadline of the call, so that the error can still be sent."""
     if context.deadline is None:
         return context
     left_s = max(0.0, context.deadline - time.monotonic())
@@ -185,10 +185,10 @@ def _end_earlier(context: WorkContext) -> WorkContext:
 
 
 def too_large(limit_bytes: int, subject: str) -> StudyTooLarge:
-    """Returns the error for a study that is too large to be read."""
+    """Returns the error for a study that is too large."""
     return StudyTooLarge(
         f"the study has more than {limit_bytes:,} bytes",
         subject=subject,
-        remedy="send the series that the rules take alone, or ask an operator to raise "
+        remedy="send only the series that the rules need, or ask an operator to raise "
         "VFMALIGN_FEATURES__DICOM_STUDY_BYTES",
     )

@@ -1,4 +1,4 @@
-"""Reading of one study: the volumes that an import by the same rules would store, as NIfTI bytes."""
+"""Reads one study: returns the volumes that an import with the same rules would store, as NIfTI bytes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _ZIP_AGAIN = "zip the DICOM files of the study, without a password, and upload t
 
 
 class ReadStudy(NamedTuple):
-    """What was read of a study.
+    """Volumes and metadata of a study.
 
     Attributes:
         sources: volumes and gland mask, as NIfTI bytes.
-        series: what the modalities among them were read from.
-        b_values: by stratum, see `strata.get_b_values`.
+        series: series from which the modalities were read.
+        b_values: b-values by stratum; see `strata.get_b_values`.
     """
 
     sources: list[Source]
@@ -70,17 +70,17 @@ def read_study(
     """Reads the volumes of a study.
 
     Args:
-        source: its files.
-        rules: say which series a modality takes.
+        source: files of the study.
+        rules: rules that select the series of each modality.
         kinds: modalities and label maps to read.
         stages: records the seconds of each stage.
         context: checked after every file and before every frame.
-        expected: what a PACS was asked for; None for files from elsewhere.
+        expected: study that was requested from a PACS; None for files from elsewhere.
 
     Raises:
-        BadVolume: the files are not those of one study, or a volume cannot be chosen or read, or they are too large
-            together.
-        BadPacsAnswer: the files are not those that the PACS was asked for.
+        BadVolume: the files do not belong to exactly one study, a volume cannot be chosen or read, or the volumes are
+            too large together.
+        BadPacsAnswer: the PACS sent the files of another study.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with about_study(), work_within(context):
@@ -88,9 +88,9 @@ def read_study(
             study = _scan(source, context)
             if expected is not None and study.uid != expected.study_uid:
                 raise BadPacsAnswer(
-                    "it answers with images of another study than was asked for",
+                    "it answers with images of another study than requested",
                     subject=f"PACS {expected.server}",
-                    remedy="ask its operator",
+                    remedy="ask the operator of the PACS",
                 )
             choice = _choose(study, rules, kinds)
         files, volumes, sizes_bytes = list_volumes(source, choice, rules.declaration.units), [], []
@@ -99,7 +99,7 @@ def read_study(
                 volume = files[kind].read(FIELD, [kind], rules.declaration.label_names)[kind]
             sizes_bytes.append(volume.size_bytes)
             check_study_size(sizes_bytes, FIELD)
-            # The bytes of an import, compressed less: features must not depend on how a study arrives.
+            # Encoded as in an import, with less compression: features must not depend on how a study arrives.
             unit = rules.declaration.units.get(kind, "")
             volumes.append(Source(kind, FIELD, encode(volume, level=0), unit))
         outcome = describe_outcome(study, choice, Rules(*rules, allowed=(), is_default=False))
@@ -108,8 +108,8 @@ def read_study(
 
 
 def _scan(source: DicomSource, context: WorkContext) -> Study:
-    """The study that the files hold."""
-    examinations = scan(source, progress=lambda stage, done, total: context.checkpoint(), hide_text=True)
+    """Returns the study that the files contain."""
+    examinations = scan(source, progress=lambda stage, done, total: context.checkpoint())
     if examinations.unusable:
         unusable = examinations.unusable[0]
         raise _refuse(f"{unusable.place}: {unusable.problem}")
@@ -126,37 +126,37 @@ def _scan(source: DicomSource, context: WorkContext) -> Study:
 
 
 def _choose(study: Study, rules: DeclarationFile, kinds: Sequence[VolumeKind]) -> Choice:
-    """What an import would take; only what is read may have problems."""
+    """Returns the volumes that an import would choose; raises for problems of the needed volumes only."""
     names = {*kinds}
     if not names.issubset(rules.declaration.modalities):
-        names.add(rules.declaration.modalities[0])  # label maps are placed beside it
+        names.add(rules.declaration.modalities[0])  # label maps are aligned with it
     read = [selection for selection in rules.selections if selection.name in names]
     if problems := choose(study, rules.declaration, read).problems:
         raise _refuse(problems[0])
-    choice = choose(study, *rules)  # of everything, because a label map may lie on the grid of another image
+    choice = choose(study, *rules)  # choose all volumes, because a label map may be on the grid of another image
     for kind in kinds:
         if kind not in choice.stacks and kind not in choice.label_maps:
             raise BadVolume(
-                f"the study has no segmentation that the rules take for {kind}",
+                f"the study has no segmentation that matches the rules for {kind}",
                 remedy="send the segmentation with the images, or choose a model that does not need it",
             )
     return choice
 
 
 def _refuse(problem: str) -> BadVolume:
-    """Returns the error for a problem as imports list it: the cause, and after the last semicolon the remedy."""
+    """Returns the error for a problem in the form of imports: the cause, a semicolon, and the remedy."""
     cause, _, remedy = problem.rpartition("; ")
     return BadVolume(cause or remedy, remedy=remedy if cause else "export the study again")
 
 
 @contextmanager
 def about_study() -> Iterator[None]:
-    """Names the field in errors, and refuses a zip that cannot be used."""
+    """Sets the field of errors, and raises BadVolume for an unusable zip."""
     try:
         yield
     except OversizedZip:
         raise
-    except BadDataset as error:  # its remedy is for imports
+    except BadDataset as error:  # the original remedy is for imports
         raise BadVolume(error.message, field=FIELD, remedy=_ZIP_AGAIN) from None
     except InvalidInput as error:
         error.field = error.subject = error.subject if error.subject.startswith(FIELD) else FIELD

@@ -1,4 +1,4 @@
-"""The rules by which a request's DICOM is read: those of a dataset, or of the model's card."""
+"""Rules for reading the DICOM of a request, from a dataset or from the model's card."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _BOTH_WAYS = (
 
 
 def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> DeclarationFile:
-    """Returns the rules of a dataset, or without one of the model's card.
+    """Returns the rules of a dataset, or of the model's card if no dataset is named.
 
     Args:
-        store: objects of the tenant.
-        dataset_id: empty for the card's.
-        card: of the model that takes the volumes.
+        store: object store of the tenant.
+        dataset_id: id of the dataset; empty for the rules of the card.
+        card: card of the model that needs the volumes.
 
     Raises:
-        NotFound: there is no such dataset.
+        NotFound: the dataset does not exist.
         BadOption: the card has no rules, or the unit of a modality does not fit the model's normalisation.
-        PreconditionFailed: the dataset has none, it has none for an input of the model, or they are damaged.
+        PreconditionFailed: the dataset has no rules, no rules for an input of the model, or damaged rules.
     """
     if not dataset_id and not card.declaration:
         raise BadOption(
@@ -44,7 +44,7 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
     subject = f"dataset {dataset_id}" if dataset_id else card.id
     try:
         rules = _read_dataset(store, dataset_id) if dataset_id else parse_declaration(card.declaration.encode())
-    except InvalidInput as error:  # they were checked when they were stored
+    except InvalidInput as error:  # the rules were checked when they were stored
         raise PreconditionFailed(
             f"the stored rules cannot be used: {error.field}: {error.message}",
             subject=subject,
@@ -52,7 +52,7 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
         ) from None
     if missing := _find_missing(rules.declaration, needed_kinds(card.preprocessing)):
         raise PreconditionFailed(
-            f"its rules are not about {', '.join(missing)}, which {card.id} takes",
+            f"its rules lack {', '.join(missing)}, which {card.id} needs",
             subject=subject,
             remedy=_BOTH_WAYS,
             reason="NO_DICOM_RULES",
@@ -62,23 +62,23 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
 
 
 def check_card_rules(text: str, preprocessing: Preprocessing) -> None:
-    """Checks the rules that a model's card is to keep.
+    """Checks rules that will be stored in a model's card.
 
     Raises:
-        BadOption: they are not rules, or not about every input of the model in its unit.
+        BadOption: the rules are invalid, or lack an input of the model in its unit.
     """
     rules = parse_declaration(text.encode())
     if not rules.selections:
         raise BadOption(
-            "it has no selections, which say what the modalities take",
+            "it has no selections, which select the series of each modality",
             field="declaration.selections",
-            remedy="add them to its file (docs/dicom.md)",
+            remedy="add them to its file (docs/datasets.md)",
         )
     if missing := _find_missing(rules.declaration, needed_kinds(preprocessing)):
         raise BadOption(
-            f"it does not declare {', '.join(missing)}, which the model takes",
+            f"it does not declare {', '.join(missing)}, which the model needs",
             field="declaration",
-            remedy="declare every input of the model by the name that it has there",
+            remedy="declare every input of the model by its name in the model",
         )
     check_units(preprocessing, rules.declaration.units, "declaration.units")
 

@@ -1,7 +1,7 @@
 """Least-recently-used cache of encoders on the device, bounded by the bytes of their weights.
 
-Encoders are identified by their tenant and the digest of their weights: no tenant can tell what another one has
-loaded. Concurrent requests for the same encoder load it once.
+Encoders are identified by their tenant and the digest of their weights, so that tenants cannot find out which encoders
+other tenants have loaded. Concurrent requests for the same encoder load it once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import build_encoder, random_state
 
 _OVERHEAD_BYTES = 16 * 2**20
-"""What a file of weights may hold besides them: its header, and the graph of a program."""
+"""Bytes that a weights file may contain in addition to the weights: its header, and the graph of a program."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class ModelCache:
         self._encoders: OrderedDict[_Key, Future[Encoder]] = OrderedDict()
 
     def of_store(self, store: ObjectStore) -> ModelCache:
-        """Returns a view of this cache, with the same budget, that loads the models of another tenant."""
+        """Returns a view of this cache, with the same budget, that loads another tenant's models."""
         view = copy.copy(self)
         view._store = store
         return view
 
     def get(self, model_id: str, sha256: str = "") -> tuple[Encoder, ModelCard]:
-        """Returns a published encoder and its card; raises as `models.cards.load_encoder`."""
+        """Returns a published encoder and its card; raises like `models.cards.load_encoder`."""
         card = load_card(self._store, model_id, sha256)
         return self.get_by_card(card), card
 
@@ -94,13 +94,13 @@ class ModelCache:
             try:
                 return future.result()
             except (Cancelled, DeadlineExceeded):
-                # The caller that loaded it has left. Unless this one has left as well, it loads it now.
+                # The caller that was loading it has left. This caller loads it now, unless it has left as well.
                 current_work.get().checkpoint()
         try:
             self._check_budget(key)
             encoder = load()
         except BaseException as error:
-            # Removed, so that the next request tries again. Requests that are waiting share this error.
+            # Remove the entry, so that the next request tries again. Waiting requests get this error.
             with self._lock:
                 self._encoders.pop(key, None)
             future.set_exception(error)
@@ -114,10 +114,10 @@ class ModelCache:
         try:
             empty = get_architecture(key.architecture).build_empty()
         except InvalidInput:
-            return  # unknown architecture, which the loader reports, or a program whose size its weights determine
+            return  # unknown architecture (the loader reports it), or a program: its size follows from its weights
         if (size := _size_bytes(empty)) > self._budget_bytes:
             raise TooLarge(
-                f"its weights take {size:,} bytes, the whole model cache has {self._budget_bytes:,}",
+                f"its weights take {size:,} bytes, and the whole model cache has {self._budget_bytes:,}",
                 subject=key.architecture,
                 remedy="raise VFMALIGN_FEATURES__MODEL_CACHE_BYTES",
                 reason="MODEL_TOO_LARGE",

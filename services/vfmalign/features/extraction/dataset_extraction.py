@@ -1,8 +1,9 @@
 """Extracts the features of a dataset's split into a stored feature set.
 
-Idempotent: the digest of the resolved request is the set's id, an intact set is done, and an interrupted one continues
-with the missing parts. So does a committed set whose parts or manifest were lost or damaged since. Several machines can
-share the work: each calls `extract_shard`, and `reduce` commits the set once all parts are stored.
+Extraction is idempotent. The id of a set is the digest of the resolved request. An intact set is not computed again. If
+an extraction was interrupted, or parts or the manifest of a committed set were lost or damaged, only the missing parts
+are computed. Several machines can share the work: each calls `extract_shard`, and `reduce` commits the set once all
+parts are stored.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class ExtractionResult:
     Attributes:
         feature_set_id: id of the set.
         committed: its manifest.
-        checkpoint_sha256: digest of the weights; of the architecture and seed where they are random.
-        computed_cases: cases that this call put through the encoder.
-        recomputed_parts: parts that had been committed before and were lost or damaged since.
+        checkpoint_sha256: digest of the weights, or of architecture and seed if the weights are random.
+        computed_cases: number of cases that this call computed.
+        recomputed_parts: number of committed parts that were lost or damaged, and computed again.
     """
 
     feature_set_id: str
@@ -60,12 +61,12 @@ class ExtractionResult:
 
 @dataclass(frozen=True)
 class _StoredSet:
-    """What the store holds of a set.
+    """State of a set in the store.
 
     Attributes:
         committed: its manifest, unless it is absent or unusable.
-        is_intact: nothing has to be computed or written.
-        manifest_unusable: there is a manifest, which has to be replaced.
+        is_intact: whether nothing has to be computed or written.
+        manifest_unusable: whether there is a manifest that has to be replaced.
     """
 
     committed: CommittedSet | None = None
@@ -80,12 +81,12 @@ def extract_dataset(
 
     Raises:
         NotFound: the model or the dataset does not exist.
-        DigestMismatch: the digest of the model or dataset is not the expected one.
+        DigestMismatch: the digest of the model or dataset differs from the expected one.
         DataLoss: weights or a volume are missing or were changed.
-        CaseOrderMismatch: the stored set has other cases than the dataset.
-        BadOption: a layer, transform or modality is unknown, or an input of the model has no modality.
+        CaseOrderMismatch: the cases of the stored set differ from the dataset.
+        BadOption: a layer, transform or modality is unknown, or no modality is mapped to an input of the model.
         BadDataset: the split is empty.
-        BadVolume: a stored volume cannot be used.
+        BadVolume: a stored volume is unusable.
         Cancelled: `hooks.cancelled` returned True; the next call continues with the stored parts.
     """
     plan = _resolve(store, request)
@@ -98,7 +99,7 @@ def extract_dataset(
     manifest = None
     if stored.committed:
         manifest = stored.committed.manifest
-        options = replace(options, part_cases=manifest.parts[0].rows)  # so that intact parts stay
+        options = replace(options, part_cases=manifest.parts[0].rows)  # so that intact parts are kept
     with hooks.stages.stage("load_model"):
         encoder = _encoder(models, plan)
     writer = _writer(store, plan)
@@ -124,10 +125,10 @@ def extract_shard(
     All shards and `reduce` must use the same `options.part_cases`, which determines the parts.
 
     Returns:
-        The number of cases that this call put through the encoder.
+        The number of cases that this call computed.
 
     Raises:
-        VfmalignError: as `extract_dataset`.
+        VfmalignError: like `extract_dataset`.
     """
     plan = _resolve(store, request)
     stored = _find_set(store, plan, verify=request.verify)
@@ -148,10 +149,10 @@ def extract_shard(
 
 
 def is_extracted(store: ObjectStore, request: ExtractDatasetRequest, options: ExtractionOptions) -> bool:
-    """Whether every part of a feature set is stored, so that `reduce` can commit it.
+    """Returns whether every part of a feature set is stored, so that `reduce` can commit it.
 
     Raises:
-        VfmalignError: as `extract_dataset`.
+        VfmalignError: like `extract_dataset`.
     """
     plan = _resolve(store, request)
     if _find_set(store, plan, verify=request.verify).is_intact:
@@ -168,7 +169,7 @@ def reduce(
 
     Raises:
         Unavailable: parts are missing; the error names their shards.
-        VfmalignError: as `extract_dataset`.
+        VfmalignError: like `extract_dataset`.
     """
     plan = _resolve(store, request)
     feature_set, checkpoint_sha256 = plan.request.feature_set_id(), _weights_digest(plan)
@@ -189,7 +190,7 @@ def reduce(
 
 
 def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPlan:
-    """Checks the request against the stored model and dataset, and resolves everything that it leaves open."""
+    """Checks the request against the stored model and dataset, and fills in its defaults."""
     input_transform = request.input_transform or "identity"
     get_input_transform(input_transform)
     card = load_card(store, request.model_id, request.checkpoint_sha256)
@@ -220,10 +221,10 @@ def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPl
 
 
 def _order_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the layers in the one order that sets have, or all of the card where none is requested.
+    """Returns the layers in the fixed order of feature sets, or all layers of the card if none is requested.
 
-    Ids of sets depend on it: whoever requests the same layers in another order means the same set. The primary layer is
-    first, and the others follow as on the card.
+    The ids of sets depend on the order: a request with the same layers in another order must get the same set. The
+    primary layer is first, and the others follow in the order of the card.
     """
     ranks = {
         name: rank for rank, name in enumerate(dict.fromkeys((card.primary_layer, *(s.name for s in card.layers))))
@@ -247,7 +248,7 @@ def _software() -> dict[str, str]:
 
 
 def _find_set(store: ObjectStore, plan: ExtractionPlan, *, verify: bool) -> _StoredSet:
-    """Looks for a committed set and checks that its manifest and every part are there; `verify` reads the parts."""
+    """Finds a committed set, and checks that its manifest and all parts exist; `verify` also reads the parts."""
     try:
         committed = read_committed(store, plan.request.feature_set_id())
     except NotFound:
@@ -257,9 +258,9 @@ def _find_set(store: ObjectStore, plan: ExtractionPlan, *, verify: bool) -> _Sto
         return _StoredSet(manifest_unusable=True)
     manifest = committed.manifest
     if [(case.id, case.group) for case in plan.cases] != list(zip(manifest.case_ids, manifest.groups, strict=True)):
-        # Not repaired: parts hold rows without their cases, so that none of them can be trusted.
+        # Not repaired: parts contain rows without case ids, so none of them can be trusted.
         raise CaseOrderMismatch(
-            "the stored feature set has other cases than the dataset, or the same in another order",
+            "the stored feature set has different cases than the dataset, or the same in another order",
             subject=store.uri(committed.key),
             remedy="delete all objects under the set's prefix and extract it again",
         )

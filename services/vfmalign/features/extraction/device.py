@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def choose_device(name: str) -> torch.device:
-    """Returns the device of a setting: `auto` (CUDA if available, else CPU), `cpu`, `cuda` or `cuda:<index>`.
+    """Returns the device for a setting: `auto` (CUDA if available, else CPU), `cpu`, `cuda` or `cuda:<index>`.
 
     Raises:
         BadOption: this machine does not have the device.
@@ -28,7 +28,7 @@ def choose_device(name: str) -> torch.device:
     if kind == "cuda" and (index or "0").isdecimal() and int(index or 0) < available:
         return torch.device("cuda", int(index or 0))
     raise BadOption(
-        f"there is no device {name[:32]!r} here ({available} CUDA devices)",
+        f"this machine has no device {name[:32]!r} ({available} CUDA devices)",
         field="VFMALIGN_FEATURES__DEVICE",
         remedy="choose auto, cpu or cuda:<index>",
     )

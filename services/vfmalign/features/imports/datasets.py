@@ -1,8 +1,8 @@
 """Publication of an uploaded dataset.
 
-Every volume is decoded and checked by the functions that the client's import uses, before the first one is stored. The
-datalist is written last: that write commits the dataset. Several processes may publish the same id at a time, so no
-volume is replaced unless its dataset is committed and the import restores it.
+All volumes are decoded and checked, with the same functions as in the client's import, before the first one is stored.
+The datalist is written last, which commits the dataset. Several processes may publish the same id at once, so volumes
+are replaced only if their dataset is committed and the import restores it.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ def publish_dataset(
     """Checks and stores an uploaded dataset.
 
     Args:
-        uploads: hold the datalist and every volume that it names.
+        uploads: uploads with the datalist and every volume that it names.
         dataset_id: id of the dataset.
         datalist_sha256: digest of the datalist.
         report: called after every case, in the phases `verify` and `publish`.
         context: checked before every volume.
 
     Returns:
-        The dataset. If an earlier call published it, and its uploads are deleted, nothing is read or written.
+        The dataset. If an earlier call published it and deleted its uploads, nothing is read or written.
 
     Raises:
-        BadDataset: the datalist is not one that an import writes.
-        BadVolume: a volume cannot be used; the error names it by generated id and kind.
-        Conflict: the dataset, or a volume of another publication of its id, exists with different content.
-        PreconditionFailed: a file was not uploaded, or has other bytes.
+        BadDataset: the datalist does not have the form that an import writes.
+        BadVolume: a volume is unusable; the error names it by generated id and kind.
+        Conflict: the dataset exists with different content, or another publication of its id stored a different volume.
+        PreconditionFailed: a file was not uploaded, or its content differs.
     """
     store = uploads.store
     data = uploads.find(datalist_sha256, MAX_DOCUMENT_BYTES)
@@ -75,7 +75,7 @@ def publish_dataset(
     for done, case in enumerate(cases, start=1):
         for ref in case.volumes.values():
             context.checkpoint()
-            # Copied by this process rather than by the store: the client might replace an upload after its check.
+            # Copied by this process, not by the store: the client might replace an upload after its check.
             data = uploads.read(ref.sha256, MAX_ENCODED_BYTES)
             if is_committed:
                 store.put(ref.key, data)
@@ -88,11 +88,11 @@ def publish_dataset(
 
 
 def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
-    """Parses a client's datalist, which must have the bytes that are stored for its dataset.
+    """Parses a client's datalist, which must be in the canonical form that is stored.
 
     Raises:
-        BadDataset: it has not, its rules for DICOM cannot be used, its splits overlap, or a case does not have the keys
-            that follow from its id.
+        BadDataset: the datalist is not canonical, its DICOM rules are unusable, its splits overlap, or a case does not
+            have the keys that follow from its id.
     """
     subject = f"dataset {dataset_id}"
     try:
@@ -103,7 +103,7 @@ def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
         raise BadDataset("the datalist is not JSON", subject=subject, remedy="upload a datalist") from None
     if canonical_json(to_datalist(dataset)) != data:
         raise BadDataset(
-            "the datalist has other fields than those of its dataset, or is not canonical JSON",
+            "the datalist has unknown fields, or is not canonical JSON",
             subject=subject,
             remedy="write it with `vfmalign dataset import`, or as docs/datasets.md says",
         )
@@ -120,7 +120,7 @@ def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
         keys = {kind: volume_key(dataset_id, case.id, kind) for kind in case.volumes}
         if {kind: ref.key for kind, ref in case.volumes.items()} != keys or first.setdefault(case.id, case) != case:
             raise BadDataset(
-                f"case {case.id} has volumes at other keys than its own, or differs between splits",
+                f"case {case.id} has volumes at keys of another case, or differs between splits",
                 subject=subject,
                 remedy="name volumes `volumes/<dataset>/<case>/<kind>.nii.gz`, and repeat a case as it is",
             )
@@ -136,7 +136,7 @@ def _is_published(store: ObjectStore, dataset_id: str, datalist_sha256: str) -> 
 
 
 def _check_id_is_free(store: ObjectStore, dataset: DatasetManifest) -> bool:
-    """Refuses the id of another dataset; returns whether the dataset is committed, so that its volumes are restored."""
+    """Rejects the id of another dataset; returns whether the dataset is committed, to restore its volumes."""
     if not store.exists(dataset_key(dataset.id)):
         return False
     dataset.check_is_stored(load_dataset(store, dataset.id).digest())
@@ -144,14 +144,14 @@ def _check_id_is_free(store: ObjectStore, dataset: DatasetManifest) -> bool:
 
 
 def _add_volume(store: ObjectStore, dataset_id: str, ref: StoredObject, data: bytes) -> None:
-    """Stores a volume of a dataset that was not committed; another publication may have committed its id meanwhile."""
+    """Stores a volume of an uncommitted dataset; another publication may have committed its id meanwhile."""
     if store.put_if_absent(ref.key, data):
         return
     try:
         store.get(ref.key, sha256=ref.sha256, max_bytes=len(data))
     except (DigestMismatch, InvalidInput):
         raise Conflict(
-            "another publication of this id, which may run or was interrupted, stored other volumes",
+            "another running or interrupted publication of this id stored different volumes",
             subject=f"dataset {dataset_id}",
             remedy=f"choose another dataset id, or ask an operator whether volumes/{dataset_id}/ can be deleted",
         ) from None

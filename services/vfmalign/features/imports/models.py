@@ -1,4 +1,4 @@
-"""Publication of an uploaded model: the checks are those of `models.cards`, which every publication passes."""
+"""Publication of an uploaded model, with the checks of `models.cards` that every publication must pass."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
     """Checks uploaded weights, stores them and their card, and deletes the upload.
 
     Args:
-        uploads: hold the weights.
-        request: describes the model.
-        max_bytes: largest accepted file.
-        context: checked after every step that takes long, before anything is stored.
+        uploads: uploads with the weights.
+        request: description of the model.
+        max_bytes: maximum size of the file.
+        context: checked after every slow step, before anything is stored.
 
     Returns:
-        The stored card. If an earlier call published the model, and its upload is deleted, the published weights are
-        read in its place.
+        The stored card. If an earlier call published the model and deleted its upload, the published weights are read
+        instead.
 
     Raises:
-        BadCheckpoint: the weights are not safetensors as an import writes them, do not fit the architecture, or hold a
-            program that is not allowed.
-        BadOption: the id, architecture, input, primary layer or declaration is wrong.
+        BadCheckpoint: the weights are not safetensors in the form that an import writes, do not fit the architecture,
+            or contain a program that is not allowed.
+        BadOption: the id, architecture, input, primary layer or declaration is invalid.
         Conflict: the id belongs to another model.
-        PreconditionFailed: the weights were not uploaded, or have other bytes.
+        PreconditionFailed: the weights were not uploaded, or their content differs.
     """
     state = _read_weights(uploads, request, max_bytes, context)
     options: dict[str, Any] = {
@@ -56,7 +56,7 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
         card = publish(uploads.store, request.model_id, state, architecture=request.architecture, **options)
     elif options["preprocessing"] is None:
         raise BadOption(
-            "a program does not describe its input", field="preprocessing", remedy="name its modalities and spacing"
+            "a program does not describe its own input", field="preprocessing", remedy="name its modalities and spacing"
         )
     else:
         card = publish_program(uploads.store, request.model_id, state, **options)
@@ -83,7 +83,7 @@ def _read_weights(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
     context.checkpoint()
     if to_safetensors(state) != data:
         raise BadCheckpoint(
-            "the file holds metadata, or not the tensors alone in the order in which imports write them",
+            "the file has metadata or extra data, or its tensors are not in the order in which imports write them",
             subject=request.model_id,
             remedy="write it with `safetensors.torch.save` from a dict in order of names, without metadata",
         )

@@ -44,13 +44,13 @@ class _Result(Generic[T]):
 
 
 class Imports:
-    """What both services share for one tenant: uploads of callers, and the thread that publishes.
+    """Common resources of both services for one tenant: uploads of callers, and the thread that publishes.
 
     Args:
-        store: objects of the tenant.
-        presigner: signs the uploads.
+        store: object store of the tenant.
+        presigner: signs upload URLs.
         queue: publishes for all tenants in turn.
-        options: of the feature service.
+        options: options of the feature service.
     """
 
     def __init__(self, store: ObjectStore, presigner: Presigner, queue: WorkQueue, options: FeaturesOptions) -> None:
@@ -64,11 +64,11 @@ class Imports:
         self._sweep: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins to delete expired uploads."""
+        """Starts the deletion of expired uploads."""
         self._sweep = asyncio.create_task(keep_deleting_expired(self.store, INCOMING, self.options.upload_age_s))
 
     def close(self) -> None:
-        """Ends the deletion of expired uploads."""
+        """Stops the deletion of expired uploads."""
         if self._sweep is not None:
             self._sweep.cancel()
 
@@ -78,10 +78,10 @@ class Imports:
         return UploadArea(self.store, "" if identity is None else identity.key, import_id)
 
     async def sign(self, import_id: str, files: Sequence[FileContent]) -> tuple[tuple[FileUpload, ...], datetime]:
-        """Returns where files are uploaded, and when the URLs expire.
+        """Returns upload URLs for files, and when the URLs expire.
 
         Raises:
-            TooLarge: they do not fit into the tenant's quota.
+            TooLarge: the files exceed the tenant's quota.
         """
         expires = timedelta(seconds=self.options.upload_url_s)
         uploads = self.get_uploads(import_id)
@@ -94,7 +94,7 @@ class Imports:
         return tuple(answers), expire_time
 
     async def publish(self, work: Callable[[Report, WorkContext], T]) -> AsyncIterator[Progress | _Result[T]]:
-        """Publishes uploads in turn; yields progress, then the result. It stops soon after the caller has left."""
+        """Publishes uploads one at a time; yields progress, then the result. Stops soon after the caller has left."""
         stop, loop = threading.Event(), asyncio.get_running_loop()
         events: asyncio.Queue[Progress | None] = asyncio.Queue()
 
@@ -161,7 +161,7 @@ class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
         limit = self._imports.options.max_weights_bytes
         if record.weights.size_bytes > limit:
             raise TooLarge(
-                f"the weights have {record.weights.size_bytes:,} bytes, at most {limit:,} are accepted",
+                f"the weights have {record.weights.size_bytes:,} bytes, and at most {limit:,} are accepted",
                 subject="weights.size_bytes",
                 remedy="ask an operator to raise VFMALIGN_FEATURES__MAX_WEIGHTS_BYTES",
                 reason="MODEL_TOO_LARGE",
@@ -187,7 +187,7 @@ class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
 
 
 def add_import_services(imports: Mapping[str, Imports], server: Server) -> list[ServiceDescriptor]:
-    """Adds both servicers, which serve these tenants, to a server; returns the services."""
+    """Adds both servicers for these tenants to a server; returns the services."""
     datasets = by_tenant({tenant: DatasetServicer(one) for tenant, one in imports.items()})
     models = by_tenant({tenant: ModelServicer(one) for tenant, one in imports.items()})
     imports_pb2_grpc.add_DatasetServiceServicer_to_server(datasets, server)

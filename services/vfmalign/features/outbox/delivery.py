@@ -1,4 +1,4 @@
-"""Delivers observations of Extract: tells the monitor, or stores them durably for the sender."""
+"""Stores observations of Extract durably for the sender, and drops observations that their monitor would reject."""
 
 from __future__ import annotations
 
@@ -6,41 +6,39 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from cachetools import TTLCache
+
+from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.features import DeliveredObservation
-from vfmalign.client.messages.monitors import ObservationResult
-from vfmalign.core.domain.errors import StoreUnavailable, TooLarge, VfmalignError
+from vfmalign.client.messages.monitors import FeatureOrigin
+from vfmalign.core.domain.errors import Internal, NotFound, StoreUnavailable, TooLarge, VfmalignError
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext, current_work, work_within
-from vfmalign.core.storage.keys import outbox_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import metrics
-from vfmalign.features.outbox.entries import Observed, digest
-from vfmalign.features.outbox.link import MonitoringLink, get_reason, is_refused
-from vfmalign.features.outbox.waiting import Waiting
+from vfmalign.features.outbox.entries import OutboxEntry, digest
+from vfmalign.features.outbox.pending import PendingKeys
 from vfmalign.features.settings import OutboxOptions
 
 _LOG = logs.get("outbox")
 _Result = TypeVar("_Result")
-_Observing = asyncio.Task[tuple[ObservationResult, ...]]
+_ORIGINS, _ORIGINS_S = 1024, 60.0
+"""Number of monitors with cached origins, and how long they are cached, in seconds."""
 
-CONFLICT = "CONFLICT"
-FROM_OUTBOX = "FROM_OUTBOX"
-_IN_ORDER = "WAITS_IN_ORDER", "earlier observations of this monitor wait; the sender sends them in order"
-_AWAY = "UNAVAILABLE", "the monitoring service does not answer; the sender sends the observation when it does"
-_SLOW = "NO_ANSWER_YET", "the monitoring service has not answered in time; the sender sends the observation again"
+Check = asyncio.Task[DeliveredObservation | None]
 
 
 class Outbox:
-    """Observations of one tenant.
+    """Queue of one tenant's observations, which wait to be sent to their monitors.
 
     Args:
-        store: objects of the tenant.
-        link: the monitoring service; None where the deployment has none.
-        waiting: what waits for monitors.
-        options: of the outbox.
+        store: object store of the tenant.
+        client: client of the monitoring service; None if the deployment has none.
+        pending: keys of the observations that wait for monitors.
+        options: options of the outbox.
 
     Attributes:
         on_stored: called after an observation was stored.
@@ -49,114 +47,89 @@ class Outbox:
     on_stored: Callable[[], None]
 
     def __init__(
-        self, store: ObjectStore, link: MonitoringLink | None, waiting: Waiting, options: OutboxOptions
+        self, store: ObjectStore, client: AsyncClient | None, pending: PendingKeys, options: OutboxOptions
     ) -> None:
-        self.store, self.waiting = store, waiting
-        self._link, self._options = link, options
+        self.store, self.pending = store, pending
+        self._client, self._options = client, options
+        self._origins: TTLCache[str, FeatureOrigin] = TTLCache(_ORIGINS, _ORIGINS_S)
         self.on_stored = lambda: None
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def look(self, monitor: str) -> asyncio.Task[None]:
-        """Begins to look for what other replicas have stored for a monitor, which `deliver` must not overtake.
+    def check(self, monitor: str, origin: FeatureOrigin) -> Check:
+        """Starts to check that the monitor exists and watches an origin. If not, `deliver` drops the observation.
 
-        It takes one request to the store, so it begins before the features are computed.
+        The check is one call. Start it before the features are computed.
         """
-        return self._start(self._look(monitor))
+        return self._start(self._check(monitor, origin))
 
-    async def deliver(self, observed: Observed, look: asyncio.Task[None] | None = None) -> DeliveredObservation:
-        """Tells the monitor, or stores the observation; returns what became of it. It never fails.
+    async def deliver(self, observed: OutboxEntry, check: Check | None = None) -> DeliveredObservation:
+        """Stores an observation for the sender, and returns the outcome. Never raises.
 
-        It waits for the network only while the monitoring service answers: else for one write to the store.
+        Waits for one write to the store, but never for the monitoring service.
 
         Args:
             observed: the observation.
-            look: what `look` has returned; looks now where None.
+            check: result of `check`. If it has not finished, the observation is stored, and the sender finds out.
         """
         try:
-            delivered = await self._deliver(observed, look)
+            delivered = await self._deliver(observed, None if check is None else _get_refusal(check))
         except Exception:
             _LOG.exception("observation_not_delivered", monitor=observed.monitor)
-            delivered = _drop("INTERNAL", "an internal error; the log of the feature service has its cause")
+            delivered = _drop(Internal.reason, "internal error; see the log of the feature service")
         metrics.observations_delivered.labels(delivered.delivery, delivered.reason).inc()
-        if delivered.delivery == "dropped":  # metrics do not name the monitor, because callers may name any
+        if delivered.delivery == "dropped":  # not a metric label: callers may name any monitor
             _LOG.warning("observation_dropped", monitor=observed.monitor, reason=delivered.reason)
         return delivered
 
     async def close(self) -> None:
-        """Waits for writes that are under way, and ends calls."""
+        """Waits for running writes, and cancels calls."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._options.write_timeout_s)
         for task in self._tasks:
             task.cancel()
 
-    async def _look(self, monitor: str) -> None:
-        if self._link is not None:
-            with work_within(WorkContext(time.monotonic() + self._options.write_timeout_s)):
-                self.waiting.add(await STORE.run(self.store.sizes_bytes, outbox_prefix(monitor), limit=1))
+    async def _check(self, monitor: str, origin: FeatureOrigin) -> DeliveredObservation | None:
+        """Asks again if the cached answer would drop the observation: the monitor may have changed since."""
+        if self._client is None or self._origins.get(monitor) == origin:
+            return None
+        try:
+            watched = (await self._client.monitors.get(monitor)).origin
+        except NotFound as error:
+            return _drop(error.reason, str(error)) if error.reason == NotFound.reason else None
+        except VfmalignError:
+            return None
+        self._origins[monitor] = watched
+        if watched == origin:
+            return None
+        return _drop(
+            "WRONG_ORIGIN",
+            "the monitor watches features of another model, preprocessing or input transform; extract with the model "
+            "of the monitor, or replace its reference by one of the new model",
+        )
 
-    async def _deliver(self, observed: Observed, look: asyncio.Task[None] | None) -> DeliveredObservation:
-        if self._link is None:
+    async def _deliver(self, observed: OutboxEntry, refusal: DeliveredObservation | None) -> DeliveredObservation:
+        if self._client is None:
             return _drop(
                 "NO_MONITORING",
                 "this deployment has no monitoring service; ask the operator to set VFMALIGN_MONITORING_ADDRESS",
             )
-        if self.waiting.has(observed.monitor):
-            return await self._queue(observed, *_IN_ORDER)
-        if self._link.is_away:
-            return await self._queue(observed, *_AWAY)
-        # Without an answer of the store, what this process knows must do.
-        await asyncio.wait({look or self.look(observed.monitor)}, timeout=self._options.hedge_s)
-        if self.waiting.has(observed.monitor):
-            return await self._queue(observed, *_IN_ORDER)
-        # Goes on after this call, which may end before: observing is idempotent, and says whether the service answers.
-        observing = self._start(self._link.observe(self.store.tenant, [observed]))
-        await asyncio.wait({observing}, timeout=self._options.hedge_s)
-        if not observing.done():
-            self._link.is_away = True
-            return await self._queue(observed, *_SLOW, observing)
-        return _get_answer(observing) or await self._queue(observed, *_describe_failure(observing))
-
-    async def _queue(
-        self, observed: Observed, reason: str, detail: str, observing: _Observing | None = None
-    ) -> DeliveredObservation:
-        """Stores an observation, and returns which ends first: the write, or the call to the monitor."""
+        if refusal is not None:
+            return refusal
+        data = observed.to_bytes()
         try:
-            key, write = self._begin_write(observed)
+            key = self.pending.begin(observed.monitor, len(data), digest(data))
         except TooLarge as error:
-            return await self._wait_alone(observing) or _drop(error.reason, str(error))
-        end_s = time.monotonic() + self._options.write_timeout_s
-        pending: set[asyncio.Task[Any]] = {write} if observing is None else {write, observing}
-        while pending and (left_s := end_s - time.monotonic()) > 0:
-            done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            if observing in done and (answer := _get_answer(observing)) is not None:
-                self._withdraw(key, write)
-                return answer
-            if write in done and write.exception() is None:
-                return DeliveredObservation(delivery="queued", reason=reason, detail=detail)
+            return _drop(error.reason, str(error))
+        write = self._start(self._write(key, data))
+        await asyncio.wait({write}, timeout=self._options.write_timeout_s)
+        if write.done() and write.exception() is None:
+            return DeliveredObservation(delivery="queued")
         failure = write.exception() if write.done() else None
-        reason = "NO_ANSWER" if failure is None else get_reason(failure)
+        reason = failure.reason if isinstance(failure, VfmalignError) else "NO_ANSWER"
         _LOG.warning("observation_not_stored", monitor=observed.monitor, reason=reason)
         return _drop(
-            StoreUnavailable.reason,
-            "neither the monitoring service nor the object storage has confirmed it; send the observation again",
+            StoreUnavailable.reason, "the object storage did not confirm it in time; send the observation again"
         )
-
-    async def _wait_alone(self, observing: _Observing | None) -> DeliveredObservation | None:
-        """Waits for the call to the monitor, where nothing can be stored, as long as for a write."""
-        if observing is None:
-            return None
-        await asyncio.wait({observing}, timeout=self._options.write_timeout_s)
-        return _get_answer(observing) if observing.done() else None
-
-    def _begin_write(self, observed: Observed) -> tuple[str, asyncio.Task[None]]:
-        """Begins to store an observation.
-
-        Raises:
-            TooLarge: the outbox is full.
-        """
-        data = observed.to_bytes()
-        key = self.waiting.begin(observed.monitor, len(data), digest(data))
-        return key, self._start(self._write(key, data))
 
     async def _write(self, key: str, data: bytes) -> None:
         is_written = False
@@ -165,21 +138,11 @@ class Outbox:
                 await STORE.run(self.store.put, key, data)
             is_written = True
         finally:
-            self.waiting.end(key, is_written=is_written)
+            self.pending.end(key, is_written=is_written)
         self.on_stored()
 
-    def _withdraw(self, key: str, write: asyncio.Task[None]) -> None:
-        """Takes back an observation that the monitor has decided on meanwhile, so that no later one waits for it."""
-        self.waiting.remove(key)
-        self._start(self._delete_after(write, key))
-
-    async def _delete_after(self, write: asyncio.Task[None], key: str) -> None:
-        await asyncio.wait({write})
-        if write.exception() is None:
-            await STORE.run(self.store.delete, key)  # else a later survey finds it, and the monitor has it already
-
     def _start(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
-        """Starts work that may outlast the call that it is for, and is therefore not cancelled with it."""
+        """Starts work that may outlast its call, and is therefore not cancelled with it."""
         context = contextvars.copy_context()
         context.run(current_work.set, UNLIMITED)
         task = asyncio.create_task(work, context=context)
@@ -194,26 +157,11 @@ class Outbox:
             _LOG.error("delivery_crashed", exc_info=error)
 
 
-def _get_answer(observing: _Observing) -> DeliveredObservation | None:
-    """Returns what a call to the monitor has decided; None where a repetition may succeed."""
-    error = observing.exception()
-    if error is None:
-        (result,) = observing.result()
-        if result.outcome == "conflict":
-            return _drop(
-                CONFLICT,
-                "the monitor has recorded other content under this observation id; send it with an id of its own",
-            )
-        return DeliveredObservation(delivery="recorded")
-    return _drop(get_reason(error), str(error)) if is_refused(error, is_promised=False) else None
-
-
-def _describe_failure(observing: _Observing) -> tuple[str, str]:
-    error = observing.exception()
-    detail = "the monitor could not record the observation; the sender sends it again"
-    return "UNAVAILABLE" if error is None else get_reason(error), detail
+def _get_refusal(check: Check) -> DeliveredObservation | None:
+    """Returns the result of a check; None if it has not finished or has failed."""
+    check.cancel()
+    return None if not check.done() or check.cancelled() or check.exception() else check.result()
 
 
 def _drop(reason: str, detail: str) -> DeliveredObservation:
-    delivery: Literal["dropped"] = "dropped"
-    return DeliveredObservation(delivery=delivery, reason=reason, detail=detail)
+    return DeliveredObservation(delivery="dropped", reason=reason, detail=detail)

@@ -1,4 +1,4 @@
-"""Observations as they are stored: one object each, a serialised ObserveRequest with one observation."""
+"""Stored observations: each object is a serialised ObserveRequest with one observation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.v1 import monitoring_pb2
 
 MAX_ENTRY_BYTES = 64 * 2**20
-"""Most bytes of an object that is read; the largest observation has a fraction of it."""
+"""Maximum size in bytes of an object that is read, several times the size of the largest observation."""
 
 
 @dataclass(frozen=True)
-class Observed:
-    """An observation and the monitor that it is for.
+class OutboxEntry:
+    """An observation in the outbox, and its monitor.
 
     Attributes:
         monitor: id of the monitor.
-        origin: what produced the features.
+        origin: origin of the features.
         observation: the study with its pooled features.
     """
 
@@ -47,11 +47,11 @@ class Observed:
         return request.SerializeToString(deterministic=True)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Observed:
+    def from_bytes(cls, data: bytes) -> OutboxEntry:
         """Reads the content of an object.
 
         Raises:
-            InvalidInput: it is not one observation with its features.
+            InvalidInput: the content is not one observation with features.
         """
         request = parse_request(monitoring_pb2.ObserveRequest.FromString, data)
         if not isinstance(request, monitoring_pb2.ObserveRequest) or len(request.inline.observations) != 1:
@@ -62,7 +62,7 @@ class Observed:
         try:
             study = ObservedStudy.from_proto(message.study)
         except SerializeToJsonError:
-            raise InvalidInput("the time of acquisition is none") from None
+            raise InvalidInput("the time of acquisition is invalid") from None
         return cls(request.monitor_id, FeatureOrigin.from_proto(request.origin), Observation(study, layers))
 
 
@@ -73,24 +73,24 @@ def digest(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """Objects that were read, in order.
+    """Objects that were read, in the order of the requested keys.
 
     Attributes:
         entries: keys with their observations.
-        gone: keys of objects that another process has deleted, after it had sent them.
-        damaged: keys of objects with other bytes than were written.
+        gone: keys of objects that another process has sent and deleted.
+        damaged: keys of objects with changed content.
     """
 
-    entries: Sequence[tuple[str, Observed]]
+    entries: Sequence[tuple[str, OutboxEntry]]
     gone: Sequence[str]
     damaged: Sequence[str]
 
 
 def read_batch(store: ObjectStore, keys: Sequence[str]) -> Batch:
-    """Reads objects.
+    """Reads the objects with these keys.
 
     Raises:
-        VfmalignError: the store does not answer, or has no such bucket.
+        VfmalignError: the store does not answer, or the bucket does not exist.
     """
     entries, gone, damaged = [], [], []
     for key in keys:
@@ -105,22 +105,23 @@ def read_batch(store: ObjectStore, keys: Sequence[str]) -> Batch:
     return Batch(entries, gone, damaged)
 
 
-def _read(store: ObjectStore, key: str) -> Observed:
+def _read(store: ObjectStore, key: str) -> OutboxEntry:
     parts = parse_outbox_key(key)
     if parts is None:
-        raise InvalidInput("the key is not that of an observation")
+        raise InvalidInput("the key does not belong to an observation")
     monitor, _, sha256 = parts
-    observed = Observed.from_bytes(store.get(key, sha256=sha256, max_bytes=MAX_ENTRY_BYTES))
+    observed = OutboxEntry.from_bytes(store.get(key, sha256=sha256, max_bytes=MAX_ENTRY_BYTES))
     if observed.monitor != monitor:
         raise InvalidInput("the observation is for another monitor")
     return observed
 
 
 def delete_entries(store: ObjectStore, keys: Sequence[str]) -> list[str]:
-    """Deletes objects; returns the keys of those that are deleted.
+    """Deletes objects; returns the keys of the deleted objects.
 
     Raises:
-        VfmalignError: the store did not delete the first one. The others are sent again, which changes nothing.
+        VfmalignError: the store did not delete the first object. The remaining ones are sent again, which has no
+            effect.
     """
     deleted: list[str] = []
     for key in keys:

@@ -1,48 +1,61 @@
-"""Sends what waits in the outboxes of all tenants: per monitor in the order of the keys, until it is recorded."""
+"""Sends the waiting observations of all tenants, per monitor in the order of their keys, until they are recorded."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, groupby
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from vfmalign.core.domain.errors import DeadlineExceeded, StoreUnavailable, Unavailable, VfmalignError
+from vfmalign.client.async_client import AsyncClient
+from vfmalign.core.domain.errors import (
+    MISCONFIGURED_STORE,
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+    StoreUnavailable,
+    TooLarge,
+    Unavailable,
+    VfmalignError,
+)
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.storage.keys import OUTBOX, is_outbox_key, outbox_prefix
 from vfmalign.features import metrics
-from vfmalign.features.outbox.delivery import CONFLICT, FROM_OUTBOX, Outbox
-from vfmalign.features.outbox.entries import Observed, delete_entries, read_batch
-from vfmalign.features.outbox.link import MonitoringLink, get_reason, is_refused
+from vfmalign.features.outbox.delivery import Outbox
+from vfmalign.features.outbox.entries import OutboxEntry, delete_entries, read_batch
 from vfmalign.features.settings import OutboxOptions
 
 BATCH = 64
-"""Observations of a call."""
+"""Maximum number of observations per call."""
 _BATCH_BYTES = 4 * 2**20
-DAMAGED = "DAMAGED"
+CONFLICT, DAMAGED = "CONFLICT", "DAMAGED"
+_REFUSALS = (Conflict, InvalidInput, NotFound, PreconditionFailed, TooLarge)
+"""Errors of Observe that a retry cannot fix. A missing role is not one of them, because an operator can grant it."""
 _LONGEST_PAUSE_S = 5.0
 _LOG = logs.get("outbox")
-_Group = Sequence[tuple[str, Observed]]
+_Group = Sequence[tuple[str, OutboxEntry]]
 _Monitor = tuple[Outbox, str]
 
 
 class Sender:
-    """One task that sends for all tenants, whichever replica or earlier process has stored the observations.
+    """Task that sends the observations of all tenants, including those stored by another replica or an earlier process.
 
-    Replicas may send the same observation twice, which the monitor records once.
+    Replicas may send the same observation twice; the monitor records it once.
 
     Args:
-        link: the monitoring service.
-        outboxes: of all tenants.
-        options: of the outbox.
+        clients: clients of the monitoring service, by tenant.
+        outboxes: outboxes of all tenants.
+        options: options of the outbox.
     """
 
-    def __init__(self, link: MonitoringLink, outboxes: Sequence[Outbox], options: OutboxOptions) -> None:
-        self._link, self._outboxes, self._poll_s = link, outboxes, options.poll_s
+    def __init__(self, clients: Mapping[str, AsyncClient], outboxes: Sequence[Outbox], options: OutboxOptions) -> None:
+        self._clients, self._outboxes, self._poll_s = clients, outboxes, options.poll_s
         self._woken = asyncio.Event()
         self._survey_s = 0.0
         self._failed_s: dict[_Monitor, float] = {}
@@ -51,15 +64,15 @@ class Sender:
             outbox.on_stored = self.wake
 
     def start(self) -> None:
-        """Begins to send."""
+        """Starts sending."""
         self._task = asyncio.create_task(self._run(), name="outbox-sender")
 
     def wake(self) -> None:
-        """Lets the sender look at what is new."""
+        """Wakes the sender, because there are new observations."""
         self._woken.set()
 
     async def close(self) -> None:
-        """Ends the task; what it was sending is sent again later."""
+        """Ends the task. An interrupted batch is sent again later."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -79,36 +92,37 @@ class Sender:
                     await self._woken.wait()
 
     async def _send_all(self) -> None:
-        """Sends everything that waits.
+        """Sends all waiting observations.
 
         Raises:
-            VfmalignError: something is left. Without an answer of the service or the store, nothing further is tried,
-                and the next attempt begins with other monitors; with another error, these are tried at once.
+            VfmalignError: some observations could not be sent. If the service or the store does not answer, sending
+                stops, and the next attempt begins with other monitors; after other errors, the other monitors are tried
+                at once.
         """
         while True:
             await self._survey()
             if (failure := await self._empty()) is not None:
                 raise failure
-            if all(outbox.waiting.is_surveyed for outbox in self._outboxes):
+            if all(outbox.pending.is_surveyed for outbox in self._outboxes):
                 return
 
     async def _survey(self) -> None:
-        """Looks for what others have left, if it is time, and for what the last look did not reach."""
+        """Lists the observations of other processes, if it is time or the last listing was incomplete."""
         is_due = time.monotonic() >= self._survey_s
         for outbox in self._outboxes:
-            if is_due or not outbox.waiting.is_surveyed:
-                before = outbox.waiting.begin_survey()
+            if is_due or not outbox.pending.is_surveyed:
+                before = outbox.pending.begin_survey()
                 listed = await STORE.run(
-                    outbox.store.sizes_bytes, OUTBOX, limit=outbox.waiting.limit, accepts=is_outbox_key
+                    outbox.store.sizes_bytes, OUTBOX, limit=outbox.pending.limit, accepts=is_outbox_key
                 )
-                outbox.waiting.end_survey(listed, before)
+                outbox.pending.end_survey(listed, before)
         if is_due:
             self._survey_s = time.monotonic() + self._poll_s
 
     async def _empty(self) -> VfmalignError | None:
-        """Sends the batches of all monitors in turn; returns an error that has kept some of them.
+        """Sends the batches of all monitors in turn; returns an error if some could not be sent.
 
-        Monitors that have failed come last: the service may be away for one of them alone.
+        Monitors that have failed come last: the service may be unavailable for one of them only.
         """
         failed: set[_Monitor] = set()
         failure: VfmalignError | None = None
@@ -128,12 +142,12 @@ class Sender:
         return failure
 
     def _list_monitors(self) -> list[_Monitor]:
-        return [(outbox, monitor) for outbox in self._outboxes for monitor in outbox.waiting.get_monitors()]
+        return [(outbox, monitor) for outbox in self._outboxes for monitor in outbox.pending.get_monitors()]
 
     async def _send_next(self, outbox: Outbox, monitor: str) -> None:
         keys = await self._list_next(outbox, monitor)
         batch = await STORE.run(read_batch, outbox.store, keys)
-        outbox.waiting.remove(*batch.gone)
+        outbox.pending.remove(*batch.gone)
         for _, group in groupby(batch.entries, key=lambda entry: entry[1].origin):
             await self._send(outbox, list(group))
         for key in batch.damaged:
@@ -141,45 +155,48 @@ class Sender:
             await self._delete(outbox, [key])
 
     async def _list_next(self, outbox: Outbox, monitor: str) -> list[str]:
-        """Returns the next keys as the store lists them: those of all replicas, of which this process knows its own."""
-        before = outbox.waiting.begin_survey()
+        """Returns the next keys from the store, because this process knows only the keys that it wrote itself."""
+        before = outbox.pending.begin_survey()
         listed = await STORE.run(outbox.store.sizes_bytes, outbox_prefix(monitor), limit=BATCH)
-        outbox.waiting.end_page(monitor, listed, before, is_last=len(listed) < BATCH)
+        outbox.pending.end_page(monitor, listed, before, is_last=len(listed) < BATCH)
         sizes = accumulate(listed[key] for key in sorted(listed))
         keys = [key for key, total in zip(sorted(listed), sizes, strict=True) if total <= _BATCH_BYTES]
         return keys or sorted(listed)[:1]
 
     async def _send(self, outbox: Outbox, group: _Group) -> None:
-        """Sends observations of one monitor and origin; those that it refuses are dropped, and no others."""
+        """Sends observations of one monitor and origin; drops exactly the observations that the monitor rejects."""
+        monitors, first = self._clients[outbox.store.tenant].monitors, group[0][1]
         try:
-            results = await self._link.observe(outbox.store.tenant, [observed for _, observed in group])
-        except VfmalignError as error:
-            if not is_refused(error, is_promised=True):
+            results = await monitors.observe(
+                first.monitor, [observed.observation for _, observed in group], first.origin
+            )
+        except _REFUSALS as error:
+            if error.reason in MISCONFIGURED_STORE:  # an error in the service's settings, not in the observation
                 raise
             if len(group) > 1:
                 for entry in group:
                     await self._send(outbox, [entry])
                 return
             ((key, observed),) = group
-            _count_drop(observed.monitor, get_reason(error))
+            _count_drop(observed.monitor, error.reason)
             await self._delete(outbox, [key])
             return
         for (_, observed), result in zip(group, results, strict=True):
             if result.outcome == "conflict":
                 _count_drop(observed.monitor, CONFLICT)
             else:
-                metrics.observations_delivered.labels("recorded", FROM_OUTBOX).inc()
+                metrics.observations_delivered.labels("recorded", "").inc()
         await self._delete(outbox, [key for key, _ in group])
 
     async def _delete(self, outbox: Outbox, keys: Sequence[str]) -> None:
         deleted = await STORE.run(delete_entries, outbox.store, keys)
-        outbox.waiting.remove(*deleted)
+        outbox.pending.remove(*deleted)
         if len(deleted) < len(keys):
-            raise StoreUnavailable("observations that were sent could not be deleted", subject="outbox")
+            raise StoreUnavailable("the sent observations could not be deleted", subject="outbox")
 
 
 def _count_drop(monitor: str, reason: str) -> None:
-    """Counts and logs an observation that is lost although it was queued, without its ids."""
+    """Counts and logs a queued observation that is lost, without its ids."""
     metrics.observations_delivered.labels("dropped", reason).inc()
     _LOG.warning("observation_dropped", monitor=monitor, reason=reason)
 

@@ -1,4 +1,4 @@
-"""The outboxes of all tenants with their sender, as the feature service starts and ends them."""
+"""The outboxes of all tenants and their sender, which the feature service starts and ends."""
 
 from __future__ import annotations
 
@@ -8,56 +8,56 @@ from vfmalign.client.async_client import AsyncClient
 from vfmalign.core.rpc.access.credentials import BearerToken
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features.outbox.delivery import Outbox
-from vfmalign.features.outbox.link import MonitoringLink
+from vfmalign.features.outbox.pending import PendingKeys
 from vfmalign.features.outbox.sender import Sender
-from vfmalign.features.outbox.waiting import Waiting
 from vfmalign.features.settings import FeaturesSettings
 
 
 class Outboxes:
-    """Outboxes by tenant. Without an address of the monitoring service, they drop what they are given.
+    """Outboxes by tenant. Without an address of the monitoring service, they drop all observations.
 
     Args:
-        settings: of the feature service.
-        stores: by tenant.
+        settings: settings of the feature service.
+        stores: object stores by tenant.
 
     Attributes:
-        by_tenant: the outboxes.
+        by_tenant: outboxes by tenant.
 
     Raises:
-        BadOption: the token of this service would leave this machine unencrypted.
+        BadOption: the token of this service would be sent unencrypted to another machine.
     """
 
     def __init__(self, settings: FeaturesSettings, stores: Mapping[str, ObjectStore]) -> None:
-        self._link = _open_link(settings, stores)
+        self._clients = _open_clients(settings, stores)
         options = settings.outbox
         self.by_tenant = {
-            tenant: Outbox(store, self._link, Waiting(tenant, options), options) for tenant, store in stores.items()
+            tenant: Outbox(store, self._clients.get(tenant), PendingKeys(tenant, options), options)
+            for tenant, store in stores.items()
         }
-        self._sender = None if self._link is None else Sender(self._link, list(self.by_tenant.values()), options)
+        self._sender = Sender(self._clients, list(self.by_tenant.values()), options) if self._clients else None
 
     def start(self) -> None:
-        """Begins to send what waits."""
+        """Starts sending waiting observations."""
         if self._sender is not None:
             self._sender.start()
 
     async def close(self) -> None:
-        """Ends the sender and the calls, after the writes that are under way."""
+        """Ends the sender and its calls, after running writes have ended."""
         for outbox in self.by_tenant.values():
             await outbox.close()
         if self._sender is not None:
             await self._sender.close()
-        if self._link is not None:
-            await self._link.close()
+        for client in self._clients.values():
+            await client.close()
 
 
-def _open_link(settings: FeaturesSettings, tenants: Mapping[str, ObjectStore]) -> MonitoringLink | None:
+def _open_clients(settings: FeaturesSettings, tenants: Mapping[str, ObjectStore]) -> dict[str, AsyncClient]:
     if not settings.monitoring_address:
-        return None
+        return {}
     token = BearerToken.from_settings(settings.auth)
-    if token is not None:  # now, because a call would fail like one that the service refuses
+    if token is not None:  # check it now: later, a call would fail as if the service had rejected it
         token.check_channel(settings.monitoring_address, encrypted=settings.ca_file is not None)
-    return MonitoringLink({tenant: _open_client(settings, token, tenant) for tenant in tenants})
+    return {tenant: _open_client(settings, token, tenant) for tenant in tenants}
 
 
 def _open_client(settings: FeaturesSettings, token: BearerToken | None, tenant: str) -> AsyncClient:

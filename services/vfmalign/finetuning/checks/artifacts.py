@@ -1,4 +1,4 @@
-"""Stages and their artifacts: what a stage is, and whether its artifact and what this refers to are intact."""
+"""Stages and their artifacts, with checks that an artifact and the objects that it refers to are intact."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ RESTORE = "restore the object from a backup and continue with `vfmalign checks r
 
 
 class SetStatus(Protocol):
-    """Reports what a stage is doing."""
+    """Callback with which a stage reports what it is doing."""
 
     async def __call__(self, detail: str, progress: Progress | None = None, *, reason: str = "") -> None:
         """Replaces the stage's progress.
 
         Args:
             detail: one sentence.
-            progress: counts, where there are some.
+            progress: counts, if there are any.
             reason: UPPER_SNAKE_CASE constant while the stage waits.
         """
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What the stages of one check work with.
+    """Context of the stages of one check.
 
     Attributes:
         set_status: reports the stage's progress.
         poll_s: pause between two queries of a job, in seconds.
-        digests: SHA-256 of the artifacts of finished stages, by stage; the database remembers them.
+        digests: SHA-256 of the artifacts of finished stages, by stage, as recorded in the database.
         repairing: whether the stage creates a lost artifact again.
         before_store: called with the artifact of a stage before it is stored.
     """
@@ -79,7 +79,7 @@ class Outputs:
         self._records[stage] = record
 
     def remove(self, stage: str) -> Record | None:
-        """Removes a stage's artifact, where it is there, and returns it."""
+        """Removes and returns a stage's artifact, if there is one."""
         return self._records.pop(stage, None)
 
     def items(self) -> list[tuple[str, Record]]:
@@ -87,14 +87,14 @@ class Outputs:
         return list(self._records.items())
 
     def restrict_to(self, stages: Iterable[str]) -> Outputs:
-        """Returns the artifacts of these stages alone."""
+        """Returns the artifacts of only these stages."""
         return Outputs({stage: self._records[stage] for stage in stages if stage in self._records})
 
     def get(self, stage: str, record: type[AnyRecord]) -> AnyRecord:
         """Returns the artifact of a stage.
 
         Raises:
-            KeyError: it is not there: the stage that asks for it does not declare that it reads it.
+            KeyError: the artifact is not available, because the calling stage does not list `stage` in its `reads`.
             TypeError: the stage creates artifacts of another type.
         """
         artifact = self._records[stage]
@@ -105,17 +105,16 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. Those that it names in `reads`, `after` and `follows` come before it in the list of all stages.
+    """One stage. The stages in `reads` and `after` precede it in the list of all stages.
 
     Attributes:
-        reads: stages whose artifacts it computes with. It begins once they are there, and is given no others.
-        find: returns the artifact where it exists, else None. Raises DataLoss where the stage has finished, but its
-            artifact or an object that this refers to is missing or changed: the stage is then not done.
+        reads: stages that it depends on. It begins once their artifacts exist, and receives only these artifacts.
+        find: returns the artifact, or None if it does not exist. Raises DataLoss if the stage has finished, but its
+            artifact or an object that the artifact refers to is missing or changed; the stage then has to run again.
         make: does the work, stores the artifact and returns it.
-        artifact: its name below `checks/<id>/`; empty for jobs.
-        after: stages that have to be done before it begins, but that it does not compute with.
-        follows: stages that it runs beside, and whose work it computes with as soon as that is there.
-        training: what its job trains, where it waits for one.
+        artifact: name of the artifact below `checks/<id>/`; empty for stages that wait for a job.
+        after: stages that must finish before it begins, although it does not read their artifacts.
+        training: the training of the job that it waits for; None if it waits for no job.
     """
 
     name: str
@@ -124,15 +123,14 @@ class Stage:
     make: Callable[[StageContext, Outputs], Awaitable[Record]]
     artifact: str = ""
     after: tuple[str, ...] = ()
-    follows: tuple[str, ...] = ()
     training: Training | None = None
 
 
 def get_readers(stages: Iterable[Stage], name: str) -> tuple[str, ...]:
-    """Returns the stages that compute with the output of a stage, directly or through others, in the order of all."""
+    """Returns the stages that depend on the output of a stage, directly or indirectly, in the order of all stages."""
     outdated = [name]
     for stage in stages:
-        if not {*stage.reads, *stage.follows}.isdisjoint(outdated):
+        if not set(stage.reads).isdisjoint(outdated):
             outdated.append(stage.name)
     return tuple(outdated[1:])
 
@@ -141,7 +139,7 @@ def get_readers(stages: Iterable[Stage], name: str) -> tuple[str, ...]:
 
 
 async def find_artifact(context: StageContext, name: str, record: type[AnyRecord]) -> AnyRecord | None:
-    """Returns `checks/<id>/<name>`, or None where it does not exist or cannot be read."""
+    """Returns `checks/<id>/<name>`, or None if it does not exist or cannot be read."""
     try:
         return await asyncio.to_thread(context.store.read, check_key(context.check.id, name), record)
     except (NotFound, PreconditionFailed):
@@ -155,21 +153,17 @@ def make_stage(
     record: type[AnyRecord],
     artifact: str = "",
     *,
-    after: tuple[str, ...] = (),
-    follows: tuple[str, ...] = (),
     verify: Callable[[StageContext, AnyRecord], None] | None = None,
 ) -> Stage:
-    """Returns a stage whose artifact is `checks/<id>/<artifact>`; by default `stages/<name>.json`.
+    """Returns a stage that stores the artifact `checks/<id>/<artifact>`, by default `stages/<name>.json`.
 
     Args:
-        name: its name.
+        name: name of the stage.
         reads: see `Stage`.
         make: does the work and returns the artifact.
         record: type of the artifact.
         artifact: its name.
-        after: see `Stage`.
-        follows: see `Stage`.
-        verify: raises DataLoss where an object that the artifact refers to is missing or changed.
+        verify: raises DataLoss if an object that the artifact refers to is missing or changed.
     """
     artifact = artifact or f"stages/{name}.json"
 
@@ -193,11 +187,11 @@ def make_stage(
         await asyncio.to_thread(context.store.write, check_key(context.check.id, artifact), made)
         return made
 
-    return Stage(name, reads, find, make_and_store, artifact, after, follows)
+    return Stage(name, reads, find, make_and_store, artifact)
 
 
 def verify_feature_set(context: StageContext, ref: FeatureSetRef) -> None:
-    """Checks that a feature set is the one that a stage has committed, and that every part is there with its size.
+    """Checks that a feature set is the one that a stage committed, and that every part exists and has the right size.
 
     Raises:
         DataLoss: its manifest or a part is missing or changed.
@@ -205,7 +199,7 @@ def verify_feature_set(context: StageContext, ref: FeatureSetRef) -> None:
     manifest = read_committed(context.store, ref.feature_set, ref.manifest_sha256).manifest
     for index in find_damaged_parts(context.store, manifest):
         raise DataLoss(
-            "the part is missing or has another size",
+            "the part is missing or has the wrong size",
             kind="feature_set",
             owner=ref.feature_set,
             subject=context.store.uri(manifest.parts[index].key),
@@ -217,7 +211,7 @@ def verify_feature_set(context: StageContext, ref: FeatureSetRef) -> None:
 
 
 async def find_job_result(context: StageContext, *, training: Training) -> Record | None:
-    """Returns the result of a job that has succeeded, else None: `make` waits for a job that still runs.
+    """Returns the result of a job that succeeded, else None; `make` waits for a job that is still running.
 
     Raises:
         DataLoss: see `read_job_result`.

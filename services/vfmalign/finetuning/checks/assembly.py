@@ -28,7 +28,6 @@ from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, Network
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
-from vfmalign.finetuning.checks.probes import TakenProbes
 from vfmalign.finetuning.checks.similarity import Measures
 from vfmalign.finetuning.checks.stages import Validated
 from vfmalign.finetuning.checks.trainings import Training, get_control_seed, name_stage
@@ -51,20 +50,18 @@ def assemble(
     trained: Sequence[SeedArtifacts],
     *,
     measures: Measures,
-    probes: TakenProbes,
     further_scratch: Sequence[JobResult] = (),
     trials: Mapping[str, float] = MappingProxyType({}),
 ) -> CheckAnalysis:
-    """Computes the results of a check from its artifacts and seeds alone.
+    """Computes the results of a check from its artifacts and seeds only.
 
     Args:
         check_id: the check.
         request: its specification.
-        valid: its inputs.
+        valid: the pinned inputs.
         trained: artifacts of every training seed, in order; at least one.
-        measures: of the first seed.
-        probes: of the first seed.
-        further_scratch: further trainings from random weights.
+        measures: measures of the first seed.
+        further_scratch: additional trainings from random weights.
         trials: best validation score of each trial of a recipe.
 
     Raises:
@@ -84,7 +81,7 @@ def assemble(
     pretraining = decide_verdict(
         scratch, metric, held_out=valid.held_out, seeds=len(seeds), shortest=shortened, baseline=SCRATCH
     )
-    if not pretraining.undecidable and not _share_recipe(valid):
+    if not pretraining.undecidable and valid.recipes["pretrained"] != valid.recipes["scratch"]:
         reason = f"{pretraining.reason}; `inconclusive`, because the two networks had recipes of their own"
         pretraining = Verdict(label="inconclusive", reason=reason)
     return CheckAnalysis(
@@ -108,23 +105,14 @@ def assemble(
         paired_similarity=first.paired_similarity,
         measures=measures.values,
         shift_by_bandwidth=measures.shift_by_bandwidth,
-        probes=tuple(taken.probe for taken in probes.probes),
         seeds=tuple(seeds) if len(seeds) > 1 else (),
         seed_variation=summarise_seeds(seeds) if len(seeds) > 1 else None,
         cut_structures=list_cut(main.inside),
         shortened=shortened,
         mixed_series=valid.mixed_series,
-        settings=_settings(request, valid, trained, probes)
+        settings=_settings(request, valid, trained)
         | {f"validation_{trial.removeprefix('job_')}": f"{score:.6g}" for trial, score in trials.items()},
     )
-
-
-def _share_recipe(valid: Validated) -> bool:
-    """Whether the pretrained network and the one from random weights had one recipe."""
-    pretrained, scratch = (
-        valid.recipes[name].model_copy(update={"probe_steps": ()}) for name in ("pretrained", "scratch")
-    )
-    return pretrained == scratch
 
 
 def _analyse_seed(
@@ -146,7 +134,7 @@ def _analyse_seed(
 
 
 def set_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[MetricSpec, ...]:
-    """Returns the metrics of a job; the request's smallest relevant difference replaces that of the primary metric."""
+    """Returns the metrics of a job. The request's smallest relevant difference replaces the primary metric's own."""
     if not request.smallest_difference:
         return main.metrics
     requested = {"smallest_difference": request.smallest_difference}
@@ -218,7 +206,7 @@ def _network(training: Training, check_id: str, valid: Validated, jobs: Mapping[
         parameters=result.parameters,
         learning_rate=valid.recipes[name].learning_rate,
         encoder_rate=None if name == "specialised" else valid.recipes[name].encoder_rate,
-        # Without the times, by which equal trainings differ.
+        # Times are left out: they differ even between equal trainings.
         curve=tuple(to_curve_point(point).model_copy(update={"elapsed_seconds": None}) for point in result.curve),
         convergence=measure_convergence(result.curve, baseline.curve, higher_is_better=metric.higher_is_better),
         selected_epoch=result.selected_epoch,
@@ -228,21 +216,13 @@ def _network(training: Training, check_id: str, valid: Validated, jobs: Mapping[
     )
 
 
-def _settings(
-    request: CheckSpec,
-    valid: Validated,
-    trained: Sequence[SeedArtifacts],
-    probes: TakenProbes,
-) -> dict[str, str]:
+def _settings(request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifacts]) -> dict[str, str]:
     measured = trained[0].measured
     recipes = {
         f"recipe_{name}": canonical_json(valid.recipes[name].model_dump(mode="json", exclude_none=True)).decode()
         for name in NETWORKS
     }
-    encoders = {
-        f"encoder_after_step_{taken.probe.step}": f"{taken.model_id}, SHA-256 {taken.model_sha256}"
-        for taken in probes.probes
-    }
+    encoders: dict[str, str] = {}
     for number, artifacts in enumerate(trained, start=1):
         main = artifacts.jobs["pretrained"]
         encoders |= {
@@ -250,7 +230,7 @@ def _settings(
             name_stage("encoder_after_sha256", number): main.encoder_sha256,
             name_stage("features_after", number): artifacts.measured.after_id,
         }
-    # Left out where there is none, so that results of checks without a map keep their digests.
+    # Left out if there is none, so that results of checks without a map keep their digests.
     pairs = ", ".join(f"{modality}={name}" for modality, name in sorted(request.modality_map.items()))
     return (
         recipes

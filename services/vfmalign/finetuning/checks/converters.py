@@ -1,4 +1,4 @@
-"""Checks and their results as messages of the API."""
+"""Converts checks and their results to messages of the API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vfmalign.finetuning.checks.repository import ReportRefs, StageRun, StoredCh
 from vfmalign.finetuning.jobs.converters import with_remedy
 
 MAX_CUT_STRUCTURES = 1_000
-"""Cut structures in a message, whose size is limited."""
+"""Maximum number of cut structures in a message, because messages have a size limit."""
 
 
 def to_check(
@@ -27,7 +27,7 @@ def to_check(
     report: CheckReport | None = None,
     whole: bool = True,
 ) -> messages.Check:
-    """Returns a check, with its result where its report is given; lists leave out most of the specification."""
+    """Returns a check, with its result if `report` is given. Lists leave out most of the specification."""
     result = None
     if report is not None and check.report is not None:
         result = _to_result(report, check.report, store)
@@ -55,9 +55,9 @@ def to_stages(
     """Returns every stage in order, started or not.
 
     Args:
-        names: of all stages.
-        runs: of the check's stages, in the order in which they began.
-        progress: of the running stages; the phase is the stage's name.
+        names: names of all stages.
+        runs: runs of the check's stages, in the order in which they began.
+        progress: progress of the running stages; its phase is the stage's name.
     """
     running = {stage.phase: stage for stage in progress}
     return [_to_stage(name, [run for run in runs if run.stage == name], running.get(name)) for name in names]
@@ -109,7 +109,6 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
         gain_naive_baseline=naive.gain,
         naive_baseline=naive.prediction,
         naive_baseline_not_beaten=naive.not_beaten,
-        probes=result.probes,
         interval_scope=result.interval_scope,
         seeds=tuple(_to_seed_result(seed) for seed in result.seeds),
         seed_variation=result.seed_variation,

@@ -1,9 +1,9 @@
 """Reconciler: compare requests, artifacts and running work, and take the next action for the checks of a tenant.
 
-Every round makes sure that each active check has a driver, a coroutine that runs the stages whose inputs are ready.
-Drivers keep no state beside the database and the artifacts: after a kill at any point the next process starts them
-again, and they skip the stages whose artifacts exist and are intact. A stage that needs a lost object has the stage
-that created it run again (`repairs`).
+Every round makes sure that each active check has a driver, a coroutine that runs every stage once its inputs are ready.
+Drivers keep all state in the database and the artifacts: after a kill at any point the next process starts them again,
+and they skip the stages that have intact artifacts. If a stage needs a lost object, the stage that created the object
+runs again (`repairs`).
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, StoredCheck
 from vfmalign.finetuning.jobs.repository import JobRepository
 
-# Errors that end by themselves, or once an operator has fixed the deployment: failing the check would cost its finished
-# stages.
+# These errors pass by themselves, or once an operator has fixed the deployment. Failing the check would waste its
+# finished stages.
 TRANSIENT_ERRORS = (Unavailable, Exhausted, DeadlineExceeded, Cancelled, Unauthenticated, Forbidden)
 
 
 def _list_reasons(classes: Iterable[type[VfmalignError]]) -> set[str]:
-    """Returns the default reasons of some errors and of those that derive from them."""
+    """Returns the default reasons of error classes and of all their subclasses."""
     return {reason for cls in classes for reason in (cls.reason, *_list_reasons(cls.__subclasses__()))}
 
 
@@ -64,7 +64,8 @@ class PollingPolicy:
 
     Attributes:
         poll_s: seconds between two queries of a job.
-        first_wait_s, longest_wait_s: seconds before a stage with a transient error is tried again; doubled each time.
+        first_wait_s, longest_wait_s: first and longest pause in seconds before a stage with a transient error is tried
+            again; the pause doubles each time.
         max_checks: checks of one tenant that run at once.
     """
 
@@ -91,7 +92,7 @@ class StatusBoard:
             await self._write()
 
     async def remove(self, stage: str) -> None:
-        """Removes a stage that has ended. The last one's progress stays until the next stage reports."""
+        """Removes a stage that has ended. If it was the last one, its progress stays until the next stage reports."""
         if self._stages.pop(stage, None) is not None and self._stages:
             await self._write()
 
@@ -100,7 +101,7 @@ class StatusBoard:
 
 
 class Reconciler:
-    """The rounds over the checks of one tenant, during one term of the leader.
+    """Reconciles the checks of one tenant during one term of the leader.
 
     Args:
         get_stages: returns the stages of a requested check, in order.
@@ -130,7 +131,7 @@ class Reconciler:
         self._waits: dict[tuple[str, str], str] = {}
 
     async def end(self) -> None:
-        """Ends the drivers. Jobs go on."""
+        """Ends the drivers. Jobs continue."""
         await self._end_drivers(list(self._drivers))
 
     def count_waiting(self) -> dict[str, int]:
@@ -139,7 +140,7 @@ class Reconciler:
         return {reason: numbers[reason] for reason in _TRANSIENT_REASONS}
 
     async def reconcile(self) -> None:
-        """Runs one round: ends the checks that are cancelled, then starts drivers of others up to the limit."""
+        """Runs one round: ends the cancelled checks, then starts drivers for other checks up to the limit."""
         for check_id in [check_id for check_id, driver in self._drivers.items() if driver.done()]:
             del self._drivers[check_id]
         active = await asyncio.to_thread(self._checks.active)
@@ -151,7 +152,7 @@ class Reconciler:
             self._drivers[check_id] = asyncio.create_task(self._drive(check_id), name=f"check {check_id}")
 
     async def _cancel(self, check: StoredCheck) -> None:
-        # The driver ends first: it would otherwise create further jobs while the existing ones are cancelled.
+        # End the driver first: otherwise it would create further jobs while the existing ones are cancelled.
         await self._end_drivers([check.id])
         if await self._cancel_jobs(check.id):
             await asyncio.to_thread(self._checks.mark_cancelled, check.id)
@@ -169,7 +170,7 @@ class Reconciler:
         await asyncio.gather(*drivers, return_exceptions=True)
 
     async def _drive(self, check_id: str) -> None:
-        """Takes a check to its end, unless this process ends before."""
+        """Runs a check to its end, unless this process ends first."""
         # The request id is passed on with every call, so that one search finds the check in the logs of all services.
         logs.request_id.set(f"check-{_NOT_IN_A_REQUEST_ID.sub('-', check_id)}"[:64])
         try:
@@ -200,7 +201,7 @@ class Reconciler:
         await asyncio.to_thread(self._checks.fail, check_id, message, reason)
 
     async def _run_stages(self, check: StoredCheck, board: StatusBoard) -> None:
-        """Runs every stage whose inputs are ready, concurrently, until all are done or one fails."""
+        """Runs each stage as soon as its inputs are ready, concurrently, until all are done or one fails."""
         outputs, stages = Outputs(), self._get_stages(check.request)
         repairs = Repairs(check, {stage.name: stage for stage in stages}, self._store, self._checks, self._jobs)
         running: dict[str, asyncio.Task[Record]] = {}
@@ -216,7 +217,7 @@ class Reconciler:
                     return
                 await asyncio.wait(running.values(), return_when=asyncio.FIRST_COMPLETED)
                 for name in [name for name, task in running.items() if task.done()]:
-                    if name not in running:  # ended for the sake of a repair
+                    if name not in running:  # cancelled because of a repair
                         continue
                     try:
                         outputs.put(name, running.pop(name).result())
@@ -273,7 +274,7 @@ class Reconciler:
         """Returns the artifact of a stage that is done.
 
         Raises:
-            ArtifactLost: the stage had been done.
+            ArtifactLost: the stage had finished, and its artifact was lost since.
         """
         digests = await asyncio.to_thread(self._checks.artifact_digests, context.check.id)
         try:
@@ -282,7 +283,7 @@ class Reconciler:
             raise ArtifactLost(loss) from loss
 
     async def _with_retry(self, board: StatusBoard, phase: str, action: Callable[[], Awaitable[_T]]) -> _T:
-        """Repeats an action until no transient error occurs, and reports what it waits for."""
+        """Repeats an action until it ends without a transient error, and reports the error that it waits for."""
         wait_s = self._policy.first_wait_s
         while True:
             try:
@@ -295,7 +296,7 @@ class Reconciler:
                 _log.warning("stage_waits", check=board.check_id, stage=phase, error=str(error), seconds=pause_s)
                 self._waits[board.check_id, phase] = type(error).reason
                 try:
-                    with contextlib.suppress(VfmalignError):  # the database may be what is unavailable
+                    with contextlib.suppress(VfmalignError):  # the database itself may be unavailable
                         detail = f"waiting at {phase}: {error}; trying again in {pause_s:g} s"
                         await board.set_status(phase, detail, reason=error.reason)
                     await asyncio.sleep(pause_s)
@@ -303,16 +304,14 @@ class Reconciler:
                     del self._waits[board.check_id, phase]
 
     def _claim(self, check: StoredCheck) -> None:
-        """Makes sure that artifacts under this id belong to this check, even after the database was lost.
+        """Makes sure that the artifacts under this id belong to this check, even after the database was lost.
 
         Raises:
             Conflict: they were created for another request.
         """
         key, spec = check_key(check.id, "spec.json"), check.request.to_json()
         if not self._store.put_if_absent(key, spec) and self._store.get(key) != spec:
-            raise Conflict(
-                "belongs to a check with another body", subject=self._store.uri(key), remedy="choose another check id"
-            )
+            raise Conflict("another check created it", subject=self._store.uri(key), remedy="choose another check id")
 
     def _report_refs(self, check_id: str) -> ReportRefs:
         return ReportRefs(json_ref=self._ref(check_id, "report.json"), html_ref=self._ref(check_id, "report.html"))
@@ -323,7 +322,7 @@ class Reconciler:
 
 
 async def _end_tasks(running: dict[str, asyncio.Task[Record]], names: Iterable[str]) -> None:
-    """Ends the runs of stages, where they run."""
+    """Cancels the running stages among these."""
     tasks = [running.pop(name) for name in names if name in running]
     for task in tasks:
         task.cancel()

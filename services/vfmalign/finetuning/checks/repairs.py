@@ -1,4 +1,4 @@
-"""Repairs of a check whose stored objects were lost or damaged: which stage created them, and what it invalidates.
+"""Repairs of lost or damaged objects of a check: the stage that creates them again, and the artifacts it invalidates.
 
 The stage that created a lost object runs again. Stages that have read it keep their artifacts, unless the object
 differs now: another processor may round differently, and then everything computed from it is computed again. The number
@@ -20,7 +20,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, get_readers
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
-from vfmalign.finetuning.checks.trainings import MAIN, Training
+from vfmalign.finetuning.checks.trainings import Training
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.results import reopen
 
@@ -30,7 +30,7 @@ _log = logs.get(__name__)
 
 
 class ArtifactLost(Exception):
-    """A finished stage is not done, because its artifact or an object that this refers to is lost."""
+    """The artifact of a finished stage, or an object that the artifact refers to, was lost."""
 
     def __init__(self, loss: DataLoss) -> None:
         super().__init__(str(loss))
@@ -42,8 +42,8 @@ class Repairs:
     """The repairs during one run of a check.
 
     Attributes:
-        stages: all of the check, in order, by name.
-        active: the loss that a stage repairs while it runs again, by stage.
+        stages: all stages of the check by name, in order.
+        active: by stage that runs again, the loss that it repairs.
     """
 
     check: StoredCheck
@@ -59,15 +59,15 @@ class Repairs:
 
         Args:
             stage: the stage that noticed the loss.
-            loss: what is lost.
-            outputs: artifacts of the finished stages; those that are invalid from now on are removed.
+            loss: the error that names the lost object.
+            outputs: artifacts of the finished stages. Artifacts that become invalid are removed.
             own: whether the object belongs to the artifact of `stage` itself.
 
         Returns:
-            The stages whose runs must end, because they compute with the lost object.
+            The running stages that must be cancelled, because they use the lost object.
 
         Raises:
-            DataLoss: no stage can create the object, or it was lost too often.
+            DataLoss: no stage can create the object again, or it was lost too often.
         """
         creator = stage if own else self._find_creator(stage, loss, outputs)
         self._counts[creator] += 1
@@ -87,12 +87,12 @@ class Repairs:
         return any(stage in self._get_readers(creator) for creator in self.active)
 
     async def before_store(self, stage: str, record: Record, outputs: Outputs) -> None:
-        """Invalidates what was computed from the features of a stage, unless these are the same as before."""
+        """Invalidates everything computed from a stage's features, unless its new features equal the earlier ones."""
         if isinstance(record, FeatureSetRef) and not await asyncio.to_thread(self._is_same_set, stage, record):
             await self._invalidate(stage, outputs)
 
     def end(self, stage: str) -> None:
-        """Counts the repair of a stage that has run again, where it was one."""
+        """Counts the repair, if a stage that has run again was repairing a loss."""
         loss = self.active.pop(stage, None)
         if loss is None:
             return
@@ -102,7 +102,7 @@ class Repairs:
         _log.warning("artifact_created_again", check=self.check.id, stage=stage, kind=kind, object=loss.subject)
 
     def _find_creator(self, stage: str, loss: DataLoss, outputs: Outputs) -> str:
-        """Returns the stage that creates an object again; empty where there is none, as for imported models."""
+        """Returns the stage that creates an object again; empty if there is none, as for imported models."""
         if loss.kind in {"job_result", "model"} and self.stages[stage].training is not None:
             return stage
         for name, record in outputs.items():
@@ -111,22 +111,16 @@ class Repairs:
             training = self.stages[name].training
             if training is not None and self._has_created(training, loss):
                 return name
-        # What a stage follows has no artifact yet, so the stage has made sets of its own from it.
-        return stage if loss.kind == "feature_set" and self.stages[stage].follows else ""
+        return ""
 
     def _has_created(self, training: Training, loss: DataLoss) -> bool:
         if loss.kind == "model":
-            is_encoder = bool(loss.owner) and loss.owner == training.encoder_id(self.check.id)
-            return is_encoder or (training == MAIN and self._is_probe(loss))
+            return bool(loss.owner) and loss.owner == training.encoder_id(self.check.id)
         return loss.kind == "job_result" and loss.owner == training.job_id(self.check.id)
-
-    def _is_probe(self, loss: DataLoss) -> bool:
-        return loss.owner.startswith(f"{MAIN.encoder_id(self.check.id)}-step-")
 
     def _reopen_job(self, training: Training, loss: DataLoss) -> None:
         detail = f"{loss.subject}: {loss.message}; it is created again"
-        is_probe = loss.kind == "model" and self._is_probe(loss)
-        reopen(self.jobs, self.store, training.job_id(self.check.id), detail, from_start=is_probe)
+        reopen(self.jobs, self.store, training.job_id(self.check.id), detail)
 
     async def _invalidate(self, stage: str, outputs: Outputs) -> None:
         """Removes the artifacts that were computed with the former output of a stage."""

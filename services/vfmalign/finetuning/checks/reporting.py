@@ -1,4 +1,4 @@
-"""Last stage of a check: from the artifacts of all other stages to `report.json` and `report.html`.
+"""Last stage of a check: writes `report.json` and `report.html` from the artifacts of all other stages.
 
 `assembly` computes the results without side effects; `report_stage` reads, renders and stores.
 """
@@ -29,7 +29,6 @@ from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageC
 from vfmalign.finetuning.checks.assembly import SeedArtifacts, assemble
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.converters import to_stages
-from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
 from vfmalign.finetuning.checks.repository import StageRun, StoredCheck
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
 from vfmalign.finetuning.checks.stages import ChosenRecipes, Validated, measuring_stages
@@ -42,7 +41,7 @@ SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
 
 
 def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:
-    """Returns every started stage with the wall time from its first start to its first end, interruptions included."""
+    """Returns the wall time of every started stage, from first start to first end, including interruptions."""
     stages = to_stages(list(dict.fromkeys(run.stage for run in runs)), runs)
     return tuple(
         StageTime(stage=stage.name, attempts=stage.attempts, seconds=None if stage.end_time is None else stage.seconds)
@@ -52,15 +51,15 @@ def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:
 
 
 def list_losses(runs: Sequence[StageRun]) -> tuple[LostArtifact, ...]:
-    """Returns every object that was lost and created again, in order."""
+    """Returns every object that was lost and created again, in the order of the runs."""
     return tuple(LostArtifact(stage=run.stage, message=run.message) for run in runs if run.outcome == "lost")
 
 
 def report_stage(spec: CheckSpec) -> Stage:
-    """Returns the stage that ends a check."""
+    """Returns the last stage of a check, which writes the report."""
     comparisons = (name_stage("mmd", number) for number in range(1, spec.seeds + 1))
     jobs = (training.stage for training in list_trainings(spec))
-    reads = ("validate", "recipe", "features_before", *comparisons, "measures", "probes", *jobs)
+    reads = ("validate", "recipe", "features_before", *comparisons, "measures", *jobs)
     return make_stage("report", reads, _make, CheckReport, "report.json", verify=_verify_page)
 
 
@@ -77,13 +76,13 @@ def read_report(store: ObjectStore, check: StoredCheck) -> CheckReport:
     """
     with lost_as("report", check.id, RESTORE):
         if check.report is None:
-            raise NotFound("no report is recorded", subject=f"check {check.id}")
+            raise NotFound("the database has no report of it", subject=f"check {check.id}")
         store.get(check.report.html_ref.key, sha256=check.report.html_ref.sha256)
         return store.read(check.report.json_ref.key, CheckReport, check.report.json_ref.sha256)
 
 
 def _verify_page(context: StageContext, report: CheckReport) -> None:
-    """Checks that `report.html` is there, with the bytes that a finished check refers to.
+    """Checks that `report.html` exists and has the digest that a finished check recorded.
 
     Raises:
         DataLoss: it is missing or changed.
@@ -95,7 +94,7 @@ def _verify_page(context: StageContext, report: CheckReport) -> None:
 
 def all_stages(spec: CheckSpec) -> tuple[Stage, ...]:
     """Returns every stage of a check, in order."""
-    return (*measuring_stages(spec), measures_stage(), probes_stage(), report_stage(spec))
+    return (*measuring_stages(spec), measures_stage(), report_stage(spec))
 
 
 def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
@@ -119,7 +118,6 @@ def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
         further_scratch=[one for training, one in jobs_results.items() if training.number > check.request.seeds],
         trials=chosen.trials,
         measures=outputs.get("measures", Measures),
-        probes=outputs.get("probes", TakenProbes),
     )
     figures = {name: tuple(ref for ref in job.figures if ref.key.endswith(".png")) for name, job in results.items()}
     runs = context.checks.stages(check.id)

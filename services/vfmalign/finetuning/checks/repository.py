@@ -20,7 +20,7 @@ from vfmalign.finetuning.jobs.tables import JobRow
 from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation, common_fields
 
 StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancelled", "lost"]
-"""`lost` records that the output of an earlier run was lost, so that the stage runs again."""
+"""Outcomes of a run. `lost`: the output of an earlier run was lost, so the stage runs again."""
 
 
 class ReportRefs(Record):
@@ -32,12 +32,12 @@ class ReportRefs(Record):
 
 @dataclass(frozen=True)
 class StoredCheck(Operation):
-    """A check as the database holds it.
+    """A check as stored in the database.
 
     Attributes:
         state: never `pending`.
-        stage_progress: progress of every running stage that reported some; the phase is the stage's name.
-        report: set when it succeeded.
+        stage_progress: progress of every running stage that has reported any; its phase is the stage's name.
+        report: the report; None unless the check succeeded.
     """
 
     state: State
@@ -75,15 +75,15 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     stopping = "cancelling: waiting for its jobs and calls to end"
 
     def create(self, check_id: str, request: CheckSpec) -> StoredCheck:
-        """Adds a check; the same id and request again returns the first.
+        """Adds a check, or returns the existing one if the id and the request are the same.
 
         Raises:
-            Conflict: the id was used with another request.
+            Conflict: the id is taken by a check with a different request.
         """
         return self._insert(CheckRow(id=check_id), request, "waiting to begin")
 
     def active(self) -> tuple[StoredCheck, ...]:
-        """Returns checks that are not finished: running ones first, then oldest first."""
+        """Returns the checks that are not finished: the running ones, then the queued ones, oldest first."""
         return self._select(
             sa.select(CheckRow)
             .where(CheckRow.state.in_(("running", "queued")))
@@ -91,7 +91,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
         )
 
     def summaries(self, check_ids: Sequence[str]) -> dict[str, Summary]:
-        """Returns those of these checks that exist, by id."""
+        """Returns summaries of the checks that exist among these ids, by id."""
         large = (defer(CheckRow.request), defer(CheckRow.stage_progress), defer(CheckRow.report))
         query = sa.select(CheckRow).where(CheckRow.id.in_(check_ids)).options(*large)
         with self._database.snapshot() as session:
@@ -120,7 +120,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
                 row.stage_progress = [stage.model_dump(mode="json") for stage in stages]
 
     def succeed(self, check_id: str, report: ReportRefs) -> None:
-        """Ends a check whose report is stored."""
+        """Ends a check after its report was stored."""
         with self._database.session() as session:
             row = self._row(session, check_id)
             row.report = report.model_dump(mode="json")
@@ -148,16 +148,17 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     ) -> None:
         """Records how the open attempt ended.
 
-        A stage whose artifact exists after a restart or a retry ends here as well: the orchestrator was killed between
-        storing the artifact and this call, or the stage was cancelled while it stored the artifact. Where no attempt is
-        open, success replaces the failure or cancellation of the latest attempt, and nothing else is recorded.
+        Also call this for a stage that is found to have its artifact after a restart or a retry: the orchestrator was
+        killed between storing the artifact and this call, or the stage was cancelled while it stored the artifact. If
+        no attempt is open, success replaces the failure or cancellation of the latest attempt, and nothing else is
+        recorded.
 
         Args:
             check_id: the check.
             stage: name of the stage.
             outcome: how the attempt ended.
-            message: why it did not succeed.
-            artifact_sha256: digest of the artifact that it stored, which later readers verify.
+            message: why the attempt did not succeed.
+            artifact_sha256: digest of the stored artifact, which later readers verify.
         """
         with self._database.session() as session:
             rows = _stage_rows(session, check_id, stage)
@@ -177,7 +178,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
             return {row.stage: row.artifact_sha256 for row in session.execute(query) if row.artifact_sha256}
 
     def forget_artifacts(self, check_id: str, stages: Sequence[str]) -> None:
-        """Forgets the digests of artifacts that are computed again."""
+        """Deletes the digests of artifacts that will be computed again."""
         condition = (StageRow.check_id == check_id) & StageRow.stage.in_(stages)
         with self._database.session() as session:
             session.execute(sa.update(StageRow).where(condition).values(artifact_sha256=""))
@@ -213,10 +214,10 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
 
 
 def summarise(stages: Sequence[Progress]) -> Progress:
-    """Combines the progress of the running stages into that of the check.
+    """Combines the progress of the running stages into the progress of the check.
 
-    Phase and counts are those of a training, which takes longest, or else of the first stage that counts something. The
-    detail joins all details; the reason is the first of a stage that waits.
+    Phase and counts come from a training, because trainings take longest, or else from the first stage with counts. The
+    detail joins all details; the reason comes from the first waiting stage.
     """
     training = next((stage for stage in stages if stage.unit == "epoch"), None)
     main = training or next((stage for stage in stages if stage.unit), stages[0])

@@ -1,4 +1,4 @@
-"""Rules of a requested check, and the inputs that it names."""
+"""Validation of a requested check and of the inputs that it names."""
 
 from __future__ import annotations
 
@@ -22,20 +22,12 @@ from vfmalign.finetuning.jobs.request import NETWORKS
 
 
 def check_spec(spec: CheckSpec) -> None:
-    """Rejects what can never succeed, before anything is stored.
+    """Rejects a check that can never succeed, before anything is stored.
 
     Raises:
-        BadOption: an unknown task or preset, a layer named twice, a seed out of range, or probes of a baseline or
-            without validation.
+        BadOption: an unknown task or preset, a layer named twice, or a seed out of range.
     """
     check_task(spec.task)
-    for name, own in (("scratch", spec.scratch_recipe), ("specialised", spec.specialised_recipe)):
-        if own is not None and own.probe_steps:
-            raise BadOption(
-                "only the pretrained network is probed",
-                field=f"{name}_recipe.probe_steps",
-                remedy="set them in `recipe`",
-            )
     for network in NETWORKS:
         get_recipe(spec, network)
     random_seeds = get_random_seeds(spec)
@@ -69,12 +61,12 @@ class ResolvedCheck:
 
 
 def resolve_check(spec: CheckSpec, dataset: DatasetManifest, card: ModelCard) -> ResolvedCheck:
-    """Resolves what a check leaves open, and checks that its trainings fit the dataset and the model that it names.
+    """Fills in the defaults of a check, and checks that its trainings fit the dataset and the model.
 
     Raises:
-        BadOption: the dataset does not declare what the task is about, the model's input lacks a channel, the model
+        BadOption: the dataset does not declare what the task requires, the model's input lacks a channel, the model
             lacks a layer, or a patch is too large.
-        BadDataset: a split without a case, or a case without what the task needs.
+        BadDataset: a split has no case, or a case lacks data that the task needs.
     """
     task = get_task_spec(spec.task, dataset.declaration)
     check_data(dataset, task)
@@ -82,7 +74,7 @@ def resolve_check(spec: CheckSpec, dataset: DatasetManifest, card: ModelCard) ->
 
 
 def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: ModelCard) -> ResolvedCheck:
-    """Resolves what a check leaves open, where the cases of its dataset are checked (`check_data`).
+    """Fills in the defaults of a check, for callers that have checked the cases of its dataset (`check_data`).
 
     Raises:
         BadOption: the model's input lacks a channel, the model lacks a layer, or a patch is too large.
@@ -94,7 +86,7 @@ def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: M
         card.id,
         card.preprocessing,
         modality_map=spec.modality_map,
-        recipes=tuple(recipes.values()),  # a second one has the same patches
+        recipes=tuple(recipes.values()),  # a second recipe has the same patches
     )
     return ResolvedCheck(task, choose_layers(card, spec.layers), recipes)
 
@@ -102,14 +94,15 @@ def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: M
 def check_inputs(store: ObjectStore, jobs: JobRepository, check_id: str, spec: CheckSpec) -> tuple[TrainingPlan, ...]:
     """Checks a requested check against its dataset and its model, before anything is stored.
 
-    While the store is unavailable, this is left to the stage `validate`, which waits for it.
+    If the store is unavailable, the stage `validate` does this once the store answers.
 
     Returns:
-        The trainings that the check needs, and those that it would need with one seed; empty without the store.
+        The trainings that the check needs, and the trainings that it would need with one seed; empty if the store is
+        unavailable.
 
     Raises:
         NotFound: the model or the dataset does not exist.
-        DigestMismatch: one of them has another digest than requested.
+        DigestMismatch: the model or the dataset has a different digest than requested.
         InvalidInput: as `resolve_check`.
     """
     with suppress(Unavailable):
@@ -125,15 +118,15 @@ def check_inputs(store: ObjectStore, jobs: JobRepository, check_id: str, spec: C
 
 
 def choose_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the layers to compare, the primary one first; all of the model where none is requested.
+    """Returns the layers to compare, the primary one first; all layers of the model if none is requested.
 
     Raises:
-        BadOption: the model does not have a layer.
+        BadOption: the model does not have a requested layer.
     """
     known = [layer.name for layer in card.layers]
     for layer in requested:
         if layer not in known:
-            raise BadOption(f"no layer {layer[:64]!r}", field="layers", remedy=f"choose among {', '.join(known)}")
+            raise BadOption(f"no layer {layer[:64]!r}", field="layers", remedy=f"choose from {', '.join(known)}")
     chosen = requested or tuple(known)
     # The card declares the primary layer before any result is known, so it is always compared.
     return (card.primary_layer, *(layer for layer in chosen if layer != card.primary_layer))

@@ -1,4 +1,4 @@
-"""Measures of the primary layer beside MMD²: CKA, Fréchet and energy distance, LogME and H-score.
+"""Measures of the primary layer in addition to MMD²: CKA, Fréchet and energy distance, LogME and H-score.
 
 `MmdService` computes the first three, and MMD² with half and twice the bandwidth. LogME and H-score are computed here
 from the features before and the classes of the training cases. A measure that cannot be computed is absent with the
@@ -33,7 +33,7 @@ from vfmalign.finetuning.checks.trainings import MAIN
 MMD_SERVICE_MEASURES: tuple[Measure, ...] = ("cka", "frechet", "energy")
 """Measures that `MmdService` computes."""
 BANDWIDTH_FACTORS: Mapping[str, float] = {"0.5": 0.5, "2": 2.0}
-"""Multiples of the bandwidth with which MMD² is computed as well, by name."""
+"""Multiples of the bandwidth for which MMD² is also computed, by name."""
 MAX_CASES = 8192
 """Largest number of training cases for LogME and H-score: a running decomposition cannot be interrupted."""
 
@@ -42,7 +42,7 @@ class Measures(Record):
     """`checks/<id>/stages/measures.json`: measures of the primary layer, by name.
 
     Attributes:
-        values: measures beside MMD².
+        values: measures other than MMD².
         shift_by_bandwidth: MMD² on standardised features, by factor of the bandwidth.
     """
 
@@ -51,7 +51,7 @@ class Measures(Record):
 
 
 def measures_stage() -> Stage:
-    """Returns the stage that computes the measures, with the bandwidth of MMD² and the classes that the job names."""
+    """Returns the stage that computes the measures. It uses the bandwidth of MMD² and the classes named by the job."""
     return make_stage("measures", (*COMPARED, "features_after", "mmd", MAIN.stage), _make, Measures)
 
 
@@ -60,7 +60,7 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
     await context.set_status("measuring the primary layer beside MMD²")
     request = comparison_with(context, outputs, outputs.get("features_after", FeatureSetRef))
     request = request.with_options(layers=(valid.primary_layer,), test=TestOptions())
-    # One call each: the service rejects a call as a whole, and one measure may be rejected alone.
+    # One call per measure: the service rejects a call as a whole, and may reject one measure only.
     values = {name: await value_or_absent(measure(context.mmd, request, name)) for name in MMD_SERVICE_MEASURES}
     standardised = outputs.get("mmd", FeatureShift).after.get_layer(valid.primary_layer).standardised
     sigma = None if standardised is None else standardised.sigma
@@ -76,12 +76,12 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
 async def compute_shift_by_bandwidth(
     mmd: AsyncMmdClient, request: ComparisonRequest, sigma: float | None
 ) -> dict[str, Estimate]:
-    """Computes MMD² of the primary layer on standardised features with multiples of a bandwidth, by factor.
+    """Computes MMD² of the primary layer's standardised features for several multiples of a bandwidth, by factor.
 
     Args:
         mmd: client of the service.
         request: the comparison, of the primary layer alone.
-        sigma: bandwidth of the main comparison; None or 0 where the features could not be standardised.
+        sigma: bandwidth of the main comparison; None or 0 if the features could not be standardised.
     """
     if not sigma:
         return dict.fromkeys(BANDWIDTH_FACTORS, absent("the features could not be standardised"))
@@ -96,10 +96,10 @@ async def compute_shift_by_bandwidth(
 
 
 async def value_or_absent(computation: Awaitable[Estimate]) -> Estimate:
-    """Returns the value of a computation, or an absent one where the service rejects it for good.
+    """Returns the value of a computation, or an absent value if the service rejects the call permanently.
 
     Raises:
-        VfmalignError: a transient error, or the features themselves are wrong.
+        VfmalignError: the error is transient, or the features themselves are invalid.
     """
     try:
         return await computation

@@ -2,14 +2,13 @@
 
     validate → features_reference, features_before, features_random → job_*_r* → recipe → job_*
              → features_after → mmd → measures → report
-             ↘ probes, while the pretrained network trains ↗
 
-Only where a preset has two recipes, there are jobs that try them (`job_*_r*`). With further training seeds, jobs,
-`features_after` and `mmd` have a stage for each of them (`trainings`). Measures and probes are those of the first seed.
+The jobs `job_*_r*` exist only if a preset has two recipes to try. If a check has several training seeds, jobs,
+`features_after` and `mmd` have one stage per seed (`trainings`). Measures are computed for the first seed only.
 
-Each stage declares what it reads and what it comes after (`artifacts.Stage`). When it begins follows from that, and
-what is invalid once a lost output differs. A stage whose artifact exists and is intact is done. The reconciler runs the
-stages and retries them; `probes`, `similarity` and `reporting` define those that are not here.
+Each stage declares the stages that it reads and the stages that it follows (`artifacts.Stage`). This determines when it
+begins, and which artifacts become invalid if a lost output differs when it is computed again. A stage with an intact
+artifact is done. The reconciler runs the stages and retries them. `similarity` and `reporting` define the last stages.
 """
 
 from __future__ import annotations
@@ -61,9 +60,9 @@ from vfmalign.finetuning.lifecycle import NO_FREE_SLOT
 Moment = Literal["reference", "before", "random", "after"]
 """Which features a stage extracts: of the training cases, or of the test cases with one of three encoders."""
 COMPARED = ("validate", "features_before", "features_reference")
-"""Stages that a comparison reads beside the features that it compares with (`comparison_with`)."""
+"""Stages that a comparison reads in addition to the compared features (`comparison_with`)."""
 BEFORE_TRAINING = ("features_reference", "features_before", "features_random")
-"""Training costs most, so it starts after the features before have proved that model and data can be read."""
+"""Training costs most, so it starts only after feature extraction has shown that model and data are readable."""
 
 
 class Validated(Record):
@@ -71,11 +70,11 @@ class Validated(Record):
 
     Attributes:
         layers: compared layers, the primary one first.
-        naive_baseline: what the task's naive baseline predicts.
+        naive_baseline: prediction of the task's naive baseline.
         test_groups: number of patients in the test split.
         reference_groups: number of patients in the training split, the reference of the comparisons.
-        recipes: of the three trainings, with the presets as they were when the check began.
-        second_recipe: the one that is tried beside that of the pretrained network; None where there is one alone.
+        recipes: recipes of the three trainings, with the presets as of the start of the check.
+        second_recipe: alternative to the recipe of the pretrained network; None if there is only one.
         mixed_series: see `DatasetManifest.list_mixed_series`.
     """
 
@@ -99,8 +98,8 @@ class ChosenRecipes(Record):
     """`checks/<id>/stages/recipe.json`: the recipes of all trainings.
 
     Attributes:
-        recipes: by network.
-        trials: best validation score of each trial, by its stage; empty where there was nothing to choose.
+        recipes: recipes by network.
+        trials: best validation score of each trial, by its stage; empty if there was only one recipe.
     """
 
     recipes: dict[Network, TrainingRecipe]
@@ -163,38 +162,31 @@ async def _make_features(
         result = outputs.get(after.stage, JobResult)
         await asyncio.to_thread(check_encoder, context.store, result)
         model, sha256 = result.encoder, result.encoder_sha256
-    request = extraction_request(context, valid, model, sha256, split)
-    if context.repairing:
-        request = request.model_copy(update={"verify": True})
-    draw = context.check.request.seed if moment == "random" else get_control_seed(context.check.request)
-    if after is None and draw is not None:
-        request = request.model_copy(update={"initialisation": "random", "initialisation_seed": draw})
-    detail = f"extracting features of {split} ({moment})"
-    if after is not None and context.check.request.seeds > 1:
-        detail += f", seed {after.seed(context.check.request)}"
-    await context.set_status(detail)
-    return await extract(context.features, request, partial(context.set_status, detail))
-
-
-def extraction_request(
-    context: StageContext, valid: Validated, model: str, sha256: str, split: Split
-) -> ExtractDatasetRequest:
-    """Returns the request for the features of a split: every compared layer of a model, on the task's input."""
-    return ExtractDatasetRequest(
+    spec = context.check.request
+    request = ExtractDatasetRequest(
         model_id=model,
         checkpoint_sha256=sha256,
-        dataset_id=context.check.request.dataset_id,
+        dataset_id=spec.dataset_id,
         dataset_digest=valid.dataset_digest,
         split=split,
         layers=valid.layers,
         input_transform=valid.input_transform,
-        modality_map=context.check.request.modality_map,
-        allow_cut_organs=context.check.request.allow_cut_organs,
+        modality_map=spec.modality_map,
+        allow_cut_organs=spec.allow_cut_organs,
+        verify=context.repairing,
     )
+    draw = spec.seed if moment == "random" else get_control_seed(spec)
+    if after is None and draw is not None:
+        request = request.model_copy(update={"initialisation": "random", "initialisation_seed": draw})
+    detail = f"extracting features of {split} ({moment})"
+    if after is not None and spec.seeds > 1:
+        detail += f", seed {after.seed(spec)}"
+    await context.set_status(detail)
+    return await extract(context.features, request, partial(context.set_status, detail))
 
 
 async def _choose_recipe(context: StageContext, outputs: Outputs) -> Record:
-    """Chooses the recipe by which the mean score on `val` of the pretrained and the scratch network is better."""
+    """Chooses the recipe with the better mean validation score of the pretrained and the scratch network."""
     valid, trials = outputs.get("validate", Validated), list_trials(context.check.request)
     if valid.second_recipe is None or not trials:
         return ChosenRecipes(recipes=valid.recipes)
@@ -205,18 +197,19 @@ async def _choose_recipe(context: StageContext, outputs: Outputs) -> Record:
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     recipe = valid.recipes["pretrained"]
     if second > first if metric.higher_is_better else second < first:
-        recipe = valid.second_recipe.model_copy(update={"probe_steps": recipe.probe_steps})
+        recipe = valid.second_recipe
     return ChosenRecipes(
-        recipes=valid.recipes | {"pretrained": recipe, "scratch": recipe.model_copy(update={"probe_steps": ()})},
+        recipes=valid.recipes | {"pretrained": recipe, "scratch": recipe},
         trials={trial.stage: score for trial, score in scores.items()},
     )
 
 
-async def ensure_job(context: StageContext, outputs: Outputs, training: Training) -> str:
+async def _ensure_job(context: StageContext, outputs: Outputs, training: Training) -> str:
     """Creates one of the check's jobs unless it exists, and returns its id.
 
-    The jobs before it are created first, so that they queue in this order whichever stage runs first: the features
-    after need a pretrained network only. Jobs that ended without a result before the check was retried are retried.
+    The preceding jobs are created first, so that jobs queue in this order whichever stage runs first: the features
+    after training need only the pretrained network. Jobs that ended without a result are retried if the check was
+    retried since.
     """
     trainings = (list_trials if training.trial else list_trainings)(context.check.request)
     for earlier in trainings[: trainings.index(training) + 1]:
@@ -224,15 +217,8 @@ async def ensure_job(context: StageContext, outputs: Outputs, training: Training
     return training.job_id(context.check.id)
 
 
-def refuse_unfinished(job: StoredJob) -> None:
-    """Raises the failure of a finished job, unless it succeeded."""
-    if job.state != "succeeded":
-        reason = job.failure.reason if job.failure is not None else "JOB_CANCELLED"
-        raise VfmalignError(job.progress.detail, subject=f"job {job.id}", reason=reason)
-
-
 async def _make_job(context: StageContext, outputs: Outputs, *, training: Training) -> Record:
-    name = await ensure_job(context, outputs, training)
+    name = await _ensure_job(context, outputs, training)
     description = training.describe(context.check.request)
     while not (job := await asyncio.to_thread(context.jobs.get, name)).finished:
         if job.progress.phase == "training" and not job.progress.reason:
@@ -242,7 +228,9 @@ async def _make_job(context: StageContext, outputs: Outputs, *, training: Traini
             detail = f"training {description}: {job.progress.detail}"
             await context.set_status(detail, _epochs(job), reason=job.progress.reason)
         await asyncio.sleep(context.poll_s)
-    refuse_unfinished(job)
+    if job.state != "succeeded":
+        reason = job.failure.reason if job.failure is not None else "JOB_CANCELLED"
+        raise VfmalignError(job.progress.detail, subject=f"job {job.id}", reason=reason)
     return await asyncio.to_thread(read_job_result, context.store, job, training.network)
 
 
@@ -269,9 +257,9 @@ def _epochs(job: StoredJob) -> Progress | None:
 
 
 def comparison_with(context: StageContext, outputs: Outputs, after: FeatureSetRef) -> ComparisonRequest:
-    """Returns the request that compares the features before with a feature set, on the scale of the reference.
+    """Returns the request that compares the features before training with `after`, standardised by the reference.
 
-    The stages that call it read `COMPARED`.
+    Calling stages must read `COMPARED`.
     """
     valid, spec = outputs.get("validate", Validated), context.check.request
     return ComparisonRequest(
@@ -338,7 +326,7 @@ def _mmd(number: int) -> Stage:
 
 
 def measuring_stages(spec: CheckSpec) -> tuple[Stage, ...]:
-    """Returns the stages from the request to MMD²; `reporting.all_stages` adds measures, probes and the report."""
+    """Returns the stages from the request to MMD²; `reporting.all_stages` adds measures and the report."""
     trials, trainings = list_trials(spec), list_trainings(spec)
     return (
         make_stage("validate", (), _make_validate, Validated),

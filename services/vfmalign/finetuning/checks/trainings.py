@@ -2,8 +2,8 @@
 
 The first training of a network has the check's `seed`, further ones the seeds that follow it. Only the names of further
 trainings have a suffix, such as `check-pretrained-s2`. Where the preset has two recipes, both are tried first with the
-pretrained network and with random weights: `check-pretrained-r1` and so on. The first training by the chosen recipe
-then takes the result of its trial.
+pretrained network and with random weights: `check-pretrained-r1` and so on. The first training with the chosen recipe
+then reuses the result of its trial.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS, baseline_digest, finetuning_spec
 
-_CONTROL = 2**62
-"""Distance of the seed of a control's random weights from those of the check's trainings."""
+_CONTROL = 2**31
+"""Offset from the check's seed to the seed of a control's random weights, far from the seeds of the trainings.
+
+torch's generator for CPUs uses the low 32 bits of a seed: an offset of 2³² or a multiple would draw the same weights.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Training:
     """One network, trained with one of the check's seeds.
 
     Attributes:
-        network: what is trained.
+        network: the network that is trained.
         number: position of the seed, from 1.
-        trial: number of the recipe that is tried, from 1; 0 for a training by the recipe of the check.
+        trial: number of the recipe that is tried, from 1; 0 for a training with the recipe of the check.
     """
 
     network: Network
@@ -39,15 +42,15 @@ class Training:
 
     @property
     def stage(self) -> str:
-        """Name of the stage that waits for its job."""
+        """Name of the stage that waits for the job of this training."""
         return name_stage(f"job_{self.network}", self.number) + (f"_r{self.trial}" if self.trial else "")
 
     def job_id(self, check_id: str) -> str:
-        """Returns the id of its job."""
+        """Returns the id of the training's job."""
         return self._add_suffix(f"{check_id}-{self.network}")
 
     def encoder_id(self, check_id: str) -> str:
-        """Returns the id under which its job publishes the encoder; empty for the specialised network."""
+        """Returns the id under which the training's job publishes the encoder; empty for the specialised network."""
         if self.network == "specialised":
             return ""
         return self._add_suffix(
@@ -55,11 +58,11 @@ class Training:
         )
 
     def seed(self, spec: CheckSpec) -> int:
-        """Returns the seed of its random numbers."""
+        """Returns the seed of the training's random numbers."""
         return get_recipe_seed(spec) if self.trial else spec.seed + self.number - 1
 
     def describe(self, spec: CheckSpec) -> str:
-        """Returns its name in sentences, with the recipe that it tries, or the seed where the check has several."""
+        """Returns the training's name for sentences, with the recipe on trial, or the seed if the check has several."""
         name = f"the {self.network} network"
         if self.trial:
             return f"{name} (recipe {self.trial} of 2)"
@@ -71,18 +74,18 @@ class Training:
 
 
 MAIN = Training("pretrained")
-"""The pretrained network with the first seed, which alone is probed."""
+"""The pretrained network with the first seed."""
 
 
 def list_trials(spec: CheckSpec) -> tuple[Training, ...]:
-    """Returns the trainings by which a check chooses between two recipes; none where it has one."""
+    """Returns the trainings by which a check chooses between two recipes; none if it has one recipe."""
     if get_second_recipe(spec) is None:
         return ()
     return tuple(Training(network, trial=trial) for trial in (1, 2) for network in NETWORKS[:2])
 
 
 def list_trainings(spec: CheckSpec) -> tuple[Training, ...]:
-    """Returns the trainings by the recipe of a check in the order in which their jobs queue: by seed, then network."""
+    """Returns the trainings with a check's recipe in the order in which their jobs queue: by seed, then network."""
     return tuple(
         Training(network, number)
         for number in range(1, get_random_seeds(spec) + 1)
@@ -97,7 +100,7 @@ def name_stage(name: str, number: int) -> str:
 
 
 def get_control_seed(spec: CheckSpec) -> int | None:
-    """Returns the seed of the weights that replace the model's in a control; None for other checks."""
+    """Returns the seed of the random weights that replace the model's weights in a control; None for other checks."""
     return (spec.seed + _CONTROL) % 2**63 if spec.random_weights else None
 
 
@@ -107,8 +110,8 @@ class PlannedJob:
 
     Attributes:
         request: the requested job.
-        spec: what its process reads.
-        shared: digest of the training, by which jobs recognise that they would train the same.
+        spec: the spec that its process reads.
+        shared: digest of the training; jobs with equal digests would train the same network.
     """
 
     request: JobSpec
@@ -130,13 +133,11 @@ def plan_job(
     Args:
         check_id: the check.
         check: its specification.
-        card: of its model.
-        dataset_digest: of its dataset.
-        recipe: of the training.
+        card: card of its model.
+        dataset_digest: digest of its dataset.
+        recipe: recipe of the training.
         training: the training.
     """
-    if training != MAIN:  # which alone is probed
-        recipe = recipe.model_copy(update={"probe_steps": ()})
     pretrained, seed = training.network == "pretrained", training.seed(check)
     request = JobSpec(
         kind="finetune",
@@ -155,7 +156,7 @@ def plan_job(
         initial_seed=get_control_seed(check) if pretrained else None,
     )
     spec = finetuning_spec(training.job_id(check_id), request, card, dataset_digest, recipe)
-    # The checks of an experiment share the trainings that choose their recipe, also those of the pretrained network.
+    # The checks of an experiment share all trainings that choose the recipe, including the pretrained network's.
     of_check = pretrained and seed != check.recipe_seed
     return PlannedJob(request, spec, baseline_digest(spec, card, check_id if of_check else ""))
 
@@ -169,26 +170,25 @@ def count_trainings(
     dataset_digest: str,
     recipes: Mapping[Network, TrainingRecipe],
 ) -> TrainingPlan:
-    """Counts the trainings of a check, and those of them that other checks have run or will run.
+    """Counts the trainings of a check, and how many of these trainings other checks have run or will run.
 
-    Which of two recipes a check will choose is unknown, so that a training counts as run where it is with either.
+    The choice between two recipes is still unknown, so a training counts as run if it was run with either of them.
 
     Args:
         jobs: all jobs of the tenant.
         check_id: the check.
         check: its specification.
-        card: of its model.
-        dataset_digest: of its dataset.
-        recipes: of the three networks, as `get_recipe` returns them.
+        card: card of its model.
+        dataset_digest: digest of its dataset.
+        recipes: recipes of the three networks, as `get_recipe` returns them.
     """
     trials, trainings = list_trials(check), list_trainings(check)
     second = get_second_recipe(check, card.preprocessing.shape_dhw)
     tried = [recipes["scratch"], *([] if second is None else [second])]
-    # The first trainings by the chosen recipe take the results of its trial, unless that of the model is probed.
+    # The first trainings with the chosen recipe reuse the results of its trial, unless the labels are shuffled.
     taken = set()
     if trials and get_recipe_seed(check) == check.seed:
-        other = recipes["pretrained"].probe_steps or check.shuffled_labels
-        taken = {Training("scratch"), *([] if other else [MAIN])}
+        taken = {Training("scratch"), *([] if check.shuffled_labels else [MAIN])}
     planned = [training for training in (*trials, *trainings) if training not in taken]
 
     def get_digests(training: Training) -> set[str]:

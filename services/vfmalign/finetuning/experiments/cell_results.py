@@ -1,9 +1,8 @@
-"""Results of cells: `cells/<digest>.json`, all that the analysis of an experiment reads of one finished check.
+"""Results of cells: `cells/<digest>.json`, the data of one finished check that the analysis of an experiment reads.
 
-The digest is that of the check's request, with the digests of its inputs, and of the version. A cell whose result is
-there is not computed again, by whichever experiment or deployment it was computed. The result is small, so that it can
-be kept in a repository and put back into another object store: it holds no weights and figures, and features of the
-primary layer alone.
+The digest covers the check's request, the digests of its inputs, and the version. If the result of a cell exists, the
+cell is not computed again, even if another experiment or deployment computed it. The result is small enough to keep in
+a repository and to copy to another object store: it has no weights or figures, and features of the primary layer only.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ _log = logs.get(__name__)
 
 
 class CellResult(Record):
-    """`cells/<digest>.json`.
+    """Content of `cells/<digest>.json`: the result of one cell.
 
     Attributes:
         cell: digest of the cell, see `PlannedCell.result_digest`.
         check_id: the check that computed it, in the deployment where it ran.
-        card: of the model, without the digests of what it was pretrained on.
-        report: of the check, without its figures.
+        card: card of the model, without the digests of its pretraining data.
+        report: report of the check, without its figures.
         scores: main metric of the test cases, by network.
-        features: what the control between seeds compares; None where it is too large.
-        processor_seconds: processor time of the trainings by network. Cells that share a baseline name the same job,
-            and each has the time of it.
+        features: features for the control between seeds; None if they are too large.
+        processor_seconds: processor time of the trainings, by network. Cells that share a baseline name the same job,
+            and each of them includes its time.
     """
 
     cell: Sha256
@@ -72,7 +71,7 @@ class CellResults:
         self._stored: set[str] = set()
 
     def exists(self, cell: PlannedCell) -> bool:
-        """Whether a readable result of the cell is there."""
+        """Returns whether a readable result of the cell exists."""
         try:
             self.read(cell)
         except DataLoss as loss:
@@ -85,20 +84,20 @@ class CellResults:
         """Reads the stored result of a cell.
 
         Raises:
-            DataLoss: it is missing, unreadable or of another cell; its owner is the check.
+            DataLoss: the result is missing, unreadable or belongs to another cell; the error's owner is the check.
         """
         key = cell_key(cell.result_digest)
         with lost_as(CELL, cell.check_id, RESTORE):
             result = self._store.read(key, CellResult)
             if result.cell != cell.result_digest:
-                raise PreconditionFailed("the result is of another cell", subject=self._store.uri(key))
+                raise PreconditionFailed("the result belongs to another cell", subject=self._store.uri(key))
         return result
 
     def write(self, cell: PlannedCell) -> None:
-        """Stores the result of a cell whose check has succeeded, unless it is there.
+        """Stores the result of a cell after its check succeeded, unless the result exists.
 
         Raises:
-            DataLoss: an artifact of the check is missing or was changed; its owner is the check.
+            DataLoss: an artifact of the check is missing or was changed; the error's owner is the check.
         """
         if cell.result_digest in self._stored:
             return

@@ -26,7 +26,7 @@ class CellStatus:
         begun: whether its check exists, belongs to this experiment and need not be retried.
         progress: what its check is doing or waiting for.
         failure: set if the cell failed.
-        restored: whether the result of the cell was there before, so that it has no check.
+        restored: whether the result existed before, so that the cell needs no check.
     """
 
     cell: PlannedCell
@@ -72,7 +72,7 @@ def _get_cell_status(experiment: StoredExperiment, cell: PlannedCell, summary: S
             return CellStatus(cell, False, "cancelled", _NOT_BEGUN)
         return CellStatus(cell, False, "queued", _QUEUED)
     if summary.request_digest != cell.request_digest:
-        message = f"{cell.check_id}: a check of this id was created with another body; give the experiment another id"
+        message = f"{cell.check_id}: a check with this id exists with a different request; choose another experiment id"
         failure = Failure(reason="ALREADY_EXISTS", message=message)
         return CellStatus(
             cell, False, "failed", Progress(phase="finished", detail=message), failure, summary.finished_at

@@ -1,4 +1,4 @@
-"""Requests of experiments: validation, pinned inputs, and the checks that an experiment consists of."""
+"""Requests of experiments: validation, pinned inputs, and the plan of the checks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DIGEST_DIGITS = 12
 
 
 class PinnedInputs(Record):
-    """Digests of an experiment's inputs at its creation, which all its checks use.
+    """Digests of an experiment's inputs when it was created. All its checks use them.
 
     Attributes:
         dataset_digest: digest of the dataset.
@@ -54,7 +54,7 @@ class PlannedCell:
     """One cell, with the id and the request of its check and the digest of that request.
 
     Attributes:
-        result_digest: names the cell's result, which equal requests share in every experiment of this version.
+        result_digest: name of the cell's result. Equal requests share a result in all experiments of this version.
     """
 
     model_id: str
@@ -67,16 +67,16 @@ class PlannedCell:
 
     @property
     def result_digest(self) -> str:
-        """SHA-256 of version and request."""
+        """SHA-256 of the version of vfmalign and the digest of the request."""
         return hashlib.sha256(f"{importlib.metadata.version('vfmalign')} {self.request_digest}".encode()).hexdigest()
 
 
 def check_experiment_spec(spec: ExperimentSpec) -> None:
-    """Rejects what can never succeed, as far as possible without the object store.
+    """Rejects an experiment that can never succeed, as far as this is known without the object store.
 
     Raises:
         BadOption: a list is empty or has duplicates, there are too many cells, a task or preset is unknown, or a
-            smallest difference is of another metric than the tasks' primary ones.
+            smallest difference is set for a metric that is not the primary metric of any task.
     """
     _check_list(spec.model_ids, "model_ids", "model")
     _check_list(spec.tasks, "tasks", "task")
@@ -84,7 +84,7 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
     cells = len(spec.model_ids) * len(spec.tasks) * len(spec.seeds)
     if cells > MAX_CELLS:
         raise BadOption(
-            f"models × tasks × seeds are {cells:,} cells, more than {MAX_CELLS:,}",
+            f"models × tasks × seeds are {cells:,} cells, and the maximum is {MAX_CELLS:,}",
             field="spec",
             remedy="create several experiments, or use fewer seeds",
         )
@@ -99,14 +99,14 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
 
 
 def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
-    """Pins the inputs, and rejects what would make cells fail before they cost compute time.
+    """Pins the inputs, and rejects inputs with which cells would fail, before they cost compute time.
 
     Raises:
         NotFound: a model or the dataset does not exist.
-        PreconditionFailed: the dataset has another digest than requested.
+        PreconditionFailed: the dataset has a different digest than requested.
         BadDataset: a split has no case, or a case lacks what a task needs.
         BadOption: the input of a model lacks a channel that a task requires or is smaller than a patch, or the dataset
-            does not declare what a task is about.
+            does not declare what a task requires.
     """
     dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
     tasks = _resolve_tasks(spec, dataset)
@@ -132,7 +132,7 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
 
 
 def _split_map(spec: ExperimentSpec, cards: Sequence[ModelCard]) -> tuple[ModalityMap, ...]:
-    """The part of the experiment's map that applies to each model: the inputs that it has."""
+    """Returns the part of the experiment's map for each model: the entries for inputs that the model has."""
     known = {model_input for card in cards for model_input in card.preprocessing.modalities}
     for model_input in spec.modality_map.values():
         if model_input not in known:
@@ -150,13 +150,13 @@ def _split_map(spec: ExperimentSpec, cards: Sequence[ModelCard]) -> tuple[Modali
 def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskSpec]:
     tasks = [get_task_spec(task, dataset.declaration) for task in spec.tasks]
     for place, task in enumerate(tasks):
-        check_data(dataset, task)  # once for all models: it looks at every case
+        check_data(dataset, task)  # once for all models, because it reads every case
         for earlier, other in enumerate(tasks[:place]):
             if task == other:
                 raise BadOption(
-                    f"{spec.tasks[earlier]} and {spec.tasks[place]} are one task with the defaults of {dataset.id}",
+                    f"{spec.tasks[earlier]} and {spec.tasks[place]} are the same task for dataset {dataset.id}",
                     field="spec.tasks",
-                    remedy="name it once",
+                    remedy="name the task once",
                 )
     return tasks
 
@@ -183,9 +183,9 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
             dataset_id=spec.dataset_id,
             dataset_digest=pinned.dataset_digest,
             task=task,
-            recipe=spec.recipe.model_copy(update={"probe_steps": ()}) if shuffled else spec.recipe,
+            recipe=spec.recipe,
             seed=seed,
-            seeds=1,  # the seeds of an experiment are cells
+            seeds=1,  # every seed of an experiment is a cell of its own
             recipe_seed=spec.seeds[0],
             permutations=spec.permutations,
             bootstrap_resamples=spec.bootstrap_resamples,
@@ -201,7 +201,7 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
 
 
 def make_check_id(experiment_id: str, task: str, model: str, seed: int, *, shuffled: bool = False) -> str:
-    """Id of a cell's check; an id that would be too long is cut and ends in a digest of the whole.
+    """Returns the id of a cell's check. An id that is too long is cut and ends in a digest of the full id.
 
     Args:
         experiment_id: the experiment.
@@ -222,7 +222,7 @@ def _check_smallest_differences(spec: ExperimentSpec, tasks: Sequence[TaskSpec])
     primary = {task.primary_metric.name for task in tasks}
     if unknown := [metric for metric in metrics if metric not in primary]:
         raise BadOption(
-            f"{unknown[0][:64]!r} is the primary metric of no task of the experiment",
+            f"{unknown[0][:64]!r} is not the primary metric of any task of the experiment",
             field="spec.smallest_differences",
             remedy=f"choose from {', '.join(sorted(primary))}",
         )

@@ -1,8 +1,8 @@
-"""Experiment runner: desired state − artifacts − running checks → next action.
+"""Experiment runner: compares the desired state with artifacts and running checks, and takes the next action.
 
 `reconcile()` starts queued experiments, creates the checks that may run, forwards cancellations, and returns the
-experiments whose cells have all ended. Each of these is finished in a thread of its own. No state is kept beside the
-database and the artifacts, so the process can be killed at any point.
+experiments that are ready to finish, because all of their cells have ended. Each of these is finished in its own
+thread. The only state is in the database and the artifacts, so the process can be killed at any point.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vfmalign.finetuning.experiments.repository import ExperimentRefs, Experimen
 from vfmalign.finetuning.experiments.request import PinnedInputs
 
 WriteReport = Callable[[StoredExperiment, Sequence[CellStatus]], ExperimentRefs]
-"""Stores the report of an experiment whose cells have all ended. It is idempotent."""
+"""Stores the report of an experiment after all of its cells have ended. It is idempotent."""
 
 _log = logs.get(__name__)
 
@@ -47,12 +47,12 @@ class ExperimentRunner:
         results: results of the cells.
         store: object store of the experiments' artifacts.
         write_report: stores a report.
-        max_checks: unfinished checks of all experiments together. It is below the limit of the service, so that a check
-            of its own never has to wait for an experiment.
+        max_checks: limit of unfinished checks of all experiments together. It is below the limit of the service, so
+            that a check without an experiment never has to wait for experiments.
         poll_s: seconds between two rounds.
 
     Attributes:
-        cell_counts: cells of unfinished experiments by state, as of the last round.
+        cell_counts: number of cells of unfinished experiments by state, as of the last round.
     """
 
     def __init__(
@@ -84,7 +84,8 @@ class ExperimentRunner:
     async def run(self) -> None:
         """Runs until `stop`."""
         while not self._stopping.is_set():
-            # Before the round reads: an experiment that ends meanwhile still looks active, and would be finished again.
+            # Taken before the round reads: an experiment that ends meanwhile still looks active and would be finished
+            # again.
             self._finishing = {name: task for name, task in self._finishing.items() if not task.done()}
             try:
                 ready = await asyncio.to_thread(self.reconcile)
@@ -103,7 +104,7 @@ class ExperimentRunner:
         await asyncio.gather(*self._finishing.values())
 
     def reconcile(self) -> list[StoredExperiment]:
-        """Runs one round over all experiments; returns those whose cells have all ended."""
+        """Runs one round over all experiments; returns the experiments in which all cells have ended."""
         ready: list[StoredExperiment] = []
         active: list[tuple[StoredExperiment, tuple[CellStatus, ...]]] = []
         unfinished: list[CellStatus] = []
@@ -128,8 +129,8 @@ class ExperimentRunner:
                 if progress != experiment.progress:
                     self._experiments.set_progress(experiment.id, progress)
         for experiment, cell in _select_next_cells(active, free):
-            # An id that belongs to another check conflicts, and somebody else may have retried a check to its end. The
-            # next round shows the cell's state.
+            # The id may belong to another check, or another caller may have retried the check to its end. The next
+            # round shows the cell's state.
             with self._isolate_errors(experiment.id), contextlib.suppress(Conflict, PreconditionFailed):
                 if not cell.begun and self._results.exists(cell.cell):
                     self._experiments.restore_cell(experiment.id, cell.cell.check_id)
@@ -139,7 +140,7 @@ class ExperimentRunner:
         return ready
 
     def finish(self, experiment: StoredExperiment) -> None:
-        """Writes the report of an experiment whose cells have all ended, and ends the experiment."""
+        """Writes the report of an experiment after all of its cells have ended, and ends the experiment."""
         with self._isolate_errors(experiment.id):
             cells = get_cell_statuses(experiment, self._checks)
             succeeded = sum(cell.state == "succeeded" for cell in cells)
@@ -151,7 +152,7 @@ class ExperimentRunner:
             try:
                 refs = self._write_report(experiment, cells)
             except DataLoss as loss:
-                # The check creates it again and the experiment waits; where it cannot, the cell fails by name.
+                # The check creates the object again, and the experiment waits. If the check cannot, the cell fails.
                 _log.warning("cell_lost", experiment=experiment.id, check=loss.owner, error=str(loss))
                 if loss.kind == CELL:
                     self._experiments.forget_cell(experiment.id, loss.owner)
@@ -169,17 +170,17 @@ class ExperimentRunner:
         artifact = SpecArtifact(spec=experiment.spec, pinned_inputs=experiment.pinned).to_json()
         if not self._store.put_if_absent(key, artifact) and self._store.get(key) != artifact:
             raise Conflict(
-                "belongs to an experiment with another body",
+                "another experiment created it",
                 subject=self._store.uri(key),
                 remedy="choose another experiment id",
             )
         return self._experiments.begin(experiment.id)
 
     def _store_results(self, cells: Sequence[CellStatus]) -> None:
-        """Stores the results of cells as they finish, so that nothing computed depends on the other cells."""
+        """Stores the results of cells as they finish, so that no result depends on other cells."""
         for cell in cells:
             if cell.state == "succeeded" and not cell.restored:
-                with contextlib.suppress(DataLoss):  # the report finds it as well, and has the check repair it
+                with contextlib.suppress(DataLoss):  # the report finds the loss as well, and lets the check repair it
                     self._results.write(cell.cell)
 
     def _cancel(self, experiment: StoredExperiment, cells: Sequence[CellStatus]) -> None:

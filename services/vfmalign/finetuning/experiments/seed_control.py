@@ -1,8 +1,8 @@
-"""The control between seeds: MMD² between the features after two fine-tunings that differ in their seed alone.
+"""The control between seeds: MMD² between the features after two fine-tunings that differ only in their seed.
 
-Both sets are of the same test cases and are compared as the features before and after are: paired, on the scale and
-with the bandwidth of the reference. The features are part of a cell's result, so that cells can be compared which were
-computed in different deployments.
+Both sets have the same test cases and are compared like the features before and after fine-tuning: paired, with the
+scale and bandwidth of the reference. The features are part of a cell's result, so that cells from different deployments
+can be compared.
 
 Legend: N cases, C channels.
 """
@@ -25,17 +25,17 @@ from vfmalign.finetuning.checks.clients import KERNEL, FeatureSetRef
 from vfmalign.finetuning.checks.similarity import value_or_absent
 
 MAX_FEATURE_BYTES = 2 * 2**20
-"""Features of a cell that are kept, before encoding: 700 cases of 768 channels."""
+"""Maximum bytes of the features of a cell, before encoding: 700 cases of 768 channels."""
 _TYPE = "<f4"
 
 
 class CellFeatures(Record):
-    """Features of the primary layer: of the test cases after fine-tuning, and of the reference.
+    """Features of the primary layer: those of the test cases after fine-tuning, and those of the reference.
 
     Attributes:
-        layer: the primary layer.
+        layer: name of the primary layer.
         channels: C.
-        cases, groups: case and patient of each row after.
+        cases, groups: case and patient of each row of `after`.
         after, reference: (N, C) as little-endian float32 in base64.
     """
 
@@ -58,7 +58,7 @@ class CellFeatures(Record):
 def read_features(
     store: ObjectStore, layer: str, reference: FeatureSetRef, after: FeatureSetRef
 ) -> CellFeatures | None:
-    """Reads one layer of a check's feature sets; None where they are larger than a result may hold.
+    """Reads one layer of a check's feature sets; None if they are too large for a result.
 
     Raises:
         NotFound: there is no such set.
@@ -85,8 +85,8 @@ async def compare_seeds(
 
     Args:
         mmd: client of the service.
-        one: of a cell, whose reference sets scale and bandwidth.
-        other: of the same cell with another seed.
+        one: features of a cell. Their reference determines scale and bandwidth.
+        other: features of the same cell with another seed.
         level: nominal coverage of the interval.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Jobs as messages of the API."""
+"""Converts jobs to messages of the API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.repository import StoredJob
 
 _IN_THE_SPEC = (BadOption.reason, Conflict.reason)
-"""Reasons of failures whose cause is the specification."""
+"""Reasons of failures that are caused by the specification."""
 
 
 def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_command: str = "") -> messages.Job:
@@ -18,11 +18,11 @@ def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_comman
 
     Args:
         job: the job.
-        store: where its result is.
+        store: object store of its result.
         whole: False for lists, which leave out the learning curve and most of the specification.
-        log_command: shows the log of the job's latest attempt.
+        log_command: command that shows the log of the job's latest attempt.
     """
-    # A job that reused the result of another one published nothing under its own name.
+    # A job that reused another job's result has published nothing under its own name.
     published = job.result is not None and (job.attempts or not job.baseline)
     return messages.Job(
         job_id=job.id,
@@ -47,17 +47,17 @@ def to_curve_point(point: JobProgress) -> messages.CurvePoint:
 
 
 def with_remedy(failure: Failure | None, noun: str, resource_id: str) -> Failure | None:
-    """Adds to a failure how the work is continued.
+    """Adds to a failure a remedy that says how to continue the work.
 
     Args:
-        failure: what ended it.
-        noun: `job`, `check` or `experiment`: what is created and retried.
+        failure: the error that ended it.
+        noun: `job`, `check` or `experiment`.
         resource_id: its id.
     """
     if failure is None:
         return None
     remedy = f"once the cause is fixed, continue with `vfmalign {noun}s retry {resource_id}`"
-    if failure.reason in _IN_THE_SPEC:  # which a retry repeats
+    if failure.reason in _IN_THE_SPEC:  # a retry would fail in the same way
         remedy = f"create another {noun} with the corrected option"
     return failure.model_copy(update={"message": f"{failure.message}; {remedy}"})
 

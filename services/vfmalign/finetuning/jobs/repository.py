@@ -3,8 +3,8 @@
     queued ──> pending <──> running ──> succeeded | failed | cancelled
       └───────────┴────────────┘
 
-A job returns from `pending` or `running` to `queued` where another attempt follows, and from `running` to `pending`
-where the platform replaces a pod of the attempt. A pending job occupies a slot: it has, or may have, a process.
+A job returns from `pending` or `running` to `queued` if another attempt follows, and from `running` to `pending` if the
+platform replaces a pod of the attempt. A pending job occupies a slot: it has, or may have, a process.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from vfmalign.finetuning.lifecycle import ARTIFACT_LOST, NO_FREE_SLOT, Lifecycle
 from vfmalign.finetuning.metrics import job_attempts_ended
 
 BASELINE_IN_TRAINING = "BASELINE_IN_TRAINING"
-"""`Progress.reason` of a job that waits for another one, which trains the same baseline."""
+"""`Progress.reason` of a job that waits for another job that trains the same baseline."""
 
 
 @dataclass(frozen=True)
 class StoredJob(Operation):
-    """A job as the database holds it.
+    """A job as stored in the database.
 
     Attributes:
         started_at: when all processes of an attempt were first seen to have started; None before.
-        check_id: the check it belongs to; empty for a job of its own.
-        request_id: id of the request that created it, which its log lines carry.
-        baseline: digest of its training, where checks may share it (`request.baseline_digest`); else empty.
+        check_id: the check it belongs to; empty for a job without a check.
+        request_id: id of the request that created it; part of its log lines.
+        baseline: digest of its training if checks may share it (`request.baseline_digest`); else empty.
         attempts: attempts launched so far.
-        setbacks: how many of them ended since the training last made progress, and why.
+        setbacks: how many attempts ended since the training last made progress, and why.
         not_before: earliest time of the next attempt.
-        handle: what the launcher needs to find the running process.
+        handle: data with which the launcher finds the running process.
         curve: the learning curve so far.
-        exit_code: of the last process; None while one runs, or where its end was not observed.
+        exit_code: exit code of the last process; None while one runs, or if its end was not observed.
         result: `result.json`, once it is stored.
     """
 
@@ -90,10 +90,10 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     stopping = "cancelling: waiting for the process to end"
 
     def create(self, request: JobSpec, spec: TrainingSpec, check_id: str = "", baseline: str = "") -> StoredJob:
-        """Adds a job; the same id and request again returns the first.
+        """Adds a job, or returns the existing one if the id and the request are the same.
 
         Raises:
-            Conflict: the id was used with another request.
+            Conflict: the id is taken by a job with a different request.
         """
         row = JobRow(
             id=spec.job_id,
@@ -113,15 +113,15 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         return self._where(JobRow.state.in_(("pending", "running")))
 
     def count_waiting(self) -> dict[str, int]:
-        """Returns the number of queued and pending jobs by what they wait for."""
+        """Returns the number of queued and pending jobs by the reason why they wait."""
         query = sa.select(JobRow.progress).where(JobRow.state.in_(("queued", "pending")))
         with self._database.snapshot() as session:
             return Counter(reason for progress in session.scalars(query) if (reason := progress.get("reason")))
 
     def find_longest_wait(self) -> datetime | None:
-        """Returns when the job was queued that has waited longest and has not started yet; None where none waits.
+        """Returns when the longest-waiting job that has not started yet was queued; None if no job waits.
 
-        A job does not wait where it will have the result of another one, which trains the same baseline.
+        A job that will reuse the result of another job with the same baseline does not count as waiting.
         """
         queued_at = sa.func.coalesce(JobRow.retried_at, JobRow.created_at)
         query = sa.select(JobRow.progress, queued_at).where(
@@ -138,9 +138,9 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         return self._where(JobRow.check_id == check_id)
 
     def same_training(self, job: StoredJob) -> StoredJob | None:
-        """Returns the job whose result a baseline can reuse or wait for.
+        """Returns another job that trains the same baseline, so that its result can be reused or waited for.
 
-        That is one that succeeded, else the first unfinished one that was queued before this job. Waiting only for
+        This is a job that succeeded, else the earliest unfinished job that was queued before this one. Waiting only for
         earlier jobs keeps two jobs from waiting for each other.
         """
         if not job.baseline:
@@ -152,7 +152,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         return next(done, None) or min(ahead, key=lambda other: (other.queued_at, other.id), default=None)
 
     def find_trained(self, digests: Collection[str]) -> set[str]:
-        """Returns those digests of trainings for which a job has a result, or may still get one."""
+        """Returns the digests of trainings for which a job has a result, or may still get one."""
         known = JobRow.baseline.in_(digests) & JobRow.state.not_in(("failed", "cancelled"))
         with self._database.snapshot() as session:
             return set(session.scalars(sa.select(JobRow.baseline).where(known)))
@@ -169,8 +169,8 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     def begin(self, job_id: str) -> StoredJob:
         """Records the intent to launch an attempt before it is launched; the handle follows with `record`.
 
-        The order matters: an orchestrator that is killed in between finds a pending job without a handle, and asks the
-        launcher whether the process exists instead of starting a second one.
+        The order matters: if the orchestrator is killed in between, the next one finds a pending job without a handle,
+        and asks the launcher whether the process exists instead of starting a second one.
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
@@ -184,25 +184,25 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             return self._to_item(row)
 
     def confirm_leadership(self) -> None:
-        """Checks right before a process starts that this orchestrator may still write.
+        """Checks immediately before a process starts that this orchestrator still leads.
 
         Raises:
-            LeaseLost: another one leads.
+            LeaseLost: another orchestrator leads.
         """
         with self._database.session():
-            pass  # the check that begins every writing transaction of the leader
+            pass  # every writing transaction of the leader begins with this check
 
     def record(self, job_id: str, handle: Handle | None, progress: Progress, *, started: bool | None) -> float | None:
-        """Records how to find the attempt, its progress, and whether its processes have started.
+        """Records the attempt's handle, its progress, and whether its processes have started.
 
         Args:
             job_id: the job.
-            handle: what the launcher needs to find the attempt.
-            progress: what it does or waits for.
-            started: True makes the job running, False pending; None, where that is unknown, leaves the state.
+            handle: data with which the launcher finds the attempt.
+            progress: current activity of the job, or the reason why it waits.
+            started: True makes the job running, False pending; None (unknown) leaves the state.
 
         Returns:
-            Seconds from the job's creation to this moment where it has started for the first time; else None.
+            Seconds from the job's creation to now if it has just started for the first time; else None.
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
@@ -216,12 +216,12 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             return float((row.started_at - row.created_at).total_seconds())
 
     def postpone(self, job_id: str, progress: Progress, *, delay_s: float) -> None:
-        """Reverts `begin` where nothing was launched; the next attempt has the same number.
+        """Reverts `begin` after nothing was launched; the next attempt has the same number.
 
         Args:
             job_id: the job.
             progress: why it waits.
-            delay_s: earliest time of the next start from now, in seconds.
+            delay_s: minimum delay until the next start, in seconds.
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
@@ -241,7 +241,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             row.curve = [*row.curve, *(point.model_dump(mode="json") for point in points)]
 
     def succeed(self, job_id: str, result: StoredFile, exit_code: int | None = None, detail: str = "finished") -> None:
-        """Ends a job whose result is stored."""
+        """Ends a job after its result was stored."""
         with self._database.session() as session:
             row = self._row(session, job_id)
             row.result = result.model_dump(mode="json")
@@ -249,7 +249,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             self._end(session, row, "succeeded", detail)
 
     def mark_cancelled(self, job_id: str, exit_code: int | None = None) -> None:
-        """Ends a job whose process has stopped after `cancel`; queues it where the cancellation was withdrawn."""
+        """Ends a job after `cancel` has stopped its process; queues it if the cancellation was withdrawn."""
         with self._database.session() as session:
             row = self._row(session, job_id)
             if row.cancel_requested:
@@ -266,9 +266,9 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         exit_code: int | None = None,
         outcome: Outcome = "permanent",
     ) -> None:
-        """Ends a job that cannot be finished; see the base class. `outcome` is that of its last attempt.
+        """Ends a job that cannot be finished; see the base class. `outcome` is the outcome of its last attempt.
 
-        A job that was retried while that attempt was stopping is queued: the cause may have been removed since.
+        A job that was retried while that attempt was stopping is queued again: the cause may be fixed by now.
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
@@ -285,8 +285,8 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
 
         Args:
             job_id: the job.
-            next_attempt: why and when.
-            exit_code: of the attempt that ended.
+            next_attempt: why and when the next attempt starts.
+            exit_code: exit code of the attempt that ended.
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
@@ -303,7 +303,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             self._queue(row, Progress(phase="queued", detail="waiting to continue", reason=NO_FREE_SLOT), 0.0)
 
     def reopen(self, item_id: str, detail: str) -> StoredJob:
-        """Queues a job that succeeded again, because its result or what it published was lost; see the base class."""
+        """Queues a successful job again, because its result or the model it published was lost; see the base class."""
         with self._database.session() as session:
             row = self._row(session, item_id)
             if row.state == "succeeded":

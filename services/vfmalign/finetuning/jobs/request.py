@@ -1,4 +1,4 @@
-"""From a requested job to the spec that its training process reads: presets, digests of inputs, shared baselines."""
+"""Turns a requested job into the spec that its training process reads: presets, digests of inputs, shared baselines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vfmalign.core.storage.trainings import (
     MAP_FIELD,
     check_free,
     check_kind,
-    check_publications,
+    check_publication,
     check_splits,
     resolve_training,
 )
@@ -36,10 +36,10 @@ _JOB_OF_CHECK = re.compile(rf"-({'|'.join(NETWORKS)})(-[rs]\d+)?$")
 
 
 def check_job_id(job_id: str) -> None:
-    """Checks that a client did not choose an id that a check gives to its own jobs.
+    """Checks that a client did not choose an id that is reserved for the jobs of checks.
 
     Raises:
-        BadOption: it ends as the ids of such jobs do (`checks.trainings`).
+        BadOption: the id ends like the ids of such jobs (`checks.trainings`).
     """
     if ending := _JOB_OF_CHECK.search(job_id):
         raise BadOption(
@@ -53,7 +53,7 @@ def check_objective(spec: JobSpec) -> None:
     """Checks the objective of a pretraining job.
 
     Raises:
-        BadOption: it is neither masked reconstruction nor contrastive.
+        BadOption: the objective is neither masked reconstruction nor contrastive.
     """
     if spec.kind == "pretrain" and spec.objective not in {"masked_reconstruction", "contrastive"}:
         raise BadOption(
@@ -64,16 +64,16 @@ def check_objective(spec: JobSpec) -> None:
 
 
 def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSpec:
-    """Returns the spec of a requested job, with the digests of its inputs as stored now.
+    """Returns the spec of a requested job, with the current digests of its inputs.
 
     Raises:
-        BadOption: fields that do not fit together, or a task that does not fit the dataset or the model.
-        BadDataset: a split without a case, or a case that lacks what the task needs.
+        BadOption: fields contradict each other, or the task does not fit the dataset or the model.
+        BadDataset: a split has no case, or a case lacks data that the task needs.
         NotFound: the model or dataset does not exist.
-        DigestMismatch: one of them has another digest than requested.
-        Conflict: another model has an id under which the job publishes.
+        DigestMismatch: the model or the dataset has a different digest than requested.
+        Conflict: another model has an id under which the job would publish.
     """
-    check_kind(request.kind, request.model_id, request.task, request.recipe.probe_steps)
+    check_kind(request.kind, request.model_id, request.task)
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
     if request.task is None:
         spec = _resolve_pretraining(job_id, request, dataset)
@@ -106,12 +106,12 @@ def finetuning_spec(
     Args:
         job_id: the job.
         request: the requested job.
-        card: of the model it starts from, or whose architecture or input preparation it shares.
-        digest: of the dataset.
+        card: card of the model that it starts from, or that has the same architecture or input preparation.
+        digest: digest of the dataset.
         recipe: how to train.
 
     Raises:
-        BadOption: what it publishes does not fit the network; see `check_publications`.
+        BadOption: the network has no encoder to publish, or the id for it is invalid; see `check_publication`.
     """
     encoder = "" if request.network == "specialised" else f"{job_id}-encoder"
     return _make_spec(
@@ -128,7 +128,7 @@ def finetuning_spec(
 
 
 def _resolve_pretraining(job_id: str, request: JobSpec, dataset: DatasetManifest) -> TrainingSpec:
-    # Without torch the input of the architecture is not known: the training process checks map and patches against it.
+    # The input of the architecture is unknown without torch: the training process checks map and patches against it.
     check_mapped_modalities(request.modality_map, dataset.declaration, MAP_FIELD)
     check_splits(dataset, "pretrain")
     architecture = request.architecture or DEFAULT_ARCHITECTURE
@@ -148,22 +148,22 @@ def _resolve_pretraining(job_id: str, request: JobSpec, dataset: DatasetManifest
 
 
 def _make_spec(request: JobSpec, **resolved: object) -> TrainingSpec:
-    """Returns the spec of a request: fields of equal names, with values for those that the request leaves open."""
+    """Returns the spec of a request: the fields with the same names, and defaults for fields that are not set."""
     fields = request.model_dump(include=set(TrainingSpec.model_fields) - set(resolved))
     spec = TrainingSpec.model_validate(fields | resolved)
-    check_publications(spec)
+    check_publication(spec)
     return spec
 
 
 class BaselineTraining(Record):
-    """Everything that the training of a baseline depends on: equal values give equal results.
+    """Everything that the result of a baseline training depends on: equal values give equal results.
 
     Attributes:
-        version: of vfmalign.
-        spec: the job's, without its own names; of a baseline also without the model that is checked against it, whose
-            weights are never read, and of a specialised network without the model's architecture.
+        version: version of vfmalign.
+        spec: spec of the job, without the names of the job itself. A baseline also omits the model that is compared
+            with it, because the weights are not read. A specialised network also omits the model's architecture.
         preprocessing: how inputs are prepared.
-        check_id: of a pretrained network that only the jobs of one check share.
+        check_id: id of the check, for a pretrained network that only the jobs of one check share.
     """
 
     version: str
@@ -173,12 +173,12 @@ class BaselineTraining(Record):
 
 
 def baseline_digest(spec: TrainingSpec, card: ModelCard, check_id: str = "") -> str:
-    """Returns the SHA-256 digest by which jobs recognise that they would train the same.
+    """Returns the SHA-256 digest that is equal for jobs that would train the same network.
 
     Args:
-        spec: of a job.
-        card: of the model, whose input preparation it shares.
-        check_id: the check whose jobs alone share the training; empty where all checks do.
+        spec: spec of a job.
+        card: card of the model that has the same input preparation.
+        check_id: id of the check, if only its jobs share the training; empty if all checks share it.
     """
     own = {"job_id", "publish_as"}
     own |= set() if spec.network == "pretrained" else {"model_id", "model_sha256"}

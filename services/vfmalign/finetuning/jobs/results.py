@@ -1,4 +1,4 @@
-"""Results of jobs in the store: reading them, and whether they and the encoders that they name are intact."""
+"""Reads results of jobs from the store, and checks that the results and the encoders that they name are intact."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read_result(store: ObjectStore, job: StoredJob) -> JobResult:
     """Reads the verified result of a job.
 
     Raises:
-        DataLoss: it is missing or was changed.
+        DataLoss: the result is missing or was changed.
     """
     with lost_as("job_result", job.id, _to_remedy(job.id)):
         expected = job.result.sha256 if job.result is not None else None
@@ -23,7 +23,7 @@ def read_result(store: ObjectStore, job: StoredJob) -> JobResult:
 
 
 def check_encoder(store: ObjectStore, result: JobResult, *, read: bool = False) -> None:
-    """Checks that the encoder that a job has published is there, with the card that its result names.
+    """Checks that the encoder published by a job exists, with the card that the job's result names.
 
     Raises:
         DataLoss: the card is missing or changed, or the weights are; see `check_weights`.
@@ -32,15 +32,15 @@ def check_encoder(store: ObjectStore, result: JobResult, *, read: bool = False) 
     with lost_as("model", result.encoder, _to_remedy(result.job_id)):
         card = store.read(key, ModelCard, result.encoder_card_sha256)
         if card.checkpoint.sha256 != result.encoder_sha256:
-            raise DigestMismatch("the card names other weights than the job's result", subject=store.uri(key))
+            raise DigestMismatch("the card and the job's result name different weights", subject=store.uri(key))
     check_weights(store, card, read=read)
 
 
 def check_weights(store: ObjectStore, card: ModelCard, *, read: bool = False) -> None:
-    """Checks that the weights of a model exist; their bytes are verified when they are loaded, and here with `read`.
+    """Checks that a model's weights exist. Loading them verifies their bytes; with `read`, this function does so, too.
 
     Raises:
-        DataLoss: they are missing or changed.
+        DataLoss: the weights are missing or changed.
     """
     with lost_as("model", card.id, describe_publishing(card)):
         if read:
@@ -56,7 +56,7 @@ def check_weights(store: ObjectStore, card: ModelCard, *, read: bool = False) ->
 
 
 def reopen_if_lost(jobs: JobRepository, store: ObjectStore, job_id: str) -> None:
-    """Queues a job again that succeeded, where its result or a model that it published is lost or damaged."""
+    """Queues a successful job again, if its result or a model that it published is lost or damaged."""
     job = jobs.get(job_id)
     if job.state != "succeeded":
         return
@@ -68,19 +68,16 @@ def reopen_if_lost(jobs: JobRepository, store: ObjectStore, job_id: str) -> None
         reopen(jobs, store, job_id, f"{loss.subject}: {loss.message}; it is created again")
 
 
-def reopen(jobs: JobRepository, store: ObjectStore, job_id: str, detail: str, *, from_start: bool = False) -> None:
-    """Queues a job again that succeeded. It resumes from its last checkpoint, so that it only tests and publishes.
+def reopen(jobs: JobRepository, store: ObjectStore, job_id: str, detail: str) -> None:
+    """Queues a successful job again. It resumes from its last checkpoint, so it only tests and publishes.
 
     Args:
         jobs: repository of jobs.
-        store: holds the result.
+        store: object store of the result.
         job_id: the job.
-        detail: what is lost, in one sentence.
-        from_start: trains again, for models that are published on the way.
+        detail: one sentence that names the lost object.
     """
-    if from_start:
-        store.delete(job_key(job_id, "checkpoint/latest.json"))
-    # The result first: the supervisor takes a job with a result for done.
+    # Delete the result first: the supervisor considers a job with a result as done.
     store.delete(job_key(job_id, "result.json"))
     jobs.reopen(job_id, detail)
 

@@ -1,9 +1,9 @@
-"""What follows the end of an attempt that left no result: another attempt, after which delay, or the end of the job.
+"""Decides what follows an attempt without a result: another attempt after a delay, or failure of the job.
 
-Attempts that end count towards a limit as long as the training makes no progress between them; a checkpoint of a later
-step than any before is progress, and the counts begin anew. Interruptions from outside have a limit of their own,
-because such a kill looks like that of a machine that runs out of memory, which would repeat for ever. An outage of the
-object store is waited out without limit.
+Ended attempts count towards a limit until the training makes progress: a checkpoint of a later step than any before
+resets the counts. Interruptions from outside have a separate limit, because a kill from outside cannot be distinguished
+from a kill by a machine that runs out of memory, which would repeat for ever. Outages of the object store have no
+limit.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from vfmalign.core.domain.jobs import JobFailure
 from vfmalign.finetuning.launchers.base import Exited, Outcome, classify, describe
 
 INTERRUPTED = "INTERRUPTED"
-"""`Progress.reason` of a job whose last attempt ended without fault of its own."""
+"""`Progress.reason` of a job after its last attempt was interrupted from outside."""
 RETRY_SCHEDULED = "RETRY_SCHEDULED"
-"""`Progress.reason` of a job whose last attempt failed and which is tried again."""
+"""`Progress.reason` of a job after its last attempt failed and another one was scheduled."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Limits:
 
     Attributes:
         max_running: jobs of all tenants that are pending or running at once.
-        max_attempts: failures without progress in between after which a job fails.
-        max_interruptions: interruptions without progress in between after which a job fails.
-        retry_delay_s: pause before the second attempt in seconds; doubled for each further one.
+        max_attempts: number of failures without progress in between after which a job fails.
+        max_interruptions: number of interruptions without progress in between after which a job fails.
+        retry_delay_s: pause before the second attempt in seconds; doubled for each further attempt.
         longest_retry_delay_s: upper limit of the pause.
-        stop_grace_s: seconds from the request to stop to the kill.
+        stop_grace_s: seconds between the request to stop and the kill.
     """
 
     max_running: int = 1
@@ -42,19 +42,19 @@ class Limits:
     stop_grace_s: float = 60.0
 
     def delay_s(self, retries: int) -> float:
-        """Returns the pause before the next attempt, after this many earlier retries without progress."""
+        """Returns the pause before the next attempt in seconds, after this many retries without progress."""
         doubled: float = self.retry_delay_s * 2 ** min(retries, 30)
         return min(doubled, self.longest_retry_delay_s)
 
 
 @dataclass(frozen=True)
 class Setbacks:
-    """Ends of attempts since the training last made progress.
+    """Numbers of attempts that ended since the training last made progress, by cause.
 
     Attributes:
         failures: failures of the training itself.
-        interruptions: ends that came from outside or were not observed.
-        outages: ends because the object store could not be used.
+        interruptions: ends that were caused from outside or not observed.
+        outages: ends caused by an unavailable object store.
         step: step of the last checkpoint; -1 without one.
     """
 
@@ -64,18 +64,18 @@ class Setbacks:
     step: int = -1
 
     def at(self, step: int) -> Setbacks:
-        """Returns none at all where the checkpoint has reached a later step, else these."""
+        """Returns these setbacks, or zero setbacks if the checkpoint at `step` is later than the one recorded here."""
         return Setbacks(step=step) if step > self.step else self
 
 
 @dataclass(frozen=True)
 class NextAttempt:
-    """The job is queued again and resumes from its checkpoint.
+    """Decision that the job is queued again and resumes from its checkpoint.
 
     Attributes:
-        outcome: of the attempt that ended.
-        setbacks: with that attempt counted.
-        delay_s: earliest start from now, in seconds.
+        outcome: outcome of the attempt that ended.
+        setbacks: setbacks including that attempt.
+        delay_s: minimum delay until the start, in seconds.
         progress: why the attempt ended.
     """
 
@@ -87,10 +87,10 @@ class NextAttempt:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """The job fails.
+    """Decision that the job fails.
 
     Attributes:
-        outcome: of the attempt that ended.
+        outcome: outcome of the attempt that ended.
         reason: UPPER_SNAKE_CASE constant.
         message: cause and remedy in one sentence.
     """
@@ -113,13 +113,13 @@ def decide(
     """Decides what follows the end of an attempt that left no result.
 
     Args:
-        seen: how it ended.
-        failure: what the process stored; it is final.
-        before: setbacks before this end, at the present step.
+        seen: observed end of the attempt.
+        failure: failure that the process stored. It is final. None if it stored none.
+        before: setbacks before this end, as of the current checkpoint.
         attempt: number of the attempt that ended.
-        limits: of attempts and delays.
-        log_command: shows the log of the attempt.
-        stopping: whether the service asked the process to stop because it stops itself, which never counts.
+        limits: limits of attempts and delays.
+        log_command: command that shows the log of the attempt.
+        stopping: whether the process was asked to stop because the service stops. This never counts as a setback.
     """
     see_log = f"see its log: `{log_command}`"
     if failure is not None:
@@ -142,7 +142,7 @@ def decide(
         if setbacks.interruptions >= limits.max_interruptions:
             message = f"given up after {setbacks.interruptions} interruptions without progress: {message}"
             return GivenUp(outcome, "JOB_GIVEN_UP", message)
-        # The first one, such as a drained node, costs no time.
+        # The first interruption, such as a drained node, causes no delay.
         delay_s = limits.delay_s(before.interruptions - 1) if before.interruptions else 0.0
     elif outcome == "unavailable":
         setbacks, reason = replace(before, outages=before.outages + 1), StoreUnavailable.reason

@@ -34,7 +34,7 @@ from vfmalign.finetuning import metrics
 from vfmalign.finetuning.jobs.repository import BASELINE_IN_TRAINING, JobRepository, StoredJob
 from vfmalign.finetuning.jobs.results import check_encoder
 from vfmalign.finetuning.jobs.retries import GivenUp, Limits, decide
-from vfmalign.finetuning.launchers.base import EventReason, Exited, JobEvent, Launcher, Origin, Running
+from vfmalign.finetuning.launchers.base import Exited, Launcher, Origin, Running
 
 _log = logs.get(__name__)
 
@@ -52,7 +52,7 @@ class Supervisor:
 
     @property
     def can_start(self) -> bool:
-        """Whether the store answered in this round: each further job would wait for it as long as the first."""
+        """Whether the store answered in this round. If not, every further job would wait for a timeout, too."""
         return not self._store_is_down
 
     def monitor(self) -> int:
@@ -76,7 +76,7 @@ class Supervisor:
         return self._guarded(job, self._start)
 
     def wind_down(self, *, force: bool) -> bool:
-        """Lets every launched job checkpoint and end, or ends it at once; returns whether there was one."""
+        """Lets every launched job write a checkpoint and end, or kills it; returns whether any job was launched."""
         launched = self.jobs.launched()
         for job in launched:
             self._guarded(job, lambda job: self._wind_down(job, force=force))
@@ -112,9 +112,9 @@ class Supervisor:
         return False
 
     def _report_delay(self, job: StoredJob, error: VfmalignError) -> None:
-        """Records what a job waits for in the phase in which it is."""
+        """Records the reason why a job waits, in its current phase."""
         progress = Progress(phase=job.progress.phase, detail=f"waiting: {error}", reason=error.reason)
-        with contextlib.suppress(VfmalignError):  # the database may be what is unavailable
+        with contextlib.suppress(VfmalignError):  # the database itself may be unavailable
             if job.progress != progress:
                 self.jobs.set_progress(job.id, progress)
 
@@ -144,9 +144,10 @@ class Supervisor:
         return True
 
     def _reuse_baseline(self, job: StoredJob) -> bool:
-        """Returns whether another job trains, or has trained, the same; waits for its result or copies it.
+        """Returns whether another job trains, or has trained, the same network. Waits for its result or copies it.
 
-        A pretrained network that this job has begun to train has its encoder's name from it, so that the job goes on.
+        If this job has already begun to train a pretrained network, the encoder is named after the job, so it
+        continues.
         """
         other = None if job.attempts and job.spec.network == "pretrained" else self.jobs.same_training(job)
         if other is None:
@@ -168,15 +169,15 @@ class Supervisor:
         )
 
     def _copy_result(self, other: StoredJob, job: StoredJob) -> None:
-        """Copies the learning curve and then the result, which still names the job that trained.
+        """Copies the learning curve, then the result. The result still names the job that trained.
 
         Raises:
             NotFound: the other job has no result, or a figure of it is lost.
             PreconditionFailed: the result or a figure was changed.
-            DataLoss: the encoder is lost, which a check of a pretrained network goes on with.
+            DataLoss: the encoder of a pretrained network is lost. The check needs it.
         """
         if other.result is None:
-            raise NotFound("no result is recorded", subject=f"job {other.id}")
+            raise NotFound("the database has no result of it", subject=f"job {other.id}")
         result = self.store.read(other.result.key, JobResult, other.result.sha256)
         if job.spec.network == "pretrained":
             check_encoder(self.store, result)
@@ -184,7 +185,7 @@ class Supervisor:
             self.store.get(figure.key, sha256=figure.sha256)
         for point in other.curve:
             self.store.write(job_key(job.id, f"progress/{point.epoch:04d}.json"), point)
-        # Last: the existence of the result completes the job, so its curve must be complete by then.
+        # The result is written last: its existence completes the job, so the curve must be complete by then.
         self.store.put(job_key(job.id, "result.json"), result.to_json(), content_type="application/json")
 
     def _write_spec(self, job: StoredJob) -> None:
@@ -193,7 +194,7 @@ class Supervisor:
         if not self.store.put_if_absent(key, expected) and (stored := self.store.get(key)) != expected:
             digests = [hashlib.sha256(spec).hexdigest() for spec in (stored, expected)]
             _log.error("spec_differs", job=job.id, sha256=digests, bytes=[len(stored), len(expected)])
-            raise Conflict("holds another spec", subject=self.store.uri(key), remedy="choose another job id")
+            raise Conflict("another job created it", subject=self.store.uri(key), remedy="choose another job id")
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -204,21 +205,21 @@ class Supervisor:
             self._settle(job, seen, stopping=False)
             return False
         if not job.cancel_requested:
-            self._stop_requests.pop(job.id, None)  # of a cancellation that was withdrawn
+            self._stop_requests.pop(job.id, None)  # the cancellation may have been withdrawn
         else:
             requested = self._stop_requests.get(job.id, time.monotonic())
             self._request_stop(job, force=time.monotonic() - requested > self.limits.stop_grace_s)
         progress = to_progress(job, seen)
         try:
             self._read_progress(job)
-        except StoreUnavailable as error:  # the training may not notice, as it needs the store once per epoch
+        except StoreUnavailable as error:  # training may continue: it needs the store only once per epoch
             update = {"detail": f"{progress.detail}; {error}", "reason": progress.reason or error.reason}
             progress = progress.model_copy(update=update)
         self._record(job, seen, progress)
         return True
 
     def _record(self, job: StoredJob, seen: Running, progress: Progress) -> None:
-        """Records a change of an attempt; logs once that it exists, and observes how long the job waited to start."""
+        """Records a change of an attempt. Logs its launch once, and measures how long the job waited to start."""
         handle = seen.handle if seen.handle is not None else job.handle
         state = {True: "running", False: "pending", None: job.state}[seen.started]
         changed = not job.cancel_requested and job.progress != progress
@@ -228,15 +229,6 @@ class Supervisor:
                 metrics.job_queue_wait_seconds.observe(wait_s)
             if job.handle is None and handle is not None:
                 _log.info("job_launched", job=job.id, attempt=job.attempts)
-            if state == "running" and job.state != "running":
-                self._announce(job, "Started", f"all processes of attempt {job.attempts} have started")
-
-    def _announce(
-        self, job: StoredJob, reason: EventReason, message: str, *, warning: bool = False, count: int = 1
-    ) -> None:
-        """Tells the platform what happened to the job's latest attempt, if it has one."""
-        if job.attempts:
-            self.launcher.announce(job.id, job.attempts, JobEvent(reason, message, warning, count))
 
     def _record_unseen_start(self, job: StoredJob) -> None:
         """Records the start of a process that ended before it was observed."""
@@ -264,24 +256,20 @@ class Supervisor:
             epoch += 1
         if points:
             self.jobs.add_points(job.id, points)
-            if epochs := points[-1].epoch:  # epoch 0 is validated before there is a checkpoint
-                message = "training stores a checkpoint after each epoch, from which another attempt resumes"
-                self._announce(job, "Checkpointed", message, count=epochs)
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
     def _settle(self, job: StoredJob, seen: Exited, *, stopping: bool) -> None:
-        """Decides what follows the end of a process: from its result, its failure, or the exit code alone."""
-        # First: a stored result makes the job succeed, whatever the process did afterwards.
+        """Ends a job or queues it again after its process ended, based on its result, its failure or its exit code."""
+        # The result comes first: it makes the job succeed, whatever the process did afterwards.
         if self._complete_if_result_exists(job, seen.exit_code):
             return
         self._read_progress(job)
         self._stop_requests.pop(job.id, None)
-        if seen.exit_code not in {None, TERMINATED}:  # what is stopped exits with TERMINATED, even if it never started
+        if seen.exit_code not in {None, TERMINATED}:  # TERMINATED may mean stopped before the start
             self._record_unseen_start(job)
         if job.cancel_requested:
             self.jobs.mark_cancelled(job.id, seen.exit_code)
-            self._announce(job, "Cancelled", "the job was cancelled on request")
             return
         failure, step = self._failure(job), self._checkpoint_step(job)
         if job.handle is None and seen == Exited(None):
@@ -295,19 +283,17 @@ class Supervisor:
         code = seen.exit_code if failure is None else failure.exit_code
         if isinstance(decision, GivenUp):
             self.jobs.fail(job.id, decision.message, decision.reason, code, decision.outcome)
-            self._announce(job, "Failed", decision.message, warning=True)
             _log.warning("job_failed", job=job.id, exit_code=code)
         else:
             self.jobs.requeue(job.id, decision, exit_code=code)
-            self._announce(job, "Retried", decision.progress.detail, warning=decision.outcome != "interrupted")
             _log.warning("job_queued_again", job=job.id, exit_code=code, reason=decision.progress.detail)
 
     def _complete_if_result_exists(
         self, job: StoredJob, exit_code: int | None = None, detail: str = "finished"
     ) -> bool:
-        """Ends a job whose result is stored, and returns whether it is.
+        """Ends a job if its result is stored, and returns whether it is.
 
-        The result alone makes a job succeed; the exit code of its process does not.
+        Only the result makes a job succeed, not the exit code of its process.
         """
         key = job_key(job.id, "result.json")
         try:
@@ -319,7 +305,6 @@ class Supervisor:
             self._record_unseen_start(job)
         self._stop_requests.pop(job.id, None)
         self.jobs.succeed(job.id, StoredFile.of(key, data), exit_code, detail)
-        self._announce(job, "Succeeded", "the result of the training is stored")
         _log.info("job_succeeded", job=job.id)
         return True
 
@@ -344,7 +329,7 @@ def to_origin(job: StoredJob) -> Origin:
 
 
 def to_progress(job: StoredJob, seen: Running) -> Progress:
-    """Returns the progress of a launched job: what its attempt waits for, or that it trains."""
+    """Returns the progress of a launched job: why its attempt waits, or that it trains."""
     if not seen.message:
         training = Progress(phase="training", detail=f"training, attempt {job.attempts}")
         return training if seen.started else job.progress

@@ -13,13 +13,12 @@ from typing import Any, Literal, Protocol
 from vfmalign.core.domain.errors import DONE, PROCESS_LOST, RETRYABLE, STORE_UNAVAILABLE, TERMINATED
 
 Outcome = Literal["succeeded", "retryable", "interrupted", "unavailable", "permanent"]
-EventReason = Literal["Started", "Checkpointed", "Succeeded", "Failed", "Retried", "Cancelled"]
 Cause = Literal["exit", "platform", "memory", "limit"]
 Handle = dict[str, Any]
-"""What a launcher needs to find an attempt again, as JSON values."""
+"""Data with which a launcher finds an attempt again, as JSON values."""
 
 _SIGNAL_BASE = 128
-# Sent from outside. Other signals are raised by the process's own instructions, as in a segmentation fault.
+# Signals that are sent from outside. The process itself causes other signals, such as a segmentation fault.
 _EXTERNAL_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM})
 _BY_CAUSE: dict[Cause, Outcome] = {"platform": "interrupted", "memory": "retryable", "limit": "permanent"}
 _BY_CODE: dict[int | None, Outcome] = {
@@ -39,22 +38,22 @@ _DESCRIPTIONS = {
 }
 
 Confirm = Callable[[], None]
-"""Raises where this orchestrator no longer leads."""
+"""Raises LeaseLost if this orchestrator no longer leads."""
 
 
 def lead_always() -> None:
-    """The `Confirm` of a process that has no rival."""
+    """A `Confirm` for a process without competitors: it never raises."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a job comes from, by which platforms find its processes; ids only.
+    """Origin of a job: ids by which the processes of the job can be found on the platform.
 
     Attributes:
-        check: the check it belongs to; empty for a job of its own.
+        check: the check it belongs to; empty for a job without a check.
         network: the network that it fine-tunes; empty for pretraining.
         request_id: the request that created it; empty where unknown.
-        tenant: whose job it is; empty where unknown.
+        tenant: the tenant of the job; empty where unknown.
     """
 
     check: str = ""
@@ -67,31 +66,14 @@ UNKNOWN_ORIGIN = Origin()
 
 
 @dataclass(frozen=True)
-class JobEvent:
-    """What happened to an attempt, for people who watch the platform.
-
-    Attributes:
-        reason: constant; an attempt has one event of each, whose count may grow.
-        message: one sentence.
-        warning: whether somebody may have to act.
-        count: how often it has happened so far; of all attempts, for checkpoints.
-    """
-
-    reason: EventReason
-    message: str
-    warning: bool = False
-    count: int = 1
-
-
-@dataclass(frozen=True)
 class Running:
-    """The job's process is alive, or waits for resources.
+    """State of an attempt whose process is alive or waits for resources.
 
     Attributes:
         handle: None until it is known.
-        message: what it waits for and the remedy; empty while it trains.
-        reason: UPPER_SNAKE_CASE constant of what it waits for; empty while it trains.
-        started: whether all of its processes have started; None where that cannot be determined now.
+        message: the cause of waiting and the remedy; empty while it trains.
+        reason: UPPER_SNAKE_CASE constant for the cause of waiting; empty while it trains.
+        started: whether all of its processes have started; None if this cannot be determined now.
     """
 
     handle: Handle | None
@@ -102,14 +84,14 @@ class Running:
 
 @dataclass(frozen=True)
 class Exited:
-    """No process of the job is alive.
+    """State of an attempt without a living process.
 
     Attributes:
-        exit_code: as a shell shows it (128 + signal); None where its end was not observed, as after a restart of the
+        exit_code: as in a shell (128 + signal); None if its end was not observed, as after a restart of the
             orchestrator.
-        message: what the platform reports and the remedy; empty where the exit code explains everything.
-        cause: `platform` where its machine was taken away; `memory` where the platform reports that it exceeded its
-            memory; `limit` where it hit a limit that another attempt would hit again; otherwise `exit`, and the code
+        message: the platform's report and the remedy; empty if the exit code is sufficient.
+        cause: `platform` if its machine was removed; `memory` if the platform reports that it exceeded its memory;
+            `limit` if it reached a limit that another attempt would reach again; otherwise `exit`, and the exit code
             decides.
     """
 
@@ -133,19 +115,19 @@ class Launcher(Protocol):
         *,
         origin: Origin = UNKNOWN_ORIGIN,
     ) -> Running:
-        """Starts this attempt, or returns its process where it runs already.
+        """Starts this attempt, or returns its process if it runs already.
 
         Args:
-            job: name of the job, unique among those of all tenants.
+            job: name of the job, unique across tenants.
             attempt: number of the attempt.
             spec_uri: argument of the process.
-            confirm: called once every orchestrator can see this attempt, and before its process runs. Where it raises,
-                no process is started.
+            confirm: called when all orchestrators can see this attempt, before its process runs. If it raises, no
+                process is started.
             origin: where the job comes from; for platforms with labels.
 
         Raises:
             LeaseLost: this orchestrator no longer leads.
-            Conflict: something that belongs to another job has its name.
+            Conflict: the name is taken by an object of another job.
             Unavailable: nothing was started; the same call may succeed later.
         """
 
@@ -153,17 +135,14 @@ class Launcher(Protocol):
         """Returns whether this attempt is alive; works without a handle too.
 
         Raises:
-            Unavailable: it cannot be determined now.
+            Unavailable: this cannot be determined now.
         """
 
     def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
-        """Asks the attempt to checkpoint and end, or ends it at once; returns without waiting."""
+        """Asks the attempt to write a checkpoint and end, or kills it; returns without waiting."""
 
     def log_command(self, job: str, attempt: int) -> str:
         """Returns the shell command that shows the log of an attempt; does not check that the log exists."""
-
-    def announce(self, job: str, attempt: int, event: JobEvent) -> None:
-        """Tells the platform what happened to an attempt; never raises, never waits, and may leave an event out."""
 
     def close(self) -> None:
         """Releases the resources of the launcher; jobs continue."""
@@ -173,10 +152,10 @@ def classify(exit_code: int | None, cause: Cause = "exit") -> Outcome:
     """Classifies the end of an attempt that left neither result nor failure.
 
     Returns:
-        `succeeded`; `retryable`, a failure of the training itself that another attempt may not meet again (a crash, too
-        little memory), which counts against the job; `interrupted`, an end that came from outside (a signal, the
-        machine, another process of the job) or was not observed; `unavailable`, where the object store could not be
-        used; `permanent`, a failure that the same input would cause again.
+        `succeeded`; `retryable`, a failure of the training that may not recur (a crash, too little memory) and counts
+        against the job; `interrupted`, an end caused from outside (a signal, the machine, another process of the job)
+        or not observed; `unavailable`, if the object store could not be used; `permanent`, a failure that the same
+        input would cause again.
     """
     if cause != "exit":
         return _BY_CAUSE[cause]
@@ -186,7 +165,7 @@ def classify(exit_code: int | None, cause: Cause = "exit") -> Outcome:
 
 
 def describe(exit_code: int | None) -> str:
-    """Describes an exit whose process stored no failure."""
+    """Describes the exit of a process that stored no failure."""
     if exit_code is None or exit_code in _DESCRIPTIONS:
         return _DESCRIPTIONS[exit_code]
     if exit_code > _SIGNAL_BASE:

@@ -1,4 +1,4 @@
-"""The launcher as one tenant sees it: the jobs of two tenants may have the same id."""
+"""The launcher from the view of one tenant: the jobs of two tenants may have the same id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from vfmalign.finetuning.launchers.base import (
     Confirm,
     Exited,
     Handle,
-    JobEvent,
     Launcher,
     Origin,
     Running,
@@ -24,7 +23,7 @@ class TenantLauncher:
 
     Attributes:
         launcher: runs the jobs of all tenants.
-        tenant: whose jobs these are. Those of `default` are named by their id alone.
+        tenant: the tenant of these jobs. Jobs of the tenant `default` are named by their id only.
     """
 
     launcher: Launcher
@@ -55,12 +54,8 @@ class TenantLauncher:
         """See `Launcher`."""
         return self.launcher.log_command(self._name(job), attempt)
 
-    def announce(self, job: str, attempt: int, event: JobEvent) -> None:
-        """See `Launcher`."""
-        self.launcher.announce(self._name(job), attempt, event)
-
     def close(self) -> None:
-        """Does nothing: other tenants use the launcher."""
+        """Does nothing, because other tenants still use the launcher."""
 
     def _name(self, job: str) -> str:
         """Returns the name; ids of jobs contain no colon."""

@@ -1,11 +1,12 @@
 """Launcher for a single machine: jobs are subprocesses, at most one per job, even if the orchestrator is killed.
 
-A kernel lock decides whether a job is alive: `flock` on `<lock dir>/<id>.lock`, whose descriptor the child inherits.
-The kernel holds it as long as any process of the job lives, so an orchestrator that is killed between spawning and
-recording cannot start a second one. Pid and start time are recorded only to know which process to signal: a pid alone
-may have been reused. As a job has one process at a time, the number of the attempt is not needed.
+A kernel lock decides whether a job is alive: `flock` on `<lock dir>/<id>.lock`. The child process inherits the file
+descriptor, and the kernel holds the lock as long as any process of the job lives. An orchestrator that is killed
+between starting and recording a process therefore cannot start a second one. Pid and start time are recorded only to
+know which process to signal: a pid alone may have been reused. The number of the attempt is not needed, because a job
+has one process at a time.
 
-Every orchestrator of a database on this machine must find the same lock, whatever its state directory and environment.
+All orchestrators of a database on this machine must find the same lock, whatever their state directory and environment.
 The folder of the locks is therefore fixed: `/tmp/vfmalign-<user id>/<scope of the database>`.
 """
 
@@ -29,23 +30,22 @@ from vfmalign.finetuning.launchers.base import (
     Confirm,
     Exited,
     Handle,
-    JobEvent,
     Origin,
     Running,
     lead_always,
 )
 
 _REAP_TIMEOUT_S = 5.0
-_SAME_START_S = 2.0  # a process's start time moves a little with the system clock
+_SAME_START_S = 2.0  # a process's start time changes slightly when the system clock is adjusted
 _LOCK_VARIABLE = "VFMALIGN_JOB_LOCK"
-"""Names the lock in the environment of a job's processes. An orchestrator that starts the job holds it as well."""
+"""Environment variable that tells a job's processes from an orchestrator that also holds the job's lock."""
 
 
 def get_lock_dir(scope: str) -> Path:
     """Returns the folder of the locks of one database's jobs, below a private folder of this user.
 
     Raises:
-        Unavailable: the private folder belongs to another user, or others may access it.
+        Unavailable: the private folder belongs to another user, or other users may access it.
     """
     # TMPDIR and XDG_RUNTIME_DIR differ between a login session and a system service.
     private = Path(f"/tmp/vfmalign-{os.getuid()}")  # noqa: S108 - its owner and mode are verified
@@ -85,7 +85,7 @@ class LocalLauncher:
         *,
         origin: Origin = UNKNOWN_ORIGIN,
     ) -> Running:
-        """Starts `command spec_uri` in a session of its own, unless a process of the job holds the lock already."""
+        """Starts `command spec_uri` in a new session, unless a process of the job already holds the lock."""
         for folder in (self._locks, self._logs):
             folder.mkdir(parents=True, exist_ok=True)
         path = self._lock_path(job)
@@ -93,7 +93,7 @@ class LocalLauncher:
         try:
             if not _try_lock(lock):
                 return Running(self._find(job))
-            # After the lock is taken: another orchestrator that takes over from now on finds the job locked.
+            # Confirmed while the lock is held: an orchestrator that takes over from now on finds the job locked.
             confirm()
             self._exit_codes.pop(job, None)
             with self._log_path(job).open("ab") as log:
@@ -118,15 +118,15 @@ class LocalLauncher:
         return Running(_handle(child.pid))
 
     def observe(self, job: str, attempt: int, handle: Handle | None) -> Running | Exited:
-        """Returns `Running` while any process holds the lock; kills workers whose main process has ended."""
+        """Returns `Running` while any process holds the lock. Kills the workers if the main process has ended."""
         if not self._locked(job):
             # The kernel releases the lock of an ending process shortly before its exit code can be read.
             return Exited(self._exit_codes.get(job)) if self._reap(job, _REAP_TIMEOUT_S) else Running(handle)
-        self._reap(job, 0.0)  # reads the exit code of a main process whose workers still run
+        self._reap(job, 0.0)  # the main process may have ended before its workers
         if handle is not None and _alive(handle):
             return Running(handle)
-        # No handle was recorded, or the system clock changed, so that the start time looks wrong. The processes that
-        # hold the lock belong to the job in any case.
+        # No handle was recorded, or the system clock changed, so the start time does not match. The processes that hold
+        # the lock belong to the job in any case.
         holders = self._holders(job)
         if main := _find_main(holders):
             return Running(_handle(main.pid))
@@ -137,7 +137,7 @@ class LocalLauncher:
         return Running(handle)
 
     def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
-        """Sends SIGTERM to the main process, which checkpoints, or SIGKILL to its process group."""
+        """Sends SIGTERM to the main process, which then writes a checkpoint, or SIGKILL to its process group."""
         if not self._locked(job):
             return
         if handle is None or not _alive(handle):
@@ -153,9 +153,6 @@ class LocalLauncher:
     def log_command(self, job: str, attempt: int) -> str:
         """Returns the command that shows the end of the job's log, which holds all attempts."""
         return shlex.join(["tail", "-n", "200", str(self._log_path(job))])
-
-    def announce(self, job: str, attempt: int, event: JobEvent) -> None:
-        """Does nothing: the service's own log holds what happened."""
 
     def close(self) -> None:
         """Does nothing: the locks belong to the jobs."""
@@ -195,7 +192,7 @@ class LocalLauncher:
         return None if main is None else _handle(main.pid)
 
     def _holders(self, job: str) -> list[psutil.Process]:
-        """Returns the processes of a job, without orchestrators that hold its lock while they start it."""
+        """Returns the processes of a job, without orchestrators that hold its lock during the start."""
         path = str(self._lock_path(job).resolve())
         return [process for process in _own_processes() if _belongs_to(process, path) and _has_open(process, path)]
 

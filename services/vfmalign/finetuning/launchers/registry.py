@@ -32,4 +32,4 @@ def _kubernetes(settings: FinetuningSettings, scope: str) -> Launcher:
 
 
 LAUNCHERS: dict[str, Callable[[FinetuningSettings, str], Launcher]] = {"local": _local, "kubernetes": _kubernetes}
-"""Each takes the settings and the scope of the database (`database.lease.get_scope`)."""
+"""Each factory takes the settings and the scope of the database (`database.lease.get_scope`)."""

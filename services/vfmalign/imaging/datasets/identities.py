@@ -25,7 +25,7 @@ MAPPING_COLUMNS = ("dataset", "case", "group", "folder", "patient")
 
 
 def load_salt(path: Path) -> bytes:
-    """Loads the machine's secret for ids; it is created on first use, readable by its owner only.
+    """Loads the machine's secret for ids; creates it on first use, readable by its owner only.
 
     Raises:
         BadOption: the file cannot be created or does not hold a secret.
@@ -45,30 +45,31 @@ def load_salt(path: Path) -> bytes:
         raise BadOption(
             "the import secret is damaged",
             field="salt",
-            remedy="restore it from a backup; another secret changes all ids",
+            remedy="restore it from a backup; a new secret would change all ids",
         )
     return salt
 
 
 def keyed_id(salt: bytes, *parts: str) -> str:
-    """Derives an id of 16 hex digits from the parts; without the salt, neither can be derived from the other."""
+    """Derives an id of 16 hex digits from the parts; without the salt, neither id nor parts reveal the other."""
     # Each part is preceded by its length, so that ("ab", "c") and ("a", "bc") give different ids.
-    # Names of files that are no UTF-8 hold surrogates (PEP 383).
+    # File names that are not valid UTF-8 contain surrogates (PEP 383).
     encoded = [part.encode(errors="surrogateescape") for part in parts]
     message = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
     return hmac.new(salt, message, hashlib.sha256).hexdigest()[:16]
 
 
 def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
-    """Adds rows to the local mapping file; none is ever removed.
+    """Adds rows to the local mapping file, and never removes any.
 
-    A name that a spreadsheet would read as a formula is written behind an apostrophe.
+    A name that a spreadsheet would read as a formula gets an apostrophe in front.
 
-    An import that is refused has the id of a published dataset, whose rows would be lost if they were replaced.
+    Existing rows are not replaced, because a refused import may have the id of a published dataset, and the rows of
+    that dataset would be lost.
 
     Args:
         path: the file; it is created with mode 0600.
-        rows: cells in the order of `MAPPING_COLUMNS`; those that the file has already are not repeated.
+        rows: cells in the order of `MAPPING_COLUMNS`; rows that the file already has are skipped.
 
     Raises:
         BadOption: the file cannot be written, or is not a mapping file.

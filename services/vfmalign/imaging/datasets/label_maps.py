@@ -1,4 +1,4 @@
-"""Checks of label maps against what the dataset declares of them."""
+"""Checks label maps against the declaration of the dataset."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from vfmalign.imaging.volumes import Volume
 
 
 def check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
-    """Refuses values that are not declared, and an empty map where it may not be empty."""
+    """Refuses values that are not declared, and an empty map that may not be empty."""
     values = volume.list_values()
     if undeclared := sorted(values - set(label.values)):
         raise BadVolume(
             f"the values {', '.join(map(str, undeclared))} are not declared",
             subject=name,
-            remedy=f"declare them, or correct the file; declared are {', '.join(map(str, sorted(label.values)))}",
+            remedy=f"declare them, or correct the file; declared values: {', '.join(map(str, sorted(label.values)))}",
         )
     if not values and not label.may_be_empty:
         what = f"the {label.name} mask" if len(label.structures) == 1 else f"the label map {label.name}"

@@ -1,7 +1,7 @@
 """The steps of an import that write nothing: discovery, pseudonyms, splits and validation.
 
-Every volume is decoded and checked here, and its digest computed, so that an import whose preparation has no problems
-can only fail in the transfer.
+Every volume is decoded, checked and hashed here, so that after a preparation without problems only the transfer can
+fail.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ _CHECK_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user chooses about an import.
+    """Options of an import.
 
     Attributes:
         layout: a name in `layouts.LAYOUTS`; None detects it.
-        declaration: what the cases hold; None derives it.
-        shares: share of the patients in each split; None for the splits that the data state, else
+        declaration: modalities and label maps of the cases; None derives it.
+        shares: share of the patients in each split; None for the splits that the data state or, if they state none,
             `splits.DEFAULT_SHARES`.
         splits: split of each case by name, in place of `shares`; see `assignments.read_splits`.
-        patients: patient of each case by name, where the layout does not tell; see `assignments.read_patients`.
-        only_with: modalities and label maps without which a case is left out.
+        patients: patient of each case by name, if the layout does not state it; see `assignments.read_patients`.
+        only_with: modalities and label maps that a case must have; other cases are left out.
         exclude: numbers of the cases that are left out, from 1.
         skips_unusable: leave out the cases that have problems.
-        show_names: name cases by what their folder, file or cell is called as well, which may be a patient's name.
+        show_names: also show the name of a case's folder, file or cell, which may be a patient's name.
         dicom: options of the layout `dicom`.
         seed: seed of the split.
-        model: the model that the dataset is for; None if it is not known.
+        model: the model for which the dataset is imported; None if it is not known.
     """
 
     layout: str | None = None
@@ -81,14 +81,14 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class PseudonymousCase:
-    """A case on disk with the ids that replace its names in everything that is written.
+    """A case on disk with its pseudonymous ids.
 
     Attributes:
         id: generated id of the case.
         group: generated id of the patient.
         patient: the patient. Private, as is the source.
         source: the files.
-        place: where the user finds the case without its name: `line 7` of a table, or `case 7 of 8`, in order of name.
+        place: position of the case, which does not reveal its name: `line 7` of a table, or `case 7 of 8`, by name.
     """
 
     id: str
@@ -99,7 +99,7 @@ class PseudonymousCase:
 
     @property
     def label(self) -> str:
-        """How problems name the case."""
+        """Name of the case in problems."""
         return f"{self.place}, {self.id}"
 
 
@@ -109,9 +109,9 @@ class DiscoveredDataset:
 
     Attributes:
         layout: name of the layout.
-        source: what the layout found; its cases carry patients' names.
+        source: cases found by the layout, with patients' names.
         cases: in order of the source.
-        left_out: cases without a file that the user requires of every case, or that the user left out.
+        left_out: cases that the user excluded, or that lack a file that the user requires.
         curation: see `DatasetManifest`.
     """
 
@@ -128,9 +128,9 @@ class PreparedDataset:
 
     Attributes:
         dataset: the future dataset; without the cases that have problems.
-        problems: why the dataset cannot be imported; none for one that can.
-        notes: what was left out, what the usable cases lack and where organs are cut, in sentences without names.
-        inside: shares of the structures in the field of view of the model that the dataset is for; empty without one.
+        problems: reasons why the dataset cannot be imported; empty if it can.
+        notes: notes on cases that were left out, missing label maps and cut organs, as sentences without names.
+        inside: shares of the structures in the field of view of the model; empty without a model.
     """
 
     dataset: DatasetManifest
@@ -145,9 +145,9 @@ def discover(
     """Finds the cases and gives them ids; `report` is called after every DICOM file.
 
     Raises:
-        BadDataset: no case can be found or would be left, or the patient table names unknown cases.
-        BadOption: the layout is unknown, `only_with` names something that is not declared, or a number of a case is
-            that of none.
+        BadDataset: no case was found or would be left, or the patient table names unknown cases.
+        BadOption: the layout is unknown, `only_with` names something that is not declared, or the number of a case does
+            not exist.
     """
     layout, source = read_source(path, options.layout, options.declaration, replace(options.dicom, progress=report))
     return name_cases(layout, source, dataset_id, salt, options)
@@ -156,7 +156,7 @@ def discover(
 def name_cases(
     layout: str, source: SourceDataset, dataset_id: str, salt: bytes, options: ImportOptions
 ) -> DiscoveredDataset:
-    """Gives the cases of a source ids; raises as `discover`."""
+    """Assigns ids to the cases of a source; raises like `discover`."""
     patients = options.patients or {}
     if unknown := _find_unknown(patients, {case.name for case in source.cases}):
         raise BadDataset(
@@ -169,7 +169,7 @@ def name_cases(
         is_known = found.patient or found.name in patients
         case = found if is_known else replace(found, problems=(*found.problems, _NO_PATIENT))
         place = case.place or f"case {number} of {len(source.cases)}"
-        # A case whose name cannot be read is told apart by its place.
+        # A case without a readable name is identified by its place.
         name, patient = case.name or f"\0{place}", patients.get(case.name, case.patient)
         # Case ids belong to one dataset; group ids do not, so that one patient is recognised in several datasets.
         case_id = "c-" + keyed_id(salt, "case", dataset_id, name)
@@ -185,14 +185,14 @@ def name_cases(
                 field=option,
                 remedy=f"use numbers from 1 to {len(numbers)}, as `vfmalign dicom show` and `--dry-run` print them"
                 if known
-                else "leave it out: it is for DICOM",
+                else "leave it out: it applies only to DICOM",
             )
     curation = Curation(
         excluded=tuple(numbers[n] for n in sorted(options.exclude)),
         chosen={case.id: dict(case.source.chosen) for case in cases if case.source.chosen},
     )
     discovered = DiscoveredDataset(layout, source, tuple(cases), curation=curation)
-    discovered = _leave_out(discovered, dict.fromkeys(curation.excluded, "as --exclude says"), "exclude")
+    discovered = _leave_out(discovered, dict.fromkeys(curation.excluded, "excluded by --exclude"), "exclude")
     discovered = _leave_out_without(discovered, options.only_with)
     if not options.skips_unusable:
         return discovered
@@ -202,7 +202,7 @@ def name_cases(
 
 
 def _leave_out(discovered: DiscoveredDataset, reasons: Mapping[str, str], option: str) -> DiscoveredDataset:
-    """Leaves out some cases, by id, and notes which and why."""
+    """Leaves out some cases by id, with a note on each case and reason."""
     cases = tuple(case for case in discovered.cases if case.id not in reasons)
     left_out = [case for case in discovered.cases if case.id in reasons]
     if left_out and not cases:
@@ -228,19 +228,12 @@ def _leave_out_without(discovered: DiscoveredDataset, kinds: Sequence[VolumeKind
     if not left_out:
         return discovered
     if not cases:
-        raise BadDataset(f"no case has {' and '.join(kinds)}", field="only_with", remedy="name what the cases have")
+        raise BadDataset(f"no case has {' and '.join(kinds)}", field="only_with", remedy="choose kinds that cases have")
     listed = list_some([case.label for case in left_out], _MAX_IN_LINE)
     note = f"left out: {pluralise(len(left_out), 'case')} without {' or '.join(kinds)} ({listed})"
     source = replace(discovered.source, cases=[case.source for case in cases])
     source = replace(source, notes=(*source.notes, note))
     return replace(discovered, source=source, cases=tuple(cases), left_out=(*discovered.left_out, *left_out))
-
-
-def select_cases(discovered: DiscoveredDataset, groups: Collection[str]) -> DiscoveredDataset:
-    """Returns the dataset with the cases of some patients alone, named by their generated ids."""
-    cases = tuple(case for case in discovered.cases if case.group in groups)
-    source = replace(discovered.source, cases=[case.source for case in cases])
-    return replace(discovered, source=source, cases=cases)
 
 
 def prepare(
@@ -250,7 +243,7 @@ def prepare(
 
     Raises:
         BadDataset: the splits cannot be made.
-        BadOption: the dataset lacks an input of the model that it is for.
+        BadOption: the dataset lacks an input of the model.
     """
     declaration = discovered.source.declaration
     cut_organs = None if options.model is None else CutOrgansCheck(options.model, declaration)
@@ -261,7 +254,7 @@ def prepare(
         if not any(case.source.problems for case in discovered.cases):
             raise
         unassigned = (f"no case is in a split: {error.message}; {error.remedy}",)
-        assigned = {}  # what is wrong with the cases comes first: without them, the splits would be others
+        assigned = {}  # report the problems of cases first: they affect the splits
     records: dict[str, Case] = {}
     problems: list[Problem] = []
     unread: dict[str, str] = {}
@@ -308,7 +301,7 @@ def prepare(
 
 
 def _make_strata(discovered: DiscoveredDataset) -> dict[str, dict[VolumeKind, str]]:
-    """Strata by case of what was acquired as DICOM, among the cases that can be used."""
+    """Strata of each usable case, derived from DICOM headers."""
     usable = [case for case in discovered.cases if not case.source.problems]
     acquired = {case.id: case.source.acquired for case in usable if case.source.acquired is not None}
     if not acquired:
@@ -321,7 +314,7 @@ def _make_strata(discovered: DiscoveredDataset) -> dict[str, dict[VolumeKind, st
 
 
 def _to_problem(error: VfmalignError, case: PseudonymousCase) -> Problem:
-    """Converts an error about a case, whose subject is the case's id or `id/kind`."""
+    """Converts an error about a case; its subject is the case's id or `id/kind`."""
     kind = error.subject.removeprefix(case.id).removeprefix("/")
     text = f"{error.message}; {error.remedy}" if error.remedy else error.message
     return Problem(f"{kind}: {text}" if kind else text, case.label)
@@ -382,7 +375,7 @@ def _look_up_splits(discovered: DiscoveredDataset, splits: Mapping[str, Split]) 
 
 
 def _find_unknown(table: Iterable[str], names: Collection[str]) -> str:
-    """Lists the entries of a table of the user that name no case, by number: their text may be a patient's name."""
+    """Lists entries in a user's table that name no case, by number, because their text may be a patient's name."""
     unknown = [f"entry {number}" for number, name in enumerate(table, start=1) if name not in names]
     return list_some(unknown, _MAX_IN_LINE)
 
@@ -406,7 +399,7 @@ def _describe_gaps(
     assigned: Mapping[Split, Sequence[PseudonymousCase]],
     labels: Mapping[str, str],
 ) -> list[str]:
-    """Label maps that some cases lack, and splits without which no check is possible."""
+    """Notes on label maps that some cases lack, and on empty splits that a check needs."""
     notes = []
     for kind in declaration.label_names:
         lacking = [labels[case.id] for case in cases if kind not in case.volumes]

@@ -1,4 +1,4 @@
-"""Why a dataset cannot be imported: its problems, one by one or, where many cases have the same, in one line."""
+"""Problems that prevent the import of a dataset. Cases with the same problem are combined in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_LISTED = 1_000
 
 
 class Problem(NamedTuple):
-    """Why a dataset cannot be imported.
+    """A reason why a dataset cannot be imported.
 
     Attributes:
         text: the cause and its remedy, without names.
@@ -30,8 +30,8 @@ class UnusableCases(BadDataset):
     """A dataset that has problems.
 
     Attributes:
-        problems: all of them; the message has a line for each, or for one that many cases have.
-        cases: labels of the cases that have one.
+        problems: all problems; the message has one line for each distinct problem.
+        cases: labels of the cases with problems.
     """
 
     def __init__(self, dataset_id: str, problems: Sequence[Problem]) -> None:
@@ -40,14 +40,14 @@ class UnusableCases(BadDataset):
         super().__init__(
             "\n  ".join(["it cannot be imported:", *lines[:_MAX_LISTED], *more]),
             subject=f"dataset {dataset_id}",
-            remedy="nothing was uploaded; correct these cases, which are counted in order of name",
+            remedy="nothing was uploaded; correct these cases (their numbers follow the order of names)",
         )
         self.problems = tuple(map(str, problems))
         self.cases = frozenset(problem.case for problem in problems)
 
 
 def _summarise(problems: Sequence[Problem]) -> list[str]:
-    """Returns one line for each problem, or for one that many cases have."""
+    """Returns one line for each distinct problem, with the cases that have it."""
     cases_by_text: dict[str, list[str]] = {}
     for problem in problems:
         cases_by_text.setdefault(problem.text, []).append(problem.case)

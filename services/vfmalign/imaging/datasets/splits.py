@@ -14,7 +14,7 @@ DEFAULT_SHARES: dict[Split, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
 def split_groups(groups: Collection[str], shares: Mapping[Split, float], seed: int) -> dict[str, Split]:
-    """Assigns groups to splits in the given shares, with at least one group in each split whose share is not zero.
+    """Assigns groups to splits in the given shares. Each split with a nonzero share gets at least one group.
 
     Args:
         groups: ids of the patients.
@@ -41,29 +41,6 @@ def split_groups(groups: Collection[str], shares: Mapping[Split, float], seed: i
     order = np.random.default_rng(seed).permutation(len(ordered_groups))
     labels = [name for name, count in zip(split_names, counts, strict=True) for _ in range(count)]
     return {ordered_groups[int(i)]: label for i, label in zip(order, labels, strict=True)}
-
-
-def split_group_counts(groups: Collection[str], counts: Mapping[Split, int], seed: int) -> dict[str, Split]:
-    """Assigns so many groups to each split; the others are in none.
-
-    Args:
-        groups: ids of the patients.
-        counts: number of groups in each split.
-        seed: equal seeds and groups give equal splits.
-
-    Raises:
-        BadDataset: there are fewer groups than the splits need.
-    """
-    ordered_groups = sorted(set(groups))
-    labels = [name for name in SPLITS for _ in range(counts.get(name, 0))]
-    if len(ordered_groups) < len(labels):
-        raise BadDataset(
-            f"{len(ordered_groups)} patients cannot fill splits of {len(labels)}",
-            field="directory",
-            remedy="choose a dataset of more patients",
-        )
-    order = np.random.default_rng(seed).permutation(len(ordered_groups))
-    return {ordered_groups[int(i)]: label for i, label in zip(order, labels, strict=False)}
 
 
 def _apportion(total: int, shares: list[float]) -> list[int]:

@@ -1,10 +1,9 @@
-"""Diffusion weighting of a frame: its b-value, and what was combined into it.
+"""Diffusion weighting of a frame: its b-value, and whether it combines directions.
 
-The standard's attributes come first (PS3.3, C.8.13.5.9), in classic instances and in functional groups. Where a vendor
-does not write them, its private attributes say the same: Siemens (0019,xx0C) and (0019,xx0D), or the CSA header that
-older exports hold instead; GE (0043,xx39), whose first value carries flags in its digits above 100,000, and the kind of
-image in (0043,xx30); Philips (2001,xx03) and (2001,xx04). Private blocks are looked up by their creator, never by a
-fixed element.
+The attributes of the standard take precedence (PS3.3, C.8.13.5.9), in classic instances and in functional groups. If a
+vendor does not write them, its private attributes are read: for Siemens (0019,xx0C) and (0019,xx0D), or the CSA header
+in older exports; for GE (0043,xx39), with flags in the digits above 100,000 of its first value, and (0043,xx30), the
+kind of image; for Philips (2001,xx03) and (2001,xx04). Private blocks are looked up by creator, never by element.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from pydicom.dataset import Dataset
 from vfmalign.imaging.dicom.headers import find, find_private, list_texts, to_first_text
 
 with warnings.catch_warnings():
-    # Printed whenever the package is imported. Its reader of the CSA header, the only part used, is an old one.
+    # The import prints a warning. Only the reader of the CSA header is used, which is an old part of the package.
     warnings.filterwarnings("ignore", "The DICOM readers are highly experimental", UserWarning)
     from nibabel.nicom import csareader
 
 MAX_B_VALUE = 100_000.0
-"""Largest b-value in s/mm² that is believed. Pre-clinical scanners reach 40,000; Philips writes 1e38 for none."""
+"""Largest plausible b-value in s/mm². Pre-clinical scanners reach 40,000; Philips writes 1e38 for none."""
 _GE_FLAG_UNIT = 100_000
 _GE_KINDS = {3: "direction", 4: "direction", 5: "direction", 15: "trace", 16: "direction", 19: "trace"}
 # `*ep_b800t` is a trace image, `ep_b800#3` the third direction; `*ep_b50_800`, of an ADC map, names several b-values.
@@ -34,19 +33,19 @@ _WORDS = {"ISOTROPIC": "trace", "DIRECTIONAL": "direction", "BMATRIX": "directio
 _PHILIPS_WORDS = {"I": "trace", "O": "direction", "P": "direction", "M": "direction", "S": "direction"}
 
 _Stated = tuple[float | None, str]
-"""A b-value in s/mm², and `trace`, `direction` or nothing."""
+"""A b-value in s/mm², and `trace`, `direction` or an empty text."""
 
 
 def read_diffusion(datasets: Sequence[Dataset]) -> dict[str, str | float]:
-    """Returns the b-value in s/mm² as `b_value`, and as `diffusion` one of these words; neither where nothing is said.
+    """Returns the b-value in s/mm² as `b_value`, and the kind of weighting as `diffusion`; empty if none is stated.
 
-    A value of zero may be stated by images of every sequence: `stacks` looks at the whole series.
+    Images of any sequence may state a value of zero, which `stacks` interprets with regard to the whole series.
 
-    `trace` is a combination of directions, `direction` a single one, `none` an image without weighting, and `adc` a map
-    of the apparent diffusion coefficient, which has no b-value of its own.
+    The kinds are `trace`, a combination of directions; `direction`, a single direction; `none`, an image without
+    weighting; and `adc`, a map of the apparent diffusion coefficient, which has no b-value of its own.
 
     Args:
-        datasets: what describes the frame, the most specific first.
+        datasets: datasets that describe the frame, the most specific first.
     """
     image_type = {text.upper() for text in list_texts(datasets, "ImageType") + list_texts(datasets, "FrameType")}
     if any(text == "ADC" or text.startswith(("ADC_", "ADC ")) for text in image_type):
@@ -65,12 +64,12 @@ def read_diffusion(datasets: Sequence[Dataset]) -> dict[str, str | float]:
 
 def _read_standard(datasets: Sequence[Dataset]) -> _Stated:
     directionality = _WORDS.get(to_first_text(find(datasets, "DiffusionDirectionality")).upper(), "")
-    # Some exports keep the directionality private where the b-value is not.
+    # Some exports state the b-value in the standard's attribute, but the directionality only in a private one.
     return _to_b_value(find(datasets, "DiffusionBValue")), directionality or _read_siemens(datasets)[1]
 
 
 def _read_siemens(datasets: Sequence[Dataset]) -> _Stated:
-    b_value, directionality = (find_private(datasets, "SIEMENS MR HEADER", 0x0019, element) for element in (0x0C, 0x0D))
+    b_value, directionality = [find_private(datasets, "SIEMENS MR HEADER", 0x0019, element) for element in (0x0C, 0x0D)]
     return _to_b_value(b_value), _WORDS.get(to_first_text(directionality).upper(), "")
 
 
@@ -96,7 +95,7 @@ def _read_ge(datasets: Sequence[Dataset]) -> _Stated:
 
 
 def _read_philips(datasets: Sequence[Dataset]) -> _Stated:
-    b_value, direction = (find_private(datasets, "Philips Imaging DD 001", 0x2001, element) for element in (0x03, 0x04))
+    b_value, direction = [find_private(datasets, "Philips Imaging DD 001", 0x2001, element) for element in (0x03, 0x04)]
     if isinstance(b_value, bytes) and len(b_value) == 4:  # an implicit transfer syntax lost the type, a float
         b_value = float(np.frombuffer(b_value, "<f4")[0])
     return _to_b_value(b_value), _PHILIPS_WORDS.get(to_first_text(direction)[:1].upper(), "")

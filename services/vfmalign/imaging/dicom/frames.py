@@ -1,7 +1,7 @@
-"""Frames: the two-dimensional images of DICOM files, with what is said of each.
+"""Frames: the two-dimensional images of DICOM files, with their attributes.
 
-A classic instance holds one frame. An enhanced multi-frame instance holds many, whose attributes stand in functional
-groups (PS3.3, C.7.6.16); they are read into the same record, so that nothing behind this module tells the two apart.
+A classic instance holds one frame. An enhanced multi-frame instance holds many, with their attributes in functional
+groups (PS3.3, C.7.6.16). Both are read into the same record, so that other modules do not distinguish them.
 
 Only the attributes of `KEYWORDS` are read. Free text among them may name a patient: see `screening`.
 """
@@ -68,14 +68,13 @@ NUMBER_KEYWORDS = (
     "AcquisitionNumber",
 )
 KEYWORDS = (*CODE_KEYWORDS, *TEXT_KEYWORDS, *NUMBER_KEYWORDS)
-"""Keywords of PS3.6 that rules may name, beside the derived attributes."""
+"""Keywords of PS3.6 that rules may name, in addition to the derived attributes."""
 DERIVED = ("orientation", "slices", "b_value", "diffusion")
-"""Attributes that are derived: words of `stacks.name_orientation`, a number, s/mm², and words of `diffusion`."""
+"""Derived attributes: a word of `stacks.name_orientation`, a number, s/mm², and a word of `diffusion`."""
 MAX_FRAMES = 100_000
-"""Most frames of one instance."""
+"""Maximum number of frames of an instance."""
 _MAX_SHARED = 256
-"""Most functional groups that all frames share, in which each attribute of each frame is looked for; a dozen is usual.
-"""
+"""Maximum number of shared functional groups, in which each attribute of each frame is looked up; a dozen is usual."""
 _MAX_TEXT = 256
 _MAX_VALUES = 32
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d)([0-5]\d)?", re.ASCII)
@@ -87,8 +86,8 @@ _IN_GROUPS = {
     "TemporalPositionIndex": "TemporalPositionIdentifier",
     "FrameAcquisitionNumber": "AcquisitionNumber",
 }
-"""Attributes of functional groups by what classic instances call them. They come first: an instance of several frames
-states some of the others once, as those of its first frame.
+"""Attributes of functional groups, with their names in classic instances. They take precedence: an instance of several
+frames states some of the classic attributes once, with the values of its first frame.
 """
 
 
@@ -108,8 +107,8 @@ class FrameGeometry:
 
     @property
     def normal(self) -> NDArray[np.float64]:
-        """(3,), the unit vector perpendicular to rows and columns."""
-        normal = np.cross(self.orientation[0], self.orientation[1])  # shorter where rounding leaves no right angle
+        """Unit vector perpendicular to rows and columns, (3,)."""
+        normal = np.cross(self.orientation[0], self.orientation[1])  # below 1 if rounding has changed the right angle
         return cast(NDArray[np.float64], normal / np.linalg.norm(normal))
 
 
@@ -121,8 +120,8 @@ class Frame:
         file: name of its file in the source. Private: it may hold a patient's name.
         index: number of the frame in its instance, from 0.
         series_uid, instance_uid: identifiers; private.
-        geometry: None where the frame states none.
-        attributes: values by keyword of `KEYWORDS` and name of `DERIVED`; those that the frame lacks are left out.
+        geometry: None if the frame states none.
+        attributes: values by keyword of `KEYWORDS` and name of `DERIVED`; attributes without a value are left out.
         frame_of_reference_uid: identifier of the space that positions lie in; private.
     """
 
@@ -147,9 +146,9 @@ def list_frames(header: Dataset, file: str) -> list[Frame]:
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage("instance"):
-        series_uid, instance_uid, frame_of_reference_uid = (
+        series_uid, instance_uid, frame_of_reference_uid = [
             str(header.get(f"{level}UID") or "") for level in ("SeriesInstance", "SOPInstance", "FrameOfReference")
-        )
+        ]
         frames: list[Frame] = []
         for index, datasets in enumerate(list_descriptions(header)):
             current_work.get().checkpoint()
@@ -168,7 +167,7 @@ def list_frames(header: Dataset, file: str) -> list[Frame]:
 
 
 def read_time_of_day(header: Dataset) -> float | None:
-    """Returns when an instance was acquired, in seconds since midnight; None where it does not say so."""
+    """Returns the time of acquisition in seconds since midnight; None if the instance does not state it."""
     texts = to_first_text(find([header], "AcquisitionTime")), to_first_text(find([header], "AcquisitionDateTime"))[8:]
     stated = next(filter(None, map(_TIME.match, texts)), None)
     return None if stated is None else 3600.0 * int(stated[1]) + 60 * int(stated[2]) + int(stated[3] or 0)
@@ -181,10 +180,10 @@ def _check_size(attributes: dict[str, AttributeValue]) -> dict[str, AttributeVal
 
 
 def list_descriptions(header: Dataset) -> list[list[Dataset]]:
-    """Returns the datasets that describe each frame, the most specific first.
+    """Returns, for each frame, the datasets that describe it, the most specific first.
 
     Raises:
-        BadVolume: there are several frames without functional groups, not one group for each, or too many groups.
+        BadVolume: several frames have no functional groups, or not one group each, or there are too many groups.
     """
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     count = int(header.get("NumberOfFrames") or 1)
@@ -198,7 +197,7 @@ def list_descriptions(header: Dataset) -> list[list[Dataset]]:
         )
     if not 1 <= len(per_frame) <= MAX_FRAMES or len(per_frame) != count:
         raise BadVolume(
-            f"its functional groups are not one for each frame, or describe more than {MAX_FRAMES:,} frames",
+            f"it does not have one functional group for each frame, or it has more than {MAX_FRAMES:,} frames",
             subject="instance",
             remedy="export the series again",
         )
@@ -213,12 +212,12 @@ def list_descriptions(header: Dataset) -> list[list[Dataset]]:
 
 
 def _list_items(groups: Dataset) -> list[Dataset]:
-    """The items of functional groups, which hold the attributes; private ones among them repeat classic attributes."""
+    """Items of functional groups, which hold the attributes; the items of private groups repeat classic attributes."""
     return [groups, *(element.value[0] for element in groups if element.VR == "SQ" and len(element.value))]
 
 
 def read_attributes(datasets: Sequence[Dataset]) -> dict[str, AttributeValue]:
-    """Returns the attributes of `KEYWORDS` that some datasets hold, the most specific of them first."""
+    """Returns the attributes of `KEYWORDS` in some datasets; the first dataset with an attribute takes precedence."""
     attributes: dict[str, AttributeValue] = {}
     for keyword in (*_IN_GROUPS, *KEYWORDS) if len(datasets) > 1 else KEYWORDS:
         name = _IN_GROUPS.get(keyword, keyword)
@@ -234,7 +233,7 @@ def _to_texts(value: Any) -> AttributeValue | None:
     if value is None or isinstance(value, bytes):
         return None
     if isinstance(value, MULTIPLE):
-        return tuple(cut_text(str(item), _MAX_TEXT) for item in value[:_MAX_VALUES])
+        return tuple([cut_text(str(item), _MAX_TEXT) for item in value[:_MAX_VALUES]])
     return cut_text(str(value), _MAX_TEXT) or None
 
 
@@ -249,10 +248,10 @@ def _to_numbers(value: Any) -> AttributeValue | None:
 
 
 def read_geometry(datasets: Sequence[Dataset]) -> FrameGeometry | None:
-    """Returns where a frame lies; None where position, orientation or spacing is not stated.
+    """Returns the geometry of a frame; None if position, orientation or spacing is not stated.
 
     Raises:
-        BadVolume: the direction cosines or the spacing are those of no image.
+        BadVolume: the direction cosines or the spacing are not plausible.
     """
     position = _to_vector(find(datasets, "ImagePositionPatient"), 3)
     orientation = _to_vector(find(datasets, "ImageOrientationPatient"), 6)
@@ -261,7 +260,7 @@ def read_geometry(datasets: Sequence[Dataset]) -> FrameGeometry | None:
         return None
     axes = orientation.reshape(2, 3)
     lengths = np.linalg.norm(axes, axis=1)
-    # Exporters round direction cosines to a few decimals; axes that are not perpendicular are a damaged header.
+    # Exporters round direction cosines to a few decimals; axes that are not perpendicular indicate a damaged header.
     if np.abs(lengths - 1).max() > 1e-2 or abs(axes[0] @ axes[1]) > 1e-2:
         raise BadVolume(
             "its direction cosines are not two perpendicular unit vectors",

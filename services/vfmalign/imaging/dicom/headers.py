@@ -1,6 +1,6 @@
-"""Reading headers without trusting them: what pydicom raises or prints for damaged content never gets further.
+"""Reading of untrusted headers: the errors and warnings of pydicom for damaged content are suppressed.
 
-Its messages quote values of headers, which may be patients' names.
+They quote values of headers, which may be patients' names.
 """
 
 from __future__ import annotations
@@ -30,73 +30,75 @@ from vfmalign.core.domain.errors import BadVolume, Cancelled, DeadlineExceeded, 
 from vfmalign.core.runtime.work_context import current_work
 
 MULTIPLE = (MultiValue, list)
-"""What pydicom gives for several values: a list where they are binary numbers."""
+"""Types of multiple values in pydicom; binary numbers are in a list."""
 MAX_VALUE_BYTES = 2**16
-"""Most bytes of text or numbers, of all values of an attribute, that are converted. Most types have a length of 16
-bits, unless the transfer syntax leaves types out.
+"""Maximum total size of the text or numbers of an attribute that are converted. Most types have a 16-bit length, except
+in transfer syntaxes that do not state types.
 """
 MAX_CHARACTER_SETS = 8
-"""Most values of SpecificCharacterSet, of a header or an item. The standard has more; nobody writes in all of them."""
+"""Maximum number of values of SpecificCharacterSet in a header or item. The standard defines more; no file uses all."""
 MAX_ELEMENTS_PER_ITEM = 100
-"""Most elements of a header, with those of its sequences, for each item that it may have."""
+"""Maximum number of elements of a header, including its sequences, for each item that it may have."""
 _CHECK_INTERVAL = 256
-"""Elements between two checks of whether somebody waits for the result."""
+"""Number of elements between two checks for cancellation."""
 _CONVERTED = STR_VR | INT_VR | FLOAT_VR
+_MAYBE_SEQUENCES = (VR.SQ, VR.UN, None)
+"""Types of elements that may be sequences; some transfer syntaxes do not state the type."""
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-"""How an item begins, in little-endian and big-endian files."""
+"""First bytes of an item, in little-endian and big-endian files."""
 _CHARACTER_SET = 0x00080005
 _CHARACTER_SETS = (b"\x08\x00\x05\x00", b"\x00\x08\x00\x05")
-"""How SpecificCharacterSet begins in them."""
+"""First bytes of SpecificCharacterSet, in little-endian and big-endian files."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _START_BYTES = 8
-"""What pydicom reads first of an element or an item."""
+"""Number of bytes that pydicom reads first for an element or item."""
 
 
 class Reading:
-    """What is counted while a header is read, with all of its sequences.
+    """Counts of elements and items while a header and all of its sequences are read.
 
     Args:
-        max_items: most items; it may grow while the header is read.
+        max_items: maximum number of items; it may grow while the header is read.
+
+    Attributes:
+        elements, items: how many have been read, including the current ones.
     """
 
     def __init__(self, max_items: float) -> None:
         self.max_items = max_items
-        self._elements = self._items = 0
+        self.elements = self.items = 0
         self._ended: VfmalignError | None = None
 
-    def count(self, start: bytes) -> None:
-        """Counts an element or item that begins so.
+    def check_counts(self) -> None:
+        """Checks that the counts are within their limits and that the work was not cancelled.
 
         Raises:
-            BadVolume: there are too many.
+            BadVolume: there are too many elements or items.
             Cancelled, DeadlineExceeded: see `WorkContext`.
         """
-        self._elements += 1
-        self._items += start in _ITEMS
         try:
-            if self._elements % _CHECK_INTERVAL == 0:
-                current_work.get().checkpoint()
-            if self._items > self.max_items:
+            current_work.get().checkpoint()
+            if self.items > self.max_items:
                 raise refuse_header(f"has more than {self.max_items:,} items in its sequences")
-            if self._elements > self.max_items * MAX_ELEMENTS_PER_ITEM:
+            if self.elements > self.max_items * MAX_ELEMENTS_PER_ITEM:
                 raise refuse_header(f"has more than {self.max_items * MAX_ELEMENTS_PER_ITEM:,} elements")
         except VfmalignError as error:
             self._ended = error
             raise
 
     def check(self) -> None:
-        """Raises again what `count` has raised: pydicom makes another error of what is raised before an item."""
+        """Raises the error that `check_counts` raised, if any: pydicom replaces an error that occurs before an item."""
         if self._ended is not None:
             raise self._ended
 
 
 _reading: ContextVar[Reading | None] = ContextVar("vfmalign_dicom_reading", default=None)
-"""The header that is read. What is parsed later, because it was damaged, has no limit, and ends with the call."""
+"""The header being read. Damaged content that pydicom parses later has no limit; it ends with the call."""
 
 
 @contextmanager
 def count_reading(max_items: int) -> Iterator[Reading]:
-    """Counts what is read in the block."""
+    """Counts the elements and items that are read in the block."""
     reading = Reading(max_items)
     token = _reading.set(reading)
     try:
@@ -106,7 +108,7 @@ def count_reading(max_items: int) -> Iterator[Reading]:
 
 
 class CheckedBytes(io.BytesIO):
-    """Bytes that pydicom parses, one element after the other, within the limits of the header that is read."""
+    """Bytes that pydicom parses element by element, within the limits of the header being read."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
@@ -126,7 +128,11 @@ class CheckedBytes(io.BytesIO):
         if size == _START_BYTES:
             start = content[:4]
             self._names_character_sets = start in _CHARACTER_SETS
-            self._reading.count(start)
+            reading = self._reading
+            reading.elements += 1
+            reading.items += start in _ITEMS
+            if reading.elements % _CHECK_INTERVAL == 0 or reading.items > reading.max_items:
+                reading.check_counts()
         return content
 
 
@@ -136,16 +142,16 @@ def _check_character_sets(value: bytes) -> None:
 
 
 def refuse_header(message: str) -> BadVolume:
-    """Returns the error for a header that is not read."""
+    """Returns the error for a header that is rejected."""
     return BadVolume(message, subject="file", remedy="export it again, or move it away")
 
 
 @contextmanager
 def refuse_damage(name: str) -> Iterator[None]:
-    """Raises `BadVolume` for whatever pydicom raises in the block, and keeps them from printing.
+    """Converts every error of pydicom in the block to `BadVolume`, and suppresses its warnings.
 
     Args:
-        name: name of the object in errors; never one of a file, which may name a patient.
+        name: name of the object in errors; never a file name, which may contain a patient's name.
     """
     silence_libraries()
     try:
@@ -154,7 +160,7 @@ def refuse_damage(name: str) -> Iterator[None]:
         raise
     except OSError:
         raise BadVolume(
-            "a file cannot be read any more", subject=name, remedy="check that the source is still there, and try again"
+            "a file can no longer be read", subject=name, remedy="check that the source is still there, and try again"
         ) from None
     except Exception:  # damaged content raises many types, from AttributeError to struct.error and RecursionError
         raise BadVolume(
@@ -165,18 +171,18 @@ def refuse_damage(name: str) -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Keeps pydicom from printing values of headers and converting long ones, from now on in the whole process."""
+    """Stops pydicom from printing header values and from converting long ones, for the rest of the process."""
     config.settings.reading_validation_mode = config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    # No `warnings.catch_warnings`, which would undo that of another thread.
+    # Not `warnings.catch_warnings`, which would undo the filters of another thread.
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     hooks.register_callback("raw_element_value", _convert_value)
 
 
 def _convert_value(raw: RawDataElement, data: dict[str, Any], **options: Any) -> None:
-    """Converts a value as pydicom does, which makes objects of every two bytes of text or numbers.
+    """Converts a value like pydicom, but rejects long ones: pydicom creates an object for every two bytes.
 
-    Sequences are parsed within the limits of the header that is read.
+    Sequences are parsed within the limits of the header being read.
 
     Raises:
         BadVolume: it has more than `MAX_VALUE_BYTES`, or more than `MAX_CHARACTER_SETS`.
@@ -196,7 +202,7 @@ def _convert_value(raw: RawDataElement, data: dict[str, Any], **options: Any) ->
 
 
 def get_representation(element: DataElement | RawDataElement) -> str | None:
-    """Returns the type of a value; that of an attribute of the standard where a transfer syntax leaves it out."""
+    """Returns the type of a value; if the transfer syntax does not state it, the type that the standard defines."""
     if element.VR not in (None, VR.UN) or element.tag >> 16 & 1:
         return element.VR
     try:
@@ -206,28 +212,28 @@ def get_representation(element: DataElement | RawDataElement) -> str | None:
 
 
 def is_cut_off(element: DataElement | RawDataElement) -> bool:
-    """Whether the file ended within the value of an element; pydicom returns what is there of it."""
+    """Returns whether the file ends within an element's value; pydicom returns the part of the value that is there."""
     if not isinstance(element, RawDataElement) or element.value is None or element.length == _UNDEFINED_LENGTH:
         return False
     return len(element.value) < element.length
 
 
 def list_items(dataset: Dataset, reading: Reading) -> list[Dataset]:
-    """Returns the items of the sequences of a dataset; those of a damaged one count as absent.
+    """Returns the items in the sequences of a dataset; a damaged sequence counts as absent.
 
-    A sequence that is cut off stays as it is, so that `is_cut_off` can still tell.
+    A sequence that is cut off is not parsed, so that `is_cut_off` still detects it.
 
     Args:
         dataset: a header, or an item of it.
-        reading: counts them.
+        reading: counter of the items.
 
     Raises:
-        BadVolume: they exceed a limit of the header that is read.
+        BadVolume: they exceed a limit of the header being read.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     items: list[Dataset] = []
     for element in dataset.elements():
-        if get_representation(element) == VR.SQ and not is_cut_off(element):
+        if element.VR in _MAYBE_SEQUENCES and get_representation(element) == VR.SQ and not is_cut_off(element):
             try:
                 items += dataset[element.tag].value or ()
             except VfmalignError:
@@ -238,13 +244,13 @@ def list_items(dataset: Dataset, reading: Reading) -> list[Dataset]:
 
 
 def find(datasets: Sequence[Dataset], keyword: str) -> Any:
-    """Returns the first value of an attribute that is not empty; None without one.
+    """Returns an attribute's first non-empty value among some datasets; None if there is none.
 
-    A value that cannot be read, such as a number that is none, counts as absent: pydicom raises many types for it.
+    A value that cannot be read, such as malformed text of a number, counts as absent: pydicom raises many types for it.
 
     Args:
-        datasets: where to look, the most specific first.
-        keyword: of the attribute.
+        datasets: datasets to search, the most specific first.
+        keyword: keyword of the attribute.
     """
     tag = BaseTag(tag_for_keyword(keyword) or 0)
     for dataset in datasets:
@@ -263,7 +269,7 @@ def find(datasets: Sequence[Dataset], keyword: str) -> Any:
 
 
 def find_private(datasets: Sequence[Dataset], creator: str, group: int, element: int) -> Any:
-    """Returns a value of the private block of a creator; None without one that can be read."""
+    """Returns a value from a creator's private block; None if the block has no such readable value."""
     for dataset in datasets:
         try:
             return dataset.private_block(group, creator)[element].value
@@ -275,7 +281,7 @@ def find_private(datasets: Sequence[Dataset], creator: str, group: int, element:
 
 
 def to_first_text(value: Any) -> str:
-    """The first of the values as text, or nothing; bytes are text whose type an implicit transfer syntax lost."""
+    """Returns the first value as text, or an empty text. In an implicit transfer syntax, text may arrive as bytes."""
     if isinstance(value, MULTIPLE):
         value = value[0] if value else ""
     if isinstance(value, bytes):
@@ -284,15 +290,12 @@ def to_first_text(value: Any) -> str:
 
 
 def cut_text(text: str, most: int) -> str:
-    """Returns a text of at most `most` characters, without the word that the limit would divide.
-
-    A name whose end is missing would not be recognised where names are hidden; see `screening`.
-    """
+    """Shortens a text to at most `most` characters, without dividing a word."""
     stripped = text.strip()
     return stripped if len(stripped) <= most else re.sub(r"\S*\Z", "", stripped[: most + 1]).rstrip()
 
 
 def list_texts(datasets: Sequence[Dataset], keyword: str) -> list[str]:
-    """The values of an attribute as text."""
+    """Returns the values of an attribute as text."""
     value = find(datasets, keyword)
     return [str(item).strip() for item in value] if isinstance(value, MULTIPLE) else [to_first_text(value)]

@@ -26,37 +26,37 @@ from vfmalign.imaging.dicom.headers import (
 )
 
 MAX_HEADER_BYTES = 64 * 2**20
-"""Largest header. Ten thousand frames of an enhanced instance have about 15 MiB."""
+"""Maximum size of a header. An enhanced instance with ten thousand frames has about 15 MiB."""
 MAX_ELEMENTS = 10_000
-"""Most elements of a header, without those of its sequences; a classic header has 100 to 300."""
+"""Maximum number of elements of a header, without its sequences; a classic header has 100 to 300."""
 MAX_INFLATED_BYTES = 256 * 2**20
-"""Largest content of a file that is compressed as a whole."""
+"""Maximum uncompressed size of a file with a deflated transfer syntax."""
 MAX_INFLATION = 100
-"""Largest ratio of this content to the file, where it has more than `_SMALL_BYTES`."""
+"""Maximum ratio of the uncompressed size to the file size, for contents of more than `_SMALL_BYTES`."""
 MAX_ITEMS = 10_000
-"""Most items of sequences in a header, each of which takes about 1 KiB once it is parsed."""
+"""Maximum number of items in the sequences of a header. A parsed item takes about 1 KiB."""
 ITEMS_PER_FRAME = 30
-"""Most items beside these for each frame, which has 10 to 20."""
+"""Number of additional items for each frame; a frame has 10 to 20."""
 MAX_ITEMS_OF_FRAMES = 1_000_000
-"""Most items, however many frames a header states."""
+"""Maximum number of items, regardless of how many frames a header states."""
 MAX_ITEMS_OF_CONTOURS = 200_000
-"""Most items of a structure set, which has no frames. A hundred organs in 500 slices have two for each contour."""
+"""Maximum number of items of a structure set, which has no frames. 100 organs in 500 slices need two per contour."""
 MAX_DEPTH = 32
-"""Most sequences that lie in each other; those of an image have up to six."""
+"""Maximum depth of nested sequences; images have up to six levels."""
 _FIRST_BYTES = 2**18
-"""Read at first; a classic header has 5 to 150 KiB."""
+"""Number of bytes read first; a classic header has 5 to 150 KiB."""
 _GROWTH = 4
 _SMALL_BYTES = 64 * 2**20
 _PREAMBLE_BYTES = 128
 _MAGIC = b"DICM"
 _ZIP_MAGIC = b"PK\x03\x04"
-# The first element of a file without preamble: of the file meta information or the identifying group, in either kind of
-# little-endian encoding. Implicit lengths are those of short text and identifiers.
+# The first element of a file without preamble belongs to the file meta information or the identifying group, in either
+# little-endian encoding. Implicit lengths are limited to short text and identifiers.
 _PLAUSIBLE = re.compile(
     rb"(\x02\x00[\x00-\x16]\x00|\x08\x00[\x00-\x18]\x00)([A-Z]{2}|[\x00-\x40]\x00\x00\x00)", re.DOTALL
 )
 _NUMBER_BYTES = 12
-"""Most bytes of a number as text."""
+"""Maximum length of a number as text."""
 _SOP_CLASS, _NUMBER_OF_FRAMES = 0x00080016, 0x00280008
 _PIXEL_KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 
@@ -65,10 +65,10 @@ class Pixels(NamedTuple):
     """The element that holds the pixels.
 
     Attributes:
-        keyword: of the attribute.
-        representation: its type; None where the transfer syntax leaves it out.
-        start: where its value begins in the file, inflated where it is deflated.
-        length: what it states, in bytes; 2³² - 1 where it states none.
+        keyword: keyword of the attribute.
+        representation: type of the value; None if the transfer syntax does not state it.
+        start: offset of the value in the file, or in the inflated file.
+        length: stated length in bytes; 2³² - 1 if none is stated.
     """
 
     keyword: str
@@ -79,11 +79,11 @@ class Pixels(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """A header.
+    """Header of an instance.
 
     Attributes:
         dataset: the elements before the pixels.
-        pixels: where they are; None where there are none.
+        pixels: location of the pixels; None if there are none.
     """
 
     dataset: Dataset
@@ -91,22 +91,22 @@ class Header:
 
 
 def is_zip(start: bytes) -> bool:
-    """Whether a file that begins so is a zip."""
+    """Returns whether a file with these first bytes is a zip."""
     return start.startswith(_ZIP_MAGIC)
 
 
 def has_preamble(start: bytes) -> bool:
-    """Whether a file that begins so is DICOM, with the preamble of PS3.10."""
+    """Returns whether a file with these first bytes is DICOM, with the preamble of PS3.10."""
     return start[_PREAMBLE_BYTES:].startswith(_MAGIC)
 
 
 def may_be_dicom(start: bytes) -> bool:
-    """Whether a file that begins so has the preamble, or begins with an element that may be the first of a data set."""
+    """Returns whether these first bytes of a file hold the preamble, or a possible first element of a data set."""
     return has_preamble(start) or _PLAUSIBLE.match(start) is not None
 
 
 def read_start(file: BinaryIO) -> bytes:
-    """Reads what tells the kind of a file."""
+    """Reads the first bytes of a file, from which its kind is detected."""
     return file.read(_PREAMBLE_BYTES + len(_MAGIC))
 
 
@@ -114,13 +114,13 @@ def read_header(file: BinaryIO) -> Header:
     """Reads a header, from the beginning of the file.
 
     Raises:
-        BadVolume: it is damaged or too large; nothing of it is quoted.
+        BadVolume: it is damaged or too large; the error quotes nothing of it.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage("file"):
         header = read_elements(file, MAX_ITEMS)
         if not header.dataset.get("SOPClassUID"):
-            raise refuse_header("begins like DICOM, and is cut off or damaged")
+            raise refuse_header("begins like DICOM, but is truncated or damaged")
     return header
 
 
@@ -128,11 +128,11 @@ def read_elements(file: BinaryIO, max_items: int) -> Header:
     """Reads the elements up to the pixels, from the beginning of the file; see `read_header`.
 
     Args:
-        file: DICOM.
-        max_items: most items of its sequences.
+        file: DICOM file.
+        max_items: maximum number of items in its sequences.
 
     Raises:
-        Exception: of many types, where it is damaged.
+        Exception: of any type, if the file is damaged.
     """
     plain = to_plain(file)
     data, size = b"", _FIRST_BYTES
@@ -149,16 +149,20 @@ def read_elements(file: BinaryIO, max_items: int) -> Header:
 
 
 def to_plain(file: BinaryIO) -> BinaryIO:
-    """Returns the file at its beginning, inflated where its transfer syntax is deflated.
+    """Returns the file, positioned at its beginning; inflates the file if its transfer syntax is deflated.
 
     Pydicom would inflate it without a limit.
 
     Raises:
-        BadVolume: it holds more than is inflated.
+        BadVolume: the inflated file is too large.
     """
     file.seek(0)
-    # From a copy of the beginning, because pydicom allocates as many bytes as an element says that it has.
-    start = CheckedBytes(file.read(_FIRST_BYTES))
+    content = file.read(_FIRST_BYTES)
+    if DeflatedExplicitVRLittleEndian.encode() not in content:
+        file.seek(0)
+        return file
+    # Parse a copy of the beginning, because pydicom allocates as many bytes as an element states.
+    start = CheckedBytes(content)
     if not has_preamble(read_start(start)):
         start.seek(0)
     meta = FileMetaDataset(read_dataset(start, False, True, stop_when=lambda tag, *_: tag >> 16 != 2))
@@ -179,12 +183,12 @@ def _inflate(compressed: bytes) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(compressed, limit)
     if inflater.unconsumed_tail:
-        raise refuse_header(f"holds more than {limit // 2**20} MiB that are compressed as a whole")
+        raise refuse_header(f"holds more than {limit // 2**20} MiB when inflated")
     return content
 
 
 def _parse(data: bytes, reading: Reading) -> Header:
-    """Parses as much of a header as there is; pydicom returns nothing of one that ends within an element."""
+    """Parses as much of a header as is complete; pydicom returns nothing for a header that ends within an element."""
     stream, elements, max_items = CheckedBytes(data), count(1), reading.max_items
     pixels: Pixels | None = None
 
@@ -214,10 +218,10 @@ def _parse(data: bytes, reading: Reading) -> Header:
 
 
 def _parse_items(dataset: Dataset, reading: Reading) -> None:
-    """Parses all sequences, which pydicom would do when they are looked at, so that no limit depends on who looks."""
+    """Parses all sequences at once, so that the limits always apply; pydicom would parse them only on access."""
     level = [dataset]
     for _ in range(MAX_DEPTH + 1):
         level = [item for parent in level for item in list_items(parent, reading)]
         if not level:
             return
-    raise refuse_header(f"has more than {MAX_DEPTH} sequences that lie in each other")
+    raise refuse_header(f"has sequences nested more than {MAX_DEPTH} levels deep")

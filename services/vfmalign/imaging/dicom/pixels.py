@@ -1,8 +1,8 @@
-"""Pixels of DICOM frames: decoded, with the modality LUT or the rescale slope and intercept, and placed in a volume.
+"""Decodes pixels of DICOM frames, applies the modality LUT or rescale slope and intercept, and places them in a volume.
 
-Values are those that the vendor displays: the modality transformation always applies, that of the frame where it has
-one of its own. MONOCHROME1, a matter of display, is not inverted. Real-world value maps and vendors' private scaling
-are not applied. Pixel padding stays what it is.
+Values are the values that the vendor displays: the modality transformation always applies, and a frame's own takes
+precedence. MONOCHROME1 concerns only the display and is not inverted. Real-world value maps and vendors' private
+scaling are not applied. Pixel padding is left unchanged.
 
 Legend: X, Y, Z are columns, rows and slices.
 """
@@ -51,9 +51,9 @@ PLUGINS = {
     uid.JPEG2000Lossless: "pylibjpeg",
     uid.JPEG2000: "pylibjpeg",
 }
-"""What decodes each transfer syntax that is read.
+"""Plugin of pydicom for each supported transfer syntax.
 
-Chosen explicitly, because pydicom would try every plugin that is installed, Pillow among them.
+Chosen explicitly, because pydicom would try every installed plugin, including Pillow.
 """
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _Frames = Generator[NDArray[np.generic], None, None]
@@ -63,13 +63,13 @@ _RESCALE = ("RescaleSlope", "RescaleIntercept")
 def read_stack(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -> Volume:
     """Returns the volume of a stack.
 
-    One frame at a time is decoded, whatever else its instance holds.
+    Frames are decoded one at a time, and only frames of the stack.
 
     Args:
-        source: what the stack's frames were listed from.
-        stack: without problem.
+        source: source of the stack's frames.
+        stack: a stack without a problem.
         name: name of the volume in errors.
-        kind: what the volume shows.
+        kind: modality or label map that the volume shows.
 
     Raises:
         BadVolume: the stack has a problem, or its pixels cannot be read or used.
@@ -106,7 +106,7 @@ def read_stack(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -
 
 
 def _fit_int16(values: NDArray[np.generic]) -> bool:
-    """Whether values are whole numbers that 16 bits hold, which halve the memory of a CT."""
+    """Whether values are whole numbers that fit 16 bits, which halves the memory of a CT."""
     limits = np.iinfo(np.int16)
     if not limits.min <= float(values.min()) <= float(values.max()) <= limits.max:
         return False
@@ -121,23 +121,23 @@ def decode_frames(
     *,
     is_rescaled: bool = True,
 ) -> _Frames:
-    """Decodes frames of an instance, and yields the values of each, rows by columns; to be closed before the file.
+    """Decodes frames of an instance, and yields each frame's values, rows by columns. Close the result before the file.
 
     Args:
         stream: the file.
-        indices: of the frames, from 0.
+        indices: numbers of the frames, from 0.
         name: name of the volume in errors.
-        photometric: interpretations that are read (PhotometricInterpretation).
+        photometric: supported values of PhotometricInterpretation.
         is_rescaled: whether the modality transformation applies.
 
     Raises:
-        BadVolume: the pixels are in colour, their transfer syntax is not read, or they are damaged.
+        BadVolume: the pixels are in colour or damaged, or their transfer syntax is not supported.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage(name):
         if isinstance(stream, ZipExtFile):
             stream.seek(0)
-            # In memory, because a member of a zip seeks back by reading it from its beginning.
+            # In memory, because a member of a zip can seek back only by reading again from its beginning.
             stream = io.BytesIO(stream.read())
         plain = to_plain(stream)
         read = read_header(plain)
@@ -159,14 +159,14 @@ def decode_frames(
 
 
 def _choose_plugin(header: Dataset, name: str, photometric: Container[str]) -> str:
-    """What decodes the pixels; refuses those that are no image of one value per voxel."""
+    """Returns the plugin that decodes the pixels; refuses pixels that do not have exactly one value each."""
     if header.get("SamplesPerPixel", 1) != 1 or str(header.get("PhotometricInterpretation", "")) not in photometric:
-        raise _refuse("its pixels are colours, or their kind is not stated", name)
+        raise _refuse("its pixels are in colour, or PhotometricInterpretation is missing", name)
     syntax = header.file_meta.get("TransferSyntaxUID", uid.UID(""))
     if syntax not in PLUGINS:
         known = syntax.name if syntax.name != str(syntax) else "an unknown one"
         raise BadVolume(
-            f"its transfer syntax is not read: {known}",
+            f"its transfer syntax is not supported: {known}",
             subject=name,
             remedy="export the series uncompressed, or as JPEG lossless, JPEG-LS or JPEG 2000",
         )
@@ -177,12 +177,12 @@ def _choose_plugin(header: Dataset, name: str, photometric: Container[str]) -> s
 
 
 def _decode_encapsulated(stream: BinaryIO, header: Dataset, indices: Sequence[int], plugin: str, name: str) -> _Frames:
-    """Decodes frames that are compressed one by one, in another process."""
+    """Decodes separately compressed frames, in another process."""
     check_shape((header.Columns, header.Rows, 1), name)
     start = stream.tell()
     dtype = pixel_dtype(header)
     options = as_pixel_options(header, number_of_frames=1, pixel_keyword="PixelData")
-    options.pop("extended_offsets", None)  # the places of all frames in the file; one frame goes out alone
+    options.pop("extended_offsets", None)  # offsets of all frames in the file; frames are sent one by one
     for index in indices:
         frame = read_frame(stream, start, index, header, header.Rows * header.Columns * dtype.itemsize)
         request = Request(
@@ -197,11 +197,11 @@ def _decode_encapsulated(stream: BinaryIO, header: Dataset, indices: Sequence[in
 
 
 def _read_uncompressed(stream: BinaryIO, header: Dataset, pixels: Pixels, indices: Sequence[int], name: str) -> _Frames:
-    """Reads frames whose size the header states; refuses pixels of another length, which would be sheared or cut."""
+    """Reads frames of the size that the header states; refuses other lengths, which would shear or cut images."""
     sizes = (header.Rows, header.Columns, header.get("SamplesPerPixel", 1), header.BitsAllocated)
     size_bytes = -(-math.prod(sizes) * int(header.get("NumberOfFrames") or 1) // 8)
     if pixels.length not in (size_bytes, size_bytes + size_bytes % 2):
-        raise _refuse("its pixels have another length than its rows, columns, bits and frames take", name)
+        raise _refuse("the length of its pixels does not match its rows, columns, bits and frames", name)
     if stream.seek(0, os.SEEK_END) < pixels.start + size_bytes:
         raise _refuse_cut_off(name)
     stream.seek(pixels.start)

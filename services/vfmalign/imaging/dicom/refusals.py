@@ -1,7 +1,7 @@
-"""Refusals: images whose pixels may hold text that names a patient, and volumes that nothing places to each other.
+"""Refusals: images with pixels that may contain a patient's name, and volumes with unknown relative positions.
 
-De-identification leaves pixels as they are, so that what is written into them stays. Each refusal may be lifted by an
-option of the import, which is then recorded with the cases that it lets in.
+De-identification does not change pixels, so that text in the pixels remains. An option of the import can lift each
+refusal; the option is then recorded with the cases that it admits.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from vfmalign.imaging.dicom.headers import find, list_texts, to_first_text
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _RADIOTHERAPY = "1.2.840.10008.5.1.4.1.1.481."
-_OVERLAY_DATA = 0x3000
+_OVERLAY_DATA, _REPEATING_GROUPS = 0x60003000, 0xFF01FFFF
 
 
 class Refusal(NamedTuple):
-    """Why an image or a study is refused.
+    """A reason to refuse an image or a study.
 
     Attributes:
-        text: what is wrong with the series or the study.
-        applies: whether an image is refused, by its header; None for what `selection.choose` finds in a study.
+        text: the problem of the series or the study.
+        applies: whether an image is refused, by its header; None for a problem that `selection.choose` finds.
     """
 
     text: str
@@ -41,30 +41,30 @@ def _is_secondary_capture(header: Dataset) -> bool:
 
 
 def _has_overlay(header: Dataset) -> bool:
-    return any(tag.group & 0xFF01 == 0x6000 and tag.element == _OVERLAY_DATA for tag in header.keys())  # noqa: SIM118
+    return _OVERLAY_DATA in {tag & _REPEATING_GROUPS for tag in header.keys()}  # noqa: SIM118
 
 
 FRAMES_OF_REFERENCE = "frames_of_reference"
 DEFECTIVE = "defective"
-"""Recorded with cases that `--accept-defective` lets in: a series that the rules prefer cannot be used."""
+"""Recorded with cases that `--accept-defective` admits: a preferred series cannot be used."""
 REFUSALS: Mapping[str, Refusal] = {
     "burned_in_annotation": Refusal("its pixels contain annotation (BurnedInAnnotation is YES)", _is_burned_in),
     "secondary_capture": Refusal("it is a secondary capture, such as a screenshot", _is_secondary_capture),
     "overlay": Refusal("it has overlays, which often hold text", _has_overlay),
     FRAMES_OF_REFERENCE: Refusal("its volumes are not known to lie in one frame of reference"),
 }
-"""By the name that allows it."""
+"""Refusals by the name that lifts them."""
 
 
 def check_allowed(names: Collection[str]) -> frozenset[str]:
-    """Returns the names of refusals that are lifted.
+    """Checks and returns the names of refusals that are lifted.
 
     Raises:
         BadOption: there is no such refusal.
     """
     if unknown := sorted(set(names) - REFUSALS.keys()):
         raise BadOption(
-            f"{unknown[0][:64]!r} is not refused", field="--allow", remedy=f"choose from {', '.join(REFUSALS)}"
+            f"{unknown[0][:64]!r} is not a refusal", field="--allow", remedy=f"choose from {', '.join(REFUSALS)}"
         )
     return frozenset(names)
 
@@ -75,16 +75,16 @@ def list_refusals(header: Dataset) -> frozenset[str]:
 
 
 def describe_refusals(names: Collection[str]) -> str:
-    """Returns why a series is refused, with the option that allows it; empty without a reason."""
+    """Returns why a series is refused, with the option that lifts the refusals; empty if there are none."""
     listed = sorted(names)
     if not listed:
         return ""
     reasons = " and ".join(REFUSALS[name].text for name in listed)
-    return f"{reasons}; look at the images, and allow them with --allow {','.join(listed)} if they name nobody"
+    return f"{reasons}; look at the images, and if they name nobody, allow them with --allow {','.join(listed)}"
 
 
 def is_image(header: Dataset) -> bool:
-    """Whether an instance is an image, rather than a report, a presentation state or an object of radiotherapy."""
+    """Returns whether an instance is an image, not a report, a presentation state or an object of radiotherapy."""
     if _get_kind(header).startswith(_RADIOTHERAPY):
         return False
     return ("Rows" in header and "Columns" in header) or name_kind(header).endswith("Image Storage")
@@ -93,7 +93,7 @@ def is_image(header: Dataset) -> bool:
 def name_kind(header: Dataset) -> str:
     """Returns the standard's name for the kind of an object, such as `RT Structure Set Storage`."""
     uid = _get_kind(header)
-    name = UID(uid).name  # the identifier itself where the standard does not know it
+    name = UID(uid).name  # the identifier itself if it is not in the standard
     return name if name != uid else "an unknown kind"
 
 

@@ -1,18 +1,15 @@
-"""Scanning of a source: the header of every file, sorted into studies, series and stacks.
+"""Scanning of a source: reads the header of every file, and groups the files into studies, series and stacks.
 
-Nothing of a header is kept but what `Frame` and `Segmentation` have. Frames are packed, and unpacked for one study at a
-time.
+Only the fields of `Frame` and `Segmentation` are kept, and only in memory, because headers identify patients.
 """
 
 from __future__ import annotations
 
 import math
-from array import array
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 
@@ -20,23 +17,20 @@ from vfmalign.core.domain.errors import BadDataset, VfmalignError
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
 from vfmalign.imaging.dicom.frames import Frame, list_frames, read_time_of_day
-from vfmalign.imaging.dicom.headers import silence_libraries
+from vfmalign.imaging.dicom.headers import find, silence_libraries
 from vfmalign.imaging.dicom.instances import Header, has_preamble, is_zip, may_be_dicom, read_header, read_start
 from vfmalign.imaging.dicom.labels import label_maps
-from vfmalign.imaging.dicom.packing import PackedFrame, PackedList, pack_frame, unpack_frames
 from vfmalign.imaging.dicom.refusals import describe_refusals, is_image, list_refusals, name_kind
-from vfmalign.imaging.dicom.screening import (
-    MAX_PRIVATE_WORDS,
-    PrivateWords,
-    hide_every_word,
-    list_private_words,
-    screen_number,
-)
+from vfmalign.imaging.dicom.screening import PrivateWords, list_private_words, screen_number
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file, place_file
 from vfmalign.imaging.dicom.stacks import divide
 
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _EXPORT_AGAIN = "export the study again"
+_MAX_IDENTITIES = 64
+"""Maximum number of stored values of identifying attributes of a study; four are usual."""
+_MAX_IDENTITY = 1_024
+"""Maximum number of stored characters of such a value; a name has up to 5 × 64."""
 
 ScanProgress = Callable[[str, int, int], None]
 """Called as `progress("scan", done, total)`, in files."""
@@ -44,12 +38,12 @@ ScanProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class UnusableFile:
-    """A file that belongs to a study that nobody can tell.
+    """A file that cannot be assigned to a study.
 
     Attributes:
         file: its name in the source; private.
         place: its number among the files of the source, in order of name.
-        problem: what is wrong with it, and a remedy.
+        problem: the problem of the file, and a remedy.
     """
 
     file: str
@@ -59,11 +53,11 @@ class UnusableFile:
 
 @dataclass(frozen=True)
 class Examinations:
-    """What a source holds.
+    """Content of a source.
 
     Attributes:
-        studies: in order of their identifier; each is made whenever it is read, with its frames unpacked.
-        notes: what was left out, in sentences without names.
+        studies: in order of their identifier.
+        notes: notes on files that were left out, as sentences without names.
         unusable: files that look like DICOM and cannot be used.
     """
 
@@ -81,21 +75,28 @@ class _SeriesKey(NamedTuple):
 
 @dataclass(slots=True)
 class _ScannedSeries:
-    """What was read of a series, beside its frames."""
+    """Metadata of a series."""
 
+    frames: list[Frame] = field(default_factory=list)
     segmentations: list[Segmentation] = field(default_factory=list)
     refusals: frozenset[str] = frozenset()
     problems: Counter[str] = field(default_factory=Counter)
     acquired_s: float | None = None
     places: dict[str, str] = field(default_factory=dict)
 
+    def add_frame(self, frame: Frame) -> None:
+        """Adds a frame. If its attributes equal those of the last frame, as in most series, both frames share them."""
+        if self.frames and frame.attributes == self.frames[-1].attributes:
+            frame = replace(frame, attributes=self.frames[-1].attributes)
+        self.frames.append(frame)
+
     def add_problem(self, text: str, place: str) -> None:
-        """Adds a problem of an image; `place` is kept of the first file that has it."""
+        """Adds a problem of an image; `place` is stored for the first image with this problem."""
         self.problems[text] += 1
         self.places.setdefault(text, place)
 
     def list_problems(self) -> list[str]:
-        """Returns each problem once, with its images."""
+        """Returns each distinct problem once, with the number of images that have the problem."""
         return [
             f"{pluralise(count, 'image')} ({'' if count == 1 else 'the first is '}{self.places[text]}): {text}"
             for text, count in sorted(self.problems.items())
@@ -104,13 +105,12 @@ class _ScannedSeries:
 
 @dataclass(slots=True)
 class _ScannedStudy:
-    """What was read of a study; `frames` are their numbers among those of the source."""
+    """Metadata of a study."""
 
-    frames: array[int] = field(default_factory=lambda: array("I"))
     series: dict[str, _ScannedSeries] = field(default_factory=dict)
     patients: set[str] = field(default_factory=set)
     issuers: set[str] = field(default_factory=set)
-    private_words: set[str] = field(default_factory=set)
+    identities: set[str] = field(default_factory=set)
 
 
 def scan(
@@ -118,8 +118,7 @@ def scan(
     allowed: Collection[str] = (),
     progress: ScanProgress = lambda stage, done, total: None,
     *,
-    show_names: bool = False,
-    hide_text: bool = False,
+    show_text: bool = False,
 ) -> Examinations:
     """Reads the header of every file.
 
@@ -127,50 +126,29 @@ def scan(
         source: the files.
         allowed: names of `refusals.REFUSALS` that are lifted.
         progress: called after every file.
-        show_names: whether what the studies say may be printed as it is; see `screening`.
-        hide_text: whether no text of headers is printed, so that their names are not collected.
+        show_text: whether text from headers may be printed unchanged; see `screening`.
     """
-    scanner = _Scanner(source, hide_text=hide_text)
+    scanner = _Scanner(source)
     total = len(source.files)
     silence_libraries()
     for number, file in enumerate(source.files):
         scanner.add(file, number)
         progress("scan", number + 1, total)
-    return scanner.finish(frozenset(allowed), show_names=show_names)
-
-
-class _FirstFiles:
-    """The number of every instance's first file, in 12 bytes for each: they stand in order of the instances' hashes.
-
-    Two of a million instances have the same hash of 64 bits with a probability of 3e-8; one of them would be refused.
-    """
-
-    def __init__(self) -> None:
-        self._hashes, self._files = array("q"), array("I")
-
-    def find_or_add(self, series_uid: str, instance_uid: str, file: int) -> int:
-        """Returns the first file of an instance, which is this one if there is none yet."""
-        key = hash((series_uid, instance_uid))
-        place = bisect_left(self._hashes, key)
-        if place == len(self._hashes) or self._hashes[place] != key:
-            self._hashes.insert(place, key)
-            self._files.insert(place, file)
-        return self._files[place]
+    return scanner.finish(frozenset(allowed), show_text=show_text)
 
 
 class _Scanner:
-    """Collects what files say, one after the other."""
+    """Collects the metadata of files, one after the other."""
 
-    def __init__(self, source: DicomSource, *, hide_text: bool) -> None:
-        self._source, self._hide_text = source, hide_text
-        self._frames: PackedList[PackedFrame] = PackedList()
+    def __init__(self, source: DicomSource) -> None:
+        self._source = source
         self._studies: dict[str, _ScannedStudy] = {}
-        self._first_files = _FirstFiles()
+        self._first_files: dict[tuple[str, str], int] = {}
         self._left_out: Counter[tuple[str, str]] = Counter()
         self._unusable: list[UnusableFile] = []
 
     def add(self, file: str, number: int) -> None:
-        """Reads one file, whose number counts from 0."""
+        """Reads file `number`, counted from 0."""
         place = place_file(self._source, number)
         start = b""
         try:
@@ -187,7 +165,7 @@ class _Scanner:
                 self._unusable.append(UnusableFile(file, place, f"the file {error.message}; {error.remedy}"))
             else:
                 self._left_out["file", "not DICOM"] += 1
-        except Exception:  # damaged zips and headers raise many types, whose messages quote names and values
+        except Exception:  # of many types, with names and values in their messages
             self._unusable.append(
                 UnusableFile(file, place, "the file cannot be read; replace it, or allow this account to read it")
             )
@@ -199,7 +177,7 @@ class _Scanner:
         if kind == _DICOMDIR_CLASS:
             return
         if not is_segmentation and not is_image(header):
-            self._left_out["object", f"no image: {name_kind(header)}"] += 1
+            self._left_out["object", f"not an image: {name_kind(header)}"] += 1
             return
         key = _SeriesKey(str(header.get("StudyInstanceUID") or ""), str(header.get("SeriesInstanceUID") or ""))
         if not all(key) or not header.get("SOPInstanceUID"):
@@ -216,17 +194,17 @@ class _Scanner:
             series.add_problem("cut off before its pixels", place_file(self._source, number))
         if is_segmentation and not is_cut_off:
             self._add_segmentation(header, file, series)
-        elif not is_segmentation:  # the frames of a cut-off image say which rules would take the series
-            self._add_image(header, number, study, series)
+        elif not is_segmentation:  # even the frames of a truncated image show which rules choose the series
+            self._add_image(header, number, series)
 
     def _add_identity(self, header: Dataset, study: _ScannedStudy) -> None:
-        # An object that leaves one of them out, such as a segmentation made elsewhere, contradicts no other.
-        identifiers = [str(header.get(keyword) or "").strip() for keyword in ("PatientID", "IssuerOfPatientID")]
-        study.patients.update(filter(None, identifiers[:1]))
-        study.issuers.update(filter(None, identifiers[1:]))
-        if len(study.private_words) <= MAX_PRIVATE_WORDS:
-            words = hide_every_word(identifiers) if self._hide_text else list_private_words(header)
-            study.private_words |= words
+        # An object may lack some of them, such as a segmentation from another program, and does not contradict others.
+        patient, issuer = (str(header.get(keyword) or "").strip() for keyword in ("PatientID", "IssuerOfPatientID"))
+        study.patients.update(filter(None, [patient]))
+        study.issuers.update(filter(None, [issuer]))
+        if len(study.identities) < _MAX_IDENTITIES:
+            named = [find([header], keyword) or "" for keyword in ("PatientName", "InstitutionName")]
+            study.identities |= {str(value)[:_MAX_IDENTITY] for value in (patient, issuer, *named)}
 
     def _add_segmentation(self, header: Dataset, file: str, series: _ScannedSeries) -> None:
         try:
@@ -234,113 +212,79 @@ class _Scanner:
         except VfmalignError as error:
             self._left_out["segmentation", error.message] += 1
 
-    def _add_image(self, header: Dataset, number: int, study: _ScannedStudy, series: _ScannedSeries) -> None:
+    def _add_image(self, header: Dataset, number: int, series: _ScannedSeries) -> None:
         if refusals := list_refusals(header):
             series.refusals |= refusals
         if (time := read_time_of_day(header)) is not None:
             series.acquired_s = time if series.acquired_s is None else min(series.acquired_s, time)
         try:
             for frame in list_frames(header, self._source.files[number]):
-                study.frames.append(len(self._frames))
-                self._frames.append(pack_frame(frame))
+                series.add_frame(frame)
         except VfmalignError as error:
             series.add_problem(error.message, place_file(self._source, number))
 
     def _is_repeated(self, series_uid: str, instance_uid: str, number: int, series: _ScannedSeries) -> bool:
-        """Whether the instance was read before; a problem of its series where it was another one."""
-        first = self._first_files.find_or_add(series_uid, instance_uid, number)
+        """Whether the instance was read before. Adds a problem to the series if its content was different."""
+        first = self._first_files.setdefault((series_uid, instance_uid), number)
         if first == number:
             return False
         if len({digest_file(self._source, self._source.files[place]) for place in (first, number)}) == 1:
             self._left_out["file", "copy of another"] += 1
         else:
-            text = "same identifier (SOPInstanceUID) as another image, and other content"
+            text = "same identifier (SOPInstanceUID) as another image, but different content"
             series.add_problem(text, place_file(self._source, number))
         return True
 
-    def finish(self, allowed: frozenset[str], *, show_names: bool) -> Examinations:
-        """Sorts what was read."""
-        studies = _Studies(self._studies, self._frames, allowed, show_names=show_names)
+    def finish(self, allowed: frozenset[str], *, show_text: bool) -> Examinations:
+        """Groups the metadata into studies."""
+        owners = Counter(uid for study in self._studies.values() for uid in study.series)
+        shared = {uid for uid, count in owners.items() if count > 1}
+        studies = [
+            _to_study(uid, study, shared, allowed, None if show_text else list_private_words(study.identities))
+            for uid, study in sorted(self._studies.items())
+        ]
         notes = [f"left out: {pluralise(n, noun)} ({why})" for (noun, why), n in sorted(self._left_out.items())]
         return Examinations(studies, (*self._source.notes, *notes), tuple(self._unusable))
 
 
-class _Studies(Sequence[Study]):
-    """Studies in order of their identifier, each of which is made whenever it is read."""
-
-    def __init__(
-        self,
-        studies: Mapping[str, _ScannedStudy],
-        frames: PackedList[PackedFrame],
-        allowed: frozenset[str],
-        *,
-        show_names: bool,
-    ) -> None:
-        self._uids = sorted(studies)
-        self._studies, self._frames, self._allowed, self._show_names = studies, frames, allowed, show_names
-        owners = Counter(uid for study in studies.values() for uid in study.series)
-        self._shared = {uid for uid, count in owners.items() if count > 1}
-
-    def __len__(self) -> int:
-        return len(self._uids)
-
-    def __iter__(self) -> Iterator[Study]:
-        return map(self._make, self._uids)
-
-    @overload
-    def __getitem__(self, index: int) -> Study: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Study]: ...
-
-    def __getitem__(self, index: int | slice) -> Study | Sequence[Study]:
-        uids = self._uids[index]
-        return self._make(uids) if isinstance(uids, str) else [self._make(uid) for uid in uids]
-
-    def _make(self, uid: str) -> Study:
-        study = self._studies[uid]
-        private_words = None if self._show_names else frozenset(study.private_words)
-        frames: dict[str, list[Frame]] = {key: [] for key in study.series}
-        for frame in unpack_frames(self._frames[number] for number in study.frames):
-            frames[frame.series_uid].append(frame)
-        numbers = {key: _get_number(frames[key], scanned.segmentations) for key, scanned in study.series.items()}
-        labels = _name_series(numbers, private_words)
-        ordered = sorted(labels, key=lambda key: (numbers[key], labels[key]))
-        problems = [
-            f"{labels[key]} has images of other studies as well; {_EXPORT_AGAIN}"
+def _to_study(
+    uid: str, study: _ScannedStudy, shared: Collection[str], allowed: frozenset[str], private_words: PrivateWords
+) -> Study:
+    """Builds a study from its metadata; `shared` are series of several studies."""
+    numbers = {key: _get_number(scanned) for key, scanned in study.series.items()}
+    labels = _name_series(numbers, private_words)
+    ordered = sorted(labels, key=lambda key: (numbers[key], labels[key]))
+    problems = [
+        f"{labels[key]} has images of other studies as well; {_EXPORT_AGAIN}" for key in ordered if key in shared
+    ]
+    for keyword, values in (("PatientID", study.patients), ("IssuerOfPatientID", study.issuers)):
+        if len(values) > 1:
+            problems.append(f"its images state {len(values)} different patients ({keyword}); {_EXPORT_AGAIN}")
+    patient, issuer = max(study.patients, default=""), max(study.issuers, default="")
+    return Study(
+        patient=f"{patient}^^^{issuer}" if patient and issuer else patient,
+        uid=uid,
+        series=tuple(
+            _to_series(labels[key], key, study.series[key], allowed)
             for key in ordered
-            if key in self._shared
-        ]
-        for keyword, values in (("PatientID", study.patients), ("IssuerOfPatientID", study.issuers)):
-            if len(values) > 1:
-                problems.append(f"its images state {len(values)} different patients ({keyword}); {_EXPORT_AGAIN}")
-        patient, issuer = max(study.patients, default=""), max(study.issuers, default="")
-        return Study(
-            patient=f"{patient}^^^{issuer}" if patient and issuer else patient,
-            uid=uid,
-            series=tuple(
-                _to_series(labels[key], key, study.series[key], frames[key], self._allowed)
-                for key in ordered
-                if frames[key] or study.series[key].problems
-            ),
-            segmentations=tuple(
-                replace(item, label=labels[key] if number == 1 else f"{labels[key]}, object {number}")
-                for key in ordered
-                for number, item in enumerate(study.series[key].segmentations, start=1)
-            ),
-            private_words=private_words,
-            problems=tuple(problems),
-        )
+            if study.series[key].frames or study.series[key].problems
+        ),
+        segmentations=tuple(
+            replace(item, label=labels[key] if number == 1 else f"{labels[key]}, object {number}")
+            for key in ordered
+            for number, item in enumerate(study.series[key].segmentations, start=1)
+        ),
+        private_words=private_words,
+        problems=tuple(problems),
+    )
 
 
-def _to_series(
-    label: str, uid: str, scanned: _ScannedSeries, frames: Sequence[Frame], allowed: frozenset[str]
-) -> Series:
+def _to_series(label: str, uid: str, scanned: _ScannedSeries, allowed: frozenset[str]) -> Series:
     problems = scanned.list_problems()
     if refused := scanned.refusals - allowed:
         problems.append(describe_refusals(refused))
     try:
-        stacks = divide(frames)
+        stacks = divide(scanned.frames)
     except VfmalignError as error:
         stacks = []
         problems.append(f"{error.message}; export the series again")
@@ -355,7 +299,7 @@ def _to_series(
 
 
 def _name_series(numbers: Mapping[str, float], private_words: PrivateWords) -> dict[str, str]:
-    """What problems and tables call each series; those of one number are told apart by a second one."""
+    """Names each series for problems and tables; a second number distinguishes series with the same number."""
     keys_by_number: dict[float, list[str]] = {}
     for key in sorted(numbers):
         keys_by_number.setdefault(numbers[key], []).append(key)
@@ -367,9 +311,9 @@ def _name_series(numbers: Mapping[str, float], private_words: PrivateWords) -> d
     return labels
 
 
-def _get_number(frames: Sequence[Frame], segmentations: Sequence[Segmentation]) -> float:
-    """The number of a series; infinite where it has none."""
-    numbers = [frame.attributes.get("SeriesNumber") for frame in frames[:1]]
-    numbers += [item.attributes.get("SeriesNumber") for item in segmentations[:1]]
-    number = next(iter(numbers), None)
+def _get_number(scanned: _ScannedSeries) -> float:
+    """The number of a series; infinite if it has none."""
+    stated = [frame.attributes for frame in scanned.frames[:1]]
+    stated += [item.attributes for item in scanned.segmentations[:1]]
+    number = stated[0].get("SeriesNumber") if stated else None
     return number if isinstance(number, float) and number >= 0 else math.inf

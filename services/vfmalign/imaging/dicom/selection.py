@@ -1,7 +1,7 @@
-"""The choice of a study's volumes: for each modality the stack, and for each label map the segmentation, that it takes.
+"""Choice of a study's volumes: a stack for each modality, and a segmentation for each label map.
 
-Nothing is chosen among equals: two volumes that meet a selection equally well are a problem of the study, whose text
-lists them with the attributes that tell them apart.
+The choice is never arbitrary: if two volumes meet a selection equally well, the study has a problem that lists them
+with the attributes in which they differ.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from vfmalign.imaging.dicom.rules.conditions import (
     find_unmet,
     format_value,
 )
-from vfmalign.imaging.dicom.screening import HIDDEN, PrivateWords, names_somebody, screen_attributes, screen_text
+from vfmalign.imaging.dicom.screening import PrivateWords, screen_attributes, screen_code, screen_text
 from vfmalign.imaging.dicom.stacks import Stack
 
 T = TypeVar("T", Stack, Segmentation)
 
 _MAX_LISTED = 5
 _MAX_DIFFERENCES = 4
-_CORRECT = "`vfmalign dicom show` lists what the study holds; correct the selection"
+_CORRECT = "`vfmalign dicom show` lists the content of the study; correct the selection"
 _TELLING = tuple(dict.fromkeys((*DERIVED, "SeriesDescription", "ImageType", "EchoTime", "RepetitionTime", *KEYWORDS)))
-"""Attributes in the order in which they tell volumes apart for a person."""
+"""Attributes in the order in which they help a person to distinguish volumes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +45,9 @@ class Candidate(Generic[T]):
     Attributes:
         label: its name within the study, such as `series 6 (b_value 800)`.
         item: the stack or segmentation.
-        private_words: of its study; see `Study`.
-        problem: why it cannot be used; empty otherwise.
-        acquired_s: as of a series.
+        private_words: private words of its study; see `Study`.
+        problem: reason why it cannot be used; empty otherwise.
+        acquired_s: see `Series`.
     """
 
     label: str
@@ -57,38 +57,38 @@ class Candidate(Generic[T]):
     acquired_s: float | None = None
 
     def is_of(self, series: str) -> bool:
-        """Returns whether it belongs to the series of a number, as tables print it."""
+        """Returns whether the candidate belongs to the series that has this number in printed tables."""
         return re.sub(r" \(.*\)|, (volume|object) \d+", "", self.label) == f"series {series}"
 
     def find_unmet(self, conditions: Conditions) -> str:
-        """Returns why its attributes do not meet conditions; empty where they do."""
+        """Returns why the candidate's attributes do not meet conditions; empty if they do."""
         return find_unmet(conditions, self.item.attributes, self.show)
 
     def screen(self, text: str) -> str:
-        """Returns a text of its headers that may be printed."""
+        """Returns a text from the candidate's headers in a form that can be printed."""
         return screen_text(text, self.private_words)
 
     def screen_code(self, code: str) -> str:
-        """Returns a coded concept that may be printed; `screen` would hide the numbers of SNOMED."""
-        return HIDDEN if names_somebody(code, self.private_words) or not code.isprintable() else code
+        """Returns a coded concept in a form that can be printed."""
+        return screen_code(code, self.private_words)
 
     @property
     def printable(self) -> dict[str, AttributeValue]:
-        """Its attributes as they may be printed."""
+        """Attributes of the candidate in a form that can be printed."""
         return screen_attributes(self.item.attributes, self.private_words)
 
     def show(self, name: str) -> str:
-        """Returns an attribute that it has as a short text that may be printed."""
+        """Returns an attribute as a short text that can be printed."""
         return show_attribute(self.item.attributes, name, self.private_words)
 
 
 class ChosenLabelMap(NamedTuple):
-    """Where a label map is read from.
+    """Source of a label map.
 
     Attributes:
         segmentation: the segmentation.
         values: value of the label map by number of segment.
-        reference: the image on whose grid it is placed: one that it was drawn on, or else the first modality.
+        reference: image that defines the grid: one on which it was drawn, or else the first modality.
     """
 
     segmentation: Segmentation
@@ -98,17 +98,17 @@ class ChosenLabelMap(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a study gives.
+    """Volumes chosen from a study.
 
     Attributes:
-        stacks: by modality; without those that have a problem.
-        label_maps: by label map; without those that the study does not have.
-        problems: why volumes cannot be chosen, in sentences without names; beside `Study.problems`.
-        lacks: modalities that no volume shows, each of which is one of the problems.
-        reasons: by selection and label of a candidate, why it is not taken; empty for the one that is.
+        stacks: stacks by modality, without modalities that have a problem.
+        label_maps: sources by label map, without label maps that the study does not have.
+        problems: reasons why volumes cannot be chosen, as sentences without names; in addition to `Study.problems`.
+        lacks: modalities without a volume, each of which is one of the problems.
+        reasons: why a candidate was not chosen, by selection and label of the candidate; empty for the chosen one.
         images, segmentations: the candidates, in order.
-        allowed: refusals that would apply to what is taken, and that the user lifted; see `refusals`.
-        notes: what is taken in place of a series that cannot be used, in sentences without names.
+        allowed: refusals that apply to the chosen volumes, but that the user lifted; see `refusals`.
+        notes: notes on volumes that replace a defective series, as sentences without names.
     """
 
     stacks: Mapping[VolumeKind, Stack]
@@ -129,16 +129,15 @@ def choose(
     allowed: Collection[str] = (),
     chosen: Mapping[VolumeKind, str] = MappingProxyType({}),
 ) -> Choice:
-    """Chooses what each modality and label map takes.
+    """Chooses the volume of each modality and label map.
 
     Args:
         study: the study.
-        declaration: what it should hold.
-        selections: those that `rules.check_selections` accepts for the declaration, or none, which takes nothing.
-        allowed: names of `refusals.REFUSALS` that are lifted, as of the scan, and `DEFECTIVE`, with which a usable
-            volume takes the place of a defective one that is preferred.
-        chosen: number of the series, as tables print it, in which alone the volume of a modality or label map is
-            looked for.
+        declaration: modalities and label maps to choose.
+        selections: selections that `rules.check_selections` accepts for the declaration; if empty, nothing is chosen.
+        allowed: names of the lifted `refusals.REFUSALS`, as for the scan. With `DEFECTIVE`, a usable volume replaces a
+            preferred volume that is defective.
+        chosen: number of a series, as printed in tables, by modality or label map, to which the choice is restricted.
 
     Raises:
         BadOption: the study has no such series.
@@ -163,7 +162,9 @@ def choose(
     first = stacks.get(declaration.modalities[0])
     references = [*stacks.values(), *(image.item for image in images)]
     if first is None:
-        drawn = {name: match.lose(f"no {declaration.modalities[0]} was chosen") for name, match in drawn.items()}
+        drawn = {
+            name: match.without_choice(f"no {declaration.modalities[0]} was chosen") for name, match in drawn.items()
+        }
     label_maps = {
         name: ChosenLabelMap(match.chosen.item, match.values, _find_reference(match.chosen.item, references) or first)
         for name, match in drawn.items()
@@ -208,7 +209,7 @@ def _find_chosen(
 
 
 def show_attribute(attributes: Attributes, name: str, private_words: PrivateWords) -> str:
-    """Returns an attribute as a short text that may be printed."""
+    """Returns an attribute as a short text that can be printed."""
     return format_value(screen_attributes({name: attributes[name]}, private_words)[name])
 
 
@@ -225,7 +226,7 @@ def _list_stacks(series: Series, private_words: PrivateWords) -> Iterable[Candid
 
 
 def summarise_reasons(reasons: Mapping[str, str]) -> list[str]:
-    """Returns each reason once with the candidates that it is about, such as `no b_value: series 3, series 9`."""
+    """Returns each reason once with its candidates, such as `no b_value: series 3, series 9`."""
     labels: dict[str, list[str]] = {}
     for label, reason in reasons.items():
         if reason:
@@ -235,15 +236,15 @@ def summarise_reasons(reasons: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Match(Generic[T]):
-    """What meets one selection.
+    """Result of one selection.
 
     Attributes:
-        chosen: what is taken; None with a problem.
+        chosen: the chosen candidate; None if there is a problem.
         is_met: whether anything meets the conditions.
-        problem: why nothing is taken; empty otherwise.
-        reasons: as of `Choice`.
-        values: of the chosen segmentation, as of `ChosenLabelMap`; empty for a stack.
-        note: as of `Choice`; empty where nothing defective is preferred.
+        problem: reason why nothing is chosen; empty otherwise.
+        reasons: see `Choice`.
+        values: values of the chosen segmentation, see `ChosenLabelMap`; empty for a stack.
+        note: see `Choice`; empty if no defective volume is preferred.
     """
 
     chosen: Candidate[T] | None
@@ -253,8 +254,8 @@ class _Match(Generic[T]):
     values: Mapping[int, int] = field(default_factory=dict)
     note: str = ""
 
-    def lose(self, reason: str) -> _Match[T]:
-        """Returns it without what was chosen, for a reason that the study has a problem for already."""
+    def without_choice(self, reason: str) -> _Match[T]:
+        """Returns the result with its choice withdrawn for `reason`, which is already a problem of the study."""
         if self.chosen is None:
             return self
         return replace(self, chosen=None, note="", reasons={**self.reasons, self.chosen.label: reason})
@@ -288,18 +289,18 @@ def _match_segmentations(
 
 
 def _assign_segments(selection: Selection, segmentation: Segmentation) -> tuple[dict[int, int], str]:
-    """The value of each segment that the selection names, and why they cannot be used."""
+    """Returns the value of each segment that the selection names, and the problem of the segments."""
     values: dict[int, int] = {}
     for value, rule in sorted((selection.segments or {}).items()):
         for segment in filter(rule.matches, segmentation.segments):
             if values.setdefault(segment.number, value) != value:
-                problem = f"its segment {segment.number} is meant by the values {values[segment.number]} and {value}"
+                problem = f"its segment {segment.number} matches the values {values[segment.number]} and {value}"
                 return values, problem
     return values, ""
 
 
 def _find_missing(label_map: LabelMap, values: Mapping[int, int]) -> str:
-    """Why segments are not the label map: each of its structures has one, or any where the map may be empty."""
+    """Returns why segments do not form the label map. A map that may be empty needs only one structure, others all."""
     found = {label_map.values[value] for value in values.values()}
     missing = [name for name in label_map.structures if name not in found]
     if missing and not (label_map.may_be_empty and found):
@@ -310,7 +311,7 @@ def _find_missing(label_map: LabelMap, values: Mapping[int, int]) -> str:
 def _match(
     selection: Selection, candidates: Sequence[Candidate[T]], reasons: dict[str, str], accepts_defective: bool
 ) -> _Match[T]:
-    """Chooses among the candidates that have no reason against them."""
+    """Chooses among the candidates without a reason against them."""
     name = selection.name
     matching = [candidate for candidate in candidates if not reasons[candidate.label]]
     usable = [candidate for candidate in matching if not candidate.problem]
@@ -331,10 +332,10 @@ def _match(
         return _Match(preferred[0], True, "", reasons, note=note if defective else "")
     elif usable:
         problem = f"{len(preferred)} volumes meet the selection of {name} equally well: {_tell_apart(preferred)}; "
-        problem += "add a condition or a preference that tells them apart, or name one with --choose"
+        problem += "add a condition or a preference that distinguishes them, or choose one with --choose"
         reasons |= {candidate.label: f"as good as {len(preferred) - 1} more" for candidate in preferred}
     elif matching:
-        problem = f"what meets the selection of {name} cannot be used: {_list_some(causes, len(causes))}; "
+        problem = f"the volumes that meet the selection of {name} cannot be used: {_list_some(causes, len(causes))}; "
         problem += "export the series again, or select another"
     elif reasons:
         causes = summarise_reasons(reasons)
@@ -345,14 +346,14 @@ def _match(
 
 
 def _prefer(selection: Selection, candidates: list[Candidate[T]], reasons: dict[str, str]) -> list[Candidate[T]]:
-    """The candidates that all preferences leave; the others get their reason."""
+    """Returns the candidates that remain after all preferences; the others get a reason."""
     for preference in selection.prefer:
         candidates = _narrow(preference, candidates, reasons)
     return candidates
 
 
 def _narrow(preference: Preference, candidates: list[Candidate[T]], reasons: dict[str, str]) -> list[Candidate[T]]:
-    """The candidates that a preference prefers, or all where it prefers none; the others get their reason."""
+    """Returns the candidates that a preference prefers, or all if it prefers none; the others get a reason."""
     if preference.conditions is not None:
         against = {candidate.label: candidate.find_unmet(preference.conditions) for candidate in candidates}
     else:
@@ -365,7 +366,7 @@ def _narrow(preference: Preference, candidates: list[Candidate[T]], reasons: dic
 
 
 def _compare(preference: Preference, candidates: Sequence[Candidate[T]]) -> dict[str, str]:
-    """Why candidates do not have the largest or smallest value of an attribute."""
+    """Returns why candidates do not have the largest or smallest value of an attribute."""
     keyword, sign, extreme = preference.largest or "", 1.0, "largest"
     if preference.smallest is not None:
         keyword, sign, extreme = preference.smallest, -1.0, "smallest"
@@ -405,7 +406,7 @@ def _tell_apart(candidates: Sequence[Candidate[T]]) -> str:
         same = "; no attribute differs: the series is repeated, and `prefer` can name the largest or smallest "
         same += "AcquisitionTime or SeriesNumber"
     else:
-        same = "; no attribute differs, as where a series is stored twice"
+        same = "; no attribute differs, so perhaps a series is stored twice"
     return _list_some(texts, len(candidates)) + same
 
 
@@ -428,7 +429,7 @@ def _find_reference(segmentation: Segmentation, stacks: Iterable[Stack]) -> Stac
 
 
 def _find_displaced(volumes: Mapping[VolumeKind, Stack]) -> str:
-    """Says which volumes nothing places to each other; a label map lies where the image does that it is drawn on."""
+    """Names volumes with unknown relative positions; a label map has the position of the image on which it is drawn."""
     kinds: dict[str, list[VolumeKind]] = {}
     for kind, stack in volumes.items():
         kinds.setdefault(stack.frame_of_reference_uid, []).append(kind)
@@ -436,7 +437,7 @@ def _find_displaced(volumes: Mapping[VolumeKind, Stack]) -> str:
         return ""
     groups = [", ".join(members) if uid else f"{', '.join(members)}: none stated" for uid, members in kinds.items()]
     return (
-        f"{REFUSALS[FRAMES_OF_REFERENCE].text} ({'; '.join(groups)}), so that their places to each other are unknown; "
+        f"{REFUSALS[FRAMES_OF_REFERENCE].text} ({'; '.join(groups)}), so that their relative positions are unknown; "
         f"register the series and export them again, or allow it with --allow {FRAMES_OF_REFERENCE}"
     )
 

@@ -1,6 +1,6 @@
-"""Sources of DICOM files: a folder, a zip that is never unpacked, and what a DICOMDIR lists.
+"""Sources of DICOM files: a folder, a zip that is never unpacked, and the files that a DICOMDIR lists.
 
-Names of files may hold patients' names: errors and notes count files, and never name one.
+File names may contain patients' names. Errors and notes therefore count files, and never name one.
 """
 
 from __future__ import annotations
@@ -24,22 +24,21 @@ from vfmalign.core.formats.documents import pluralise
 from vfmalign.core.formats.untrusted import open_regular_file
 from vfmalign.imaging.dicom.headers import refuse_damage
 from vfmalign.imaging.dicom.instances import read_elements
-from vfmalign.imaging.dicom.packing import PackedList
 
 MAX_FILES = 1_000_000
-"""Most files of a source; a thousand patients with three series of 300 slices are 900,000."""
+"""Maximum number of files of a source; a thousand patients with three series of 300 slices have 900,000."""
 MAX_FILE_BYTES = 2 * 2**30
-"""Largest file. An enhanced CT of 512 × 512 × 1,024 voxels of 16 bits has a quarter of it."""
+"""Maximum size of a file. An enhanced CT of 512 × 512 × 1,024 voxels of 16 bits takes a quarter of it."""
 MAX_ZIP_BYTES = 4 * 2**40
-"""Most bytes of a zip's members together, uncompressed."""
+"""Maximum total uncompressed size of a zip's members."""
 MAX_RATIO = 100
-"""Largest ratio of these bytes to those of the zip, for a zip that holds more than `_SMALL_BYTES`. Images compress by a
-factor of 2 to 10.
+"""Maximum ratio of the uncompressed size to the size of a zip, for contents of more than `_SMALL_BYTES`. Images
+compress by a factor of 2 to 10.
 """
 _ITEMS_PER_FILE = 20
-"""Most items of a DICOMDIR for each file beside it: its record, and those of its patient, study and series."""
+"""Maximum number of items of a DICOMDIR per file: records of the file, its patient, its study and its series."""
 _ITEMS_BESIDE_FILES = 10_000
-"""Most items of a DICOMDIR beside these, such as of files that were not copied with it."""
+"""Number of additional items of a DICOMDIR, such as for files that were not copied with it."""
 _SMALL_BYTES = 2**30
 _CHUNK_BYTES = 2**20
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -48,18 +47,18 @@ _FOREIGN_FOLDER = "__MACOSX"
 
 
 class OversizedZip(BadDataset):
-    """A zip whose members have more bytes together than `ZipLimits` allows."""
+    """A zip with members that together are larger than `ZipLimits` allows."""
 
 
 @dataclass(frozen=True)
 class ZipLimits:
-    """What a zip may hold.
+    """Limits on a zip.
 
     Attributes:
-        files: most members.
-        total_bytes: most bytes of its members together, uncompressed.
-        directory_bytes: largest list of its members, which is read in one piece and takes ten times its size; no limit
-            where None.
+        files: maximum number of members.
+        total_bytes: maximum total uncompressed size of its members.
+        directory_bytes: maximum size of the list of its members, which is read at once and takes ten times its size;
+            None for no limit.
     """
 
     files: int = MAX_FILES
@@ -68,7 +67,7 @@ class ZipLimits:
 
 
 class _LimitedReader(io.BufferedReader):
-    """A zip whose list of members has a limit: `zipfile` reads nothing else that is large while it opens one.
+    """Reader that limits a zip's list of members, the only large part that `zipfile` reads when it opens a zip.
 
     Attributes:
         limits: None once it is open, because members are read in pieces of any size.
@@ -89,18 +88,18 @@ class _LimitedReader(io.BufferedReader):
 
 
 class DicomSource(Protocol):
-    """Files by name.
+    """DICOM files by name.
 
     Attributes:
-        files: names in order; private, because they may hold a patient's name.
-        notes: what was left out, in sentences without names.
+        files: names in order; private, because they may contain a patient's name.
+        notes: notes on files that were left out, as sentences without names.
     """
 
     files: Sequence[str]
     notes: tuple[str, ...]
 
     def open(self, name: str) -> BinaryIO:
-        """Opens a file for reading, which may be sought in.
+        """Opens a file for reading; the stream can seek.
 
         Raises:
             OSError: it cannot be read, or is larger than `MAX_FILE_BYTES`.
@@ -115,7 +114,7 @@ class FolderSource:
 
     def __init__(self, folder: Path, files: Sequence[str], notes: tuple[str, ...] = ()) -> None:
         self._folder = folder
-        self.files: Sequence[str] = PackedList(files)
+        self.files = files
         self.notes = notes
 
     def open(self, name: str) -> BinaryIO:
@@ -127,10 +126,10 @@ class FolderSource:
 
 
 class ZipSource:
-    """Members of a zip, which are decompressed as they are read, as far as they are read; see `DicomSource`.
+    """Members of a zip, which are decompressed only as far as they are read; see `DicomSource`.
 
     Raises:
-        BadDataset: it is no zip, or one that an import refuses.
+        BadDataset: it is not a zip, or a zip that an import refuses.
     """
 
     def __init__(self, path: Path, limits: ZipLimits = ZipLimits()) -> None:
@@ -144,7 +143,7 @@ class ZipSource:
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError):
             self._file.close()
             remedy = "copy it again, or give a folder or a DICOMDIR"
-            raise _refuse("the file is not a zip, or cut off", remedy) from None
+            raise _refuse("the file is not a zip, or is truncated", remedy) from None
         try:
             # Not by `is_dir`, which expects a name of at least one character.
             members = [member for member in self._zip.infolist() if not member.filename.endswith("/")]
@@ -176,11 +175,11 @@ class ZipSource:
 def open_source(path: Path) -> DicomSource:
     """Opens a folder, a zip, or the folder that a DICOMDIR lies in.
 
-    Hidden files and links to folders are left out, with a note. A DICOMDIR decides which files beside and below it are
+    Hidden files and links to folders are left out, with a note. A DICOMDIR decides which files next to and below it are
     used, in a zip as in a folder.
 
     Raises:
-        BadDataset: it is none of these, leads out of itself, holds too much, or is a zip that an import refuses.
+        BadDataset: it is none of these, links out of itself, is too large, or is a zip that an import refuses.
         OSError: a folder cannot be read.
     """
     if path.is_dir():
@@ -195,13 +194,13 @@ def open_source(path: Path) -> DicomSource:
 
 
 def place_file(source: DicomSource, number: int) -> str:
-    """Returns what a file is called by its number, from 0: its name may hold a patient's."""
+    """Returns the label of a file in errors: its number, because its name may contain a patient's name."""
     return f"file {number + 1} of {len(source.files)}"
 
 
 @contextmanager
 def name_file(source: DicomSource, name: str) -> Iterator[None]:
-    """Says in errors of the block which file they are about."""
+    """Adds the label of the file to errors in the block."""
     try:
         yield
     except BadVolume as error:
@@ -232,7 +231,7 @@ def _open_folder(folder: Path, directory: Path | None) -> FolderSource:
 
 
 def _list_files(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Names of the files below a folder, in order, and notes on what is left out.
+    """Names of the files below a folder, in order, and notes on files that were left out.
 
     Raises:
         BadDataset: a link leads out of the folder, or there are too many files.
@@ -306,9 +305,9 @@ def _refuse_directory() -> BadDataset:
 
 
 def _check_members(members: Sequence[zipfile.ZipInfo], size_bytes: int, limits: ZipLimits) -> None:
-    """Refuses a zip that holds more than it should, or something other than files below it.
+    """Refuses a zip that is too large, or that contains anything but files below it.
 
-    The sizes may be trusted: no more than a member declares is ever read of it.
+    The declared sizes can be trusted, because a member is never read beyond its declared size.
     """
     if len(members) > limits.files:
         raise _too_many(limits.files)
@@ -329,8 +328,8 @@ def _check_members(members: Sequence[zipfile.ZipInfo], size_bytes: int, limits: 
         raise OversizedZip(message, field="directory", remedy="divide it into several")
     if total_bytes > max(_SMALL_BYTES, MAX_RATIO * size_bytes):
         raise _refuse(
-            f"the zip holds {total_bytes // 2**20:,} MiB, over {MAX_RATIO} times its own size, as no images do",
-            "unpack it, look at what it holds, and import the folder",
+            f"the zip holds {total_bytes // 2**20:,} MiB, over {MAX_RATIO} times its own size, unlike any images",
+            "unpack it, look at the files, and import the folder",
         )
 
 

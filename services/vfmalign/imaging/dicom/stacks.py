@@ -1,8 +1,8 @@
 """Stacks: the frames of a series that form one volume, in order of position.
 
-A series may hold several volumes: b-values, echoes, time points, orientations. It is divided by the attributes that say
-so. What remains must be a regular grid: nothing is interpolated, left out or guessed. A missing first or last slice
-cannot be detected, because no attribute says how many slices there should be.
+A series may hold several volumes: b-values, echoes, time points, orientations. It is divided by the attributes in which
+these differ. Each part must be a regular grid: nothing is interpolated, left out or guessed. A missing first or last
+slice cannot be detected, because no attribute states the number of slices.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.dicom.frames import AttributeValue, Frame, FrameGeometry
 
 GRID_TOLERANCE = 1e-3
-"""Largest distance of a slice from its place in a regular grid, as a share of the distance between slices."""
+"""Maximum distance of a slice from its position in a regular grid, as a share of the distance between slices."""
 ROUNDING_MM = 2e-3
-"""Distance that is accepted in any case, because exporters round positions to a few decimals."""
+"""Distance that is always accepted, because exporters round positions to a few decimals."""
 MAX_TILT_DEGREES = 0.1
-"""Largest angle between the direction in which slices follow each other and their normal."""
+"""Maximum angle between the line through the slices and their normal."""
 MAX_PLANES = 1_000
-"""Most orientations, sizes and pixel spacings of one series. A rotating acquisition has a few hundred."""
+"""Maximum number of orientations, sizes and pixel spacings of a series. A rotating acquisition has a few hundred."""
 _PLANE_TOLERANCE = 1e-4
-"""Largest difference between numbers of one plane: direction cosines, spacing in mm."""
+"""Maximum difference between numbers of the same plane: direction cosines, spacing in mm."""
 _DIVIDING = ("b_value", "diffusion", "EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "FlipAngle",
              "InversionTime", "ImageType", "ComplexImageComponent")  # fmt: skip
 _DIVIDING_REPEATED = ("AcquisitionNumber", "TriggerTime")
-"""Attributes that divide a series only where positions repeat: some vendors count them up from slice to slice."""
+"""Attributes that divide a series only if positions repeat, because some vendors count them up from slice to slice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +38,10 @@ class Stack:
     """Frames that form one volume, or were meant to.
 
     Attributes:
-        frames: in order of position along the normal; in order of file where `problem` says why there is none.
-        attributes: those that all frames share, `orientation` and `slices`.
+        frames: in order of position along the normal, or in order of file if there is a `problem`.
+        attributes: attributes that all frames share, `orientation` and `slices`.
         affine: 4×4, index of column, row and slice to patient position in mm (NIfTI's RAS+ axes); None with a problem.
-        divided_by: names of the attributes that tell the stack from others of its series.
+        divided_by: names of the attributes that distinguish the stack from others of its series.
         problem: why the frames do not form a volume; empty if they do.
     """
 
@@ -53,12 +53,12 @@ class Stack:
 
     @property
     def frame_of_reference_uid(self) -> str:
-        """That of all frames, where they form a volume; empty where they state none. Private."""
+        """Frame of reference of all frames that form a volume; empty if they state none. Private."""
         return self.frames[0].frame_of_reference_uid
 
 
 def divide(frames: Sequence[Frame]) -> list[Stack]:
-    """Divides the frames of a series into stacks, in order of what divides them.
+    """Divides the frames of a series into stacks, ordered by the attributes that distinguish the stacks.
 
     Raises:
         BadVolume: there are more than `MAX_PLANES` kinds of planes.
@@ -80,7 +80,7 @@ def divide(frames: Sequence[Frame]) -> list[Stack]:
 
 
 def _group_by_plane(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Groups frames by size, orientation and pixel spacing, up to rounding. Those without geometry are one group."""
+    """Groups frames by size, orientation and pixel spacing, up to rounding. Frames without geometry form one group."""
     planes = np.empty((0, 10))
     groups: list[list[Frame]] = []
     for frame in frames:
@@ -102,12 +102,12 @@ def _group_by_plane(frames: Sequence[Frame]) -> list[list[Frame]]:
 def _group_by(frames: Sequence[Frame], names: Sequence[str]) -> list[list[Frame]]:
     groups: dict[Hashable, list[Frame]] = {}
     for frame in frames:
-        groups.setdefault(tuple(frame.attributes.get(name) for name in names), []).append(frame)
+        groups.setdefault(tuple([frame.attributes.get(name) for name in names]), []).append(frame)
     return list(groups.values())
 
 
 def _divide_repeated(frames: list[Frame]) -> list[list[Frame]]:
-    """Divides frames whose positions repeat, if an attribute gives every part each position once."""
+    """Divides frames with repeated positions, if there is an attribute that gives every part each position once."""
     for name in _DIVIDING_REPEATED:
         parts = _group_by(frames, (name,))
         if len({len(part) for part in parts}) == 1 and not any(map(_count_repeated, parts)):
@@ -116,7 +116,7 @@ def _divide_repeated(frames: list[Frame]) -> list[list[Frame]]:
 
 
 def _count_repeated(frames: Sequence[Frame]) -> int:
-    """Number of frames that lie where another lies."""
+    """Number of frames at the position of another frame."""
     placed = [frame.geometry for frame in frames if frame.geometry is not None]
     return int((np.diff(np.sort(_get_heights(placed))) <= ROUNDING_MM).sum()) if placed else 0
 
@@ -131,13 +131,10 @@ def _to_sort_key(value: AttributeValue | None) -> tuple[float, str]:
 
 
 def _build(frames: Sequence[Frame], divided_by: tuple[str, ...], *, is_weighted: bool) -> Stack:
-    """Builds a stack of frames; `is_weighted` says that the series holds images with diffusion weighting."""
+    """Builds a stack of frames; `is_weighted` states whether the series has images with diffusion weighting."""
     placed = [frame.geometry for frame in frames if frame.geometry is not None]
-    attributes = {
-        name: value
-        for name, value in frames[0].attributes.items()
-        if all(frame.attributes.get(name) == value for frame in frames)
-    }
+    common = set.intersection(*[set(frame.attributes.items()) for frame in frames])
+    attributes = {name: value for name, value in frames[0].attributes.items() if (name, value) in common}
     if attributes.get("diffusion") == "none" and not is_weighted and not _is_echo_planar(attributes):
         # GE and Philips write a b-value of zero to images of every sequence.
         del attributes["b_value"], attributes["diffusion"]
@@ -151,7 +148,7 @@ def _build(frames: Sequence[Frame], divided_by: tuple[str, ...], *, is_weighted:
     placed = [placed[index] for index in order]
     problem = _find_mosaic(attributes) or _find_repetition(ordered) or _find_irregularity(placed)
     if not problem and len({frame.frame_of_reference_uid for frame in frames}) > 1:
-        problem = "images of several frames of reference, so that their places to each other are unknown"
+        problem = "images of several frames of reference, so that their relative positions are unknown"
     return Stack(ordered, attributes, None if problem else _to_affine(placed), divided_by, problem)
 
 
@@ -163,7 +160,7 @@ def _is_echo_planar(attributes: Mapping[str, AttributeValue]) -> bool:
 
 
 def _find_mosaic(attributes: Mapping[str, AttributeValue]) -> str:
-    """Says that each image holds all slices of a volume side by side; nothing where that is not so."""
+    """Returns a problem if each image shows all slices of a volume side by side, else an empty text."""
     kinds = attributes.get("ImageType")
     if isinstance(kinds, tuple) and "MOSAIC" in kinds:
         return "Siemens mosaic: not supported (export it as enhanced MR, or convert it to NIfTI with dcm2niix)"
@@ -171,7 +168,7 @@ def _find_mosaic(attributes: Mapping[str, AttributeValue]) -> str:
 
 
 def _find_repetition(frames: Sequence[Frame]) -> str:
-    """Says which frames are there more than once; nothing where none is."""
+    """Returns a problem if frames are repeated, else an empty text."""
     if copies := len(frames) - len({(frame.instance_uid or frame.file, frame.index) for frame in frames}):
         return f"{pluralise(copies, 'image')} present more than once, with the same SOPInstanceUID"
     if repeated := _count_repeated(frames):
@@ -182,9 +179,9 @@ def _find_repetition(frames: Sequence[Frame]) -> str:
 
 
 def _find_irregularity(placed: Sequence[FrameGeometry]) -> str:
-    """Says why slices, in order of position, are not a regular grid; nothing where they are."""
+    """Returns a problem if slices, in order of position, are not a regular grid, else an empty text."""
     if len(placed) == 1:
-        return "one slice alone, whose thickness says nothing of a distance to others"
+        return "a single slice, so that the distance between slices is unknown"
     positions = np.array([geometry.position_mm for geometry in placed])
     heights = positions @ placed[0].normal
     gaps = np.diff(heights)
@@ -195,13 +192,13 @@ def _find_irregularity(placed: Sequence[FrameGeometry]) -> str:
     if missing > 0 and np.abs(gaps - multiples * typical).max() <= tolerance * multiples.max():
         return f"{pluralise(missing, 'slice')} missing between others that lie {typical:.4g} mm apart"
     if np.abs(heights - np.linspace(heights[0], heights[-1], len(placed))).max() > tolerance:
-        return f"slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart, which no regular grid has"
+        return f"slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart, which is not a regular grid"
     step = (positions[-1] - positions[0]) / (len(placed) - 1)
     tilt = np.degrees(np.arccos(min(1.0, step @ placed[0].normal / np.linalg.norm(step))))
     if tilt > MAX_TILT_DEGREES:
         return f"slices are shifted against each other by {tilt:.2g}°, as with a tilted gantry"
     if np.abs(positions - np.linspace(positions[0], positions[-1], len(placed))).max() > tolerance:
-        return "slices are shifted within their plane, each by another distance"
+        return "slices are shifted within their plane, each by a different distance"
     return ""
 
 
@@ -221,7 +218,7 @@ def _to_affine(placed: Sequence[FrameGeometry]) -> NDArray[np.float64]:
 def name_orientation(geometry: FrameGeometry) -> str:
     """Returns `transverse`, `coronal` or `sagittal`, by the patient's axis that is closest to the normal, or `oblique`.
 
-    `oblique` lies more than 45° from every axis, as far as that is possible: its largest component is below 0.7.
+    `oblique` is more than 45° from every axis, as far as possible: the largest component of the normal is below 0.7.
     """
     components = np.abs(geometry.normal)
     if components.max() < 0.7:

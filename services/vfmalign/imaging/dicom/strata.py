@@ -1,9 +1,9 @@
-"""Strata: how the images of a case were acquired, as far as a dataset may say it.
+"""Strata: the parameters of a case's acquisition that a dataset may record.
 
-These lists and `describe_series` are all that enters a dataset beside voxels and geometry. Numbers of strata are
-rounded to the classes in which protocols differ (field strength as sold, echo times to 10 ms, repetition times to 1 s),
-because a repetition time of 4,183 ms may be one patient's, and 4 s is that of a protocol. Text is what a scanner writes
-of itself; a text that one patient alone has, or that may name somebody, is left out.
+Besides voxels and geometry, only these values and `describe_series` enter a dataset. Numbers are rounded to the classes
+in which protocols differ (field strength as sold, echo times to 10 ms, repetition times to 1 s): a repetition time of
+4,183 ms may identify a patient, whereas 4 s identifies a protocol. Text is written by a scanner; a text that only one
+patient has, or that may contain a name, is left out.
 """
 
 from __future__ import annotations
@@ -21,32 +21,36 @@ from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES, TakenS
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.imaging.dicom.frames import AttributeValue
-from vfmalign.imaging.dicom.screening import PrivateWords, screen_number, screen_text
+from vfmalign.imaging.dicom.screening import PrivateWords, names_somebody, screen_number
 from vfmalign.imaging.dicom.stacks import Stack
 
 ALLOWED = "allowed"
-"""Stratum of cases whose images a lifted refusal lets in: the names of these refusals."""
+"""Stratum of cases with images that a lifted refusal admits; its value is the names of these refusals."""
 _MAX_VALUE = 64
-"""Most characters of a value. The names of all refusals have 76; without the end, four of them stay recognisable."""
+"""Maximum length of a value. The names of all refusals have 76 characters; cut to this length, four can be read."""
 OTHER = "other"
-"""Stands for the rarest values of a stratum that has more than a dataset may have."""
+"""Replaces the rarest values of a stratum with too many values."""
 _VENDORS = ("siemens", "ge", "philips", "canon", "toshiba", "hitachi", "fujifilm", "united imaging", "agfa", "esaote",
             "hologic", "neusoft", "samsung", "bruker")  # fmt: skip
 _FIELD_STRENGTHS_T = (0.2, 0.25, 0.35, 0.4, 0.5, 0.55, 0.7, 1.0, 1.2, 1.5, 3.0, 4.7, 7.0, 9.4, 10.5, 11.7)
 _MAX_NUMBER = 50_000
-"""Larger numbers are those of no protocol: they may be made of identifiers."""
+"""Larger numbers do not come from a protocol; they may be composed of identifiers."""
 _CALCULATED = re.compile(r"(?i)calc|synth|computed|(^|[^a-z])c-?dwi")
-"""How Siemens, GE and Philips name images of a b-value that was not acquired, in ImageType or SeriesDescription."""
+"""Names of images with a computed b-value by Siemens, GE and Philips, in ImageType or SeriesDescription."""
 _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()-]{0,47}")
+_LONG_NUMBER = re.compile(
+    r"\d{5,}|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|(?<!\d)(?:\d{4}([ _])\d\d?\1\d\d?|\d\d?([ _])\d\d?\2\d{4})(?!\d)"
+)
+"""Numbers that resemble identifiers, and dates."""
 
 
 class CaseAcquisition(NamedTuple):
-    """What the classes of a case derive from.
+    """Data from which the classes of a case are derived.
 
     Attributes:
-        attributes: of the volume that each modality takes. Private: text among them is screened before it is used.
+        attributes: attributes of each modality's volume. Private: patterns and words of their text are checked.
         private_words: see `Study`.
-        allowed: refusals that were lifted for it.
+        allowed: refusals that were lifted for the case.
     """
 
     attributes: Mapping[VolumeKind, Mapping[str, AttributeValue]]
@@ -58,10 +62,10 @@ class Stratum(NamedTuple):
     """One stratum.
 
     Attributes:
-        name: its id, or the ending of its ids, such as `t2w_echo_time`, where every modality has one of its own.
+        name: its id or, if each modality has its own stratum, the end of their ids, such as `t2w_echo_time`.
         keyword: the attribute.
-        to_text: the class that a value falls into; empty where it has none.
-        is_text: whether a person or a scanner writes it.
+        to_text: converts a value to its class; empty if it has none.
+        is_text: whether the attribute is text by a person or a scanner.
     """
 
     name: str
@@ -92,7 +96,7 @@ def _to_field_strength(value: AttributeValue) -> str:
 
 
 def _to_repetition_time(value: AttributeValue) -> str:
-    """Seconds for spin echo, whose repetition times are long; 10 ms for gradient echo."""
+    """Rounds to seconds for spin echo, with its long repetition times, and to 10 ms for gradient echo."""
     number = _get_number(value)
     if number is None:
         return ""
@@ -101,7 +105,7 @@ def _to_repetition_time(value: AttributeValue) -> str:
 
 def _to_written(value: AttributeValue) -> str:
     text = str(value[0] if isinstance(value, tuple) and value else value)
-    return text if _TEXT.fullmatch(text) else ""
+    return text if _TEXT.fullmatch(text) and not _LONG_NUMBER.search(text) else ""
 
 
 def _get_number(value: AttributeValue) -> float | None:
@@ -125,21 +129,21 @@ OF_MODALITY = (
 
 
 def classify(case: CaseAcquisition, modalities: Sequence[VolumeKind]) -> dict[VolumeKind, str]:
-    """Returns the class that a case falls into, by stratum; `make_strata` says which of them a dataset may have."""
+    """Returns the class of a case in each stratum; `make_strata` selects the strata that a dataset may record."""
     classes = {ALLOWED: "+".join(case.allowed)[:_MAX_VALUE]}
     classes |= {name: _get_value(case, kinds, stratum) for name, kinds, stratum in _list_strata(modalities)}
     return {name: text for name, text in classes.items() if text}
 
 
 def get_b_values(classes: Mapping[VolumeKind, str], modalities: Sequence[VolumeKind]) -> dict[VolumeKind, str]:
-    """Returns the b-values among the classes of a case, by stratum, such as `dwi_b_value`."""
+    """Returns the b-values of a case from its classes, by stratum, such as `dwi_b_value`."""
     return {name: classes[name] for kind in modalities if (name := f"{kind}_b_value") in classes}
 
 
 def describe_series(kind: VolumeKind, stack: Stack, private_words: PrivateWords) -> TakenSeries:
-    """Returns what a dataset and the answer of `Extract` say of the series that a modality takes."""
+    """Describes the series of a modality, for a dataset and for the answer of `Extract`."""
     if stack.affine is None:
-        raise ValueError("the stack is no volume")
+        raise ValueError("the stack is not a volume")
     attributes = stack.attributes
     numbers = {name: _get_number(attributes.get(name, "")) for name in ("SeriesNumber", "b_value", "EchoTime")}
     shown = {name: None if n is None or screen_number(n, private_words) else n for name, n in numbers.items()}
@@ -161,11 +165,11 @@ def make_strata(
 ) -> list[dict[VolumeKind, str]]:
     """Returns the strata of each case: at most `MAX_STRATA` in all, each with at most `MAX_STRATUM_VALUES` values.
 
-    A value that one patient of several has is `other`, because it would tell this patient from all others.
+    A value that only one of several patients has becomes `other`, because it would identify this patient.
 
     Args:
         classes: see `classify`; of all cases of the dataset.
-        patients: of each case.
+        patients: patient of each case.
         modalities: in declared order.
     """
     columns = {ALLOWED: [of_case.get(ALLOWED, "") for of_case in classes]}
@@ -176,7 +180,7 @@ def make_strata(
 
 
 def _list_strata(modalities: Sequence[VolumeKind]) -> list[tuple[VolumeKind, Sequence[VolumeKind], Stratum]]:
-    """Name, modalities and attribute of every stratum, without those whose name is too long."""
+    """Name, modalities and attribute of every stratum, without strata with too long names."""
     strata = [
         *((stratum.name, modalities, stratum) for stratum in OF_CASE),
         *((sys.intern(f"{kind}_{stratum.name}"), (kind,), stratum) for stratum in OF_MODALITY for kind in modalities),
@@ -185,17 +189,17 @@ def _list_strata(modalities: Sequence[VolumeKind]) -> list[tuple[VolumeKind, Seq
 
 
 def _get_value(case: CaseAcquisition, kinds: Sequence[VolumeKind], stratum: Stratum) -> str:
-    """The classes of the volumes, joined where they differ."""
+    """The classes of the volumes, joined if they differ."""
     stated = [case.attributes[kind] for kind in kinds if kind in case.attributes]
     values = [attributes[stratum.keyword] for attributes in stated if stratum.keyword in attributes]
     texts = [stratum.to_text(value) for value in values]
     if stratum.is_text:
-        texts = [text for text in texts if screen_text(text, case.private_words) == text]
+        texts = [text for text in texts if not names_somebody(text, case.private_words)]
     return " + ".join(dict.fromkeys(filter(None, texts)))[:_MAX_VALUE].strip()
 
 
 def _drop_single(values: Sequence[str], patients: Sequence[str]) -> list[str]:
-    """Replaces values that one patient of several has."""
+    """Replaces values that only one of several patients has."""
     needed = min(2, len(set(patients)))
     owners: dict[str, set[str]] = {}
     for value, patient in zip(values, patients, strict=True):
@@ -204,7 +208,7 @@ def _drop_single(values: Sequence[str], patients: Sequence[str]) -> list[str]:
 
 
 def _limit(values: Sequence[str]) -> list[str]:
-    """Replaces the rarest values where there are more than a stratum may have."""
+    """Replaces the rarest values if a stratum has too many."""
     counts = Counter(filter(None, values))
     if len(counts) <= MAX_STRATUM_VALUES:
         return list(values)

@@ -1,12 +1,12 @@
 """Results of the estimators over all pairs of rows, with their tests and intervals.
 
-Legend: L layers, B permutations.
+Legend: N and M rows of x and y, C channels, L layers, B permutations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,9 +14,10 @@ from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import ComputeOptions, ShiftResult
 from vfmalign.mmd.comparison.fourier_shift import absent_shift
 from vfmalign.mmd.comparison.layer_pass import LayerPlan, LayerStatistics, compute_layer
-from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine.compute_config import Backend
+from vfmalign.mmd.engine.row_streams import FeatureArray
+from vfmalign.mmd.engine.rows import FloatArray
 from vfmalign.mmd.statistics import uncertainty
 from vfmalign.mmd.statistics.permutations import Permutations
 
@@ -26,60 +27,43 @@ TIE_OF_AGGREGATE = 1e-6
 
 @dataclass(frozen=True)
 class EvaluatedShift:
-    """A result, the backend that summed its kernel matrix, and why it is not the configured one (else empty)."""
+    """A result, the backend that summed its kernel matrix, and why this is not the configured backend.
+
+    Attributes:
+        backend_note: why the configured backend was not used; empty if it was.
+        permuted_B: MMD² under each permutation, to adjust p-values over layers; None without an estimate.
+    """
 
     shift: ShiftResult
     backend: Backend = "torch"
     backend_note: str = ""
+    permuted_B: FloatArray | None = None
 
 
-def compute_exact_shifts(
-    x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], plan: LayerPlan
-) -> dict[str, EvaluatedShift]:
-    """Computes all layers, raw or standardised, with shared permutations, so that max-T can adjust over layers.
+def compute_exact_shift(
+    scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: LayerPlan, layer: str
+) -> EvaluatedShift:
+    """Computes the shift of one layer, raw or standardised; `adjust_over_layers` later adjusts its p-value over layers.
 
     Raises:
-        BadTensor: features too large to square.
+        BadTensor: the squares of the features overflow.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
-    measured = {
-        layer: compute_layer(scaled, x.layers[layer], y.layers[layer], plan, layer)
-        for layer, scaled in scaled_by_layer.items()
-    }
-    permutations = plan.permutations
-    present = {layer: entry.statistics for layer, entry in measured.items() if entry.statistics is not None}
-    adjusted: dict[str, Estimate] = {}
-    if present:
-        p_values = uncertainty.max_t_p_values(
-            np.array([statistics.observed for statistics in present.values()]),
-            np.stack([statistics.permuted_B for statistics in present.values()]),
-            np.array([measured[layer].bound for layer in present]),
-            permutations,
-        )
-        adjusted = dict(zip(present, p_values, strict=True))
-    return {
-        layer: EvaluatedShift(_shift(entry, adjusted.get(layer), plan), entry.backend, entry.backend_note)
-        for layer, entry in measured.items()
-    }
-
-
-def _shift(measured: LayerStatistics, adjusted: Estimate | None, plan: LayerPlan) -> ShiftResult:
-    """Returns one result."""
-    permutations, options = plan.permutations, plan.options
-    statistics = measured.statistics
-    if statistics is None or adjusted is None:
-        return absent_shift(measured.absent_reason, measured.sigma, measured.precision)
+    measured = compute_layer(scaled, x_NC, y_MC, plan, layer)
+    permutations, options, statistics = plan.permutations, plan.options, measured.statistics
+    if statistics is None:
+        shift = absent_shift(measured.absent_reason, measured.sigma, measured.precision)
+        return EvaluatedShift(shift, measured.backend, measured.backend_note)
     p = uncertainty.p_value(statistics.observed, statistics.permuted_B, measured.bound, permutations)
     interval = (
         uncertainty.jackknife(statistics.observed, statistics.left_out, options.interval_level, p.value)
         if statistics.left_out
         else None
     )
-    return ShiftResult(
+    shift = ShiftResult(
         mmd2=Estimate(value=statistics.observed, interval=interval, absent_reason=statistics.interval_absent_reason),
         sigma=measured.sigma,
         p_value=p,
-        p_value_max_t=adjusted,
         permutations=permutations.count,
         enumerated=permutations.enumerated,
         error_bound=measured.bound,
@@ -87,6 +71,26 @@ def _shift(measured: LayerStatistics, adjusted: Estimate | None, plan: LayerPlan
         precision=measured.precision,
         aggregated_p_value=_aggregated(measured, permutations, options),
     )
+    return EvaluatedShift(shift, measured.backend, measured.backend_note, statistics.permuted_B)
+
+
+def adjust_over_layers(
+    evaluated: Mapping[str, EvaluatedShift], permutations: Permutations
+) -> dict[str, EvaluatedShift]:
+    """Adjusts the p-values of all layers, raw or standardised, by max-T over their shared permutations."""
+    adjusted = dict(evaluated)
+    present = {layer: one for layer, one in evaluated.items() if one.permuted_B is not None}
+    if not present:
+        return adjusted
+    p_values = uncertainty.max_t_p_values(
+        np.array([one.shift.mmd2.value for one in present.values()]),
+        np.stack([one.permuted_B for one in present.values() if one.permuted_B is not None]),
+        np.array([one.shift.error_bound for one in present.values()]),
+        permutations,
+    )
+    for (layer, one), p_value in zip(present.items(), p_values, strict=True):
+        adjusted[layer] = replace(one, shift=one.shift.model_copy(update={"p_value_max_t": p_value}))
+    return adjusted
 
 
 def _aggregated(measured: LayerStatistics, permutations: Permutations, options: ComputeOptions) -> Estimate:

@@ -1,4 +1,4 @@
-"""Choice of the backend that sums kernel matrices: Triton where it is available, else torch."""
+"""Choice of the backend that sums kernel matrices: torch, or Triton where it is requested and available."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logs.get(__name__)
 
 @dataclass(frozen=True)
 class BackendSums:
-    """Sums per kernel, the backend that computed them, and why it is not the requested one (else empty)."""
+    """Sums per kernel, the backend that computed the sums, and why this is not the requested backend (else empty)."""
 
     sums: list[Sums]
     backend: Backend
@@ -32,13 +32,13 @@ class BackendSums:
 def accumulate(
     matrix: Matrix, kernels: Sequence[BoundKernel], layout: Layout, engine: ComputeConfig, *, squares: bool = False
 ) -> BackendSums:
-    """Computes the sums of a kernel matrix for each kernel, added over all processes.
+    """Computes the sums of the kernel matrix for each kernel, and adds them up over all processes.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     note = get_triton_obstacle(matrix, kernels, engine)
-    if is_triton_requested(engine) and not note:
+    if engine.backend == "triton" and not note:
         try:
             sums = _accumulate_tiles(backend.accumulate, matrix, kernels, layout, engine, squares=squares)
             return BackendSums(sum_over_processes(sums, engine.communicator, matrix.device), "triton")
@@ -72,19 +72,14 @@ def _accumulate_tiles(
 
 
 def get_triton_obstacle(matrix: Matrix, kernels: Sequence[BoundKernel], engine: ComputeConfig) -> str:
-    """Returns why Triton cannot be used although it is requested; empty if it can, or is not requested."""
-    if not is_triton_requested(engine):
+    """Returns why the requested Triton backend cannot be used; empty if it can be used or is not requested."""
+    if engine.backend != "triton":
         return ""
     return backend.unavailable_reason(matrix.device, matrix.precision, kernels)
 
 
-def is_triton_requested(engine: ComputeConfig) -> bool:
-    """Whether Triton is requested, or chosen automatically for a CUDA device."""
-    return engine.backend == "triton" or (engine.backend == "auto" and engine.device.type == "cuda")
-
-
 def sum_over_processes(sums: Sequence[Sums], communicator: Communicator, device: torch.device) -> list[Sums]:
-    """Sums over the tiles of all ranks."""
+    """Adds up the sums of all ranks."""
     if communicator.world_size == 1:
         return list(sums)
     totals = []

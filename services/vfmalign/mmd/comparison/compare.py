@@ -1,12 +1,12 @@
-"""One comparison: two samples and a reference in, MMD² per layer with its uncertainty out.
+"""Comparison of two samples: MMD² per layer, with its uncertainty.
 
-`compare` is the main path and reads top to bottom.
+Start reading at `compare`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,19 +15,17 @@ from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import (
     ComputeOptions,
     ComputeResponse,
-    ExcludedMovement,
     LayerResult,
     Measure,
     MeasureResult,
     Projection,
     ShiftResult,
     TestOptions,
-    TopChannels,
 )
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison import memory_budget, samples
-from vfmalign.mmd.comparison.all_pairs import EvaluatedShift, compute_exact_shifts
+from vfmalign.mmd.comparison.all_pairs import EvaluatedShift, adjust_over_layers, compute_exact_shift
 from vfmalign.mmd.comparison.designs import Design, create_design
 from vfmalign.mmd.comparison.excluded_movement import measure_excluded_movement
 from vfmalign.mmd.comparison.fourier_shift import approximate_shift
@@ -38,8 +36,9 @@ from vfmalign.mmd.comparison.standardisation import Scaled, scalings
 from vfmalign.mmd.comparison.top_channels import measure_top_channels
 from vfmalign.mmd.engine import rows
 from vfmalign.mmd.engine.compute_config import ComputeConfig
+from vfmalign.mmd.engine.lru_cache import NO_CACHE
 from vfmalign.mmd.engine.precision import PRECISIONS
-from vfmalign.mmd.engine.row_streams import to_stream
+from vfmalign.mmd.engine.row_streams import FeatureArray, to_stream
 from vfmalign.mmd.statistics import estimators
 from vfmalign.mmd.statistics.permutations import Permutations, no_permutations
 from vfmalign.mmd.statistics.projection import project
@@ -61,21 +60,21 @@ def compare(
     """Checks options and sizes, and compares two samples layer by layer.
 
     Args:
-        x: the first sample (before). Features that do not fit into memory are streams, which are compared in panels of
-            rows (`engine.out_of_core`); rows of a group must then be adjacent.
+        x: the first sample (before). If its layers do not fit into memory together, they are streams, which are read
+            one layer at a time. `random_fourier` reads them block by block and needs rows of a group to be adjacent.
         y: the second sample (after).
-        reference_sample: sets centre, scale of each channel and bandwidth, and is in memory; None needs another rule
-            for the bandwidth.
+        reference_sample: determines centre and scale of each channel, and the bandwidth; if it is None, the bandwidth
+            needs another rule.
         options: layers, estimator, kernel and test.
         engine: device, precision and memory limit.
-        standardise: whether to compare standardised features too, where there is a reference.
-        measure_channels: whether to measure what the channels that move most contribute to standardised features, and
-            how far those move that standardisation excludes.
+        standardise: whether to compare standardised features too, if there is a reference.
+        measure_channels: whether to measure the contribution of the channels that move most, and the movement of the
+            channels that standardisation excludes.
 
     Raises:
-        BadOption: options that do not fit together or to the samples, or a bandwidth of 0.
-        BadTensor: features that are not finite or do not fit together.
-        CaseOrderMismatch: paired samples that are not the same cases in the same order.
+        BadOption: options conflict with each other or with the samples, or the bandwidth is 0.
+        BadTensor: features are not finite, or their shapes do not match.
+        CaseOrderMismatch: paired samples are not the same cases in the same order.
         TooLarge: the comparison does not fit into memory.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
@@ -96,9 +95,9 @@ def compare_checked(
     standardise: bool = True,
     measure_channels: bool = True,
 ) -> ComputeResponse:
-    """Compares two samples as `compare` does, whose options and sizes were checked before they were read.
+    """Compares two samples as `compare` does, without checking options and sizes.
 
-    The checks are `options.check_options` and `memory_budget.check_sizes`.
+    The caller has checked them with `options.check_options` and `memory_budget.check_sizes` before reading the samples.
     """
     if options.first_groups:
         for sample in (x, y):
@@ -107,40 +106,38 @@ def compare_checked(
     all_samples = [x, y] if reference_sample is None else [x, y, reference_sample]
     engine = replace(engine, precision=options.precision or engine.precision)
     names = _check_samples(all_samples, options, engine.context)
-    scaled, projection = _scale_layers(all_samples, names, options, engine, standardise=standardise)
-    if x.is_streamed or y.is_streamed:
-        x, y = samples.number_groups(x), samples.number_groups(y)
-        reference = [memory_budget.get_sample_shape(sample) for sample in all_samples[2:]]
-        engine = memory_budget.reserve_for_reference(reference, engine)
-    design = create_design(x, y, options)
     estimator = options.estimator or estimators.get_default(options.pairing, options.test.method)
+    if estimator == "random_fourier" and (x.is_streamed or y.is_streamed):
+        x, y = samples.number_groups(x), samples.number_groups(y)
+    design = create_design(x, y, options)
     plan = None
-    if estimator == "random_fourier":
-        shifts = {scaling: _approximate(x, y, by_layer, options, engine) for scaling, by_layer in scaled.items()}
-    else:
+    if estimator != "random_fourier":
         plan = LayerPlan(options, estimator, design, _permutations(design, options.test, engine.context), engine)
-        shifts = {scaling: compute_exact_shifts(x, y, by_layer, plan) for scaling, by_layer in scaled.items()}
-    channels: dict[str, tuple[TopChannels, ExcludedMovement]] = {}
-    for layer, result in shifts.get("standardised", {}).items() if measure_channels else ():
-        standardised = scaled["standardised"][layer]
-        pair, raw = [sample.layers[layer] for sample in all_samples[:2]], shifts["raw"][layer].shift
-        channels[layer] = (
-            measure_top_channels(all_samples, layer, standardised, result.shift, plan),
-            measure_excluded_movement(pair, standardised, raw, options.pairing, engine),
+    compared = [
+        _compare_layer(
+            name,
+            [x, y, *all_samples[2:]],
+            options,
+            engine,
+            plan,
+            standardise=standardise,
+            measure_channels=measure_channels,
+            projected=options.projection and name == names[0],
         )
-    evaluated = [result for by_layer in shifts.values() for result in by_layer.values()]
+        for name in names
+    ]
+    if plan is not None:
+        compared = _adjust_over_layers(compared, plan.permutations)
+    evaluated = [shift for layer in compared for shift in layer.shifts.values()]
     return ComputeResponse(
-        layers=tuple(
-            _to_layer_result(name, all_samples, scaled, shifts, channels.get(name), options=options, engine=engine)
-            for name in names
-        ),
+        layers=tuple(layer.to_result() for layer in compared),
         primary_layer=names[0],
         estimator=estimator,
         rows_x=x.rows,
         rows_y=y.rows,
         groups=design.groups,
         precision=min((result.shift.precision for result in evaluated), key=PRECISIONS.index),
-        projection=projection,
+        projection=compared[0].projection,
         backend="triton" if all(result.backend == "triton" for result in evaluated) else "torch",
         backend_note=next((result.backend_note for result in evaluated if result.backend_note), ""),
         reference_caution="" if reference_sample is None else samples.describe_shared_cases(*all_samples),
@@ -156,58 +153,89 @@ def _check_samples(all_samples: Sequence[Sample], options: ComputeOptions, conte
     return names
 
 
-def _scale_layers(
-    all_samples: Sequence[Sample],
-    names: Sequence[str],
-    options: ComputeOptions,
-    engine: ComputeConfig,
-    *,
-    standardise: bool,
-) -> tuple[dict[str, dict[str, Scaled]], Projection | None]:
-    """Returns every layer raw and standardised, and the projection of the primary one if it is requested."""
-    scaled: dict[str, dict[str, Scaled]] = {}
-    projection: Projection | None = None
-    for layer in names:
-        features = [sample.layers[layer] for sample in all_samples]
-        for scaling in scalings(features, layer, options.kernel, engine, standardise=standardise):
-            scaled.setdefault(scaling.name, {})[layer] = scaling
-            if options.projection and layer == names[0]:
-                arrays = [array for array in features if isinstance(array, np.ndarray)]
-                projection = project(arrays, scaling.affine, engine.device, engine.context)
-    return scaled, projection
+@dataclass(frozen=True)
+class _ComparedLayer:
+    """One layer before its p-values are adjusted over all layers.
+
+    Attributes:
+        shifts: shift by scaling: `raw`, and `standardised` if there is a reference.
+        result: result of the layer.
+    """
+
+    shifts: Mapping[str, EvaluatedShift]
+    result: LayerResult
+    projection: Projection | None
+
+    def to_result(self) -> LayerResult:
+        return self.result.model_copy(update={scaling: evaluated.shift for scaling, evaluated in self.shifts.items()})
 
 
-def _to_layer_result(
+def _compare_layer(
     layer: str,
     all_samples: Sequence[Sample],
-    scaled: Mapping[str, Mapping[str, Scaled]],
-    shifts: Mapping[str, Mapping[str, EvaluatedShift]],
-    channels: tuple[TopChannels, ExcludedMovement] | None,
-    *,
     options: ComputeOptions,
     engine: ComputeConfig,
-) -> LayerResult:
-    scaling = _choose_scaling(scaled, layer)
-    features = [sample.layers[layer] for sample in all_samples]
-    top_channels, excluded_movement = channels or (None, None)
-    return LayerResult(
+    plan: LayerPlan | None,
+    *,
+    standardise: bool,
+    measure_channels: bool,
+    projected: bool,
+) -> _ComparedLayer:
+    """Compares one layer. A stream is read into memory, except by random Fourier features, which read blocks."""
+    stored = [sample.layers[layer] for sample in all_samples]
+    if any(not isinstance(features, np.ndarray) for features in stored):
+        engine = replace(engine, cache=NO_CACHE)  # the cache's keys would keep every layer in memory
+        plan = None if plan is None else replace(plan, engine=engine)
+    streamed = 2 if memory_budget.reads_blocks(options) else 0
+    features = [*stored[:streamed], *(samples.read_layer(one, engine.context) for one in stored[streamed:])]
+    arrays = [one for one in features if isinstance(one, np.ndarray)]
+    scaled = {one.name: one for one in scalings(features, layer, options.kernel, engine, standardise=standardise)}
+    shifts = {
+        name: _approximate(all_samples, features, one, options, engine)
+        if plan is None
+        else compute_exact_shift(one, arrays[0], arrays[1], plan, layer)
+        for name, one in scaled.items()
+    }
+    top_channels, excluded_movement = None, None
+    if "standardised" in scaled and measure_channels:
+        standardised = scaled["standardised"]
+        top_channels = measure_top_channels(arrays, layer, standardised, shifts["standardised"].shift, plan)
+        excluded_movement = measure_excluded_movement(
+            features[:2], standardised, shifts["raw"].shift, options.pairing, engine
+        )
+    scaling = scaled.get("standardised", scaled["raw"])
+    result = LayerResult(
         layer=layer,
         channels=samples.get_shape(features[0])[1],
         channels_excluded=scaling.channels_excluded,
         channels_at_floor=scaling.channels_at_floor,
-        raw=shifts["raw"][layer].shift,
-        standardised=shifts["standardised"][layer].shift if "standardised" in shifts else None,
-        measures=_measures(features, scaling, options, engine),
+        raw=shifts["raw"].shift,
+        standardised=shifts["standardised"].shift if "standardised" in shifts else None,
+        measures=_measures(arrays, scaling, options, engine),
         top_channels=top_channels,
         excluded_movement=excluded_movement,
     )
+    projection = project(arrays, scaling.affine, engine.device, engine.context) if projected else None
+    return _ComparedLayer(shifts, result, projection)
+
+
+def _adjust_over_layers(compared: Sequence[_ComparedLayer], permutations: Permutations) -> list[_ComparedLayer]:
+    """Adjusts the p-values over all layers, separately for raw and standardised features."""
+    adjusted = {
+        scaling: adjust_over_layers({layer.result.layer: layer.shifts[scaling] for layer in compared}, permutations)
+        for scaling in compared[0].shifts
+    }
+    return [
+        replace(layer, shifts={scaling: by_layer[layer.result.layer] for scaling, by_layer in adjusted.items()})
+        for layer in compared
+    ]
 
 
 def get_value(shift: ShiftResult) -> float:
-    """The estimate.
+    """Returns the estimate.
 
     Raises:
-        BadOption: there is none; the message says why.
+        BadOption: the estimate is absent; the message gives the reason.
     """
     if shift.mmd2.value is None:
         raise BadOption(shift.mmd2.absent_reason, field="x", remedy="give more rows")
@@ -215,21 +243,16 @@ def get_value(shift: ShiftResult) -> float:
 
 
 def _permutations(design: Design, test: TestOptions, context: WorkContext) -> Permutations:
-    """The permutations that all layers share."""
+    """Draws the permutations that all layers share."""
     if test.permutations == 0:
         return no_permutations(design.groups, "no test was requested")
     return design.permutations(test.permutations, test.seed, context)
 
 
-def _choose_scaling(scaled: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
-    """Returns the standardised layer if there is one, else the raw layer."""
-    return scaled.get("standardised", scaled["raw"])[layer]
-
-
 def _measures(
-    features: Sequence[Features], scaled: Scaled, options: ComputeOptions, engine: ComputeConfig
+    arrays: Sequence[FeatureArray], scaled: Scaled, options: ComputeOptions, engine: ComputeConfig
 ) -> tuple[MeasureResult, ...]:
-    """The measures beside MMD² that the options name, of features in memory."""
+    """Computes the requested measures other than MMD²."""
     if scaled.absent_reason:
         return tuple(MeasureResult(measure=name, value=absent(scaled.absent_reason)) for name in options.measures)
     if not options.measures:
@@ -237,8 +260,7 @@ def _measures(
     cpu = torch.device("cpu")
     moved = [
         rows.prepare([(sample, None)], scaled.affine, "float64", cpu, context=engine.context).values_NK.numpy()
-        for sample in features
-        if isinstance(sample, np.ndarray)
+        for sample in arrays
     ]
     samples_of_layer = MeasureInput(
         moved[0],
@@ -256,20 +278,13 @@ def _to_result(measure: Measure, value: MeasureValue) -> MeasureResult:
 
 
 def _approximate(
-    x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], options: ComputeOptions, engine: ComputeConfig
-) -> dict[str, EvaluatedShift]:
-    """Computes all layers, raw or standardised, by random Fourier features."""
-    return {
-        layer: EvaluatedShift(
-            approximate_shift(
-                to_stream(x.layers[layer], x.name),
-                to_stream(y.layers[layer], y.name),
-                scaled,
-                options,
-                engine,
-                groups_x=x.groups,
-                groups_y=y.groups,
-            )
-        )
-        for layer, scaled in scaled_by_layer.items()
-    }
+    all_samples: Sequence[Sample],
+    features: Sequence[Features],
+    scaled: Scaled,
+    options: ComputeOptions,
+    engine: ComputeConfig,
+) -> EvaluatedShift:
+    """Computes one layer, raw or standardised, by random Fourier features."""
+    x, y = all_samples[:2]
+    streams = to_stream(features[0], x.name), to_stream(features[1], y.name)
+    return EvaluatedShift(approximate_shift(*streams, scaled, options, engine, groups_x=x.groups, groups_y=y.groups))

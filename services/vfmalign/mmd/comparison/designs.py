@@ -23,13 +23,13 @@ from vfmalign.mmd.statistics import permutations as drawing
 from vfmalign.mmd.statistics.estimators import IndependentSums, PairedSums
 from vfmalign.mmd.statistics.permutations import MIN_GROUPS, Permutations
 
-# Sums of equal kernel values differ by less than this share of them.
+# Rounding changes sums of equal kernel values by less than this share.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Values of one estimator: observed, permuted, and with one group left out.
+    """Values of one estimator: for the samples, under each permutation, and without each group.
 
     Attributes:
         observed: MMD² of the samples.
@@ -46,7 +46,7 @@ class Statistics:
 
 
 class Design(Protocol):
-    """Relation of x and y, the same for all layers of a comparison."""
+    """Relation between x and y, which is the same for all layers of a comparison."""
 
     x_order: IntArray | None
     y_order: IntArray | None
@@ -55,10 +55,10 @@ class Design(Protocol):
     groups: int
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """Returns the matrix whose sums the statistics need; rows are x in `x_order`, then y in `y_order`."""
+        """Returns the matrix to sum; its rows are x in `x_order`, then y in `y_order`."""
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Draws permutations that do not change the distribution if x and y have the same one."""
+        """Draws permutations that leave the distribution unchanged if x and y have the same distribution."""
 
     def statistics(
         self, estimator: Estimator, sums: Sums, permutations: Permutations, context: WorkContext = UNLIMITED
@@ -81,7 +81,7 @@ def _pairs_of_different_groups(group_of_N: IntArray) -> float:
 
 
 class PairedDesign:
-    """Paired samples: row i of x and of y is one case. Groups of pairs are swapped and left out together."""
+    """Design for paired samples: row i of x and of y is one case. Groups of pairs are swapped and left out together."""
 
     def __init__(self, x: Sample, y: Sample) -> None:
         order, self.group_of = _sorted_groups(x.groups or y.groups, x.rows)
@@ -104,7 +104,7 @@ class PairedDesign:
     def statistics(
         self, estimator: Estimator, sums: Sums, permutations: Permutations, context: WorkContext = UNLIMITED
     ) -> Statistics:
-        """Computes statistics from sums of h: wᵀHw if swapped; total − 2·(rows of g) + (within g) without group g."""
+        """Computes statistics from sums of h: wᵀHw for swaps w; without group g, total − 2·(rows of g) + (within g)."""
         formula = estimators.PAIRED[estimator]
         rows_N = sums.rows_NP[:, 0]
         total, diagonal, n = rows_N.sum(), sums.diagonal_N.sum(), float(rows_N.size)
@@ -131,7 +131,7 @@ class PairedDesign:
 
 
 class IndependentDesign:
-    """Independent samples: labels are permuted by group, and groups are left out of their own sample."""
+    """Design for independent samples: labels are permuted by group, and each group is left out of its own sample."""
 
     def __init__(self, x: Sample, y: Sample) -> None:
         self.x_order, group_of_x = _sorted_groups(x.groups, x.rows)
@@ -142,11 +142,11 @@ class IndependentDesign:
         self.group_of = np.concatenate([group_of_x, group_of_y + self._groups_x])
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """Returns K over the pooled rows."""
+        """Returns the kernel matrix K over the pooled rows."""
         return PooledMatrix(pooled)
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Permutes the labels of groups; the number of groups per sample stays the same, that of rows may change."""
+        """Permutes the labels of groups. Each sample keeps its number of groups, but its number of rows may change."""
         if self.groups < MIN_GROUPS:
             reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {MIN_GROUPS}"
             return drawing.no_permutations(self.groups, reason)
@@ -235,7 +235,7 @@ class IndependentDesign:
 
 
 class WildBootstrapDesign(PairedDesign):
-    """Independent samples of equal size with random signs of pairs (row i of x and of y) in place of permutations.
+    """Design for independent samples of equal size: random signs of pairs (row i of x and of y) replace permutations.
 
     Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the statistic if x and y have the same one
     (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014), at a quarter of the permutations' cost.
@@ -244,9 +244,9 @@ class WildBootstrapDesign(PairedDesign):
     def __init__(self, x: Sample, y: Sample) -> None:
         if x.rows != y.rows or any(len(set(sample.groups)) not in (0, sample.rows) for sample in (x, y)):
             raise BadOption(
-                f"a wild bootstrap needs equal row counts, each row its own group, got {x.rows} and {y.rows} rows",
+                f"a wild bootstrap needs equal row counts and one row per group, got {x.rows} and {y.rows} rows",
                 field="test.method",
-                remedy="use permutations, which permute groups of any size",
+                remedy="use permutations, which support groups of any size",
             )
         super().__init__(Sample(x.name, x.layers), Sample(y.name, y.layers))
 
@@ -255,7 +255,7 @@ def create_design(x: Sample, y: Sample, options: ComputeOptions) -> Design:
     """Creates the design for a pairing and tests.
 
     Raises:
-        BadOption: a wild bootstrap of samples of different sizes or with groups.
+        BadOption: a wild bootstrap is requested for samples of different sizes or with groups of several rows.
     """
     if options.pairing == "paired":
         return PairedDesign(x, y)

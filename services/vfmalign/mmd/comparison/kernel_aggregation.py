@@ -1,4 +1,4 @@
-"""A test over a grid of kernels, which needs no choice of bandwidth.
+"""Test over a grid of kernels, so that no bandwidth has to be chosen.
 
 The statistic is the largest normalised MMD² of the kernels. The grid is that of MMD-FUSE (Biggs, Schrab, Gretton:
 MMD-FUSE: Learning and Combining Kernels for Two-Sample Testing Without Data Splitting, NeurIPS 2023); the normaliser
@@ -6,7 +6,7 @@ lies between theirs, √N, and the standard deviation over permutations of max-T
 normalisers treat all labellings alike, so that permuted statistics are exchangeable with the observed one and the
 test keeps its level.
 
-Legend: F kernels, B permutations.
+Legend: N and M rows of x and y, C channels, F kernels, B permutations.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import numpy as np
 
 from vfmalign.mmd.comparison.designs import Statistics
 from vfmalign.mmd.comparison.memory_budget import BANDWIDTHS
-from vfmalign.mmd.comparison.samples import Features
 from vfmalign.mmd.comparison.standardisation import Scaled, prepare_bandwidth_rows
 from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.kernels import BoundKernel, gaussian, laplacian
+from vfmalign.mmd.engine.row_streams import FeatureArray
 from vfmalign.mmd.engine.tiles import Sums
 from vfmalign.mmd.statistics import bandwidths
 
 SHARE_OF_SPREAD = 0.75
-ROUNDING = 1e-9  # relative to k: smaller differences of MMD² between two labellings are rounding
+ROUNDING = 1e-9  # relative to k: smaller differences of MMD² between two labellings are rounding errors
 
 
-def make_kernels(x: Features, y: Features, scaled: Scaled, engine: ComputeConfig) -> list[BoundKernel]:
+def make_kernels(x_NC: FeatureArray, y_MC: FeatureArray, scaled: Scaled, engine: ComputeConfig) -> list[BoundKernel]:
     """Returns Gaussian and Laplacian kernels at ten bandwidths each; none if all rows are equal."""
-    rows = prepare_bandwidth_rows([x, y], scaled.affine, engine)
+    rows = prepare_bandwidth_rows([x_NC, y_MC], scaled.affine, engine)
     sigmas = bandwidths.bandwidth_grid(rows, BANDWIDTHS, engine.context)
     return [family(sigma, rows.channels) for family in (gaussian, laplacian) for sigma in sigmas]
 
@@ -43,11 +43,11 @@ def get_largest_statistic(
     s_k is the SD over all labellings and r_k the root mean square of k. Dividing by r alone (FUSE) gives wide kernels
     little weight, because most of their mean square is a constant that cancels in MMD². Dividing by s alone gives them
     as much weight as narrow ones, of which fewer are informative. The exponent was chosen on simulated alternatives
-    (docs/adr/0037-*.md).
+    (docs/adr/0028-*.md).
 
     Args:
-        statistics: of each kernel, observed and permuted.
-        sums: of each kernel, with `squares`.
+        statistics: statistics of each kernel, observed and permuted.
+        sums: sums of each kernel, with `squares`.
         rows: number of rows of both samples together.
         enumerated: whether the permutations include the identity.
 

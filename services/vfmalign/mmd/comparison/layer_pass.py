@@ -1,4 +1,4 @@
-"""MMD² of one layer, raw or standardised: a pass over all pairs of rows, repeated in float64 if digits are lost.
+"""MMD² of one layer, raw or standardised: one pass over all pairs of rows, repeated in float64 if digits are lost.
 
 Legend: N and M rows of x and y, C channels of the input, K channels that remain.
 """
@@ -14,13 +14,12 @@ from vfmalign.client.messages.mmd import ComputeOptions, Estimator
 from vfmalign.core.domain.errors import BadTensor
 from vfmalign.mmd.comparison import backends, kernel_aggregation
 from vfmalign.mmd.comparison.designs import Design, Statistics
-from vfmalign.mmd.comparison.samples import Features, get_shape
 from vfmalign.mmd.comparison.standardisation import Scaled
-from vfmalign.mmd.engine import out_of_core, precision, rows
+from vfmalign.mmd.engine import precision, rows
 from vfmalign.mmd.engine.compute_config import Backend, ComputeConfig
 from vfmalign.mmd.engine.kernels import BoundKernel
 from vfmalign.mmd.engine.precision import Magnitudes, PrecisionName
-from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream, to_stream
+from vfmalign.mmd.engine.row_streams import FeatureArray
 from vfmalign.mmd.engine.rows import Affine, FloatArray
 from vfmalign.mmd.engine.tiles import Layout, Sums
 from vfmalign.mmd.statistics import estimators
@@ -29,7 +28,7 @@ from vfmalign.mmd.statistics.permutations import Permutations
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What all layers of a comparison have in common."""
+    """Design, permutations and settings that all layers of a comparison share."""
 
     options: ComputeOptions
     estimator: Estimator
@@ -39,7 +38,7 @@ class LayerPlan:
 
     @property
     def layout(self) -> Layout:
-        """Blocks, groups and permutations in the form that the engine needs."""
+        """Blocks, groups and permutations for the engine."""
         return Layout(self.design.block_sizes, self.design.group_of, self.permutations.weights_GB)
 
 
@@ -62,27 +61,28 @@ class LayerStatistics:
     backend_note: str = ""
 
 
-def compute_layer(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: str) -> LayerStatistics:
+def compute_layer(
+    scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: LayerPlan, layer: str
+) -> LayerStatistics:
     """Computes the statistics in one pass, and again in float64 if the first leaves less than one reliable digit.
 
     Raises:
-        BadTensor: features too large to square, or σ too small beside them.
+        BadTensor: the squares of the features overflow, or σ is too small for features of this size.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
-    fewest = min(get_shape(x)[0], get_shape(y)[0])
+    fewest = min(len(x_NC), len(y_MC))
     reason = scaled.absent_reason
     if not reason and fewest < estimators.min_rows(plan.estimator):
         reason = f"an unbiased estimate needs at least 2 rows per sample, got {fewest}"
     if reason:
         return LayerStatistics(scaled.sigma, None, 0.0, "float64", reason)
-    count = get_shape(x)[0] + get_shape(y)[0]
-    chosen = precision.choose(plan.engine.precision, count, get_shape(x)[1], plan.engine.device)
-    layer_statistics = _sum_pairs(scaled, x, y, plan, chosen)
+    chosen = precision.choose(plan.engine.precision, len(x_NC) + len(y_MC), x_NC.shape[1], plan.engine.device)
+    layer_statistics = _compute_statistics(scaled, x_NC, y_MC, plan, chosen)
     if layer_statistics is None or (chosen != "float64" and _loses_digits(layer_statistics)):
-        layer_statistics = _sum_pairs(scaled, x, y, plan, "float64")
+        layer_statistics = _compute_statistics(scaled, x_NC, y_MC, plan, "float64")
     if layer_statistics is None:
         raise BadTensor(
-            f"features of layer `{layer}` are too large for the kernel, by themselves or beside its σ",
+            f"features of layer `{layer}` are too large for the kernel, in absolute terms or relative to σ",
             field="layers",
             remedy="scale the features down, or choose a larger σ",
         )
@@ -100,9 +100,9 @@ class _PairSums:
     """Result of one pass over all pairs of rows.
 
     Attributes:
-        sums: per kernel.
-        magnitudes: of the first kernel over the transformed rows.
-        distinct_share: share of rows if repeated ones count once; 1 for streams, whose rows are not compared for it.
+        sums: sums of each kernel.
+        magnitudes: magnitudes of the first kernel over the transformed rows.
+        distinct_share: effective number of distinct rows as a share of all rows.
     """
 
     sums: Sequence[Sums]
@@ -112,24 +112,20 @@ class _PairSums:
     note: str
 
 
-def _sum_pairs(
-    scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen: PrecisionName
+def _compute_statistics(
+    scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: LayerPlan, chosen: PrecisionName
 ) -> LayerStatistics | None:
-    """Computes the statistics at one precision; None if squares or kernel values overflow in it."""
+    """Computes the statistics at one precision; None if squares or kernel values overflow."""
     design, engine, aggregate = plan.design, plan.engine, plan.options.test.aggregated
     channel_mask_C = scaled.affine.channel_mask_C
-    channels = get_shape(x)[1] if channel_mask_C is None else int(channel_mask_C.sum())
+    channels = x_NC.shape[1] if channel_mask_C is None else int(channel_mask_C.sum())
     kernel = scaled.kernel(plan.options.kernel.family, channels)
-    kernels = [kernel, *(kernel_aggregation.make_kernels(x, y, scaled, engine) if aggregate else ())]
-    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
-        pair_sums = _sum_arrays(kernels, x, y, scaled.affine, plan=plan, chosen=chosen)
-    else:
-        streams = to_stream(x, "x"), to_stream(y, "y")
-        pair_sums = _sum_streams(kernels, *streams, scaled.affine, plan=plan, chosen=chosen)
+    kernels = [kernel, *(kernel_aggregation.make_kernels(x_NC, y_MC, scaled, engine) if aggregate else ())]
+    pair_sums = _sum_pairs(kernels, x_NC, y_MC, scaled.affine, plan=plan, chosen=chosen)
     if pair_sums is None or not np.isfinite(bound := _bound(pair_sums, channels, design, chosen)):
         return None
     statistics = [design.statistics(plan.estimator, sums, plan.permutations, engine.context) for sums in pair_sums.sums]
-    rows_of_both = get_shape(x)[0] + get_shape(y)[0]
+    rows_of_both = len(x_NC) + len(y_MC)
     enumerated = plan.permutations.enumerated
     largest = kernel_aggregation.get_largest_statistic(
         statistics[1:], pair_sums.sums[1:], rows_of_both, enumerated=enumerated
@@ -145,7 +141,7 @@ def _sum_pairs(
     )
 
 
-def _sum_arrays(
+def _sum_pairs(
     kernels: Sequence[BoundKernel],
     x_NC: FeatureArray,
     y_MC: FeatureArray,
@@ -154,7 +150,7 @@ def _sum_arrays(
     plan: LayerPlan,
     chosen: PrecisionName,
 ) -> _PairSums | None:
-    """Runs a pass over rows in memory, in the order of the design."""
+    """Runs a pass over all pairs of rows, in the order of the design."""
     design, engine = plan.design, plan.engine
     parts = [(x_NC, design.x_order), (y_MC, design.y_order)]
     with np.errstate(over="ignore"):
@@ -168,41 +164,8 @@ def _sum_arrays(
     return _PairSums(summed.sums, magnitudes, pooled.effective_count / pooled.count, summed.backend, summed.note)
 
 
-def _sum_streams(
-    kernels: Sequence[BoundKernel],
-    x: RowStream,
-    y: RowStream,
-    affine: Affine,
-    *,
-    plan: LayerPlan,
-    chosen: PrecisionName,
-) -> _PairSums | None:
-    """Runs a pass over streams, which are read several times to stay within the memory limit."""
-    engine = plan.engine
-    try:
-        streamed = out_of_core.accumulate(
-            x,
-            y,
-            kernels,
-            plan.layout,
-            memory_bytes=engine.memory_bytes,
-            affine=affine,
-            precision=chosen,
-            device=engine.device,
-            tile_shape=engine.tile_shape,
-            context=engine.context,
-            squares=plan.options.test.aggregated,
-            shard=engine.communicator.shard,
-        )
-    except out_of_core.SquaredNormOverflow:
-        return None
-    sums = backends.sum_over_processes(streamed.sums, engine.communicator, engine.device)
-    note = "triton needs rows in memory; these are streamed" if backends.is_triton_requested(engine) else ""
-    return _PairSums(sums, streamed.magnitudes, 1.0, "torch", note)
-
-
 def _bound(pair_sums: _PairSums, channels: int, design: Design, chosen: PrecisionName) -> float:
-    """Returns the error bound of a pass, infinite or not a number where kernel values overflow."""
+    """Returns the error bound of a pass; infinity or NaN if kernel values overflow."""
     fewest, sums = min(design.block_sizes), pair_sums.sums[0]
     with np.errstate(over="ignore", invalid="ignore"):
         bound = precision.error_bound(
@@ -210,7 +173,7 @@ def _bound(pair_sums: _PairSums, channels: int, design: Design, chosen: Precisio
             channels=channels,
             rows=fewest * pair_sums.distinct_share,
             witness=_witness(sums, design.block_sizes),
-            # No entry of a positive definite matrix exceeds the geometric mean of its two on the diagonal.
+            # An entry of a positive definite matrix is at most the geometric mean of its two diagonal entries.
             entries=float(np.abs(sums.diagonal_N).mean()),
             precision=chosen,
         )

@@ -1,25 +1,24 @@
-"""Memory that a comparison needs, estimated from its sizes, and limits that are checked before it starts."""
+"""Memory estimates for a comparison. Requests that would exceed the limit are rejected before features are read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-
-from vfmalign.client.messages.mmd import ComputeOptions, TestOptions
+from vfmalign.client.messages.mmd import ComputeOptions
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.mmd.comparison.samples import Sample, get_shape
-from vfmalign.mmd.engine import out_of_core
 from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
 from vfmalign.mmd.engine.ordered_pool import choose_threads
-from vfmalign.mmd.engine.tiles import Layout, default_tile_shape
+from vfmalign.mmd.engine.tiles import default_tile_shape
 from vfmalign.mmd.statistics.bandwidths import EXACT_ROWS
 from vfmalign.mmd.statistics.similarity import BLOCK_ENTRIES, check_size
 
 BANDWIDTHS = 10
 MAX_PROJECTED_ROWS = 100_000
+MOST_OF_FOURIER = 2**30
+"""Memory of random Fourier features, in addition to the rows."""
 
 # Tens of milliseconds of one core. At most `precision.EXACT_FLOP`, so that short comparisons compute in float64 and do
 # not depend on torch's setting for float32 products, which a long comparison that runs at the same time may change.
@@ -29,19 +28,27 @@ SHORT_MEMORY_SHARE = 4  # a short comparison takes at most a quarter of the memo
 
 @dataclass(frozen=True)
 class SampleShape:
-    """Size of one sample: rows, channels by layer, groups."""
+    """Size of one sample.
+
+    Attributes:
+        channels: number of channels by layer.
+        item_bytes: largest size of a single feature value in memory.
+        in_parts: whether its layers can be read one at a time.
+    """
 
     rows: int
     channels: Mapping[str, int]
     groups: int
+    item_bytes: int = 8
+    in_parts: bool = False
 
 
 def get_sample_shape(sample: Sample) -> SampleShape:
-    """Returns the size of a sample. Malformed features count with the axes they have; `samples.check` rejects them."""
+    """Returns the size of a sample. It accepts malformed features, because `samples.check` rejects them."""
     shapes = {layer: get_shape(features) or (0,) for layer, features in sample.layers.items()}
     rows = max((shape[0] for shape in shapes.values()), default=0)
     channels = {layer: shape[-1] if len(shape) > 1 else 0 for layer, shape in shapes.items()}
-    return SampleShape(rows, channels, len(set(sample.groups)) or rows)
+    return SampleShape(rows, channels, len(set(sample.groups)) or rows, in_parts=sample.is_streamed)
 
 
 def widths(shape: SampleShape, options: ComputeOptions) -> list[int]:
@@ -50,17 +57,22 @@ def widths(shape: SampleShape, options: ComputeOptions) -> list[int]:
     return [channels for layer, channels in shape.channels.items() if not selected or layer in selected]
 
 
+def reads_blocks(options: ComputeOptions) -> bool:
+    """Returns whether x and y are only read block by block, so that they may be streams of any length."""
+    return options.estimator == "random_fourier" and not options.measures and not options.projection
+
+
 @dataclass(frozen=True)
 class _MemoryNeed:
     """Bytes that grow with the number of rows, and other bytes."""
 
     rows: int
-    bytes_per_row: int
+    bytes_of_rows: int
     other_bytes: int
 
     @property
     def total(self) -> int:
-        return self.rows * self.bytes_per_row + self.other_bytes
+        return self.bytes_of_rows + self.other_bytes
 
 
 def get_peak_bytes(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> int:
@@ -68,30 +80,51 @@ def get_peak_bytes(shapes: Sequence[SampleShape], options: ComputeOptions, engin
     return _estimate_memory(shapes, options, engine).total
 
 
-def _estimate_memory(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> _MemoryNeed:
-    """Estimates the memory: features of all layers, and for one layer its ordered rows and work space in float64."""
-    channels = [width for shape in shapes for width in shape.channels.values()]
-    layers = max((len(shape.channels) for shape in shapes), default=0)
-    per_row = 8 * (max((sum(shape.channels.values()) for shape in shapes), default=0) + max(channels, default=0))
-    test, pairs = options.test, _distances(shapes, options)
-    groups = sum(shape.groups for shape in shapes[:2])
+def _estimate_memory(
+    shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig, *, by_layer: bool = False
+) -> _MemoryNeed:
+    """Estimates the memory of the features, and of the ordered rows and work space of one layer in float64.
+
+    Args:
+        shapes: of x, y and an optional reference.
+        options: what to compute.
+        engine: tiles, device and memory limit.
+        by_layer: whether samples in parts are read layer by layer, or by `random_fourier` block by block.
+    """
+    x, y = shapes[:2]
+    widest = max((channels for shape in shapes for channels in widths(shape, options)), default=0)
+    rows = sum(shape.rows for shape in shapes)
+    of_rows = 0
+    for index, shape in enumerate(shapes):
+        held = sum(shape.channels.values())
+        if by_layer and shape.in_parts:
+            held = 0 if reads_blocks(options) and index < 2 else widest
+        of_rows += shape.item_bytes * shape.rows * held
+    pairs = 16 * _distances(shapes, options)
+    beside = 0
+    if options.measures:
+        of_rows += 16 * rows * widest  # all rows in float64, and centred on their own mean
+        most = max(shape.rows for shape in shapes)
+        side = min(most, widest) if "frechet" in options.measures else 0
+        beside = 8 * (4 * min(most**2, BLOCK_ENTRIES) + 3 * side**2)
+    if options.estimator == "random_fourier":
+        return _MemoryNeed(rows, of_rows, pairs + beside + min(MOST_OF_FOURIER, engine.memory_bytes // 2))
+    kernels = 1 + 2 * BANDWIDTHS if options.test.aggregated else 1
+    of_rows += 8 * (x.rows + y.rows) * (widest + 4 * kernels)  # the rows in float64, and the sums of each kernel
+    test = options.test
+    layers = max(len(shape.channels) for shape in shapes)
+    groups = x.groups if options.pairing == "paired" else x.groups + y.groups
     permuted = test.permutations * (2 * groups + 16 * layers)
-    kernels = 1 + 2 * BANDWIDTHS if test.aggregated else 1
-    most = max((shape.rows for shape in shapes), default=0)
+    most = max(x.rows, y.rows)
     height, width = (min(side, most) for side in engine.tile_shape or default_tile_shape(engine.device))
     threads = choose_threads(engine.device, most**2 // max(height * width, 1) * 2)
     tiles = 8 * height * (width * (3 + kernels) + min(test.permutations, width)) * threads
     weights = 8 * width * min(test.permutations, width) * threads
-    beside = 0
-    if options.measures:
-        per_row += 8 * max(channels, default=0)  # rows centred on their own mean
-        side = min(most, max(channels, default=0)) if "frechet" in options.measures else 0
-        beside = 8 * (4 * min(most**2, BLOCK_ENTRIES) + 3 * side**2)
-    return _MemoryNeed(sum(shape.rows for shape in shapes), per_row, 16 * pairs + permuted + tiles + weights + beside)
+    return _MemoryNeed(rows, of_rows, pairs + beside + permuted + tiles + weights)
 
 
 def _distances(shapes: Sequence[SampleShape], options: ComputeOptions) -> int:
-    """Returns how many distances are in memory at once to compute a bandwidth."""
+    """Returns how many distances are in memory at the same time when a bandwidth is computed."""
     kernel = options.kernel
     fitted = shapes[:2] if kernel.bandwidth_rule == "pooled_median" or len(shapes) < 3 else shapes[2:]
     taken = [] if kernel.fixed_sigma or kernel.family in WITHOUT_BANDWIDTH else [fitted]
@@ -101,19 +134,19 @@ def _distances(shapes: Sequence[SampleShape], options: ComputeOptions) -> int:
 
 
 def fits(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> bool:
-    """Whether a comparison of features in memory stays within the memory limit."""
-    return _estimate_memory(shapes, options, engine).total <= engine.memory_bytes
+    """Returns whether a comparison with all layers of all samples in memory stays within the memory limit."""
+    return get_peak_bytes(shapes, options, engine) <= engine.memory_bytes
 
 
 def is_short(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> bool:
-    """Whether a comparison takes so little time and memory that it may run beside a long one.
+    """Returns whether a comparison is short enough to run at the same time as a long one.
 
     The rule affects only the order of work, never a result.
 
     Args:
-        shapes: of x, y and an optional reference.
+        shapes: sizes of x, y and an optional reference.
         options: layers and permutations.
-        engine: holds the memory limit.
+        engine: contains the memory limit.
     """
     rows = sum(shape.rows for shape in shapes)
     operations = rows**2 * sum(channels + options.test.permutations for channels in widths(shapes[0], options))
@@ -123,86 +156,46 @@ def is_short(shapes: Sequence[SampleShape], options: ComputeOptions, engine: Com
     )
 
 
-def reserve_for_reference(reference: Sequence[SampleShape], engine: ComputeConfig) -> ComputeConfig:
-    """Returns the engine with the memory that a reference in memory leaves for streams."""
-    held = 8 * sum(shape.rows * sum(shape.channels.values()) for shape in reference)
-    return replace(engine, memory_bytes=engine.memory_bytes - held)
-
-
-def check_sizes(
-    shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig, *, streamed: bool
-) -> None:
-    """Checks that a comparison of samples of these sizes can be computed.
+def check_sizes(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> None:
+    """Checks that samples of these sizes can be compared, assuming that samples in parts are read layer by layer.
 
     Args:
-        shapes: of x, y and an optional reference.
-        options: what to compute.
-        engine: holds the memory limit.
-        streamed: whether x and y are read part by part.
+        shapes: sizes of x, y and an optional reference.
+        options: layers, measures and test to compute.
+        engine: contains the memory limit.
 
     Raises:
         BadOption: a measure or the projection cannot be computed at these sizes.
-        TooLarge: the comparison needs more memory than the limit, now and later; the message says what would fit.
+        TooLarge: the comparison always exceeds the memory limit; the message says which size would fit.
     """
-    _check_measures(shapes, options, streamed=streamed)
-    _check_projection(shapes, options, streamed=streamed)
-    (_check_streams_fit if streamed else _check_fits)(shapes, options, engine)
+    _check_measures(shapes, options)
+    _check_projection(shapes, options)
+    need = _estimate_memory(shapes, options, engine, by_layer=True)
+    if fits(shapes, options, engine) or need.total <= engine.memory_bytes:
+        return
+    fitting = (engine.memory_bytes - need.other_bytes) * need.rows // max(need.bytes_of_rows, 1)
+    first = (
+        f"send at most {fitting} rows over all samples" if fitting >= 2 * len(shapes) else "request fewer permutations"
+    )
+    ways = [first]
+    if any(len(shape.channels) > 1 and not shape.in_parts for shape in shapes):
+        ways.append("send fewer layers at once")
+    if options.estimator != "random_fourier":
+        ways.append("choose the estimator `random_fourier`")
+    raise TooLarge(
+        f"{need.rows} rows and {options.test.permutations} permutations need {need.total / 2**20:.0f} MiB, but "
+        f"the limit is {engine.memory_bytes / 2**20:.0f} MiB",
+        subject="request",
+        remedy=", ".join([*ways, "or allow more memory (VFMALIGN_MMD__MEMORY_MIB)"]),
+    )
 
 
 def check_samples_fit(samples: Sequence[Sample], options: ComputeOptions, engine: ComputeConfig) -> None:
-    """Checks the sizes of samples that are in memory or streams; raises as `check_sizes`."""
-    shapes = [get_sample_shape(sample) for sample in samples]
-    check_sizes(shapes, options, engine, streamed=any(sample.is_streamed for sample in samples[:2]))
+    """Checks the sizes of samples, in memory or streams; raises as `check_sizes`."""
+    check_sizes([get_sample_shape(sample) for sample in samples], options, engine)
 
 
-def _check_streams_fit(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> None:
-    """Checks that the sums over streamed samples and the reference fit into memory.
-
-    Raises:
-        TooLarge: the comparison needs more memory than the limit, now and later; the message says what would fit.
-    """
-    x, y, *reference = shapes
-    if reference:
-        _check_fits(reference, options.model_copy(update={"test": TestOptions()}), engine)
-    if options.estimator == "random_fourier":
-        return
-    engine = reserve_for_reference(reference, engine)
-    groups = x.groups if options.pairing == "paired" else x.groups + y.groups
-    sizes = (x.rows,) if options.pairing == "paired" or options.test.method == "wild_bootstrap" else (x.rows, y.rows)
-    nothing = np.broadcast_to(np.int8(0), (groups, options.test.permutations))
-    out_of_core.plan_panels(
-        max(x.channels.values(), default=1),
-        Layout(sizes, np.zeros(0, np.int64), nothing),
-        1 + 2 * BANDWIDTHS if options.test.aggregated else 1,
-        engine.memory_bytes,
-        precision="float64",
-        shape=engine.tile_shape or default_tile_shape(engine.device),
-    )
-
-
-def _check_fits(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> None:
-    """Checks that a comparison of samples in memory fits.
-
-    Raises:
-        TooLarge: the comparison needs more memory than the limit, now and later; the message says what would fit.
-    """
-    need = _estimate_memory(shapes, options, engine)
-    if need.total <= engine.memory_bytes:
-        return
-    fitting = (engine.memory_bytes - need.other_bytes) // max(need.bytes_per_row, 1)
-    if fitting >= 2 * len(shapes):
-        remedy = f"send at most {fitting} rows over all samples, or fewer layers at once"
-    else:
-        remedy = "request fewer permutations, or fewer layers at once"
-    raise TooLarge(
-        f"{need.rows} rows and {options.test.permutations} permutations need {need.total / 2**20:.0f} MiB, and "
-        f"the limit is {engine.memory_bytes / 2**20:.0f} MiB",
-        subject="request",
-        remedy=remedy,
-    )
-
-
-def _check_measures(shapes: Sequence[SampleShape], options: ComputeOptions, *, streamed: bool) -> None:
+def _check_measures(shapes: Sequence[SampleShape], options: ComputeOptions) -> None:
     """Checks that the requested measures can be computed for samples of these sizes.
 
     Raises:
@@ -211,33 +204,21 @@ def _check_measures(shapes: Sequence[SampleShape], options: ComputeOptions, *, s
     names = ("x", "y", "reference")
     fitted = 2 if len(shapes) > 2 else 0
     for measure in options.measures:
-        if streamed:
-            raise BadOption(
-                f"`{measure}` cannot be computed for features that do not fit into memory",
-                field="measures",
-                remedy="leave it out, or raise VFMALIGN_MMD__MEMORY_MIB",
-            )
         for index, shape in enumerate(shapes):
             for channels in widths(shape, options):
                 check_size(measure, names[index], shape.rows, channels, fitted=index == fitted)
 
 
-def _check_projection(shapes: Sequence[SampleShape], options: ComputeOptions, *, streamed: bool) -> None:
-    """Checks that a projection fits into memory and into a message.
+def _check_projection(shapes: Sequence[SampleShape], options: ComputeOptions) -> None:
+    """Checks that a projection fits into a message.
 
     Raises:
-        BadOption: x or y has too many rows, or does not fit into memory.
+        BadOption: x or y has too many rows.
     """
     rows = max(shape.rows for shape in shapes[:2])
-    if options.projection and streamed:
-        raise BadOption(
-            "features that do not fit into memory cannot be projected",
-            field="projection",
-            remedy="leave the projection out, or raise VFMALIGN_MMD__MEMORY_MIB",
-        )
     if options.projection and rows > MAX_PROJECTED_ROWS:
         raise BadOption(
             f"expected at most {MAX_PROJECTED_ROWS} rows for a projection, got {rows}",
             field="projection",
-            remedy="leave the projection out, or send a part of the rows",
+            remedy="leave out the projection, or send a subset of the rows",
         )

@@ -1,7 +1,7 @@
 """Checks of a comparison's options, before any feature is read.
 
-Each field of `ComputeOptions` checks its own value; what the fields say together is checked here, once for each
-comparison.
+Each field of `ComputeOptions` checks its own value. This module checks, once per comparison, that the fields are
+consistent with each other.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
 from vfmalign.mmd.statistics import estimators
 from vfmalign.mmd.statistics.similarity import PAIRED_MEASURES
 
-MIN_FREQUENCIES = 256  # of fewer, the bound of the error covers less than it states (`bench.statistics`)
+MIN_FREQUENCIES = 256  # with fewer, the error bound covers less often than stated (`bench.statistics`)
 
 
 def check_options(options: ComputeOptions, *, has_reference: bool) -> None:
-    """Checks that options can be computed with and fit together.
+    """Checks that options are valid and consistent with each other.
 
     Raises:
-        BadOption: an option out of range, or options that exclude each other; it is named as in the API.
+        BadOption: an option is out of range or conflicts with another one; the error has the API's name of the field.
     """
     if options.first_groups and (has_reference or options.pairing != "independent"):
         raise BadOption(
-            "takes scale and bandwidth from a third of x, whose groups are not those of y",
+            "takes scale and bandwidth from a third of x, and needs independent samples",
             field="first_groups",
             remedy="leave out `reference`, and set PAIRING_INDEPENDENT",
         )
@@ -36,7 +36,7 @@ def check_options(options: ComputeOptions, *, has_reference: bool) -> None:
     for name in options.measures:
         if name in PAIRED_MEASURES and options.pairing != "paired":
             raise BadOption(
-                f"`{name}` needs row i of x and of y to be of one case, and the samples are independent",
+                f"`{name}` needs paired samples (row i of x and of y from the same case), but they are independent",
                 field="measures",
                 remedy="leave it out, or compare the same cases before and after",
             )
@@ -48,15 +48,15 @@ def _check_sigma(kernel: Kernel) -> None:
         return
     if kernel.bandwidth_rule not in (None, "fixed"):
         raise BadOption(
-            "the request sets a fixed σ, but the bandwidth rule takes a median",
+            "the request sets a fixed σ, but the bandwidth rule uses a median",
             field="kernel.fixed_sigma",
-            remedy="set BANDWIDTH_RULE_FIXED, or leave fixed_sigma out",
+            remedy="set BANDWIDTH_RULE_FIXED, or leave out fixed_sigma",
         )
     if not 1e-100 <= sigma <= 1e100:  # its square and the inverse of that must be finite in float64
         raise BadOption(
             f"expected σ from 1e-100 to 1e100, got {sigma}",
             field="kernel.fixed_sigma",
-            remedy="give σ in units of the features, such as their median distance",
+            remedy="set σ in units of the features, for example to their median distance",
         )
 
 
@@ -64,10 +64,10 @@ def _check_bandwidth(kernel: Kernel, *, has_reference: bool) -> None:
     has_bandwidth = kernel.family in WITHOUT_BANDWIDTH or kernel.fixed_sigma or kernel.bandwidth_rule == "pooled_median"
     if not has_bandwidth and not has_reference:
         raise BadOption(
-            "there is neither a reference nor a fixed σ to take the bandwidth from",
+            "the bandwidth needs a reference or a fixed σ, and the request has neither",
             field="kernel",
             remedy="send `reference` (features of the training split before fine-tuning), `kernel.fixed_sigma`, or "
-            "BANDWIDTH_RULE_POOLED_MEDIAN, whose values fit a test but cannot be ranked",
+            "BANDWIDTH_RULE_POOLED_MEDIAN, which is valid for a test but gives values that cannot be ranked",
         )
 
 
@@ -75,9 +75,9 @@ def _check_test(options: ComputeOptions) -> None:
     test = options.test
     if test.permutations == 0 and (test.aggregated or test.method != "permutation"):
         raise BadOption(
-            "belongs to the test, and without permutations there is none",
+            "is an option of the test, but there is no test without permutations",
             field="test.aggregated" if test.aggregated else "test.method",
-            remedy="set `test.permutations`, such as 1000, or leave it out",
+            remedy="set `test.permutations`, for example to 1000, or leave out this option",
         )
 
 
@@ -86,11 +86,11 @@ def _check_frequencies(options: ComputeOptions) -> None:
         raise BadOption(
             f"expected at least {MIN_FREQUENCIES} frequencies, got {options.frequencies}",
             field="frequencies",
-            remedy="start with 1,024; the error decreases with the square root of their number",
+            remedy="start with 1,024; the error decreases with the square root of the number of frequencies",
         )
     if options.frequencies and options.estimator != "random_fourier":
         raise BadOption(
             "only the estimator `random_fourier` has frequencies",
             field="frequencies",
-            remedy="set `estimator` to `random_fourier` (ESTIMATOR_RANDOM_FOURIER), or leave the frequencies out",
+            remedy="set `estimator` to `random_fourier` (ESTIMATOR_RANDOM_FOURIER), or leave out the frequencies",
         )

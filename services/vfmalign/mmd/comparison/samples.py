@@ -1,4 +1,4 @@
-"""Samples of features and how two of them relate: same cases in the same order, or independent groups.
+"""Samples of features, and checks of their relation: the same cases in the same order, or independent groups.
 
 Error messages name row numbers, never labels, because an inline label may contain a patient's identifier.
 
@@ -16,10 +16,12 @@ import numpy as np
 from vfmalign.client.messages.mmd import UNNAMED_LAYER, Pairing
 from vfmalign.core.domain.errors import BadOption, BadTensor, CaseOrderMismatch
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream
+from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream, to_numpy
 
 Features: TypeAlias = FeatureArray | RowStream
 _ENTRIES_AT_ONCE = 2**24
+_ROWS_AT_ONCE = 256
+"""Number of rows of a stream that are read between two checks of the context."""
 _NAMED_LAYERS = 5
 
 
@@ -34,7 +36,8 @@ class Sample:
 
     Attributes:
         name: name in errors: `x`, `y` or `reference`, as in the request.
-        layers: features_NC by layer, float16 to float64: arrays, or streams of features that do not fit into memory.
+        layers: features_NC by layer, float16 to float64: arrays, or streams if the layers do not fit into memory
+            together and are read one after another.
         groups: group (patient) of each row; empty if every row is its own group.
         case_ids: case of each row; empty if unknown.
     """
@@ -55,11 +58,30 @@ class Sample:
         return not all(isinstance(features, np.ndarray) for features in self.layers.values())
 
 
+def read_layer(features: Features, context: WorkContext) -> FeatureArray:
+    """Returns one layer as an array; `context` is checked while a stream is read.
+
+    Raises:
+        BadTensor: a stream contains NaN or infinity.
+        DataLoss: a stored part is missing or was changed.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
+    """
+    if isinstance(features, np.ndarray):
+        return features
+    array_NC: FeatureArray = np.empty((features.rows, features.channels), to_numpy(features.read(0, 1)).dtype)
+    for start in range(0, features.rows, _ROWS_AT_ONCE):
+        context.checkpoint()
+        stop = min(start + _ROWS_AT_ONCE, features.rows)
+        array_NC[start:stop] = to_numpy(features.read(start, stop))
+    return array_NC
+
+
 def check(sample: Sample, context: WorkContext = UNLIMITED) -> None:
     """Checks that the layers of a sample fit together; `context` is checked between blocks of rows.
 
     Raises:
-        BadTensor: no layer, not two axes, an empty axis, NaN or infinity, or row counts that differ.
+        BadTensor: there is no layer, a layer does not have two non-empty axes, contains NaN or infinity, or has another
+            number of rows.
     """
     if not sample.layers:
         raise BadTensor("has no layer", field=sample.name, remedy="send the features of at least one layer")
@@ -72,7 +94,7 @@ def check(sample: Sample, context: WorkContext = UNLIMITED) -> None:
             )
         if rows is not None and shape[0] != rows:
             raise BadTensor(
-                f"has {shape[0]} rows, but the layers before it have {rows}",
+                f"has {shape[0]} rows, but the previous layers have {rows}",
                 field=field,
                 remedy="send the same rows in every layer",
             )
@@ -98,7 +120,7 @@ def _check_finite(features_NC: FeatureArray, field: str, context: WorkContext) -
 
 
 def _check_finite_block(features_NC: FeatureArray, start: int, field: str) -> None:
-    # The sum is finite unless an entry is not, or it overflows; it takes a fraction of the time of checking each entry.
+    # A finite sum proves that all entries are finite, in a fraction of the time of checking each entry.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(features_NC.sum(dtype=np.float32)):
             return
@@ -112,7 +134,7 @@ def _check_finite_block(features_NC: FeatureArray, start: int, field: str) -> No
 
 
 def number_groups(sample: Sample) -> Sample:
-    """Replaces the group labels by numbers that ascend with the rows, because a stream cannot be reordered by label.
+    """Replaces group labels by numbers that ascend with the rows, because a stream cannot be reordered by label.
 
     Raises:
         BadOption: the rows of a group are not adjacent.
@@ -123,7 +145,7 @@ def number_groups(sample: Sample) -> Sample:
     group_of_N = np.append(0, np.cumsum(labels_N[1:] != labels_N[:-1]))
     if group_of_N[-1] + 1 != len(set(sample.groups)):
         raise BadOption(
-            f"the rows of a group of `{sample.name}` are not contiguous, as reading them part by part requires",
+            f"the rows of a group of `{sample.name}` are not contiguous, but streams need contiguous groups",
             field=f"{sample.name}.groups",
             remedy="sort the rows by group",
         )
@@ -131,24 +153,24 @@ def number_groups(sample: Sample) -> Sample:
 
 
 def choose_first(x: Sample, y: Sample, groups: int) -> tuple[Sample, Sample, Sample]:
-    """Returns x and y with one row of each group, and a third of x as the reference.
+    """Returns x and y with one row per group, and a third of x as the reference.
 
     Args:
-        x: every third of its groups becomes the reference; the others stay.
-        y: its first groups stay.
-        groups: so many.
+        x: sample from which every third group becomes the reference; the other groups stay.
+        y: sample from which the first `groups` groups stay.
+        groups: number of groups of y.
 
     Raises:
         BadOption: features are streams, or y has fewer groups.
     """
     if x.is_streamed or y.is_streamed:
         raise BadOption(
-            "the features do not fit into memory", field="first_groups", remedy="give the service more memory"
+            "the features do not fit into memory", field="first_groups", remedy="increase VFMALIGN_MMD__MEMORY_MIB"
         )
     rows_x, rows_y = _list_first_rows(x), _list_first_rows(y)
     if len(rows_y) < groups:
         raise BadOption(
-            f"y has {len(rows_y):,} groups, fewer than {groups:,}", field="first_groups", remedy="choose fewer"
+            f"y has {len(rows_y):,} groups, fewer than {groups:,}", field="first_groups", remedy="choose fewer groups"
         )
     compared = [row for place, row in enumerate(rows_x) if place % 3]
     return _take(x, compared), _take(y, rows_y[:groups]), replace(_take(x, rows_x[::3]), name="reference")
@@ -178,7 +200,7 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
     """Returns the layers to compare, the primary one first: the selected layers, or all that every sample has.
 
     Raises:
-        BadOption: a layer is missing in a sample, or none is common.
+        BadOption: a sample lacks a selected layer, or the samples have no layer in common.
     """
     for layer in (*selected, *((primary,) if primary else ())):
         for sample in samples:
@@ -197,7 +219,7 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
         raise BadOption(
             f"the samples have no layer in common, such as {text}",
             field="layers",
-            remedy=f"give the same layers the same names; an inline one without a name is called `{UNNAMED_LAYER}`",
+            remedy=f"use the same names for the same layers; an inline layer without a name is `{UNNAMED_LAYER}`",
         )
     if primary:
         names = [primary, *(layer for layer in names if layer != primary)]
@@ -208,18 +230,18 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
             raise BadTensor(
                 f"layer `{layer}` has different numbers of channels: {text}",
                 field="layers",
-                remedy="send arrays of the same channels, or extract all samples with models of the same architecture",
+                remedy="send arrays with the same channels, or extract all samples with models of one architecture",
             )
     return tuple(names)
 
 
 def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
-    """Checks that two samples are related as `pairing` says.
+    """Checks that two samples match `pairing`.
 
     Raises:
-        BadTensor: paired samples with different row counts.
-        CaseOrderMismatch: paired samples that are not the same cases in the same order.
-        BadOption: independent samples that share a group or case, or rows of one case in several groups.
+        BadTensor: paired samples have different row counts.
+        CaseOrderMismatch: paired samples are not the same cases in the same order.
+        BadOption: independent samples share a group or case, or rows of one case are in several groups.
     """
     if pairing == "paired":
         _check_pairs(x, y)
@@ -231,9 +253,10 @@ def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
 
 
 def describe_shared_cases(x: Sample, y: Sample, reference: Sample) -> str:
-    """Returns what to beware of where the reference names cases or groups of x or y; empty if it names none.
+    """Returns a caution if the reference shares cases or groups with x or y; empty otherwise.
 
-    This is not an error: the bias matters where rows are few and channels many, and one patient has no other cases.
+    This is not an error: the bias matters only with few rows and many channels, and samples of a single patient cannot
+    have a reference of other cases.
     """
     for what, field in (("cases", "case_ids"), ("groups", "groups")):
         labels = set(getattr(reference, field))
@@ -263,15 +286,15 @@ def _check_pairs(x: Sample, y: Sample) -> None:
         wrong = [row for row, (a, b) in enumerate(zip(of_x, of_y, strict=True)) if a != b]
         if wrong:
             raise CaseOrderMismatch(
-                f"{len(wrong)} of {x.rows} rows have another {what} in `{x.name}` than in `{y.name}`, "
-                f"the first is row {wrong[0]} (from 0)",
+                f"the {what} of {len(wrong)} of {x.rows} rows differs between `{x.name}` and `{y.name}`, "
+                f"first in row {wrong[0]} (from 0)",
                 subject=f"{y.name}.{field}",
                 remedy="extract both feature sets from the same split in the same order",
             )
 
 
 def _check_independent(x: Sample, y: Sample) -> None:
-    """Checks that no group or case is in both samples, because one patient in both makes them dependent."""
+    """Checks that no group or case is in both samples, because a shared patient makes them dependent."""
     for what, of_x, of_y in (("groups", x.groups, y.groups), ("cases", x.case_ids, y.case_ids)):
         shared = set(of_x) & set(of_y)
         if shared:
@@ -285,7 +308,7 @@ def _check_independent(x: Sample, y: Sample) -> None:
 
 
 def _check_groups_of_cases(sample: Sample) -> None:
-    """Checks that the rows of one case are in one group, because they are not independent of each other."""
+    """Checks that all rows of a case are in one group, because they are not independent of each other."""
     if len(set(sample.case_ids)) == len(sample.case_ids):
         return
     groups = sample.groups or tuple(map(str, range(sample.rows)))
@@ -293,8 +316,8 @@ def _check_groups_of_cases(sample: Sample) -> None:
     for row, (case, group) in enumerate(zip(sample.case_ids, groups, strict=True)):
         if group_of_case.setdefault(case, group) != group:
             raise BadOption(
-                f"row {row} (from 0) repeats the case of an earlier row in another group, and rows of one case are not "
+                f"row {row} (from 0) repeats the case of an earlier row in another group, but rows of one case are not "
                 "independent",
                 field=f"{sample.name}.case_ids",
-                remedy="name one group for all rows of a case in `groups`, or give every row a case of its own",
+                remedy="put all rows of a case into one group in `groups`, or give every row its own case",
             )

@@ -1,7 +1,6 @@
-"""Standardisation and bandwidth of one layer: its features raw, and standardised by a reference.
+"""Standardises one layer by a reference, and computes bandwidths of its raw and of its standardised features.
 
-Scale and bandwidth come from the reference. If they came from both samples, they would grow with the shift that they
-are meant to measure.
+Scale and bandwidth come from the reference. Computed from both samples, they would grow with the shift to measure.
 
 Legend: F rows that a scale is fitted to, N rows, C channels of the input, K channels that remain, T channels left out.
 """
@@ -26,7 +25,7 @@ from vfmalign.mmd.engine.row_streams import FeatureArray, read_rows, to_numpy
 from vfmalign.mmd.engine.rows import UNCHANGED, Affine, IntArray
 from vfmalign.mmd.statistics import bandwidths
 
-# The SD of a channel below this share of the median SD is rounding.
+# An SD below this share of the median SD of the channels is due to rounding.
 SMALLEST_RELATIVE_SD = 1e-6
 # Smallest scale as a share of the median SD. A channel that hardly varies in the reference and moves by many of its own
 # SDs would otherwise outweigh all others (docs/adr/0054-*.md).
@@ -45,8 +44,8 @@ class Scaled:
         affine: transformation of the features.
         sigma: bandwidth; 0 if the kernel has none, or if it is absent.
         channels_excluded: number of channels that standardisation excludes.
-        channels_at_floor: number of channels with the smallest scale, because their SD is below it.
-        median_sd: median SD of the channels that remain, in units of the features; 0 where they are raw.
+        channels_at_floor: number of channels that get the smallest scale because their SD is below it.
+        median_sd: median SD of the channels that remain, in units of the features; 0 for raw features.
         absent_reason: why there is no bandwidth; empty otherwise.
     """
 
@@ -66,12 +65,12 @@ class Scaled:
 def scalings(
     features: Sequence[Features], layer: str, kernel: Kernel, engine: ComputeConfig, *, standardise: bool = True
 ) -> Iterator[Scaled]:
-    """Yields the layer raw and, with a reference, standardised by it.
+    """Yields the raw layer and, if there is a reference, the layer standardised by this reference.
 
-    A reference of one row gives neither scale nor bandwidth; both then carry the reason.
+    A reference of one row determines neither scale nor bandwidth; both results then contain the reason.
 
     Args:
-        features: of x, y and an optional reference, which is in memory.
+        features: features of x, y and an optional reference, which is in memory.
         layer: name of the layer in errors.
         kernel: family and rule of the bandwidth.
         engine: device, cache and context.
@@ -84,7 +83,7 @@ def scalings(
     centring = engine.cache.get_or_create(
         ("centring", IdentityKey(fitted_FC)), lambda: Affine(rows.central_point(fitted_FC, engine.context)), _bytes
     )
-    # Kernels of inner products depend on the origin, so that their features are not centred.
+    # Kernels of inner products depend on the origin, so their features must not be centred.
     raw = Scaled("raw", UNCHANGED if kernel.family in WITHOUT_BANDWIDTH else centring)
     standardises = len(features) > 2 and standardise
     if len(features) > 2 and fitted_FC.shape[0] < 2:
@@ -113,7 +112,7 @@ def leave_out(
     kernel: Kernel,
     engine: ComputeConfig,
 ) -> Scaled:
-    """Returns a layer without some channels of the input, and with the bandwidth of the others by the same rule.
+    """Returns a layer without some input channels; the same rule computes its bandwidth from the other channels.
 
     Raises:
         BadOption: no channel remains, or the bandwidth is 0.
@@ -129,17 +128,17 @@ def leave_out(
 def _standardise(reference_FC: FeatureArray, layer: str, context: WorkContext) -> Scaled:
     """Returns (x − mean)/s′ of the channels that vary in the reference, without a bandwidth.
 
-    s′ is the SD, but at least 0.1 of the median SD of the remaining channels. Channels are left out where they are
-    constant, and where their SD is below 1e-6 of the median SD of those that are not.
+    s′ is the SD, but at least 0.1 of the median SD of the remaining channels. A channel is left out if it is constant,
+    or if its SD is below 1e-6 of the median SD of the channels that vary.
     """
     mean_C = rows.mean(reference_FC, context)
     sd_C = rows.standard_deviation(reference_FC, mean_C, context)
     varying_C = (reference_FC != reference_FC[:1]).any(axis=0)
     if not varying_C.any():
         raise BadOption(
-            f"no channel of layer `{layer}` varies over the reference",
+            f"no channel of layer `{layer}` varies in the reference",
             field="reference",
-            remedy="use cases that differ",
+            remedy="use a reference of cases that differ",
         )
     channel_mask_C = varying_C & (sd_C >= SMALLEST_RELATIVE_SD * float(np.median(sd_C[varying_C])))
     median_sd = float(np.median(sd_C[channel_mask_C]))
@@ -154,7 +153,7 @@ def _standardise(reference_FC: FeatureArray, layer: str, context: WorkContext) -
 
 
 def _read_first_rows(features: Features) -> FeatureArray:
-    """Returns features in memory, or the first rows of a stream, which are enough to find a centre."""
+    """Returns features in memory, or the first rows of a stream, which suffice to find a centre."""
     if isinstance(features, np.ndarray):
         return features
     return to_numpy(features.read(0, min(features.rows, _CENTRING_ROWS)))
@@ -175,7 +174,7 @@ def _sigma(features: Sequence[Features], affine: Affine, layer: str, kernel: Ker
 
 
 def prepare_bandwidth_rows(features: Sequence[Features], affine: Affine, engine: ComputeConfig) -> rows.Rows:
-    """Returns the rows from which bandwidths are computed, in float64: all rows, or a fixed subset of many."""
+    """Returns the rows to compute bandwidths from, in float64: all rows, or a fixed subset if there are many."""
     ends = np.cumsum([0, *(get_shape(sample)[0] for sample in features)])
     selected = bandwidths.sample_rows(int(ends[-1]))
     parts: list[FeatureArray] = []

@@ -1,6 +1,6 @@
-"""The channels that move most between paired samples: their share of the displacement, and MMD² without them.
+"""Channels that move most between paired samples: their share of the displacement, and MMD² without them.
 
-A kernel of distances adds up the channels, so that a few that move far can determine MMD² alone.
+A kernel of distances adds up all channels, so a few channels that move far can dominate MMD².
 
 Legend: N pairs, I pairs of one block, C channels of the input, K channels that remain, T top channels.
 """
@@ -17,19 +17,18 @@ import torch
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import ShiftResult, TestOptions, TopChannels
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.mmd.comparison.all_pairs import compute_exact_shifts
+from vfmalign.mmd.comparison.all_pairs import adjust_over_layers, compute_exact_shift
 from vfmalign.mmd.comparison.fourier_shift import absent_shift
 from vfmalign.mmd.comparison.layer_pass import LayerPlan
-from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.comparison.standardisation import Scaled, leave_out
 from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.lru_cache import NO_CACHE
-from vfmalign.mmd.engine.row_streams import RowStream, to_stream
+from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream, to_stream
 from vfmalign.mmd.engine.rows import Affine, FloatArray, IntArray
 from vfmalign.mmd.statistics.permutations import no_permutations
 
 CHANNELS_PER_TOP_CHANNEL = 100
-# Of fewer channels, the top one holds a large share even where all move alike.
+# With fewer channels, the top channel has a large share even if all channels move alike.
 MIN_CHANNELS_OF_CAUTION = 100
 LARGEST_SHARE = 0.5
 _BLOCK_BYTES = 2**20
@@ -41,18 +40,18 @@ _NOTHING_MOVES = "no channel moves between the samples"
 
 
 def measure_top_channels(
-    all_samples: Sequence[Sample], layer: str, scaled: Scaled, shift: ShiftResult, plan: LayerPlan | None
+    features: Sequence[FeatureArray], layer: str, scaled: Scaled, shift: ShiftResult, plan: LayerPlan | None
 ) -> TopChannels:
-    """Measures what the ⌈K/100⌉ channels with the largest mean squared displacement add to standardised features.
+    """Measures the contribution of the ⌈K/100⌉ channels with the largest mean squared displacement to MMD².
 
-    It reads the samples once more for the displacement, and evaluates the kernel once more, without a test.
+    Reads the samples once more for the displacement, and evaluates the kernel once more, without a test.
 
     Args:
-        all_samples: x, y and the reference.
+        features: features of x, y and the reference in this layer; unused without a plan.
         layer: name of the layer.
-        scaled: the layer standardised.
-        shift: the result of the layer with all channels.
-        plan: how that result was computed; None if by `random_fourier`.
+        scaled: standardisation of the layer.
+        shift: result of the layer with all channels.
+        plan: plan that computed this result; None for `random_fourier`.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.
@@ -60,7 +59,7 @@ def measure_top_channels(
     reason = scaled.absent_reason or (_APPROXIMATED if plan is None else "")
     if plan is None or reason or plan.options.pairing != "paired":
         return _absent(reason or _NOT_PAIRED)
-    x, y = (to_stream(sample.layers[layer], sample.name) for sample in all_samples[:2])
+    x, y = (to_stream(sample, name) for sample, name in zip(features, ("x", "y"), strict=False))
     displacement_C = get_displacement(x, y, scaled.affine, plan.engine)
     total = math.fsum(displacement_C)
     if total == 0.0:
@@ -69,7 +68,7 @@ def measure_top_channels(
     count = -(-channels // CHANNELS_PER_TOP_CHANNEL)
     top_T = np.argsort(-displacement_C, kind="stable")[:count]
     share = math.fsum(displacement_C[top_T]) / total
-    without = _compute_without(top_T, all_samples, layer, scaled, plan)
+    without = _compute_without(top_T, features, layer, scaled, plan)
     return TopChannels(
         count=count,
         displacement_share=Estimate(value=share, absent_reason=_NO_INTERVAL),
@@ -79,12 +78,12 @@ def measure_top_channels(
 
 
 def get_displacement(x: RowStream, y: RowStream, affine: Affine, engine: ComputeConfig) -> FloatArray:
-    """Returns the mean over the pairs of ((y − x)/s)² per channel in float64, [C]; 0 for channels that do not remain.
+    """Returns the mean over the pairs of ((y − x)/s)² per channel in float64, [C]; 0 for channels that are left out.
 
-    Each process reads a range of the rows of its own.
+    Each process reads its own range of rows.
     """
     sd_C = np.ones(x.channels) if affine.sd_C is None else affine.sd_C
-    # The square root of N belongs to the scale, because a sum of squares could overflow where their mean does not.
+    # The scale includes the square root of N, because the sum of squares may overflow even if their mean does not.
     scale_C = torch.from_numpy(sd_C * math.sqrt(x.rows))
     sums_C = torch.zeros(x.channels, dtype=torch.float64)
     index, count = engine.communicator.shard
@@ -101,12 +100,11 @@ def get_displacement(x: RowStream, y: RowStream, affine: Affine, engine: Compute
 
 
 def _compute_without(
-    channels_T: IntArray, all_samples: Sequence[Sample], layer: str, scaled: Scaled, plan: LayerPlan
+    channels_T: IntArray, features: Sequence[FeatureArray], layer: str, scaled: Scaled, plan: LayerPlan
 ) -> ShiftResult:
-    """Computes MMD² without some channels, without a test, on which an interval would depend."""
-    # Which channels are left out depends on both samples, so that no other comparison could use the cached rows.
+    """Computes MMD² without some channels. There is no test, and therefore no interval."""
+    # The channels to leave out depend on both samples, so no other comparison could reuse the cached rows.
     engine = replace(plan.engine, cache=NO_CACHE)
-    features = [sample.layers[layer] for sample in all_samples]
     try:
         remaining = leave_out(scaled, channels_T, features, layer=layer, kernel=plan.options.kernel, engine=engine)
     except BadOption as error:
@@ -118,15 +116,15 @@ def _compute_without(
         no_permutations(plan.design.groups, _NO_TEST),
         engine,
     )
-    x, y = all_samples[:2]
-    shift = compute_exact_shifts(x, y, {layer: remaining}, untested)[layer].shift
+    evaluated = {layer: compute_exact_shift(remaining, features[0], features[1], untested, layer)}
+    shift = adjust_over_layers(evaluated, untested.permutations)[layer].shift
     if shift.mmd2.value is None:
         return shift
     return shift.model_copy(update={"mmd2": Estimate(value=shift.mmd2.value, absent_reason=_NO_INTERVAL)})
 
 
 def _get_caution(count: int, channels: int, share: float, mmd2: float | None, without: float | None) -> str:
-    """Returns what to beware of if few channels hold most of the displacement; empty otherwise."""
+    """Returns a caution if few channels account for most of the displacement; empty otherwise."""
     if channels < MIN_CHANNELS_OF_CAUTION or share <= LARGEST_SHARE:
         return ""
     comparison = "" if mmd2 is None or without is None else f": it is {mmd2:.2g}, and {without:.2g} without them"

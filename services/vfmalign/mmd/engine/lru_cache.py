@@ -1,10 +1,10 @@
-"""Least-recently-used cache bounded by size in bytes, and keys that compare objects by identity."""
+"""Least-recently-used cache of limited size in bytes. Its keys may compare objects by identity."""
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from cachetools import LRUCache
@@ -12,26 +12,32 @@ from cachetools import LRUCache
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, eq=False)
 class IdentityKey:
-    """A key that is equal only to a key of the very same object, which it keeps alive."""
+    """Key that compares an object by identity and holds only a weak reference to it.
 
-    thing: object
+    A large array can therefore be freed after its comparison, while small values computed from it are still cached.
+    After that, its key equals no other key, even if a new object gets the same address.
+    """
+
+    def __init__(self, thing: object) -> None:
+        self._reference = weakref.ref(thing)
+        self._hash = id(thing)
 
     def __eq__(self, other: object) -> bool:
         """Compares by identity of the object."""
-        return isinstance(other, IdentityKey) and other.thing is self.thing
+        thing = self._reference()
+        return thing is not None and isinstance(other, IdentityKey) and other._reference() is thing
 
     def __hash__(self) -> int:
         """Hashes by identity of the object."""
-        return id(self.thing)
+        return self._hash
 
 
 class SizedLruCache:
-    """A cache that several threads may use; it evicts the entries used least recently.
+    """Thread-safe cache that evicts the least recently used entries.
 
     Args:
-        max_bytes: of all values together; 0 stores nothing.
+        max_bytes: limit of the total size of all values; 0 disables the cache.
     """
 
     def __init__(self, max_bytes: int = 0) -> None:
@@ -41,16 +47,16 @@ class SizedLruCache:
 
     @property
     def used_bytes(self) -> int:
-        """Size of all values, in bytes."""
+        """Total size of all values in bytes."""
         return int(self._entries.currsize)
 
     def get_or_create(self, key: Hashable, factory: Callable[[], _T], sizeof: Callable[[_T], int]) -> _T:
-        """Returns the value of a key; creates it where it is missing, and stores it unless it exceeds `max_bytes`.
+        """Returns the value of a key, creating it if it is missing. Stores it unless it is larger than `max_bytes`.
 
         Args:
-            key: equal keys have equal values.
-            factory: creates the value. It runs without the lock, because it may take long and run other work meanwhile.
-            sizeof: size of the value in bytes.
+            key: equal keys must have equal values.
+            factory: creates the value. It runs without the lock, because it may take long.
+            sizeof: returns the size of the value in bytes.
         """
         with self._lock:
             if (entry := self._entries.get(key)) is not None:

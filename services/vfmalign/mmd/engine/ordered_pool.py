@@ -1,8 +1,8 @@
 """Thread pool that computes tasks in parallel and reduces their results in task order.
 
-The fixed order makes sums independent of scheduling. One task per thread is faster than all threads on one task:
-threads that share a tile wait for each other after each of its steps, so that a thread which the operating system
-preempts delays all of them. A thread with a tile of its own waits for none and keeps the tile in its core's cache.
+The fixed order makes sums independent of scheduling. One task per thread is faster than all threads on one task.
+Threads that share a tile wait for each other after every step, so one preempted thread delays all of them. A thread
+with its own tile does not wait and keeps the tile in the cache of its core.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic, TypeVar
 
 import torch
@@ -22,20 +22,20 @@ from vfmalign.core.runtime.work_context import WorkContext
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# More threads than this contend for the GIL. Where torch has more, each thread of the pool uses several of them.
+# More threads than this contend for the GIL. If torch has more, each thread of the pool uses several of them.
 _MAX_THREADS = 8
 # With fewer tasks per thread, too many threads would be idle while the last tasks run.
 _MIN_TASKS_PER_THREAD = 10
-# How many tasks per thread may start before the oldest unfinished one is reduced, to bound the results in memory.
+# Number of tasks per thread that may start before the oldest task is reduced. This bounds the results in memory.
 _MAX_AHEAD_PER_THREAD = 8
 _POLL_AHEAD_S = 0.001
-_POLL_CONTEXT_S = 0.01  # bounds how late a cancellation or deadline is noticed
+_POLL_CONTEXT_S = 0.01  # largest delay before a cancellation or deadline takes effect
 
 _pool_time = threading.local()
 
 
 def choose_threads(device: torch.device, tasks: int) -> int:
-    """Returns the number of threads for some tasks: on a CPU torch's, up to a limit; 1 for few tasks or a GPU."""
+    """Returns the number of threads for tasks: torch's number on a CPU, up to a limit; 1 for few tasks or on a GPU."""
     threads = min(torch.get_num_threads(), _MAX_THREADS) if device.type == "cpu" else 1
     return threads if tasks >= threads * _MIN_TASKS_PER_THREAD else 1
 
@@ -46,7 +46,7 @@ def cpu_seconds() -> float:
 
 
 def wait_for_all(futures: Iterable[Future[Result]], context: WorkContext) -> None:
-    """Waits until all futures are done, checking `context` before each and every few milliseconds."""
+    """Waits until all futures are done; checks `context` before each future and every few milliseconds."""
     for future in futures:
         context.checkpoint()
         while wait([future], timeout=_POLL_CONTEXT_S).not_done:
@@ -65,12 +65,12 @@ def reduce_in_order(
     """Computes every task, and reduces the results in the order of the tasks.
 
     Args:
-        compute: called by several threads at once.
-        reduce: called with a task and its result by one thread at a time.
-        tasks: an iterable, advanced by one thread at a time.
-        context: checked by the calling thread: before each task where `threads` is 1, else every few milliseconds.
-            Where it raises, no task is left running.
-        threads: number of threads; with 1 the calling thread does the work.
+        compute: computes a task; several threads call it concurrently.
+        reduce: receives a task and its result; only one thread at a time calls it.
+        tasks: an iterable; only one thread at a time advances it.
+        context: checked by the calling thread: before each task if `threads` is 1, else every few milliseconds. If it
+            raises, no task is left running.
+        threads: number of threads; with 1, the calling thread does the work.
     """
     if threads == 1:
         for task in tasks:
@@ -90,7 +90,7 @@ def reduce_in_order(
 
 
 class _ReductionQueue(Generic[Task, Result]):
-    """Tasks that are still to be computed, and results that wait for those of earlier tasks to be reduced."""
+    """Tasks that have not been computed yet, and results that wait until earlier results are reduced."""
 
     def __init__(
         self,
@@ -100,17 +100,17 @@ class _ReductionQueue(Generic[Task, Result]):
         max_ahead: int,
     ) -> None:
         self._compute, self._reduce, self._tasks, self._max_ahead = compute, reduce, enumerate(tasks), max_ahead
-        # Guards the iterator, the results and the reduction. Its holder never waits for another task.
+        # Guards the iterator, the results and the reduction. A thread that holds it never waits for another task.
         self._lock = threading.Lock()
         self._results: dict[int, tuple[Task, Result]] = {}
         self._next_to_reduce, self._stopped = 0, False
         self.cpu_seconds = 0.0
 
     def work(self) -> None:
-        """Computes tasks until none is left; the body of each thread."""
+        """Body of each thread: computes tasks until there are none left."""
         started = time.thread_time()
         try:
-            # A caller in inference mode creates sums that only code in the same mode may modify in place.
+            # The caller may have created the sums in inference mode; then only code in this mode may modify them.
             with torch.inference_mode():
                 upcoming = self._advance()
                 while upcoming is not None:
@@ -124,11 +124,11 @@ class _ReductionQueue(Generic[Task, Result]):
                 self.cpu_seconds += time.thread_time() - started
 
     def stop(self) -> None:
-        """Lets no thread start another task."""
+        """Prevents all threads from starting another task."""
         self._stopped = True
 
     def _advance(self, number: int = 0, result: tuple[Task, Result] | None = None) -> tuple[int, Task] | None:
-        """Stores a result, reduces those whose predecessors are reduced, and returns the next task."""
+        """Stores a result, reduces all results that are next in order, and returns the next task."""
         with self._lock:
             if result is not None:
                 self._results[number] = result
@@ -144,23 +144,24 @@ class _ReductionQueue(Generic[Task, Result]):
 
 @contextmanager
 def _pool(threads: int) -> Iterator[Threads]:
-    """Starts threads that divide torch's own threads among them."""
+    """Starts threads and divides torch's own threads among them."""
     all_threads = torch.get_num_threads()
     started = threading.Barrier(threads + 1)
 
     def begin() -> None:
-        # The first query in a thread adopts the number that was set last in any thread, so it must precede the setting.
+        # The first query in a thread adopts the number that any thread set last, so query before setting it.
         torch.get_num_threads()
         torch.set_num_threads(max(1, all_threads // threads))
-        started.wait()
+        with suppress(threading.BrokenBarrierError):
+            started.wait()
 
     with Threads(threads, "mmd-tile", begin) as pool:
         try:
             for _ in range(threads):
                 pool.submit(int)
-        except RuntimeError:  # the system refuses another thread
+            started.wait()
+        except BaseException:  # no further thread could be started, or Ctrl-C: end the threads that wait at the barrier
             started.abort()
             raise
-        started.wait()
-        torch.set_num_threads(all_threads)  # threads that start later adopt the number that was set last
+        torch.set_num_threads(all_threads)  # for threads that start later: they adopt the number that was set last
         yield pool

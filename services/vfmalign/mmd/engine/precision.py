@@ -12,21 +12,21 @@ from vfmalign.client.messages.mmd import Precision
 from vfmalign.mmd.engine.kernels import BoundKernel
 
 PrecisionName = Literal["bfloat16", "float32", "float64"]
-"""Precision that rows are rounded to."""
+"""Precision of the rounded rows."""
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 """From the lowest to the highest."""
 
 UNIT_ROUNDOFF: dict[PrecisionName, float] = dict.fromkeys(PRECISIONS, 2.0 ** (-24)) | {"float64": 2.0**-53}
-"""Of sums and kernel values."""
+"""Unit roundoff of sums and kernel values, by precision."""
 
-# A pass of (n + m)²·d operations up to this number takes milliseconds in float64, so that small comparisons are exact.
+# A pass of up to this many operations, (n + m)²·d, takes milliseconds in float64; small comparisons use float64.
 EXACT_FLOP = {"cpu": 1e9, "cuda": 1e11}
 
-# An estimate below this multiple of its error bound has less than one reliable digit, and is repeated in float64.
+# An estimate below this multiple of its error bound has less than one reliable digit and is repeated in float64.
 SAFE_MULTIPLE_OF_BOUND = 10.0
 
-# Kernel values that vary by less than this share have similar rounding errors: a tile's sum of 2¹¹ of them is rounded
-# to 2⁻¹³ of one value, and distances vary by a few percent.
+# Kernel values that vary by less than this share have similar rounding errors: a tile's sum of 2¹¹ values is rounded to
+# 2⁻¹³ of one value, and distances vary by a few percent.
 _VARIATION = 2.0**-10
 
 _SIGMAS = 6.0  # standard deviations of the rounding errors within the bound
@@ -35,9 +35,9 @@ _ROW_ROUNDOFF: dict[PrecisionName, float] = {"bfloat16": 2.0**-9}
 
 
 def choose(least: Precision, rows: int, channels: int, device: torch.device) -> PrecisionName:
-    """Chooses the precision of the first pass; the requested one is a lower bound.
+    """Chooses the precision of the first pass, at least the requested one.
 
-    Rounding rows to bfloat16 is faster on CUDA's matrix units only, so `fast` equals `high` on a CPU.
+    bfloat16 rows are faster only on CUDA's matrix units, so `fast` equals `high` on a CPU.
     """
     flop = float(rows) ** 2 * channels
     if least == "exact" or flop <= EXACT_FLOP.get(device.type, 1e9):
@@ -46,14 +46,15 @@ def choose(least: Precision, rows: int, channels: int, device: torch.device) -> 
 
 
 class Magnitudes:
-    """How large a kernel and its argument are over the rows x_i, as root mean squares.
+    """Root mean squares, over the rows x_i, of a kernel and of its argument.
 
     Values of a kernel of products grow with the rows. |k(x_i, x_j)|² ≤ k(x_i, x_i)·k(x_j, x_j), because the kernel is
-    positive definite, and its slope times ‖x_i‖‖x_j‖ is such a kernel of the norms. The root mean squares over all
-    pairs of rows are therefore at most those over the rows with themselves, which take one number per row.
+    positive definite. Its slope times ‖x_i‖‖x_j‖ is also a positive definite kernel, of the norms. The root mean
+    square over all pairs of rows is therefore at most the root mean square over the pairs (x_i, x_i), which takes one
+    number per row.
 
     Args:
-        kernel: whose values are bounded.
+        kernel: kernel to bound.
     """
 
     def __init__(self, kernel: BoundKernel) -> None:
@@ -62,7 +63,7 @@ class Magnitudes:
         self._squares = torch.zeros(3, dtype=torch.float64)
 
     def add(self, norms_N: Tensor) -> None:
-        """Adds rows by their squared norms."""
+        """Adds rows, given their squared norms."""
         norm_N = norms_N.double().cpu()
         value_N = torch.ones_like(norm_N)
         if self.kernel.argument == "product":
@@ -78,12 +79,12 @@ class Magnitudes:
 
     @property
     def steepness(self) -> float:
-        """Root mean square of the slope at x_i·x_i, or at distance 0, times ‖x_i‖²."""
+        """Root mean square of ‖x_i‖² times the slope at x_i·x_i, or at distance 0."""
         return self._root_mean_square(1)
 
     @property
     def largest(self) -> float:
-        """Of k(x_i, x_i), 1 for kernels of distances."""
+        """Root mean square of k(x_i, x_i); 1 for kernels of distances."""
         return self._root_mean_square(2)
 
     def _root_mean_square(self, index: int) -> float:
@@ -101,23 +102,28 @@ def error_bound(
 ) -> float:
     """Returns a bound on the absolute error of an estimate of MMD²: six standard deviations of its rounding errors.
 
-    Rounding errors of different products are taken as independent with mean 0 (Higham and Mary, SIAM J. Sci. Comput.
-    2019): a product of two rows of D channels then errs by about u·√D·‖x‖‖y‖, and MMD² averages n² of them. Errors of a
-    row's norm, and of the row itself where it was rounded to bfloat16, affect all kernel values of the row in the same
-    way. They are weighted by the witness function at the row, which is small, and for a rounded row also by the slope
-    of the witness function, which may be as large as that of one kernel where the function itself is 0. The sum of a
-    row over a tile errs by about u times the sum (0.8u measured), however many entries it has: these errors average out
-    over n rows only. Errors repeat in all rows, and do not average out, where kernel values do: those of a kernel that
-    is much wider than the distances, of which MMD² adds four means, and those of separate clusters, where the witness
-    function is large. `docs/mmd.md` tabulates measured errors beside this bound.
+    The bound adds up these errors; u is the unit roundoff:
+
+    - Products. Their errors are assumed to be independent with mean 0 (Higham and Mary, SIAM J. Sci. Comput. 2019). A
+      product of two rows of D channels errs by about u·√D·‖x‖‖y‖, and MMD² averages n² products.
+    - Norms, and rows rounded to bfloat16. Their errors affect all kernel values of a row in the same way. They are
+      weighted by the witness function at the row, which is small, and for a rounded row also by the slope of the
+      witness function, which may be as large as the slope of one kernel even if the function itself is 0.
+    - Sums of a row over a tile. A sum errs by about u times the sum (0.8u measured), independent of the number of
+      entries, so these errors only average out over n rows.
+    - Errors that repeat in all rows and do not average out. They occur if kernel values repeat: if the kernel is much
+      wider than the distances (MMD² adds four of its means), or if there are separate clusters (the witness function is
+      large).
+
+    `docs/validation.md` compares measured errors with this bound.
 
     Args:
-        magnitudes: of the rows of both samples.
+        magnitudes: magnitudes of the rows of both samples.
         channels: D.
-        rows: n of the smaller sample, repeated rows counted once (`Rows.effective_count`).
+        rows: n of the smaller sample, counting repeated rows once (`Rows.effective_count`).
         witness: root mean square over the rows of the witness function, Σ_j w_j k(x_i, x_j).
         entries: mean absolute entry of the matrix that is summed in tiles.
-        precision: of the rows.
+        precision: precision of the rows.
     """
     unit = UNIT_ROUNDOFF[precision]
     steepness, largest = magnitudes.steepness, magnitudes.largest
@@ -129,7 +135,7 @@ def error_bound(
         2.0 * math.sqrt(steepness * largest) * row_roundoff / math.sqrt(rows) + 4.0 * steepness * row_roundoff**2
     )
     from_rows = displacement * (witness_share + 1.0 / rows)
-    # Of kernels without a slope at 0: rounding moves equal rows √(2u√D)·‖x‖ apart (measured); any row may have some.
+    # For kernels without a slope at 0: rounding moves equal rows √(2u√D)·‖x‖ apart (measured). Any row may be repeated.
     apart = math.sqrt(2.0 * unit * (math.sqrt(channels) + 4.0) * magnitudes.norm)
     from_equal_rows = 2.0 * magnitudes.kernel.sqrt_slope * apart / rows
     from_tiles = 2.0 * unit * entries / math.sqrt(rows)

@@ -21,8 +21,8 @@ from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.rows import Rows
 
 MAX_FLOP_UNCHECKED = 2**33
-"""Largest product between two checks of a context: less than half a second of one slow core."""
-_FLOAT32_ERROR = 1e-3  # of products of 512 numbers around 1: float32 errs by 1e-4, bfloat16 by 5e-1
+"""Most operations of a product between two checks of a context: less than half a second on one slow core."""
+_FLOAT32_ERROR = 1e-3  # limit for products of 512 numbers around 1: float32 errs by 1e-4, bfloat16 by 5e-1
 _measuring = threading.Lock()
 
 
@@ -36,7 +36,7 @@ def squared_distances(
     scale: float = 1.0,
     context: WorkContext = UNLIMITED,
 ) -> Tensor:
-    """Writes s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may make a small one negative.
+    """Writes s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; small ones may be negative by rounding.
 
     The norms are added after the product. `addmm` onto the norms would save one pass over the tile, but it is slower.
     """
@@ -55,7 +55,7 @@ def products(
 def multiply(a_IK: Tensor, b_KJ: Tensor, context: WorkContext, out_IJ: Tensor | None = None) -> Tensor:
     """Returns a matrix product, written into `out_IJ` if given; `context` is checked before each block of rows.
 
-    An element is summed over K in the same order whatever the rows of a block. A GPU is fast enough for one block.
+    The block size does not change the order in which an element is summed over K. A GPU is fast enough for one block.
     """
     if out_IJ is None:
         out_IJ = torch.empty(len(a_IK), b_KJ.shape[1], dtype=a_IK.dtype, device=a_IK.device)
@@ -67,20 +67,20 @@ def multiply(a_IK: Tensor, b_KJ: Tensor, context: WorkContext, out_IJ: Tensor | 
 
 
 def pair_distances(x: Rows, y: Rows, rows: slice) -> Tensor:
-    """Returns ‖x_i − y_i‖² from differences, as the product form loses the small distances of pairs to cancellation."""
+    """Returns ‖x_i − y_i‖² computed from differences, because products would lose small distances to cancellation."""
     return (x[rows].values_NK.double() - y[rows].values_NK.double()).square_().sum(dim=1).to(x.dtype)
 
 
 @contextmanager
 def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[None]:
-    """Lets torch's products run on the fastest units and library that keep their precision; restores its settings.
+    """Runs torch's products on the fastest units and library that keep their precision; restores the settings at exit.
 
-    Float64 products do not depend on the settings, which are one for the process: they are left alone, so that a short
-    comparison beside a long one does not change them.
+    Float64 products do not depend on the settings. As torch's settings are global to the process, they stay unchanged
+    for float64, so that a short comparison does not change them for a long one that runs at the same time.
 
-    On CUDA, rows that were rounded to bfloat16 take TF32 matrix units: their products are exact in float32 (8 + 8
-    bits), so the units change the speed and not the value. Float32 rows stay float32, on a CPU by oneDNN where that is
-    the faster library (`_onednn_is_faster`).
+    On CUDA, rows rounded to bfloat16 use TF32 matrix units. Products of two such rows are exact in float32 (8 + 8
+    bits), so the units change only the speed. Float32 rows stay float32; on a CPU, oneDNN multiplies them if it is
+    faster than torch's default library (`_onednn_is_faster`).
     """
     if precision == "float64":
         yield
@@ -91,7 +91,7 @@ def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[Non
 
 
 class _ProductBackend(Protocol):
-    """A backend of torch whose precision of float32 products can be set; torch's stubs lack it."""
+    """A backend of torch with a configurable precision of float32 products; torch's stubs lack it."""
 
     fp32_precision: str
 
@@ -115,33 +115,33 @@ def _setting(precision: PrecisionName, device: torch.device) -> str:
 
 
 def warm_up(device: torch.device) -> None:
-    """Measures the libraries of a CPU now rather than in the first large comparison (about 0.1 s)."""
+    """Measures the libraries of a CPU now (about 0.1 s), so that the first large comparison need not."""
     _setting("float32", device)
 
 
 def _prefers_onednn() -> bool:
-    """Returns whether float32 products are formed by oneDNN instead of torch's default library."""
-    # `cache` alone would let two threads measure at once. All float32 products wait here until the measurement is over,
-    # because torch's setting is one for the whole process and may let them round to bfloat16 meanwhile.
+    """Returns whether oneDNN instead of torch's default library computes float32 products."""
+    # `cache` alone would allow two threads to measure at the same time. All float32 products wait here until the
+    # measurement ends: torch's setting is global to the process and may round them to bfloat16 in the meantime.
     with _measuring:
         return _onednn_is_faster()
 
 
 @cache
 def _onednn_is_faster() -> bool:
-    """Measures, once per process, whether oneDNN forms float32 products faster than torch's default, MKL.
+    """Measures, once per process, whether oneDNN computes float32 products faster than torch's default, MKL.
 
-    The faster one depends on the processor: MKL reaches half of oneDNN's speed on some. torch calls oneDNN only where
-    it may round to bfloat16; processors without units for that compute in float32 all the same, which the error shows.
-    Both libraries err within the bounds of `precision`, so the choice changes the last digits of a result only.
+    It depends on the processor: on some, MKL reaches half of oneDNN's speed. torch calls oneDNN only if it is allowed
+    to round to bfloat16. Processors without bfloat16 units still compute in float32, which the measured error shows.
+    The errors of both libraries are within the bounds of `precision`, so the choice only changes the last digits.
     """
     generator = torch.Generator().manual_seed(0)
     x_IK, y_JK = torch.randn(2, 512, 512, generator=generator)
     seconds = {"ieee": math.inf, "bf16": math.inf}
     out_IJ = torch.empty(512, 512)
-    for setting in ("ieee", "bf16") * 8:  # alternately, so that a disturbance meets both; the first ones warm up
+    for setting in ("ieee", "bf16") * 8:  # alternate, so that a disturbance affects both; the first rounds warm up
         with _fp32_precision(torch.backends.mkldnn.matmul, setting):  # type: ignore[attr-defined]
-            started = time.thread_time()  # CPU time: other work on the machine decides nothing
+            started = time.thread_time()  # CPU time, so that other work on the machine does not matter
             torch.mm(x_IK, y_JK.T, out=out_IJ)
             seconds[setting] = min(seconds[setting], time.thread_time() - started)
     error = float((out_IJ - x_IK.double() @ y_JK.double().T).abs().max())

@@ -21,7 +21,7 @@ from vfmalign.mmd.engine.row_streams import FeatureArray, to_tensor
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-_BLOCK_BYTES = 2**20  # of a block in float64, so that all steps on it run in the cache
+_BLOCK_BYTES = 2**20  # size of a block in float64, so that all steps on it run in the cache
 
 _CENTRE_ROWS = 1024
 _CENTRE_CHANNELS = 4096
@@ -35,9 +35,9 @@ class Affine:
     """Standardisation of features before they are compared: (x − centre)/sd over some of the channels.
 
     Attributes:
-        centre_C: float64, or None where features are not centred.
-        sd_C: float64, or None where features are not scaled.
-        channel_mask_C: which channels remain; None for all.
+        centre_C: centre of each channel, float64; None if features are not centred.
+        sd_C: scale of each channel, float64; None if features are not scaled.
+        channel_mask_C: channels that remain; None for all.
     """
 
     centre_C: FloatArray | None = None
@@ -50,7 +50,7 @@ class Affine:
         return sum(part.nbytes for part in (self.centre_C, self.sd_C, self.channel_mask_C) if part is not None)
 
     def get_channel_mask(self, channels: int) -> NDArray[np.bool_]:
-        """Returns which of the channels remain, [C]."""
+        """Returns the mask of the channels that are compared, [C]."""
         return np.ones(channels, np.bool_) if self.channel_mask_C is None else self.channel_mask_C
 
     def apply(self, block_IC: Tensor, buffer_IC: Tensor | None = None) -> Tensor:
@@ -58,8 +58,8 @@ class Affine:
 
         Args:
             block_IC: the rows.
-            buffer_IC: float64 memory for the result, because allocating fresh memory for every block takes longer than
-                computing it; None to allocate.
+            buffer_IC: float64 memory for the result; None to allocate it. Allocating memory for every block takes
+                longer than computing it.
         """
 
         def on_device(values_C: FloatArray | NDArray[np.bool_]) -> Tensor:
@@ -84,9 +84,9 @@ class Rows:
     """Rows prepared for products.
 
     Attributes:
-        values_NK: rows in float64 or float32; those rounded to bfloat16 are stored in float32.
+        values_NK: rows in float64 or float32; rows rounded to bfloat16 are stored in float32.
         norms_N: ‖x_i‖² of the rounded rows, summed in float64 and stored in the dtype of the products.
-        precision: that rows are rounded to.
+        precision: precision of the rounded rows.
     """
 
     values_NK: Tensor
@@ -110,7 +110,7 @@ class Rows:
         return rows
 
     def assign(self, features_NK: Tensor) -> None:
-        """Overwrites all rows by rounded float64 features, block by block to need little memory."""
+        """Overwrites all rows with rounded float64 features, block by block to save memory."""
         step = max(1, _BLOCK_BYTES // (8 * max(1, self.channels)))
         for start in range(0, self.count, step):
             block, features_IK = self[start : start + step], features_NK[start : start + step]
@@ -118,7 +118,7 @@ class Rows:
             block.norms_N.copy_(squared_norms(block.values_NK))
 
     def copy_(self, other: Rows) -> None:
-        """Overwrites all rows by as many others of the same precision."""
+        """Overwrites all rows with the same number of other rows of the same precision."""
         self.values_NK.copy_(other.values_NK)
         self.norms_N.copy_(other.norms_N)
 
@@ -148,7 +148,7 @@ class Rows:
         return self.values_NK.nbytes + self.norms_N.nbytes
 
     def split(self, first: int) -> tuple[Rows, Rows]:
-        """Returns the first rows and the others, as views."""
+        """Splits the rows in two, and returns the first rows and the others, as views."""
         return self[:first], self[first:]
 
     def __getitem__(self, span: slice) -> Rows:
@@ -157,9 +157,9 @@ class Rows:
 
     @property
     def effective_count(self) -> float:
-        """N²/Σc² over distinct rows that occur c times each.
+        """Effective number of distinct rows: N²/Σc², where each distinct row occurs c times.
 
-        Rounding errors of equal rows are equal, so that they average out over this number of rows only.
+        Equal rows have equal rounding errors, so errors only average out over this number of rows.
         """
         if not self._effective_count:
             _, counts = np.unique(self.norms_N.cpu().numpy(), return_counts=True)
@@ -179,11 +179,11 @@ def prepare(
     """Standardises and rounds all parts, one after another and block by block, without a float64 copy of all features.
 
     Args:
-        parts: features [N, C] in float16 to float64, each with the order of its rows (None: as they are).
-        affine: centre and scale, applied in float64 before anything is rounded.
-        precision: of the values.
-        device: where products are formed.
-        cache: stores each part, which other comparisons of the same features and `affine` then reuse.
+        parts: features [N, C] in float16 to float64, each with the order of its rows (None for the given order).
+        affine: centre and scale, applied in float64 before rounding.
+        precision: precision of the values.
+        device: device of the products.
+        cache: stores each part for other comparisons of the same features and `affine`.
         context: checked before every block of rows.
     """
     channels = int(parts[0][0].shape[1])
@@ -194,7 +194,7 @@ def prepare(
     for features_NC, order_N in parts:
         span = slice(start, start + int(features_NC.shape[0]))
         start = span.stop
-        if cache.max_bytes and len(parts) > 1:
+        if pooled[span].nbytes <= cache.max_bytes and len(parts) > 1:
             order = None if order_N is None else order_N.tobytes()
             key = ("rows", IdentityKey(features_NC), order, IdentityKey(affine), precision, str(device))
             create = partial(prepare, [(features_NC, order_N)], affine, precision, device, context=context)
@@ -223,18 +223,18 @@ def _fill(
 
 
 def squared_norms(values_IK: Tensor) -> Tensor:
-    """Returns ‖x_i‖², summed in float64 without a float64 copy of the rows."""
+    """Returns ‖x_i‖² of each row, summed in float64 without a float64 copy of the rows."""
     norms_I: Tensor = torch.linalg.vector_norm(values_IK, dim=1, dtype=torch.float64)
     return norms_I.square_()
 
 
 def central_point(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatArray:
-    """Returns a point amid the rows in float64, [C]: the medians of the channels over at most 1,024 of the rows.
+    """Returns a central point of the rows in float64, [C]: the median of each channel over at most 1,024 rows.
 
     `context` is checked before every few thousand channels.
 
-    Distances do not depend on the point that is subtracted, but their rounding errors do. The mean would be far from
-    all rows if one of them is an outlier, and every row would lose the digits that the outlier's size takes.
+    Distances do not depend on the point that is subtracted, but their rounding errors do. A single outlier could move
+    the mean far from all rows, so that every row would lose digits to its size.
     """
     step = -(-int(features_NC.shape[0]) // _CENTRE_ROWS)
     channels = int(features_NC.shape[1])

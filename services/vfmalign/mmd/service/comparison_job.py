@@ -1,4 +1,4 @@
-"""One comparison in the service: check its size, read its samples, compare them, and report the cost."""
+"""One comparison in the service: check the size, read the samples, compare them, and report the cost."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from vfmalign.mmd.engine.ordered_pool import cpu_seconds, wait_for_all
 from vfmalign.mmd.service.feature_reader import FeatureReader, Source
 
 _READING = Threads(1, "mmd-read")
-"""Reads the samples of long comparisons. One at a time: a read that outlives its comparison keeps what it has read, and
-the next comparison's begins after it.
+"""Reads the samples of long comparisons, one comparison at a time. The read of a cancelled comparison may still be
+running and use memory, so the next read has to wait for it.
 """
 
 
@@ -33,7 +33,7 @@ class ComparisonJob:
     """A requested comparison.
 
     Attributes:
-        sources: of x, y and an optional reference.
+        sources: sources of x, y and an optional reference.
         reader: reads the sources.
         context: deadline and cancellation.
         stages: seconds per stage so far.
@@ -47,24 +47,24 @@ class ComparisonJob:
 
     @property
     def is_inline(self) -> bool:
-        """Whether the request contains all features, so that nothing is read from storage."""
+        """Whether the request contains all features, so that none are read from storage."""
         return all(isinstance(source, Sample) for source in self.sources)
 
 
 @dataclass(frozen=True)
 class PreparedComparison:
-    """A comparison whose options and size are checked.
+    """A comparison after the checks of its options and size.
 
     Attributes:
-        samples: the samples of a short comparison; None if they are still to be read.
-        short: whether it takes so little time and memory that it may run beside another one.
-        streamed: whether x and y do not fit into memory, so that they are read part by part during the comparison.
+        samples: the samples of a short comparison; None if they have not been read yet.
+        short: whether it is short enough to run at the same time as another comparison.
+        by_layer: whether stored layers are read during the comparison, because not all fit into memory.
     """
 
     job: ComparisonJob
     samples: Sequence[Sample] | None
     short: bool
-    streamed: bool = False
+    by_layer: bool = False
 
 
 def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
@@ -75,7 +75,7 @@ def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
         engine: device and memory limit.
 
     Raises:
-        BadOption, BadTensor: options or samples that do not fit together.
+        BadOption, BadTensor: options or samples are invalid or inconsistent.
         NotFound: a feature set or object does not exist.
         TooLarge: the comparison does not fit into memory.
         Cancelled, DeadlineExceeded: see `WorkContext`.
@@ -84,13 +84,11 @@ def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
     check_options(job.options, has_reference=len(job.sources) > 2)
     with job.stages.stage("read"):
         shapes = job.reader.shapes(job.sources)
-        streamed = job.reader.are_in_parts(job.sources[:2]) and not memory_budget.fits(shapes, job.options, engine)
-        memory_budget.check_sizes(shapes, job.options, engine, streamed=streamed)
-        if streamed:
-            return PreparedComparison(job, None, short=False, streamed=True)
+        memory_budget.check_sizes(shapes, job.options, engine)
+        by_layer = not memory_budget.fits(shapes, job.options, engine)
         short = memory_budget.is_short(shapes, job.options, engine)
         samples = job.reader.read(job.sources, job.context) if short else None
-    return PreparedComparison(job, samples, short)
+    return PreparedComparison(job, samples, short, by_layer)
 
 
 def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
@@ -120,20 +118,18 @@ def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
 
 
 def _read(prepared: PreparedComparison) -> Sequence[Sample]:
-    """Reads the samples in a separate thread, so that a read that blocks does not delay a cancellation."""
+    """Reads the samples in a separate thread, so that a blocked read does not delay a cancellation."""
     job = prepared.job
-    sources = job.sources[2:] if prepared.streamed else job.sources
-    reading = _READING.submit(job.reader.read, sources, job.context)
+    reading = _READING.submit(job.reader.read, job.sources, job.context, by_layer=prepared.by_layer)
     try:
         wait_for_all([reading], job.context)
     finally:
-        reading.cancel()  # one that has begun stops at its next check
-    samples = reading.result()
-    return [*job.reader.streams(job.sources[:2]), *samples] if prepared.streamed else samples
+        reading.cancel()  # a read that has started stops at its next check
+    return reading.result()
 
 
 def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfig) -> ComputeResponse:
-    """Compares, and counts the CPU time."""
+    """Compares the samples and counts the CPU time."""
     reference = samples[2] if len(samples) > 2 else None
     started = cpu_seconds()
     try:

@@ -14,7 +14,7 @@ from vfmalign.v1 import mmd_pb2
 
 
 def to_options(request: mmd_pb2.ComputeRequest) -> ComputeOptions:
-    """Converts the options of a request, in which a measure counts once.
+    """Converts the options of a request; a measure that occurs several times counts once.
 
     Raises:
         BadOption: a field is missing, unknown or out of range.
@@ -23,7 +23,7 @@ def to_options(request: mmd_pb2.ComputeRequest) -> ComputeOptions:
         raise BadOption(
             "this field is required",
             field="pairing",
-            remedy="set PAIRING_PAIRED where row i of x and row i of y are one case, else PAIRING_INDEPENDENT",
+            remedy="set PAIRING_PAIRED if row i of x and row i of y come from the same case, else PAIRING_INDEPENDENT",
         )
     options = ComputeOptions.from_proto(request)
     return options.model_copy(update={"measures": tuple(dict.fromkeys(options.measures))})
@@ -66,7 +66,7 @@ def _check_labels(
     """Checks the groups and cases of the rows before they are copied.
 
     Raises:
-        BadTensor: their number is not that of the rows, where that is known, or a label is empty.
+        BadTensor: there is not one label per row (if the number of rows is known), or a label is empty.
     """
     for name in ("groups", "case_ids"):
         labels = getattr(message, name)

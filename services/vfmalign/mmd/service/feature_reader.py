@@ -1,6 +1,6 @@
-"""Samples that a request refers to: stored feature sets and uploaded objects, read from object storage.
+"""Samples of a request: stored feature sets and uploaded objects, read from object storage.
 
-Sizes are read before features, so that a comparison that does not fit is rejected first.
+Sizes are read before features, so that a comparison that does not fit into memory is rejected early.
 
 Legend: N rows, C channels.
 """
@@ -34,6 +34,7 @@ Layers: TypeAlias = dict[str, FeatureArray]
 
 _MAX_LAYERS = get_max_count(InlineFeatures, "layers")
 _MAX_LAYER_NAME = get_max_length(InlineLayer, "layer")
+_STORED_BYTES = np.dtype(np.float32).itemsize
 _DTYPES: dict[str, np.dtype[np.floating]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
@@ -43,7 +44,7 @@ class Stored:
 
     Attributes:
         name: its field in the request.
-        manifest_sha256: digest of its manifest; empty accepts the stored one.
+        manifest_sha256: expected digest of its manifest; empty accepts any.
     """
 
     name: str
@@ -52,13 +53,13 @@ class Stored:
 
     @property
     def key(self) -> Hashable:
-        """Equal for sources of the same features."""
+        """Key that is equal for sources of the same features."""
         return ("feature set", self.feature_set, self.manifest_sha256)
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A safetensors file that a client uploaded to the bucket, and the labels of its rows; a size of 0 is unknown."""
+    """A safetensors file that a client uploaded to the bucket, and the labels of its rows. Size 0 means unknown."""
 
     name: str
     uri: str
@@ -69,7 +70,7 @@ class Uploaded:
 
     @property
     def key(self) -> Hashable:
-        """Equal for sources of the same features."""
+        """Key that is equal for sources of the same features."""
         return ("object", self.uri, self.sha256)
 
 
@@ -77,11 +78,11 @@ Source: TypeAlias = Stored | Uploaded | Sample
 
 
 class FeatureReader:
-    """Reads the samples of one call. Pairs of a batch share samples as far as the cache holds them.
+    """Reads the samples of one call. Pairs of a batch share the samples in the cache.
 
     Args:
-        store: holds feature sets and uploaded objects; None reads samples of the request alone.
-        cache: samples that the pairs of a batch share; by default none.
+        store: object storage of feature sets and uploaded objects; None supports only samples in the request itself.
+        cache: cache of samples that the pairs of a batch share; by default no cache.
     """
 
     def __init__(self, store: ObjectStore | None, cache: SizedLruCache | None = None) -> None:
@@ -94,24 +95,25 @@ class FeatureReader:
         """Returns the sizes of samples without reading their features.
 
         Raises:
-            BadOption: a malformed id, URI or digest.
-            BadTensor: an object that is not a safetensors file.
-            NotFound: no such feature set or object.
-            PreconditionFailed: a sample is stored, and there is no object storage.
-            DataLoss: the manifest of a feature set is damaged, or is not the one that the request refers to.
+            BadOption: an id, URI or digest is malformed.
+            BadTensor: an object is not a safetensors file.
+            NotFound: a feature set or object does not exist.
+            PreconditionFailed: a sample is stored, but there is no object storage.
+            DataLoss: the manifest of a feature set is damaged, or does not have the requested digest.
         """
         return [self._get_shape(source) for source in sources]
 
-    def read(self, sources: Sequence[Source], context: WorkContext) -> list[Sample]:
+    def read(self, sources: Sequence[Source], context: WorkContext, *, by_layer: bool = False) -> list[Sample]:
         """Reads samples and verifies every stored byte; a source that occurs twice is read once.
 
         Args:
-            sources: the argument of an earlier call of `shapes`.
+            sources: the sources passed to an earlier call of `shapes`.
             context: checked before every part of a set.
+            by_layer: whether to return stored sets as streams, which are read and verified later, layer by layer.
 
         Raises:
-            DataLoss: a part of a feature set is gone or was changed.
-            NotFound, DigestMismatch: an uploaded object is.
+            DataLoss: a part of a feature set is missing or was changed.
+            NotFound, DigestMismatch: an uploaded object is missing or was changed.
         """
         read: dict[Hashable, Layers] = {}
         samples = []
@@ -119,30 +121,20 @@ class FeatureReader:
             if isinstance(source, Sample):
                 samples.append(self._share_arrays(source))
                 continue
+            if by_layer and isinstance(source, Stored):
+                samples.append(self._open(source))
+                continue
             if source.key not in read:
                 read[source.key] = self._cache.get_or_create(source.key, partial(self._layers, source, context), _bytes)
             labels = self._manifests[source.key] if isinstance(source, Stored) else source
             samples.append(Sample(source.name, read[source.key], labels.groups, labels.case_ids))
         return samples
 
-    def are_in_parts(self, sources: Sequence[Source]) -> bool:
-        """Whether every sample is stored in parts, which can be read one at a time."""
-        return all(isinstance(source, Stored) for source in sources)
-
-    def streams(self, sources: Sequence[Source]) -> list[Sample]:
-        """Returns samples as streams of their parts; a part is verified each time it is read.
-
-        Args:
-            sources: the argument of an earlier call of `shapes`, for which `are_in_parts` is true.
-        """
-        samples = []
-        for source in sources:
-            if not isinstance(source, Stored):
-                raise TypeError(f"{source.name} is not stored in parts")
-            manifest = self._manifests[source.key]
-            layers = {spec.name: StoredRows(self._store, manifest, spec.name) for spec in manifest.layers}
-            samples.append(Sample(source.name, layers, manifest.groups, manifest.case_ids))
-        return samples
+    def _open(self, source: Stored) -> Sample:
+        """Returns a stored set as streams of its layers."""
+        manifest = self._manifests[source.key]
+        layers = {spec.name: StoredRows(self._store, manifest, spec.name) for spec in manifest.layers}
+        return Sample(source.name, layers, manifest.groups, manifest.case_ids)
 
     def _get_shape(self, source: Source) -> SampleShape:
         if isinstance(source, Sample):
@@ -153,14 +145,15 @@ class FeatureReader:
                 self._headers[source.key] = self._read_header(source)
             if source.size_bytes not in (0, size_bytes := self._headers[source.key].total_bytes):
                 raise BadOption(
-                    f"the object has {size_bytes:,} bytes, and the request says {source.size_bytes:,}",
+                    f"the object has {size_bytes:,} bytes, but the request states {source.size_bytes:,}",
                     field=f"{source.name}.uploaded.object.size_bytes",
-                    remedy="send the object that CreateUpload returned, or leave its size out",
+                    remedy="send the object that CreateUpload returned, or leave out its size",
                 )
             shapes = {name: entry.shape for name, entry in self._headers[source.key].tensors.items()}
             rows = max((shape[0] for shape in shapes.values()), default=0)
             channels = {name: shape[1] for name, shape in shapes.items()}
-            return SampleShape(rows, channels, len(set(source.groups)) or rows)
+            types = {_DTYPES[entry.dtype].itemsize for entry in self._headers[source.key].tensors.values()}
+            return SampleShape(rows, channels, len(set(source.groups)) or rows, max(types, default=8))
         if not is_id(source.feature_set):
             raise BadOption(
                 "is not the id of a feature set",
@@ -177,7 +170,7 @@ class FeatureReader:
             self._manifests[source.key] = read_manifest(self._store, source.feature_set, source.manifest_sha256)
         manifest = self._manifests[source.key]
         channels = {layer.name: layer.channels for layer in manifest.layers}
-        return SampleShape(manifest.rows, channels, len(set(manifest.groups)))
+        return SampleShape(manifest.rows, channels, len(set(manifest.groups)), _STORED_BYTES, in_parts=True)
 
     @property
     def _store(self) -> ObjectStore:
@@ -190,7 +183,7 @@ class FeatureReader:
             raise get_missing_store(f"{source.name}.{'feature_set_id' if isinstance(source, Stored) else 'uploaded'}")
 
     def _read_header(self, source: Uploaded) -> SafetensorsHeader:
-        """Reads the header of an object, whose size it must account for; rows are compared with the features."""
+        """Reads the header of an object and checks it against the object's size."""
         field = f"{source.name}.uploaded.object"
         if not SHA256.matches(source.sha256):
             raise BadOption(
@@ -217,7 +210,7 @@ class FeatureReader:
         if isinstance(source, Uploaded):
             context.checkpoint()
             header, field = self._headers[source.key], f"{source.name}.uploaded.object"
-            # Only the whole object has a digest: it may have been replaced since its header was read.
+            # The digest covers the whole object, which may have been replaced since its header was read.
             data = self._store.get_large(
                 self._key(source), sha256=source.sha256, max_bytes=header.total_bytes, context=context
             )
@@ -237,22 +230,22 @@ class FeatureReader:
         return layers
 
     def _share_arrays(self, sample: Sample) -> Sample:
-        """Replaces arrays by those of an earlier pair that sent the same bytes."""
+        """Replaces arrays by the arrays of an earlier pair with the same bytes."""
         if not self._cache.max_bytes:
             return sample
         layers = dict(sample.layers)
         for name, array in sample.layers.items():
             if not isinstance(array, np.ndarray):
-                continue  # a stream holds no bytes
+                continue  # a stream has no bytes in memory
             key = ("inline", array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
             layers[name] = self._cache.get_or_create(key, partial(_identity, array), _size)
         return replace(sample, layers=layers)
 
 
 def get_missing_store(subject: str) -> PreconditionFailed:
-    """Returns the error for a part of a request that needs object storage where the service has none."""
+    """Returns the error for a request that needs object storage when the service has none."""
     return PreconditionFailed(
-        "the request refers to object storage, and this service has none",
+        "the request refers to object storage, but this service has none",
         subject=subject,
         remedy="send the features inline, or set AWS_ENDPOINT_URL_S3 for the MMD service; "
         "`vfmalign up` without --only starts both",
@@ -265,10 +258,10 @@ def _not_safetensors(error: MalformedHeader, field: str) -> BadTensor:
 
 
 def _check_tensors(header: SafetensorsHeader, field: str) -> None:
-    """Checks that each tensor is a layer that could be sent inline as well; names that are refused are not repeated."""
+    """Checks that each tensor is a layer that could also be sent inline. Errors do not repeat rejected names."""
     if len(header.tensors) > _MAX_LAYERS:
         raise BadTensor(
-            f"contains {len(header.tensors):,} tensors, at most {_MAX_LAYERS}", field=field, remedy="save fewer layers"
+            f"has {len(header.tensors):,} tensors, more than {_MAX_LAYERS}", field=field, remedy="save fewer layers"
         )
     for name, entry in header.tensors.items():
         if not (0 < len(name) <= _MAX_LAYER_NAME and name.isprintable()):
@@ -288,7 +281,7 @@ def _check_tensors(header: SafetensorsHeader, field: str) -> None:
 def _get_arrays(header: SafetensorsHeader, data: memoryview) -> Layers:
     """Returns the arrays of a safetensors file as views of its bytes.
 
-    The library copies them and holds the interpreter lock meanwhile.
+    The library would copy them and hold the interpreter lock while it does.
     """
     content = data[header.content_offset :]
     return {

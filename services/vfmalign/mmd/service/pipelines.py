@@ -1,4 +1,4 @@
-"""The threads that compare, one for long and one for short comparisons, each behind a gate of its own."""
+"""Threads that run comparisons: one for long and one for short comparisons, each with its own queue."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ _T = TypeVar("_T")
 
 
 class Pipeline:
-    """Runs functions one after another in a thread of its own, by tenant and caller in turn.
+    """Runs functions one after another in its own thread, alternating between tenants and callers.
 
     Args:
-        size: calls that may wait beside the one that runs.
-        name: of the queue.
+        size: number of calls that may wait, in addition to the running one.
+        name: name of the queue.
     """
 
     def __init__(self, size: int, name: str) -> None:
-        self._gate, self._thread = FairGate(2, size + 1, name), Threads(1, name)
+        # A second call inside would wait for the thread ahead of callers whose turn comes earlier.
+        self._gate, self._thread = FairGate(1, size + 1, name), Threads(1, name)
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Runs a function in the thread. See `FairGate.enter` for errors."""
@@ -29,16 +30,16 @@ class Pipeline:
             return await self._thread.run(function, *args, **kwargs)
 
     def close(self) -> None:
-        """Refuses new and waiting work, and lets the running function finish."""
+        """Rejects new and waiting calls, and lets the running function finish."""
         self._gate.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 class Pipelines:
-    """The pipelines of a service.
+    """The pipelines of a service: one for long and one for short comparisons.
 
     Args:
-        size: calls that may wait, for each of them.
+        size: number of calls that may wait in each pipeline.
     """
 
     def __init__(self, size: int) -> None:

@@ -33,10 +33,10 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     """Servicer of MmdService. One long and one short comparison run at a time; others wait.
 
     Args:
-        store: holds stored and uploaded features of the tenant that it serves; None accepts inline features alone.
-        uploads: of this tenant; None without a store.
+        store: object storage of one tenant's feature sets and uploads; None accepts only inline features.
+        uploads: uploads of this tenant; None without a store.
         engine: device, precision and memory limit.
-        pipelines: run the comparisons of all tenants.
+        pipelines: pipelines that run the comparisons of all tenants.
         cache_bytes: memory for samples that the pairs of one batch share.
     """
 
@@ -59,12 +59,12 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     async def ComputeBatch(
         self, request: mmd_pb2.ComputeBatchRequest, context: Context
     ) -> AsyncIterator[mmd_pb2.ComputeBatchResponse]:
-        """Compares many pairs in order; a pair that fails is reported and the next one runs."""
+        """Compares many pairs of samples in order; reports a pair that fails and continues with the next pair."""
         if not 1 <= len(request.requests) <= MAX_PAIRS:
             raise BadOption(
                 f"expected 1 to {MAX_PAIRS:,} pairs, got {len(request.requests):,}",
                 field="requests",
-                remedy="send at least one pair, and split a batch that is too large",
+                remedy="send at least one pair, and split a larger batch",
             )
         cache = SizedLruCache(self._cache_bytes if len(request.requests) > 1 else 0)
         reader, engine = FeatureReader(self._store, cache), replace(self._engine, cache=cache)
@@ -81,7 +81,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     async def CreateUpload(
         self, request: mmd_pb2.CreateUploadRequest, context: Context
     ) -> mmd_pb2.CreateUploadResponse:
-        """Returns where a file of arrays is uploaded."""
+        """Returns the URL to upload a file of arrays to."""
         record = CreateUploadRequest.from_proto(request)
         if self._uploads is None:
             raise get_missing_store("file")
@@ -98,7 +98,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         if request.HasField("reference"):
             sources.append(converters.to_source(request.reference, "reference"))
         job = ComparisonJob(sources, options, reader, current_work.get())
-        # Reading waits for the network, which must not occupy the worker thread.
+        # Reading waits for the network, and must not block the worker thread meanwhile.
         prepared = (
             comparison_job.prepare(job, engine)
             if job.is_inline
@@ -108,13 +108,13 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         response = await pipeline.run(comparison_job.run, prepared, engine)
         if response.projection is None:
             return _to_proto(response)
-        # A projection has up to 200,000 points, and other calls should not wait for their conversion.
+        # A projection has up to 200,000 points; convert it in a thread, so that other calls do not wait.
         return await MESSAGES.run(_to_proto, response)
 
     async def _compute_with_retry(
         self, request: mmd_pb2.ComputeRequest, reader: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
-        """Runs a comparison of a batch that has begun: if there is no place for it, it waits instead of failing."""
+        """Runs a comparison of a batch that has started; if the queue is full, it waits instead of failing."""
         while True:
             try:
                 return await self._compute(request, reader, engine)

@@ -14,12 +14,12 @@ from vfmalign.mmd.settings import MmdOptions
 
 
 class Uploads:
-    """Uploads of one tenant. Files are named by their digest, so that uploading one again changes nothing.
+    """Uploads of one tenant. Files are named by their digest, so uploading a file again changes nothing.
 
     Args:
-        store: objects of the tenant.
-        presigner: signs the uploads.
-        options: of the MMD service.
+        store: object storage of the tenant.
+        presigner: signs the URLs of uploads.
+        options: options of the MMD service.
     """
 
     def __init__(self, store: ObjectStore, presigner: Presigner, options: MmdOptions) -> None:
@@ -36,17 +36,17 @@ class Uploads:
         self.start, self.close = self._files.start, self._files.close
 
     def create(self, file: FileContent) -> CreateUploadResponse:
-        """Returns where a file is uploaded.
+        """Returns the URL to upload a file to.
 
         Raises:
-            TooLarge: no comparison may use a file of its size, or it does not fit into the quota.
+            TooLarge: the file exceeds the memory limit of a comparison or the tenant's quota.
         """
         if file.size_bytes > self._limit_bytes:
             raise TooLarge(
-                f"the file has {file.size_bytes:,} bytes, and a comparison may use {self._limit_bytes:,}",
+                f"the file has {file.size_bytes:,} bytes, but a comparison may use only {self._limit_bytes:,}",
                 subject="file.size_bytes",
-                remedy="compare fewer rows or float16, extract the features into stored sets, which are read part by "
-                "part, or ask an operator to raise VFMALIGN_MMD__MEMORY_MIB",
+                remedy="compare fewer rows or float16, extract the features into stored sets, which `random_fourier` "
+                "reads at any length, or ask an operator to increase VFMALIGN_MMD__MEMORY_MIB",
                 reason="UPLOAD_TOO_LARGE",
             )
         key = upload_key(file.sha256)

@@ -4,10 +4,10 @@ By Bochner's theorem k(x, y) = E cos(ω·(x − y)) for ω from the kernel's spe
 2007, thm 1). Every kernel of a distance here is a mean of Gaussians of different widths (Schoenberg, 1938). Therefore
 ω = s·z/σ with standard normal z and a factor s that is distributed as 1/width.
 
-The direction of ω is uniform and independent of its length. The lengths are stratified: of many that are drawn and
-sorted, each run of neighbours gives one at random. Each ω still has the spectral distribution. Long frequencies, which
-are rare and matter most where samples differ little, are in every set in their proportion; a set of independent ones
-may lack them, and its error then looks small (docs/adr/0086-*.md).
+The direction of ω is uniform and independent of its length. The lengths are stratified: many candidates are drawn and
+sorted, and one is chosen at random from each run of neighbours. Each ω still has the spectral distribution. High
+frequencies are rare and matter most if samples differ little. Stratification includes them in every set in proportion;
+a set of independent draws may lack them and then underestimate its own error.
 
 Legend: R frequencies, C channels, K candidates for one length.
 """
@@ -36,7 +36,7 @@ def _ones(generator: Generator, count: int) -> FloatArray:
 
 
 def _mixture(generator: Generator, count: int) -> FloatArray:
-    """Cycles through the widths instead of drawing them, so that each has the same number of frequencies."""
+    """Cycles through the widths instead of drawing them, so that each width has the same number of frequencies."""
     return np.tile(1.0 / np.array(MIXTURE_MULTIPLES), count // len(MIXTURE_MULTIPLES))
 
 
@@ -62,7 +62,7 @@ INVERSE_WIDTHS: dict[str, Callable[[Generator, int], FloatArray]] = {
     "rational_quadratic": _gamma,
     "inverse_multiquadric": _chi,
 }
-"""Functions, by name of the kernel, that draw s for a number of frequencies."""
+"""By kernel name: functions that draw s for a number of frequencies."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Spectrum:
     """Frequencies of one kernel.
 
     Attributes:
-        kernel: whose spectral distribution they are drawn from; k(x, x) = 1.
+        kernel: kernel that determines the spectral distribution; k(x, x) = 1.
         omega_RC: frequencies, in inverse units of the features.
     """
 
@@ -88,7 +88,7 @@ class Spectrum:
         return self.kernel.name == "laplacian"
 
     def one_minus_kernel(self, difference_C: FloatArray) -> float:
-        """Returns 1 − k(x, x + difference), for Gaussians without cancellation where it is small."""
+        """Returns 1 − k(x, x + difference). For Gaussians, small values lose no digits to cancellation."""
         squared = float(difference_C @ difference_C)
         if self.kernel.gaussian_sigmas:
             return float(np.mean([-np.expm1(-0.5 * squared / scale**2) for scale in self.kernel.gaussian_sigmas]))
@@ -107,7 +107,7 @@ def draw_spectrum(kernel: str, sigma: float, channels: int, count: int, seed: in
         seed: from 0 to 2⁶⁴ − 1.
 
     Raises:
-        BadOption: a kernel without a spectrum.
+        BadOption: the kernel has no spectrum.
     """
     if kernel not in INVERSE_WIDTHS:
         raise BadOption(

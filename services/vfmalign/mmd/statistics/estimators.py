@@ -61,8 +61,8 @@ def biased_paired(sums: PairedSums) -> FloatArray:
 def unbiased_paired(sums: PairedSums) -> FloatArray:
     """U-statistic over pairs, Lemma 6, eq. (4): (1/(n(n − 1))) Σ_{i≠j} h(z_i, z_j).
 
-    It excludes k(x_i, y_i), which pairing makes larger than the k(x_i, y_j) of independent rows. It is unbiased for
-    independent pairs. Rows of one group stay in the mean; tests and intervals treat them as one unit.
+    It excludes k(x_i, y_i), because pairing makes it larger than k(x_i, y_j) of independent rows. It is unbiased for
+    independent pairs. Pairs within a group stay in the mean; tests and intervals treat a group as one unit.
     """
     return (sums.total - sums.diagonal) / (sums.rows * (sums.rows - 1.0))
 
@@ -76,7 +76,7 @@ def biased_independent(sums: IndependentSums) -> FloatArray:
 def unbiased_independent(sums: IndependentSums) -> FloatArray:
     """U-statistic, eq. (3): Σ_{i≠j}k(x_i,x_j)/(n(n−1)) + Σ_{i≠j}k(y_i,y_j)/(m(m−1)) − 2Σk(x_i,y_j)/(nm).
 
-    The cross term includes i = j, so that it is unbiased for independent samples only.
+    The cross term includes i = j, so the estimator is unbiased only for independent samples.
     """
     n, m = sums.rows_x, sums.rows_y
     within_x = (sums.xx - sums.xx_diagonal) / (n * (n - 1.0))
@@ -98,36 +98,36 @@ def get_default(pairing: Pairing, method: TestMethod) -> Estimator:
     """Returns the unbiased estimator for a pairing and a test.
 
     A wild bootstrap flips the signs of h(z_i, z_j) and therefore needs an estimator over pairs. For independent samples
-    of equal size that of Lemma 6 is unbiased as well.
+    of equal size, the estimator of Lemma 6 is unbiased as well.
     """
     return "unbiased_paired" if _is_over_pairs(pairing, method) else "unbiased_independent"
 
 
 def check(pairing: Pairing, estimator: Estimator | None, method: TestMethod) -> None:
-    """Checks that an estimator, None for the default, is valid for a pairing and a test.
+    """Checks that an estimator (None for the default) is valid for a pairing and a test.
 
     Raises:
-        BadOption: it is not.
+        BadOption: the estimator is not valid for them.
     """
     if estimator is None or (estimator == "random_fourier" and method == "permutation"):
         return
     over_pairs = _is_over_pairs(pairing, method)
     if pairing == "paired" and estimator == "unbiased_independent":
         raise BadOption(
-            "the estimator for independent samples is biased on paired ones, whose cross term includes k(x_i, y_i)",
+            "the estimator for independent samples is biased on paired ones: its cross term includes k(x_i, y_i)",
             field="estimator",
             remedy="use `unbiased_paired` (ESTIMATOR_UNBIASED_PAIRED) or `biased` (ESTIMATOR_BIASED)",
         )
     if over_pairs and estimator not in PAIRED:
         raise BadOption(
-            f"the wild bootstrap flips signs of pairs, and `{estimator}` is not a sum over pairs",
+            f"the wild bootstrap flips signs of pairs, but `{estimator}` is not a sum over pairs",
             field="estimator",
             remedy="use `unbiased_paired` (ESTIMATOR_UNBIASED_PAIRED) or `biased` (ESTIMATOR_BIASED), or test by "
             "permutations",
         )
     if not over_pairs and estimator not in INDEPENDENT:
         raise BadOption(
-            "the estimator for paired samples needs rows of the same cases, and the samples are independent",
+            "the estimator for paired samples needs rows of the same cases, but the samples are independent",
             field="estimator",
             remedy="use `unbiased_independent` (ESTIMATOR_UNBIASED_INDEPENDENT) or `biased` (ESTIMATOR_BIASED), or set "
             "`pairing` to paired",
@@ -139,5 +139,5 @@ def _is_over_pairs(pairing: Pairing, method: TestMethod) -> bool:
 
 
 def min_rows(estimator: Estimator) -> int:
-    """Returns the rows per sample below which the estimator is undefined."""
+    """Returns the minimum number of rows per sample for which the estimator is defined."""
     return 1 if estimator == "biased" else 2

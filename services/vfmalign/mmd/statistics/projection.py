@@ -19,18 +19,18 @@ from vfmalign.mmd.engine.row_streams import FeatureArray
 from vfmalign.mmd.engine.rows import Affine, prepare
 
 _DECOMPOSED_SIDE = 64
-"""Rows or channels up to which all axes are computed at once."""
+"""Number of rows or channels up to which a full decomposition computes all axes."""
 _MIN_RELATIVE_VARIANCE = 1e-13
-"""Share of the variance up to which an axis is rounding."""
+"""Share of the variance up to which an axis consists of rounding errors."""
 
 
 def project(
     samples: Sequence[FeatureArray], affine: Affine, device: torch.device, context: WorkContext = UNLIMITED
 ) -> Projection:
-    """Projects standardised features onto the principal axes of the reference, or of x without one.
+    """Projects standardised features onto the principal axes of the reference or, if there is none, of x.
 
-    The sign of an axis makes its largest entry positive. Coordinates on an axis that does not exist (one row, one
-    channel) are 0.
+    The sign of an axis makes its largest entry positive. If an axis does not exist (one row, one channel), its
+    coordinates are 0.
 
     Args:
         samples: features of x, of y and optionally of the reference.
@@ -63,8 +63,8 @@ def project(
 def _leading_axes(centred_FK: Tensor, context: WorkContext) -> tuple[list[float], Tensor]:
     """Returns the variance along the first two principal axes, summed over rows, and the axes as rows.
 
-    ARPACK needs products with the rows alone, some hundred of them even if all directions vary alike. A decomposition
-    takes minutes for 100,000 rows, and nothing can interrupt it.
+    ARPACK only needs matrix-vector products, about a hundred even if all directions vary alike. A full decomposition of
+    100,000 rows takes minutes and cannot be interrupted.
     """
     rows, channels = centred_FK.shape
     if min(rows, channels) <= _DECOMPOSED_SIDE:

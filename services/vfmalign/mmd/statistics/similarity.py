@@ -1,4 +1,4 @@
-"""Measures of shift beside MMD: CKA, Fréchet distance and energy distance, in float64 on arrays of rows.
+"""Measures of shift other than MMD: CKA, Fréchet distance and energy distance, in float64 on arrays of rows.
 
     from vfmalign.mmd.statistics import similarity
 
@@ -6,8 +6,8 @@
     similarity.frechet(before, after, train).value
     similarity.energy(before, after, paired=True).value
 
-Each measure is a value without a test or an interval. It is computed on the CPU, in time that grows with
-rows² · channels and in memory for a few blocks of 2²⁰ entries beside the centred rows.
+Each measure is a value without a test or an interval. It is computed on the CPU. The time grows with rows² · channels;
+the memory is the centred rows and a few blocks of 2²⁰ entries.
 
 Legend: N and M rows of x and y, F rows of the reference, R the rows of either, C channels, A principal axes, S the
 smaller of rows and channels, I rows of a block.
@@ -28,18 +28,18 @@ from vfmalign.mmd.engine.row_streams import FeatureArray
 from vfmalign.mmd.engine.rows import FloatArray, central_point
 
 MAX_ROWS = 8192
-"""Largest number of rows of a sample, because the time grows with its square."""
+"""Largest number of rows of a sample. The time grows with its square."""
 MAX_EIGEN_SIZE = 1536
-"""Largest size of an eigenproblem, the smaller of rows and channels: half a second, which cannot be cancelled."""
+"""Largest size of an eigenproblem, the smaller of rows and channels. It takes half a second and cannot be cancelled."""
 MAX_AXES = 64
-"""Largest number of principal axes of the Fréchet distance, because its bias is of the order axes/rows."""
+"""Largest number of principal axes of the Fréchet distance. Its bias is of the order axes/rows."""
 BLOCK_ENTRIES = 2**20
 """Entries of one block of a matrix of products or distances."""
 
 LARGEST_FEATURE = 1e70
-"""Largest absolute feature; sums over products of products of larger ones would overflow."""
+"""Largest absolute feature value; sums of fourth powers of larger values would overflow."""
 
-_MIN_RELATIVE_VARIANCE = 1e-10  # of an axis; eigenvectors of smaller ones are no longer orthogonal
+_MIN_RELATIVE_VARIANCE = 1e-10  # of an axis; eigenvectors with smaller variances are no longer orthogonal
 _MIN_RELATIVE_HSIC = 1e-12
 _MIN_RELATIVE_DISTANCE = 1e-4  # squared, to ‖x‖²: smaller ones would lose more than four digits to cancellation
 
@@ -49,8 +49,8 @@ class MeasureValue:
     """Value of a measure.
 
     Attributes:
-        value: None where it is absent.
-        dimension: of the space it was computed in, the channels or the principal axes; 0 without a value.
+        value: the value; None if absent.
+        dimension: dimension of the space it was computed in (channels or principal axes); 0 without a value.
         absent_reason: why the value is absent.
     """
 
@@ -65,8 +65,8 @@ class MeasureInput:
 
     Attributes:
         x_NC, y_MC: standardised rows.
-        reference_FC: rows that principal axes are fitted on; None for x.
-        paired: whether row i of x and of y are of one case.
+        reference_FC: rows to fit principal axes on; None for x.
+        paired: whether row i of x and row i of y come from the same case.
         context: checked before every block of rows.
     """
 
@@ -94,8 +94,8 @@ def cka(x: FeatureArray, y: FeatureArray, *, context: WorkContext = UNLIMITED) -
         context: checked before every block of rows.
 
     Raises:
-        BadTensor: not two axes, NaN or infinity, values above 1e70, or row counts that differ.
-        BadOption: more rows than the limit.
+        BadTensor: an array does not have two axes or contains NaN, infinity or values above 1e70, or row counts differ.
+        BadOption: there are more rows than the limit.
     """
     rows_x, rows_y = _to_float64("cka", "x", x), _to_float64("cka", "y", y)
     count = len(rows_x)
@@ -128,11 +128,12 @@ def frechet(
 ) -> MeasureValue:
     """Returns the squared Fréchet distance of Gaussians fitted to x and y on principal axes of the reference.
 
-    ‖μ_x − μ_y‖² + tr(S_x + S_y − 2(S_x S_y)^½), the d² of Dowson and Landau, J. Multivariate Anal. 12 (1982), S with
-    n − 1. With S = RᵀR of the centred rows' QR decomposition, tr (S_x S_y)^½ is the sum of the singular values of
-    R_x R_yᵀ, which needs no square root of a possibly singular matrix. The axes are the leading ones of the reference,
-    as many as are below half the rows of the smallest sample, at most 64 and at most the reference's rank. The bias is
-    upwards and of the order axes/rows, so that values of samples of different sizes or dimensions are not comparable.
+    The distance is ‖μ_x − μ_y‖² + tr(S_x + S_y − 2(S_x S_y)^½), the d² of Dowson and Landau, J. Multivariate Anal. 12
+    (1982); S has the divisor n − 1. With S = RᵀR from the QR decomposition of the centred rows, tr (S_x S_y)^½ is the
+    sum of the singular values of R_x R_yᵀ, which avoids the square root of a possibly singular matrix. The axes are the
+    leading principal axes of the reference. Their number is below half the rows of the smallest sample, at most 64 and
+    at most the reference's rank. The bias is upwards and of the order axes/rows, so values of samples of different
+    sizes or dimensions are not comparable.
 
     Args:
         x: features (n, c).
@@ -141,8 +142,8 @@ def frechet(
         context: checked before every product of matrices; the decomposition takes up to half a second.
 
     Raises:
-        BadTensor: not two axes, NaN or infinity, channels that differ, or values above 1e70.
-        BadOption: more rows than the limit.
+        BadTensor: an array does not have two axes or contains NaN, infinity or values above 1e70, or channels differ.
+        BadOption: there are more rows than the limit.
     """
     samples = [_to_float64("frechet", "x", x, fitted=reference is None), _to_float64("frechet", "y", y)]
     samples.append(samples[0] if reference is None else _to_float64("frechet", "reference", reference, fitted=True))
@@ -151,7 +152,7 @@ def frechet(
     if fewest < 3:
         reason = f"a Fréchet distance needs at least 3 rows in each sample and in the reference, got {fewest}"
         return MeasureValue(None, absent_reason=reason)
-    # Differences to the first row are exactly 0 where all rows are equal; their mean may differ from them by rounding.
+    # If all rows are equal, differences to the first row are exactly 0; differences to the mean may be rounding errors.
     fitted_FC = samples[2] - samples[2][0]
     fitted_FC -= fitted_FC.mean(axis=0)
     axes_CA = _principal_axes(fitted_FC, min((fewest - 1) // 2, MAX_AXES), context)
@@ -171,10 +172,10 @@ def frechet(
 def energy(x: FeatureArray, y: FeatureArray, *, paired: bool = False, context: WorkContext = UNLIMITED) -> MeasureValue:
     """Returns the energy distance 2E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo, J. Stat. Plan. Inference 143 (2013)).
 
-    The estimate is unbiased: its means are over i ≠ j, for paired rows in the cross term as well. It is MMD² with
-    the kernel −‖x−y‖ (Sejdinovic et al., Ann. Statist. 41 (2013)) in the unbiased form of the same pairing, so that it
-    may be negative. In one channel, scipy.stats.energy_distance is the square root of the biased form, whose means are
-    over all i and j.
+    The estimate is unbiased: its means are over i ≠ j, for paired rows also in the cross term. It is MMD² with the
+    kernel −‖x−y‖ (Sejdinovic et al., Ann. Statist. 41 (2013)) in the unbiased form of the same pairing, so it may be
+    negative. In one channel, scipy.stats.energy_distance is the square root of the biased form with means over all i
+    and j.
 
     Args:
         x: features (n, c), n from 2 to 8,192.
@@ -186,8 +187,9 @@ def energy(x: FeatureArray, y: FeatureArray, *, paired: bool = False, context: W
         The estimate, in units of the features.
 
     Raises:
-        BadTensor: not two axes, NaN or infinity, channels or paired rows that differ, values above 1e70.
-        BadOption: more rows than the limit.
+        BadTensor: an array does not have two axes or contains NaN, infinity or values above 1e70, or the numbers of
+            channels or of paired rows differ.
+        BadOption: there are more rows than the limit.
     """
     x_NC, y_MC = _to_float64("energy", "x", x), _to_float64("energy", "y", y)
     _check_channels([x_NC, y_MC])
@@ -215,7 +217,7 @@ MEASURES: dict[str, Callable[[MeasureInput], MeasureValue]] = {
 }
 """Measures by name."""
 PAIRED_MEASURES = frozenset({"cka"})
-"""Measures that are defined for paired samples only."""
+"""Measures that are only defined for paired samples."""
 
 
 def check_size(measure: str, sample: str, rows: int, channels: int, *, fitted: bool) -> None:
@@ -223,9 +225,9 @@ def check_size(measure: str, sample: str, rows: int, channels: int, *, fitted: b
 
     Args:
         measure: a name in `MEASURES`.
-        sample: its name in errors.
-        rows: of the sample.
-        channels: of the sample.
+        sample: name of the sample in errors.
+        rows: number of rows of the sample.
+        channels: number of channels of the sample.
         fitted: whether principal axes would be fitted on it.
 
     Raises:
@@ -271,7 +273,7 @@ def _check_channels(samples: list[FloatArray]) -> None:
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Yields ranges of rows of a matrix whose blocks have at most `BLOCK_ENTRIES` entries."""
+    """Yields ranges of rows of a matrix; each block has at most `BLOCK_ENTRIES` entries."""
     step = max(1, BLOCK_ENTRIES // columns)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
@@ -279,7 +281,7 @@ def _blocks(rows: int, columns: int) -> Iterator[slice]:
 def _centred_unit(rows_RC: FloatArray) -> FloatArray:
     """Centres rows and scales the largest entry to 1.
 
-    The ratio of HSICs does not change, and its sums neither cancel against the mean nor overflow.
+    This does not change the ratio of HSICs; its sums then neither cancel against the mean nor overflow.
     """
     centred_RC: FloatArray = rows_RC - rows_RC.mean(axis=0)
     centred_RC /= np.abs(centred_RC).max()
@@ -332,7 +334,7 @@ def _principal_axes(fitted_FC: FloatArray, max_axes: int, context: WorkContext) 
 def _replace_small(
     squares_IR: FloatArray, a_IC: FloatArray, b_RC: FloatArray, norms_I: FloatArray, context: WorkContext
 ) -> None:
-    """Replaces squared distances that cancelled, of rows far closer to each other than to the centre."""
+    """Recomputes squared distances of rows that are much closer to each other than to the centre (cancellation)."""
     limits_I = _MIN_RELATIVE_DISTANCE * norms_I
     candidates = np.flatnonzero(squares_IR.min(axis=1) < limits_I)  # few rows: a mask of all entries takes longer
     rows, columns = np.nonzero(squares_IR[candidates] < limits_I[candidates, None])
@@ -355,7 +357,7 @@ def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, include_diagonal: b
         block_IR += squares_b
         diagonal = np.arange(len(block_IR)), np.arange(span.start, span.start + len(block_IR))
         if not include_diagonal:
-            block_IR[diagonal] = np.inf  # not small: it would be formed anew in vain
+            block_IR[diagonal] = np.inf  # not small, so that `_replace_small` skips it
         _replace_small(block_IR, a_RC[span], b_RC, squares_a[span], context)
         np.sqrt(np.maximum(block_IR, 0.0, out=block_IR), out=block_IR)
         if not include_diagonal:

@@ -1,4 +1,4 @@
-"""p-values, their adjustment over layers, and the jackknife interval.
+"""p-values, adjusted p-values over layers, and the jackknife interval.
 
 Legend: L layers, B permutations, G groups.
 """
@@ -16,14 +16,15 @@ from vfmalign.mmd.statistics.permutations import Permutations
 
 JACKKNIFE = "delete-one-group jackknife"
 MIN_HALF_WIDTH = 1e-9
-"""Half-width of an interval below which it is one of rounding errors; MMD² is between 0 and 2."""
+"""Half-width up to which an interval only covers rounding errors; MMD² is between 0 and 2."""
 
-# Pairs of rows within a group bias an estimate. An interval covers 92 % instead of 95 % at a bias of half a standard
-# error. At a larger bias it covers less (`python -m bench.statistics`: below 90 %, 0 % in many channels) and is hidden.
+# Pairs of rows within a group bias an estimate. At a bias of half a standard error, an interval covers 92 % instead of
+# 95 %. At a larger bias it covers less (`python -m bench.statistics`: below 90 %, 0 % in many channels) and is hidden.
 LARGEST_BIAS = 0.5
 
-# The biased estimate gets no interval even where its bias is small beside the standard error. Showing those alone would
-# select datasets whose standard error is large by chance: they cover 53 to 89 % (simulated, docs/adr/0038-*.md).
+# The biased estimate never gets an interval. Showing intervals only if the bias is small relative to the standard error
+# would select datasets with a standard error that is large by chance: their intervals cover 53 to 89 % (simulated,
+# docs/adr/0028-*.md).
 BIASED = (
     "`biased` includes kernel values of rows with themselves, so that an interval around it would not cover MMD²; "
     "use an unbiased estimator"
@@ -31,10 +32,10 @@ BIASED = (
 
 
 def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutations: Permutations) -> Estimate:
-    """Returns the share of permutations with a statistic at least as large, counting ties within a bound as such.
+    """Returns the share of permutations with a statistic ≥ `observed`; differences within `tie_bound` are ties.
 
-    It is (1 + #)/(1 + B) for random permutations (Phipson and Smyth, SAGMB 2010), and #/2^G where all are enumerated,
-    because those include the identity.
+    It is (1 + #)/(1 + B) for random permutations (Phipson and Smyth, SAGMB 2010), and #/2^G if all permutations are
+    enumerated, because they include the identity.
     """
     if permutations.absent_reason:
         return absent(permutations.absent_reason)
@@ -47,8 +48,8 @@ def max_t_p_values(
     """Returns p-values of layers that share permutations, adjusted by single-step max-T (Westfall and Young, 1993).
 
     The statistics of each layer are centred and scaled by their mean and SD over all permutations and the observed one.
-    This treats them all in the same way, so that the test stays exact. A layer whose statistics differ only by rounding
-    has p = 1 and does not enter the maximum.
+    This treats all statistics alike, so the test stays exact. If the statistics of a layer differ only by rounding, the
+    layer has p = 1 and does not enter the maximum.
     """
     if permutations.absent_reason:
         return [absent(permutations.absent_reason)] * len(observed_L)
@@ -68,7 +69,7 @@ def max_t_p_values(
 
 
 def _share(at_least: int, permutations: Permutations) -> float:
-    """Returns the p-value from the number of columns whose statistic is at least as large as the observed one."""
+    """Returns the p-value; `at_least` columns have a statistic at least as large as the observed one."""
     at_least *= permutations.multiplicity
     if permutations.enumerated:
         return at_least / permutations.count
@@ -78,7 +79,8 @@ def _share(at_least: int, permutations: Permutations) -> float:
 def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: float | None) -> Interval:
     """Returns the delete-one-group jackknife interval (Arvesen, Ann. Math. Stat. 1969, for U-statistics).
 
-    Its half-width is the standard error times the quantile of Student's t with the smallest G − 1 degrees of freedom.
+    Its half-width is the standard error times the quantile of Student's t. The degrees of freedom are G − 1 of the
+    sample with the fewest groups.
 
     Args:
         observed: the estimate θ.
@@ -87,9 +89,9 @@ def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: 
         p: p-value of the test; None without a test.
 
     Returns:
-        The interval. It is degenerate if the test does not reject: near the null the estimator is a degenerate
-        U-statistic and not normal, so that the coverage is not reliable. Without a test, nothing says so. It is also
-        degenerate if it is no wider than rounding errors: groups that are all alike do not tell how others vary.
+        The interval. It is marked as degenerate if the test does not reject: near the null hypothesis, the estimator is
+        a degenerate U-statistic and not normal, so the coverage is unreliable. Without a test, this is unknown. It is
+        also marked if it is no wider than rounding errors: identical groups do not show how other groups vary.
     """
     degrees = min(theta_G.size for theta_G in left_out) - 1
     half = float(stdtrit(degrees, 0.5 + level / 2.0)) * standard_error(left_out)
@@ -106,13 +108,13 @@ def standard_error(left_out: Sequence[FloatArray]) -> float:
 
 
 def bias_reason(observed: float, unbiased: float, left_out: Sequence[FloatArray], rounding: float) -> str:
-    """Returns why an unbiased estimate of rows in groups gets no interval; empty where it gets one.
+    """Returns why an unbiased estimate from grouped rows has no interval; empty if it has an interval.
 
     Args:
         observed: the estimate.
         unbiased: the same mean over pairs of rows from different groups only.
         left_out: the estimate without each group.
-        rounding: difference of the two estimates that rounding alone can cause.
+        rounding: largest difference of the two estimates that rounding can cause.
     """
     bias = observed - unbiased
     if abs(bias) <= LARGEST_BIAS * standard_error(left_out) + rounding:

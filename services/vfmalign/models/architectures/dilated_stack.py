@@ -1,4 +1,4 @@
-"""Stacks of dilated convolutions, which a description determines completely.
+"""Stacks of dilated convolutions, fully defined by a description.
 
 MeshNet (Fedorov et al., "End-to-end learning of brain tissue segmentation from imperfect labeling", IJCNN 2017, arXiv
 1612.00940) and dilated convolutional autoencoders are such stacks: convolution, optional instance norm and activation,
@@ -23,7 +23,7 @@ from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
 Activation = Literal["none", "relu", "elu", "gelu", "silu"]
 MAX_WEIGHTS = 200_000_000
-"""Weights of a whole stack: a description arrives in requests, and must not be able to fill the memory."""
+"""Maximum number of weights of a stack: descriptions arrive in requests and must not exhaust the memory."""
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "none": nn.Identity,
     "relu": nn.ReLU,
@@ -66,7 +66,7 @@ class StackDescription(Record):
     """A stack of dilated convolutions.
 
     Attributes:
-        layers: in the order of the input's way.
+        layers: layers from input to output.
         compared: indices of the layers that checks compare, ascending; empty for every layer. The layers that a dense
             head reads are compared in any case.
         input: the encoder's input. Every side is a multiple of the coarsest stride.
@@ -96,20 +96,20 @@ class StackDescription(Record):
         strides, stride = [], 1
         for i, layer in enumerate(self.layers):
             if layer.transposed and stride % layer.stride:
-                raise ValueError(f"layer {i} upsamples by {layer.stride} a map of stride {stride}")
+                raise ValueError(f"layer {i} upsamples a map of stride {stride} by {layer.stride}")
             stride = stride // layer.stride if layer.transposed else stride * layer.stride
             strides.append(stride)
         return tuple(strides)
 
     @property
     def dense(self) -> tuple[int, ...]:
-        """Indices of the layers that a dense head reads: the last one at its stride, unless a finer one follows."""
+        """Indices of the layers that a dense head reads: those with a finer output than every later layer."""
         strides = self.strides
         return tuple(i for i, stride in enumerate(strides) if all(stride < later for later in strides[i + 1 :]))
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """Indices of the layers whose maps the encoder returns."""
+        """Indices of the layers that the encoder returns."""
         return tuple(sorted({*(self.compared or range(len(self.layers))), *self.dense}))
 
     def _count_weights(self) -> int:
@@ -127,7 +127,7 @@ class ConvolutionBlock(nn.Module):
         self.activation = _ACTIVATIONS[layer.activation]()
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Applies the layer; D, H and W are divided by its stride, or multiplied where it is transposed."""
+        """Applies the layer; D, H and W are divided by its stride, or multiplied if it is transposed."""
         output_NCDHW: Tensor = self.activation(self.norm(self.convolution(input_NCDHW)))
         return output_NCDHW
 
@@ -159,12 +159,12 @@ class DilatedStack(Encoder):
         return {**channels, POOLED_LAYER: self.description.layers[-1].channels}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The last map of each resolution that no finer one follows; the last map alone in an autoencoder."""
+        """The maps that are finer than every later map; in an autoencoder, only the last map."""
         sides = {f"layers.{i}": self.description.strides[i] for i in self.description.dense}
         return {name: (side, side, side) for name, side in sides.items()}
 
     def input_multiple(self) -> Stride:
-        """The coarsest stride, which an autoencoder's last map no longer has."""
+        """The largest stride of all layers. In an autoencoder, the last map has a smaller stride."""
         side = max(self.description.strides)
         return side, side, side
 
@@ -205,7 +205,7 @@ class DilatedStack(Encoder):
 
 
 def _make_probe(preprocessing: Preprocessing) -> Tensor:
-    """The volume by which random weights are scaled: smooth noise in the range of the input's normalisation."""
+    """Volume for scaling random weights: smooth noise in the range of the input's normalisation."""
     draw = torch.Generator().manual_seed(0)
     coarse_DHW = [max(1, side // 6) for side in preprocessing.shape_dhw]
     noise = torch.randn((1, len(preprocessing.modalities), *coarse_DHW), generator=draw)

@@ -17,11 +17,11 @@ from vfmalign.core.domain.errors import BadCheckpoint
 
 MAX_MODULES = 5_000
 MAX_ELEMENTS = 2**31
-"""Elements of all parameters and buffers: 8 GiB as float32."""
+"""Maximum number of elements of all parameters and buffers: 8 GiB as float32."""
 
 
 class _BoundedRanges(TorchFunctionMode):
-    """Limits what `torch.linspace` returns, and makes it on the CPU where a network reads it back."""
+    """Limits the result of `torch.linspace`, and creates it on the CPU if a network reads it back."""
 
     def __init__(self, *, readable: bool) -> None:
         super().__init__()

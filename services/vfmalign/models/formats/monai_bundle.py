@@ -36,9 +36,9 @@ NETWORK_KEYS = ("network_def", "network", "net")
 MAX_CONFIG_BYTES = 2**20
 WEIGHTS = ("model.safetensors", "model.pt", "model.pth")
 REJECTED_ARGUMENT_PREFIXES = ("pretrain", "weights", "path", "progress")
-"""Prefixes of the argument names by which MONAI's networks download or read files."""
+"""Prefixes of arguments that make MONAI's networks download or read files."""
 REJECTED_NETWORKS = {"BertPreTrainedModel", "Transchex"}
-"""Networks that download or read files whatever their arguments are."""
+"""Networks that download or read files regardless of their arguments."""
 _NETS, _NETWORK = "monai.networks.nets", "network."
 
 
@@ -51,7 +51,7 @@ Options = dict[str, Argument]
 
 
 class NetworkDefinition(Record):
-    """What the name of a MONAI architecture encodes; arguments are numbers, strings, and short lists and objects."""
+    """Network that a MONAI architecture's name encodes; arguments are numbers, strings, short lists and objects."""
 
     net: str = Field(max_length=64)
     arguments: dict[str, Argument | Options | list[Argument | Options]] = Field(max_length=64)
@@ -91,7 +91,8 @@ def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessin
         raise BadOption(
             "a bundle does not state the grid of its network's input",
             field="input",
-            remedy="give --modalities, --spacing and --shape" + _format_stated_input(metadata),
+            remedy="set input.modalities, input.spacing_mm and input.shape_dhw by --set"
+            + _format_stated_input(metadata),
         )
     architecture = decode_architecture_name(encode_architecture_name(net, arguments, layers, preprocessing))
     for name in WEIGHTS:

@@ -1,10 +1,10 @@
 """The operators that a stored program may call.
 
-They are those to which networks of timm, torchvision and MONAI export in evaluation mode, and their close relatives. An
-operator is listed with its overload. It is listed only if it
+Networks of timm, torchvision and MONAI in evaluation mode export to these operators, and some close relatives were
+added. An operator is listed with its overload. It is listed only if it
 
 - has no effect besides its result, or besides changing its first argument in place,
-- initialises all of its result, whose shape follows from the shapes of its arguments,
+- initialises all of its result, with a shape that follows from the shapes of its arguments,
 - draws no random numbers,
 - and checks its arguments itself, unlike many of the operators (`native_batch_norm`, `as_strided`) to which torch
   decomposes these.
@@ -107,7 +107,7 @@ TEXT_ARGUMENTS = {
     "padding": "same|valid",
     "rounding_mode": "trunc|floor",
 }
-"""The arguments that may be text, and the text that they may be."""
+"""Arguments that may be text, with their allowed values."""
 
 _REQUIRED_VALUES: dict[str, dict[str, bool | float]] = {
     "alpha_dropout.default": {"train": False},
@@ -119,7 +119,7 @@ _REQUIRED_VALUES: dict[str, dict[str, bool | float]] = {
 }
 _INFINITE_ARGUMENTS = {"fill_value", "max", "max_val", "min", "min_val", "other", "self", "value"}
 _MAX_SCALE = 64.0
-"""Largest factor of an upsampling; a kernel computes positions in its input from the factor that it is given."""
+"""Largest factor of an upsampling; a kernel computes positions in its input from this argument."""
 
 
 def find_operator(operator: str, overload: str, subject: str) -> Operator:
@@ -150,7 +150,7 @@ def check_arguments(function: Operator, arguments: Iterable[tuple[str, Argument]
     for name, value in _get_required_values(str(function), given).items():
         content = given[name][1] if name in given else schema[name].default_value
         if content != value and not (content is None and value is False):
-            raise reject(f"{function} has another {name} than {value}: export it in evaluation mode", subject)
+            raise reject(f"{function} must have {name} {value}: export it in evaluation mode", subject)
     for name, argument in pairs:
         if not _is_valid(str(function), name, argument):
             raise reject(f"{function} has an argument {name[:32]!r} that is not allowed", subject)
@@ -160,7 +160,7 @@ def _get_required_values(operator: str, arguments: Mapping[str, Argument]) -> Ma
     if "pin_memory" in arguments:
         return {"pin_memory": False}
     if operator == "aten.batch_norm.default" and arguments.get("running_mean", ("value", None))[1] is None:
-        return {}  # standardises by its own input, as networks do with weights; there are no statistics to change
+        return {}  # normalises by its own input (weight standardisation): there are no statistics to change
     return _REQUIRED_VALUES.get(operator.removeprefix("aten."), {})
 
 

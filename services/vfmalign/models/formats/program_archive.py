@@ -5,8 +5,7 @@ operators up by dotted Python names. Here a program is treated as data. Its weig
 type, and its graph is a list of `torch.ops.aten` operators called with tensors and plain values. Everything else is
 rejected.
 
-The operators that a graph may call, and what it may cost, are checked by `program_check`, here and whenever the stored
-program is loaded.
+`program_check` checks the operators and the cost of a graph, here and whenever the stored program is loaded.
 
 The format is that of torch 2.9 and later (torch/export/pt2_archive, schema version 8).
 """
@@ -33,7 +32,7 @@ from vfmalign.models.formats.program_interpreter import ProgramInterpreter
 from vfmalign.models.weights import format_names
 
 MAX_MODEL_BYTES = 32 * 2**20
-"""Size of the archive's graph, whose nodes also carry traces of the code that they come from."""
+"""Maximum size of the archive's graph. Its nodes also carry traces of their source code."""
 
 _OPERATOR = re.compile(r"torch\.ops\.aten\.([a-z_][a-z0-9_]*)\.([A-Za-z0-9_]+)")
 _PLAIN_KINDS = {"as_int", "as_float", "as_bool", "as_ints", "as_floats", "as_bools"}
@@ -73,7 +72,7 @@ def read_program(data: bytes, layers: Sequence[str], subject: str) -> StateDict:
 def _convert(
     entries: Mapping[str, bytes], model: Any, layers: Sequence[str], subject: str
 ) -> tuple[Mapping[str, object], StateDict]:
-    """Converts the graph to the values of a `ProgramGraph`; also read the weights."""
+    """Converts the graph to the values of a `ProgramGraph`; also reads the weights."""
     module = model["graph_module"]
     graph, signature = module["graph"], module["signature"]
     image, weights, state = _read_inputs(entries, signature, subject)
@@ -131,7 +130,7 @@ def _convert_nodes(graph: Mapping[str, Any], image: str, weights: set[str], subj
 
 
 def _run_once(graph: ProgramGraph, state: StateDict, subject: str) -> None:
-    """Runs the program on zeros: some operators reject on the CPU what they accept on the meta device."""
+    """Runs the program on zeros: some operators reject arguments on the CPU that they accept on the meta device."""
     weights = {value: state[name] for value, name in graph.weights}
     with torch.inference_mode():
         values = {**weights, graph.input: torch.zeros(graph.input_shape)}
@@ -219,7 +218,7 @@ def _read_tensor(entries: Mapping[str, bytes], name: str, subject: str) -> Tenso
         shape, strides = ([int(n["as_int"]) for n in tensor_meta[key]] for key in ("sizes", "strides"))
         raw, dtype = entries[f"{folder}/{meta['path_name']}"], DTYPES[tensor_meta["dtype"]]
         flat = torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
-        if math.prod(shape) > flat.numel():  # a view that repeats elements, by which a small file could fill the memory
+        if math.prod(shape) > flat.numel():  # a view that repeats elements: a small file could fill the memory
             raise reject(f"the weight {name[:64]!r} is larger than its bytes", subject)
         tensor = flat.as_strided(shape, strides, int(tensor_meta["storage_offset"]["as_int"])).contiguous().clone()
         return tensor.float() if tensor.is_floating_point() else tensor
@@ -233,7 +232,7 @@ def _read_entries(data: bytes, subject: str) -> dict[str, bytes]:
             files = [info for info in archive.infolist() if "/data/sample_inputs/" not in info.filename]
             # Uncompressed entries cannot exceed the size of the archive, so that a small file cannot fill the memory.
             if any(info.compress_type != zipfile.ZIP_STORED for info in files):
-                raise reject("the archive is compressed, unlike those that torch writes", subject)
+                raise reject("the archive is compressed, unlike the archives that torch writes", subject)
             return {info.filename.partition("/")[2]: archive.read(info) for info in files}
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
         raise reject("the file cannot be read as an archive", subject) from error

@@ -1,4 +1,4 @@
-"""Checks a stored program before it runs: its operators, its weights, and what it costs.
+"""Checks a stored program before it runs: its operators, its weights and its cost.
 
 The same function checks a program when it is imported and every time it is loaded, because the bucket may have been
 changed in between. Nothing of the program runs during the check, except for the integer arithmetic that makes indices.
@@ -17,7 +17,7 @@ from vfmalign.models.formats.program_graph import PROGRAM, ProgramGraph, parse_g
 from vfmalign.models.formats.program_interpreter import list_argument_names
 from vfmalign.models.formats.program_measurement import MAX_AXES, ProgramMeasurement
 
-# Those that an import writes: real numbers become float32.
+# Types that an import writes: real numbers become float32.
 _WEIGHT_TYPES = {torch.float32} | {dtype for dtype in DTYPES.values() if not dtype.is_floating_point}
 
 
@@ -29,7 +29,7 @@ def check_program(state: StateDict, subject: str) -> ProgramGraph:
         subject: name of the program in errors.
 
     Returns:
-        The graph, whose operators may be run with these weights.
+        The graph, with operators that may be run with these weights.
 
     Raises:
         BadCheckpoint: the graph calls an operator that is not allowed, changes a weight, does not run, exceeds a limit,
@@ -45,10 +45,10 @@ def check_program(state: StateDict, subject: str) -> ProgramGraph:
 def measure_layers(
     graph: ProgramGraph, state: StateDict, subject: str
 ) -> tuple[dict[str, int], dict[str, tuple[int, int, int]]]:
-    """Checks a graph without what it declares about its layers; see `check_program`.
+    """Checks a graph, except for its statements about its layers; see `check_program`.
 
     Returns:
-        The channels of its layers, and the strides of those that are maps.
+        The channels of its layers, and the strides of layers that are maps.
     """
     _check_weights(graph, state, subject)
     _check_nodes(graph, subject)
@@ -62,10 +62,10 @@ def measure_layers(
 
 
 def _check_weights(graph: ProgramGraph, state: StateDict, subject: str) -> None:
-    """Checks that the weights are those that the graph names, of types that an import writes."""
+    """Checks that the graph names exactly these weights, and that their types are types that an import writes."""
     names = [name for _, name in graph.weights]
     if len({*names}) != len(names) or {*names} != {*state} - {PROGRAM}:
-        raise reject("the weights are not those that the graph names", subject)
+        raise reject("the weights do not match the names in the graph", subject)
     for name in names:
         tensor = state[name]
         if tensor.dtype not in _WEIGHT_TYPES or tensor.ndim > MAX_AXES:

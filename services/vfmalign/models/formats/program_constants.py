@@ -1,4 +1,4 @@
-"""Values of a program that depend on its weights alone, and the indices among them.
+"""Finds the values of a program that depend only on its weights, and checks the indices among these values.
 
 An index out of range ends the process on a GPU: the kernel's assertion makes the device unusable. An index may
 therefore not depend on the image, and the integer arithmetic that makes it is the one part of a program that is
@@ -21,7 +21,7 @@ from vfmalign.models.formats.program_graph import Node, ProgramGraph, reject
 from vfmalign.models.formats.program_interpreter import ProgramInterpreter, list_argument_names
 
 MAX_INDEX_COST = 2**28
-"""Elements and operations of the arithmetic that makes all indices."""
+"""Maximum number of elements and operations of the arithmetic that computes all indices."""
 _INDEX_TYPES = {torch.int32, torch.int64}
 _FROM_THE_END = {"index"}
 """Operators that count a negative index from the end."""
@@ -48,7 +48,7 @@ class ProgramConstants:
     def __init__(self, graph: ProgramGraph) -> None:
         self._graph = graph
         self._constants = {value for value, _ in graph.weights}
-        # The node that makes each constant, also of those that are changed or released afterwards.
+        # The node that makes each constant, even if the constant is changed or released afterwards.
         self._producers: dict[str, int] = {}
         self._names_by_storage: defaultdict[int, set[str]] = defaultdict(set)
         self._costs: list[int] = []
@@ -60,11 +60,11 @@ class ProgramConstants:
         Args:
             number: the node.
             values: all values after the node.
-            changed: storages that the node changed; what they hold is not a constant any longer.
+            changed: storages that the node changed; their content is no longer a constant.
             cost: elements and operations of the node.
 
         Returns:
-            What is wrong with its indices; empty if nothing is.
+            The problem of its indices; empty if there is none.
         """
         _, _, arguments, results = node = self._graph.nodes[number]
         self._costs.append(cost)
@@ -85,7 +85,7 @@ class ProgramConstants:
         return ""
 
     def release(self, values: Mapping[str, Tensor]) -> None:
-        """Forgets which storages hold these values, which are no longer needed."""
+        """Forgets the storages of these values, which are no longer needed."""
         for name, tensor in values.items():
             self._names_by_storage[get_storage_id(tensor)].discard(name)
 

@@ -1,4 +1,4 @@
-"""Evaluates a program on torch's meta device, which computes shapes but holds no data, and limits what it may cost."""
+"""Evaluates a program on torch's meta device, which computes shapes but holds no data, and limits its cost."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from vfmalign.models.formats.program_graph import Node, ProgramGraph, reject
 from vfmalign.models.formats.program_interpreter import ProgramInterpreter
 
 MAX_LIVE_BYTES = 3 * 2**30
-"""Bytes of all intermediate values that exist at the same time, of the 8 GiB of the service; also of one tensor."""
+"""Maximum size of all intermediate values that exist at the same time, of the service's 8 GiB; also of one tensor."""
 MAX_TOTAL_ELEMENTS = 2**38
-"""Elements that all operators together read and write."""
+"""Maximum number of elements that all operators together read and write."""
 MAX_FLOPS = 5 * 10**13
-"""Operations of all convolutions and matrix products together; ViT-B takes 2·10¹¹ for 1024 patches."""
+"""Maximum number of operations of all convolutions and matrix products; ViT-B takes 2·10¹¹ for 1024 patches."""
 MAX_AXES = 8
 
 
 class ProgramMeasurement:
-    """One evaluation of a graph whose operators and arguments have been checked.
+    """One evaluation of a graph with checked operators and arguments.
 
     Args:
         graph: the graph.
@@ -127,12 +127,12 @@ class _DispatchMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._taken_cost = 0
 
     def take_changed(self) -> set[int]:
-        """Storages that were changed since the last call."""
+        """Returns the storages that changed since the last call of this method."""
         changed, self._changed = self._changed, set()
         return changed
 
     def take_cost(self) -> int:
-        """Elements and operations since the last call."""
+        """Returns the elements and operations since the last call of this method."""
         before, self._taken_cost = self._taken_cost, self.elements + self.flops
         return self._taken_cost - before
 

@@ -1,4 +1,4 @@
-"""Stacks of dilated convolutions as architectures, and the checkpoints that they are imported from.
+"""Stacks of dilated convolutions as architectures, and the import of their checkpoints.
 
 The architecture's name encodes the description of a stack (`architectures.dilated_stack`), so that any reader of a
 model card, job or manifest can build it. A checkpoint holds only weights. For published families the description
@@ -37,9 +37,9 @@ DEFAULT_INPUT = Preprocessing(
 MESHNET_DILATIONS = (16, 8, 4, 2, 1)
 AUTOENCODER_DILATIONS = (1, 2, 4, 6, 8, 1, 10, 12, 16, 12, 10, 1, 8, 6, 4, 2, 1)
 AUTOENCODER_DOWN, AUTOENCODER_UP = 5, 11
-"""Layers of stride 2, and the transposed one back to full resolution."""
+"""Indices of the layers of stride 2, and of the transposed layer back to full resolution."""
 AUTOENCODER_COMPARED = (4, 8, 10, 13, 16)
-"""Before the stride, the widest dilation, before the way up, halfway after it, and the last layer."""
+"""Indices: before the stride, the widest dilation, before the upsampling, halfway after it, and the last layer."""
 MAX_DESCRIPTION_BYTES = 1 << 20
 _OWN_NAME = re.compile(r"layers\.\d+\.convolution\.(weight|bias)")
 
@@ -48,7 +48,7 @@ Weights = list[tuple[str, Tensor]]
 
 
 def encode_stack_name(description: StackDescription) -> str:
-    """Encodes a description as the name of its architecture, which states how random weights are drawn."""
+    """Encodes a description, with its initialisation of random weights, as the name of an architecture."""
     content = description.model_dump(mode="json", exclude_defaults=True)
     return PREFIX + canonical_json(content | {"initialisation": description.initialisation}).decode()
 
@@ -92,7 +92,7 @@ def parse_description(content: str | bytes | Mapping[str, object], field: str) -
 
 
 def read_description(path: Path, adjust: Callable[[Preprocessing], Preprocessing]) -> StackDescription:
-    """Reads a description from a JSON file, whose `input` is optional.
+    """Reads a description from a JSON file; its `input` is optional.
 
     Args:
         path: the file.
@@ -129,15 +129,13 @@ def describe_checkpoint(
     """Derives the description of a checkpoint of a family in `FAMILIES`.
 
     Raises:
-        BadCheckpoint: the tensors are not those of the family.
+        BadCheckpoint: the tensors do not belong to the family.
         BadOption: the input does not fit the stack.
     """
     weights = find_convolutions(tensors, subject)
     layers = FAMILIES[family].describe(weights, [f"{module}.bias" in tensors for module, _ in weights])
     if not layers:
-        raise _rejection(
-            f"its {len(weights)} convolutions are not those of {family}: {FAMILIES[family].pattern}", subject
-        )
+        raise _rejection(f"its {len(weights)} convolutions do not match {family}: {FAMILIES[family].pattern}", subject)
     compared = tuple(FAMILIES[family].compared(len(layers)))
     return parse_description({"layers": layers, "compared": compared, "input": preprocessing}, "input")
 
@@ -162,7 +160,7 @@ def _describe_meshnet(weights: Weights, biases: Sequence[bool]) -> Sequence[Conv
 
 
 def make_meshnet(channels: Sequence[int], biases: Sequence[bool]) -> list[ConvolutionLayer]:
-    """Layers of a MeshNet of these widths; whether each has a bias."""
+    """Makes the layers of a MeshNet with these numbers of channels; `biases` states which layers have a bias."""
     return [
         ConvolutionLayer(
             channels=width,
@@ -187,7 +185,7 @@ def _describe_autoencoder(weights: Weights, biases: Sequence[bool]) -> Sequence[
 
 
 def make_autoencoder(channels: Sequence[int], biases: Sequence[bool]) -> list[ConvolutionLayer]:
-    """Layers of the dilated autoencoder with these widths; whether each has a bias."""
+    """Makes the layers of the dilated autoencoder with these numbers of channels; `biases` states which have a bias."""
     return [
         ConvolutionLayer(
             channels=width,
@@ -207,9 +205,9 @@ class StackFamily:
     """A published family of stacks.
 
     Attributes:
-        describe: layers of a checkpoint's weights, of which the second argument says whether each has a bias; empty if
-            they are not of this family.
-        pattern: what a checkpoint of the family looks like, for errors.
+        describe: derives the layers from a checkpoint's weights, and from whether each has a bias; empty if they do not
+            belong to this family.
+        pattern: description of a checkpoint of the family, for errors.
         compared: indices of the compared layers of a stack of this many layers.
         default: layers of the published widths, for pretraining from random weights.
     """
@@ -246,7 +244,7 @@ def _convert(description: StackDescription, files: Sequence[StateDict], subject:
     if all(_OWN_NAME.fullmatch(name) for name in tensors):
         return Conversion(dict(tensors), "dense")
     if any(name.endswith("running_mean") for name in tensors):
-        raise _rejection("the network normalises by batch, which a stack here cannot", subject)
+        raise _rejection("the network uses batch normalisation, which a stack does not support", subject)
     weights = find_convolutions(tensors, subject)
     names: dict[str, str] = {}
     head: list[str] = []

@@ -28,23 +28,23 @@ Array = NDArray[Any]
 
 
 class LocalSettings(Settings):
-    """The environment variables that are read beside those of the object storage."""
+    """Environment variables that are read in addition to the settings of the object storage."""
 
     tenant: TenantName = Field(default=DEFAULT_TENANT, description=TENANT_OF_KEYS)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Features with what is known of their rows.
+    """Features, with patients, strata and days of their rows.
 
     Attributes:
         layers: (N, C) by name, the primary layer first; the name of an array is empty.
         observations: id of each row, unique among the rows of a stream.
         patients: patient of each row.
-        strata: stratum of each row; empty where it is unknown. None without strata.
-        days: day of each row; None where they are unknown.
-        title: names the source.
-        origin: what produced the features of a feature set; None for arrays.
+        strata: stratum of each row, empty if it is unknown; None without strata.
+        days: day of each row; None if the days are unknown.
+        title: name of the source.
+        origin: origin of the features, for feature sets; None for arrays.
         notes: assumptions about the rows.
     """
 
@@ -62,7 +62,7 @@ class Rows:
 
 
 def read_rows(sources: Sequence[str], table: str, by: str, name: str, *, needs_days: bool = False) -> Rows:
-    """Reads the rows of one or several sources, in order.
+    """Reads the rows of one or several sources, in the order of the sources.
 
     Args:
         sources: .npy files, or feature sets.
@@ -76,15 +76,15 @@ def read_rows(sources: Sequence[str], table: str, by: str, name: str, *, needs_d
     """
     are_files = {source.endswith(NPY) for source in sources}
     if len(are_files) > 1:
-        raise BadOption("files and feature sets are mixed", field=name, remedy="give all as .npy files, or as sets")
+        raise BadOption("files and feature sets are mixed", field=name, remedy="give either .npy files or feature sets")
     if True in are_files:
         return _read_files([Path(source) for source in sources], table, by, name, needs_days=needs_days)
     table_name = _get_table_name(name)
     if table:
-        raise BadOption("feature sets have patients and strata of their own", field=table_name, remedy="leave it out")
+        raise BadOption("feature sets define their own patients and strata", field=table_name, remedy="leave it out")
     if needs_days:
         remedy = f"give .npy files and `{table_name}` with a column `{DAY}`, or leave out the window"
-        raise BadOption("feature sets have no days", field="patient_window_days", remedy=remedy)
+        raise BadOption("feature sets do not contain days", field="patient_window_days", remedy=remedy)
     store = ObjectStore(parse(StoreSettings)).of_tenant(parse(LocalSettings).tenant)
     return _join([_read_set(store, source, by, name) for source in sources], name)
 
@@ -101,7 +101,7 @@ def _read_files(paths: Sequence[Path], table: str, by: str, name: str, *, needs_
         raise InvalidInput(problem, field="by", remedy=f"add this column to the table of `{field_name}`")
     if by and name == "reference" and not any(columns[by]):
         raise InvalidInput(
-            "no row of the reference has this stratum", field="by", remedy="fill its column, or leave it out"
+            "no row of the reference has a value of this stratum", field="by", remedy="fill its column, or leave it out"
         )
     if needs_days and DAY not in columns:
         raise InvalidInput(
@@ -165,10 +165,10 @@ def _join(parts: Sequence[Rows], name: str) -> Rows:
 
 
 def check_origin(first: Rows, other: Rows, name: str) -> None:
-    """Raises BadOption if two groups of rows come from different models or preparations of their input."""
+    """Raises BadOption if two groups of rows come from different models or input preparations."""
     if first.origin != other.origin:
         raise BadOption(
-            "features of another model, weights or preprocessing cannot be compared",
+            "features of different models, weights or preprocessing cannot be compared",
             field=name,
             remedy="extract both with the same model and options, or give .npy files on both sides",
         )
@@ -184,5 +184,5 @@ def _get_table_name(name: str) -> str:
 
 def _check_unique(observations: list[str], field_name: str) -> list[str]:
     if len(set(observations)) != len(observations):
-        raise InvalidInput("an id of an observation occurs twice", field=field_name, remedy="give each row its own id")
+        raise InvalidInput("an observation id occurs twice", field=field_name, remedy="give each row its own id")
     return observations

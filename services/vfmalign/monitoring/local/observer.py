@@ -1,4 +1,4 @@
-"""Observes the rows of a stream that are new, and describes the monitor afterwards."""
+"""Observes the new rows of a stream, and then describes the monitor."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from vfmalign.core.domain.drift import MAX_WINDOW_ROWS, MIN_WINDOW_ROWS, DriftRequest
+from vfmalign.core.domain.drift import MAX_WINDOW_ROWS, MIN_WINDOW_ROWS, DriftRequest, WindowComparison
 from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
 from vfmalign.monitoring.local.description import describe
 from vfmalign.monitoring.local.history import History
 from vfmalign.monitoring.local.inputs import Rows, check_origin, read_rows
-from vfmalign.monitoring.local.state_file import DriftState, Observed, get_digest, read_state, write_state
-from vfmalign.monitoring.local.windows import Entered, write_comparisons
+from vfmalign.monitoring.local.state_file import DriftState, ObservedRows, get_digest, read_state, write_state
+from vfmalign.monitoring.local.windows import Entered, list_comparisons
 from vfmalign.monitoring.sequential import Component, Monitor, MonitorOptions, Observation, get_channel_shifts
 from vfmalign.reports.drift.document import DriftDocument
 
 BATCH_ROWS = 64
 ROWS_BETWEEN_STATES = 5_000
 DEFAULT_MOVED_ROWS = 100
-"""Last rows whose channels are compared where there are no windows."""
+"""Number of last rows for the comparison of channels, if there are no windows."""
 _PATIENTS_ASSUMED = "later observations of a patient, after {days} days, are assumed to be independent of earlier ones"
 _BLOCKS_STOPPED = "blocks of rows stopped adding evidence after 20,000 rows; rows and channels go on"
 _ORDER = (
@@ -33,17 +33,16 @@ Report = Callable[[int, int], None]
 Announce = Callable[[Observation, Mapping[Component, float]], None]
 
 
-def observe(request: DriftRequest, folder: Path, report: Report, announce: Announce) -> DriftDocument:
+def observe(request: DriftRequest, report: Report, announce: Announce) -> tuple[DriftDocument, list[WindowComparison]]:
     """Observes a stream.
 
     Args:
-        request: what to observe and how.
-        folder: receives the features that MMD² compares; see `windows.write_comparisons`.
-        report: called with the numbers of rows observed and of all.
-        announce: called with the observation that raises the alarm, and ln of each threshold.
+        request: inputs and options.
+        report: called with the number of observed rows and the number of all rows.
+        announce: called with the observation that raises the alarm, and the logarithm of each threshold.
 
     Returns:
-        The document, without windows.
+        The document without windows, and the comparisons of its windows.
 
     Raises:
         VfmalignError: an input cannot be read or used.
@@ -64,9 +63,8 @@ def observe(request: DriftRequest, folder: Path, report: Report, announce: Annou
     state = _open_state(request, options, reference, layer)
     _observe_new(state, stream, layer, request.state, report=report, announce=announce)
     entered = _list_entered(state, stream)
-    write_comparisons(folder, reference, stream, entered, request.window_rows)
     moved = entered.places[-(request.window_rows or DEFAULT_MOVED_ROWS) :]
-    return describe(
+    document = describe(
         state.monitor,
         state.history,
         title=stream.title,
@@ -78,17 +76,20 @@ def observe(request: DriftRequest, folder: Path, report: Report, announce: Annou
         window_rows=request.window_rows,
         notes=_list_notes(state, reference, stream),
     )
+    return document, list_comparisons(reference, stream, entered, request.window_rows)
 
 
 def _check_window(rows: int) -> None:
     if rows and not MIN_WINDOW_ROWS <= rows <= MAX_WINDOW_ROWS:
         raise BadOption(
-            f"{rows} is out of range", field="window", remedy=f"use {MIN_WINDOW_ROWS} to {MAX_WINDOW_ROWS:,} rows, or 0"
+            f"{rows} is out of range",
+            field="window_rows",
+            remedy=f"use {MIN_WINDOW_ROWS} to {MAX_WINDOW_ROWS:,} rows, or 0",
         )
 
 
 def _choose_layer(reference: Rows, stream: Rows, named: str) -> str:
-    """Returns the layer that raises the alarm, which both sides must have with equal numbers of channels."""
+    """Returns the layer that raises the alarm. Both sides must have it, with the same number of channels."""
     layer = named or next(iter(reference.layers))
     for rows, field in ((reference, "reference"), (stream, "streams")):
         if layer not in rows.layers:
@@ -119,13 +120,13 @@ def _open_state(request: DriftRequest, options: MonitorOptions, reference: Rows,
     stored = read_state(Path(request.state)) if request.state else None
     if stored is None:
         monitor = Monitor(options, reference.layers[layer], reference.patients, reference.strata)
-        return DriftState(monitor, History(), Observed(), fixed)
+        return DriftState(monitor, History(), ObservedRows(), fixed)
     for name, value in fixed.items():
         if stored.fixed.get(name) != value:
             raise InvalidInput(
-                f"its monitor has another {name.replace('_', ' ')}",
+                f"it belongs to a monitor with another {name.replace('_', ' ')}",
                 subject="state",
-                remedy="repeat the options and the reference of the first run, or name a new file",
+                remedy="use the options and the reference of the first run, or name a new file",
             )
     return stored
 
@@ -138,7 +139,7 @@ def _get_reference_digest(reference: Rows, layer: str) -> str:
 
 
 def _observe_new(state: DriftState, stream: Rows, layer: str, path: str, *, report: Report, announce: Announce) -> None:
-    """Observes the rows that the state does not know, and stores the state from time to time and at the end."""
+    """Observes the rows that are not in the state yet; stores the state regularly and at the end."""
     features_NC, log_threshold = stream.layers[layer], state.monitor.status.log_threshold
     new = _find_new(state.observed, stream, features_NC)
     stored = 0
@@ -166,11 +167,11 @@ def _observe_new(state: DriftState, stream: Rows, layer: str, path: str, *, repo
         write_state(Path(path), state)
 
 
-def _find_new(observed: Observed, stream: Rows, features_NC: np.ndarray[Any, Any]) -> list[tuple[int, int, int]]:
-    """Returns the place, the digest of the id and that of the features of every row that is new.
+def _find_new(observed: ObservedRows, stream: Rows, features_NC: np.ndarray[Any, Any]) -> list[tuple[int, int, int]]:
+    """Returns the index, the digest of the id and the digest of the features of every new row.
 
     Raises:
-        InvalidInput: an observation of this id had other features.
+        InvalidInput: an earlier observation with the same id had other features.
     """
     new: list[tuple[int, int, int]] = []
     known = dict(observed.features)
@@ -184,7 +185,7 @@ def _find_new(observed: Observed, stream: Rows, features_NC: np.ndarray[Any, Any
             raise InvalidInput(
                 f"the observation of row {place + 1:,} was observed before, with other features",
                 field="streams",
-                remedy="give new observations new ids; of arrays without ids, give all rows so far in the same order",
+                remedy="give new observations new ids; for arrays without ids, give all rows so far in the same order",
             )
     return new
 

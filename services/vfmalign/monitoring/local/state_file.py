@@ -1,8 +1,8 @@
-"""The file from which a stream is continued: the monitor's exact state, and what it has observed.
+"""State file from which a stream is continued: the exact state of the monitor, and its observations.
 
-It begins with its version and the digest of the rest, so that a damaged file is refused before it is parsed. It holds
-standardised features of up to 20,000 rows, patients as digests of 64 bits, and observations as digests and, of the most
-extreme ones, as ids.
+It begins with its version and the digest of the rest, so that a damaged file is rejected before it is parsed. It stores
+standardised features of up to 20,000 rows, 64-bit digests of patients, digests of observations, and the ids of the most
+extreme observations.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _UNREADABLE = (
     ValueError,
     zipfile.BadZipFile,
 )
-"""What parsing may raise where the content is not a state, although its digest is right."""
+"""Exceptions that parsing may raise if the content is not a state, although its digest is correct."""
 
 
 @dataclass
-class Observed:
-    """What has been observed: by the digest of an observation's id, the digest of its features and its row.
+class ObservedRows:
+    """Recorded observations: for the digest of each id, the digest of the features and the row.
 
     Attributes:
         features: digest of the features.
@@ -63,14 +63,14 @@ class DriftState:
 
     Attributes:
         monitor: the monitor.
-        history: its evidence over time.
-        observed: its observations.
-        fixed: options and digest of the reference, which a continued stream must share.
+        history: evidence of the monitor over time.
+        observed: observations of the monitor.
+        fixed: options and digest of the reference. A continued stream must have the same ones.
     """
 
     monitor: Monitor
     history: History
-    observed: Observed
+    observed: ObservedRows
     fixed: dict[str, Any]
 
 
@@ -83,7 +83,7 @@ def write_state(path: Path, state: DriftState) -> None:
     """Replaces the file atomically; only its owner may read it.
 
     Raises:
-        BadOption: it cannot be written.
+        BadOption: the file cannot be written.
     """
     observed = state.observed
     arrays: dict[str, NDArray[Any]] = {
@@ -125,17 +125,17 @@ def read_state(path: Path) -> DriftState | None:
     if not data.startswith(MAGIC):
         raise _to_damaged("it is not a state that this release of `vfmalign drift` wrote")
     if hashlib.sha256(content).digest() != data[len(MAGIC) : len(MAGIC) + _DIGEST_BYTES]:
-        raise _to_damaged("it is damaged: its content does not have its digest")
+        raise _to_damaged("it is damaged: the content does not match its digest")
     try:
         return _parse(content)
     except OutdatedState as error:
         raise InvalidInput(
-            "another release of `vfmalign drift` wrote it, which ranks rows in another way",
+            "another release of `vfmalign drift` wrote it, and ranks rows differently",
             subject=SUBJECT,
             remedy="name a new file, and give all files or feature sets of the stream so far, in the same order",
         ) from error
     except _UNREADABLE as error:
-        raise _to_damaged("it does not hold a monitor") from error
+        raise _to_damaged("it does not contain a monitor") from error
 
 
 def _parse(content: bytes) -> DriftState:
@@ -146,7 +146,7 @@ def _parse(content: bytes) -> DriftState:
         arrays = {name: stored[name] for name in stored.files}
     header = json.loads(arrays["header"].tobytes())
     ids = arrays["ids"].tolist()
-    observed = Observed(
+    observed = ObservedRows(
         dict(zip(ids, arrays["features"].tolist(), strict=True)), dict(zip(ids, arrays["rows"].tolist(), strict=True))
     )
     return DriftState(

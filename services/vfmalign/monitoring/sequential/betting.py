@@ -1,9 +1,9 @@
 """Evidence from the cells of p-values: test martingales and Shiryaev–Roberts statistics.
 
-A bet turns a cell into the mean over it of θ·u^(θ − 1), whose integral over [0, 1] is 1: small p-values multiply the
-stake, others shrink it (Vovk et al., COPA 2021). Each statistic combines the bets of all θ, and of the mirrored cell
-where unusually small scores count as well. A statistic holds K streams of cells, one of each channel, which advance
-together; K is 1 for rows and blocks.
+A bet turns a cell into the mean of θ·u^(θ − 1) over the cell. The integral of this function over [0, 1] is 1: small
+p-values multiply the stake, others shrink it (Vovk et al., COPA 2021). Each statistic combines the bets of all θ. If
+unusually small scores also count, it includes bets on the mirrored cell. A statistic has K streams of cells, one per
+channel, which advance together; K is 1 for rows and blocks.
 
 Legend: S bets, E schedules, K streams.
 """
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 THETAS = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85])
 CHANNEL_THETAS = np.array([0.2, 0.35, 0.5, 0.7])
-"""Of the channels, for shifts that a single value hardly shows; fewer, because each is computed for every channel."""
+"""θ for channels, for shifts that a single value hardly shows; only a few, because each is computed per channel."""
 CONSTANT_SHARES = (1 / 20, 1 / 100, 1 / 500)
 """Shares of the reserve that three schedules stake at every cell, for changes after about 20, 100 and 500 cells."""
 SLOW_SCHEDULE = 500.0
@@ -28,9 +28,9 @@ _LARGEST_EXPONENT = 256
 
 
 def get_bets(lower: ArrayLike, upper: ArrayLike, *, mirrored: bool, thetas: Array = THETAS) -> Array:
-    """Returns the means [S, K] of θ·u^(θ − 1) for each θ over the cells with these ends, one or K of them.
+    """Returns the means [S, K] of θ·u^(θ − 1), for each θ, over one cell or K cells from `lower` to `upper`.
 
-    With `mirrored`, those over the mirrored cells follow.
+    With `mirrored`, the means over the mirrored cells follow.
     """
     lower_K, upper_K = np.atleast_1d(lower), np.atleast_1d(upper)
     bets = _get_means(lower_K, upper_K, thetas)
@@ -38,20 +38,20 @@ def get_bets(lower: ArrayLike, upper: ArrayLike, *, mirrored: bool, thetas: Arra
 
 
 def _get_means(lower_K: Array, upper_K: Array, thetas: Array) -> Array:
-    with np.errstate(divide="ignore"):  # the logarithm of 0, whose power is 0
+    with np.errstate(divide="ignore"):  # log(0) is −∞, and the power is then 0
         powers = [np.exp(thetas[:, None] * np.log(ends_K)) for ends_K in (upper_K, lower_K)]
     means: Array = (powers[0] - powers[1]) / (upper_K - lower_K)
     return means
 
 
 def get_shares(cells: int) -> Array:
-    """Returns the share of its reserve that each schedule stakes at cell number `cells`, counted from 0."""
+    """Returns, for each schedule, the share of its reserve that it stakes at cell number `cells`, counted from 0."""
     slow = 1.0 - math.sqrt((SLOW_SCHEDULE + cells) / (SLOW_SCHEDULE + cells + 1.0))
     return np.array([*CONSTANT_SHARES, slow])
 
 
 class Martingale:
-    """A mixture of bets that begin at every cell, by four schedules; one for each of K streams.
+    """Mixture of bets that begin at every cell, by four schedules. Each of K streams has its own mixture.
 
     Of the reserve σ of a schedule, which is 1 at first, each cell stakes a share η equally among the S bets:
     a ← (a + σ·η/S)·b, σ ← σ·(1 − η). The martingale is the mean of σ + Σ a over the schedules. It is 1 at first, and
@@ -78,7 +78,7 @@ class Martingale:
         return math.log(self._get_scaled_value()) + self.exponent * math.log(2.0)
 
     def update(self, bets_SK: Array) -> None:
-        """Takes the bets of the next cell of each stream."""
+        """Updates the statistic with the bets of the next cell of each stream."""
         shares_E = get_shares(self.cells)
         self.stakes_ESK += (self.reserve_E * shares_E / len(bets_SK))[:, None, None]
         self.stakes_ESK *= bets_SK
@@ -92,16 +92,16 @@ class Martingale:
             self._scaled_value = None
 
     def _get_scaled_value(self) -> float:
-        if self._scaled_value is None:  # it is asked for several times after each row, and takes long for many streams
+        if self._scaled_value is None:  # cached: read several times after each row, and slow for many streams
             sums_K = self.stakes_ESK.reshape(-1, self.stakes_ESK.shape[2]).sum(axis=0)
             self._scaled_value = float(self.reserve_E.mean() + sums_K.max() / len(self.reserve_E))
         return self._scaled_value
 
 
 class ShiryaevRoberts:
-    """The sum over all possible moments of change of the product of the bets since then; one for each of K streams.
+    """Sum of the product of the bets since each possible moment of change; one sum for each of K streams.
 
-    R_θ ← (1 + R_θ)·b_θ; the statistic is w·mean R_θ, where w is the number of rows of a cell. Without drift, its
+    R_θ ← (1 + R_θ)·b_θ; the statistic is w·mean R_θ, where w is the number of rows per cell. Without drift, its
     expectation is the number of rows so far.
 
     Attributes:
@@ -121,5 +121,5 @@ class ShiryaevRoberts:
         return self._log_rows + largest + math.log(float(np.exp(self.log_R_SK - largest).mean(axis=0).max()))
 
     def update(self, bets_SK: Array) -> None:
-        """Takes the bets of the next cell of each stream."""
+        """Updates the statistic with the bets of the next cell of each stream."""
         self.log_R_SK = np.logaddexp(0.0, self.log_R_SK) + np.log(bets_SK)

@@ -1,18 +1,18 @@
-"""Scores of blocks of 4 and 16 rows of a stratum: small shifts that no single row shows.
+"""Scores of blocks of 4 and 16 rows of a stratum, which detect shifts that are too small to show in single rows.
 
 The rows of a block lie apart in their stratum, by 16 and by 8 rows: neighbours resemble each other where a scanner
 works in sessions, and a block of neighbours would stand out among random subsets without any drift. Rows at this
 distance form a *lane*, and a lane is divided into blocks; the lanes begin one after the other, so that their blocks end
 one after the other.
 
-A block S is scored by its MMD² with everything that it is compared with, up to a term that all subsets share:
+A block S is scored by its MMD² to the scoring rows and the pool, up to a term that is equal for all subsets:
 
     T(S) = mean k over S × S − 2 · mean k over S × (scoring rows ∪ pool)
 
-and ranked among B = 999 random subsets of the pool, which contains the block. The pool begins with the bag of this
-width, which is the calibration rows of the stratum and the rows of its earlier blocks; of a bag of more than 256 rows,
-with a random 256 of them. The blocks that follow are added to it, and after 64 rows a new pool is drawn. Without drift,
-the block is a uniform subset of the pool like the others. The cost of a row therefore does not grow with the bag.
+and ranked among B = 999 random subsets of the pool, which contains the block. The pool is drawn from a bag: the
+calibration rows of the stratum and the rows of its earlier blocks of this width. A pool starts with the whole bag, or
+with 256 random rows of a larger bag. Later blocks are added to the pool, and after 64 rows a new pool is drawn. Without
+drift, the block is a uniform subset of the pool, like the random ones. The cost of a row does not grow with the bag.
 
 Legend: D channels, N rows of a stratum, P rows of the pool, R new rows, W rows of a block, B subsets.
 """
@@ -31,17 +31,17 @@ from vfmalign.monitoring.sequential.row_scores import RowScorer
 Array = NDArray[np.float64]
 
 SPACINGS = {Purpose.BLOCKS_OF_4: 16, Purpose.BLOCKS_OF_16: 8}
-"""Distance of the rows of a block, by its width."""
+"""Distance between consecutive rows of a block, by its width."""
 SUBSETS = 999
 POOL_ROWS = 256
 NEW_POOL_ROWS = 64
-"""Rows of blocks that are added to a pool before a new one is drawn."""
+"""Number of rows added to a pool before a new pool is drawn."""
 LAST_ROW = 20_000
-"""Rows of an epoch after which blocks bet no more, and their rows are no longer kept."""
+"""Number of rows of an epoch after which blocks stop betting, and their rows are dropped."""
 
 
 def get_block(row: int, width: int, spacing: int) -> NDArray[np.intp] | None:
-    """Returns the rows of the block that a row completes, in ascending order; None if it completes none.
+    """Returns the rows of the block that a row completes, in ascending order; None if the row completes no block.
 
     Args:
         row: its number in the stratum, from 0.
@@ -49,7 +49,7 @@ def get_block(row: int, width: int, spacing: int) -> NDArray[np.intp] | None:
         spacing: number of lanes.
     """
     lane, place = row % spacing, row // spacing
-    start = lane * max(1, width // spacing) % width  # the first place of the lane's blocks
+    start = lane * max(1, width // spacing) % width  # first position of the lane's blocks
     first = place + 1 - width
     if first < start or (first - start) % width:
         return None
@@ -62,10 +62,10 @@ class Pool:
 
     Attributes:
         size: rows so far.
-        room: rows that it can hold.
-        row_P: number of each row in the stratum's rows, calibration first; the first `size` are set.
+        room: maximum number of rows.
+        row_P: index of each row among the stratum's rows, calibration first; the first `size` entries are set.
         z_PD: standardised rows.
-        kernel_PP: their kernel values.
+        kernel_PP: kernel values between the rows.
         sums_P: sum of each row's kernel values with the scoring rows and the pool.
     """
 
@@ -95,30 +95,30 @@ class Pool:
         self.size = new.stop
 
     def score(self, subset_WB: NDArray[np.intp], scoring_rows: int) -> Array:
-        """Returns T of each subset [B]."""
+        """Returns the statistic T of each subset, [B]."""
         width = len(subset_WB)
         pairs_B = np.zeros(subset_WB.shape[1])
         for member in range(1, width):
             pairs_B += self.kernel_PP.ravel().take(subset_WB[member] * self.room + subset_WB[:member]).sum(axis=0)
-        # All terms are sums of multiples of 2⁻²⁰, and so without rounding error.
+        # All terms are sums of multiples of 2⁻²⁰, and therefore exact.
         within_B = (2.0 * pairs_B + width) / width**2
         scores: Array = within_B - 2.0 * self.sums_P[subset_WB].sum(axis=0) / (width * (scoring_rows + self.size))
         return scores
 
 
 class BlockRanks:
-    """The rows of a stratum in an epoch, and the cell of each block that they complete.
+    """The rows of a stratum in an epoch. Computes the cell of each block that these rows complete.
 
     Args:
-        scorer: of the reference.
+        scorer: scorer of the reference.
         z_ND: standardised calibration rows of the stratum.
         scoring_sums_N: sum of each row's kernel values with the scoring rows.
-        rows: how many of them are rows of the stream, at the end; of a stored state.
+        rows: how many of these rows, at the end, are rows of the stream; used for a stored state.
 
     Attributes:
         calibration: number of calibration rows.
         rows: rows of the stream so far.
-        pools: by width, while blocks are added to them.
+        pools: current pools by width.
     """
 
     def __init__(self, scorer: RowScorer, z_ND: Array, scoring_sums_N: Array, rows: int = 0) -> None:
@@ -139,7 +139,7 @@ class BlockRanks:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the rows, with the room to grow, and of the pools."""
+        """Memory of the rows, including reserved space, and of the pools, in bytes."""
         return self._z_ND.nbytes + sum(pool.z_PD.nbytes + pool.kernel_PP.nbytes for pool in self.pools.values())
 
     def add(self, z_D: Array, scoring_sum: float, draws: Draws, number: int) -> dict[Purpose, Cell]:
@@ -148,8 +148,8 @@ class BlockRanks:
         Args:
             z_D: standardised row.
             scoring_sum: its sum of kernel values with the scoring rows.
-            draws: of the epoch.
-            number: of the row in the epoch.
+            draws: random numbers of the epoch.
+            number: number of the row in the epoch.
         """
         self._append(z_D, scoring_sum)
         cells = {}

@@ -18,7 +18,7 @@ from vfmalign.monitoring.sequential.strata import Stratum
 
 EXTREME_ROWS = 20
 MOST_STRATA = 2 * MAX_STRATA
-"""Strata of an epoch; the rows of further ones are ranked among those of an unknown stratum."""
+"""Maximum number of strata of an epoch. Rows of further strata are ranked as rows of an unknown stratum."""
 UNKNOWN = ""
 _COMPONENTS_BY_WIDTH = {
     Purpose.BLOCKS_OF_4: Component.BLOCKS_OF_4,
@@ -33,16 +33,16 @@ class Epoch:
     """Ranks and evidence of one epoch.
 
     Args:
-        draws: of the epoch.
+        draws: random numbers of the epoch.
         start: why it began.
-        reference: prepared.
-        by_run_length: whether the evidence is the statistic of a run length in place of α.
+        reference: prepared reference.
+        by_run_length: whether the evidence is the statistic for a run length instead of α.
 
     Attributes:
-        evidence: of the sequential components.
-        first_p_value: of the test of the first rows; None until it was done.
-        rows: that entered.
-        alarm: the first one; the monitor sets it.
+        evidence: evidence of the sequential components.
+        first_p_value: p-value of the test of the first rows; None before the test.
+        rows: number of rows that entered.
+        alarm: the first alarm; the monitor sets it.
         extreme_rows: a heap of the most extreme rows.
     """
 
@@ -69,14 +69,14 @@ class Epoch:
         return self.rows < LAST_ROW
 
     def count_strata(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Returns the calibration rows and the rows of the epoch by stratum; empty where no stratum is known."""
+        """Returns, by stratum, the numbers of calibration rows and of rows of the epoch; empty without strata."""
         if not self.reference.is_stratified:
             return {}, {}
         return dict(Counter(self.reference.strata)), {name: one.rows for name, one in self.strata.items()}
 
     @property
     def memory_bytes(self) -> int:
-        """Roughly the memory of the rows and counts."""
+        """Approximate memory of the rows and counts, in bytes."""
         strata = self.strata.values()
         blocks = sum(one.blocks.memory_bytes for one in strata if one.blocks is not None)
         return blocks + sum(one.channels.counts_DT.nbytes for one in strata)
@@ -118,7 +118,7 @@ class Epoch:
 
 
 def make_statistic(component: Component, channels: int, *, by_run_length: bool) -> Statistic:
-    """Returns the evidence of a component before its first cell."""
+    """Returns the statistic of a component before its first cell."""
     bets, streams = {
         Component.ROWS: (2 * len(THETAS), 1),
         Component.CHANNELS: (2 * len(CHANNEL_THETAS), channels),

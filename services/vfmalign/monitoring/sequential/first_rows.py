@@ -1,15 +1,16 @@
-"""Do the first rows of a stream look like the reference? One permutation test.
+"""Permutation test whether the first rows of a stream look like the reference.
 
-A stream that differs from its first row on soon ranks among its own rows, and the sequential evidence sees little of
-it. This test compares the first N rows at once with the calibration rows. Its statistic is
+If a stream differs from the reference from its first row on, its rows are soon ranked mostly among its own rows, and
+the sequential evidence shows little drift. This test compares the first N rows at once with the calibration rows. Its
+statistic is
 
     S(w) = Σ w_i · w_j · k(x_i, x_j),    w_i = z_i − (mean of z over the rows of the stratum of i),
 
-where z_i is 1 for a row of the stream and 0 for a calibration row: the squared length of the sum over strata of
-n·m/(n + m) times the difference of the mean embeddings. A difference between strata cancels; the same change in all of
-them adds up. Without strata, S is MMD² times a constant. The labels z are permuted within strata, so that the test is
-exact on the condition of the other evidence: rows of one stratum are exchangeable with its calibration rows, whatever
-the order in which the scanners worked.
+where z_i is 1 for a row of the stream and 0 for a calibration row. This is the squared length of the sum over strata of
+n·m/(n + m) times the difference of the mean embeddings. A difference between strata cancels, and the same change in all
+strata adds up. Without strata, S is MMD² times a constant. The labels z are permuted within strata, so that the test is
+exact under the same condition as the other evidence: rows of one stratum are exchangeable with its calibration rows,
+whatever the order in which the scanners worked.
 
 Legend: N rows, D channels, B permutations.
 """
@@ -27,22 +28,22 @@ from vfmalign.monitoring.sequential.row_scores import RowScorer
 from vfmalign.monitoring.sequential.strata import Stratum
 
 MAX_CALIBRATION_ROWS = 1000
-"""Calibration rows that are compared; the time grows with the square of all rows."""
+"""Maximum number of compared calibration rows; the time grows with the square of all rows."""
 _PERMUTATIONS_AT_ONCE = 2000
 _SMALLEST_P_VALUES = 4
-"""Permutations are so many that the test rejects even if this many less one are as extreme as the observation."""
+"""The test rejects if fewer permutations than this are as extreme as the observation; it sets their number."""
 
 Array = NDArray[np.float64]
 
 
 def get_first_p_value(scorer: RowScorer, strata: Mapping[str, Stratum], draws: Draws, level: float) -> float:
-    """Returns the p-value of all rows of the stream so far, which must be at most 20,000.
+    """Returns the p-value of all rows of the stream so far (at most 20,000).
 
     Args:
-        scorer: of the reference.
-        strata: by name.
-        draws: of the epoch.
-        level: at which the test rejects; it fixes the number of permutations.
+        scorer: scorer of the reference.
+        strata: strata by name.
+        draws: random numbers of the epoch.
+        level: level at which the test rejects; it determines the number of permutations.
     """
     z_ND, is_stream_N, stratum_N = _collect_rows(strata, draws)
     sizes_S = np.bincount(stratum_N, minlength=len(strata))
@@ -54,13 +55,13 @@ def get_first_p_value(scorer: RowScorer, strata: Mapping[str, Stratum], draws: D
     for start in range(0, permutations, _PERMUTATIONS_AT_ONCE):
         count = min(_PERMUTATIONS_AT_ONCE, permutations - start)
         weights_NB = _permute(is_stream_N, stratum_N, count, draws, start) - mean_N[:, None]
-        # Equal statistics may differ in their last bits, and count as equal.
+        # Statistics that differ only in their last bits count as equal.
         as_extreme += int((_get_statistics(kernel_NN, weights_NB) >= observed * (1.0 - 1e-9)).sum())
     return (1 + as_extreme) / (1 + permutations)
 
 
 def _collect_rows(strata: Mapping[str, Stratum], draws: Draws) -> tuple[Array, Array, NDArray[np.intp]]:
-    """Returns standardised rows [N, D], 1 for rows of the stream, and the place of each row's stratum."""
+    """Returns standardised rows [N, D], labels (1 for rows of the stream), and the index of each row's stratum."""
     blocks = [one.blocks for one in strata.values()]
     is_stream_N = np.concatenate([np.arange(len(one.stored_rows[0])) >= one.calibration for one in blocks if one])
     stratum_N = np.concatenate([np.full(len(one.stored_rows[0]), place) for place, one in enumerate(blocks) if one])

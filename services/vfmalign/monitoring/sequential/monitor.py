@@ -1,4 +1,4 @@
-"""A monitor of one layer: observations in, evidence and alarms out."""
+"""A monitor of one layer: takes observations, returns evidence and alarms."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from vfmalign.monitoring.sequential.thresholds import (
 class Monitor:
     """Evidence that rows no longer come from the distribution of the reference.
 
-    Without drift, and if patients are exchangeable with those of the reference, the probability that any epoch with a
-    guarantee ever raises an alarm is at most α (docs/monitoring.md). The result does not depend on how observations are
-    divided into calls.
+    Without drift, and if patients are exchangeable with the patients of the reference, the probability that any epoch
+    with a guarantee ever raises an alarm is at most α (docs/monitoring-mathematics.md). The result does not depend on
+    the division of observations into calls.
 
     Args:
         options: fixed for the life of the monitor.
-        rows_ND: features of the first reference; of several rows of a patient, the first is kept.
+        rows_ND: features of the first reference; only the first row of each patient is kept.
         patients: patient of each row.
-        strata: stratum of each row, such as the scanner; empty where it is unknown.
+        strata: stratum of each row, such as the scanner; empty if it is unknown.
 
     Raises:
         BadTensor, InvalidInput: the reference cannot be used; see `prepare_reference`.
@@ -73,7 +73,7 @@ class Monitor:
 
     @property
     def status(self) -> MonitorStatus:
-        """The state of the monitor."""
+        """Current status of the monitor."""
         epoch = self.epoch
         calibration, stream = epoch.count_strata()
         return MonitorStatus(
@@ -95,34 +95,35 @@ class Monitor:
     def start_epoch(
         self, start: EpochStart, rows_ND: ArrayLike, patients: Sequence[str], strata: Sequence[str] | None = None
     ) -> None:
-        """Begins a new epoch with a reference of its own; evidence begins anew and spends the epoch's share of α.
+        """Begins a new epoch with a new reference. The evidence starts over, with the epoch's share of α.
 
         Args:
             start: why it begins. `EpochStart.RESET` has no guarantee.
-            rows_ND: features of the reference, as for the first.
+            rows_ND: features of the reference, as for the first reference.
             patients: patient of each row.
             strata: stratum of each row.
 
         Raises:
-            InvalidInput: the epoch would claim a bound that it does not have; see `begin_epoch`.
+            InvalidInput: the guarantee would not hold; see `begin_epoch`.
             BadTensor, InvalidInput: the reference cannot be used.
         """
         number = self.epoch.draws.epoch + 1
         self.begin_epoch(prepare_epoch(self.options, number, start, rows_ND, patients, strata=strata))
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Begins an epoch that `prepare_epoch` has prepared; see `start_epoch`.
+        """Begins an epoch that was prepared with `prepare_epoch`; see `start_epoch`.
 
         Raises:
-            InvalidInput: an earlier epoch has seen a patient of the reference, with `EpochStart.UNSEEN_REFERENCE`, or
-                with `EpochStart.FIXED` after an epoch that rows may have caused. Nothing has then changed.
+            InvalidInput: an earlier epoch has seen a patient of the reference, and the start is
+                `EpochStart.UNSEEN_REFERENCE`, or `EpochStart.FIXED` after an epoch that rows may have caused. The
+                monitor is unchanged.
         """
         patients = epoch.reference.patients
         if seen := self._count_seen(epoch.start, patients):
             raise InvalidInput(
                 f"an earlier epoch has seen patients of the reference: {seen:,} of {len(patients):,}",
                 field="reference.patients",
-                remedy="Leave these patients out, or reset the monitor without a guarantee.",
+                remedy="leave these patients out, or reset the monitor without a guarantee",
             )
         self.earlier.append(EpochSummary(self.epoch.start, self.epoch.rows, self.epoch.alarm))
         self.epoch = epoch
@@ -136,17 +137,17 @@ class Monitor:
         strata: Sequence[str] | None = None,
         days: Sequence[int] | None = None,
     ) -> list[Observation]:
-        """Takes observations in the order of their arrival, and returns what each did.
+        """Takes observations in the order of their arrival, and returns the result of each.
 
         Args:
             rows_ND: features.
-            observations: id of each; the caller sends an id once.
-            patients: patient of each.
-            strata: stratum of each; empty where it is unknown.
-            days: day of each, as a number of days since any fixed day; required with `patient_window_days`.
+            observations: id of each row; callers must not repeat an id.
+            patients: patient of each row.
+            strata: stratum of each row; empty if it is unknown.
+            days: day of each row, as a number of days since any fixed day; required with `patient_window_days`.
 
         Raises:
-            BadTensor: rows have another width than the reference. No observation is then taken.
+            BadTensor: the number of channels differs from the reference. No observation is taken.
             InvalidInput: names do not match the rows, or days are missing.
         """
         rows_ND = check_rows(rows_ND, "rows")
@@ -155,10 +156,10 @@ class Monitor:
             raise BadTensor(
                 f"expected {channels} channels as in the reference, got {rows_ND.shape[1]}",
                 subject="rows",
-                remedy="Observe features of the same model and layer.",
+                remedy="observe features of the same model and layer",
             )
         if days is None and self.options.patient_window_days is not None:
-            raise InvalidInput("days are missing", field="days", remedy="Give them with `patient_window_days`.")
+            raise InvalidInput("days are missing", field="days", remedy="pass the day of each row")
         strata = [""] * len(rows_ND) if strata is None else strata
         days = [0] * len(rows_ND) if days is None else days
         named = {"observations": observations, "patients": patients, "strata": strata, "days": days}
@@ -168,10 +169,11 @@ class Monitor:
         return [self._observe(*column) for column in columns]
 
     def _count_seen(self, start: EpochStart, patients: frozenset[int]) -> int:
-        """Returns how many patients of a new reference the bound forbids, because an epoch has seen them.
+        """Returns how many patients of a new reference are not allowed, because an epoch has seen them.
 
-        A fixed start may take any reference that was chosen without regard to the rows. After a start that they may
-        have caused, no earlier patient is free of this choice, except those of a reference that was unseen then.
+        An epoch with a fixed start may have any reference that was chosen independently of the rows. After an epoch
+        that rows may have caused, earlier patients are no longer independent, except patients of a reference that was
+        unseen at its start.
         """
         if start is EpochStart.RESET:
             return 0
@@ -228,11 +230,11 @@ def prepare_epoch(
     *,
     strata: Sequence[str] | None = None,
 ) -> Epoch:
-    """Prepares an epoch, which takes the time that a new reference takes and needs no monitor.
+    """Prepares an epoch without its monitor, because preparing a reference is slow.
 
     Args:
-        options: of the monitor.
-        number: of the epoch, from 1.
+        options: options of the monitor.
+        number: number of the epoch, from 1.
         start: why it begins.
         rows_ND: features of the reference.
         patients: patient of each row.

@@ -1,4 +1,4 @@
-"""What a monitor is asked for, and what it answers."""
+"""Options and results of a monitor."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from vfmalign.core.domain.errors import BadOption
 
 
 class Component(StrEnum):
-    """A piece of evidence with ranks of its own."""
+    """A piece of evidence with its own ranks."""
 
     ROWS = "rows"
     BLOCKS_OF_4 = "blocks_of_4"
     BLOCKS_OF_16 = "blocks_of_16"
     CHANNELS = "channels"
     FIRST_PATIENTS = "first_patients"
-    """The first rows of the first epoch at once, where `MonitorOptions.first_patients` asks for it."""
+    """The first rows of the first epoch at once, if `MonitorOptions.first_patients` is set."""
 
 
 SEQUENTIAL = (Component.ROWS, Component.BLOCKS_OF_4, Component.BLOCKS_OF_16, Component.CHANNELS)
@@ -24,12 +24,12 @@ SEQUENTIAL = (Component.ROWS, Component.BLOCKS_OF_4, Component.BLOCKS_OF_16, Com
 
 
 class Outcome(StrEnum):
-    """What became of an observation."""
+    """Outcome of an observation."""
 
     ENTERED = "entered"
-    """It changed the evidence."""
+    """It entered and changed the evidence."""
     REPEATED_PATIENT = "repeated_patient"
-    """Its patient has entered before, within `patient_window_days` where this is set."""
+    """Its patient has entered before; if `patient_window_days` is set, within this time."""
     REFERENCE_PATIENT = "reference_patient"
     """Its patient has a row in a reference of this monitor."""
     NOT_FINITE = "not_finite"
@@ -37,7 +37,7 @@ class Outcome(StrEnum):
 
 
 class EpochStart(StrEnum):
-    """Why an epoch begins, which decides whether its bound holds."""
+    """Why an epoch begins. This determines whether its guarantee holds."""
 
     FIXED = "fixed"
     """At a time that does not depend on the rows, such as a new model or an exchanged scanner."""
@@ -53,12 +53,12 @@ class MonitorOptions:
 
     Attributes:
         alpha: largest probability of ever raising an alarm without drift, in (0, 0.5].
-        run_length: number of rows A, 100 to 10⁹, in place of α: without drift the first alarm of an epoch comes within
-            T rows with a probability of at most T/A, so after A/2 rows or more on average.
+        run_length: number of rows A, 100 to 10⁹, instead of α: without drift, the probability of an alarm of an epoch
+            within T rows is at most T/A, so the first alarm comes after A/2 or more rows on average.
         patient_window_days: days after which a patient may enter again; None for never.
-        first_patients: rows N, 20 to 500, that are compared with the reference at once when they are complete, by a
-            test that spends 0.1 of α; None for no such test. It needs an α of at least 0.001, and no `run_length`.
-        seed: of all draws, 0 to 2⁶³ − 1.
+        first_patients: number N, 20 to 500, of first rows that are compared with the reference at once by a test that
+            uses 0.1 of α; None for no such test. Requires an α of at least 0.001, and no `run_length`.
+        seed: seed of all draws, 0 to 2⁶³ − 1.
 
     Raises:
         BadOption: an option is outside its range.
@@ -80,7 +80,7 @@ class MonitorOptions:
             _check("first_patients", self.first_patients, 20 <= self.first_patients <= 500, "20 to 500 patients")
             if self.run_length is not None or self.alpha < 0.001:
                 problem = "the test of the first patients needs an alpha of at least 0.001, and no run length"
-                raise BadOption(problem, field="first_patients", remedy="Give such an alpha, or leave it out.")
+                raise BadOption(problem, field="first_patients", remedy="give such an alpha, or leave it out")
         _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2⁶³ − 1")
 
 
@@ -91,7 +91,7 @@ class Alarm:
     Attributes:
         row: number of the row in the epoch, from 1.
         observation: id of the row's observation.
-        components: whose evidence had reached the threshold.
+        components: components that had reached their threshold.
     """
 
     row: int
@@ -101,14 +101,14 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Observation:
-    """What one observation did.
+    """Result of one observation.
 
     Attributes:
-        id: of the observation.
+        id: id of the observation.
         outcome: whether it entered, or why not.
         row: number of the row in the epoch, from 1; 0 if it did not enter.
-        p_value: of the row among the calibration and earlier rows of its stratum; None if it did not enter.
-        log_evidence: ln of the statistic that alarms follow from, after this observation.
+        p_value: p-value of the row among the calibration and earlier rows of its stratum; None if it did not enter.
+        log_evidence: ln of the statistic of each component after this observation.
         raised_alarm: whether it raised the alarm of its epoch.
     """
 
@@ -128,7 +128,7 @@ class ExtremeRow:
         score: −ln Σ exp(−d²/h) over the scoring rows.
         row: number of the row in the epoch, from 1.
         observation: id of its observation.
-        p_value: when it arrived.
+        p_value: p-value of the row when it arrived.
     """
 
     score: float
@@ -143,8 +143,8 @@ class EpochSummary:
 
     Attributes:
         start: why it began.
-        rows: that entered.
-        alarm: the first one.
+        rows: number of rows that entered.
+        alarm: the first alarm.
     """
 
     start: EpochStart
@@ -160,16 +160,17 @@ class MonitorStatus:
         epoch: number of the current epoch, from 1.
         start: why it began.
         has_guarantee: whether the bound covers its alarm.
-        rows: that entered in the epoch.
+        rows: number of rows that entered in the epoch.
         outcomes: number of observations by outcome, of all epochs.
-        log_evidence: ln M of each component, the largest of the channels; ln R with `run_length`, −∞ before its first
-            cell; of the first patients −ln p, and 0 until they are complete.
-        log_threshold: of each component.
+        log_evidence: ln M of each component (for channels, the largest value); with `run_length`, ln R, −∞ before the
+            first cell; for the first patients −ln p, 0 until they are complete.
+        log_threshold: ln of the threshold of each component.
         blocks_are_active: whether blocks still bet; they stop after 20,000 rows of an epoch.
-        alarm: the first of the epoch.
+        alarm: first alarm of the epoch.
         strata: rows of the epoch by stratum; empty without strata in the reference.
-        reference_strata: calibration rows by stratum; a stratum that it lacks is ranked among its own rows alone.
-        extreme_rows: most extreme ones of the epoch, most extreme first.
+        reference_strata: calibration rows by stratum; rows of other strata are ranked among the rows of their own
+            stratum.
+        extreme_rows: most extreme rows of the epoch, most extreme first.
         earlier: summaries of the earlier epochs.
     """
 
@@ -190,4 +191,4 @@ class MonitorStatus:
 
 def _check(name: str, value: object, is_valid: bool, expected: str) -> None:
     if not is_valid:
-        raise BadOption(f"{name} is {value}", field=name, remedy=f"Use {expected}.")
+        raise BadOption(f"{name} is {value}", field=name, remedy=f"use {expected}")

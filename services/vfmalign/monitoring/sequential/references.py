@@ -1,10 +1,10 @@
-"""The reference: what is fixed before the first row of an epoch arrives.
+"""The reference, which is fixed before the first row of an epoch arrives.
 
-One row of each patient is kept, the first in the given order, whatever its features. A seeded draw takes a third of the
-patients of every stratum for scoring, which defines scale, bandwidth and scores, and the rest for calibration, among
-which the rows of the stream are ranked. Rows are standardised as for MMD² (docs/numbers.md), but no channel is left
-out: one that is constant for scoring has a tenth of the median standard deviation as its scale, so that its first
-movement counts.
+The first row of each patient is kept, whatever its features. A seeded draw selects a third of the patients of every
+stratum as scoring rows, which define scale, bandwidth and scores. The others are calibration rows, among which the rows
+of the stream are ranked. Rows are standardised as for MMD² (docs/numbers.md), but no channel is left out: the scale of
+a channel that is constant in the scoring rows is a tenth of the median standard deviation, so that its first movement
+counts.
 
 Legend: N rows, D channels, G patients, S scoring rows, C calibration rows.
 """
@@ -28,11 +28,11 @@ MIN_PATIENTS = 60
 MAX_PATIENTS = 20_000
 MAX_STRATA = 32
 MAX_SCORING_ROWS = 1000
-"""Scoring costs time for every row of the stream; further patients are of more use for calibration."""
+"""Maximum number of scoring rows. Each costs time for every row; further patients help more in calibration."""
 SMALLEST_SCALE = 0.1
-"""Smallest scale of a channel, relative to the median standard deviation of the channels that vary."""
+"""Minimum scale of a channel, relative to the median standard deviation of the channels that vary."""
 SMALLEST_BANDWIDTH = 1e-9
-"""Median squared distance below which rows are identical but for rounding; that of unlike rows is about 2·D."""
+"""Median squared distance below which rows are identical up to rounding; for different rows, it is about 2·D."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Reference:
         scorer: scale, bandwidth and scoring rows.
         calibration_CD: standardised calibration rows.
         patients: digest of every patient with a row in the reference.
-        strata: stratum of each calibration row; empty where it is unknown.
+        strata: stratum of each calibration row; empty if it is unknown.
     """
 
     scorer: RowScorer
@@ -53,7 +53,7 @@ class Reference:
 
     @property
     def is_stratified(self) -> bool:
-        """Whether a stratum is known; otherwise those of the stream are ignored."""
+        """Whether any stratum is known; otherwise, strata of the stream are ignored."""
         return any(self.strata)
 
 
@@ -63,10 +63,10 @@ def prepare_reference(
     """Prepares the reference of an epoch.
 
     Args:
-        rows_ND: features; of several rows of a patient, the first is kept.
+        rows_ND: features; only the first row of each patient is kept.
         patients: patient of each row.
-        draws: of the epoch.
-        strata: stratum of each row, such as the scanner; empty where it is unknown.
+        draws: random numbers of the epoch.
+        strata: stratum of each row, such as the scanner; empty if it is unknown.
 
     Raises:
         BadTensor: the rows are not a finite matrix, have no varying channel, overflow, or are mostly identical.
@@ -79,20 +79,20 @@ def prepare_reference(
         check_names(len(rows_ND), strata, "reference.strata")
     if not np.isfinite(rows_ND).all():
         row = int(np.argmin(np.isfinite(rows_ND).all(axis=1)))
-        raise BadTensor(f"row {row} has a value that is not finite", subject="reference", remedy="Leave this row out.")
+        raise BadTensor(f"row {row} has a value that is not finite", subject="reference", remedy="leave this row out")
     first = {patient: row for row, patient in reversed(list(enumerate(patients)))}
     kept = sorted(first.values())
     if not MIN_PATIENTS <= len(kept) <= MAX_PATIENTS:
         raise InvalidInput(
             f"the reference has rows of {len(kept):,} patients",
             field="reference.patients",
-            remedy=f"Give one row of each of {MIN_PATIENTS} to {MAX_PATIENTS:,} patients.",
+            remedy=f"give one row of each of {MIN_PATIENTS} to {MAX_PATIENTS:,} patients",
         )
     if strata is not None and len({*strata}) > MAX_STRATA:
         raise InvalidInput(
             f"the reference has {len({*strata}):,} strata",
             field="reference.strata",
-            remedy=f"Join strata until there are at most {MAX_STRATA}.",
+            remedy=f"join strata until there are at most {MAX_STRATA}",
         )
     named = [strata[row] if strata is not None else "" for row in kept]
     order = _order_by_stratum(draws.draw_uniforms(Purpose.SPLIT, 0, len(kept)), named)
@@ -108,7 +108,7 @@ def prepare_reference(
 
 
 def _order_by_stratum(uniforms_G: Array, strata: Sequence[str]) -> NDArray[np.intp]:
-    """Returns a random order whose beginnings hold about the same share of every stratum."""
+    """Returns a random order in which every prefix has about the same share of each stratum."""
     key_G = np.empty(len(strata))
     for name in dict.fromkeys(strata):
         place = np.flatnonzero([stratum == name for stratum in strata])
@@ -118,34 +118,34 @@ def _order_by_stratum(uniforms_G: Array, strata: Sequence[str]) -> NDArray[np.in
 
 
 def make_scorer(rows_SD: Array) -> RowScorer:
-    """Returns the scorer of the scoring rows.
+    """Builds a scorer from the scoring rows of the reference; it scores new rows.
 
     Raises:
         BadTensor: no channel varies, values overflow or underflow, or at least half of all pairs of rows are identical.
     """
     varies_D = rows_SD.max(axis=0) > rows_SD.min(axis=0)
     if not varies_D.any():
-        raise BadTensor("every channel is constant", subject="reference", remedy="Check the encoder and its input.")
+        raise BadTensor("every channel is constant", subject="reference", remedy="check the encoder and its input")
     with np.errstate(over="ignore", invalid="ignore"):
         sd_D = np.where(varies_D, rows_SD.std(axis=0, ddof=1), 0.0)
         scale_D = np.maximum(sd_D, SMALLEST_SCALE * np.median(sd_D[varies_D]))
     if not (np.isfinite(scale_D).all() and scale_D.min() > 0.0):
-        raise BadTensor("values overflow or underflow", subject="reference", remedy="Check the encoder and its input.")
+        raise BadTensor("values overflow or underflow", subject="reference", remedy="check the encoder and its input")
     mean_D = rows_SD.mean(axis=0)
     scoring_SD = (rows_SD - mean_D) / scale_D
     distances_SS = get_squared_distances(scoring_SD, scoring_SD)
     bandwidth = float(np.median(distances_SS[np.triu_indices(len(rows_SD), 1)]))
-    if not bandwidth >= SMALLEST_BANDWIDTH:  # NaN is refused as well
+    if not bandwidth >= SMALLEST_BANDWIDTH:  # NaN is rejected as well
         raise BadTensor(
             "at least half of all pairs of rows are identical",
             subject="reference",
-            remedy="Give rows of different patients.",
+            remedy="give rows of different patients",
         )
     return RowScorer(mean_D, scale_D, scoring_SD, bandwidth)
 
 
 def get_patient_digest(patient: str) -> int:
-    """Returns 64 bits of the digest of a patient's id: two patients that share it would count as one."""
+    """Returns 64 bits of the digest of a patient's id. Two patients with the same bits would count as one."""
     return int.from_bytes(hashlib.blake2b(patient.encode(), digest_size=8).digest(), "little")
 
 
@@ -153,19 +153,21 @@ def check_rows(rows_ND: ArrayLike, subject: str) -> Array:
     """Returns rows as float64.
 
     Raises:
-        BadTensor: they are not a real matrix.
+        BadTensor: the rows are not a matrix of real numbers.
     """
     rows = np.asarray(rows_ND)
     if rows.ndim != 2 or rows.dtype.kind not in "fiu" or rows.shape[1] == 0:
         raise BadTensor(
             f"expected a matrix of real numbers, got {rows.ndim} axes of {rows.dtype}",
             subject=subject,
-            remedy="Give [rows, channels].",
+            remedy="pass a matrix of rows and channels",
         )
     return rows.astype(np.float64)
 
 
 def check_names(rows: int, names: Sequence[object], field: str) -> None:
-    """Raises InvalidInput if there is not one name for each row."""
+    """Raises InvalidInput if the number of names differs from the number of rows."""
     if len(names) != rows:
-        raise InvalidInput(f"expected {rows:,} values, got {len(names):,}", field=field, remedy="Give one per row.")
+        raise InvalidInput(
+            f"expected {rows:,} values, got {len(names):,}", field=field, remedy="pass one value per row"
+        )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 LARGEST_VALUE = 1e4
-"""Standardised values are clipped here, in standard deviations, so that squared distances keep their digits."""
+"""Limit at which standardised values are clipped, in standard deviations, so that squared distances stay precise."""
 BINS = 32
 """Bins of the values of a channel."""
 _STEPS = np.float32(2**20)
@@ -26,11 +26,11 @@ _STEPS = np.float32(2**20)
 
 @dataclass(frozen=True)
 class RowScorer:
-    """What scores a row; it depends on the scoring rows alone.
+    """Scores rows by comparing them with the scoring rows of a reference, on which alone the scores depend.
 
     Attributes:
-        mean_D: of the scoring rows.
-        scale_D: of each channel.
+        mean_D: mean of the scoring rows.
+        scale_D: scale of each channel.
         scoring_SD: standardised scoring rows.
         bandwidth: h, the median squared distance of the standardised scoring rows.
     """
@@ -60,9 +60,9 @@ class RowScorer:
     def score(self, z_D: Array) -> tuple[float, float]:
         """Returns the score of a standardised row, and its sum of kernel values with the scoring rows.
 
-        The score is −ln Σ exp(−d²/h) over the scoring rows: large where the row is far from all of them. One row is
-        scored at a time, because a product of several rows may differ in its last bits. Between two kinds of machine
-        they differ as well: the score is rounded, so that identical rows stay equal to those that another one scored.
+        The score is −ln Σ exp(−d²/h) over the scoring rows: large if the row is far from all of them. One row is scored
+        at a time, because a product of several rows may differ in its last bits. The last bits also differ between
+        kinds of machines, so the score is rounded: identical rows then have equal scores on all machines.
         """
         products_S = self.scoring_SD @ z_D
         distances_S = np.maximum(get_squares(z_D[None]) + self._squares_S - 2.0 * products_S, 0.0)
@@ -87,14 +87,14 @@ def get_squares(rows_ND: Array) -> Array:
 def get_squared_distances(a_MD: Array, b_ND: Array) -> Array:
     """Returns the squared distances [M, N], none of them negative."""
     distances: Array = a_MD @ b_ND.T
-    distances *= -2.0  # in place, because most of the time goes into memory
+    distances *= -2.0  # in place, because memory access takes most of the time
     distances += get_squares(a_MD)[:, None]
     distances += get_squares(b_ND)
     return np.maximum(distances, 0.0, out=distances)
 
 
 def _round_kernel(exponents: Array) -> Array:
-    """Returns the rounded exponentials; numpy has vector instructions for those of float32."""
+    """Returns the rounded exponentials, computed in float32, for which numpy has vector instructions."""
     kernel = exponents.astype(np.float32)
     np.exp(kernel, out=kernel)
     kernel *= _STEPS

@@ -1,7 +1,7 @@
-"""A monitor as bytes, and back: the same bits, so that a restart changes nothing.
+"""Converts a monitor to bytes and back, with the same bits, so that a restart changes nothing.
 
-The format is numpy's npz without pickled objects: arrays as they are in memory, and one of JSON for the rest. Scores
-are stored and never computed again, because another machine may round them in another way.
+The format is numpy's npz without pickled objects: the arrays as they are in memory, and one array of JSON for the rest.
+Scores are stored and never computed again, because another machine may round them differently.
 
 Legend: D channels, S scoring rows, C calibration rows, R scores and N rows of a stratum, P rows of a pool, E counts of
 a channel, M patients of the stream, A patients of all references, B patients of the present one.
@@ -58,7 +58,7 @@ _LAYOUT = {
 _STRATUM_LAYOUT = {"scores": (np.float64, "R"), "counts": (np.uint32, "DE")}
 _BLOCKS_LAYOUT = {"rows": (np.float64, "ND"), "sums": (np.float64, "N")}
 _POOL_LAYOUT = {"row": (np.intp, "P"), "kernel": (np.float32, "PP"), "sums": (np.float64, "P")}
-"""Type and axes of arrays; axes of one letter have one length."""
+"""Type and axes of arrays. Axes with the same letter have the same length."""
 _DAMAGE = (
     ArithmeticError,
     AttributeError,
@@ -71,15 +71,15 @@ _DAMAGE = (
     MemoryError,
     zipfile.BadZipFile,
 )
-"""What reading other bytes than those of a state may raise."""
+"""Exceptions that may be raised when the bytes are not a state."""
 
 
 class OutdatedState(InvalidInput):
-    """The state of an earlier version, whose ranks are others."""
+    """The state of an earlier version, which ranked rows differently."""
 
 
 def to_bytes(monitor: Monitor) -> bytes:
-    """Returns the state of a monitor."""
+    """Returns the state of a monitor as bytes."""
     epoch = monitor.epoch
     header = {
         "version": VERSION,
@@ -112,11 +112,11 @@ def to_bytes(monitor: Monitor) -> bytes:
 
 
 def from_bytes(data: bytes) -> Monitor:
-    """Returns the monitor with a state.
+    """Restores the monitor from its state.
 
     Raises:
-        OutdatedState: they are a state of an earlier version.
-        InvalidInput: they are not a state of a monitor, or one of a later version.
+        OutdatedState: the bytes are a state of an earlier version.
+        InvalidInput: the bytes are not a state, or a state of a later version.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
@@ -126,20 +126,22 @@ def from_bytes(data: bytes) -> Monitor:
         if version != VERSION:
             refusal = OutdatedState if version < VERSION else InvalidInput
             raise refusal(
-                f"the state has version {version}, this release reads {VERSION}",
+                f"the state has version {version}, but this release reads version {VERSION}",
                 subject="state",
-                remedy="Observe all rows again with a new monitor, or use the release that wrote it.",
+                remedy="observe all rows again with a new monitor, or use the release that wrote the state",
             )
         _check_arrays(arrays, _LAYOUT)
         monitor = _to_monitor(header, arrays)
         monitor.status  # noqa: B018 -- it reads every number, so that a wrong one is found here
     except _DAMAGE as error:
-        raise InvalidInput("it is not the state of a monitor", subject="state", remedy="Read it again.") from error
+        raise InvalidInput(
+            "the bytes are not a monitor's state", subject="state", remedy="read the state again"
+        ) from error
     return monitor
 
 
 def _check_arrays(arrays: Arrays, layout: Mapping[str, tuple[type, str]], prefix: str = "", **lengths: int) -> None:
-    """Checks types and shapes, as the arrays of a monitor are used without further checks."""
+    """Checks types and shapes, because the arrays of a monitor are used without further checks."""
     for name, (dtype, axes) in layout.items():
         array = arrays[prefix + name]
         axis_lengths = zip(axes, array.shape, strict=True)
@@ -203,7 +205,7 @@ def _to_epoch(header: Mapping[str, Any], arrays: Arrays, options: MonitorOptions
         raise ValueError(f"{len(names)} strata of {len(arrays['calibration'])} calibration rows")
     epoch.reference = Reference(scorer, arrays["calibration"], patients, names)
     epoch.rows, epoch.alarm = int(header["rows"]), _to_alarm(header["alarm"])
-    first = header.get("first_p_value")  # states of before the test lack it
+    first = header.get("first_p_value")  # states from before this test lack it
     epoch.first_p_value = None if first is None else float(first)
     epoch.strata = {
         str(one["name"]): _to_stratum(one, number, scorer, arrays, has_blocks=epoch.blocks_are_active)

@@ -1,6 +1,6 @@
-"""When evidence suffices for an alarm.
+"""Thresholds at which evidence raises an alarm.
 
-The components are bounded one by one, and their union by the sum of the bounds; so are the channels.
+Each component has its own bound, and the bound for all of them is the sum. The same applies to channels.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SHARES = {
 first, such as a season, and need 2.3 more in ln M than rows would with their share."""
 FIRST_EPOCH_SHARE = 0.8
 FIRST_PATIENTS_SHARE = 0.1
-"""Share of the monitor's α that the test of its first patients takes from the first epoch's."""
+"""Share of the monitor's α for the test of its first patients, taken from the share of the first epoch."""
 
 
 def get_epoch_share(epoch: int) -> float:
-    """Returns the share of α that epoch 1, 2, … may spend; the shares of all epochs sum to 1.
+    """Returns the share of α that epoch 1, 2, … uses; the shares of all epochs sum to 1.
 
-    The first takes 0.8, because most monitors have only one, and epoch k > 1 takes 0.2 / (k·(k − 1)). An epoch with a
-    share of 0.001 needs e^6.9 times the evidence of α as a whole: a few more rows of a clear drift.
+    The first epoch has 0.8, because most monitors have only one, and epoch k > 1 has 0.2 / (k·(k − 1)). An epoch with a
+    share of 0.001 needs e^6.9 times as much evidence as one with all of α: a few more rows of a clear drift.
     """
     return FIRST_EPOCH_SHARE if epoch == 1 else (1.0 - FIRST_EPOCH_SHARE) / (epoch * (epoch - 1))
 
@@ -35,13 +35,13 @@ def get_epoch_share(epoch: int) -> float:
 def get_log_thresholds(
     alpha: float, epoch: int, channels: int, *, compares_first: bool = False
 ) -> dict[Component, float]:
-    """Returns the ln M of each component that raises the alarm: ln(1 / (share · α_k)), and ln(D / (share · α_k)).
+    """Returns the threshold of ln M of each component: ln(1 / (share · α_k)); for channels, ln(D / (share · α_k)).
 
     Args:
-        alpha: of the monitor.
-        epoch: its number k, from 1.
-        channels: D, each of which has a martingale of its own.
-        compares_first: whether the epoch, which is the first one, has a test of its first patients.
+        alpha: α of the monitor.
+        epoch: number k of the epoch, from 1.
+        channels: number D of channels. Each has its own martingale.
+        compares_first: whether the epoch tests its first patients; only for the first epoch.
     """
     if not compares_first:
         return _divide(1.0 / (alpha * get_epoch_share(epoch)), channels)
@@ -50,14 +50,14 @@ def get_log_thresholds(
 
 
 def get_log_run_length_thresholds(run_length: int, channels: int) -> dict[Component, float]:
-    """Returns the ln R of each component that raises the alarm: P(alarm within T rows) ≤ T / A without drift."""
+    """Returns the threshold of ln R of each component, so that P(alarm within T rows) ≤ T / A without drift."""
     return _divide(float(run_length), channels)
 
 
 def find_strongest(
     log_evidence: Mapping[Component, float], log_threshold: Mapping[Component, float]
 ) -> tuple[Component, float]:
-    """Returns the component whose evidence is highest beside its threshold, and ln of their ratio."""
+    """Returns the component whose evidence is highest relative to its threshold, and ln (evidence / threshold)."""
     excess = {component: value - log_threshold[component] for component, value in log_evidence.items()}
     component = max(excess, key=lambda name: excess[name])
     return component, excess[component]

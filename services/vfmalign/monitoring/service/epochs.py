@@ -1,7 +1,7 @@
-"""New epochs of monitors: another reference, from the next observation on.
+"""New epochs of monitors: replace the reference, starting with the next observation.
 
-What takes time happens before anything is locked, and the store is written outside of transactions: a store that does
-not answer, or a large reference, must hold up neither the observations of other monitors nor the lease of the leader.
+Slow work is done before anything is locked, and the store is written outside of transactions. An unavailable store or a
+large reference must not block the observations of other monitors or the renewal of the leader's lease.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class EpochKeeper:
     """Begins epochs of the monitors of a tenant.
 
     Args:
-        database: its monitors.
-        store: its snapshots.
-        states: of all tenants.
+        database: database of its monitors.
+        store: object store of its snapshots.
+        states: cached states of all tenants.
     """
 
     def __init__(self, database: Database, store: ObjectStore, states: States) -> None:
@@ -49,13 +49,13 @@ class EpochKeeper:
         requested: MonitorReference,
         reference: LoadedReference,
     ) -> None:
-        """Begins a new epoch; the same request again changes nothing.
+        """Begins a new epoch. Repeating the request changes nothing.
 
         Raises:
             NotFound: the monitor was deleted.
             InvalidInput: an earlier epoch has seen a patient of the reference; see `Monitor.begin_epoch`.
             PreconditionFailed: the epoch is not the current one.
-            Unavailable: other processes record observations all the time, or the database or the store is away.
+            Unavailable: other processes record observations continuously, or the database or the store is unavailable.
         """
         with self._database.snapshot() as session:
             row = get_row(session, monitor.id, monitor.uid)
@@ -71,7 +71,7 @@ class EpochKeeper:
                 if self._begin(monitor, prepared, requested, reference):
                     return
         raise Unavailable(
-            "other processes of the service record observations of the monitor all the time",
+            "other processes of the service record observations of the monitor continuously",
             subject=monitor.id,
             remedy="pause the monitor, repeat the call, and resume it",
         )
@@ -91,7 +91,7 @@ class EpochKeeper:
             return False
         key = self._database.tenant, row.id, row.uid
         state.monitor.begin_epoch(prepared)
-        self._states.drop(key)  # it is changed and not recorded
+        self._states.drop(key)  # the state in memory has changed, but is not recorded
         snapshot = write_snapshot(self._store, key[1:], to_bytes(state.monitor), number, state.sequence)
         unused: Snapshot | None = snapshot
         begun = False
@@ -102,7 +102,7 @@ class EpochKeeper:
                     unused = _record(session, row, state.monitor, snapshot, reference)
                     begun = True
         except Unavailable:
-            unused = None  # it may have been recorded; the leader deletes it later if it was not
+            unused = None  # it may have been recorded; if not, the leader deletes it later
             raise
         finally:
             delete_unused(self._store, unused)
@@ -114,8 +114,8 @@ class EpochKeeper:
 def _record(
     session: Session, row: MonitorRow, monitor: Monitor, snapshot: Snapshot, reference: LoadedReference
 ) -> Snapshot | None:
-    """Records an epoch that begins now; returns the snapshot that is no longer used."""
-    session.execute(sa.delete(WindowRow).where(WindowRow.monitor_id == row.id))  # nothing shows those of earlier epochs
+    """Records the start of an epoch; returns the snapshot that is no longer used."""
+    session.execute(sa.delete(WindowRow).where(WindowRow.monitor_id == row.id))  # an earlier epoch shows no windows
     status = describe_status(monitor, None, [])
     get_epoch(session, row.id, row.epoch).rows = row.status["rows"]
     row.epoch, row.status = row.epoch + 1, status
@@ -128,7 +128,7 @@ def _record(
 
 
 def _has_begun(session: Session, row: MonitorRow, epoch: int, start: EpochStart, requested: MonitorReference) -> bool:
-    """Whether the same request began the current epoch."""
+    """Whether this request already began the current epoch."""
     if row.epoch != epoch + 1:
         return False
     current = get_epoch(session, row.id, row.epoch)
@@ -139,6 +139,6 @@ def _has_begun(session: Session, row: MonitorRow, epoch: int, start: EpochStart,
 
 
 def _has_more(session: Session, row: MonitorRow, state: State) -> bool:
-    """Whether observations that are not in a state were recorded; those of a paused monitor are in none."""
+    """Whether observations were recorded that are missing in a state. Observations of a paused monitor do not count."""
     query = sa.select(InputRow.sequence).where(InputRow.monitor_id == row.id, InputRow.sequence > state.sequence)
     return session.scalar(query.limit(1)) is not None

@@ -1,9 +1,9 @@
-"""Recording of observations, and the state that follows from them.
+"""Records observations and updates the state of their monitor.
 
-The database is the log. A call takes the lock of the monitor's row, brings the state in memory up to the last recorded
-observation, lets it take the new ones, and records what they did, all in one transaction. Any process may therefore
-serve any call: what another one has recorded is repeated from the log. A process that is killed loses what it has not
-recorded, which its caller sends again.
+The database is the log. In one transaction, a call locks the row of the monitor, replays recorded observations that the
+state in memory lacks, adds the new ones, and records their effects. Any process may therefore serve any call: it
+replays the observations that other processes recorded. A killed process loses only unrecorded observations, which the
+caller sends again.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from vfmalign.monitoring.service.log import (
 )
 from vfmalign.monitoring.service.observations import IncomingObservation
 from vfmalign.monitoring.service.replay import StateReader
-from vfmalign.monitoring.service.repository import PAUSED, Watched, get_epoch
+from vfmalign.monitoring.service.repository import PAUSED, MonitorPins, get_epoch
 from vfmalign.monitoring.service.snapshots import SnapshotWriter
 from vfmalign.monitoring.service.states import Key, State, States
 from vfmalign.monitoring.service.status import describe_status
 from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS
 
 CHUNK_ROWS = 64
-"""Most observations of one transaction, so that it holds its lock shortly."""
+"""Maximum number of observations per transaction, which limits how long it holds the lock."""
 CHUNK_BYTES = 2**34
-"""The same as the observations times the size of the state, through which each goes: about a second of one core."""
+"""Limit of observations × bytes of the state, which each of them reads: about one second of one core."""
 _ORIGIN = {
     "checkpoint_sha256": "other weights",
     "preprocessing_sha256": "another preprocessing",
@@ -68,7 +68,7 @@ _log = logs.get(__name__)
 
 
 class Outdated(Unavailable):
-    """Observations were checked against what a monitor does not watch any more: read them again."""
+    """The monitor changed after the observations were checked; read its properties again, and check them again."""
 
     reason = "MONITOR_CHANGED"
 
@@ -77,10 +77,10 @@ class EvidenceKeeper:
     """Evidence of the monitors of a tenant.
 
     Args:
-        database: its monitors and observations.
-        store: its snapshots.
-        states: of all tenants.
-        snapshot_rows: observations after which a state is stored.
+        database: database of its monitors and observations.
+        store: object store of its snapshots.
+        states: cached states of all tenants.
+        snapshot_rows: number of observations after which a state is stored.
     """
 
     def __init__(self, database: Database, store: ObjectStore, states: States, snapshot_rows: int) -> None:
@@ -89,42 +89,43 @@ class EvidenceKeeper:
         self._snapshots = SnapshotWriter(database, store, states, snapshot_rows)
 
     def record(
-        self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
+        self, monitor_id: str, pins: MonitorPins, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[Columns]:
-        """Records observations in this order; returns what each did, as `make_results` describes it.
+        """Records observations in the order given, and returns the result of each; see `make_results`.
 
         Args:
             monitor_id: the monitor.
-            watched: what the observations were checked against.
-            origin: what produced their features.
-            observations: checked against the monitor.
+            pins: properties of the monitor with which the observations were checked.
+            origin: origin of their features.
+            observations: observations that were checked for this monitor.
 
         Raises:
             NotFound: the monitor was deleted.
-            PreconditionFailed: it watches features of another origin, or its state is outdated (`StateReader.warm`).
-            Outdated: `watched` is not what it watches now.
+            PreconditionFailed: the monitor watches features of another origin, or its state is outdated
+                (`StateReader.warm`).
+            Outdated: the properties of the monitor differ from `pins` now.
             Cancelled, DeadlineExceeded: the call has ended.
             Unavailable, DataLoss: see `StateReader.warm`. Some of the observations may have been recorded.
         """
         results: list[Columns] = []
         while len(results) < len(observations):
-            current_work.get().checkpoint()  # nobody waits for the rest where the caller has left
+            current_work.get().checkpoint()  # stop if the caller has left
             rest = observations[len(results) : len(results) + CHUNK_ROWS]
-            results += self._record_first(monitor_id, watched, origin, rest)
+            results += self._record_first(monitor_id, pins, origin, rest)
         return results
 
     def is_warm(self, monitor_id: str, uid: str) -> bool:
-        """Whether the state of a monitor is in memory: recording does then not wait for the store."""
+        """Returns whether the state of a monitor is in memory, so that recording does not wait for the store."""
         return self._states.get((self._database.tenant, monitor_id, uid)) is not None
 
     def get_channel_shifts(self, monitor_id: str, rows_NC: np.ndarray[Any, Any]) -> list[ChannelShift]:
-        """Returns which channels of the layer that raises the alarm have moved."""
+        """Returns the shifts of the channels of the layer that raises the alarm."""
         with self._states.hold(self._database.tenant, monitor_id):
             reference = self._reader.warm(monitor_id).monitor.reference
         return get_channel_shifts(reference, rows_NC)
 
     def forget(self, monitor_id: str, uid: str) -> None:
-        """Forgets a monitor that was deleted."""
+        """Forgets a deleted monitor."""
         tenant = self._database.tenant
         self._states.drop((tenant, monitor_id, uid))
         metrics.forget_observations(tenant, monitor_id)
@@ -132,14 +133,14 @@ class EvidenceKeeper:
     # --- recording ---
 
     def _record_first(
-        self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
+        self, monitor_id: str, pins: MonitorPins, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[Columns]:
-        """Records as many of the observations as one transaction takes."""
-        key = self._database.tenant, monitor_id, watched.uid
+        """Records the first observations, as many as one transaction may contain."""
+        key = self._database.tenant, monitor_id, pins.uid
         with self._states.hold(self._database.tenant, monitor_id):
             state = self._states.get(key) or self._reader.warm(monitor_id)
             observations = observations[: max(1, CHUNK_BYTES // state.size_bytes)]
-            while (done := self._record_with(state, key, watched, origin, observations)) is None:
+            while (done := self._record_with(state, key, pins, origin, observations)) is None:
                 state = self._reader.warm(monitor_id)
         head, results = done
         for result in results:
@@ -151,16 +152,16 @@ class EvidenceKeeper:
         self,
         state: State,
         key: Key,
-        watched: Watched,
+        pins: MonitorPins,
         origin: FeatureOrigin,
         observations: Sequence[IncomingObservation],
     ) -> tuple[Head, list[Columns]] | None:
         """Records observations in one transaction; returns None if the state must be read again first."""
         with self._database.session() as session:
             head = read_head(session, key[0], key[1], lock=True)
-            _check_pins(head, watched, origin)
+            _check_pins(head, pins, origin)
             recorded = _find_recorded(session, head, [one.id for one in observations])
-            self._states.drop(key)  # the state is changed before it is recorded
+            self._states.drop(key)  # the state changes before the change is recorded
             if not self._reader.catch_up(session, head, state):
                 return None
             results = self._add(session, head, state, observations, recorded)
@@ -176,7 +177,7 @@ class EvidenceKeeper:
         observations: Sequence[IncomingObservation],
         recorded: dict[str, Columns],
     ) -> list[Columns]:
-        """Lets the state take new observations, and records what they did; returns the results of all."""
+        """Adds new observations to the state and records their effects; returns the results of all."""
         new = {one.id: one for one in reversed(observations) if one.id not in recorded}
         fresh = [one for one in observations if new.get(one.id) is one]
         received = now()
@@ -217,7 +218,7 @@ class EvidenceKeeper:
             if not value["raised_alarm"] or alarm is None:
                 continue
             epoch = get_epoch(session, value["monitor_id"], value["epoch"])
-            if epoch.alarm is not None:  # a repetition with other last bits has missed it
+            if epoch.alarm is not None:  # a replay with other last bits may have missed it
                 value["raised_alarm"] = False
                 continue
             epoch.alarm = {
@@ -230,13 +231,13 @@ class EvidenceKeeper:
 
 
 def _find_recorded(session: Session, head: Head, ids: list[str]) -> dict[str, Columns]:
-    """Returns the columns of the observations that a monitor has already, by their ids."""
+    """Returns the columns of the observations that are already recorded, by id."""
     names = {"tenant": head.tenant, "monitor_id": head.id, "ids": ids}
     return {one["observation_id"]: dict(one) for one in session.execute(_SELECT_RECORDED, names).mappings()}
 
 
-def _check_pins(head: Head, watched: Watched, origin: FeatureOrigin) -> None:
-    if head.watched != watched:
+def _check_pins(head: Head, pins: MonitorPins, origin: FeatureOrigin) -> None:
+    if head.pins != pins:
         raise Outdated(
             "the monitor changed while the observations were read", subject=head.id, remedy="send them again"
         )

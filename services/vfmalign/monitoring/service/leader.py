@@ -1,4 +1,4 @@
-"""What the leader adds: windows, metrics, and the deletion of what is no longer needed."""
+"""Work of the leader: windows, metrics, and the deletion of unused data."""
 
 from __future__ import annotations
 
@@ -33,26 +33,25 @@ from vfmalign.monitoring.tables import InputRow, MonitorRow
 
 _CLEAN_S = 600.0
 _UNUSED_S = 24 * 3600.0
-"""How long an object stays that no monitor names. A service that is started with another database, or with an older
-backup, names none of the states that the right one needs: they must still be there when it gets that.
-"""
+"""Minimum age at which an object is deleted that no monitor refers to.
+After a time with a wrong database or an old backup, the states that the right database needs must still exist."""
 _RETRY_S = 60.0
 _YIELD_S = 0.1
 _DELETED_INPUTS = 1000
-"""Most observations whose features one transaction deletes: other calls wait for it in SQLite, and the lease does."""
+"""Observations deleted per transaction. In SQLite, a long one blocks other calls and the lease renewal."""
 _PREFIX = "monitors/"
 _log = logs.get(__name__)
 
 
 @dataclass(frozen=True)
 class Tenancy:
-    """What the service has for one tenant.
+    """Resources of one tenant.
 
     Attributes:
-        database: its monitors.
-        store: its objects.
-        keeper: its evidence.
-        client: calls the MMD service for it; None without one.
+        database: database of its monitors.
+        store: object store of the tenant.
+        keeper: evidence of its monitors.
+        client: client of the MMD service; None without an MMD service.
     """
 
     database: Database
@@ -62,13 +61,13 @@ class Tenancy:
 
 
 class Leader:
-    """The work of `Leadership`.
+    """Work of the leader among the replicas; see `Leadership`.
 
     Args:
         term: fences every write.
-        tenancies: by tenant.
+        tenancies: resources by tenant.
         options: intervals and retention.
-        max_monitors: quota of each tenant.
+        max_monitors: quota of monitors of each tenant.
     """
 
     def __init__(
@@ -97,12 +96,12 @@ class Leader:
         try:
             await self._export_always()
         finally:
-            for loop in loops:  # MMD or the store may not answer for minutes, and the next leader begins anew
+            for loop in loops:  # the MMD service or the store may not answer for minutes; the next leader starts over
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
 
     async def _export_always(self) -> None:
-        """Exports the monitors until `stop`, and then at once no longer: the next leader does."""
+        """Exports the metrics of the monitors until `stop`, then stops at once: the next leader exports them."""
         try:
             await self._repeat(self._options.poll_s, lambda: asyncio.to_thread(self._export))
         finally:
@@ -116,10 +115,10 @@ class Leader:
         """Does nothing: rounds are short."""
 
     async def hand_over(self) -> None:
-        """Does nothing: the next leader begins anew."""
+        """Does nothing: the next leader starts over."""
 
     async def _repeat(self, pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
-        """Repeats work until `stop`; what fails is tried again in the next round."""
+        """Repeats work until `stop`. Failed work is tried again in the next round."""
         while not self._stopped.is_set():
             with _logging_failure():
                 await work()
@@ -130,7 +129,7 @@ class Leader:
         try:
             found = {tenant: own.list_all() for tenant, own in self._monitors.items()}
         except VfmalignError:
-            if self._term.remaining_s <= 0:  # another process may lead by now, and export what has changed since
+            if self._term.remaining_s <= 0:  # another process may lead by now, and export newer values
                 _end_export()
             raise
         metrics.export_samples([to_sample(tenant, monitor) for tenant, own in found.items() for monitor in own])
@@ -151,7 +150,7 @@ class Leader:
                     continue
                 self._not_before[key] = time.monotonic() + _RETRY_S
                 with _logging_failure("window_not_computed", tenant=tenant, monitor=monitor.id):
-                    with _counting_failure():  # evidence and the windows of other monitors go on
+                    with _counting_failure():  # evidence and windows of other monitors continue
                         await self._compute_window(tenant, tenancy, tenancy.client, monitor)
                     del self._not_before[key]
 
@@ -181,7 +180,7 @@ class Leader:
     # --- deletion ---
 
     async def _delete_monitors(self) -> None:
-        """Deletes what the calls that deleted monitors have left."""
+        """Deletes the remaining rows and objects of deleted monitors."""
         for tenant, monitors in self._monitors.items():
             with _logging_failure(tenant=tenant):
                 for monitor_id, uid in await asyncio.to_thread(monitors.list_deleted):
@@ -210,7 +209,7 @@ class Leader:
             await _yield_database(started)
 
     def _clean_objects(self, tenant: str, tenancy: Tenancy) -> list[tuple[str, str]]:
-        """Deletes the objects that no monitor has named for long; returns id and `uid` of the monitors."""
+        """Deletes old objects that no monitor refers to; returns id and `uid` of the monitors."""
         stored, looked_s = tenancy.store.sizes_bytes(_PREFIX), time.monotonic()
         with tenancy.database.snapshot() as session:
             rows = session.scalars(sa.select(MonitorRow)).all()
@@ -223,9 +222,9 @@ class Leader:
         return [(row.id, row.uid) for row in rows]
 
     def _delete_inputs(self, database: Database, monitor_id: str, uid: str) -> bool:
-        """Deletes some of the features that neither a restart nor a window needs; returns whether none is left.
+        """Deletes some features that no restart or window needs any more; returns whether none is left.
 
-        It deletes none where the monitor is another one by now.
+        Deletes nothing if the monitor was deleted and created again meanwhile.
         """
         with database.session() as session:
             query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
@@ -252,13 +251,13 @@ def _end_export() -> None:
 
 
 async def _yield_database(started: float) -> None:
-    """Lets other calls write. SQLite has no queue: one that waits looks again after up to a tenth of a second."""
+    """Pauses to let other calls write. SQLite has no queue: a waiting call tries again after up to 0.1 s."""
     await asyncio.sleep(max(_YIELD_S, time.monotonic() - started))
 
 
 @contextlib.contextmanager
 def _logging_failure(event: str = "round_delayed", **fields: str) -> Iterator[None]:
-    """Logs what fails in the block; a later round tries it again."""
+    """Logs an error in the block; a later round tries again."""
     try:
         yield
     except VfmalignError as error:
@@ -269,7 +268,7 @@ def _logging_failure(event: str = "round_delayed", **fields: str) -> Iterator[No
 
 @contextlib.contextmanager
 def _counting_failure() -> Iterator[None]:
-    """Counts a window that fails, by the class of the error: another service chooses its own reason."""
+    """Counts a failed window by the class of the error: other services may choose any reason."""
     try:
         yield
     except Exception as error:
@@ -278,7 +277,7 @@ def _counting_failure() -> Iterator[None]:
 
 
 def to_sample(tenant: str, monitor: StoredMonitor) -> metrics.MonitorSample:
-    """Returns what is exported of a monitor."""
+    """Returns the values that are exported as metrics of a monitor."""
     mmd2 = windows.get_mmd2(monitor)
     alarm = monitor.epoch.alarm
     silence_h = monitor.spec.max_silence_hours

@@ -1,4 +1,4 @@
-"""The log of observations: its head, its rows, and what a call is answered from them."""
+"""The log of observations: its head, its rows, and the results of a call."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session
 
 from vfmalign.monitoring.sequential import SEQUENTIAL, Observation
 from vfmalign.monitoring.service.observations import FUTURE, IncomingObservation
-from vfmalign.monitoring.service.repository import DELETING, PAUSED, Watched, make_unknown
+from vfmalign.monitoring.service.repository import DELETING, PAUSED, MonitorPins, make_unknown
 from vfmalign.monitoring.service.states import Key
 from vfmalign.monitoring.service.status import finite_or_none
 from vfmalign.monitoring.tables import MONITORS
 
 LOG_COLUMNS = ("log_rows", "log_blocks_4", "log_blocks_16", "log_channels")
-"""In the order of `SEQUENTIAL`."""
+"""Columns of the evidence, in the order of `SEQUENTIAL`."""
 RESULT_COLUMNS = (
     "observation_id",
     "outcome",
@@ -32,7 +32,7 @@ RESULT_COLUMNS = (
     "raised_alarm",
     "content_digest",
 )
-"""What a duplicate is answered from."""
+"""Columns from which a duplicate is answered."""
 CONFLICT = "conflict"
 
 Columns = dict[str, Any]
@@ -40,9 +40,9 @@ Columns = dict[str, Any]
 
 @dataclass
 class Head:
-    """What a monitor's row says of its log; the attributes are those of `MonitorRow`.
+    """Head of a monitor's log, read from the monitor's row; see `MonitorRow` for the attributes.
 
-    Recording reads and writes it for every call, in about half the time of an object of the ORM.
+    Every recording call reads and writes it, in about half the time of an ORM object.
     """
 
     tenant: str
@@ -68,13 +68,13 @@ class Head:
         return self.tenant, self.id, self.uid
 
     @property
-    def watched(self) -> Watched:
-        """What observations are checked against."""
-        return Watched(self.uid, self.layers, self.spec["stratum"])
+    def pins(self) -> MonitorPins:
+        """Properties with which observations are checked."""
+        return MonitorPins(self.uid, self.layers, self.spec["stratum"])
 
 
 _MOVED = ("sequence", "status", "counts", "last_observed_at", "last_acquired_at", "lag_s")
-"""What recording changes."""
+"""Columns that recording changes."""
 _SELECT = sa.select(*(MONITORS.c[field.name] for field in fields(Head))).where(
     MONITORS.c.tenant == sa.bindparam("tenant"),
     MONITORS.c.id == sa.bindparam("monitor_id"),
@@ -92,7 +92,7 @@ def read_head(session: Session, tenant: str, monitor_id: str, *, lock: bool = Fa
     """Returns the head of the log of a monitor.
 
     Raises:
-        NotFound: the id is unknown, or is that of a monitor that is being deleted.
+        NotFound: the id is unknown, or the monitor is being deleted.
     """
     names = {"tenant": tenant, "monitor_id": monitor_id}
     row = session.execute(_SELECT_LOCKED if lock else _SELECT, names).one_or_none()
@@ -102,13 +102,13 @@ def read_head(session: Session, tenant: str, monitor_id: str, *, lock: bool = Fa
 
 
 def write_head(session: Session, head: Head) -> None:
-    """Writes what recording has changed of the head."""
+    """Writes those columns of the head that change when observations are recorded."""
     moved = {name: getattr(head, name) for name in _MOVED}
     session.execute(_UPDATE, {"of_tenant": head.tenant, "of_id": head.id, **moved})
 
 
 def make_observation(head: Head, one: IncomingObservation, received: datetime) -> Columns:
-    """Returns the columns of an observation that has not entered, and moves the clocks of its monitor."""
+    """Returns the columns of a new observation that has not entered yet, and updates the times of its monitor."""
     head.sequence += 1
     acquired, latest = one.acquired_at, head.last_acquired_at
     future = acquired is not None and acquired > received + FUTURE
@@ -135,13 +135,13 @@ def make_observation(head: Head, one: IncomingObservation, received: datetime) -
 
 
 def get_day(one: IncomingObservation, received: datetime) -> int:
-    """Returns the day of an observation, which a clock that is ahead does not decide."""
+    """Returns the day of an observation: of its acquisition, or of its arrival if the acquisition is in the future."""
     acquired = one.acquired_at
     return (received if acquired is None or acquired > received + FUTURE else acquired).date().toordinal()
 
 
 def add_evidence(value: Columns, observation: Observation) -> None:
-    """Adds what an observation did to the columns of its row."""
+    """Adds the effect of an observation to the columns of its row."""
     value |= {
         "outcome": observation.outcome.value,
         "row": observation.row,
@@ -153,7 +153,7 @@ def add_evidence(value: Columns, observation: Observation) -> None:
 
 
 def make_input(value: Columns, one: IncomingObservation, day: int) -> Columns:
-    """Returns the columns of what an observation consisted of."""
+    """Returns the columns of the input of an observation."""
     names = ("tenant", "monitor_id", "sequence", "epoch", "row")
     return {name: value[name] for name in names} | {
         "patient": one.patient,
@@ -169,7 +169,7 @@ def make_results(
     values: Sequence[Columns],
     recorded: dict[str, Columns],
 ) -> list[Columns]:
-    """Returns what each observation of a call did: the columns of its row, and whether it is a duplicate."""
+    """Returns the result of each observation of a call: the columns of its row, and whether it is a duplicate."""
     rows = recorded | {one.id: value for one, value in zip(fresh, values, strict=True)}
     first = {id(one) for one in fresh}
     results = []
@@ -183,12 +183,12 @@ def make_results(
 
 
 def get_label(result: Columns) -> str:
-    """Returns what became of an observation, as it is counted."""
+    """Returns the label under which an observation is counted."""
     return "duplicate" if result["duplicate"] else str(result["outcome"])
 
 
 def count(head: Head, results: Sequence[Columns], values: Sequence[Columns]) -> None:
-    """Adds to the numbers of observations by what became of them."""
+    """Adds to the numbers of observations by outcome."""
     counts = Counter(head.counts)
     counts.update(map(get_label, results))
     counts["late"] += sum(value["late"] for value in values)

@@ -1,4 +1,4 @@
-"""Observations of a request: checked, read, and in the form in which they are recorded.
+"""Checks and reads the observations of a request, and converts them to the recorded form.
 
 Legend: C channels.
 """
@@ -25,12 +25,12 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.v1 import features_pb2, monitoring_pb2
 
 FUTURE = timedelta(minutes=5)
-"""How far the clock of an acquisition may be ahead of this one."""
+"""Tolerance for acquisition times in the future."""
 MAX_STORED_LAYERS = 1000
 MAX_STORED_BYTES = 2**26
-"""Stored layers of a request, and their bytes, as far as the monitor watches them: each is read on its own."""
+"""Maximum number and bytes of stored layers per request; only layers that the monitor watches count."""
 _HEADER_BYTES = 2**12
-"""Largest header of a file with one vector."""
+"""Maximum size of the header of a file with one vector."""
 _STORED_PREFIXES = ("features/",)
 _DTYPES = {"F16", "F32", "F64"}
 
@@ -40,12 +40,12 @@ class IncomingObservation:
     """An observation before it is recorded.
 
     Attributes:
-        id: of the observation.
-        patient: its group.
-        stratum: value of the monitor's stratum; empty where it is unknown.
-        acquired_at: when the study was acquired; None where unknown.
-        layers: (C) by layer, those that the monitor watches and the observation has.
-        digest: of all this.
+        id: id of the observation.
+        patient: group of the observation.
+        stratum: value of the monitor's stratum; empty if it is unknown.
+        acquired_at: when the study was acquired; None if unknown.
+        layers: vectors (C) by layer, for layers that the monitor watches and the observation has.
+        digest: digest of all other fields.
     """
 
     id: str
@@ -79,16 +79,16 @@ def read_inline(
     layers: Mapping[str, int],
     stratum: str,
 ) -> list[IncomingObservation]:
-    """Checks observations of a request, and reads features that are stored.
+    """Checks the observations of a request, and reads stored features.
 
     Args:
         store: object store of the tenant.
-        observations: of the request, within their bounds.
-        layers: number of channels by layer that the monitor watches; the first raises the alarm.
-        stratum: of the monitor; empty for none.
+        observations: observations of the request, within the bounds of the API.
+        layers: number of channels by layer that the monitor watches; the first layer raises the alarm.
+        stratum: stratum of the monitor; empty for none.
 
     Raises:
-        BadOption, BadTensor, InvalidInput: an observation is wrong; the error names it by its place.
+        BadOption, BadTensor, InvalidInput: an observation is invalid; the error names its position.
         DataLoss: stored features are missing or were changed.
     """
     _check_stored(observations, layers)
@@ -99,7 +99,7 @@ def read_inline(
 
 
 def _check_stored(observations: Sequence[monitoring_pb2.Observation], layers: Mapping[str, int]) -> None:
-    """Checks how much is to be read, before the first object is."""
+    """Checks the total size before the first object is read."""
     sizes = [
         8 * layers[features.layer]
         for one in observations
@@ -108,7 +108,7 @@ def _check_stored(observations: Sequence[monitoring_pb2.Observation], layers: Ma
     ]
     if len(sizes) > MAX_STORED_LAYERS or sum(sizes) > MAX_STORED_BYTES:
         raise BadOption(
-            f"{len(sizes):,} stored layers of up to {sum(sizes):,} bytes, and a request reads at most "
+            f"the request names {len(sizes):,} stored layers of up to {sum(sizes):,} bytes, but may name at most "
             f"{MAX_STORED_LAYERS:,} layers and {MAX_STORED_BYTES:,} bytes",
             field="inline.observations",
             remedy="send fewer observations at once",
@@ -130,7 +130,7 @@ def _read_one(
         raise BadOption(
             f"the layer `{alarm_layer}`, which raises the alarm, is missing",
             field=f"{field}.layers",
-            remedy="extract it, too",
+            remedy="include this layer in the extraction",
         )
     study = one.study
     if not all(value and value.isprintable() for value in study.strata.values()):
@@ -171,7 +171,7 @@ def _read_stored(
         key = store.key(stored.uri, prefixes=_STORED_PREFIXES)
     except InvalidInput as error:
         raise InvalidInput(error.message, field=f"{field}.uri", remedy=error.remedy) from None
-    with lost_as("features", field, "extract the study again and observe the features that are returned"):
+    with lost_as("features", field, "extract the study again, and observe the returned features"):
         data = store.get(key, sha256=stored.sha256, max_bytes=8 * channels + _HEADER_BYTES)
     try:
         entry = parse_header(data, len(data)).tensors.get(features.layer)
@@ -187,12 +187,12 @@ def _read_stored(
 
 
 def _to_time(timestamp: Timestamp, field: str) -> datetime:
-    if not timestamp.ByteSize():  # such as the `Date` of a program in Node.js
+    if not timestamp.ByteSize():  # such as a `Date` from Node.js
         raise BadOption("the time is empty", field=field, remedy="set seconds since 1970 in UTC, or leave it out")
     try:
         return timestamp.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):
-        raise BadOption("it is not a time", field=field, remedy="send a time of the years 1 to 9999") from None
+        raise BadOption("the time is invalid", field=field, remedy="send a time of the years 1 to 9999") from None
 
 
 def read_feature_set_rows(
@@ -202,12 +202,12 @@ def read_feature_set_rows(
     layers: Mapping[str, int],
     get_strata: Callable[[], Sequence[str]] | None,
 ) -> list[IncomingObservation]:
-    """Reads rows of a feature set as observations with the ids of its cases.
+    """Reads rows of a feature set as observations. Their ids are the ids of its cases.
 
     Args:
         store: object store of the tenant.
-        manifest: of the set.
-        request: which rows.
+        manifest: manifest of the set.
+        request: selects the rows.
         layers: number of channels by layer that the monitor watches.
         get_strata: returns the stratum of each row of the set; None without a stratum.
 

@@ -21,12 +21,12 @@ from vfmalign.monitoring.feature_rows import get_first_rows, get_origin, read_st
 from vfmalign.monitoring.sequential import MonitorOptions
 
 MAX_REFERENCE_BYTES = 2**27
-"""Most bytes of the rows of one reference, of all the layers that a monitor watches: 20,000 rows of 1,677 channels.
-Preparing it takes 9 times as much memory for a while, and the leader keeps the rows of four of them, beside the states
+"""Maximum bytes of the rows of one reference, over all layers that a monitor watches: 20,000 rows of 1,677 channels.
+Preparing it temporarily takes 9 times as much memory. The leader keeps the rows of four references, beside the states
 of monitors (`VFMALIGN_MONITORING__MEMORY_BYTES`)."""
 
 MAX_CHANNELS = 4096
-"""Most channels of the layer that raises the alarm: a state keeps 20,000 of its rows in float64, which take 640 MiB."""
+"""Maximum channels of the layer that raises the alarm: a state keeps 20,000 rows in float64, which take 640 MiB."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class LoadedReference:
     """A reference in memory.
 
     Attributes:
-        pinned: with the digest of its manifest.
-        origin: what produced its features.
-        model_id: of these features.
-        layers: (G, C) by layer, that which raises the alarm first.
-        patients: of each row.
-        strata: of each row; None without a stratum.
+        pinned: the reference, with the digest of its manifest.
+        origin: origin of its features.
+        model_id: model that produced its features.
+        layers: arrays (G, C) by layer; the first layer raises the alarm.
+        patients: patient of each row.
+        strata: stratum of each row; None without a stratum.
     """
 
     pinned: MonitorReference
@@ -51,15 +51,15 @@ class LoadedReference:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of its features."""
+        """Size of the reference's features in bytes."""
         return sum(rows_GC.nbytes for rows_GC in self.layers.values())
 
 
 def make_options(spec: MonitorSpec) -> MonitorOptions:
-    """Returns the options of the state of a monitor.
+    """Returns the options for the state of a monitor.
 
     Raises:
-        BadOption: options exclude each other.
+        BadOption: some options exclude each other.
     """
     try:
         return MonitorOptions(
@@ -81,17 +81,17 @@ def load_reference(
     Args:
         store: object store of the tenant.
         reference: the feature set.
-        layer: raises the alarm; empty for the first of the set.
-        descriptive: further layers.
-        stratum: such as `scanner`; empty for none.
+        layer: layer that raises the alarm; empty for the first layer of the set.
+        descriptive: additional layers, which raise no alarm.
+        stratum: kind of the strata, such as `scanner`; empty for none.
 
     Raises:
-        BadOption: the set does not have a layer, or its dataset the stratum.
+        BadOption: the set lacks a layer, or its dataset lacks the stratum.
         DataLoss: the set is damaged.
-        DigestMismatch: its manifest has another digest than `reference` says.
+        DigestMismatch: the digest of its manifest differs from `reference`.
         InvalidInput: its features come from random weights.
-        NotFound: there is no such set.
-        TooLarge: its rows do not fit.
+        NotFound: the set does not exist.
+        TooLarge: its rows exceed `MAX_REFERENCE_BYTES` or `MAX_CHANNELS`.
     """
     committed = read_named(store, reference.feature_set_id, reference.manifest_sha256)
     manifest = committed.manifest
@@ -103,7 +103,7 @@ def load_reference(
             f"its layer `{names[0]}` has {by_layer[names[0]]:,} channels, and a layer that raises the alarm has at "
             f"most {MAX_CHANNELS:,}",
             subject=f"feature set {reference.feature_set_id}",
-            remedy="name another layer, and this one as a descriptive layer",
+            remedy="choose another layer, and name this one as a descriptive layer",
         )
     channels = sum(by_layer[name] for name in names)
     if (size := 4 * len(rows) * channels) > MAX_REFERENCE_BYTES:
@@ -124,15 +124,15 @@ def load_reference(
 
 
 def list_changed_fields(created: Mapping[str, Any], request: MonitorSpec) -> list[str]:
-    """Returns in what a request differs from the monitor of its id.
+    """Returns the fields in which a request differs from the existing monitor with the same id.
 
     Args:
-        created: what the monitor watches, with what was filled in from the reference.
-        request: asks for a monitor of the same id.
+        created: spec of the monitor, including values that were filled in from the reference.
+        request: requested spec.
     """
     changed = list_differences(dict(created), request.model_dump(mode="json"))
     filled = {"layer": request.layer, "reference.manifest_sha256": request.reference.manifest_sha256}
-    # A request may leave these out. They are a difference where there is no other.
+    # A request may leave these fields out. They count as a difference only if there is no other.
     return [name for name in changed if filled.get(name, name)] or changed
 
 
@@ -151,7 +151,7 @@ def _choose_layers(manifest: Manifest, layer: str, descriptive: Sequence[str]) -
 def _read_rows(
     store: ObjectStore, manifest: Manifest, names: Sequence[str], rows: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float32]]:
-    """Reads chosen rows part by part, so that only these are held in memory."""
+    """Reads the chosen rows part by part, so that no other rows stay in memory."""
     chosen: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     for index, part in enumerate(manifest.parts):
         inside = rows[(rows >= part.start_row) & (rows < part.start_row + part.rows)] - part.start_row

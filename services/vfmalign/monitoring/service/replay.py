@@ -1,7 +1,7 @@
-"""States of monitors, brought up to the last recorded observation.
+"""Brings the states of monitors up to the last recorded observation.
 
-A state is that of a snapshot, after the recorded observations that follow it. It is read and repeated outside of
-transactions: what waits for the store or computes holds no lock of the database, and no other monitor up.
+A state is a snapshot plus the recorded observations that follow it. Snapshots are read and observations replayed
+outside of transactions, so that slow work does not lock the database or block other monitors.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ _log = logs.get(__name__)
 
 
 class StateReader:
-    """Reads the states of the monitors of a tenant. Whoever calls it holds the monitor's lock.
+    """Reads the states of the monitors of a tenant. Callers must hold the monitor's lock.
 
     Args:
-        database: its monitors and observations.
-        store: its snapshots.
-        states: of all tenants.
+        database: database of its monitors and observations.
+        store: object store of its snapshots.
+        states: cached states of all tenants.
     """
 
     def __init__(self, database: Database, store: ObjectStore, states: States) -> None:
         self._database, self._store, self._states = database, store, states
 
     def warm(self, monitor_id: str) -> State:
-        """Returns the state as of the last observation, and keeps it in memory.
+        """Returns the state after the last observation, and keeps it in memory.
 
         Raises:
             NotFound: the id is unknown.
-            DataLoss: the snapshots are lost, or do not fit what was recorded.
-            PreconditionFailed: they are of an earlier version, and not all observations are kept.
+            DataLoss: the snapshots are lost, or do not match the recorded observations.
+            PreconditionFailed: the snapshots are from an earlier version, and not all observations are kept.
             Unavailable: the database or the store does not answer.
-            DeadlineExceeded, Cancelled: the call has ended while others read states.
+            DeadlineExceeded, Cancelled: the call ended while it waited for other calls that read states.
         """
         with ExitStack() as reading:
             return self._warm(monitor_id, reading)
@@ -74,7 +74,7 @@ class StateReader:
                     state = None
                 inputs = [] if state is None else self._read_inputs(session, head, state)
             if state is None:
-                if not is_reading:  # until the state is in the cache, whose memory is bounded
+                if not is_reading:  # until the state is in the cache, which bounds its memory
                     reading.enter_context(self._states.limit_reading())
                     is_reading = True
                 try:
@@ -82,9 +82,9 @@ class StateReader:
                 except DataLoss:
                     if lost == head.snapshot:
                         raise
-                    lost = head.snapshot  # another process may have replaced it: look once more
+                    lost = head.snapshot  # another process may have replaced it: try once more
             elif inputs:
-                self._states.drop(key)  # until it has taken them all
+                self._states.drop(key)  # until it includes all of them
                 self._repeat(head, state, inputs)
             else:
                 _end_with(state, head)
@@ -93,10 +93,10 @@ class StateReader:
                 return state
 
     def catch_up(self, session: Session, head: Head, state: State) -> bool:
-        """Lets a state take what other processes have recorded since `warm`, within a transaction.
+        """Replays observations that other processes have recorded since `warm`, within a transaction.
 
         Returns:
-            False if that is too much for a transaction, or not the log of the state: call `warm` again.
+            False if there are too many for a transaction, or if the state belongs to another log: call `warm` again.
         """
         if not _can_take_up(session, head, state):
             return False
@@ -110,7 +110,7 @@ class StateReader:
         return True
 
     def _read(self, head: Head) -> State:
-        """Reads the last snapshot, or, where it is lost, the one before: the log still has what came after it."""
+        """Reads the last snapshot, or the previous one if it is lost: the log still has the observations since then."""
         snapshots = [Snapshot.model_validate(one) for one in (head.snapshot, head.earlier_snapshot) if one is not None]
         for place, snapshot in enumerate(snapshots):
             try:
@@ -127,17 +127,17 @@ class StateReader:
         return State(read_snapshot(self._store, head.id, snapshots[0]), head.epoch, snapshots[0].sequence)
 
     def _begin_again(self, head: Head) -> State:
-        """Returns the state before the first observation, which then takes all of them, because its own is outdated.
+        """Returns a state before the first observation, to replay all of them, because the stored state is outdated.
 
         Raises:
             DataLoss: the reference is lost.
-            PreconditionFailed: the log no longer holds all observations, or epochs of before.
+            PreconditionFailed: the log no longer has all observations, or there were earlier epochs.
         """
         if head.epoch > 1 or _get_oldest(head):
             raise PreconditionFailed(
-                "its state is of an earlier version, and not all of its observations are kept",
+                "its state is from an earlier version, and not all of its observations are kept",
                 subject=head.id,
-                remedy="note its alarm, delete it, and create it again, which begins its evidence anew",
+                remedy="note its alarm, delete it, and create it again; its evidence then starts over",
             )
         spec = MonitorSpec.model_validate(head.spec)
         pinned = spec.reference
@@ -148,7 +148,7 @@ class StateReader:
         return State(Monitor(make_options(spec), rows_GC, loaded.patients, loaded.strata), head.epoch, 0)
 
     def _read_inputs(self, session: Session, head: Head, state: State) -> Sequence[tuple[InputRow, ObservationRow]]:
-        """Returns the next observations that a state lacks, and what they did."""
+        """Returns the next observations that a state lacks, with their recorded effects."""
         if state.sequence == head.sequence:
             return []
         query = (
@@ -175,35 +175,34 @@ class StateReader:
         )
         state.sequence, state.received_at = inputs[-1].sequence, recorded[-1][1].received_at
         if any(one.raised_alarm for one in taken) and not any(what.raised_alarm for _, what in recorded):
-            state.monitor.epoch.alarm = None  # the log has none here: the next row raises it, so that it is recorded
+            state.monitor.epoch.alarm = None  # the log has no alarm here: the next row raises and records it
         last = recorded[-1][1]
-        if taken[-1].p_value is not None and last.log_channels is not None:  # earlier versions had other evidence
+        if taken[-1].p_value is not None and last.log_channels is not None:  # earlier versions recorded other evidence
             values = [getattr(last, name) for name in LOG_COLUMNS]
             if values != [finite_or_none(taken[-1].log_evidence[component]) for component in SEQUENTIAL]:
-                # Machines of other kinds may round other scores; the last bits then differ from here on.
+                # Another kind of machine may round scores differently; the last bits then differ from here on.
                 metrics.replays_that_differ.inc()
                 _log.warning("replay_differs", monitor=head.id, sequence=state.sequence)
 
 
 def can_follow(state: State, head: Head) -> bool:
-    """Whether the features of all observations that a state lacks are still there.
+    """Returns whether the features of all observations that a state lacks are still stored.
 
-    Those of the snapshot before the last are deleted (`Leader`), so a process that was not asked for long reads a
-    snapshot again.
+    The leader deletes features up to the previous snapshot, so a process that was idle for long reads a snapshot again.
     """
     return state.epoch == head.epoch and _get_oldest(head) <= state.sequence <= head.sequence
 
 
 def _get_oldest(head: Head) -> int:
-    """Returns the number of the last observation whose features may be deleted."""
+    """Returns the number of the last observation that may have lost its features."""
     return 0 if head.earlier_snapshot is None else int(head.earlier_snapshot["sequence"])
 
 
 def _can_take_up(session: Session, head: Head, state: State) -> bool:
-    """Whether a state can follow the log, and is of this log.
+    """Whether a state can follow the log, and belongs to this log.
 
-    A database that was restored, or whose standby took over without the last transactions, has other observations under
-    the numbers of those that were lost, and a state of these is still in memory.
+    After a restore or a failover of the database that lost the last transactions, new observations get the numbers of
+    lost ones, and a state with the lost ones may still be in memory.
     """
     if not can_follow(state, head):
         return False
@@ -219,7 +218,7 @@ def _can_take_up(session: Session, head: Head, state: State) -> bool:
 
 
 def _end_with(state: State, head: Head) -> None:
-    """Notes that a state has taken everything; what it lacked was recorded while the monitor was paused."""
+    """Marks a state as complete. It lacks only observations that were recorded while the monitor was paused."""
     state.sequence, state.received_at = head.sequence, head.last_observed_at
 
 

@@ -1,4 +1,4 @@
-"""The report of a monitor, from what the database holds."""
+"""The report of a monitor, from data in the database."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from vfmalign.reports.drift.document import MAX_POINTS, EvidencePoint, ExtremeRo
 from vfmalign.reports.drift.monitors import describe_monitor
 
 Points = list[tuple[int, datetime, list[float | None]]]
-"""Rows of an epoch: when each arrived, and the evidence of each component."""
+"""Rows of an epoch: number, time of arrival and evidence of each component."""
 Shifts = list[list[dict[str, Any]]]
-"""What was recorded of windows."""
+"""Recorded windows."""
 _MAX_WINDOWS = 12
 
 
@@ -29,12 +29,12 @@ def render(monitors: MonitorRepository, monitor_id: str, report_format: str) -> 
     """Returns the report as a file.
 
     Args:
-        monitors: of the tenant.
+        monitors: monitors of the tenant.
         monitor_id: the monitor.
         report_format: `html` or `json`.
 
     Raises:
-        BadOption: there is no such format.
+        BadOption: the format does not exist.
         NotFound: the id is unknown.
     """
     if report_format not in {"html", "json"}:
@@ -55,7 +55,7 @@ def render(monitors: MonitorRepository, monitor_id: str, report_format: str) -> 
 
 
 def get_stride(rows: int) -> int:
-    """Returns the distance of the points of the evidence, a power of two, so that there are at most `MAX_POINTS`."""
+    """Returns the number of rows between points of the evidence: a power of two that gives at most `MAX_POINTS`."""
     stride = 1
     while rows > stride * MAX_POINTS:
         stride *= 2
@@ -63,7 +63,7 @@ def get_stride(rows: int) -> int:
 
 
 def list_points(database: Database, monitor_id: str, epoch: int, stride: int, peak: int) -> Points:
-    """Returns the evidence of every `stride`-th row of an epoch, of its alarm, its peak and its last."""
+    """Returns the evidence of every `stride`-th row of an epoch, and of its alarm, its peak and its last row."""
     table = ObservationRow
     rows = sa.select(sa.func.max(table.row)).where(table.monitor_id == monitor_id, table.epoch == epoch)
     query = sa.select(table.row, table.received_at, *(getattr(table, name) for name in LOG_COLUMNS)).where(
@@ -80,7 +80,7 @@ def list_points(database: Database, monitor_id: str, epoch: int, stride: int, pe
 
 
 def list_windows(database: Database, monitor_id: str, epoch: int) -> Shifts:
-    """Returns the shifts of windows of an epoch that do not overlap, oldest first."""
+    """Returns the shifts of non-overlapping windows of an epoch, oldest first."""
     query = sa.select(WindowRow).where(WindowRow.monitor_id == monitor_id, WindowRow.epoch == epoch)
     chosen: Shifts = []
     first_row: int | None = None
@@ -95,7 +95,7 @@ def list_windows(database: Database, monitor_id: str, epoch: int) -> Shifts:
 
 
 def _to_windows(windows: Shifts) -> list[Window]:
-    """Returns the windows over time; the page takes those of strata from the monitor itself."""
+    """Returns the windows over time, without windows of strata: the page takes these from the monitor itself."""
     shown = {*Window.model_fields}
     return [
         Window.model_validate({name: value for name, value in shift.items() if name in shown})

@@ -25,18 +25,18 @@ from vfmalign.monitoring.tables import EpochRow, InputRow, MonitorRow, Observati
 
 STATES = ACTIVE, PAUSED = "active", "paused"
 DELETING = "deleting"
-"""State of a monitor whose rows are deleted little by little: only its deletion sees it."""
+"""State of a monitor while its rows are deleted in steps; it is hidden from all other calls."""
 _DELETED_ROWS = 1000
-"""Most rows of a table that one transaction of a deletion deletes: other calls wait for it in SQLite."""
+"""Maximum number of rows of a table deleted per transaction. In SQLite, a long transaction blocks other calls."""
 UPDATABLE = ("max_silence_hours", "title")
-"""Fields of `MonitorSpec` on which the evidence does not depend."""
+"""Fields of `MonitorSpec` that do not affect the evidence."""
 MAX_EARLIER_EPOCHS = 100
-"""Epochs that a monitor shows beside the current one."""
+"""Maximum number of earlier epochs that a monitor shows."""
 _SAME = (
     *("id", "uid", "state", "model_id", "layers", "created_at", "created_by"),
     *("sequence", "status", "counts", "last_observed_at", "last_acquired_at", "lag_s", "resumed_at"),
 )
-"""Attributes that `StoredMonitor` and `MonitorRow` share."""
+"""Common attributes of `StoredMonitor` and `MonitorRow`."""
 _IS_SHOWN = MonitorRow.state != DELETING
 _SELECT = sa.select(MonitorRow).where(MonitorRow.id == sa.bindparam("monitor_id"), _IS_SHOWN)
 _SELECT_LOCKED = _SELECT.with_for_update()
@@ -44,11 +44,11 @@ _SELECT_LOCKED = _SELECT.with_for_update()
 
 @dataclass(frozen=True)
 class StoredMonitor:
-    """A monitor as the database holds it; see `tables.MonitorRow`.
+    """A monitor as stored in the database; see `tables.MonitorRow`.
 
     Attributes:
-        epochs: newest first; lists have the current one alone.
-        shifts, channels: of the last window; lists leave them out.
+        epochs: epochs, newest first; in lists, only the current one.
+        shifts, channels: results of the last window; empty in lists.
     """
 
     id: str
@@ -78,8 +78,8 @@ class StoredMonitor:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """What an observation is checked against."""
+class MonitorPins:
+    """Fixed properties of a monitor with which observations are checked."""
 
     uid: str
     layers: dict[str, int]
@@ -88,7 +88,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class NewMonitor:
-    """What `create` stores: the prepared reference, and the first snapshot and status of the state."""
+    """Input of `create`: the prepared reference, the first snapshot and the first status of the state."""
 
     uid: str
     spec: MonitorSpec
@@ -101,20 +101,20 @@ class MonitorRepository:
     """All monitors of a tenant. Every method is one transaction.
 
     Args:
-        database: where the tables are, and whose rows are meant.
-        quota: most monitors of the tenant.
+        database: database of the tables, restricted to one tenant.
+        quota: maximum number of monitors of the tenant.
     """
 
     def __init__(self, database: Database, quota: int) -> None:
         self.database, self._quota = database, quota
 
     def find(self, monitor_id: str, request: MonitorSpec) -> StoredMonitor | None:
-        """Returns the monitor of this id that was created with the same request, or None if the id is free.
+        """Returns the monitor with this id, if it has the same request; None if the id is free.
 
         Raises:
-            Conflict: the id was used with another request.
-            Exhausted: the id is free, and the tenant has as many monitors as its quota allows.
-            PreconditionFailed: a monitor of this id is being deleted.
+            Conflict: the id is taken by a monitor with a different request.
+            Exhausted: the id is free, and the tenant has reached its quota of monitors.
+            PreconditionFailed: a monitor with this id is being deleted.
         """
         with self.database.snapshot() as session:
             row = session.get(MonitorRow, (self.database.tenant, monitor_id))
@@ -124,11 +124,11 @@ class MonitorRepository:
             return self._same(session, row, request)
 
     def create(self, monitor_id: str, request: MonitorSpec, new: NewMonitor) -> StoredMonitor:
-        """Adds a monitor; the same id and request again returns the first.
+        """Adds a monitor, or returns the existing one if the id and the request are the same.
 
         Raises:
-            Conflict: the id was used with another request.
-            Exhausted: the tenant has as many monitors as its quota allows.
+            Conflict: the id is taken by a monitor with a different request.
+            Exhausted: the tenant has reached its quota of monitors.
         """
         identity = current_identity.get()
         row = MonitorRow(
@@ -164,20 +164,20 @@ class MonitorRepository:
         """Returns one monitor; see `get_row`.
 
         Raises:
-            NotFound: the id is unknown, or is that of a later monitor.
+            NotFound: the id is unknown, or now belongs to a later monitor.
         """
         with self.database.snapshot() as session:
             return self._to_item(session, get_row(session, monitor_id, uid))
 
-    def get_watched(self, monitor_id: str) -> Watched:
-        """Returns what observations of a monitor are checked against.
+    def get_pins(self, monitor_id: str) -> MonitorPins:
+        """Returns the properties with which observations of a monitor are checked.
 
         Raises:
             NotFound: the id is unknown.
         """
         with self.database.snapshot() as session:
             row = get_row(session, monitor_id)
-            return Watched(row.uid, row.layers, row.spec["stratum"])
+            return MonitorPins(row.uid, row.layers, row.spec["stratum"])
 
     def list(self, request: PageRequest) -> Page[StoredMonitor]:
         """Returns one page of monitors, newest first, without windows and earlier epochs."""
@@ -192,10 +192,10 @@ class MonitorRepository:
             return tuple(self._to_item(session, row, whole=False) for row in rows)
 
     def set_state(self, monitor_id: str, uid: str, state: str) -> StoredMonitor:
-        """Pauses or resumes a monitor; one in this state stays as it is.
+        """Pauses or resumes a monitor, unless it is in this state already.
 
         Raises:
-            NotFound: it was deleted.
+            NotFound: the monitor was deleted.
         """
         with self.database.session() as session:
             row = get_row(session, monitor_id, uid, lock=True)
@@ -208,7 +208,7 @@ class MonitorRepository:
         """Changes fields of the spec that are in `UPDATABLE`.
 
         Raises:
-            NotFound: it was deleted.
+            NotFound: the monitor was deleted.
         """
         with self.database.session() as session:
             row = get_row(session, monitor_id, uid, lock=True)
@@ -243,13 +243,13 @@ class MonitorRepository:
             return self._to_item(session, row)
 
     def delete(self, monitor_id: str, uid: str) -> bool:
-        """Hides a monitor for good, and deletes some of its rows; returns whether none is left.
+        """Hides a monitor permanently, and deletes some of its rows; returns whether no row is left.
 
-        Its id stays taken until then: repeat the call.
+        Repeat the call until none is left: the id stays taken until then.
         """
         with self.database.session() as session:
             query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
-            row = session.scalar(query.with_for_update())  # another call that deletes it waits
+            row = session.scalar(query.with_for_update())  # another deletion of it waits
             if row is None:
                 return True
             row.state = DELETING
@@ -260,17 +260,17 @@ class MonitorRepository:
                     first = sa.delete(part).where(part.monitor_id == monitor_id, part.sequence < last)
                     session.execute(first, execution_options={"synchronize_session": False})
                     return False
-            session.delete(row)  # and with it the rows that belong to it
+            session.delete(row)  # also deletes the rows that belong to it
             return True
 
     def list_deleted(self) -> tuple[tuple[str, str], ...]:
-        """Returns id and `uid` of the monitors of which `delete` has left rows."""
+        """Returns the id and the `uid` of each hidden monitor that still has rows; see `delete`."""
         with self.database.snapshot() as session:
             query = sa.select(MonitorRow.id, MonitorRow.uid).where(~_IS_SHOWN).order_by(MonitorRow.id)
             return tuple((monitor_id, uid) for monitor_id, uid in session.execute(query))
 
     def _check_quota(self, session: Session, monitor_id: str) -> None:
-        """Checks that the tenant may have one more monitor; calls that arrive at once do not count each other."""
+        """Checks that the tenant may have one more monitor. Concurrent calls do not count each other."""
         count = session.scalar(sa.select(sa.func.count()).select_from(MonitorRow).where(_IS_SHOWN)) or 0
         if count >= self._quota:
             raise Exhausted(
@@ -282,7 +282,7 @@ class MonitorRepository:
     def _same(self, session: Session, row: MonitorRow, request: MonitorSpec) -> StoredMonitor:
         if row.state == DELETING:
             raise PreconditionFailed(
-                "a monitor of this id is being deleted",
+                "a monitor with this id is being deleted",
                 subject=row.id,
                 remedy="create it again in a minute, or choose another monitor id",
                 reason="BEING_DELETED",
@@ -290,7 +290,7 @@ class MonitorRepository:
         if row.request_digest != request.digest():
             created = row.spec | {name: row.request[name] for name in UPDATABLE}
             raise Conflict(
-                f"the monitor exists and was created with another body: it differs in "
+                f"the monitor exists with a different request: it differs in "
                 f"{', '.join(list_changed_fields(created, request))}",
                 subject=row.id,
                 remedy="choose another monitor id, or delete this one",
@@ -317,10 +317,10 @@ class MonitorRepository:
 
 
 def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = False) -> MonitorRow:
-    """Returns the row of a monitor; `uid` tells it from a later one of its id, and is empty for the one that is there.
+    """Returns the row of a monitor. `uid` excludes a later monitor with the same id; if empty, any monitor matches.
 
     Raises:
-        NotFound: the id is unknown, or is that of a later monitor or of one that is being deleted.
+        NotFound: the id is unknown, belongs to a later monitor, or to a monitor that is being deleted.
     """
     row = session.scalar(_SELECT_LOCKED if lock else _SELECT, {"monitor_id": monitor_id})
     if row is None or uid not in {"", row.uid}:
@@ -329,7 +329,7 @@ def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = Fa
 
 
 def make_unknown(monitor_id: str) -> NotFound:
-    """Returns the error of an id that no monitor has."""
+    """Returns the error for an unknown id of a monitor."""
     return NotFound(
         "no such monitor",
         subject=monitor_id[:128],
@@ -338,7 +338,7 @@ def make_unknown(monitor_id: str) -> NotFound:
 
 
 def get_epoch(session: Session, monitor_id: str, number: int) -> EpochRow:
-    """Returns the row of an epoch, which exists."""
+    """Returns the row of an existing epoch."""
     return session.scalars(
         sa.select(EpochRow).where(EpochRow.monitor_id == monitor_id, EpochRow.number == number)
     ).one()
@@ -348,13 +348,13 @@ def check_epoch(row: MonitorRow, epoch: int) -> None:
     """Checks that an epoch is the current one.
 
     Raises:
-        PreconditionFailed: it is not.
+        PreconditionFailed: another epoch is the current one.
     """
     if row.epoch != epoch:
         raise PreconditionFailed(
             f"the current epoch is {row.epoch}, and the call names {epoch}",
             subject=row.id,
-            remedy="look at the monitor, and repeat the call for its current epoch",
+            remedy="get the monitor, and repeat the call for its current epoch",
             reason="EPOCH_CHANGED",
         )
 
@@ -362,7 +362,7 @@ def check_epoch(row: MonitorRow, epoch: int) -> None:
 def make_epoch(
     monitor_id: str, number: int, start: EpochStart, reference: LoadedReference, status: dict[str, Any]
 ) -> EpochRow:
-    """Returns the row of an epoch that begins now."""
+    """Returns the row of a new epoch."""
     return EpochRow(
         monitor_id=monitor_id,
         number=number,

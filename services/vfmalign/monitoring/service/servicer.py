@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -36,10 +35,10 @@ from vfmalign.monitoring.service.repository import (
     ACTIVE,
     PAUSED,
     UPDATABLE,
+    MonitorPins,
     MonitorRepository,
     NewMonitor,
     StoredMonitor,
-    Watched,
     make_uid,
 )
 from vfmalign.monitoring.service.snapshots import delete_objects, write_snapshot
@@ -49,39 +48,39 @@ from vfmalign.v1 import monitoring_pb2 as pb
 
 Context = grpc.aio.ServicerContext[Message, Message]
 EVIDENCE = Threads(4, "evidence")
-"""Computes evidence, and waits for the database meanwhile."""
+"""Threads that compute evidence, including the wait for the database."""
 REFERENCES = Threads(1, "references")
-"""Prepares references, one at a time: a large one takes gigabytes of memory for a minute."""
+"""Thread that prepares references, one at a time: a large one takes gigabytes of memory for a minute."""
 REPORTS = Threads(1, "reports")
-"""Draws one report at a time, because matplotlib shares its caches between threads."""
-_WATCHED, _WATCHED_S = 1024, 60.0
+"""Thread that draws one report at a time, because matplotlib shares its caches between threads."""
+_PINS, _PINS_S = 1024, 60.0
 _log = logs.get(__name__)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the servicer of a tenant works with."""
-
-    monitors: MonitorRepository
-    keeper: EvidenceKeeper
-    epochs: EpochKeeper
-    store: ObjectStore
 
 
 class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     """Serves `MonitoringService`.
 
     Args:
-        parts: of the tenant.
+        monitors: monitors of the tenant.
+        keeper: records observations.
+        epochs: changes references.
+        store: object store of the tenant.
         watching: paces watching calls and ends them with the service.
     """
 
-    def __init__(self, parts: Parts, *, watching: Watching) -> None:
-        self._monitors, self._store = parts.monitors, parts.store
-        self._keeper, self._epochs = parts.keeper, parts.epochs
+    def __init__(
+        self,
+        monitors: MonitorRepository,
+        keeper: EvidenceKeeper,
+        epochs: EpochKeeper,
+        store: ObjectStore,
+        *,
+        watching: Watching,
+    ) -> None:
+        self._monitors, self._keeper, self._epochs, self._store = monitors, keeper, epochs, store
         self._watching = watching
-        self._watched: TTLCache[str, Watched] = TTLCache(_WATCHED, _WATCHED_S)
-        # Of the calls for one monitor, one at a time takes a thread from other monitors.
+        self._pins: TTLCache[str, MonitorPins] = TTLCache(_PINS, _PINS_S)
+        # Each monitor occupies at most one thread, so that the others remain for other monitors.
         self._turns = KeyLocks()
         self._references, self._reports = asyncio.Lock(), asyncio.Lock()  # no tenant waits behind all calls of another
 
@@ -113,35 +112,37 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             layer.HasField("stored") for one in request.inline.observations for layer in one.layers
         )
         check_observation(current_identity.get(), stored=stored)
-        watched = self._watched.get(request.monitor_id)
-        if watched is not None:
+        pins = self._pins.get(request.monitor_id)
+        if pins is not None:
             with contextlib.suppress(Outdated):
-                return await self._observe_as(request, watched, stored=stored)
-        watched = await DATABASE.run(self._monitors.get_watched, request.monitor_id)
-        self._watched[request.monitor_id] = watched
-        return await self._observe_as(request, watched, stored=stored)
+                return await self._observe_as(request, pins, stored=stored)
+        pins = await DATABASE.run(self._monitors.get_pins, request.monitor_id)
+        self._pins[request.monitor_id] = pins
+        return await self._observe_as(request, pins, stored=stored)
 
-    async def _observe_as(self, request: pb.ObserveRequest, watched: Watched, *, stored: bool) -> pb.ObserveResponse:
+    async def _observe_as(self, request: pb.ObserveRequest, pins: MonitorPins, *, stored: bool) -> pb.ObserveResponse:
         identity = current_identity.get()
-        # One call of a caller waits for a monitor, so that no other caller waits behind all of its calls.
+        # Only one call per caller queues for a monitor, so that other callers do not wait behind all calls of one
+        # caller.
         async with self._turns.get(request.monitor_id, identity.key if identity else ""):
-            results = await self._observe_in_turn(request, watched, stored=stored)
+            results = await self._observe_in_turn(request, pins, stored=stored)
         return pb.ObserveResponse(results=map(to_result, results))
 
     async def _observe_in_turn(
-        self, request: pb.ObserveRequest, watched: Watched, *, stored: bool
+        self, request: pb.ObserveRequest, pins: MonitorPins, *, stored: bool
     ) -> list[dict[str, Any]]:
         turn, loop = self._turns.get(request.monitor_id), asyncio.get_running_loop()
         await turn.acquire()
         try:
-            # A thread that computes evidence must not wait for the store, which other monitors do not need.
-            needs_store = stored or not self._keeper.is_warm(request.monitor_id, watched.uid)
+            # Threads that compute evidence must not wait for the store: other monitors may not need it.
+            needs_store = stored or not self._keeper.is_warm(request.monitor_id, pins.uid)
             threads = STORE if needs_store else EVIDENCE
-            observing = threads.submit(self._observe, request, watched)
+            observing = threads.submit(self._observe, request, pins)
         except BaseException:
             turn.release()
             raise
-        # Where the caller leaves, its thread goes on, and the next call would take another one to wait for it.
+        # If the caller leaves, its thread continues. Without this, the next call would occupy another thread to wait
+        # for it.
         observing.add_done_callback(lambda _: loop.call_soon_threadsafe(turn.release))
         return await threads.wait(observing)
 
@@ -173,7 +174,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         start = EpochStart(get_enum_label(pb.EpochStart.DESCRIPTOR, request.start) or "")
         named = MonitorReference.from_proto(request.reference, "reference") if request.HasField("reference") else None
         if named is None and start is not EpochStart.RESET:
-            raise BadOption("it is missing", field="reference", remedy="name one; only a reset keeps the current one")
+            raise BadOption("it is missing", field="reference", remedy="set it; only a reset keeps the current one")
         owned = await self._check_owner(request.monitor_id)
         reference = named or owned.epoch.reference
         async with self._references:
@@ -181,7 +182,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         return pb.ReplaceReferenceResponse(monitor=_pack(monitor))
 
     async def UpdateMonitor(self, request: pb.UpdateMonitorRequest, context: Context) -> pb.UpdateMonitorResponse:
-        """Changes what the evidence does not depend on."""
+        """Changes fields that do not affect the evidence."""
         changes = {field.name: value for field, value in request.ListFields() if field.name in UPDATABLE}
         if not changes:
             raise BadOption("there is nothing to change", field="max_silence_hours", remedy="set it, or `title`")
@@ -218,18 +219,18 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             yield pb.GetMonitorReportResponse(content=part)
 
     async def _check_owner(self, monitor_id: str) -> StoredMonitor:
-        """Checks that the caller may change a monitor, and returns it. Its id may be that of another one later.
+        """Checks that the caller may change a monitor, and returns it, because its id may be reused later.
 
         Raises:
             NotFound: the id is unknown.
-            Forbidden: somebody else created it, and the caller is not an admin.
+            Forbidden: another caller created it, and the caller is not an admin.
         """
         monitor = await DATABASE.run(self._monitors.get, monitor_id)
         check_ownership(current_identity.get(), monitor.created_by, monitor.id)
         return monitor
 
     def _create(self, monitor_id: str, request: MonitorSpec) -> StoredMonitor:
-        # Look for the monitor first: its reference is pinned, and the set may have changed since.
+        # Look for the monitor first: its reference is pinned, and the stored set may have changed since.
         if (found := self._monitors.find(monitor_id, request)) is not None:
             return found
         reference = load_reference(
@@ -251,27 +252,27 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             delete_objects(self._store, monitor_id, uid)
         return monitor
 
-    def _observe(self, request: pb.ObserveRequest, watched: Watched) -> list[dict[str, Any]]:
+    def _observe(self, request: pb.ObserveRequest, pins: MonitorPins) -> list[dict[str, Any]]:
         if request.WhichOneof("source") == "feature_set":
-            origin, incoming = self._read_feature_set(request, watched)
+            origin, incoming = self._read_feature_set(request, pins)
         elif not request.HasField("origin"):
             raise BadOption("the origin of the features is missing", field="origin", remedy="set it")
         else:
             origin = FeatureOrigin.from_proto(request.origin, "origin")
             origin = origin.model_copy(update={"input_transform": origin.input_transform or "identity"})
-            incoming = read_inline(self._store, request.inline.observations, watched.layers, watched.stratum)
-        return self._keeper.record(request.monitor_id, watched, origin, incoming)
+            incoming = read_inline(self._store, request.inline.observations, pins.layers, pins.stratum)
+        return self._keeper.record(request.monitor_id, pins, origin, incoming)
 
-    def _read_feature_set(self, request: pb.ObserveRequest, watched: Watched) -> tuple[FeatureOrigin, list[Any]]:
+    def _read_feature_set(self, request: pb.ObserveRequest, pins: MonitorPins) -> tuple[FeatureOrigin, list[Any]]:
         rows = FeatureSetRows.from_proto(request.feature_set, "feature_set")
         manifest = read_named(self._store, rows.feature_set_id, rows.manifest_sha256).manifest
         get_strata: Callable[[], list[str]] | None = None
-        if watched.stratum:
+        if pins.stratum:
 
             def get_strata() -> list[str]:
-                return read_strata(self._store, manifest, watched.stratum, "feature_set.feature_set_id")
+                return read_strata(self._store, manifest, pins.stratum, "feature_set.feature_set_id")
 
-        incoming = read_feature_set_rows(self._store, manifest, rows, watched.layers, get_strata)
+        incoming = read_feature_set_rows(self._store, manifest, rows, pins.layers, get_strata)
         return get_origin(manifest.request, "feature_set.feature_set_id"), incoming
 
     def _replace_reference(
@@ -285,14 +286,14 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     def _delete(self, monitor: StoredMonitor) -> None:
         is_gone = self._monitors.delete(monitor.id, monitor.uid)
         self._keeper.forget(monitor.id, monitor.uid)
-        if is_gone:  # otherwise, the leader goes on
+        if is_gone:  # otherwise, the leader continues
             delete_objects(self._store, monitor.id, monitor.uid)
 
 
 def _check_text(text: str, field: str) -> None:
-    """Checks what a page shows: characters that turn its direction would also turn what stands beside it."""
+    """Checks text for display on a page: characters that change the text direction would also affect other text."""
     if not text.isprintable():
-        raise BadOption("it is not a line of printable characters", field=field, remedy="leave out what is invisible")
+        raise BadOption("it is not one line of printable characters", field=field, remedy="remove invisible characters")
 
 
 def _pack(monitor: StoredMonitor, *, whole: bool = True) -> pb.Monitor:

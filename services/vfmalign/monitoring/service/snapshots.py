@@ -1,6 +1,6 @@
 """Snapshots of monitors' states in object storage, `monitors/<id>/<uid>/state/<epoch>-<sequence>-<random>.npz`.
 
-They are stored beside the calls that record observations, which do not wait for the store.
+They are stored in the background: calls that record observations do not wait for the store.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from vfmalign.monitoring.service.states import Key, States
 from vfmalign.monitoring.tables import MonitorRow
 
 RESTORE = (
-    "restore the bucket and the database from backups of one moment, or delete the monitor and create it again, which "
-    "begins its evidence anew"
+    "restore the bucket and the database from backups of the same time, or delete the monitor and create it again; "
+    "its evidence then starts over"
 )
 SNAPSHOTS = Threads(1, "snapshots")
 RETRY_S = 30.0
-"""Pause after a failure: making a snapshot of a large state holds the monitor up for about a second."""
+"""Pause after a failure: a snapshot of a large state blocks the monitor for about a second."""
 _log = logs.get(__name__)
 
 
@@ -39,16 +39,16 @@ class Snapshot(StoredFile):
     """A stored state.
 
     Attributes:
-        sequence: number of the last observation that it has taken.
+        sequence: number of the last observation that it includes.
     """
 
     sequence: int
 
 
 def write_snapshot(store: ObjectStore, owner: tuple[str, str], state: bytes, epoch: int, sequence: int) -> Snapshot:
-    """Stores a state of a monitor, which its id and `uid` name.
+    """Stores a state of the monitor with this id and `uid`.
 
-    The key is the call's own: two processes may store the same state, and each deletes its object if it is not used.
+    Every call uses a new key: two processes may store the same state, and each deletes its object if it is unused.
     """
     key = monitor_key(*owner, f"state/{epoch}-{sequence}-{uuid.uuid4().hex[:16]}.npz")
     file = StoredFile.of(key, state)
@@ -60,7 +60,7 @@ def read_snapshot(store: ObjectStore, monitor_id: str, snapshot: Snapshot) -> Mo
     """Reads a state.
 
     Raises:
-        DataLoss: it is missing or was changed.
+        DataLoss: the snapshot is missing or was changed.
         OutdatedState: an earlier version stored it.
         Unavailable: the store does not answer.
     """
@@ -70,12 +70,12 @@ def read_snapshot(store: ObjectStore, monitor_id: str, snapshot: Snapshot) -> Mo
         return from_bytes(data)
     except OutdatedState:
         raise
-    except InvalidInput as error:  # it is larger than what was stored, or no state
+    except InvalidInput as error:  # larger than the stored object, or not a state
         raise DataLoss(error.message, kind="monitor", owner=monitor_id, subject=monitor_id, remedy=RESTORE) from error
 
 
 def delete_unused(store: ObjectStore, snapshot: Snapshot | None) -> None:
-    """Deletes a snapshot that no monitor uses, if the store answers; otherwise, the leader does so later."""
+    """Deletes a snapshot that no monitor uses. If the store does not answer, the leader deletes it later."""
     if snapshot is None:
         return
     try:
@@ -85,7 +85,7 @@ def delete_unused(store: ObjectStore, snapshot: Snapshot | None) -> None:
 
 
 def delete_objects(store: ObjectStore, monitor_id: str, uid: str) -> None:
-    """Deletes every object of a monitor that is gone, if the store answers; otherwise, the leader does so later."""
+    """Deletes every object of a deleted monitor. If the store does not answer, the leader deletes them later."""
     try:
         for key in store.list(monitor_key(monitor_id, uid, "")):
             store.delete(key)
@@ -97,10 +97,10 @@ class SnapshotWriter:
     """Stores the states of the monitors of a tenant.
 
     Args:
-        database: its monitors.
-        store: its snapshots.
-        states: of all tenants.
-        rows: observations after which a state is stored.
+        database: database of its monitors.
+        store: object store of its snapshots.
+        states: cached states of all tenants.
+        rows: number of observations after which a state is stored.
     """
 
     def __init__(self, database: Database, store: ObjectStore, states: States, rows: int) -> None:
@@ -111,7 +111,7 @@ class SnapshotWriter:
         self._not_before: dict[Key, float] = {}
 
     def store_if_due(self, key: Key, rows: int) -> None:
-        """Stores a state in the background if enough observations follow the last snapshot: so many do."""
+        """Stores a state in the background, if the number of observations since the last snapshot is large enough."""
         if rows < self._rows:
             return
         with self._guard:
@@ -125,7 +125,7 @@ class SnapshotWriter:
         try:
             with work_within(UNLIMITED):  # the call that recorded the observations does not wait for this
                 self._replace_snapshot(key)
-        except VfmalignError as error:  # the log keeps what a restart repeats
+        except VfmalignError as error:  # a restart replays the log
             failed = True
             metrics.snapshot_failures.inc()
             _log.warning("snapshot_failed", monitor=key[1], error=str(error))

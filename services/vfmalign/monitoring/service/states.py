@@ -1,4 +1,4 @@
-"""States of monitors in memory: a cache of what the database and the snapshots hold."""
+"""Cache of the states of monitors, which are stored in the database and in snapshots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vfmalign.core.runtime.work_context import current_work
 from vfmalign.monitoring.sequential import Monitor
 
 READERS = 2
-"""Most states that are brought up to the log at once, each of which takes memory that the cache does not count yet."""
+"""Maximum number of states that are read at once: the cache does not count their memory yet."""
 _WAIT_S = 0.5
 Key = tuple[str, str, str]
 """Tenant, id and `uid` of a monitor."""
@@ -26,10 +26,10 @@ class State:
     """The state of a monitor after an observation.
 
     Attributes:
-        monitor: the monitor; whoever changes it holds the monitor's lock.
+        monitor: the monitor. Change it only while holding the monitor's lock.
         epoch: number of its epoch.
-        sequence: number of the last observation that it has taken.
-        received_at: when that arrived; None where it is not known.
+        sequence: number of the last observation that it includes.
+        received_at: arrival of that observation; None if unknown.
     """
 
     monitor: Monitor
@@ -39,17 +39,17 @@ class State:
 
     @property
     def size_bytes(self) -> int:
-        """Roughly the memory that it takes."""
+        """Approximate memory in bytes."""
         reference = self.monitor.reference
         own = reference.scorer.scoring_SD.nbytes + reference.calibration_CD.nbytes
         return own + self.monitor.epoch.memory_bytes + 64 * self.sequence
 
 
 class States:
-    """The states that were used last, and a lock for each monitor. Thread-safe.
+    """Least-recently-used cache of states, with a lock for each monitor. Thread-safe.
 
     Args:
-        memory_bytes: memory of all states together; one that is larger is read again for every call.
+        memory_bytes: memory of all states together; a state that is larger is read again for every call.
     """
 
     def __init__(self, memory_bytes: int) -> None:
@@ -60,7 +60,7 @@ class States:
         self._readers = threading.BoundedSemaphore(READERS)
 
     def get_lock(self, tenant: str, monitor_id: str) -> threading.Lock:
-        """Returns the lock of a monitor, which exists as long as somebody has it."""
+        """Returns the lock of a monitor; the lock exists as long as it is referenced."""
         with self._guard:
             lock = self._locks.get((tenant, monitor_id))
             if lock is None:
@@ -72,28 +72,28 @@ class States:
         """Holds the lock of a monitor during a block.
 
         Raises:
-            DeadlineExceeded, Cancelled: the call that waits for the lock has ended.
+            DeadlineExceeded, Cancelled: the call ended while it waited for the lock.
         """
         with _acquire(self.get_lock(tenant, monitor_id)):
             yield
 
     @contextmanager
     def limit_reading(self) -> Iterator[None]:
-        """Lets at most `READERS` threads be within a block, which reads a state.
+        """Lets at most `READERS` threads at once run a block that reads a state.
 
         Raises:
-            DeadlineExceeded, Cancelled: the call that waits has ended.
+            DeadlineExceeded, Cancelled: the call ended while it waited.
         """
         with _acquire(self._readers):
             yield
 
     def get(self, key: Key) -> State | None:
-        """Returns a state that is in memory."""
+        """Returns the state if it is in memory, else None."""
         with self._guard:
             return self._cache.get(key)
 
     def put(self, key: Key, state: State) -> None:
-        """Keeps a state; its size is taken anew."""
+        """Keeps a state in memory, and measures its size again."""
         with self._guard:
             self._cache.pop(key, None)
             self._cache[key] = state

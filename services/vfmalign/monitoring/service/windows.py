@@ -1,7 +1,7 @@
-"""Windowed MMD²: the last rows of a monitor beside its reference, compared by the MMD service.
+"""Windowed MMD²: the MMD service compares the last rows of a monitor with its reference.
 
-The rows of the reference are one for each patient: every third fixes scale and bandwidth, the others are compared, so
-that the permutation test is exact.
+The reference has one row per patient. Every third row determines scale and bandwidth, and only the others are compared,
+so that the permutation test is exact.
 
 Legend: N rows, C channels.
 """
@@ -33,9 +33,9 @@ from vfmalign.monitoring.tables import InputRow, MonitorRow, WindowRow
 
 PERMUTATIONS = 999
 KEPT_WINDOWS = 200
-"""Windows of an epoch that are kept; each begins a tenth of a window after the one before."""
+"""Maximum number of stored windows of an epoch. Consecutive windows are a tenth of a window apart."""
 _SIDE_BYTES = 4 * 2**20
-"""Most bytes of the rows of one side, so that a comparison fits into a message."""
+"""Maximum bytes of the rows of one side, so that a comparison fits into a message."""
 
 Array = NDArray[Any]
 
@@ -45,9 +45,10 @@ class WindowRows:
     """Rows of a window that entered the evidence.
 
     Attributes:
-        stratum: of its rows; empty for all.
-        first_row, last_row: numbers of its ends in the epoch, from 1; 0 without rows.
-        layers: what each row has by layer, in the order of the rows; of a large window, rows at equal distances.
+        stratum: stratum of its rows; empty for all strata.
+        first_row, last_row: numbers of its first and last row in the epoch, from 1; 0 without rows.
+        layers: vectors of each row by layer, in the order of the rows; a large window is thinned to rows at equal
+            distances.
     """
 
     stratum: str
@@ -57,7 +58,7 @@ class WindowRows:
 
 
 def is_due(monitor: StoredMonitor) -> bool:
-    """Whether a window has enough new rows since the last one: a tenth of its rows."""
+    """Returns whether there are enough new rows for another window: a tenth of the window's rows."""
     rows, width = int(monitor.status["rows"]), monitor.spec.window_rows
     last = max((int(shift["last_row"]) for shift in monitor.shifts), default=0)
     return rows >= MIN_ROWS and rows - last >= max(1, width // 10 if last else 1)
@@ -66,7 +67,7 @@ def is_due(monitor: StoredMonitor) -> bool:
 def read_windows(
     database: Database, monitor: StoredMonitor, reference: LoadedReference, kept_windows: int
 ) -> list[WindowRows]:
-    """Reads the last window of all rows, and that of each stratum of the reference among those of `kept_windows`."""
+    """Reads the last window of all rows, and of each stratum within the last `kept_windows` windows."""
     width, most = monitor.spec.window_rows, _get_most_rows(max(monitor.layers.values()))
     of_epoch = InputRow.monitor_id == monitor.id, InputRow.epoch == monitor.epoch.number, InputRow.row > 0
     strata = sorted({name for name in reference.strata or () if name})
@@ -93,7 +94,7 @@ async def compare(
     """Compares windows, layer by layer.
 
     Raises:
-        VfmalignError: the MMD service does not answer, or refuses.
+        VfmalignError: the MMD service does not answer, or rejects the call.
     """
     shifts = []
     for window in compared:
@@ -106,7 +107,7 @@ async def compare(
 def _prepare(
     reference: LoadedReference, window: WindowRows, layer: str
 ) -> tuple[WindowedShift, tuple[Array, Array, Array] | None]:
-    """Returns a window without its MMD², and the rows of reference, window and scale, if they suffice."""
+    """Returns a window without its MMD², and the rows of reference, window and scale, if there are enough."""
     y_NC = _stack([layers[layer] for layers in window.layers if layer in layers])
     scale_NC, x_NC = _divide(reference, layer, window.stratum)
     shift = WindowedShift(
@@ -138,7 +139,7 @@ async def _compare_one(
     )
     try:
         response = await mmd.compute(x, y, options, reference=scale, timeout_s=timeout_s)
-    except (InvalidInput, PreconditionFailed) as error:  # such as a layer whose channels are all constant
+    except (InvalidInput, PreconditionFailed) as error:  # such as a layer with only constant channels
         return _leave_out(shift, error.message)
     result = next((layer.standardised or layer.raw for layer in response.layers), None)
     if result is None or not (_is_finite(result.mmd2) and _is_finite(result.p_value)):
@@ -158,7 +159,7 @@ def _leave_out(shift: WindowedShift, reason: str) -> WindowedShift:
 
 
 def _divide(reference: LoadedReference, layer: str, stratum: str) -> tuple[Array, Array]:
-    """Returns the rows that fix the scale, and those that are compared; of a stratum, the latter are its own."""
+    """Returns the rows that determine the scale, and the compared rows; for a stratum, only its rows are compared."""
     rows_GC = reference.layers[layer]
     most = _get_most_rows(rows_GC.shape[1])
     compared = [place for place in range(len(rows_GC)) if place % 3]
@@ -177,9 +178,9 @@ def _thin(rows_N: Any, most: int) -> Any:
 
 
 def _stack(vectors: Sequence[Array]) -> Array:
-    """Returns vectors as rows, without those that are not finite as float32, as which they are compared."""
+    """Returns vectors as float32 rows, without vectors that are not finite in float32."""
     with np.errstate(over="ignore"):
-        rows = [np.asarray(vector_C, np.float32) for vector_C in vectors]  # in which large numbers are infinite
+        rows = [np.asarray(vector_C, np.float32) for vector_C in vectors]  # large numbers become infinite
     finite = [row_C for row_C in rows if np.isfinite(row_C).all()]
     return np.stack(finite) if finite else np.empty((0, 1), np.float32)
 
@@ -187,7 +188,7 @@ def _stack(vectors: Sequence[Array]) -> Array:
 def record_window(
     database: Database, monitor: StoredMonitor, shifts: Sequence[WindowedShift], channels: Sequence[ChannelShift]
 ) -> None:
-    """Records a window and deletes the oldest ones, unless its epoch has ended or the monitor is gone meanwhile."""
+    """Records a window and deletes the oldest ones, unless its epoch has ended or the monitor was deleted meanwhile."""
     epoch, last_row = monitor.epoch.number, max(shift.last_row for shift in shifts if not shift.stratum)
     of_monitor = (WindowRow.monitor_id == monitor.id, WindowRow.epoch == epoch)
     with database.session() as session:
@@ -215,7 +216,7 @@ def record_window(
 
 
 def get_mmd2(monitor: StoredMonitor) -> Estimate | None:
-    """Returns MMD² of the last window of the layer that raises the alarm."""
+    """Returns MMD² of the last window, for the layer that raises the alarm."""
     layer = next(iter(monitor.layers))
     for shift in monitor.shifts:
         if not shift["stratum"] and shift["layer"] == layer:

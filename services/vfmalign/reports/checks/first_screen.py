@@ -1,4 +1,4 @@
-"""The first screen of a check's report: both answers, figures, what is worse than no network, facts of the run."""
+"""The first screen of a check's report: both answers, figures, scores below the naive baseline, facts of the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 from vfmalign.analysis.checks.records import CheckAnalysis, CheckReport
 from vfmalign.analysis.checks.shift import is_saturated
 from vfmalign.analysis.checks.summary import write_summary
-from vfmalign.analysis.checks.verdict import SCRATCH, SPECIALISED, explain_limits, format_score
+from vfmalign.analysis.checks.verdict import SPECIALISED, explain_limits, format_score
 from vfmalign.client.formatting import (
     format_duration,
     format_interval,
@@ -37,7 +37,7 @@ _ACCEPTED: tuple[tuple[str, tuple[VerdictLabel, ...]], ...] = (
 
 @dataclass(frozen=True)
 class GateRow:
-    """What a gate with this option would do with the check."""
+    """One gate option of the command line, its intention, and the outcome of the check under it."""
 
     intention: str
     option: str
@@ -46,16 +46,16 @@ class GateRow:
 
 @dataclass(frozen=True)
 class FirstScreen:
-    """What the first screen shows, as text and SVG.
+    """Content of the first screen, as text and SVG.
 
     Attributes:
         summary: both answers in one sentence.
-        few_trainings: whether the networks were trained too rarely for an answer; a label of an old result may be one.
-        limits: what the number of patients cannot show; empty where the sentence says it.
+        few_trainings: whether there are too few trainings for an answer; an old result may claim one nevertheless.
+        limits: limits due to the number of patients; empty if the summary includes them.
         scores: main metric of every network, and every metric that is worse than the naive baseline.
-        worse: scores that are worse than those of the naive baseline.
+        worse: scores below the naive baseline, in words.
         shift: the shift with its interval and its ratio, in words.
-        scale: None where the shift has no ratio.
+        scale: figure of the shift on its scale; None if the shift has no ratio.
         repeat: command that repeats the check; empty if there is none.
     """
 
@@ -79,9 +79,9 @@ def make_first_screen(
     """Builds the first screen.
 
     Args:
-        report: of the check.
+        report: report of the check.
         metric: its primary metric.
-        scores: test scores of every network, of the first seed.
+        scores: test scores of every network, of the first seed, for the median and the worst case.
         spec: the request of the check.
     """
     result = report.result
@@ -116,12 +116,12 @@ def make_first_screen(
 
 
 def _has_intervals(result: CheckAnalysis) -> bool:
-    """Whether the sentence shows an interval, and not the reason in its place."""
+    """Whether the summary contains an interval instead of the reason for its absence."""
     return not result.verdict.undecidable and result.rpg_specialised.absolute.interval is not None
 
 
 def list_gates(result: CheckAnalysis, metric: MetricSpec) -> tuple[GateRow, ...]:
-    """What the gates of docs/gates.md would do with the check."""
+    """Evaluates the check under each gate that docs/gates.md describes."""
     few = result.trainings < MIN_SEEDS
     rows = []
     for intention, option, accepted, verdict in (
@@ -146,10 +146,10 @@ def _draw_gains(result: CheckAnalysis, metric: MetricSpec) -> Markup:
     naive = result.naive_baseline
     gains = [
         (SPECIALISED, result.rpg_specialised, False),
-        (SCRATCH, result.rpg_scratch, False),
+        ("itself without pretraining", result.rpg_scratch, False),  # its whole name leaves a narrow screen
         ("the naive baseline", naive.gain, naive.not_beaten),
     ]
-    rows = [  # what is long ends the second line: a telephone cuts it off
+    rows = [  # long texts are last in the second line, because a narrow screen cuts it off
         ForestRow(f"your model minus {name}", gain.absolute, _describe_difference(gain, metric, bad=bad), bad=bad)
         for name, gain, bad in gains
     ]
@@ -177,7 +177,7 @@ def _describe_difference(gain: Gain, metric: MetricSpec, *, bad: bool) -> str:
 
 
 def _get_shift(result: CheckAnalysis) -> tuple[Estimate, float | None]:
-    """The shift of the primary layer, of all seeds, and that to random weights, of the first seed."""
+    """The shift of the primary layer over all seeds, and the shift to random weights of the first seed."""
     primary = result.shift.get_layer(result.shift.primary_layer)
     shift = (primary.standardised or primary.raw).mmd2
     ratio = result.shift_ratio[primary.layer].value

@@ -22,12 +22,12 @@ MEASURE_SCALES = {
     "cka": "0 unrelated, 1 unchanged",
     "h_score": "0 classes not separated, 1 fully separated",
 }
-"""Measures that have a scale within one check; the others can only be compared between checks, and stay in the JSON."""
+"""Measures that have a scale within one check. Others are only comparable between checks, so only the JSON has them."""
 
 
 @dataclass(frozen=True)
 class NumberRow:
-    """One formatted row of a table of numbers; of a measure, the interval is its scale."""
+    """One formatted row of a table of numbers. For a measure, the field `interval` holds its scale."""
 
     name: str
     value: str
@@ -36,7 +36,7 @@ class NumberRow:
 
 
 def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
-    """Rows of the main table: shift and gains, with how to read them."""
+    """Lists the rows of the main table: shift and gains, with notes on how to read them."""
     primary = result.shift.get_layer(result.shift.primary_layer)
     shift, of_seed = (primary.standardised or primary.raw).mmd2, ""
     if result.seed_variation is not None:
@@ -70,7 +70,7 @@ def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
 
 
 def list_measures(result: CheckAnalysis) -> tuple[list[NumberRow], list[str]]:
-    """Rows of the measures beside MMD² that have a scale within one check, and the names of the other ones."""
+    """Returns rows of the measures (except MMD²) that have a scale within one check, and the other measures' names."""
     rows, others = [], []
     for name, meaning in MEASURE_MEANINGS.items():
         if (measure := result.measures.get(name)) is None:
@@ -102,7 +102,7 @@ def _gain_note(gain: Gain) -> str:
 
 
 def list_notes(result: CheckAnalysis) -> list[str]:
-    """Conventions of the metrics, and reasons why steps are absent."""
+    """Lists the conventions of the metrics, and the reasons why steps are absent."""
     notes = [
         f"{metric.title} with an empty mask: {metric.empty_mask}" for metric in result.metrics if metric.empty_mask
     ]
@@ -117,7 +117,7 @@ def list_notes(result: CheckAnalysis) -> list[str]:
 
 
 def list_shift_notes(result: CheckAnalysis) -> list[str]:
-    """Reasons why numbers of the shift are absent, without duplicates."""
+    """Lists the reasons why numbers of the shift are absent, without duplicates."""
     reasons = []
     for layer in result.shift.layers:
         shifts = [layer.raw] if layer.standardised is None else [layer.standardised, layer.raw]

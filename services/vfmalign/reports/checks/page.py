@@ -32,7 +32,7 @@ class ExampleSlice:
 
 @dataclass(frozen=True)
 class PageSources:
-    """What a page shows beside the report's record.
+    """Inputs of a page in addition to the report's record.
 
     Attributes:
         examples: example slices with predictions.
@@ -49,8 +49,8 @@ def render(report: CheckReport, sources: PageSources) -> bytes:
     """Renders the report as UTF-8 HTML.
 
     Args:
-        report: the record that is stored as `report.json`.
-        sources: what the page shows beside it.
+        report: the record stored as `report.json`.
+        sources: further inputs of the page.
     """
     result = report.result
     further = [network for seed in result.seeds[1:] for network in seed.networks]
@@ -60,8 +60,6 @@ def render(report: CheckReport, sources: PageSources) -> bytes:
     }
     if result.shift.projection is not None and result.shift.projection.x:
         images["projection"] = to_data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
-    if result.probes:
-        images["probes"] = to_data_url("image/svg+xml", plots.draw_probes(result.probes, result.metric))
     measures, unscaled = list_measures(result)
     html = load_template("check.html.j2", {"is_saturated": is_saturated, "share": format_share}).render(
         first=make_first_screen(report, result.metric, sources.scores, sources.spec),
@@ -83,9 +81,6 @@ def render(report: CheckReport, sources: PageSources) -> bytes:
         notes=list_notes(result),
         shift_notes=list_shift_notes(result),
         top_channels=[layer for layer in result.shift.layers if layer.top_channels and layer.top_channels.count],
-        probe_notes=[
-            reason for reason in dict.fromkeys(probe.shift.absent_reason for probe in result.probes) if reason
-        ],
         level=_interval_level(result),
         saturation_threshold=SATURATION_THRESHOLD,
         images=images,
@@ -100,7 +95,7 @@ def _interval_level(result: CheckAnalysis) -> str:
 
 
 def _list_reused(report: CheckReport) -> list[tuple[str, str]]:
-    """Networks that another check's job has trained: what they are, and the job."""
+    """Networks that a job of another check trained, each with the job."""
     result = report.result
     seeds = [(f", seed {seed.seed}", seed.networks) for seed in result.seeds] or [("", result.networks)]
     reused = []
@@ -108,7 +103,7 @@ def _list_reused(report: CheckReport) -> list[tuple[str, str]]:
         for network in networks:
             key = network.network if number == 1 else f"{network.network}_s{number}"
             job = report.run.trained_by.get(key, network.job_id)
-            if not job.startswith(network.job_id):  # its own, or the trial of its recipe
+            if not job.startswith(network.job_id):  # else its own job, or the trial of its recipe
                 reused.append((plots.NETWORK_LABELS[network.network] + of_seed, job))
     return reused
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from vfmalign.analysis.checks.records import NetworkResult
 from vfmalign.client.formatting import to_natural_order
-from vfmalign.client.messages.checks import Probe
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ComputeResponse, Projection
 from vfmalign.core.domain.jobs import MetricSpec, Network
@@ -50,7 +49,7 @@ def draw_shift(shift: ComputeResponse) -> bytes:
 
 
 def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec, further: Sequence[NetworkResult] = ()) -> bytes:
-    """Validation score by optimiser step, with a ring around the selected checkpoint of each network.
+    """Draws the validation score of each network by optimiser step, with a ring around its selected checkpoint.
 
     Networks of further training seeds are thin lines.
     """
@@ -81,38 +80,8 @@ def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec, further: 
         return to_svg(figure)
 
 
-def draw_probes(probes: Sequence[Probe], metric: MetricSpec) -> bytes:
-    """Shift with its interval, and the validation score, by optimiser step."""
-    with figure_style():
-        figure = new_figure(7.2, 2.6)
-        left, right = figure.subplots(1, 2)
-        steps = [probe.step for probe in probes]
-        present = [(probe.step, probe.shift) for probe in probes if probe.shift.value is not None]
-        left.axhline(0, color=FAINT, linewidth=0.8)
-        for step, shift in present:
-            if shift.interval is not None:
-                ends: list[Any] = [shift.interval.lower, shift.interval.upper]
-                left.plot([step, step], ends, color=ACCENT, linewidth=1.4, linestyle=_line_style(shift))
-        values: list[Any] = [shift.value for _, shift in present]
-        left.plot([step for step, _ in present], values, color=ACCENT, marker="o", markersize=4.5, linewidth=1.0)
-        scores = [probe.validation_score for probe in probes]
-        right.plot(steps, scores, color=INK, marker="s", markersize=4.0, linewidth=1.0)
-        unit = f" ({metric.unit})" if metric.unit else ""
-        left.set(title="shift, MMD²", xlabel="optimiser step", xlim=_padded_limits(steps))
-        right.set(title=f"validation {metric.title}{unit}", xlabel="optimiser step", xlim=_padded_limits(steps))
-        for panel in (left, right):
-            panel.set_xticks(steps if len(steps) <= 6 else steps[:: -(-len(steps) // 6)])
-        return to_svg(figure)
-
-
-def _padded_limits(steps: Sequence[int]) -> tuple[float, float]:
-    """Limits of an axis of steps with a margin on both sides."""
-    margin = 0.08 * (steps[-1] - steps[0]) or 1.0
-    return steps[0] - margin, steps[-1] + margin
-
-
 def draw_projection(projection: Projection) -> bytes:
-    """Each case before (hollow) and after (filled) in the plane of the first two principal directions."""
+    """Draws each case before (hollow) and after (filled) fine-tuning, along the first two principal directions."""
     with figure_style():
         figure = new_figure(4.6, 4.0)
         axes = figure.subplots()
@@ -146,5 +115,5 @@ def _draw_estimate(axes: Axes, estimate: Estimate | None, row: int, *, primary: 
 
 
 def _line_style(estimate: Estimate) -> str:
-    """Line style of an interval: dashed where its coverage is unreliable."""
+    """Line style of an interval: dashed if its coverage is unreliable."""
     return "--" if estimate.interval is not None and estimate.interval.degenerate else "-"

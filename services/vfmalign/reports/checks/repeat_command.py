@@ -7,19 +7,17 @@ import shlex
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 
-_RECIPE_OPTIONS = (
-    "epochs", "steps_per_epoch", "batch_size", "learning_rate", "weight_decay", "layer_decay", "encoder_rate",
-)  # fmt: skip
+_RECIPE_OPTIONS = ("preset", "epochs", "steps_per_epoch")
 
 
 def write_repeat_command(spec: CheckSpec) -> str:
     """Returns a command line that requests the check again, under a new id.
 
-    Empty where the command line has no option for what the request holds: the API takes `checks/<id>/spec.json`.
+    It is empty if the command line lacks an option for a field of the request; the API accepts `checks/<id>/spec.json`.
     """
     unsupported = (
         spec.scratch_recipe, spec.specialised_recipe, spec.shuffled_labels, spec.random_weights,
-        spec.recipe.warmup_fraction is not None, spec.recipe_seed not in {None, spec.seed},
+        spec.recipe_seed not in {None, spec.seed},
     )  # fmt: skip
     if any(unsupported):
         return ""
@@ -43,10 +41,11 @@ def write_repeat_command(spec: CheckSpec) -> str:
 
 
 def _list_recipe_options(recipe: Recipe) -> list[str]:
-    arguments = ["--preset", recipe.preset] if recipe.preset not in {"", "default"} else []
-    for field in _RECIPE_OPTIONS:
-        if (value := getattr(recipe, field)) is not None:
-            arguments += [f"--{field.replace('_', '-')}", f"{value}"]
-    if recipe.patch_shape_dhw:
-        arguments += ["--patch", ",".join(map(str, recipe.patch_shape_dhw))]
-    return arguments + [argument for step in recipe.probe_steps for argument in ("--probe-step", str(step))]
+    arguments = []
+    for field, value in recipe.model_dump(exclude_defaults=True).items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+        if field not in _RECIPE_OPTIONS:
+            arguments += ["--set", f"recipe.{field}={text}"]
+        elif text != "default":
+            arguments += [f"--{field.replace('_', '-')}", text]
+    return arguments

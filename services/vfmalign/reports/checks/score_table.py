@@ -1,4 +1,4 @@
-"""The table of a report's first screen: scores of all networks, and where no network would be better."""
+"""The table of a report's first screen: scores of all networks. It marks scores worse than the naive baseline's."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ COLUMNS: tuple[Scored, ...] = ("pretrained", "specialised", "scratch", "naive")
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of every network.
+    """One metric's score for every network.
 
     Attributes:
-        name: what the score is.
-        values: in the order of `COLUMNS`.
-        worse: whether the fine-tuned model's is worse than the naive baseline's.
+        name: name of the score.
+        values: scores in the order of `COLUMNS`.
+        worse: whether the fine-tuned model's score is worse than the naive baseline's.
     """
 
     name: str
@@ -29,37 +29,55 @@ class ScoreRow:
     worse: bool
 
     def compare_with_naive(self) -> str:
-        """The fine-tuned model's score against the naive baseline's, in words."""
+        """States the fine-tuned model's score and the naive baseline's, in words."""
         return f"{self.name} {self.values[0]} against {self.values[-1]}"
 
 
 def list_score_rows(
     result: CheckAnalysis, metric: MetricSpec, scores: Mapping[Scored, Sequence[CaseScore]]
 ) -> tuple[ScoreRow, ...]:
-    """Rows of the primary metric, and of every other one that is worse than the naive baseline.
+    """Rows of the primary metric, and of every other metric that is worse than the naive baseline.
 
     Args:
-        result: of the check.
+        result: analysis of the check.
         metric: its primary metric.
         scores: test scores of every network, of the first seed; median and worst case are left out without them.
     """
-    rows = [_make_mean_row(result, metric)]
+    of_seed = f", seed {result.seeds[0].seed}" if result.seeds else ""
+    rows = [_make_mean_row_over_seeds(result, metric) if result.seeds else _make_mean_row(result, metric)]
     summaries = summarise_cases(scores, metric)
     if (own := summaries.get("pretrained")) is not None:
         worst_case = f"worst case (fine-tuned: {own.worst_case})"
         for name, field in (("median case", "median"), (worst_case, "worst")):
-            rows.append(_make_row(name, metric, {network: getattr(one, field) for network, one in summaries.items()}))
-    rows += [_make_mean_row(result, one) for one in list_worse_than_naive(result) if one != metric]
+            rows.append(
+                _make_row(name + of_seed, metric, {network: getattr(one, field) for network, one in summaries.items()})
+            )
+    rows += [_make_mean_row(result, one, of_seed) for one in list_worse_than_naive(result) if one != metric]
     return tuple(rows)
 
 
-def _make_mean_row(result: CheckAnalysis, metric: MetricSpec) -> ScoreRow:
+def _make_mean_row_over_seeds(result: CheckAnalysis, metric: MetricSpec) -> ScoreRow:
+    """The primary metric, with the means over all trainings from which the differences are computed."""
+    values: dict[Scored, float | None] = {
+        "pretrained": result.rpg_specialised.score,
+        "specialised": result.rpg_specialised.baseline,
+        "scratch": result.rpg_scratch.baseline,
+        "naive": result.naive_baseline.test_means.get(metric.name),
+    }
+    return _make_row(f"{_get_mean_title(metric)} over {len(result.seeds)} trainings", metric, values)
+
+
+def _make_mean_row(result: CheckAnalysis, metric: MetricSpec, of_seed: str = "") -> ScoreRow:
     values: dict[Scored, float | None] = {one.network: one.test_means.get(metric.name) for one in result.networks}
     values["naive"] = result.naive_baseline.test_means.get(metric.name)
+    return _make_row(_get_mean_title(metric) + of_seed, metric, values)
+
+
+def _get_mean_title(metric: MetricSpec) -> str:
     unit = f" ({metric.unit})" if metric.unit else ""
     # The title of a mean over structures begins with "mean" already.
     is_named = metric.of_set != "mean" or metric.title.startswith("mean ")
-    return _make_row(("" if is_named else "mean ") + metric.title + unit, metric, values)
+    return ("" if is_named else "mean ") + metric.title + unit
 
 
 def _make_row(name: str, metric: MetricSpec, values: Mapping[Scored, float | None]) -> ScoreRow:

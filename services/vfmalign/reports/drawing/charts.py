@@ -1,7 +1,7 @@
-"""Charts of a report's first screen, as SVG in the page: differences about zero, a shift on its scale, its layers.
+"""Charts of a report's first screen as inline SVG: differences about zero, the shift on its scale, the layers.
 
-They fit every width, follow the page's light or dark style, and have text for screen readers; matplotlib's images do
-not. Figures that need a plotting library stay matplotlib's and are folded.
+Unlike matplotlib's images, they fit every width, follow the page's light or dark style, and have text for screen
+readers. Figures that need a plotting library use matplotlib and are folded.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from vfmalign.reports.drawing.inline_svg import Axis, make_element, make_figure
 
 ROW_HEIGHT = 58
 MAX_LAYER_LABELS = 44
-"""Characters of the layers' names that fit beside each other on a telephone."""
+"""Number of characters of all layer names that fit next to each other on a narrow screen."""
 MAX_ZOOM = 2.5
-"""A row widens the axis of a forest plot up to this multiple of what the first row needs."""
+"""A row may widen the axis of a forest plot up to this multiple of the first row's width."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class ForestRow:
     """One difference in a forest plot.
 
     Attributes:
-        label: what it is the difference to.
+        label: name of the difference.
         estimate: value and interval.
-        text: both in words, or why they are absent.
-        bad: whether the texts have the colour of what is worse than no network.
+        text: both in words, or the reason for their absence.
+        bad: whether to colour the texts as worse than the naive baseline.
     """
 
     label: str
@@ -42,7 +42,7 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class LayerCell:
-    """One layer in the strip: its shift as a share of that to random weights."""
+    """One layer in the strip of layers: its shift, as a share of its shift to random weights."""
 
     name: str
     ratio: float | None
@@ -52,7 +52,7 @@ class LayerCell:
 
 @dataclass(frozen=True)
 class SharePart:
-    """A part of a whole: its mark and label, how many it counts, and its class in the page's style."""
+    """One segment of a bar of shares: its mark and label, its count, and its CSS class."""
 
     mark: str
     label: str
@@ -70,16 +70,16 @@ def draw_forest(
     limits: tuple[float, float] | None = None,
     format_tick: Callable[[float], str],
 ) -> Markup:
-    """Draws differences with their intervals about zero; an arrow stands where the axis ends before an interval does.
+    """Draws differences with their intervals about zero. An arrow marks an interval that extends beyond the axis.
 
     Args:
-        rows: the first one is the main difference and sets the axis.
+        rows: differences; the first row is the main one and determines the axis.
         identifier: id of the figure.
-        title: what the figure shows.
-        ends: what the left and the right of zero mean.
-        band: half the width of the band about zero; 0 draws none.
-        limits: of the axis; chosen from the rows by default.
-        format_tick: label of a tick.
+        title: title of the figure.
+        ends: meaning of the left and the right of zero.
+        band: half the width of the band about zero; 0 for no band.
+        limits: limits of the axis; chosen from the rows by default.
+        format_tick: formats the label of a tick.
     """
     axis = Axis(*(limits or _choose_limits([row.estimate for row in rows], band)))
     bottom = ROW_HEIGHT * len(rows) + 4
@@ -95,11 +95,11 @@ def draw_forest(
 
 
 def draw_shift_scale(shift: Estimate, random: float | None, text: str) -> Markup:
-    """Draws a shift with its interval between 0, where nothing moved, and the shift to random weights.
+    """Draws a shift with its interval on a scale from 0 (nothing moved) to the shift to random weights.
 
     Args:
         shift: MMD² with its interval.
-        random: MMD² to random weights; None where it is unknown because nothing moved.
+        random: MMD² to random weights; None if it is unknown because nothing moved.
         text: both in words.
     """
     point, *ends = [value / random if random else 0.0 for value in _list_ends(shift)]
@@ -117,7 +117,7 @@ def draw_shift_scale(shift: Estimate, random: float | None, text: str) -> Markup
 
 
 def draw_layer_strip(layers: Sequence[LayerCell]) -> Markup:
-    """Draws one cell per layer, the darker the more it moved, with its ratio above and its name below."""
+    """Draws one cell per layer with its ratio above and its name below; layers that moved more are darker."""
     cells = sorted(layers, key=lambda cell: to_natural_order(cell.name))
     names = shorten_names([cell.name for cell in cells])
     shown = set(range(len(cells)))
@@ -137,7 +137,7 @@ def draw_layer_strip(layers: Sequence[LayerCell]) -> Markup:
 
 
 def draw_shares(parts: Sequence[SharePart], *, identifier: str, title: str) -> Markup:
-    """Draws a bar whose segments are the parts of a whole, in order, with their counts above it."""
+    """Draws a bar with one segment per part, in the order of `parts`, and the counts above the bar."""
     total = sum(part.count for part in parts)
     elements, left = [], 0.0
     for place, part in enumerate(parts):
@@ -155,7 +155,7 @@ def draw_shares(parts: Sequence[SharePart], *, identifier: str, title: str) -> M
 
 
 def shorten_names(names: Sequence[str]) -> list[str]:
-    """Names without the components that all of them begin with."""
+    """Removes the leading components that all names share."""
     parts = [name.split(".") for name in names]
     if len(parts) < 2:
         return list(names)
@@ -181,7 +181,7 @@ def _draw_layer(cell: LayerCell, name: str, left: float, width: float, *, labell
 
 
 def _choose_limits(estimates: Sequence[Estimate], band: float) -> tuple[float, float]:
-    """Limits that hold zero, the band and the first estimate, and the others where they do not dwarf these."""
+    """Limits that include zero, the band and the first estimate, and the other estimates if they are not far larger."""
     first = [0.0, 1.6 * band, -1.6 * band, *(_list_ends(estimates[0]) if estimates else ())]
     limit = MAX_ZOOM * max(map(abs, first))
     others = [end for estimate in estimates[1:] for end in _list_ends(estimate)]
@@ -207,7 +207,7 @@ def _draw_axis(axis: Axis, bottom: int, format_tick: Callable[[float], str]) -> 
 
 
 def _draw_forest_row(axis: Axis, row: ForestRow, top: int, band: float, *, main: bool) -> Iterator[Markup]:
-    """Draws the texts of a row and, below them, its interval before the band and the line at zero."""
+    """Draws the texts of a row and, below them, its interval on top of the band and the line at zero."""
     style = " ".join(filter(None, ("strong" if main else "", "bad" if row.bad else ""))) or None
     yield make_element("text", row.label, x="0%", y=top + 14, class_=style)
     yield make_element("text", row.text, x="0%", y=top + 30, class_=style)

@@ -1,4 +1,4 @@
-"""Figures of a monitor's page, as SVG in the page: evidence and windowed MMD² over the rows of the stream."""
+"""Figures of a monitor's page as inline SVG: evidence and windowed MMD² over the rows of the stream."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vfmalign.reports.drift.wording import describe_window, format_power, name_p
 
 TOP, BOTTOM = 14.0, 18.0
 LEFT, WIDTH = 12.0, 87.0
-"""Per cent of the figure's width, so that the labels of the vertical axis stand beside the lines."""
+"""In per cent of the figure's width, to leave space for the labels of the vertical axis."""
 SCALE = 1000.0
-"""Units of a line's own coordinates over the width and the height of the plot."""
+"""Width and height of the plot in the coordinates of a line."""
 LN10 = math.log(10.0)
 LOWEST_POWER = -6.0
-"""Evidence below 10⁻⁶ of its threshold is drawn there: it is of no use to see how far the stakes fell."""
+"""Evidence below 10⁻⁶ of its threshold is drawn at 10⁻⁶, because lower values are not informative."""
 _STYLES = ("first", "second", "third", "fourth")
 
 
@@ -37,18 +37,18 @@ class _Plot:
         return round(self.height - BOTTOM - self._share(self.y, value) * (self.height - TOP - BOTTOM), 2)
 
     def place_x(self, value: float) -> str:
-        """Returns the place of a row."""
+        """Returns the horizontal position of a row."""
         return f"{LEFT + WIDTH * self._share(self.x, value):.3f}%"
 
     def draw_lines(self, *parts: Markup) -> Markup:
-        """Returns shapes in coordinates of `list_points`, stretched to the plot."""
+        """Places shapes, given in the coordinates of `list_points`, in the area of the plot."""
         size = {"x": f"{LEFT:g}%", "y": TOP, "width": f"{WIDTH:g}%", "height": self.height - TOP - BOTTOM}
         return make_element(
             "svg", *parts, viewBox=f"0 0 {SCALE:g} {SCALE:g}", preserveAspectRatio="none", aria_hidden="true", **size
         )
 
     def list_points(self, pairs: Sequence[tuple[float, float]]) -> str:
-        """Returns points of a line."""
+        """Returns the points of a line as SVG coordinates."""
         return " ".join(
             f"{SCALE * self._share(self.x, x):.1f},{SCALE * (1 - self._share(self.y, y)):.1f}" for x, y in pairs
         )
@@ -92,7 +92,7 @@ def draw_evidence(document: DriftDocument) -> Markup:
     parts = [*plot.draw_frame(ticks)]
     shapes = [
         make_element("polyline", points=plot.list_points(line), class_=f"line {style}")
-        for line, style in zip(lines, _STYLES, strict=False)  # an earlier version of a monitor has three components
+        for line, style in zip(lines, _STYLES, strict=False)  # monitors of an earlier version have three components
     ]
     parts.append(plot.draw_lines(*shapes))
     y = plot.place_y(0.0)
@@ -113,7 +113,7 @@ def draw_evidence(document: DriftDocument) -> Markup:
 
 
 def draw_windows(document: DriftDocument) -> Markup | None:
-    """Draws windowed MMD² of the layer that raises the alarm, with its interval as a band; None without windows."""
+    """Draws MMD² per window for the layer that raises the alarm, with its interval as a band; None without windows."""
     windows = [
         window
         for window in document.windows

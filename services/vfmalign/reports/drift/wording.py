@@ -22,18 +22,18 @@ EPOCH_STARTS: dict[EpochStart, str] = {
     "reset": "by a reset, without a guarantee",
 }
 FEW_PATIENTS = 200
-"""Patients of a reference below which a caution says what is missed."""
+"""Minimum number of patients of a reference without a caution."""
 FIRST_NOTE = (
     "A stream that differs from its first row on is found late or never, unless the monitor is created with "
     "--first-patients 100, which compares its first 100 patients with the reference at once"
 )
 _MAX_STRATA = 4
-"""Most strata that a sentence names; the table has all."""
+"""Largest number of strata that a sentence names; the table has all."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def format_power(log_value: float | None) -> str:
-    """Formats a number, given by its natural logarithm: as itself from 0.01 to 9,999, else with a power of ten."""
+    """Formats a number, given by its natural logarithm: plain from 0.01 to 9,999, else with a power of ten."""
     if log_value is None:
         return ABSENT
     if math.log(0.01) <= log_value < math.log(9999.5):
@@ -52,7 +52,7 @@ def name_power(exponent: int) -> str:
 
 
 def name_stratum(name: str) -> str:
-    """Names a stratum, or those of rows that came without one."""
+    """Returns the name of a stratum, or a text for rows without a stratum."""
     return name or "unknown"
 
 
@@ -62,7 +62,7 @@ def list_reached(document: DriftDocument) -> tuple[Component, ...]:
 
 
 def describe_limit(document: DriftDocument) -> str:
-    """Says which rate of false alarms the thresholds stand for."""
+    """States the bound on false alarms."""
     if not document.has_guarantee:
         return "no bound on false alarms in this epoch"
     if document.run_length is not None:
@@ -75,13 +75,13 @@ def describe_limit(document: DriftDocument) -> str:
 
 
 def describe_assumption(document: DriftDocument) -> str:
-    """Says on which condition the bound on false alarms holds."""
+    """States the condition for the bound on false alarms."""
     of_stratum = "" if document.mix is None else f" of one {document.mix.kind}"
     return f"if the studies{of_stratum} are exchangeable"
 
 
 def write_verdict(document: DriftDocument) -> str:
-    """Says in one sentence whether there is an alarm, and since when."""
+    """States in one sentence whether there is an alarm, and since when."""
     if document.alarm is None:
         if not document.rows:
             return "No row has entered yet: nothing can be said."
@@ -96,14 +96,14 @@ def write_verdict(document: DriftDocument) -> str:
 
 
 def describe_acknowledgement(acknowledged: Acknowledgement | None, *, has_ended: bool = False) -> str:
-    """Says whether somebody has seen an alarm, and what they wrote; nobody can any more once its epoch has ended."""
+    """States whether the alarm is acknowledged, with the note. Alarms of ended epochs can no longer be acknowledged."""
     if acknowledged is None:
         return "Nobody acknowledged it" if has_ended else "Nobody has acknowledged it yet"
     return f"Acknowledged {format_moment(acknowledged.time)}" + (f": {acknowledged.note}" if acknowledged.note else "")
 
 
 def list_cautions(document: DriftDocument) -> list[tuple[str, str]]:
-    """Returns what a reader must know before the rest, each as a title and a sentence."""
+    """Returns the cautions to read first, each as a title and a sentence."""
     cautions = []
     if not document.has_guarantee:
         cautions.append(("No guarantee.", "The rate of false alarms of this epoch has no bound."))
@@ -124,7 +124,7 @@ def list_cautions(document: DriftDocument) -> list[tuple[str, str]]:
 
 
 def describe_arrivals(document: DriftDocument) -> str:
-    """Says when a monitor of the service was described, and when its last observation arrived."""
+    """States when the document was written, and when the monitor's last observation arrived."""
     monitor = document.monitor
     if monitor is None:
         return ""
@@ -136,7 +136,7 @@ def describe_arrivals(document: DriftDocument) -> str:
 
 
 def describe_windows_age(document: DriftDocument) -> str:
-    """Says when the windows of a monitor of the service were compared, and how many rows they lack."""
+    """States when a service monitor's windows were last compared, and how many rows entered since the last window."""
     if document.monitor is None or document.monitor.window_time is None:
         return ""
     last = max((one.last_row for one in document.windows), default=document.rows)
@@ -151,7 +151,7 @@ def format_moment(time: datetime) -> str:
 
 
 def describe_age(since: datetime, until: datetime) -> str:
-    """Returns the time between two moments in its largest unit, of which there are at least two."""
+    """Returns the time between two moments in days, hours or minutes: the largest unit that gives at least two."""
     minutes = max(until - since, timedelta()) // timedelta(minutes=1)
     for unit, size in (("day", 1440), ("hour", 60)):
         if minutes >= 2 * size:
@@ -160,12 +160,12 @@ def describe_age(since: datetime, until: datetime) -> str:
 
 
 def describe_strength(document: DriftDocument) -> str:
-    """Says how strong the evidence is beside its threshold, now and at its peak."""
+    """States the evidence and its threshold, now and at its peak."""
     now = document.strongest
     if now.log_evidence is None:
         return ""
     text = f"Strongest evidence now: {_describe_evidence(document, now.component, now.log_evidence)}"
-    if (peak := document.peak) is not None and now.component != "first_patients":  # whose evidence stays
+    if (peak := document.peak) is not None and now.component != "first_patients":  # its evidence does not change
         highest = _describe_evidence(document, peak.component, peak.log_evidence)
         text += f". Highest in this epoch: {highest}, after row {peak.row:,}"
     return text
@@ -177,12 +177,12 @@ def _describe_evidence(document: DriftDocument, component: Component, log_eviden
 
 
 def list_changes(document: DriftDocument) -> list[str]:
-    """Says what moved, in one sentence each: the mix, the last window, its strata, and the channels."""
+    """Describes what changed: the mix of strata, the last window, the windows of single strata, and the channels."""
     changes = []
     if document.mix is not None:
         changes += _describe_mix(document.mix)
         unknown = sum(one.stream for one in document.mix.strata if not one.name)
-        if unknown > 0:  # a caller that misspells the name of the stratum would otherwise not notice
+        if unknown > 0:  # makes a misspelled stratum name in the calls visible
             changes.append(f"{unknown:,} of {pluralise(document.rows, 'row')} came without a {document.mix.kind}")
     windows = [window for window in document.windows if window.layer == document.layer]
     last = _get_last_window(document)
@@ -207,7 +207,7 @@ def list_changes(document: DriftDocument) -> list[str]:
 
 
 def describe_moved_rows(document: DriftDocument) -> str:
-    """Names the rows whose channels are compared: those of the last window, where there is one."""
+    """Names the rows in the comparison of channels: the rows of the last window, if there is one."""
     last = _get_last_window(document)
     if last is not None and last.last_row < document.rows:
         return _name_rows(last, document)
@@ -215,7 +215,7 @@ def describe_moved_rows(document: DriftDocument) -> str:
 
 
 def describe_window(window: Window) -> str:
-    """Returns MMD² with its interval, or why it is absent."""
+    """Returns MMD² with its interval, or the reason for its absence."""
     if window.mmd2.value is None:
         return f"no MMD², because {window.mmd2.absent_reason}"
     interval = "" if window.mmd2.interval is None else f" ({format_interval(window.mmd2)})"
@@ -223,7 +223,7 @@ def describe_window(window: Window) -> str:
 
 
 def _describe_strata(windows: Sequence[Window], kind: str) -> str:
-    """Describes the windows of all strata, or, of many, of those that have most clearly moved."""
+    """Describes the windows of all strata; if there are many, only the strata with the clearest shift."""
     place = f"Within each {kind}"
     if len(windows) > _MAX_STRATA:
         place += f", the {_MAX_STRATA} of {len(windows)} with the largest lower limits"
@@ -232,7 +232,7 @@ def _describe_strata(windows: Sequence[Window], kind: str) -> str:
 
 
 def _get_lower_limit(window: Window) -> float:
-    """Returns the lower limit of MMD²; the smallest number where there is none."""
+    """Returns the lower limit of MMD²; without an interval, MMD² itself or minus infinity."""
     value, interval = window.mmd2.value, window.mmd2.interval
     if interval is not None:
         return interval.lower
@@ -252,12 +252,12 @@ def _name_rows(window: Window, document: DriftDocument) -> str:
 
 
 def _describe_mix(mix: StratumMix) -> list[str]:
-    """Names the stratum whose share has changed most, and those that the reference lacks."""
+    """Names the stratum with the largest change of its share, and the strata that the reference lacks."""
     known = [one for one in mix.strata if one.name]
     reference, stream = (max(1, sum(getattr(one, side) for one in known)) for side in ("reference", "stream"))
     changes = [(one.stream / stream - one.reference / reference, one) for one in known]
     sentences = []
-    # Of two strata, whose shares change alike, the one that grew is named.
+    # With two strata, both shares change by the same amount; name the stratum that grew.
     change, most = max(changes, key=lambda pair: (round(abs(pair[0]), 6), pair[0]), default=(0.0, None))
     if most is not None and abs(change) >= 0.005 and any(one.stream for one in known):
         sentences.append(

@@ -37,7 +37,7 @@ class ImageGroup:
 
 
 def embed_scatter_plots(report: ExperimentReport, outcome: ClaimName) -> list[ImageGroup]:
-    """Shift against an outcome: one panel per task and, in a second group, one per model."""
+    """Draws shift against an outcome: one panel per task and, in a second group, one panel per model."""
     groups = []
     for design in DESIGN_LABELS:
         claim = next(
@@ -101,25 +101,12 @@ def embed_network_legend() -> list[EmbeddedImage]:
 
 
 def embed_predictors(report: ExperimentReport) -> EmbeddedImage | None:
-    """Rank correlation of every predictor with the gain; None if there is none."""
+    """Rank correlation of every predictor with the gain; None if there are no predictors."""
     shown = [predictor for predictor in report.prediction.predictors if predictor.rho is not None]
     if not shown:
         return None
     values = ", ".join(f"{predictor.label} {format_correlation(predictor.rho)}" for predictor in shown)
     return _embed_svg(plots.draw_predictors(report.prediction), f"Mean rank correlation with the gain: {values}")
-
-
-def embed_early_prediction(report: ExperimentReport) -> EmbeddedImage | None:
-    """Early prediction by step; None if it was not possible at any step."""
-    known = [step for step in report.early.steps if step.rho_score is not None]
-    if not known:
-        return None
-    values = "; ".join(
-        f"step {step.step}: MMD² {format_correlation(step.rho_shift)}, "
-        f"validation {format_correlation(step.rho_score)}, both {format_correlation(step.rho_both)}"
-        for step in known
-    )
-    return _embed_svg(plots.draw_early_prediction(known), f"Rank correlation of predicted and final gain. {values}")
 
 
 def describe_metric(cell: Cell) -> str:

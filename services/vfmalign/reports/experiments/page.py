@@ -38,7 +38,6 @@ def render(report: ExperimentReport) -> bytes:
         metrics={cell.task: figures.describe_metric(cell) for cell in report.cells},
         naive_baselines={cell.task: cell.naive_baseline for cell in report.cells},
         predictors=figures.embed_predictors(report),
-        early=figures.embed_early_prediction(report),
         statements=CLAIM_STATEMENTS,
         designs=DESIGN_LABELS,
         controls=[average for average in report.averages if average.controls],

@@ -14,7 +14,6 @@ import numpy as np
 
 from vfmalign.analysis.experiments.averages import SeedAverage
 from vfmalign.analysis.experiments.cells import Cell
-from vfmalign.analysis.experiments.early_prediction import EarlyStep
 from vfmalign.analysis.experiments.points import flag_symbols
 from vfmalign.analysis.experiments.predictors import PredictorComparison
 from vfmalign.client.formatting import ABSENT, format_correlation, format_number, to_text
@@ -66,7 +65,7 @@ def draw_scatter(
     Args:
         averages: points of this panel.
         styles: marker by model, or by task.
-        by: `model` or `task`, which the markers distinguish.
+        by: `model` or `task`: what the markers distinguish.
         outcome: `gain` or `convergence`.
         title: title of the panel.
     """
@@ -162,7 +161,7 @@ def draw_heat_map(averages: Sequence[SeedAverage], quantity: str) -> bytes:
 
 
 def draw_predictors(comparison: PredictorComparison) -> bytes:
-    """Draws the mean ρ of every predictor with the gain, single tasks as ticks, and the range of chance as dashes."""
+    """Draws each predictor's mean ρ with the gain; ticks mark single tasks, dashed lines the range of chance."""
     shown = [predictor for predictor in comparison.predictors if predictor.rho is not None][::-1]
     with figure_style():
         figure = new_figure(5.4, 0.9 + 0.36 * len(shown))
@@ -198,27 +197,6 @@ def draw_predictors(comparison: PredictorComparison) -> bytes:
         return to_svg(figure)
 
 
-def draw_early_prediction(steps: Sequence[EarlyStep]) -> bytes:
-    """Draws how well the final gain was ranked from the numbers known at each step."""
-    predictors = (
-        ("rho_shift", "MMD² alone", PALETTE[0], "o", "-"),
-        ("rho_score", "validation score alone", PALETTE[1], "s", "--"),
-        ("rho_both", "both", PALETTE[2], "^", ":"),
-    )
-    with figure_style():
-        figure = new_figure(5.4, 2.5)
-        axes = figure.subplots()
-        axes.axhline(0, color=FAINT, linewidth=0.8)
-        for name, label, colour, shape, line in predictors:
-            known: list[Any] = [(step.step, getattr(step, name)) for step in steps if getattr(step, name) is not None]
-            if known:
-                axes.plot(*zip(*known, strict=True), color=colour, marker=shape, linestyle=line, label=label)
-        axes.set(xlabel="optimiser step of the probe", ylabel="mean ρ, task left out", ylim=(-1.08, 1.08))
-        axes.set_xticks([step.step for step in steps])
-        figure.legend(loc="outside right upper", frameon=False)
-        return to_svg(figure)
-
-
 def score_limits(cells: Sequence[Cell]) -> tuple[float, float]:
     """Limits of an axis that includes every validation score of a task."""
     scores = [point.validation_score for cell in cells for curve in cell.curves for point in curve.points]
@@ -232,7 +210,7 @@ def _to_percent(share: float | None) -> Estimate:
 
 
 def _draw_interval(axes: Axes, x: Estimate, y: Estimate, marker: MarkerStyle, *, horizontal: bool) -> None:
-    """Draws the interval of x or y; dashed where its coverage is unreliable."""
+    """Draws the interval of x or y; dashed if its coverage is unreliable."""
     interval = (x if horizontal else y).interval
     if interval is None:
         return

@@ -21,7 +21,7 @@ from vfmalign.training.networks.decoder import DenseDecoder, group_norm
 EVIDENCE_CHANNELS = 16
 """Channels of a classifier's evidence at each voxel of a dense map."""
 STRUCTURE_PRIOR = 0.01
-"""Probability of a structure beside the background in an untrained segmentation whose features are zero."""
+"""Probability of each structure in an untrained segmentation with features of zero; the rest is background."""
 SMALL_SIDE = 64
 """Longest side in voxels of the volumes that get the small specialised network."""
 
@@ -197,7 +197,7 @@ def stage_shapes(encoder: Encoder) -> tuple[list[int], list[Stride]]:
 
 
 def check_shape(shape_DHW: Sequence[int], stride_DHW: Stride, *, field: str) -> None:
-    """Checks that a network can restore the size of an input.
+    """Checks that a network's output can have the same size as its input.
 
     Raises:
         BadOption: a side is not a multiple of the deepest stride.
@@ -213,7 +213,7 @@ def check_shape(shape_DHW: Sequence[int], stride_DHW: Stride, *, field: str) -> 
 def _initialise_output(out: nn.Conv3d, *, zero: bool, background_first: bool) -> None:
     """Initialises the last convolution: to zero, or so that every class but the first is improbable.
 
-    Structures are a few voxels in a hundred. From equal probabilities, training first lowers those of all voxels, and
+    Structures are a few voxels in a hundred. From equal probabilities, training first lowers all of them, and
     features that only lower them can leave a structure just below one half however long the training goes on. From
     small ones, the structure's own voxels have the largest gradient (Lin et al., ICCV 2017, section 3.3).
     """

@@ -42,8 +42,8 @@ def make(api: Api, connect: Callable[[], Cluster]) -> Iterator[Make]:
     """Builds launchers."""
     made: list[KubernetesLauncher] = []
 
-    def build(**options: Any) -> KubernetesLauncher:
-        made.append(KubernetesLauncher(connect(), Options(**options), pods_every_s=0.0))
+    def build(jobs_every_s: float = 0.0, **options: Any) -> KubernetesLauncher:
+        made.append(KubernetesLauncher(connect(), Options(**options), jobs_every_s=jobs_every_s, pods_every_s=0.0))
         return made[-1]
 
     yield build

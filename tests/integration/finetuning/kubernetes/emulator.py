@@ -1,7 +1,8 @@
 """The Kubernetes API over HTTP, in a thread of its own: kmock's emulator, with what it lacks for Jobs.
 
-Added: uids and resource versions, label selectors, watches that begin at any version and end when told, answers that
-are scripted before anything is done, connections that break, evictions, and what kubectl asks before it drains a node.
+Added: uids and resource versions, label selectors, watches that begin at any version and end with the server, answers
+that are scripted before anything is done, connections that break, evictions, and what kubectl asks before it drains a
+node.
 The Job controller is the test itself: it sets statuses.
 """
 
@@ -47,7 +48,6 @@ class Script:
 
     method: str
     end: str
-    watch: bool
     answer: Callable[[Any], Any]
 
 
@@ -86,10 +86,8 @@ class Emulator(kmock.KubernetesEmulator):
         return thing
 
     async def _handle(self, request: kmock.Request) -> aiohttp.web.StreamResponse:
-        watch = request.params.get("watch") == "true"
         for script in self.scripts:
-            fits = request.method.value == script.method and request.url.path.endswith(script.end)
-            if fits and watch == script.watch:
+            if request.method.value == script.method and request.url.path.endswith(script.end):
                 self.scripts.remove(script)
                 return await script.answer(request)
         if request.action in {kmock.action.CREATE, kmock.action.UPDATE}:
@@ -298,18 +296,10 @@ class Api:
             name for (resource, _, name), one in self.emulator.objects.items() if resource == JOBS and not one.deleted
         ]
 
-    def events(self) -> dict[str, dict[str, Any]]:
-        """All Events by name."""
-        return {name: one.raw for (kind, _, name), one in list(self.emulator.objects.items()) if kind == EVENTS}
-
-    def requests(self, method: str, end: str = "", *, watch: bool = False) -> list[Any]:
+    def requests(self, method: str, end: str = "") -> list[Any]:
         """What was asked."""
         return [
-            one
-            for one in list(self.emulator._requests)
-            if one.method.value == method
-            and one.url.path.endswith(end)
-            and (one.params.get("watch") == "true") == watch
+            one for one in list(self.emulator._requests) if one.method.value == method and one.url.path.endswith(end)
         ]
 
     def launcher_requests(self) -> list[Any]:
@@ -318,17 +308,7 @@ class Api:
 
     # --- what goes wrong -------------------------------------------------------------------------------------------
 
-    def refuse(
-        self,
-        method: str,
-        end: str,
-        status: int,
-        message: str = "",
-        *,
-        watch: bool = False,
-        times: int = 1,
-        **headers: str,
-    ) -> None:
+    def refuse(self, method: str, end: str, status: int, message: str = "", *, times: int = 1, **headers: str) -> None:
         """The next requests of this kind get an error, and nothing is done."""
 
         async def answer(request: kmock.Request) -> aiohttp.web.Response:
@@ -336,7 +316,7 @@ class Api:
             names = {name.replace("_", "-"): value for name, value in headers.items()}
             return aiohttp.web.json_response(body, status=status, headers=names)
 
-        self.emulator.scripts += [Script(method, end, watch, answer)] * times
+        self.emulator.scripts += [Script(method, end, answer)] * times
 
     def lose_answer(self, method: str, end: str, *, do: bool) -> None:
         """The next request of this kind is done or not, and its connection breaks before the answer."""
@@ -346,31 +326,7 @@ class Api:
             request._raw_request.transport.abort()
             return response
 
-        self.emulator.scripts.append(Script(method, end, False, answer))
-
-    def expire_watch(self) -> None:
-        """The next watch says 410 Gone in its stream, as a server does whose memory does not reach back so far."""
-        gone = b'{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}\n'
-
-        async def answer(request: kmock.Request) -> aiohttp.web.StreamResponse:
-            return aiohttp.web.Response(body=gone, content_type="application/json")
-
-        self.emulator.scripts.append(Script("GET", "/jobs", True, answer))
-
-    def hold_watch(self) -> Callable[[], None]:
-        """The next watch begins when the function is called that this gives."""
-        release = threading.Event()
-
-        async def answer(request: kmock.Request) -> aiohttp.web.StreamResponse:
-            await asyncio.to_thread(release.wait, 20)
-            return await self.emulator._handle(request)
-
-        self.emulator.scripts.append(Script("GET", "/jobs", True, answer))
-        return release.set
-
-    def end_watches(self) -> None:
-        """Running watches end, as they do every few minutes."""
-        self._wait(self.emulator.end_watches())
+        self.emulator.scripts.append(Script(method, end, answer))
 
 
 def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:

@@ -24,9 +24,7 @@ def list_refused(requests: Iterable[Any], namespace: str) -> list[str]:
 def _is_allowed(request: Any, namespace: str) -> bool:
     where, _, rest = request.url.path.partition("/namespaces/")
     own, resource, *names = rest.split("/")
-    watches = request.params.get("watch") == "true"
-    reading = "get" if names else "watch" if watches else "list"
-    verb = _VERBS.get(request.method.value, reading)
+    verb = _VERBS.get(request.method.value, "get" if names else "list")
     group = where.split("/")[2] if where.startswith("/apis/") else ""
     return own == namespace and any(
         group in rule["apiGroups"] and "/".join((resource, *names[1:])) in rule["resources"] and verb in rule["verbs"]

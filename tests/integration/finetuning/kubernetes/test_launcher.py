@@ -190,7 +190,7 @@ def test_no_cluster_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_next_attempt_waits_for_one_that_still_lives(make: Any, api: Api) -> None:
     launcher = make()
     launcher.launch("a", 1, URI)
-    with pytest.raises(Unavailable, match="another attempt of it is still ending"):
+    with pytest.raises(Unavailable, match="another attempt is still ending"):
         launcher.launch("a", 2, URI)
     assert api.requests("DELETE")[0].data["propagationPolicy"] == "Foreground"
     launcher.launch("a", 2, URI)
@@ -214,8 +214,7 @@ def test_a_later_attempt_is_ended_too_as_after_a_backup_was_restored(make: Any, 
 
 
 def test_attempts_that_have_ended_are_left_to_their_time(make: Any, api: Api) -> None:
-    launcher = make()
-    launcher._jobs.close()  # its watch tells of no end
+    launcher = make(jobs_every_s=3600.0)  # its list tells of no end
     launcher.launch("a", 1, URI)
     api.condition(NAME, "Failed", "BackoffLimitExceeded")
     launcher.launch("a", 2, URI)
@@ -284,7 +283,7 @@ def test_a_job_that_vanished_was_looked_for(make: Any, api: Api) -> None:
     api.remove(NAME)
     seen = ended(launcher, handle=handle)
     assert seen.exit_code is None
-    assert "gone from the cluster" in seen.message
+    assert "no longer exists in the cluster" in seen.message
     assert api.requests("GET", f"/jobs/{NAME}"), "the API was asked"
 
 

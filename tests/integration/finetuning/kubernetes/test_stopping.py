@@ -8,7 +8,7 @@ import pytest
 from tests.integration.finetuning.kubernetes.emulator import Api, until
 from tests.integration.finetuning.kubernetes.launches import NAME, URI, ended, running
 
-from vfmalign.finetuning.launchers.base import Exited, Running
+from vfmalign.finetuning.launchers.base import Exited
 
 
 def test_a_gentle_stop_suspends_and_keeps_the_job(make: Any, api: Api) -> None:
@@ -33,19 +33,6 @@ def test_a_forced_stop_deletes_the_job_and_its_pods(make: Any, api: Api) -> None
     launcher.stop("a", 1, handle, force=True)
     assert api.requests("DELETE", NAME)[0].data["propagationPolicy"] == "Background"
     assert ended(launcher, handle=handle).exit_code is None
-
-
-def test_a_watch_that_begins_after_the_deletion_hears_of_it(make: Any, api: Api) -> None:
-    first = make()
-    handle = first.launch("a", 1, URI).handle
-    until(lambda: api.requests("GET", "/jobs", watch=True))
-    begin = api.hold_watch()
-    second = make()
-    until(lambda: not api.emulator.scripts)
-    assert isinstance(second.observe("a", 1, handle), Running)
-    first.stop("a", 1, handle, force=True)
-    begin()
-    assert ended(second, handle=handle).exit_code is None
 
 
 def test_a_job_of_a_queue_is_deleted_for_kueue_would_let_it_go_again(make: Any, api: Api) -> None:

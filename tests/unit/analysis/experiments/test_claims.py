@@ -225,12 +225,12 @@ def test_seeds_are_averaged_before_anything_is_ranked(evaluate, built, with_numb
 
 def test_a_null_experiment_rarely_gets_a_verdict(make_cells, with_numbers, evaluate):
     rng = np.random.default_rng(4)
-    cells = make_cells(5, probes=False)
+    cells = make_cells(5)
     verdicts = []
-    for _ in range(30):
+    for _ in range(15):
         drawn = [with_numbers(c, rng.random(), rng.random(), rng.uniform(0.1, 0.9)) for c in cells]
         verdicts.append(evaluate(drawn)[0]["gain", "within_task", "mmd2_std"].verdict)
-    assert sum(verdict in {"supports", "contradicts"} for verdict in verdicts) <= 6  # 1.5 expected; 7 has p = 0.001
+    assert sum(verdict in {"supports", "contradicts"} for verdict in verdicts) <= 4  # 0.75 expected; 5 has p = 0.0006
     assert "no_clear_relation" in verdicts
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vfmalign.analysis.experiments.early_prediction import EarlyNumbers, get_p_adds
 from vfmalign.analysis.experiments.joint_permutations import JointPermutations, run_joint_permutation_test
 from vfmalign.analysis.experiments.predictors import find_largest_correlation
 from vfmalign.analysis.experiments.rank_correlation import Stratum
@@ -43,11 +42,6 @@ def get_p_best(rng):
     return find_largest_correlation(draw(rng, PREDICTORS), draw(rng), ORDERS).p_best
 
 
-def get_p_adds_value(rng):
-    score, shift, gain = draw(rng, 3)
-    return get_p_adds(EarlyNumbers(score - shift, score, score + gain), ORDERS)
-
-
-@pytest.mark.parametrize("get_p_value", [get_claim_p_value, get_p_best, get_p_adds_value])
+@pytest.mark.parametrize("get_p_value", [get_claim_p_value, get_p_best])
 def test_unrelated_numbers_with_model_effects_keep_the_level(get_p_value):
     assert 2 <= count_rejections(get_p_value) <= MOST_REJECTIONS

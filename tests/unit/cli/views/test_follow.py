@@ -109,15 +109,6 @@ def test_what_a_check_waits_for_is_shown_when_it_changes(output: Output, said: S
     assert [line.strip() for line in said()] == details
 
 
-def test_a_probe_is_shown_once_with_its_values(output: Output, said: Said) -> None:
-    first, second = (f"step {step}: MMD² 0.0{step}, validation 0.5" for step in (10, 20))
-    with View(output) as view:
-        for done, detail in ((0, "probing"), (1, first), (1, first), (1, "probing"), (2, second)):
-            view.show_check(at(phase="probes", unit="probe", done=done, total=2, detail=detail))
-        view.show_check(at(phase="job_pretrained", unit="epoch", detail="training the pretrained network"))
-    assert [line.strip() for line in said()] == [first, second]
-
-
 def test_a_reused_baseline_is_shown_with_its_curve(output: Output, said: Said) -> None:
     progress = Progress(detail="taken from job other-scratch, which trained the same baseline")
     reused = job(2, "succeeded", attempts=0, progress=progress)

@@ -41,7 +41,7 @@ def test_the_order_of_keys_and_commas_do_not_matter_to_the_canonical_form():
         ("segmentation:organ=liver", "no parameter 'organ'"),
         ("segmentation:label", "label has no value"),
         ("segmentation:label=", "label has no value"),
-        ("segmentation:label=a,label=b", "label stands twice"),
+        ("segmentation:label=a,label=b", "label is given twice"),
         ("segmentation:label=Liver", "label of 'segmentation:label=Liver' is not a list of ids"),
         ("segmentation:label=a++b", "is not a list of ids"),
         ("classification:class=a+b", "is not a list of ids"),

@@ -45,7 +45,7 @@ def test_a_model_without_the_channel_that_a_task_is_about_is_refused():
         SPECS["distortion"].check_input("provicnet_t2w", ("t2w",))
     with pytest.raises(BadOption, match="choose a model with the modalities t2w, dwi, adc"):
         SPECS["translation"].check_input("m", ("t2w", "dwi"))
-    with pytest.raises(BadOption, match="restores t2w, dwi, adc, of which m takes none"):
+    with pytest.raises(BadOption, match="restores t2w, dwi, adc, but m takes none of them"):
         SPECS["super_resolution"].check_input("m", ("t1w",))
 
 
@@ -154,11 +154,14 @@ def test_a_class_is_stated_by_cases_or_derives_from_a_label_map():
         ("classification", "task.parameters.class_name", "brain has no default; choose from disease"),
         ("translation:to=t2w", "task.parameters.inputs", "no default; choose from t1w, flair, t2w"),
         ("distortion", "task.parameters.modalities", "distortion needs modality"),
-        ("segmentation:label=liver", "task.parameters.labels", "liver is no label map of brain; choose from"),
-        ("segmentation:structure=core", "task.parameters.structures", "core is no structure of hippocampus"),
+        ("segmentation:label=liver", "task.parameters.labels", "liver is not a label map of brain; choose from"),
+        ("segmentation:structure=core", "task.parameters.structures", "core is not a structure of hippocampus"),
         ("segmentation:label=mask+mask", "task.parameters.labels", "mask is named twice"),
-        ("classification:class=age", "task.parameters.class_name", "age is no class of brain; choose from disease"),
-        ("super_resolution:modality=adc", "task.parameters.modalities", "adc is no modality of brain; choose from t1w"),
+        ("classification:class=age", "task.parameters.class_name", "age is not a class of brain; choose from disease"),
+        (
+            "super_resolution:modality=adc", "task.parameters.modalities",
+            "adc is not a modality of brain; choose from t1w",
+        ),
         ("translation:from=t1w+t2w,to=t2w", "task.parameters.target", "t2w is both the target and an input"),
         ("classification:class=disease,label=mask", "task.parameters.labels", "classification does not use label"),
         ("distortion:modality=t1w,to=t2w", "task.parameters.target", "leave it empty; distortion uses modality"),
@@ -181,7 +184,7 @@ def test_structures_of_one_name_and_one_called_mean_are_refused():
     mean = DatasetDeclaration(
         name="x", modalities=("ct",), labels=(LabelMap(name="a", values={1: "mean", 2: "median"}),)
     )
-    with pytest.raises(BadOption, match="a structure is called mean"):
+    with pytest.raises(BadOption, match="the name mean of a structure is reserved"):
         resolve("segmentation:label=a", mean)
 
 

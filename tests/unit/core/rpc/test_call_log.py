@@ -65,7 +65,7 @@ def test_a_flood_of_one_failure_is_bounded_and_hides_no_other(lines, monkeypatch
     assert (first["lines_left_out"], "lines_left_out" in second) == (9 * LINES_PER_MINUTE, False)
 
 
-def test_strangers_cannot_fill_the_log_with_their_denials(lines) -> None:
+def test_anonymous_callers_cannot_fill_the_log_with_their_denials(lines) -> None:
     current_identity.set(None)
     log = CallLog()
     for _ in range(10 * LINES_PER_MINUTE):

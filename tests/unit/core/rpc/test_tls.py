@@ -133,7 +133,7 @@ async def test_who_trusts_the_authority_is_served(ports: dict[str, int], trusted
 
 async def test_who_trusts_another_or_speaks_in_plaintext_is_not(ports: dict[str, int], other: Authority) -> None:
     for ca_file in (other.file, None):
-        with pytest.raises(errors.Unavailable, match=r"MmdService.*VFMALIGN_CA_FILE names the authority"):
+        with pytest.raises(errors.Unavailable, match=r"MmdService.*VFMALIGN_CA_FILE names its authority"):
             await ask(ports, ca_file)
 
 
@@ -146,7 +146,7 @@ async def test_a_command_prints_one_sentence_about_a_failed_handshake(ports: dic
     )  # fmt: skip
     out, err = await process.communicate()
     assert out == b""
-    assert b"VFMALIGN_CA_FILE names the authority" in err
+    assert b"VFMALIGN_CA_FILE names its authority" in err
     assert b"ssl_transport_security" not in err, "gRPC writes lines of its own"
 
 
@@ -279,7 +279,7 @@ def test_a_pair_that_does_not_fit_ends_the_process_with_one_sentence(
         ({"SERVER__TLS_CLIENT_CA": "other.pem"}, "VFMALIGN_SERVER__TLS_CLIENT_CA_FILE is wrong: the API has no certif"),
         (
             {"CERT": "tls.crt", "KEY": "tls.key"},
-            "VFMALIGN_KEY_FILE is wrong: a certificate is presented over TLS alone",
+            "VFMALIGN_KEY_FILE is wrong: a certificate can only be presented over TLS",
         ),
         ({"CA": "other.pem", "CERT": "tls.crt"}, "VFMALIGN_KEY_FILE is wrong: the certificate and the key must be set"),
     ],

@@ -211,6 +211,67 @@ async def test_a_refusal_states_how_long_the_places_take(monkeypatch: pytest.Mon
     await calls.end_all()
 
 
+async def test_whoever_repeats_a_refused_call_too_early_is_refused_before_it_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+    monkeypatch.setattr(fair_gate, "_READ_PAUSE_S", 0.1 * fair_gate.SHORTEST_RETRY_S)
+    gate = FairGate(1, 2, "early")
+    calls = Calls(gate)
+
+    def check(caller: Caller) -> None:
+        current_caller.set(caller)
+        with gate.expect():
+            pass
+
+    await calls.begin(CLINIC, "0", "1")
+    check(CLINIC)  # full, but nobody was refused
+    (refused,) = await calls.begin(CLINIC, "2")
+    with pytest.raises(Exhausted):
+        await refused
+    check(CLINIC)  # it may be for another queue
+    with pytest.raises(Exhausted) as caught:
+        check(CLINIC)
+    gate.forgive()
+    check(CLINIC)
+    (refused,) = await calls.begin(CLINIC, "3")
+    with pytest.raises(Exhausted):
+        await refused
+    with pytest.raises(Exhausted):
+        check(CLINIC)
+    assert (caught.value.reason, caught.value.retry_after_s) == ("QUEUE_FULL", fair_gate.SHORTEST_RETRY_S)
+    check(LAB)  # it would displace a call
+    check(COLLEAGUE)
+    now_s = fair_gate.SHORTEST_RETRY_S
+    check(CLINIC)  # it has waited as it was told
+    now_s = 0.0
+    await calls.end("0")
+    check(CLINIC)  # there is a place
+    now_s = 0.5 * fair_gate.SHORTEST_RETRY_S
+    with gate.expect():
+        check(CLINIC)  # one place, for which a call comes already
+        with pytest.raises(Exhausted):
+            check(CLINIC)
+    check(CLINIC)
+    await calls.end_all()
+
+
+async def test_a_gate_remembers_refusals_only_until_their_delay_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+    gate = FairGate(1, 1, "memory")
+    calls = Calls(gate)
+    await calls.begin(CLINIC, "inside")
+    for number in range(50):
+        (refused,) = await calls.begin(Caller("clinic", str(number)), str(number))
+        with pytest.raises(Exhausted):
+            await refused
+        now_s += 0.5 * fair_gate.SHORTEST_RETRY_S
+    assert len(gate._refused_until) <= 3
+    await calls.end_all()
+
+
 async def test_a_closed_gate_sends_everybody_to_another_replica_who_is_not_inside() -> None:
     gate = FairGate(1, 3, "closed")
     calls = Calls(gate)

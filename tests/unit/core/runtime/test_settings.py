@@ -95,7 +95,7 @@ def test_help_lists_every_setting_with_meaning_and_default(
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     for variable, meaning in {
         "AWS_ENDPOINT_URL_S3": "(required)",
-        "AWS_SECRET_ACCESS_KEY": "secret key of the access key (none)",
+        "AWS_SECRET_ACCESS_KEY": "secret key that belongs to the access key (none)",
         "AWS_REGION": "(default us-east-1)",
         "VFMALIGN_BUCKET": "(default vfmalign)",
         "VFMALIGN_SERVER__HEALTH_PORT": "(default 8003)",

@@ -13,8 +13,7 @@ from vfmalign.core.storage.keys import model_card_key
 from vfmalign.core.storage.trainings import (
     check_free,
     check_kind,
-    check_publications,
-    list_publications,
+    check_publication,
     resolve_training,
 )
 
@@ -68,16 +67,14 @@ def test_a_pretraining_needs_no_split_and_no_label_of_a_task():
     resolve(task=None, train=(), test=(), val=(make_case("val"),))
 
 
-def test_a_pretraining_has_neither_model_nor_task_nor_probes_and_a_fine_tuning_has_a_task():
-    check_kind("pretrain", "", None, ())
-    check_kind("finetune", "", Task.parse("segmentation"), (5,))
-    with pytest.raises(BadOption, match=r"spec\.recipe\.probe_steps: only fine-tuning is probed; omit them"):
-        check_kind("pretrain", "", None, (5,))
+def test_a_pretraining_has_neither_model_nor_task_and_a_fine_tuning_has_a_task():
+    check_kind("pretrain", "", None)
+    check_kind("finetune", "", Task.parse("segmentation"))
     for model, task in (("m", None), ("", Task.parse("segmentation"))):
-        with pytest.raises(BadOption, match=r"spec\.kind: only fine-tuning has a model and a task.*leave them empty"):
-            check_kind("pretrain", model, task, ())
+        with pytest.raises(BadOption, match=r"spec\.kind: .*takes neither a model nor a task.*leave them empty"):
+            check_kind("pretrain", model, task)
     with pytest.raises(BadOption, match=r"spec\.task: required for fine-tuning; name the task"):
-        check_kind("finetune", "m", None, ())
+        check_kind("finetune", "m", None)
 
 
 def make_spec(**changes):
@@ -88,20 +85,9 @@ def make_spec(**changes):
     return TrainingSpec.model_validate(fields | changes)
 
 
-PROBED = RECIPE.model_copy(update={"probe_steps": (5, 10)})
-
-
-def test_a_job_publishes_its_encoder_and_that_of_every_probe():
-    spec = make_spec(recipe=PROBED)
-    check_publications(spec)
-    assert list_publications(spec) == {
-        "child-step-5": "job j, step 5",
-        "child-step-10": "job j, step 10",
-        "child": "job j",
-    }
-    specialised = make_spec(network="specialised", publish_as="")
-    check_publications(specialised)
-    assert list_publications(specialised) == {}
+def test_a_job_publishes_its_encoder_where_it_has_one():
+    check_publication(make_spec())
+    check_publication(make_spec(network="specialised", publish_as=""))
 
 
 @pytest.mark.parametrize(
@@ -110,18 +96,11 @@ def test_a_job_publishes_its_encoder_and_that_of_every_probe():
         ({"publish_as": ""}, "spec.publish_as", "name the model to publish the encoder as"),
         ({"publish_as": "Not An Id"}, "spec.publish_as", "lower-case letters"),
         ({"network": "specialised"}, "spec.publish_as", "no encoder to publish; leave it empty"),
-        ({"network": "specialised", "publish_as": "", "recipe": PROBED}, "spec.recipe.probe_steps", "omit them"),
-        ({"publish_as": "x" * 125, "recipe": PROBED}, "spec.publish_as", "use at most 100 characters"),
-        (
-            {"recipe": RECIPE.model_copy(update={"probe_steps": (7,)})},
-            "recipe.probe_steps",
-            "choose multiples of 5 (steps_per_epoch) from 5 to 10",
-        ),
     ],
 )
 def test_what_cannot_be_published_is_refused(changes, field, says):
     with pytest.raises(BadOption) as caught:
-        check_publications(make_spec(**changes))
+        check_publication(make_spec(**changes))
     assert caught.value.field == field
     assert says in str(caught.value)
 
@@ -145,12 +124,14 @@ def write_card(store, model_id, source):
     store.write(model_card_key(model_id), ModelCard.model_validate(card))
 
 
-def test_ids_are_free_for_the_job_that_publishes_under_them(store):
-    spec = make_spec(recipe=PROBED)
+def test_an_id_is_free_for_the_job_that_publishes_under_it(store):
+    spec = make_spec()
     check_free(store, spec)
     write_card(store, "child", "job j")
-    store.put(model_card_key("child-step-5"), b"damaged, so that it is replaced")
     check_free(store, spec)
-    write_card(store, "child-step-5", "job other, step 5")
-    with pytest.raises(Conflict, match="child-step-5: another model is published under this id; choose another id"):
+    store.put(model_card_key("child"), b"damaged, so that it is replaced")
+    check_free(store, spec)
+    check_free(store, make_spec(network="specialised", publish_as=""))
+    write_card(store, "child", "job other")
+    with pytest.raises(Conflict, match="child: another model is published under this id; choose another id"):
         check_free(store, spec)

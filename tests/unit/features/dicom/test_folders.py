@@ -84,7 +84,7 @@ def test_a_folder_that_others_may_reach_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_the_call_with_a_remedy(tmp_path: Path) -> None:
     folders = PrivateFolders(tmp_path / "dicom")
-    with pytest.raises(Exhausted, match="no room") as caught, folders.open():
+    with pytest.raises(Exhausted, match="no space") as caught, folders.open():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert caught.value.reason == "DISK_FULL"
     with pytest.raises(OSError, match="Input/output"), folders.open():

@@ -108,7 +108,7 @@ def test_an_unknown_pacs_is_told_from_those_that_there_are(
     folders = PrivateFolders(tmp_path / "dicom")
     servers = {name: PacsServer(name=name, url="https://pacs.example") for name in names}
     reader = DicomReader(cast(ObjectStore, None), servers, folders, FeaturesOptions())
-    with pytest.raises(BadOption, match="knows no PACS 'main'") as caught:
+    with pytest.raises(BadOption, match="the service has no PACS named 'main'") as caught:
         reader.read(REQUEST, card, Stages(), WorkContext())
     folders.close()
     assert caught.value.remedy == f"{remedy} to set VFMALIGN_DICOMWEB__MAIN__URL"
@@ -182,7 +182,7 @@ def test_a_study_that_is_too_large_names_the_setting(content: bytes, card: Model
 
 
 def test_a_file_that_is_no_zip_is_a_bad_volume_with_a_remedy_for_callers(card: ModelCard, tmp_path: Path) -> None:
-    with pytest.raises(BadVolume, match=r"study\.dicom: the file is not a zip, or cut off") as caught:
+    with pytest.raises(BadVolume, match=r"study\.dicom: the file is not a zip, or is truncated") as caught:
         read_upload(b"\x89PNG\r\n", card, tmp_path / "dicom")
     assert caught.value.reason == "BAD_VOLUME"
     assert caught.value.remedy == "zip the DICOM files of the study, without a password, and upload the zip"

@@ -100,7 +100,7 @@ def test_what_the_model_does_not_take_may_be_missing(study: Path) -> None:
     with pytest.raises(BadVolume, match="nothing meets the selection of adc") as missing:
         read(files, ("t2w", "adc"))
     assert (missing.value.field, bool(missing.value.remedy)) == (FIELD, True)
-    with pytest.raises(BadVolume, match="no segmentation that the rules take for gland") as undrawn:
+    with pytest.raises(BadVolume, match="no segmentation that matches the rules for gland") as undrawn:
         read(files, ("t2w", "gland"))
     assert (undrawn.value.field, bool(undrawn.value.remedy)) == (FIELD, True)
 
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_used_is_told_from_the_others(study: Path) -> None
     files = list_files(study)
     files[2] = files[2][:400]
     with pytest.raises(
-        BadVolume, match=f"file 3 of {len(files)}: the file begins like DICOM, and is cut off"
+        BadVolume, match=f"file 3 of {len(files)}: the file begins like DICOM, but is truncated"
     ) as caught:
         read(files)
     assert caught.value.remedy == "export it again, or move it away"

@@ -75,7 +75,7 @@ def test_a_dataset_without_rules_has_the_bytes_and_the_digest_that_it_had() -> N
         ("{}", "selections"),
         ('[{"name": "t2w", "conditions": {"Modality": {"regex": "("}}}]', "regular expression"),
         ('[{"name": "t1w", "conditions": {"Modality": "MR"}}]', "not the name of a declared modality"),
-        ("[]", "does not say which series"),
+        ("[]", "has no selection for"),
     ],
 )
 def test_a_dataset_with_wrong_rules_is_not_published(selections: str, message: str) -> None:

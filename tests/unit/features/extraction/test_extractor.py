@@ -96,7 +96,7 @@ def test_devices():
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert describe_device(torch.device("cpu")) == "cpu"
-    with pytest.raises(BadOption, match=r"VFMALIGN_FEATURES__DEVICE: there is no device 'cuda:99' here"):
+    with pytest.raises(BadOption, match=r"VFMALIGN_FEATURES__DEVICE: this machine has no device 'cuda:99'"):
         choose_device("cuda:99")
 
 

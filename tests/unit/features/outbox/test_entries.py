@@ -13,23 +13,23 @@ from vfmalign.client.monitors import Observation
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.storage.keys import outbox_key
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.features.outbox.entries import Observed, digest, read_batch
+from vfmalign.features.outbox.entries import OutboxEntry, digest, read_batch
 from vfmalign.v1 import monitoring_pb2 as pb
 
 ORIGIN = FeatureOrigin(checkpoint_sha256="a" * 64, preprocessing_sha256="b" * 64, input_transform="identity")
 
 
-def make_observed(name: str = "o-1", monitor: str = "m") -> Observed:
+def make_observed(name: str = "o-1", monitor: str = "m") -> OutboxEntry:
     study = ObservedStudy(
         observation_id=name, group="g-1", strata={"scanner": "A"}, acquire_time=datetime(2026, 3, 1, tzinfo=UTC)
     )
     features = np.array([1.0, np.nan, np.inf], np.float32)
-    return Observed(monitor, ORIGIN, Observation(study, {"stages.3": features}))
+    return OutboxEntry(monitor, ORIGIN, Observation(study, {"stages.3": features}))
 
 
 def test_an_observation_is_read_as_it_was_written() -> None:
     observed = make_observed()
-    read = Observed.from_bytes(observed.to_bytes())
+    read = OutboxEntry.from_bytes(observed.to_bytes())
     assert (read.monitor, read.origin, read.observation.study) == ("m", ORIGIN, observed.observation.study)
     assert np.array_equal(read.observation.layers["stages.3"], [1.0, np.nan, np.inf], equal_nan=True)
     assert read.to_bytes() == observed.to_bytes()
@@ -66,7 +66,7 @@ def change(**fields: object) -> bytes:
 )
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidInput):
-        Observed.from_bytes(data)
+        OutboxEntry.from_bytes(data)
 
 
 def test_a_batch_tells_what_is_gone_and_what_is_damaged(store: ObjectStore) -> None:

@@ -6,7 +6,6 @@ import pytest
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.recipes import TrainingBudget
-from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.finetuning.checks import assembly
 
 
@@ -23,7 +22,7 @@ def make_inputs():
     )
     measured = SimpleNamespace(before_id="1", after_id="2", reinitialised_id="3", reference_id="4")
     main = SimpleNamespace(encoder="e", encoder_sha256="c" * 64)
-    return valid, [SimpleNamespace(jobs={"pretrained": main}, measured=measured)], SimpleNamespace(probes=())
+    return valid, [SimpleNamespace(jobs={"pretrained": main}, measured=measured)]
 
 
 @pytest.mark.parametrize(
@@ -45,11 +44,3 @@ def test_a_result_names_its_budget_only_where_that_is_below_the_recipe(make_repo
     shortened = TrainingBudget(network="pretrained", steps=64, preset_steps=128)
     stored = result.model_copy(update={"shortened": shortened}).model_dump(mode="json")
     assert type(result).model_validate(stored).shortened == shortened
-
-
-def test_networks_share_a_recipe_whether_or_not_the_model_is_probed():
-    recipe = get_finetuning_recipe("scratch", "segmentation", "demo")
-    recipes = {"pretrained": recipe.model_copy(update={"probe_steps": (16,)}), "scratch": recipe}
-    assert assembly._share_recipe(SimpleNamespace(recipes=recipes))
-    recipes["scratch"] = get_finetuning_recipe("pretrained", "segmentation", "demo")
-    assert not assembly._share_recipe(SimpleNamespace(recipes=recipes)), "no answer on pretraining claims anything"

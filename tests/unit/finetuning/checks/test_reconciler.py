@@ -34,10 +34,10 @@ async def test_stages_report_side_by_side_and_only_changes_are_written():
     board = StatusBoard(checks, "c")
     for _ in range(2):
         await board.set_status("mmd", "comparing")
-    await board.set_status("probes", "probing", Progress(phase="forward", done=1, total=2, unit="case"))
+    await board.set_status("measures", "measuring", Progress(phase="forward", done=1, total=2, unit="case"))
     mmd = Progress(phase="mmd", detail="comparing")
-    probes = Progress(phase="probes", detail="probing", done=1, total=2, unit="case")
-    assert checks.writes == [("c", (mmd,)), ("c", (mmd, probes))]
+    measures = Progress(phase="measures", detail="measuring", done=1, total=2, unit="case")
+    assert checks.writes == [("c", (mmd,)), ("c", (mmd, measures))]
 
 
 async def test_a_wait_ends_with_its_stage_and_the_last_progress_stays():

@@ -41,7 +41,9 @@ def test_create_is_idempotent_and_another_body_conflicts(checks):
     first = checks.create("a", request())
     assert checks.create("a", request()) == first
     assert first.request == request()
-    with pytest.raises(Conflict, match=r"another body: it differs in recipe\.epochs, seed; choose another check id"):
+    with pytest.raises(
+        Conflict, match=r"different request: it differs in recipe\.epochs, seed; choose another check id"
+    ):
         checks.create("a", request(seed=1, epochs=2))
     with pytest.raises(NotFound):
         checks.get("b")
@@ -71,14 +73,14 @@ def test_progress_of_stages_is_kept_until_the_check_ends(running):
 
 
 def test_a_check_shows_its_training_and_every_wait():
-    probes = Progress(phase="probes", done=1, total=2, unit="probe", detail="probe after step 10")
+    extracting = Progress(phase="features_random", done=1, total=2, unit="case", detail="extracting")
     waiting = Progress(phase="mmd", detail="waiting at mmd", reason="UNAVAILABLE")
     training = Progress(phase="job_scratch", done=3, total=9, unit="epoch", detail="training")
-    combined = summarise((probes, waiting, training))
+    combined = summarise((extracting, waiting, training))
     assert (combined.phase, combined.done, combined.total) == ("job_scratch", 3, 9)
-    assert combined.detail == "probe after step 10; waiting at mmd; training"
+    assert combined.detail == "extracting; waiting at mmd; training"
     assert combined.reason == "UNAVAILABLE"
-    assert summarise((waiting, probes)).phase == "probes"
+    assert summarise((waiting, extracting)).phase == "features_random"
     assert summarise((waiting,)) == waiting
 
 

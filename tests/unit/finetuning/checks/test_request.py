@@ -37,11 +37,11 @@ def test_both_arms_have_one_recipe_and_the_specialised_network_keeps_its_rates_w
 
 
 def test_the_second_recipe_has_the_rates_of_random_weights_and_the_budget_of_the_first():
-    spec = make_spec(recipe=Recipe(preset="demo", epochs=3, batch_size=5, probe_steps=(16,)))
+    spec = make_spec(recipe=Recipe(preset="demo", epochs=3, batch_size=5))
     second, preset = get_second_recipe(spec), get_finetuning_recipe("scratch", "segmentation", "demo")
     first = get_recipe(spec, "scratch")
     assert second == preset.model_copy(update={"epochs": 3, "batch_size": 5})
-    assert (first.learning_rate, first.probe_steps) == (get_recipe(spec, "pretrained").learning_rate, ())
+    assert first.learning_rate == get_recipe(spec, "pretrained").learning_rate
     assert first.learning_rate != second.learning_rate
     assert get_second_recipe(spec, (24, 16, 40)).patch_shape_dhw == (16, 16, 32)
     assert get_second_recipe(make_spec(recipe=spec.recipe, scratch_recipe=Recipe())) is None
@@ -63,19 +63,6 @@ def test_a_baselines_own_recipe_is_followed():
     spec = make_spec(recipe=Recipe(epochs=3), scratch_recipe=Recipe(preset="demo", epochs=7))
     assert get_recipe(spec, "scratch").epochs == 7
     assert get_recipe(spec, "specialised").epochs == 3
-
-
-def test_only_the_pretrained_network_of_a_check_is_probed():
-    spec = make_spec(recipe=Recipe(preset="demo", probe_steps=(16, 48)))
-    check_spec(spec)
-    assert get_recipe(spec, "pretrained").probe_steps == (16, 48)
-    assert get_recipe(spec, "scratch").probe_steps == get_recipe(spec, "specialised").probe_steps == ()
-    for name in ("scratch_recipe", "specialised_recipe"):
-        with pytest.raises(BadOption, match="only the pretrained network") as caught:
-            check_spec(make_spec(recipe=spec.recipe, **{name: Recipe(probe_steps=(16,))}))
-        assert caught.value.field == f"{name}.probe_steps"
-    with pytest.raises(BadOption, match="no validation after step 20"):
-        check_spec(make_spec(recipe=Recipe(preset="demo", probe_steps=(20,))))
 
 
 def test_zeros_take_the_defaults_that_the_api_states():

@@ -42,7 +42,7 @@ def test_the_stages_of_a_check_with_one_seed():
     names = [stage.name for stage in list_stages(1)]
     assert names == [
         "validate", "features_reference", "features_before", "features_random", "recipe", "job_pretrained",
-        "job_scratch", "job_specialised", "features_after", "mmd", "measures", "probes", "report",
+        "job_scratch", "job_specialised", "features_after", "mmd", "measures", "report",
     ]  # fmt: skip
     assert [stage.name for stage in list_stages(1, trials=True)] == names[:4] + TRIALS + names[4:]
 
@@ -52,7 +52,7 @@ def test_a_recipe_is_chosen_after_its_trials_and_before_the_trainings():
     assert stages["recipe"].reads == ("validate", *TRIALS)
     assert all(stages[name].reads == ("validate",) for name in TRIALS)
     assert stages["job_pretrained"].reads == ("validate", "recipe")
-    everything_later = {"recipe", *(f"job_{network}" for network in NETWORKS), "probes", "report"}
+    everything_later = {"recipe", *(f"job_{network}" for network in NETWORKS), "report"}
     assert get_readers_of("job_scratch_r1", 1, trials=True) == everything_later | {"features_after", "mmd", "measures"}
 
 
@@ -78,7 +78,7 @@ def test_every_seed_adds_jobs_features_after_and_mmd_and_the_report_reads_them_a
 def test_every_stage_comes_after_those_that_it_names_and_only_the_report_is_last(seeds, trials):
     stages, earlier = list_stages(seeds, trials=trials), set()
     for stage in stages:
-        assert {*stage.reads, *stage.after, *stage.follows} <= earlier, stage.name
+        assert {*stage.reads, *stage.after} <= earlier, stage.name
         earlier.add(stage.name)
     named = {name for stage in stages for name in (*stage.reads, *stage.after)}
     assert earlier - named == {"report"}, "a stage that nothing waits for would end after the check"
@@ -90,52 +90,45 @@ def test_a_lost_output_invalidates_what_was_computed_from_it_alone(seeds):
     suffixes = ["" if number == 1 else f"_s{number}" for number in numbers]
     every_mmd = {f"mmd{suffix}" for suffix in suffixes}
     for name in ("features_reference", "features_before"):
-        assert get_readers_of(name, seeds) == every_mmd | {"measures", "probes", "report"}
+        assert get_readers_of(name, seeds) == every_mmd | {"measures", "report"}
     # Measures have the bandwidth of MMD², and so depend on all that it reads.
     assert get_readers_of("features_random", seeds) == every_mmd | {"measures", "report"}
     for suffix in suffixes:
         first = {"measures"} if not suffix else set()
-        probes = {"probes"} if not suffix else set()
         after, mmd = f"features_after{suffix}", f"mmd{suffix}"
-        assert get_readers_of(f"job_pretrained{suffix}", seeds) == {after, mmd, "report"} | first | probes
+        assert get_readers_of(f"job_pretrained{suffix}", seeds) == {after, mmd, "report"} | first
         assert get_readers_of(f"job_scratch{suffix}", seeds) == {"report"}
         assert get_readers_of(f"job_specialised{suffix}", seeds) == {"report"}
         assert get_readers_of(after, seeds) == {mmd, "report"} | first
         assert get_readers_of(mmd, seeds) == {"report"} | first
-    assert get_readers_of("measures", seeds) == get_readers_of("probes", seeds) == {"report"}
+    assert get_readers_of("measures", seeds) == {"report"}
     assert get_readers_of("validate", seeds) == {stage.name for stage in list_stages(seeds)} - {"validate"}
     assert get_readers_of("report", seeds) == set()
 
 
 @pytest.mark.parametrize("trials", [False, True])
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_jobs_and_probes_wait_for_features_and_probes_for_no_job(seeds, trials):
+def test_jobs_wait_for_features(seeds, trials):
     for stage in list_stages(seeds, trials=trials):
         if stage.training is not None:
             assert stage.after == EVERY_FEATURE
-        if stage.name == "probes":
-            assert set(EVERY_FEATURE) < {*stage.reads, *stage.after}
-            assert not any(name.startswith("job_") for name in (*stage.reads, *stage.after))
-            assert stage.follows == ("job_pretrained",)
 
 
 def test_the_drawing_shows_each_stage_in_the_column_in_which_it_can_begin():
-    drawing, probes = re.search(r"^ {4}(validate .*?)\n +(↘.*?)$", module.__doc__, re.MULTILINE | re.DOTALL).groups()
+    drawing = re.search(r"^ {4}(validate .*?)\n\n", module.__doc__, re.MULTILINE | re.DOTALL)[1]
     patterns = [re.findall(r"[\w*]+", column) for column in drawing.split("→")]
-    assert probes == "↘ probes, while the pretrained network trains ↗"
     levels = {}
     for stage in list_stages(1, trials=True):
         levels[stage.name] = 1 + max((levels[name] for name in (*stage.reads, *stage.after)), default=-1)
     drawn = {
         name: next(level for level, column in enumerate(patterns) if any(fnmatch(name, one) for one in column))
         for name in levels
-        if name != "probes"
     }
-    assert levels == drawn | {"probes": levels["job_pretrained"]}
+    assert levels == drawn
     assert all(any(fnmatch(name, one) for name in levels) for column in patterns for one in column)
 
 
-SPEC = CheckSpec(model_id="m", dataset_id="d", task="segmentation", recipe=Recipe(preset="demo", probe_steps=(16,)))
+SPEC = CheckSpec(model_id="m", dataset_id="d", task="segmentation", recipe=Recipe(preset="demo"))
 
 
 def make_trial(trial, score, metric):
@@ -177,7 +170,7 @@ async def test_the_recipe_with_the_better_mean_of_both_arms_is_chosen_and_a_tie_
     context = SimpleNamespace(check=SimpleNamespace(request=SPEC))
     found = await module._choose_recipe(context, Outputs({"validate": valid, **results}))
     assert found.recipes["scratch"] == (second if chosen == 2 else recipes["scratch"])
-    assert found.recipes["pretrained"] == found.recipes["scratch"].model_copy(update={"probe_steps": (16,)})
+    assert found.recipes["pretrained"] == found.recipes["scratch"]
     assert found.recipes["specialised"] == recipes["specialised"]
     assert found.trials == {trial.stage: score for trial, score in zip(trials, scores, strict=True)}
 

@@ -43,7 +43,7 @@ def test_create_is_idempotent_and_another_body_conflicts(experiments):
     assert experiments.find("b", make_spec()) is None
     assert first.cells[0].request.dataset_digest == "d" * 64
     for act in (lambda: experiments.create("a", make_spec(1), PINNED), lambda: experiments.find("a", make_spec(1))):
-        with pytest.raises(Conflict, match="another body: it differs in seeds; choose another experiment id"):
+        with pytest.raises(Conflict, match="a different request: it differs in seeds; choose another experiment id"):
             act()
     with pytest.raises(NotFound, match="run `vfmalign experiments list`, or call ListExperiments"):
         experiments.get("b")

@@ -171,7 +171,7 @@ def test_somebody_else_s_check_under_a_cell_s_id_is_neither_used_nor_cancelled(w
     runner.reconcile()
     first = world.cells(experiment)[0]
     assert (first.state, first.failure.reason) == ("failed", "ALREADY_EXISTS")
-    assert "another body; give the experiment another id" in first.failure.message
+    assert "a different request; choose another experiment id" in first.failure.message
     world.experiments.cancel(experiment)
     runner.reconcile()
     assert world.checks.get(other).state == "queued"

@@ -63,7 +63,7 @@ def test_same_id_and_body_returns_the_first_other_body_conflicts(jobs):
     assert jobs.find("a", request()) == first
     assert first.request == request()
     for attempt in (lambda: jobs.create(request(1), spec("a")), lambda: jobs.find("a", request(1))):
-        with pytest.raises(Conflict, match="another body: it differs in seed"):
+        with pytest.raises(Conflict, match="a different request: it differs in seed"):
             attempt()
     assert jobs.find("b", request()) is None
 

@@ -30,16 +30,6 @@ def test_a_recipe_of_a_spec_sets_every_field_of_its_training():
     assert apply_recipe(recipe, get_finetuning_recipe("pretrained", "translation", "default")) == training
 
 
-def test_probes_need_an_encoder_and_room_for_their_names():
-    recipe = get_finetuning_recipe("pretrained", "segmentation", "demo").model_copy(update={"probe_steps": (16,)})
-    request = JobSpec(kind="finetune", dataset_id="demo", model_id="vfm", task="segmentation")
-    assert finetuning_spec("j", request, CARD, "d" * 64, recipe).recipe.probe_steps == (16,)
-    with pytest.raises(BadOption, match="no encoder to probe"):
-        finetuning_spec("j", request.model_copy(update={"network": "specialised"}), CARD, "d" * 64, recipe)
-    with pytest.raises(BadOption, match="at most 100"):
-        finetuning_spec("j", request.model_copy(update={"publish_as": "x" * 125}), CARD, "d" * 64, recipe)
-
-
 def test_specs_of_the_three_networks():
     recipe = get_finetuning_recipe("pretrained", "segmentation", "demo")
     for network, publishes in (("pretrained", "j-encoder"), ("scratch", "j-encoder"), ("specialised", "")):

@@ -9,7 +9,7 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.storage.keys import job_key, model_card_key
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.jobs.results import check_encoder, read_result, reopen, reopen_if_lost
+from vfmalign.finetuning.jobs.results import check_encoder, read_result, reopen_if_lost
 
 WEIGHTS = b"weights"
 RESULT, CARD, CHECKPOINT = job_key("a", "result.json"), model_card_key("a-encoder"), "a-encoder/w"
@@ -92,12 +92,3 @@ def test_what_is_lost_is_named_and_its_job_queued_again(jobs, store, key, damage
     assert (job.state, job.result, job.finished_at, job.progress.reason) == ("queued", None, None, "ARTIFACT_LOST")
     assert job.progress.detail.startswith(store.uri(key))
     assert not store.exists(RESULT), "the supervisor would take the job for done"
-
-
-def test_a_model_that_is_published_on_the_way_needs_the_training_again(jobs, store):
-    latest = job_key("a", "checkpoint/latest.json")
-    for from_start in (False, True):
-        store.put(latest, b"{}")
-        reopen(jobs, store, "a", "a probe is lost", from_start=from_start)
-        assert store.exists(latest) is not from_start
-    assert jobs.get("a").state == "queued"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unittest.mock import MagicMock
 
-from vfmalign.finetuning.launchers.base import JobEvent, Launcher, Origin, lead_always
+from vfmalign.finetuning.launchers.base import Launcher, Origin, lead_always
 from vfmalign.finetuning.launchers.by_tenant import TenantLauncher
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options, identity_labels, job_name, manifest
 
@@ -13,18 +13,16 @@ def test_every_call_names_the_job_with_its_tenant():
     launcher = MagicMock(spec=Launcher)
     for tenant, name in (("default", "j"), ("ward-7", "ward-7:j")):
         launcher.reset_mock()
-        own, event = TenantLauncher(launcher, tenant), JobEvent("Started", "m")
+        own = TenantLauncher(launcher, tenant)
         own.launch("j", 1, "uri", origin=Origin(check="c"))
         own.observe("j", 1, None)
         own.stop("j", 1, None, force=True)
         own.log_command("j", 1)
-        own.announce("j", 1, event)
         own.close()
         launcher.launch.assert_called_once_with(name, 1, "uri", lead_always, origin=Origin("c", tenant=tenant))
         launcher.observe.assert_called_once_with(name, 1, None)
         launcher.stop.assert_called_once_with(name, 1, None, force=True)
         launcher.log_command.assert_called_once_with(name, 1)
-        launcher.announce.assert_called_once_with(name, 1, event)
         launcher.close.assert_not_called()
 
 

@@ -66,7 +66,7 @@ OUTSIDE = "the path leaves the folder"
         (lambda d: with_item(d, image="C:\\x.nii.gz"), OUTSIDE),
         (lambda d: with_item(d, image=7), "not a path"),
         (lambda d: with_item(d, image=[]), "not a path"),
-        (lambda d: with_item(d, image=[f"imagesTr/{NAME}0.nii.gz"] * 2), "it has 2 images, and 1 modalities"),
+        (lambda d: with_item(d, image=[f"imagesTr/{NAME}0.nii.gz"] * 2), "it has 2 images, but 1 modalities"),
         (lambda d: edit_json(d, lambda c: c["training"].append(c["training"][0])), "same file name"),
         (lambda d: edit_json(d, lambda c: c["training"].append(None)), "item 5 of training, c-.*: it is not an obj"),
         (lambda d: edit_json(d, lambda c: c["training"][3].pop("label")), "there is no hippocampus, which other"),
@@ -74,7 +74,7 @@ OUTSIDE = "the path leaves the folder"
         (lambda d: edit_json(d, lambda c: c.update(modality={"0": "T1w", "1": "t1W"})), "declared twice"),
         (lambda d: edit_json(d, lambda c: c.update(modality={"1": "T1w"})), "not numbered 0, 1"),
         (lambda d: edit_json(d, lambda c: c.update(modality={str(i): f"m{i}" for i in range(17)})), "at most 16"),
-        (lambda d: edit_json(d, lambda c: c.update(labels={"whole": [1, 2]})), "no whole number from 0 to 255"),
+        (lambda d: edit_json(d, lambda c: c.update(labels={"whole": [1, 2]})), "not a whole number from 0 to 255"),
         (lambda d: edit_json(d, lambda c: c.update(labels={"0": "background", "1": "a"})), "values 2 are not declared"),
         (lambda d: edit_json(d, lambda c: c.update(test="x")), "test is not a list"),
         (lambda d: put(d / "dataset.json", "{"), "not a JSON object"),
@@ -122,7 +122,7 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path
         (lambda d: (d / "labels" / f"{NAME}1.nii.gz").unlink(), "there is no label, which other cases have"),
         (lambda d: put(d / "images" / f"{NAME}1.nii", b""), "two files are the image"),
         (lambda d: put(d / "labels" / f"{NAME}1.nii", b""), "two files are the label"),
-        (lambda d: put(d / "labels" / f"{NAME}1.nii.gz", CASES[0].image), "label has .* different values, as an im"),
+        (lambda d: put(d / "labels" / f"{NAME}1.nii.gz", CASES[0].image), "label has .* different values, like an im"),
         (lambda d: put(d / "labels" / f"{NAME}1.nii.gz", HALVES), "label labels are not whole numbers"),
         (lambda d: put(d / "labels" / f"{NAME}1.nii.gz", to_nifti(np.zeros((4, 4, 4), np.uint8))), "empty|irrecon"),
         (
@@ -164,7 +164,7 @@ def test_bad_nnunet(tmp_path: Path, damage: Callable[[Path], Any], message: str)
         (lambda d: anat(d, 1, "T1w").unlink(), "(t1w: 3 of 4 cases have it, but not case 2 of 4); add the"),
         (
             lambda d: [anat(d, n, "T1w").rename(anat(d, n, "Surname")) for n in range(4)],
-            "no image's suffix is one of BIDS; their names share no word",
+            "no image has a suffix of BIDS; the file names share no word",
         ),
         (lambda d: [anat(d, n, "T1w").unlink() for n in range(4)], "no folder sub-*/anat or sub-*/ses-*/anat with im"),
         (lambda d: put(anat(d, 1, "run-2_T1w"), CASES[1].image), "2 files are t1w"),
@@ -220,8 +220,8 @@ def test_a_word_of_a_file_name_that_may_be_a_patient_s_becomes_no_id(tmp_path: P
     assert source.declaration.modalities == ("t1w",)
     assert source.declaration.label_names == ("hippocampus",)
     assert [note.split(";")[0] for note in source.notes] == [
-        "left out: 4 images with a suffix that is none of BIDS",
-        "left out: 1 label map of one patient alone",
+        "left out: 4 images with a suffix that is not in BIDS",
+        "left out: 1 label map that only one patient has",
     ]
     assert list_problems(path) == ""
 

@@ -58,7 +58,7 @@ def test_a_case_without_a_modality_is_left_out(tmp_path: Path) -> None:
     ("kinds", "message"),
     [
         (("mask",), "only_with: 'mask' is not declared; choose from t1w, hippocampus"),
-        (LABELS, "only_with: no case has hippocampus; name what the cases have"),
+        (LABELS, "only_with: no case has hippocampus; choose kinds that cases have"),
     ],
 )
 def test_names_that_leave_nothing_are_refused(tmp_path: Path, kinds: tuple[str, ...], message: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_group_counts, split_groups
+from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 
 
 @pytest.mark.parametrize("count", [3, 4, 7, 10, 101])
@@ -44,14 +44,3 @@ def test_rejects_invalid_shares(shares, message):
 def test_rejects_fewer_groups_than_splits():
     with pytest.raises(BadDataset, match="2 patients cannot fill 3 disjoint splits; import more patients"):
         split_groups(["a", "b"], DEFAULT_SHARES, 0)
-
-
-def test_counts_are_exact_and_the_other_patients_are_in_no_split():
-    groups = [f"g-{i}" for i in range(20)]
-    counts = {"test": 6, "pretrain": 8, "train": 3}
-    assigned = split_group_counts(groups, counts, seed=1)
-    assert {name: list(assigned.values()).count(name) for name in counts} == counts
-    assert len(assigned) == 17
-    assert assigned == split_group_counts(groups[::-1], counts, seed=1) != split_group_counts(groups, counts, seed=2)
-    with pytest.raises(BadDataset, match="20 patients cannot fill splits of 21"):
-        split_group_counts(groups, counts | {"val": 4}, seed=1)

@@ -77,7 +77,7 @@ def test_a_folder_that_no_case_has_ends_the_import(tmp_path: Path, layout: str, 
     path = LAY_OUT[layout](tmp_path / "d", CASES)
     (path / folder).chmod(0)
     for chosen in (None, layout):
-        assert f"it, or something in it, {DENIED}; allow this account" in list_problems(path, layout=chosen)
+        assert f"the path, or something below it, {DENIED}; allow this account" in list_problems(path, layout=chosen)
     if folder == "." and layout == "csv":
         assert DENIED in list_problems(path / "cases.csv")
 

@@ -1,4 +1,4 @@
-"""The page on DICOM says what the code does."""
+"""The page on imports says what the code does."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from vfmalign.imaging.dicom import stacks
 from vfmalign.imaging.dicom.frames import DERIVED
 from vfmalign.imaging.dicom.rules.conditions import WORDS, Condition
 
-PAGE = (Path(__file__).parents[4] / "docs" / "dicom.md").read_text()
+PAGE = (Path(__file__).parents[4] / "docs" / "datasets.md").read_text()
 DECLARATIONS = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_page_has_declarations_with_and_without_rules() -> None:
+    assert {"selections" in declaration for declaration in DECLARATIONS} == {True, False}
 
 
 @pytest.mark.parametrize("declaration", DECLARATIONS)
 def test_the_declarations_on_the_page_are_read(declaration: str) -> None:
     read = parse_declaration(declaration.encode())
     names = {selection.name for selection in read.selections}
-    assert names == {*read.declaration.modalities, *read.declaration.label_names}
+    expected = {*read.declaration.modalities, *read.declaration.label_names} if "selections" in declaration else set()
+    assert names == expected
 
 
 def test_the_page_names_what_a_condition_may_be() -> None:

@@ -112,7 +112,7 @@ def test_functional_groups_that_are_not_one_for_each_frame_are_refused():
     dataset = make_enhanced()
     del dataset.PerFrameFunctionalGroupsSequence[0]
 
-    with pytest.raises(BadVolume, match="not one for each frame"):
+    with pytest.raises(BadVolume, match="not have one functional group for each frame"):
         list_frames(dataset, "IM")
 
 

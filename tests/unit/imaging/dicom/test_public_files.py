@@ -22,18 +22,18 @@ from vfmalign.imaging.dicom.sources import FolderSource
 ROOTS = (Path(pydicom.__file__).parent / "data", Path(data_store.__file__).parent / "data")
 REFUSED = {
     "not DICOM": ["*.txt", "*.json", "*.md", "*.dump", "*.icc", "*.gz", "*README", "*BigEndNoMeta*", "*/no_meta.dcm"],
-    "no image": ["palettes/*.dcm", "*/rt[pd]*.dcm", "*/waveform_ecg.dcm", "*/reportsi*", "*/test-SR.dcm",
-                 "*/badVR.dcm", "*/ExplVR_LitEndNoMeta.dcm"],
-    "cut off or damaged": ["*DICOMDIR*", "*SQEncoding*", "*UN_sequence.dcm", "*/nested_priv_SQ.dcm", "*/priv_SQ.dcm",
-                           "*/empty_charset_LEI.dcm", "*/meta_missing_tsyntax.dcm", "*/no_meta_group_length.dcm"],
+    "not an image": ["palettes/*.dcm", "*/rt[pd]*.dcm", "*/waveform_ecg.dcm", "*/reportsi*", "*/test-SR.dcm",
+                     "*/badVR.dcm", "*/ExplVR_LitEndNoMeta.dcm"],
+    "truncated or damaged": ["*DICOMDIR*", "*SQEncoding*", "*UN_sequence.dcm", "*/nested_priv_SQ.dcm", "*/priv_SQ.dcm",
+                             "*/empty_charset_LEI.dcm", "*/meta_missing_tsyntax.dcm", "*/no_meta_group_length.dcm"],
     "states no identifier": ["*/JPEGLSNearLossless_*", "*/SC_rgb_jls_*"],
     "a segmentation": ["*liver*.dcm", "*/rtstruct.dcm"],
     "cut off before its pixels": ["*/chrJap*", "*/chrKorean*", "*/TINY_ALPHA/PT*"],
     "several frames without functional groups": ["*_2frame.dcm", "emri_small*", "color3d*", "*/examples_ybr*"],
-    "colours": ["*SC_*", "US1_*", "OBXXXX1A*", "OT-PAL*", "color-p*", "gdcm-US*", "*/ExplVR_BigEnd.dcm",
-                "*/GDCMJ2K*", "*/examples_jpeg2k.dcm", "*/examples_palette.dcm", "*/examples_rgb*"],
-    "transfer syntax is not read: JPEG Extended": ["*/JPEG-lossy.dcm", "*/JPGExtended.dcm"],
-    "another length": ["*/MR_small_padded.dcm"],
+    "in colour": ["*SC_*", "US1_*", "OBXXXX1A*", "OT-PAL*", "color-p*", "gdcm-US*", "*/ExplVR_BigEnd.dcm",
+                  "*/GDCMJ2K*", "*/examples_jpeg2k.dcm", "*/examples_palette.dcm", "*/examples_rgb*"],
+    "transfer syntax is not supported: JPEG Extended": ["*/JPEG-lossy.dcm", "*/JPGExtended.dcm"],
+    "length of its pixels": ["*/MR_small_padded.dcm"],
     "damaged or truncated": ["*/MR_truncated.dcm", "*/JPEG2000-embedded-sequence-delimiter.dcm"],
 }  # fmt: skip
 """Patterns of paths by what their refusal says; the first that matches counts."""

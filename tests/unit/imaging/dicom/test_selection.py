@@ -77,7 +77,7 @@ def test_without_a_match_the_problem_says_why_nothing_fits() -> None:
     assert choice.problems == (
         "nothing meets the selection of t2w: orientation is sagittal, not transverse: series 3; "
         "diffusion is trace, but must be absent: series 6; diffusion is adc, but must be absent: series 7; "
-        "`vfmalign dicom show` lists what the study holds; correct the selection",
+        "`vfmalign dicom show` lists the content of the study; correct the selection",
     )
     assert choice.lacks == ("t2w",)
     assert "t2w" not in choice.stacks
@@ -94,9 +94,9 @@ def test_two_equal_volumes_are_a_problem_that_tells_them_apart() -> None:
     choice = choose_by(make_study(make_series(4, T2W), make_series(9, wide)), ANY_MR)
     assert choice.problems == (
         "2 volumes meet the selection of t2w equally well: "
-        "series 4: SeriesDescription t2_tse_tra, EchoTime 104, no Rows; "
-        "series 9: SeriesDescription t2_tse_tra_pelvis, EchoTime 90, Rows 512; "
-        "add a condition or a preference that tells them apart, or name one with --choose",
+        "series 4: SeriesDescription …, EchoTime 104, no Rows; "
+        "series 9: SeriesDescription …, EchoTime 90, Rows 512; "
+        "add a condition or a preference that distinguishes them, or choose one with --choose",
     )
     assert not choice.stacks
     assert not choice.lacks  # it is there, so that `--only-with` does not leave the case out
@@ -105,7 +105,7 @@ def test_two_equal_volumes_are_a_problem_that_tells_them_apart() -> None:
 
 def test_a_repeated_series_says_that_nothing_tells_it_apart() -> None:
     choice = choose_by(make_study(make_series(4, T2W), make_series(5, T2W)), ANY_MR)
-    assert "series 4; series 5; no attribute differs, as where a series is stored twice" in choice.problems[0]
+    assert "series 4; series 5; no attribute differs, so perhaps a series is stored twice" in choice.problems[0]
 
 
 def make_repeated(*times: float) -> Study:
@@ -124,7 +124,7 @@ def test_a_series_that_was_acquired_again_is_told_by_its_time() -> None:
 
 
 def test_a_time_of_day_is_no_condition() -> None:
-    with pytest.raises(ValidationError, match="not an attribute that rules know"):
+    with pytest.raises(ValidationError, match="not an attribute of rules"):
         choose_by(make_repeated(1.0), ANY_MR | {"conditions": {"AcquisitionTime": {"min": 0}}})
 
 
@@ -225,8 +225,8 @@ def test_a_problem_of_the_only_match_is_told() -> None:
     broken = make_stack(T2W, "1.2.5", problem="2 slices missing between others that lie 3 mm apart")
     choice = choose_by(make_study(make_series(5, broken), make_series(6, {"Modality": "CT"})), ANY_MR)
     assert choice.problems == (
-        "what meets the selection of t2w cannot be used: series 5: 2 slices missing between others that lie 3 mm "
-        "apart; export the series again, or select another",
+        "the volumes that meet the selection of t2w cannot be used: series 5: 2 slices missing between others that lie "
+        "3 mm apart; export the series again, or select another",
     )
     assert not choice.lacks
     refused = make_series(5, T2W, problem="its pixels contain annotation")
@@ -306,8 +306,8 @@ def test_modalities_in_several_frames_of_reference_are_a_problem(uids: tuple[str
     series = [make_placed(4, T2W, uids[0]), make_placed(6, DWI, uids[1]), make_placed(7, ADC, uids[2])]
     choice = choose_built_in("prostate_mpmri", *series)
     problem = (
-        f"its volumes are not known to lie in one frame of reference ({groups}), so that their places to each other "
-        "are unknown; register the series and export them again, or allow it with --allow frames_of_reference"
+        f"its volumes are not known to lie in one frame of reference ({groups}), so that their relative "
+        "positions are unknown; register the series and export them again, or allow it with --allow frames_of_reference"
     )
     assert choice.problems == ((problem,) if groups else ())
     assert not choice.allowed
@@ -348,8 +348,8 @@ def test_two_equal_segmentations_are_a_problem() -> None:
     drawn = [make_segmentation(number, "Prostate") for number in (100, 101)]
     choice = choose_label(GLAND, select_label("gland", v1={"label": "Prostate"}), *drawn)
     assert choice.problems == (
-        "2 volumes meet the selection of gland equally well: series 100: SeriesDescription drawn 100; "
-        "series 101: SeriesDescription drawn 101; add a condition or a preference that tells them apart, or name one "
+        "2 volumes meet the selection of gland equally well: series 100: SeriesDescription …; "
+        "series 101: SeriesDescription …; add a condition or a preference that distinguishes them, or choose one "
         "with --choose",
     )
     assert not choice.label_maps
@@ -358,7 +358,7 @@ def test_two_equal_segmentations_are_a_problem() -> None:
 def test_a_segment_of_two_values_is_a_problem() -> None:
     rule = select_label("zones", v1={"label": {"contains": "z"}}, v2={"label": "tz"})
     choice = choose_label(ZONES, rule, make_segmentation(100, "PZ", "TZ"))
-    assert "series 100: its segment 2 is meant by the values 1 and 2" in choice.problems[0]
+    assert "series 100: its segment 2 matches the values 1 and 2" in choice.problems[0]
 
 
 def test_a_coded_concept_that_holds_a_name_is_hidden() -> None:

@@ -121,7 +121,7 @@ def test_slices_that_wander_within_their_plane_are_refused():
 
     (stack,) = divide_datasets(make_series(attributes={"ImagePositionPatient": get_position}))
 
-    assert stack.problem == "slices are shifted within their plane, each by another distance"
+    assert stack.problem == "slices are shifted within their plane, each by a different distance"
 
 
 @pytest.mark.parametrize(

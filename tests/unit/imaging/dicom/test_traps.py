@@ -97,16 +97,16 @@ TRAPS = {
     "slices 5 % from equal": Trap(make_gap(0.05), problem="slices lie 3 to 3.15 mm apart"),
     "small differences that add up": Trap(
         lambda: make_series(make_array((40, 34, 40)), heights=[k + 4e-6 * k * k for k in range(40)]),
-        problem="which no regular grid has",
+        problem="which is not a regular grid",
     ),
     "slices in any order of instances": Trap(lambda: make_series(heights=[4, 0, 3, 1, 2])),
     "gantry tilt of 0.5°": Trap(make_tilt(0.5), problem="shifted against each other by 0.5°"),
     "gantry tilt of 2.5°": Trap(make_tilt(2.5), problem="shifted against each other by 2.5°"),
     "gantry tilt of 15°": Trap(make_tilt(15), problem="shifted against each other by 15°"),
     "mixed orientations": Trap(lambda: make_three_planes(slices=5), PLANES),
-    "localiser with three planes": Trap(lambda: make_three_planes(slices=1), PLANES, "one slice alone"),
+    "localiser with three planes": Trap(lambda: make_three_planes(slices=1), PLANES, "a single slice"),
     "enhanced multi-frame with two b-values": Trap(lambda: make_enhanced(b_values=B_VALUES), WEIGHTED),
-    "one slice": Trap(lambda: make_series(make_array((40, 34, 1))), problem="one slice alone"),
+    "one slice": Trap(lambda: make_series(make_array((40, 34, 1))), problem="a single slice"),
     "several echoes": Trap(
         lambda: make_series(b_values=(None, None), attributes={"EchoTime": lambda place: "10" if place < 5 else "80"}),
         [{"EchoTime": 10.0}, {"EchoTime": 80.0}],
@@ -194,6 +194,6 @@ def test_a_lossy_transfer_syntax_is_read_as_it_was_written(syntax, dtype, larges
 def test_a_transfer_syntax_that_no_decoder_reads_is_refused_by_name(scan_series, read_volume):
     (stack,) = scan_series(make_series(syntax=uid.JPEGExtended12Bit)).stacks
 
-    with pytest.raises(BadVolume, match="transfer syntax is not read: JPEG Extended") as refused:
+    with pytest.raises(BadVolume, match="transfer syntax is not supported: JPEG Extended") as refused:
         read_volume(stack)
     assert "JPEG-LS" in refused.value.remedy

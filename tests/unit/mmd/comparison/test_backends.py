@@ -1,4 +1,4 @@
-"""Which backend sums, and what the answer says of it: torch everywhere, triton where it runs, a note elsewhere."""
+"""Which backend sums, and what the answer says: torch, triton where it is requested and runs, a note elsewhere."""
 
 import json
 import os
@@ -8,12 +8,15 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from tests.mmd_options import make_options
 
+from vfmalign.mmd.comparison import backends
 from vfmalign.mmd.comparison.compare import compare
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine import rows, tiles
 from vfmalign.mmd.engine.compute_config import ComputeConfig
-from vfmalign.mmd.engine.row_streams import ArrayRows
+from vfmalign.mmd.engine.kernels import KERNELS
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton, which runs on Linux only")
 IN_THE_INTERPRETER = """
@@ -41,8 +44,8 @@ def pair(rng):
     return rng.normal(size=(40, 6)), rng.normal(0.8, 1.0, size=(40, 6))
 
 
-def asked(pair, backend, wrap=np.asarray):
-    x, y = (Sample(name, {"f": wrap(part)}) for name, part in zip("xy", pair, strict=True))
+def asked(pair, backend):
+    x, y = (Sample(name, {"f": part}) for name, part in zip("xy", pair, strict=True))
     options = make_options("paired", fixed_sigma=3.0, permutations=9)
     return compare(x, y, None, options, ComputeConfig(backend=backend))
 
@@ -50,6 +53,19 @@ def asked(pair, backend, wrap=np.asarray):
 def test_auto_takes_torch_on_a_cpu_and_has_nothing_to_say(pair):
     found = asked(pair, "auto")
     assert (found.backend, found.backend_note) == ("torch", "")
+
+
+def test_auto_takes_torch_on_a_cuda_device_even_where_triton_could_run(pair, monkeypatch):
+    def fails(*_, **__):
+        raise AssertionError("triton was not requested")
+
+    monkeypatch.setattr("vfmalign.mmd.engine.triton.backend.unavailable_reason", lambda *_: "")
+    monkeypatch.setattr("vfmalign.mmd.engine.triton.backend.accumulate", fails)
+    pooled = rows.prepare([(part, None) for part in pair], rows.UNCHANGED, "float64", torch.device("cpu"))
+    layout = tiles.Layout((40, 40), np.arange(80), np.zeros((80, 0), np.int8))
+    engine = ComputeConfig(device=torch.device("cuda"))
+    found = backends.accumulate(tiles.PooledMatrix(pooled), [KERNELS["gaussian"](3.0, 6)], layout, engine)
+    assert (engine.backend, found.backend, found.note) == ("auto", "torch", "")
 
 
 def test_triton_that_cannot_run_falls_back_and_says_why(pair, monkeypatch):
@@ -60,7 +76,6 @@ def test_triton_that_cannot_run_falls_back_and_says_why(pair, monkeypatch):
     assert found.layers[0].raw.mmd2 == wanted.layers[0].raw.mmd2
     monkeypatch.setattr("vfmalign.mmd.engine.precision.EXACT_FLOP", {"cpu": 0.0})
     assert "a CUDA device" in asked(pair, "triton").backend_note or find_spec("triton") is None
-    assert "rows in memory" in asked(pair, "triton", ArrayRows).backend_note
 
 
 @needs_triton

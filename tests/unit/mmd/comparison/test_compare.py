@@ -26,14 +26,14 @@ def test_swapped_cases_are_refused_by_row(rng):
     cases = tuple(f"case-{i}" for i in range(10))
     swapped = (*cases[:3], cases[4], cases[3], *cases[5:])
     x, y = sample(rng, "x", case_ids=cases), sample(rng, "y", case_ids=swapped)
-    with pytest.raises(CaseOrderMismatch, match=r"2 of 10 rows.*the first is row 3") as error:
+    with pytest.raises(CaseOrderMismatch, match=r"2 of 10 rows.*first in row 3") as error:
         compare(x, y, None, PAIRED, ComputeConfig())
     assert error.value.subject == "y.case_ids"
 
 
 def test_differing_groups_are_refused(rng):
     x, y = sample(rng, "x", groups=("p",) * 10), sample(rng, "y", groups=("p",) * 9 + ("q",))
-    with pytest.raises(CaseOrderMismatch, match="another group"):
+    with pytest.raises(CaseOrderMismatch, match="the group of 1 of 10 rows differs"):
         compare(x, y, None, PAIRED, ComputeConfig())
 
 
@@ -86,7 +86,7 @@ def test_rows_of_one_case_must_be_in_one_group(rng, pairing, groups):
     cases = ("c0", "c0", *(f"c{i}" for i in range(2, 10)))
     x, y = sample(rng, "x", case_ids=cases, groups=groups), sample(rng, "y")
     options = make_options(pairing, fixed_sigma=1.0)
-    with pytest.raises(BadOption, match=r"row 1 .from 0. repeats the case.*name one group") as error:
+    with pytest.raises(BadOption, match=r"row 1 .from 0. repeats the case.*into one group") as error:
         compare(x, y, None, options, ComputeConfig())
     assert error.value.field == "x.case_ids"
     in_one_group = replace(x, groups=("p0", "p0") + ("p2",) * 8)
@@ -118,7 +118,7 @@ def test_bad_features_are_refused_by_field(rng):
     ("options", "field", "remedy"),
     [
         ({}, "kernel", "send `reference`"),
-        ({"bandwidth_rule": "fixed"}, "kernel.fixed_sigma", "give σ in units of the features"),
+        ({"bandwidth_rule": "fixed"}, "kernel.fixed_sigma", "set σ in units of the features"),
         ({"fixed_sigma": float("nan")}, "kernel.fixed_sigma", "choose a finite number"),
         ({"kernel": "cosine", "fixed_sigma": 1.0}, "kernel.family", "choose 'gaussian'"),
         ({"interval_level": 1.0}, "interval_level", "choose a value below 1"),
@@ -264,11 +264,8 @@ def test_measures_that_cannot_be_taken_are_refused_or_absent_with_the_reason(rng
     x, y = sample(rng, "x"), sample(rng, "y")
     with pytest.raises(BadOption, match=r"measures\[0\]: unknown value; choose 'cka', 'frechet' or 'energy'"):
         compare(x, y, None, make_options("paired", fixed_sigma=1.0, measures=("logme",)), ComputeConfig())
-    with pytest.raises(BadOption, match="`cka` needs row i of x and of y to be of one case"):
+    with pytest.raises(BadOption, match="`cka` needs paired samples"):
         compare(x, y, None, make_options("independent", fixed_sigma=1.0, measures=("cka",)), ComputeConfig())
-    streamed = Sample("x", {layer: ArrayRows(rows, "x") for layer, rows in x.layers.items()})
-    with pytest.raises(BadOption, match="`frechet` cannot be computed for features that do not fit into memory"):
-        compare(streamed, y, None, make_options("paired", fixed_sigma=1.0, measures=("frechet",)), ComputeConfig())
     one_row = Sample("reference", {layer: rows[:1] for layer, rows in x.layers.items()})
     options = make_options("paired", fixed_sigma=1.0, measures=("energy",))
     (found,) = compare(x, y, one_row, options, ComputeConfig()).layers[0].measures

@@ -11,7 +11,7 @@ from tests.unit.mmd.comparison import two_processes
 
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS
 from vfmalign.mmd import __main__ as service
-from vfmalign.mmd import mmd_test
+from vfmalign.mmd import local, mmd_test
 from vfmalign.mmd.comparison import __main__ as comparison
 from vfmalign.mmd.comparison.__main__ import BAD_INPUT, NO_MEMORY, OK
 from vfmalign.mmd.statistics import similarity
@@ -83,7 +83,7 @@ def test_a_reference_adds_standardised_features(files, answer):
         (
             ("--sigma", "1"),
             {"kernel": {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}},
-            "the bandwidth rule takes a median",
+            "the bandwidth rule uses a median",
         ),
         (("--sigma", "-1"), {}, "kernel.fixed_sigma: out of range; choose a value of at least 0"),
         (("--sigma", "1"), {"estimator": "ESTIMATOR_UNBIASED_PAIRED"}, "needs rows of the same cases"),
@@ -92,12 +92,12 @@ def test_a_reference_adds_standardised_features(files, answer):
             {"test": {"permutations": 100_001}},
             "test.permutations: out of range",
         ),
-        (("--sigma", "1"), {"measures": ["MEASURE_CKA"]}, "`cka` needs row i of x and of y to be of one case"),
+        (("--sigma", "1"), {"measures": ["MEASURE_CKA"]}, "`cka` needs paired samples"),
         (("--sigma", "1"), {"kernels": 3}, "not the JSON of a ComputeRequest"),
         (("--sigma", "1", "--options", "{"), {}, "not the JSON of a ComputeRequest"),
         (("--sigma", "1", "--options", "3"), {}, "not the JSON of a ComputeRequest"),
-        (("--sigma", "1"), {"pairing": "PAIRING_PAIRED"}, "`pairing` is an argument of its own"),
-        (("--sigma", "1"), {"x": {"feature_set_id": "a"}}, "`x` is an argument of its own"),
+        (("--sigma", "1"), {"pairing": "PAIRING_PAIRED"}, "`pairing` has its own argument"),
+        (("--sigma", "1"), {"x": {"feature_set_id": "a"}}, "`x` has its own argument"),
     ],
 )
 def test_what_cannot_succeed_is_said_in_one_sentence(files, answer, arguments, options, words):
@@ -130,7 +130,8 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_would(files, tmp_pat
     np.save(tmp_path / "big.npy", np.zeros((20_000, 64), np.float16))
     ask_for = (tmp_path / "big.npy", tmp_path / "big.npy", *INDEPENDENT, "--sigma", 1)
     done = answer(*ask_for, code=NO_MEMORY, test={"permutations": 1000})
-    assert "16.0 MiB are allowed; allow " in done.err
+    assert "the limit is 16 MiB" in done.err
+    assert "choose the estimator `random_fourier`, or allow more memory (VFMALIGN_MMD__MEMORY_MIB)" in done.err
 
 
 @pytest.mark.parametrize("arguments", [("one.npy",), ("a.npy", "b.npy", "c.npy"), ("a.npy", "b.npy", "--kernel", "x")])
@@ -167,22 +168,22 @@ def test_help_names_the_launcher_and_the_settings(capsys):
     assert "VFMALIGN_MMD__MEMORY_MIB" in shown
 
 
-def test_files_larger_than_the_memory_allowed_are_read_in_parts(tmp_path, rng, monkeypatch, answer):
+def test_random_fourier_reads_files_larger_than_the_memory_allowed_in_blocks(tmp_path, rng, monkeypatch, answer):
     files = tmp_path / "x.npy", tmp_path / "y.npy"
     for path in files:
         np.save(path, rng.normal(size=(3000, 400)).astype(np.float32))
     ask_for = (*files, *INDEPENDENT, "--sigma", 30)
-    options = {"test": {"permutations": 20}, "precision": "PRECISION_EXACT"}
+    exact = {"test": {"permutations": 20}, "precision": "PRECISION_EXACT"}
+    options = exact | {"estimator": "ESTIMATOR_RANDOM_FOURIER", "frequencies": 256}
     whole = first_layer(answer(*ask_for, **options))
-    monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "48")
+    monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "16")
     read = []
-    monkeypatch.setattr(comparison, "read_npy", lambda path, name: read.append(name))
+    monkeypatch.setattr(local, "read_npy", lambda path, name: read.append(name))
     in_parts = first_layer(answer(*ask_for, **options))
     assert not read
     value, expected = (found["raw"]["mmd2"]["value"] for found in (in_parts, whole))
     assert value == pytest.approx(expected, rel=1e-10)
-    monkeypatch.setenv("VFMALIGN_MMD__MEMORY_MIB", "16")
-    assert "allow" in answer(*ask_for, code=NO_MEMORY, **options).err
+    assert "random_fourier" in answer(*ask_for, code=NO_MEMORY, **exact).err
 
 
 def by_torchrun(_, arguments):

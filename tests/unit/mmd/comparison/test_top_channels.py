@@ -190,7 +190,7 @@ def test_the_library_gives_what_the_service_gives(rng):
     assert mmd2(x, y, pairing="paired", reference=reference, standardised=True) == result.mmd2
     raw = mmd_test(x, y, pairing="paired", reference=reference, permutations=60, seed=2)
     assert (raw.mmd2, raw.top_channels) == (layer.raw.mmd2.value, None)
-    with pytest.raises(BadOption, match="only be standardised by a reference") as error:
+    with pytest.raises(BadOption, match="standardised features need a reference") as error:
         mmd2(x, y, pairing="paired", standardised=True)
     assert error.value.field == "reference"
 

@@ -1,6 +1,7 @@
 """What the pairs of a batch share: sets are read once and rows prepared once, within a budget of bytes."""
 
 import time
+import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -39,6 +40,19 @@ def test_the_least_recently_used_goes_first():
     assert cache.used_bytes == 8
 
 
+def test_a_key_does_not_keep_its_array_alive():
+    cache, array = SizedLruCache(10), np.zeros(3)
+    assert cache.get_or_create(("mean", IdentityKey(array)), lambda: 1.0, lambda _: 4) == 1.0
+    assert cache.get_or_create(("mean", IdentityKey(array)), lambda: 2.0, lambda _: 4) == 1.0
+    key, freed = IdentityKey(array), weakref.ref(array)
+    del array
+    assert freed() is None
+    assert key != IdentityKey(np.zeros(3))
+    for name in "abc":  # evicts the entry of the array that is gone
+        assert cache.get_or_create(name, lambda: 3.0, lambda _: 4) == 3.0
+    assert cache.used_bytes == 8
+
+
 def test_a_value_that_is_none_or_false_is_stored():
     cache, made = SizedLruCache(10), []
     for _ in range(2):
@@ -67,7 +81,7 @@ def test_a_factory_may_use_the_cache():
 
 
 def test_identity_keys_compare_the_very_object():
-    one, equal = [1], [1]
+    one, equal = np.ones(1), np.ones(1)
     assert IdentityKey(one) == IdentityKey(one)
     assert hash(IdentityKey(one)) == hash(IdentityKey(one))
     assert IdentityKey(one) != IdentityKey(equal)

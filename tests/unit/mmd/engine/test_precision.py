@@ -200,7 +200,7 @@ def test_features_that_overflow_are_refused(brute, rng):
 def test_features_too_large_for_the_kernel_are_refused(brute, rng, kernel, sigma, scale):
     """Their bound is not a number, and every permutation would count as smaller than what was observed."""
     x, y = rng.normal(size=(2, 9, 4)) * scale
-    with pytest.raises(BadTensor, match="beside its σ"):
+    with pytest.raises(BadTensor, match="relative to σ"):
         brute.compare(x, y, kernel=kernel, fixed_sigma=sigma, permutations=99)
 
 

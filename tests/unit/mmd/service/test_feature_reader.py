@@ -106,7 +106,7 @@ def test_an_object_of_another_size_than_the_request_says_is_refused():
     reader, _, source = upload(save(ARRAYS))
     size_bytes = len(save(ARRAYS))
     assert reader.shapes([source]) == reader.shapes([replace(source, size_bytes=size_bytes)])
-    with pytest.raises(BadOption, match=f"{size_bytes:,} bytes, and the request says 1") as error:
+    with pytest.raises(BadOption, match=f"{size_bytes:,} bytes, but the request states 1") as error:
         reader.shapes([replace(source, size_bytes=1)])
     assert error.value.field == "x.uploaded.object.size_bytes"
 

@@ -138,21 +138,27 @@ def test_sums_permutations_and_left_out_buckets_are_the_formulas(samples, monkey
         assert [part[g] for part in found.left_out] == pytest.approx(wanted, abs=1e-13)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("change", ["shift", "spread", "near", "near, one channel"])
-def test_the_error_bound_holds_as_often_as_it_says(rng, kernel, change):
-    """Nearly equal pairs are the hardest: few frequencies carry the whole error."""
+def test_the_error_bound_holds_as_often_as_it_says(rng, change):
+    """Nearly equal pairs are the hardest: few frequencies carry the whole error.
+
+    It holds in 30 runs of each kernel, and in the 150 of all: a bound that held in 90 % of the runs would fail.
+    """
     x = rng.normal(size=(30, 1 if change == "near, one channel" else 5))
     y = x + 0.05 * rng.normal(size=x.shape)
     if not change.startswith("near"):
         y = rng.permutation(y) + 0.5 if change == "shift" else 1.5 * rng.normal(size=x.shape)
-    options = {"paired": change.startswith("near"), "kernel": kernel}
-    wanted = exact(kernel, x, y, paired=options["paired"])
-    runs = [run(x, y, **options, frequencies=256, precision="float64", seed=seed) for seed in range(100)]
-    errors = np.array([abs(one.mmd2.value - wanted) for one in runs])
-    bounds = np.array([one.approximation_error for one in runs])
-    assert int((errors <= bounds).sum()) >= binom.ppf(1e-3, 100, 0.98)
-    assert np.median(errors) > 0.002 * np.median(bounds)  # and it is not idle
+    held = []
+    for kernel in KERNELS:
+        options = {"paired": change.startswith("near"), "kernel": kernel}
+        wanted = exact(kernel, x, y, paired=options["paired"])
+        runs = [run(x, y, **options, frequencies=256, precision="float64", seed=seed) for seed in range(30)]
+        errors = np.array([abs(one.mmd2.value - wanted) for one in runs])
+        bounds = np.array([one.approximation_error for one in runs])
+        held.append(int((errors <= bounds).sum()))
+        assert np.median(errors) > 0.002 * np.median(bounds), kernel  # and it is not idle
+    assert min(held) >= binom.ppf(1e-3, 30, 0.98), held
+    assert sum(held) >= binom.ppf(1e-3, 150, 0.98), held
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -14,15 +14,7 @@ CASES = {
     "unpaired": {"rows": (30, 40)},
     "unpaired, groups of 8 rows": {"rows": (80, 80), "per_group": 8},
     "paired, correlation 0": {"rows": (25, 25), "pairing": "paired"},
-    "paired, correlation 0.5": {"rows": (25, 25), "pairing": "paired", "correlation": 0.5},
     "paired, correlation 0.95": {"rows": (25, 25), "pairing": "paired", "correlation": 0.95},
-    "paired, correlation 0, groups of 8 rows": {"rows": (112, 112), "pairing": "paired", "per_group": 8},
-    "paired, correlation 0.5, groups of 8 rows": {
-        "rows": (112, 112),
-        "pairing": "paired",
-        "correlation": 0.5,
-        "per_group": 8,
-    },
     "paired, correlation 0.95, groups of 8 rows": {
         "rows": (112, 112),
         "pairing": "paired",
@@ -64,7 +56,7 @@ def p_values(datasets, *, rows, per_group=1, correlation=0.0, **options):
 
 @pytest.mark.parametrize("case", CASES)
 def test_tests_keep_their_size(case):
-    datasets = 200 if "aggregated" in case else 300
+    datasets = 100 if "aggregated" in case else 200
     rejected = int((p_values(datasets, **CASES[case]) <= LEVEL + 1e-12).sum())
     # Of 2^10 swaps, s and −s alike, p can be 50/1024 and not 5 %; of 99 permutations it can be 5/100.
     attainable = 50 / 1024 if "all swaps" in case else LEVEL

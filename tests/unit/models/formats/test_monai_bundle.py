@@ -190,7 +190,7 @@ def test_what_is_missing_is_named_with_the_choices(tmp_path):
     with pytest.raises(BadOption, match=r"SegResNet has no submodule 'down'; choose from act_mod"):
         import_model([folder], "", ["down"], INPUT, "bundle")
     nothing = InputDescription((), None, None, "zscore_nonzero")
-    with pytest.raises(BadOption, match=r"give --modalities, --spacing and --shape \(its metadata state 2 channels"):
+    with pytest.raises(BadOption, match=r"input.shape_dhw by --set \(its metadata state 2 channels"):
         import_model([folder], "", LAYERS, nothing, "bundle")
     one = InputDescription(("t2w",), None, (8, 16, 16), "zscore_nonzero")
     with pytest.raises(BadOption, match=r"the network does not take an input of \[1, 8, 16, 16\]"):

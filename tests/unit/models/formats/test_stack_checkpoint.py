@@ -138,7 +138,7 @@ def test_a_window_replaces_the_quantiles_of_a_stack():
     described = InputDescription(("ct",), None, None, "window", window=(-160.0, 240.0))
     preprocessing = described.adjust(DEFAULT_INPUT)
     assert (preprocessing.window, preprocessing.quantiles, preprocessing.reference) == ((-160.0, 240.0), None, "ct")
-    with pytest.raises(BadOption, match="window needs two bounds in HU") as caught:
+    with pytest.raises(BadOption, match="two bounds in HU are required for the normalisation window") as caught:
         InputDescription(("ct",), None, None, "window").adjust(DEFAULT_INPUT)
     assert "such as -160 and 240" in caught.value.remedy
 
@@ -202,13 +202,13 @@ def without(state: dict[str, torch.Tensor], *names: str) -> dict[str, torch.Tens
 @pytest.mark.parametrize(
     ("family", "state", "says"),
     [
-        ("meshnet", make_autoencoder_state(), "its 18 convolutions are not those of meshnet"),
-        ("dilated_autoencoder", make_meshnet_state(), "its 11 convolutions are not those of dilated_autoencoder"),
-        ("meshnet", without(make_meshnet_state(), "model.9.0.weight"), "its 10 convolutions are not those of meshnet"),
+        ("meshnet", make_autoencoder_state(), "its 18 convolutions do not match meshnet"),
+        ("dilated_autoencoder", make_meshnet_state(), "its 11 convolutions do not match dilated_autoencoder"),
+        ("meshnet", without(make_meshnet_state(), "model.9.0.weight"), "its 10 convolutions do not match meshnet"),
         ("meshnet", {"weight": torch.ones(3)}, "no weights of 3D convolutions"),
         ("meshnet", {"a.kernel": torch.ones(1, 1, 3, 3, 3)}, "no weights of 3D convolutions"),
         ("meshnet", make_meshnet_state() | {"model.0.1.weight": torch.ones(3)}, "unexpected model.0.1.weight"),
-        ("meshnet", make_meshnet_state() | {"model.0.1.running_mean": torch.ones(3)}, "normalises by batch"),
+        ("meshnet", make_meshnet_state() | {"model.0.1.running_mean": torch.ones(3)}, "uses batch normalisation"),
         (
             "dilated_autoencoder",
             make_autoencoder_state() | {"4.weight": torch.randn(2, 5, 3, 3, 3)},
@@ -261,7 +261,7 @@ def test_options_that_do_not_belong_together_are_rejected(tmp_path):
     path, file = save(tmp_path / "net.pth", make_meshnet_state()), tmp_path / "net.json"
     with pytest.raises(BadOption, match="needs a description"):
         import_model([path], FAMILY, [], INPUT, "net")
-    with pytest.raises(BadOption, match="nothing else has one"):
+    with pytest.raises(BadOption, match="no other model may have one"):
         import_model([path], "meshnet", [], INPUT, "net", description=file)
     with pytest.raises(NotFound, match="the file does not exist"):
         import_model([path], FAMILY, [], INPUT, "net", description=file)

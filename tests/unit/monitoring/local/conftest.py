@@ -29,15 +29,16 @@ def save(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
-def run_observer(tmp_path: Path) -> Observe:
-    """Observes files; `said` of the fixture's function collects progress and alarms."""
+def run_observer() -> Observe:
+    """Observes files; its function has `said`, progress and alarms so far, and the last run's `comparisons`."""
     said: list[Any] = []
 
     def run(reference: str, *streams: str, **options: Any) -> DriftDocument:
-        folder = tmp_path / "exchange"
-        folder.mkdir(exist_ok=True)
         request = DriftRequest(reference=reference, streams=streams, **options)
-        return observe(request, folder, lambda *numbers: said.append(numbers), lambda *alarm: said.append(alarm))
+        document, run.comparisons = observe(  # type: ignore[attr-defined]
+            request, lambda *numbers: said.append(numbers), lambda *alarm: said.append(alarm)
+        )
+        return document
 
     run.said = said  # type: ignore[attr-defined]
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,7 @@ def test_a_reference_whose_strata_are_all_unknown_is_refused(run_observer: Obser
         "reference_table": write_table(tmp_path / "r.csv", "patient,scanner", [f"p{n}," for n in range(60)]),
         "stream_table": write_table(tmp_path / "s.csv", "patient,scanner", [f"q{n},A" for n in range(5)]),
     }
-    with pytest.raises(errors.InvalidInput, match="no row of the reference has this stratum") as caught:
+    with pytest.raises(errors.InvalidInput, match="no row of the reference has a value of this stratum") as caught:
         run_observer(save("r.npy", 60), save("s.npy", 5), **tables, by="scanner")
     assert (caught.value.subject, bool(caught.value.remedy)) == ("by", True)
 
@@ -169,8 +168,8 @@ def test_rows_that_are_not_finite_are_counted_and_not_compared(
     document = run_observer(save("r.npy", 60), stream)
     assert document.outcomes["not_finite"] == 2
     assert document.rows == document.moved_rows == 38
-    (window,) = json.loads((tmp_path / "exchange" / "comparisons.json").read_text())
-    assert window["rows"] == 38
+    (window,) = run_observer.comparisons  # type: ignore[attr-defined]
+    assert window.rows == 38
 
 
 def test_a_stream_of_which_no_row_enters_has_a_document(run_observer: Observe, save: Save, tmp_path: Path) -> None:
@@ -206,8 +205,8 @@ def test_new_files_go_on_where_observations_have_ids(run_observer: Observe, save
         document = run_observer(reference, save("s.npy", 20, seed=month), stream_table=table, state=state)
     assert document.rows == 40
     assert document.history[0].row == 1
-    (window,) = json.loads((tmp_path / "exchange" / "comparisons.json").read_text())
-    assert (window["first_row"], window["last_row"]) == (21, 40), "the rows at hand"
+    (window,) = run_observer.comparisons  # type: ignore[attr-defined]
+    assert (window.first_row, window.last_row) == (21, 40), "the rows at hand"
 
 
 @pytest.mark.parametrize(
@@ -295,7 +294,7 @@ def test_a_state_that_cannot_be_written_is_an_error(run_observer: Observe, save:
         ({}, {}, {"by": "scanner"}, errors.InvalidInput, "by", "arrays have no strata"),
         ({}, {}, {"alpha": 0.6}, errors.BadOption, "alpha", "alpha is 0.6"),
         ({}, {}, {"run_length": 5}, errors.BadOption, "run_length", "run_length is 5"),
-        ({}, {}, {"window_rows": 15}, errors.BadOption, "window", "15 is out of range"),
+        ({}, {}, {"window_rows": 15}, errors.BadOption, "window_rows", "15 is out of range"),
         ({}, {}, {"stream_table": "/none.csv"}, errors.BadOption, "stream_table", "no such file"),
     ],
 )  # fmt: skip

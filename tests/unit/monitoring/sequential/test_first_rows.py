@@ -82,11 +82,11 @@ def observe(shift: float, seed: int, *, length: int = 8, alpha: float = 0.5, oth
 
 
 def test_sessions_of_scanners_keep_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 200 streams without a change, 20 ± 4.2 have p ≤ 0.1, whatever the order of the scanners."""
+    """Of 60 streams without a change, 6 ± 2.3 have p ≤ 0.1, whatever the order of the scanners; without strata, 36."""
     monkeypatch.setattr(block_scores, "SUBSETS", 9)  # blocks are no part of this test
-    p_values = [observe(0.0, seed).epoch.first_p_value or 0.0 for seed in range(200)]
-    assert sum(p <= 0.1 for p in p_values) <= 20 + 4 * 4.3
-    assert 60 <= sum(p <= 0.5 for p in p_values) <= 140
+    p_values = [observe(0.0, seed).epoch.first_p_value or 0.0 for seed in range(60)]
+    assert sum(p <= 0.1 for p in p_values) <= 6 + 4 * 2.3
+    assert 15 <= sum(p <= 0.5 for p in p_values) <= 45
 
 
 def test_a_site_that_differs_from_its_first_row_on_raises_the_alarm_at_once() -> None:

@@ -21,8 +21,14 @@ STREAMS, ROWS, CHANNELS, ALPHA = 40, 320, 6, 0.2
 MOST_FALSE_ALARMS = int(stats.binom.ppf(0.9995, STREAMS, ALPHA))
 
 
+@pytest.fixture(autouse=True)
+def few_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks blocks among a tenth of the subsets, which takes half of the time and keeps the level."""
+    monkeypatch.setattr(block_scores, "SUBSETS", 99)
+
+
 def count_alarms(make_monitor: Any, observe: Any, streams: int, rows: int, change: Any = lambda z: z) -> int:
-    """Counts the streams of a distribution with heavy tails that alarm."""
+    """Counts the streams of a Gaussian that alarm, until there are too many for a monitor that keeps its level."""
     alarms = 0
     for seed in range(streams):
         monitor = make_monitor(seed=seed, channels=CHANNELS, alpha=ALPHA)
@@ -32,6 +38,8 @@ def count_alarms(make_monitor: Any, observe: Any, streams: int, rows: int, chang
             if monitor.status.alarm is not None:
                 alarms += 1
                 break
+        if alarms > MOST_FALSE_ALARMS:
+            break
     return alarms
 
 
@@ -50,7 +58,7 @@ def test_rows_ranked_among_the_reference_alone_alarm_too_often(
 
 @pytest.mark.parametrize("change", [lambda z: z + 1.0, lambda z: z * 2.0, lambda z: z * 0.3])
 def test_changes_are_detected(make_monitor: Any, observe: Any, change: Any) -> None:
-    assert count_alarms(make_monitor, observe, 6, 160, change) == 6
+    assert count_alarms(make_monitor, observe, 3, 160, change) == 3
 
 
 def run_sessions(seed: int, observe: Any, *, has_strata: bool, rows: int = 400, change: float = 0.0) -> Alarm | None:
@@ -72,7 +80,7 @@ def run_sessions(seed: int, observe: Any, *, has_strata: bool, rows: int = 400, 
 
 
 def test_sessions_of_scanners_raise_no_alarm_within_strata(observe: Any) -> None:
-    assert [run_sessions(seed, observe, has_strata=True) for seed in range(6)] == [None] * 6
+    assert [run_sessions(seed, observe, has_strata=True) for seed in range(4)] == [None] * 4
 
 
 def test_blocks_of_neighbours_take_sessions_for_a_change(observe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_constant_channels_get_a_tenth_of_the_median_scale() -> None:
 @pytest.mark.parametrize(
     ("rows", "patients", "error", "message"),
     [
-        (ROWS[:59], NAMES[:59], InvalidInput, "rows of 59 patients; Give one row of each of 60 to 20,000"),
+        (ROWS[:59], NAMES[:59], InvalidInput, "rows of 59 patients; give one row of each of 60 to 20,000"),
         (ROWS, ["a"] * 90, InvalidInput, "rows of 1 patients"),
         (ROWS, NAMES[:80], InvalidInput, "expected 90 values, got 80"),
         (ROWS[0], NAMES, BadTensor, "expected a matrix of real numbers, got 1 axes"),

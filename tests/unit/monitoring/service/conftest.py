@@ -65,12 +65,12 @@ class Process:
 
     def observe(self, name, rows, start=0, prefix="o"):
         """Observes rows, one by one a patient of its own."""
-        watched = self.monitors.get_watched(name)
+        pins = self.monitors.get_pins(name)
         incoming = [
             IncomingObservation.of(f"{prefix}{index}", f"{prefix}g{index}", "", None, {"a": row})
             for index, row in enumerate(rows, start)
         ]
-        return self.keeper.record(name, watched, ORIGIN, incoming)
+        return self.keeper.record(name, pins, ORIGIN, incoming)
 
     def replace_reference(self, name, epoch, start, pinned, reference):
         self.epochs.replace_reference(self.monitors.get(name), epoch, start, pinned, reference)

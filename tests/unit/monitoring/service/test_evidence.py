@@ -258,14 +258,14 @@ def test_a_new_reference_counts_what_another_process_records_meanwhile(database,
 def test_a_monitor_that_is_created_again_does_not_take_what_was_read_for_the_first(database, store, process):
     other = Process(database, store)
     first = create(process.monitors, store, "m", seed=1)
-    watched = process.monitors.get_watched("m")
+    pins = process.monitors.get_pins("m")
     process.observe("m", draw(5))
     other.observe("m", draw(6)[5:], 5)
     process.monitors.delete("m", first.uid)
     process.keeper.forget("m", first.uid)
     create(process.monitors, store, "m", seed=1)
     with pytest.raises(Outdated):
-        other.keeper.record("m", watched, first.origin, [IncomingObservation.of("x", "x", "", None, {"a": draw(1)[0]})])
+        other.keeper.record("m", pins, first.origin, [IncomingObservation.of("x", "x", "", None, {"a": draw(1)[0]})])
     assert other.observe("m", draw(5))[4]["row"] == 5
     with database.snapshot() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(ObservationRow)) == 5
@@ -304,7 +304,7 @@ def test_a_transaction_takes_fewer_observations_of_a_large_state(database, store
         commits.clear()
         results = process.observe("m", draw(10), prefix=f"{size_bytes}-")
         assert [one["row"] - results[0]["row"] for one in results] == list(range(10))
-        assert len(commits) == 1 + transactions, "one for what is watched, and those that record"
+        assert len(commits) == 1 + transactions, "one for what is pins, and those that record"
 
 
 def test_the_first_snapshot_of_an_epoch_has_none_that_makes_up_for_its_loss(database, store, process):
@@ -351,7 +351,7 @@ def test_snapshots_that_are_older_than_the_log_are_a_loss_of_data(database, stor
     create(process.monitors, store, "m")
     process.observe("m", draw(20))
     delete_inputs(database, 10)  # as after a restored backup of the bucket alone
-    with pytest.raises(DataLoss, match="restore the bucket and the database from backups of one moment"):
+    with pytest.raises(DataLoss, match="restore the bucket and the database from backups of the same time"):
         Process(database, store).observe("m", draw(21)[20:], 20)
     assert process.observe("m", draw(21)[20:], 20)[0]["row"] == 21, "a process that has the state goes on"
 

@@ -58,7 +58,7 @@ def list_observations(database):
 def record(process, patient, row, name):
     """Observes one row of a patient."""
     one = IncomingObservation.of(name, patient, "", None, {"a": row})
-    return process.keeper.record("m", process.monitors.get_watched("m"), ORIGIN, [one])[0]
+    return process.keeper.record("m", process.monitors.get_pins("m"), ORIGIN, [one])[0]
 
 
 def test_a_monitor_goes_on_from_its_log_with_its_rows_patients_and_outcomes(database, store, process, loaded):
@@ -205,7 +205,7 @@ def test_a_monitor_whose_log_is_not_whole_says_what_to_do_and_shows_what_it_has(
         with pytest.raises(PreconditionFailed, match="not all of its observations are kept") as caught:
             call()
         assert caught.value.subject == "m"
-        assert caught.value.remedy == "note its alarm, delete it, and create it again, which begins its evidence anew"
+        assert caught.value.remedy == "note its alarm, delete it, and create it again; its evidence then starts over"
         assert later.observe("other", draw(1), next(numbers))[0]["outcome"] == "entered"
     assert (later.monitors.get("m"), loaded) == (before, [])
     assert store.objects == objects

@@ -59,7 +59,7 @@ def test_the_same_request_returns_the_first_monitor_and_another_one_is_a_conflic
     monitors = MonitorRepository(database, 1)
     first = create(monitors, store, "m")
     assert create(MonitorRepository(database, 2), store, "m").uid == first.uid
-    with pytest.raises(Conflict, match="another body: it differs in alpha; choose another monitor id"):
+    with pytest.raises(Conflict, match="a different request: it differs in alpha; choose another monitor id"):
         create(MonitorRepository(database, 2), store, "m", alpha=0.2)
     request = first.spec.model_copy(update={"layer": ""})
     assert list_changed_fields(first.spec.model_dump(mode="json"), request) == ["layer"]

@@ -108,7 +108,7 @@ def test_what_does_not_fit_the_monitor_is_refused(store, layers, error, text):
 def test_times_that_are_none_are_refused(store):
     layers = [inline("a", 1, 2, 3, 4)]
     for seconds, nanos in ((2**62, 0), (-(2**62), 0), (253402300800, 0), (-62135596801, 0), (0, 2**31 - 1)):
-        with pytest.raises(BadOption, match="not a time"):
+        with pytest.raises(BadOption, match="the time is invalid"):
             read_inline(store, [observe(*layers, acquire_time=Timestamp(seconds=seconds, nanos=nanos))], LAYERS, "")
     with pytest.raises(BadOption, match="the time is empty"):  # what a Date of JavaScript becomes
         read_inline(store, [observe(*layers, acquire_time=Timestamp())], LAYERS, "")

@@ -15,7 +15,7 @@ from vfmalign.core.domain.errors import DeadlineExceeded, NotFound
 from vfmalign.core.rpc.access.identity import Identity, current_identity
 from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime.work_context import WorkContext, work_within
-from vfmalign.monitoring.service.servicer import MonitoringServicer, Parts
+from vfmalign.monitoring.service.servicer import MonitoringServicer
 from vfmalign.v1 import monitoring_pb2 as pb
 
 WAIT_S = 20.0
@@ -23,8 +23,8 @@ WAIT_S = 20.0
 
 @pytest.fixture
 def servicer(process, store):
-    parts = Parts(process.monitors, process.keeper, process.epochs, store)
-    return MonitoringServicer(parts, watching=Watching("monitoring", 0.01))
+    watching = Watching("monitoring", 0.01)
+    return MonitoringServicer(process.monitors, process.keeper, process.epochs, store, watching=watching)
 
 
 def make_request(monitor_id, number):

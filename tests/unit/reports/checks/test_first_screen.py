@@ -35,7 +35,7 @@ def test_rows_say_what_is_subtracted_from_what(make_report):
     first = make_first_screen(report, METRIC, {}, None)
     assert read_rows(first) == [
         ("your model minus the specialised network", "+0.099 (+0.027 to +0.138) in lesion Dice"),
-        ("your model minus the same network without pretraining", "+0.099 (+0.027 to +0.138) in lesion Dice"),
+        ("your model minus itself without pretraining", "+0.099 (+0.027 to +0.138) in lesion Dice"),
         ("your model minus the naive baseline", "+0.499 (+0.427 to +0.538) in lesion Dice"),
     ]
     psnr = SPECS["translation"].primary_metric

@@ -13,7 +13,7 @@ from vfmalign.analysis.checks.cautions import list_cautions
 from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.analysis.checks.shift import shift_ratio
 from vfmalign.analysis.checks.verdict import Verdict
-from vfmalign.client.messages.checks import CheckSpec, Probe, VerdictLabel
+from vfmalign.client.messages.checks import CheckSpec, VerdictLabel
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.recipes import TrainingBudget
 from vfmalign.core.domain.field_of_view import CutStructure
@@ -232,28 +232,6 @@ def test_measures_without_a_scale_are_named_but_show_no_number(make_report):
     assert "For Fréchet distance, energy distance, no scale tells" in html
     assert "312" not in html
     assert "23.4" not in html
-
-
-def test_shows_probes_as_a_picture_and_a_table(make_report):
-    assert "Early probes" not in html_of(make_report())
-    shift = make_report().result.shift.layers[0].standardised.mmd2
-    probes = (
-        Probe(step=12, shift=shift, validation_score=0.21),
-        Probe(
-            step=60,
-            shift=Estimate(value=0.04, absent_reason="7 patients: no interval below 8"),
-            validation_score=0.4567,
-        ),
-        Probe(step=84, shift=absent("nothing to compare"), validation_score=0.46),
-    )
-    html = html_of(make_report(probes=probes))
-    section = html.split("<h2>Early probes</h2>")[1].split("</section>")[0]
-    cells = re.findall(r'<td class="n">([^<]*)<', section)
-    assert cells[:4] == ["12", "0.0830", "0.0710 to 0.0950", "0.210"]
-    assert cells[4:8] == ["60", "0.0400", "–", "0.457"]
-    assert "7 patients: no interval below 8." in section
-    assert 'src="data:image/svg+xml' in section
-    assert html_of(make_report(probes=probes[:1])).count("Early probes") == 1
 
 
 def test_every_row_of_the_networks_has_a_cell_for_every_column(make_report):

@@ -50,7 +50,7 @@ def read_command(monkeypatch):
         {
             "recipe": Recipe(
                 preset="demo", epochs=8, steps_per_epoch=12, batch_size=1, learning_rate=3e-5, weight_decay=0.05,
-                layer_decay=0.8, encoder_rate=0.0, patch_shape_dhw=(8, 32, 32), probe_steps=(12, 48),
+                layer_decay=0.8, encoder_rate=0.0, warmup_fraction=0.0, patch_shape_dhw=(8, 32, 32),
             )
         },
     ],
@@ -68,7 +68,6 @@ def test_the_command_line_reads_the_same_request(read_command, fields):
         {"shuffled_labels": True},
         {"random_weights": True},
         {"scratch_recipe": Recipe()},
-        {"recipe": Recipe(warmup_fraction=0.0)},
         {"seed": 8, "recipe_seed": 7},
     ],
 )

@@ -12,6 +12,7 @@ from vfmalign.client.messages.checks import Steps
 from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.reports.checks.number_rows import list_numbers
 from vfmalign.reports.checks.page import PageSources, render
+from vfmalign.reports.checks.score_table import list_score_rows
 from vfmalign.reports.checks.seed_rows import list_component_rows, list_seed_notes, list_seed_rows
 
 METRIC = SPECS["segmentation"].metrics[0]
@@ -132,3 +133,12 @@ def test_baselines_of_other_checks_are_named_with_their_seed(make_two_seeds):
     assert "Same architecture, random weights, seed 7: reused from job <code>other-scratch</code>" in html
     assert "Specialised network, seed 8: reused from job <code>other-s2</code>" in html
     assert "-r1</code>" not in html, "the trial of a recipe is one of the check's own trainings"
+
+
+def test_the_scores_of_the_first_screen_have_the_differences_beside_them(make_two_seeds):
+    result = make_two_seeds().result
+    row = list_score_rows(result, METRIC, {})[0]
+    tuned, specialised, scratch = (float(value) for value in row.values[:3])
+    assert row.name == "mean lesion Dice over 2 trainings"
+    assert tuned - specialised == pytest.approx(result.rpg_specialised.absolute.value, abs=1e-3)
+    assert scratch == pytest.approx(result.rpg_scratch.baseline, abs=5e-4)

@@ -144,10 +144,10 @@ def test_windows_and_channels_from_before_the_alarm_do_not_pass_for_what_moved()
     monitor = make_monitor(windowed_shifts=(make_shift(101, 200, 0.002),))
     text = read(make_live_document(monitor, windows=()))
     assert "No row since the alarm has been compared yet: what follows is of rows 101 to 200. Rows 101 to" in text
-    assert "Means of rows 101 to 200 beside the reference's" in text
+    assert "Difference of the means of rows 101 to 200 from the reference's" in text
     text = read(make_live_document())
     assert "No row since the alarm" not in text, "the last window has rows that followed the alarm"
-    assert "Means of rows 291 to 390 beside" in text
+    assert "Difference of the means of rows 291 to 390 from" in text
 
 
 def test_a_monitor_of_an_earlier_version_has_a_page_before_its_state_is_made_anew() -> None:

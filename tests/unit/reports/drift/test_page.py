@@ -51,7 +51,7 @@ def test_the_first_screen_says_whether_since_when_how_strong_and_what_moved() ->
         "Raised by rows, observation <code>c-5f5b865d1efe1613</code>.",
         "Strongest evidence now: rows, 1.1 × 10¹⁷ (threshold 313).",
         "Highest in this epoch: rows, 1.1 × 10¹⁷ (threshold 313), after row 400.",
-        "the order of the studies, sessions and seasons may be the cause as well",
+        "the order of the studies, sessions or seasons may also raise it",
         "The share of scanner B has changed most: 50 % of the stream, 25 % of the reference.",
         "Last 100 rows: MMD² 0.0500 (0.0400 to 0.0600).",
         "Within each scanner: A MMD² 0.00400 (\u22120.00600 to 0.0140); B no MMD², because a comparison needs 8 rows",
@@ -309,7 +309,7 @@ def test_a_document_bounds_its_history_and_refuses_unknown_fields_and_versions()
 def test_the_mix_is_a_table_that_raises_no_alarm() -> None:
     text = read(make_document(mix=mix_of(A=(100, 300), C=(0, 60), unknown=(33, 40))))
     assert "Mix of strata scanner reference stream A 100 300 C 0 60 unknown 33 40 The mix raises no alarm." in text
-    assert "A scanner that the reference lacks is compared with earlier rows of its own." in text
+    assert "Rows of a scanner that the reference lacks are compared with earlier rows of the same scanner." in text
 
 
 def test_the_strongest_component_is_the_one_nearest_to_its_own_threshold() -> None:

@@ -6,11 +6,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from bench.evidence.plans import EVIDENCE
 
 from vfmalign.analysis.experiments.answers import VERDICT_TEXTS
 from vfmalign.analysis.experiments.report import ExperimentReport
-from vfmalign.cli.demo.real_plan import REAL_SIZES
-from vfmalign.client.formatting import format_correlation, format_interval, format_number, format_p_value
+from vfmalign.client.formatting import ABSENT, format_correlation, format_interval, format_number, format_p_value
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.errors import InvalidInput
@@ -42,7 +42,7 @@ def test_the_published_page_shows_the_published_report():
 
 def test_the_published_cells_are_those_that_the_experiment_asks_for():
     """Otherwise, `make evidence` would train them again."""
-    finetuning, modality_map = REAL_SIZES["evidence"].finetuning, {"t1w": "input"}
+    finetuning, modality_map = EVIDENCE.finetuning, {"t1w": "input"}
     for file in sorted((DOCS / "evidence" / "cells").glob("*.json")):
         found = CellResult.model_validate_json(file.read_bytes())
         result, settings = found.report.result, found.report.result.settings
@@ -83,17 +83,22 @@ def test_the_prose_of_the_page_follows_from_the_report(published, claims):
     flagged = sum(one.flags.saturated or one.flags.not_beaten for one in averages)
     across_models, across_tasks = claims["gain", "within_task"], claims["gain", "within_model"]
     assert (across_models.units, across_tasks.units) == (6, 5)
-    assert f"MMD² and the gain across models reaches p ≤ 0.05 from ±{across_models.test.threshold:.2f}" in page
-    assert f"and that across the five tasks from ±{across_tasks.test.threshold:.2f}" in page
+    assert f"MMD² and gain reaches p ≤ 0.05 from ±{across_models.test.threshold:.2f} across the six models" in page
+    assert f"and from ±{across_tasks.test.threshold:.2f} across the five tasks" in page
     of_cells = f"{sum(cell.flags.saturated for cell in cells)} of {len(cells)} cells"
     assert f"In {saturated} of {len(averages)} pairs of model and task ({of_cells}) the shift is saturated" in page
     assert f"Without the {flagged} pairs" in page
     for claim in (across_models, across_tasks):
         assert claim.rho * claim.rho_unflagged < 0, "both correlations with the gain change their sign"
-    assert f"They then rest on {len(averages) - flagged} pairs" in page
+    assert f"These correlations are then computed from {len(averages) - flagged} pairs" in page
     autoencoders = {"sae-big-robust-tissue", "sae-robust-tissue"}
     assert set(across_models.reversal.without) == autoencoders
     assert f"without them the correlation is {format_correlation(across_models.reversal.rho)}." in page
+    assert set(across_tasks.reversal.without) == {one.task for one in averages if one.task.startswith("segmentation")}
+    assert (
+        "the two segmentations decide the sign: without them the correlation is "
+        f"{format_correlation(across_tasks.reversal.rho)}." in page
+    )
     gaining = [one.model_id for one in averages if one.verdict.label == "gain"]
     assert (len(gaining), set(gaining)) == (4, autoencoders), "all four verdicts gain are theirs"
     energy = next(one for one in published.claims if one.shift_measure == "energy")
@@ -149,36 +154,39 @@ def test_no_result_stands_outside_of_the_generated_part():
 def test_every_number_of_the_report_stands_in_its_table(folder, large):
     text = render_results(folder)
     for average in large.averages:
-        row = next(line for line in text.splitlines() if line.startswith(f"| `{average.task}` | `{average.model_id}` "))
+        begin = f"| `{average.task}` | `{average.model_id}` "
+        row, shift_row = (line for line in text.splitlines() if line.startswith(begin))
         cells = [cell.strip() for cell in row.strip("|").split("|")]
-        assert cells[4] == format_number(average.shift.value)
-        assert cells[7:10] == [
-            format_number(number) for number in (average.score, average.baseline, average.gain_difference.value)
-        ]
-        assert cells[10] == format_interval(average.gain_difference)
-        assert cells[11:14] == [
+        assert cells[2:10] == [
+            format_number(average.score),
+            format_number(average.baseline),
+            with_interval(average.gain_difference),
             format_number(average.smallest_difference),
             VERDICT_TEXTS[average.verdict.label],
             format_number(average.gain.value),
-        ]
-        assert cells[15:18] == [
-            format_number(average.scratch_difference.value),
-            format_interval(average.scratch_difference),
+            with_interval(average.scratch_difference),
             VERDICT_TEXTS[average.pretraining.label],
         ]
+        shift = [cell.strip() for cell in shift_row.strip("|").split("|")]
+        assert shift[2:4] == [with_interval(average.shift), format_number(average.shift_ratio.value)]
     for variant in large.sensitivity.variants:
         assert f"| {variant.label} | {format_correlation(variant.tau)} | " in text
     for one in large.answers.all:
         assert f"**{one.question}** {one.answer}" in text
     assert text.count(" | supports |") == sum(claim.verdict == "supports" for claim in large.claims)
-    assert "### Controls" not in text
+    assert "on shuffled labels" not in text
     assert "### Cells without results" not in text
+
+
+def with_interval(estimate):
+    interval = format_interval(estimate)
+    return format_number(estimate.value) + ("" if interval == ABSENT else f" ({interval})")
 
 
 def test_averages_of_an_earlier_version_were_not_assessed_on_pretraining(tmp_path, large):
     old = [one.model_copy(update={"pretraining": None, "scratch_difference": None}) for one in large.averages]
     (tmp_path / "report.json").write_bytes(large.model_copy(update={"averages": tuple(old)}).to_json())
-    assert render_results(tmp_path).count("| – | – | not assessed | ") == len(old)
+    assert render_results(tmp_path).count("| – | not assessed | ") == len(old)
 
 
 def test_controls_are_counted_beside_the_shifts(tmp_path, large):
@@ -191,8 +199,8 @@ def test_controls_are_counted_beside_the_shifts(tmp_path, large):
     )
     (tmp_path / "report.json").write_bytes(large.model_copy(update={"averages": averages}).to_json())
     text = render_results(tmp_path)
-    assert "on shuffled labels is at least as large in 1 of 2, and in 1 of the 2 that are not saturated" in text
-    assert "two seeds is at least as large in 0 of 1, and in 0 of the 1 that are not saturated." in text
+    assert "at least as far as the task does in 1 of 2 pairs, and in 1 of the 2 that are not" in text
+    assert "their seed are at least as far apart in 0 of 1 pairs, and in 0 of the 1 that are not saturated." in text
 
 
 def test_an_edited_number_is_found_and_the_command_restores_it(folder, tmp_path, capsys):

@@ -100,8 +100,8 @@ def test_an_experiment_s_page(open_page, pages, size, models):
     assert views[0]["title"].startswith("Experiment ")
     assert len(views[0]["first"]) == {"small": 5, "large": 4}[size], "the answers, the main figure and the cautions"
     assert max(views[0]["first"]) <= FIRST_SCREEN
-    # 2 × (tasks + models) panels and their legends, 2 maps, curves and their legend, predictors and probes
-    assert {len(view["figures"]) for view in views} == {2 * (5 + models) + 2 * (models + 5) + 2 + 5 * models + 3 + 2}
+    # 2 × (tasks + models) panels and their legends, 2 maps, curves and their legend, predictors
+    assert {len(view["figures"]) for view in views} == {2 * (5 + models) + 2 * (models + 5) + 2 + 5 * models + 3 + 1}
 
 
 def with_description(network):

@@ -13,18 +13,20 @@ from vfmalign.cli.commands.api.dataset_import import IdOption, import_, write_no
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.imports import import_phantoms
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
-from vfmalign.cli.options import HomeOption, JsonOption, SeedOption
+from vfmalign.cli.options import HomeOption, JsonOption, SeedOption, parse_splits
 from vfmalign.cli.target import Target
 from vfmalign.cli.verdict_limits import list_limits_of_dataset
 from vfmalign.cli.views.dataset_tables import describe_content, show_dataset, to_dataset_document
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.progress import progress_bar
 from vfmalign.cli.views.tables import new_table
-from vfmalign.core.domain.datasets import SPLITS, Split
+from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.record import ID
 
 app = typer.Typer()
 app.command("import")(import_)
+
+DEFAULT_CASES = ("pretrain=24", "train=20", "val=8", "test=20")
 
 
 @app.command()
@@ -32,10 +34,14 @@ def phantoms(
     *,
     dataset_id: IdOption = None,
     seed: SeedOption = 0,
-    pretrain: Annotated[int, typer.Option(metavar="N", min=0, help="Cases in the split pretrain.")] = 24,
-    train: Annotated[int, typer.Option(metavar="N", min=0, help="Cases in the split train.")] = 20,
-    val: Annotated[int, typer.Option(metavar="N", min=0, help="Cases in the split val.")] = 8,
-    test: Annotated[int, typer.Option(metavar="N", min=0, help="Cases in the split test.")] = 20,
+    cases: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cases",
+            metavar="SPLIT=N",
+            help=f"Cases in a split, such as train=8. Repeatable. By default {', '.join(DEFAULT_CASES)}.",
+        ),
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,9 +49,9 @@ def phantoms(
     with needs_extra("local", "generating phantoms"):
         from vfmalign.imaging.phantoms.dataset import PhantomDataset
 
+    counts = parse_splits([*DEFAULT_CASES, *(cases or ())], int, "--cases")
     output = Output.to_terminal(as_json=as_json)
     target = Target.find(StateDirectory(home))
-    counts: dict[Split, int] = {"pretrain": pretrain, "train": train, "val": val, "test": test}
     name = ID.check(dataset_id or f"phantoms-{seed}", "dataset id")
     with progress_bar(output) as progress:
         dataset = import_phantoms(target, PhantomDataset(name, seed, counts), progress)

@@ -29,7 +29,7 @@ from vfmalign.cli.options import (
     new_id,
     parse_choices,
     parse_map,
-    parse_shares,
+    parse_splits,
     split_list,
 )
 from vfmalign.cli.target import Target
@@ -97,17 +97,17 @@ AllowOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAMES",
-        help="Use DICOM that is refused: because its pixels may name a patient (burned_in_annotation, "
-        "secondary_capture, overlay), or because nothing places its volumes to each other (frames_of_reference); "
-        "separated by commas. Look at the images first. It is recorded with their cases.",
+        help="Use DICOM that is refused because its pixels may name a patient (burned_in_annotation, "
+        "secondary_capture, overlay), or because its volumes share no coordinates (frames_of_reference); separated by "
+        "commas. Look at the images first. The choice is recorded with their cases.",
     ),
 ]
 AcceptDefectiveOption = Annotated[
     bool,
     typer.Option(
         "--accept-defective",
-        help="Where a DICOM series that the rules prefer cannot be used, such as with a missing slice, take the next "
-        "one. It is noted, and recorded with the cases.",
+        help="If a DICOM series that the rules prefer cannot be used, for example because a slice is missing, take the "
+        "next one. This is noted, and recorded with the cases.",
     ),
 ]
 ExcludeOption = Annotated[
@@ -120,7 +120,7 @@ ChooseOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="N:NAME=SERIES",
-        help="Take a modality or label map of study N from this series alone, such as 3:t2w=10, by the numbers that "
+        help="Take a modality or label map of study N only from this series, such as 3:t2w=10, by the numbers that "
         "`vfmalign dicom show` prints. Repeatable.",
     ),
 ]
@@ -138,8 +138,8 @@ ForModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="ID",
-        help="Model that the dataset is for: cases whose organs its field of view cuts off are named, and refused if "
-        "less than 90 % of a structure lies inside.",
+        help="Model that the dataset is for: if its field of view cuts a structure, the case is named, and refused if "
+        "less than 90 % of the structure lies inside.",
     ),
 ]
 StudiesOption = Annotated[
@@ -153,7 +153,7 @@ MaxStagingOption = Annotated[
         metavar="GIB",
         min=0.001,
         max=2**20,
-        help="Most GiB of volumes that an import from a PACS keeps in <home>/private/staging until it is published.",
+        help="Maximum GiB of volumes that an import from a PACS keeps in <home>/private/staging until publication.",
     ),
 ]
 
@@ -225,7 +225,7 @@ def import_(
             choices=parse_choices(choose),
             accepts_defective=accept_defective,
         ),
-        shares=parse_shares(share) if share else None,
+        shares=parse_splits(share, float, "--share") if share else None,
         splits=read_splits(splits) if splits is not None else None,
         patients=read_patients(patients) if patients is not None else None,
         only_with=split_list(only_with),
@@ -366,7 +366,7 @@ def _list_notes(dataset: Dataset, layout: str, options: ImportOptions) -> list[s
 
 
 def write_notes(notes: Sequence[str], output: Output, dataset: Dataset | None = None) -> None:
-    """Writes what users should know of a dataset."""
+    """Writes the notes on a dataset."""
     for note in notes:
         output.note(note, "yellow")
     if dataset is not None and not dataset.held_out and any(size.cases for size in dataset.splits):

@@ -1,4 +1,4 @@
-"""`vfmalign drift`: do the rows of a stream still look like those of a reference?"""
+"""`vfmalign drift`: do the rows of a stream still look like the rows of a reference?"""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
 from vfmalign.cli import exits
 from vfmalign.cli.arrays import parse_sample
+from vfmalign.cli.drift_windows import compute_windows
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.gates import Outcome
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, parse_choice
-from vfmalign.cli.subprocesses.drift import observe_in_subprocess
-from vfmalign.cli.subprocesses.drift_windows import compute_windows
+from vfmalign.cli.set_option import Keys, SetOption, list_keys, parse_settings
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.drift_tables import describe_alarm, show_drift
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.drift import DEFAULT_ALPHA, DEFAULT_WINDOW_ROWS, DriftRequest
+from vfmalign.core.domain.drift import DEFAULT_ALPHA, DriftRequest
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.arrays import NPY
-from vfmalign.reports.drift.document import DriftDocument
+from vfmalign.reports.drift.document import Component, DriftDocument
 
 NO_ALARM = "no_alarm"
+KEYS = Keys(DriftRequest, fields=("run_length", "patient_window_days", "window_rows", "seed"))
+EPILOG = list_keys(KEYS)
 
 ReferenceArgument = Annotated[
     str,
@@ -49,13 +50,6 @@ AlphaOption = Annotated[
         metavar="X",
         help="Largest probability of ever raising a false alarm, up to 0.5, if the studies of one stratum are "
         f"exchangeable; {DEFAULT_ALPHA} by default.",
-    ),
-]
-RunLengthOption = Annotated[
-    int | None,
-    typer.Option(
-        metavar="ROWS",
-        help="In place of --alpha: P(a false alarm within T rows) is at most T/ROWS.",
     ),
 ]
 DriftLayerOption = Annotated[
@@ -81,22 +75,13 @@ StreamTableOption = Annotated[
         "and strata.",
     ),
 ]
-PatientWindowOption = Annotated[
-    int | None,
-    typer.Option(
-        metavar="DAYS", help="Days after which a patient may enter again, which assumes that both are independent."
-    ),
-]
 FirstPatientsOption = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Also compare the first N patients, 20 to 500, with the reference at once, within strata: it finds a "
-        "stream that differs from its first row on, and takes a tenth of alpha.",
+        help="Also compare the first N patients, 20 to 500, with the reference in one test, within strata: it detects "
+        "a stream that differs from its first row on, and takes a tenth of alpha.",
     ),
-]
-WindowOption = Annotated[
-    int, typer.Option(metavar="ROWS", help="Rows of a window of MMD², which only describes; 0 for none.")
 ]
 DriftStateOption = Annotated[
     Path | None,
@@ -108,10 +93,9 @@ ReportOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write t
 RequireOption = Annotated[
     str, typer.Option(metavar="NAME", help="no_alarm: end with exit code 5 if there is an alarm, or if no row entered.")
 ]
-DriftSeedOption = Annotated[int, typer.Option(metavar="N", help="Seed of all random numbers.")]
 LocalOption = Annotated[
     bool,
-    typer.Option("--local", help="Compute MMD² in a process of this machine instead of a service (extra `mmd`)."),
+    typer.Option("--local", help="Compute MMD² on this machine instead of a service (extra `mmd`)."),
 ]
 
 
@@ -120,15 +104,12 @@ def drift(
     streams: StreamArgument,
     *,
     alpha: AlphaOption = None,
-    run_length: RunLengthOption = None,
     layer: DriftLayerOption = "",
     by: ByOption = "",
     reference_table: ReferenceTableOption = None,
     stream_table: StreamTableOption = None,
-    patient_window_days: PatientWindowOption = None,
     first_patients: FirstPatientsOption = None,
-    window: WindowOption = DEFAULT_WINDOW_ROWS,
-    seed: DriftSeedOption = 0,
+    settings: SetOption = None,
     state: DriftStateOption = None,
     report: ReportOption = None,
     require: RequireOption = "",
@@ -139,8 +120,8 @@ def drift(
     """Watch a stream of features for drift from a reference.
 
     If the studies of one scanner are exchangeable (--by scanner), the probability of ever raising a false alarm is at
-    most alpha, however often one looks. It has no bound for autocorrelation and seasons. The monitor runs in a process
-    of this machine. Does a new site look like REFERENCE at all? Add --first-patients 100. Example: vfmalign drift
+    most alpha, however often you look. There is no bound under autocorrelation or seasons. The monitor runs on this
+    machine. To test whether a new site looks like REFERENCE at all, add --first-patients 100. Example: vfmalign drift
     validated.npy march.npy april.npy --local --report drift.html.
     """
     if require:
@@ -148,6 +129,7 @@ def drift(
     for field, source in (("reference", reference), *(("streams", stream) for stream in streams)):
         if not source.endswith(NPY):
             parse_sample(source, field)
+    chosen = parse_settings(settings, KEYS)[""]
     request = DriftRequest(
         reference=reference,
         streams=tuple(streams),
@@ -155,19 +137,16 @@ def drift(
         stream_table=str(stream_table or ""),
         layer=layer,
         by=by,
-        alpha=choose_alpha(alpha, run_length),
-        run_length=run_length,
-        patient_window_days=patient_window_days,
+        alpha=choose_alpha(alpha, chosen.get("run_length")),
         first_patients=first_patients,
-        window_rows=window,
-        seed=seed,
         state=str(state or ""),
+        **chosen,
     )
     output = Output.to_terminal(as_json=as_json)
     needs_store = not all(source.endswith(NPY) for source in (reference, *streams))
     with needs_extra("monitoring", "the page of a monitor") if report is not None else nullcontext():
         import jinja2  # noqa: F401 - asked for first, because a stream may take long
-    target = Target.find(StateDirectory(home)) if needs_store or (window and not local) else None
+    target = Target.find(StateDirectory(home)) if needs_store or (request.window_rows and not local) else None
     document = _observe(request, target, output, local=local)
     if report is not None:
         from vfmalign.reports.drift.page import render
@@ -184,22 +163,31 @@ def drift(
 
 def _observe(request: DriftRequest, target: Target | None, output: Output, *, local: bool) -> DriftDocument:
     """Observes the stream, and adds the windows to the document."""
-    environment = {} if target is None else target.get_store_environment()
-    with TemporaryDirectory(prefix="vfmalign-drift-") as name, View(output) as view:
+    with needs_extra("monitoring", "a monitor on this machine"):
+        from vfmalign.monitoring.blas import use_one_thread
+        from vfmalign.monitoring.local.observer import observe
+
+    with View(output) as view:
 
         def report(done: int, total: int) -> None:
             view.show_bar("rows", "observing", Progress(done=done, total=total, unit="row"))
 
-        def announce(alarm: Mapping[str, Any]) -> None:
-            output.note(describe_alarm(alarm), "bold red")
+        def announce(observation: Any, log_threshold: Mapping[Any, float]) -> None:
+            reached: dict[Component, tuple[float, float]] = {
+                component: (value, log_threshold[component])
+                for component, value in observation.log_evidence.items()
+                if value >= log_threshold[component]
+            }
+            output.note(describe_alarm(observation.row, observation.id, reached), "bold red")
 
         def report_window(done: int, total: int) -> None:
             view.show_bar("windows", "comparing windows", Progress(done=done, total=total, unit="window"))
 
         view.show_bar("rows", "reading", None)
-        document = observe_in_subprocess(request, Path(name), environment, report, announce)
+        with use_one_thread(), nullcontext() if target is None else target.reach_store():
+            document, comparisons = observe(request, report, announce)
         view.show_bar("rows", None, None)
-        windows = compute_windows(Path(name), None if local else target, request.seed, report_window)
+        windows = compute_windows(comparisons, None if local else target, request.seed, report_window)
     return document.model_copy(update={"windows": tuple(windows)})
 
 
@@ -207,17 +195,15 @@ def choose_alpha(alpha: float | None, run_length: int | None) -> float:
     """Returns `--alpha`, or its default.
 
     Raises:
-        BadOption: `--run-length`, which replaces it, is given as well.
+        BadOption: a run length, which replaces it, is given as well.
     """
-    if alpha is not None and run_length is not None:
-        raise BadOption(
-            "it stands in place of --alpha, which is given as well", field="--run-length", remedy="give one"
-        )
+    if alpha is not None and run_length:
+        raise BadOption("it replaces --alpha, but both are given", field="run_length", remedy="give one of them")
     return DEFAULT_ALPHA if alpha is None else alpha
 
 
 def evaluate_alarm(document: DriftDocument) -> Outcome:
-    """Returns the outcome of `--require no_alarm`, which nothing shows where no row entered."""
+    """Returns the outcome of `--require no_alarm`, which is undecidable if no row entered."""
     if document.alarm is not None:
         return Outcome.FAILED
     return Outcome.PASSED if document.rows else Outcome.UNDECIDABLE
@@ -228,8 +214,8 @@ def write_page(path: Path, content: bytes, option: str) -> None:
 
     Args:
         path: the file.
-        content: what it holds.
-        option: that names it, for errors.
+        content: content of the file.
+        option: option that names the file, for errors.
 
     Raises:
         BadOption: it cannot be written.

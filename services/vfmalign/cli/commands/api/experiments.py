@@ -26,32 +26,26 @@ from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     DEFAULT_REPORTS,
     AllowCutOrgansOption,
-    BatchOption,
     BootstrapOption,
     DatasetArgument,
     DetachOption,
-    EncoderRateOption,
     EpochsOption,
     HomeOption,
     JsonOption,
-    LayerDecayOption,
     LevelOption,
     MapOption,
-    PatchOption,
     PermutationsOption,
     PresetOption,
-    ProbeOption,
-    RateOption,
     ReportsOption,
     ShuffledLabelsOption,
     SmallestDifferencesOption,
     StepsOption,
-    WeightDecayOption,
-    build_recipe,
     new_id,
     parse_map,
 )
+from vfmalign.cli.recipe_options import RECIPE, RecipeOption, build_recipe, list_recipe_keys
 from vfmalign.cli.resources import EXPERIMENTS
+from vfmalign.cli.set_option import SetOption, parse_settings
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.experiment_tables import show_experiment
 from vfmalign.cli.views.output import Output
@@ -63,6 +57,7 @@ from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.errors import BadOption, NotFound
 from vfmalign.core.domain.tasks import TASKS
 
+EPILOG = list_recipe_keys(RECIPE)
 app = typer.Typer()
 add_lifecycle(app, EXPERIMENTS, list_experiments)
 
@@ -74,7 +69,7 @@ TasksOption = Annotated[
         "--task",
         metavar="TASK",
         help=f"Task: {', '.join(TASKS)}; with its parameters as in segmentation:label=gland, classification:class=NAME "
-        "or translation:from=t1w+flair,to=t2w (docs/tasks.md). Repeatable.",
+        "or translation:from=t1w+flair,to=t2w (docs/gates.md). Repeatable.",
     ),
 ]
 SeedsOption = Annotated[
@@ -97,16 +92,11 @@ def experiment(
     experiment_id: IdOption = None,
     title: TitleOption = "",
     max_running: MaxRunningOption = 2,
-    preset: PresetOption = "default",
+    preset: PresetOption = None,
     epochs: EpochsOption = None,
     steps_per_epoch: StepsOption = None,
-    batch_size: BatchOption = None,
-    learning_rate: RateOption = None,
-    weight_decay: WeightDecayOption = None,
-    layer_decay: LayerDecayOption = None,
-    encoder_rate: EncoderRateOption = None,
-    patch: PatchOption = None,
-    probe_steps: ProbeOption = None,
+    recipe_file: RecipeOption = None,
+    settings: SetOption = None,
     permutations: PermutationsOption = 1000,
     bootstrap_resamples: BootstrapOption = 2000,
     interval_level: LevelOption = 0.95,
@@ -124,11 +114,8 @@ def experiment(
     One report covers all checks of the experiment. The recipe's options apply to the pretrained networks and to those
     from random weights; the specialised networks share their budget and keep their own learning rates.
     """
-    recipe = build_recipe(
-        preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch, batch_size=batch_size,
-        learning_rate=learning_rate, weight_decay=weight_decay, layer_decay=layer_decay, encoder_rate=encoder_rate,
-        patch=patch, probe_steps=probe_steps,
-    )  # fmt: skip
+    chosen = parse_settings(settings, RECIPE)
+    recipe = build_recipe(chosen, recipe_file, preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch)
     spec = ExperimentSpec.from_fields(
         model_ids=tuple(model_ids),
         dataset_id=dataset_id,
@@ -159,7 +146,7 @@ def experiment(
 
 @app.command()
 def show(experiment_id: ExperimentArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show one experiment. Cells are shown with their results so far, the others with their state."""
+    """Show one experiment. Finished cells are shown with their results, the others with their state."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = EXPERIMENTS.get(target, experiment_id)
     warn_without_leader(target, stored.state, output)
@@ -178,7 +165,7 @@ def report(
 
 
 def list_results(target: Target, experiment: Experiment) -> dict[str, CheckResult]:
-    """Returns the results of the experiment's checks that succeeded, by check id."""
+    """Returns the results of an experiment's successful checks, by check id."""
     succeeded = [cell.check_id for cell in experiment.cells if cell.state == "succeeded"]
 
     async def call(client: AsyncClient) -> dict[str, CheckResult]:
@@ -207,8 +194,8 @@ def finish_experiment(
         experiment: the experiment.
         output: receives the result.
         reports: folder for the downloaded report.
-        further_lines: what a terminal shows after it.
-        fields: what `--json` adds.
+        further_lines: lines that a terminal shows after it.
+        fields: fields that `--json` adds.
 
     Raises:
         typer.Exit: code 1 if the experiment did not succeed, 2 if the report cannot be written, else 0.

@@ -18,43 +18,34 @@ from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     NETWORKS,
     AllowCutOrgansOption,
-    BatchOption,
     ClassOption,
     DatasetArgument,
     DetachOption,
-    EncoderRateOption,
     EpochsOption,
-    FromOption,
     HomeOption,
     JsonOption,
     LabelsOption,
-    LayerDecayOption,
     MapOption,
-    ModalitiesOption,
     ModelOption,
-    PatchOption,
     PresetOption,
-    ProbeOption,
-    RateOption,
     SeedOption,
     StepsOption,
     StructuresOption,
     TaskOption,
-    ToOption,
-    WeightDecayOption,
-    build_recipe,
-    build_task,
     new_id,
     parse_choice,
     parse_map,
 )
+from vfmalign.cli.recipe_options import RECIPE, TASK, RecipeOption, build_recipe, build_task, list_recipe_keys
 from vfmalign.cli.resources import JOBS
+from vfmalign.cli.set_option import SetOption, parse_settings
 from vfmalign.cli.target import Target
 from vfmalign.cli.views import tables
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.common import JOB_STATES
 from vfmalign.client.messages.jobs import Job, JobSpec
 
+EPILOG = list_recipe_keys(RECIPE, TASK)
 app = typer.Typer()
 add_lifecycle(app, JOBS, tables.list_jobs, JOB_STATES)
 
@@ -69,9 +60,6 @@ def finetune(
     labels: LabelsOption = None,
     structures: StructuresOption = None,
     class_name: ClassOption = "",
-    from_modalities: FromOption = None,
-    to_modality: ToOption = "",
-    modalities: ModalitiesOption = None,
     model_id: ModelOption,
     network: Annotated[
         str, typer.Option(metavar="NAME", help=f"Network to start from: {', '.join(NETWORKS)}.")
@@ -80,16 +68,11 @@ def finetune(
         str, typer.Option("--as", metavar="ID", help="Id of the published encoder; <job>-encoder by default.")
     ] = "",
     job_id: JobOption = None,
-    preset: PresetOption = "default",
+    preset: PresetOption = None,
     epochs: EpochsOption = None,
     steps_per_epoch: StepsOption = None,
-    batch_size: BatchOption = None,
-    learning_rate: RateOption = None,
-    weight_decay: WeightDecayOption = None,
-    layer_decay: LayerDecayOption = None,
-    encoder_rate: EncoderRateOption = None,
-    patch: PatchOption = None,
-    probe_steps: ProbeOption = None,
+    recipe_file: RecipeOption = None,
+    settings: SetOption = None,
     seed: SeedOption = 0,
     modality_map: MapOption = None,
     allow_cut_organs: AllowCutOrgansOption = False,
@@ -99,19 +82,13 @@ def finetune(
 ) -> None:
     """Fine-tune a model on a task, without an alignment check.
 
-    What a task is about comes from its options, or else from the dataset's defaults. Examples: --task segmentation
-    --label hippocampus --structure anterior; --task classification --class NAME; --task translation --from t1w,flair
-    --to t2w; --task super_resolution --modality t1w; --task distortion --modality dwi.
+    A task takes its parameters from the options, or else from the dataset's defaults. Examples: --task segmentation
+    --label hippocampus --structure anterior; --task classification --class NAME; --task
+    translation:from=t1w+flair,to=t2w; --task super_resolution:modality=t1w; --task distortion:modality=dwi.
     """
-    full_task = build_task(
-        task, labels=labels, structures=structures, class_name=class_name, from_modalities=from_modalities,
-        to_modality=to_modality, modalities=modalities,
-    )  # fmt: skip
-    recipe = build_recipe(
-        preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch, batch_size=batch_size,
-        learning_rate=learning_rate, weight_decay=weight_decay, layer_decay=layer_decay, encoder_rate=encoder_rate,
-        patch=patch, probe_steps=probe_steps,
-    )  # fmt: skip
+    chosen = parse_settings(settings, RECIPE, TASK)
+    full_task = build_task(task, chosen, labels=labels, structures=structures, class_name=class_name)
+    recipe = build_recipe(chosen, recipe_file, preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch)
     spec = JobSpec.from_fields(
         kind="finetune",
         dataset_id=dataset_id,

@@ -1,4 +1,4 @@
-"""What the commands of jobs, checks and experiments share: list, cancel, retry, follow, and download a report."""
+"""Commands that jobs, checks and experiments share: list, cancel, retry, follow, and download a report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_lifecycle(
     list_table: Callable[[Iterable[OperationT]], RenderableType],
     states: tuple[JobState, ...] = STATES,
 ) -> None:
-    """Adds the commands `list`, `cancel` and `retry` to a group; `states` are those that the resource can have."""
+    """Adds the commands `list`, `cancel` and `retry` to a group; `states` are the states of the resource."""
     noun = resource.noun
     one = f"an {noun}" if noun.startswith("e") else f"a {noun}"
 
@@ -72,7 +72,7 @@ def add_lifecycle(
 
     app.command("list", help=f"List {noun}s, newest first.")(list_)
     app.command("cancel", help=f"Cancel {one}. One that has ended stays as it is.")(cancel)
-    help_ = f"Continue {one} that failed or was cancelled. Nothing that it has stored is computed again."
+    help_ = f"Continue {one} that failed or was cancelled. Stored results are not computed again."
     app.command("retry", help=help_)(retry)
 
 
@@ -108,31 +108,31 @@ def emit_created(
     *,
     opening: str,
 ) -> None:
-    """Writes a resource that was created, for a user who does not wait, with the command that goes on."""
+    """Writes a created resource with the next command, for users who do not wait."""
     output.note(opening)
     next_step = get_next_step(target, resource.noun, resource_id, created.state)
     output.emit({resource.noun: created.to_json_dict()}, next_step)
 
 
 def describe_state(state: JobState) -> str:
-    """Returns the state of a resource that was created, or existed with the same specification, as a predicate."""
+    """Returns, as a predicate, the state of a resource that was created or existed with the same specification."""
     return _PREDICATES.get(state, f"is {state}")
 
 
 def get_next_step(target: Target, noun: str, resource_id: str, state: JobState) -> str:
-    """Returns by which command a user who does not wait goes on."""
+    """Returns the next command for a user who does not wait."""
     if state in TERMINAL_STATES:
         return f"see it with {target.get_command(f'{noun}s show {resource_id}')}"
     return f"follow it with {target.get_command(f'watch {resource_id}')}"
 
 
 def warn_without_leader(target: Target, state: JobState, output: Output) -> None:
-    """Tells that something that has not ended does not go on, where nobody leads."""
+    """Warns that unfinished work does not go on if no orchestrator leads."""
     from vfmalign.cli.local.probes import get_health  # imports the S3 client
 
     address = target.addresses.get("finetuning", "")
     if state not in TERMINAL_STATES and get_health(address, target.files, "orchestration") == "not_serving":
-        output.note(f"! nobody leads, so this does not go on; run {target.get_command('doctor')}", "yellow")
+        output.note(f"! no orchestrator leads, so this does not go on; run {target.get_command('doctor')}", "yellow")
 
 
 def create_reports_folder(folder: Path) -> None:
@@ -171,7 +171,7 @@ class FinalReport:
 
     Attributes:
         places: the path of every file by extension; empty without a report, or if it cannot be written.
-        document: what `--json` adds.
+        document: fields that `--json` adds.
         code: exit code of the download.
     """
 
@@ -181,7 +181,7 @@ class FinalReport:
 
     @property
     def page(self) -> Path | None:
-        """The page; None where there is none."""
+        """Path of the downloaded page of the report; None if there is none."""
         return Path(self.places["html"]) if self.places else None
 
 
@@ -194,7 +194,7 @@ def download_final_report(
     *,
     output: Output,
 ) -> FinalReport:
-    """Downloads the report of a resource that has ended. A folder that cannot be written keeps no result back."""
+    """Downloads the report of a resource that has ended. If the folder cannot be written, the result is still shown."""
     files = resource.list_files(ended)
     if not files:
         return FinalReport({}, {}, OK)
@@ -216,7 +216,7 @@ def download_report(
 
     Args:
         target: the deployment.
-        resource: what is reported on.
+        resource: kind of the resource.
         resource_id: names the files.
         files: the objects by file name extension; `html` is the page.
         folder: where the files are written.
@@ -255,7 +255,7 @@ def _writing_reports() -> Iterator[None]:
 
 
 def no_report(target: Target, noun: str, resource_id: str, state: str, progress: Progress) -> PreconditionFailed:
-    """Returns the error for a resource whose report does not exist, or was lost and is written again."""
+    """Returns the error for a report that does not exist, or was lost and is written again."""
     lost = f" again: {progress.detail}" if progress.reason == "ARTIFACT_LOST" else ""
     return PreconditionFailed(
         f"there is no report, because the {noun} is {state}{lost}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
@@ -14,32 +14,35 @@ from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     OBJECTIVES,
     PRETRAINING_OBJECTIVES,
-    BatchOption,
     DetachOption,
     EpochsOption,
     HomeOption,
     JsonOption,
     MapOption,
     PresetOption,
-    RateOption,
     SeedOption,
     StepsOption,
-    WeightDecayOption,
-    build_recipe,
     new_id,
     parse_choice,
     parse_map,
+    split_list,
 )
+from vfmalign.cli.recipe_options import RECIPE, RecipeOption, build_recipe, list_recipe_keys
+from vfmalign.cli.set_option import Keys, SetOption, list_keys, parse_settings
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_models, show_model
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.domain.record import ID
 
-T = TypeVar("T", int, float)
-
 app = typer.Typer()
+
+INPUT = Keys(Preprocessing, "input")
+INPUT_NOTES = (
+    "They describe the input of a bundle, program or stack. A bundle needs modalities, spacing and shape, a program "
+    "modalities and spacing; a stack has defaults of its own (docs/models.md)."
+)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the model.")]
 FilesArgument = Annotated[
@@ -69,58 +72,6 @@ LayersOption = Annotated[
     str,
     typer.Option("--layers", metavar="NAMES", help="Layers of a bundle or program: submodules, separated by commas."),
 ]
-ModalitiesOption = Annotated[
-    str,
-    typer.Option(
-        "--modalities",
-        metavar="NAMES",
-        help="Names of the input channels of a bundle, program or stack, separated by commas, such as t1w,flair. "
-        "`input` by default for a stack.",
-    ),
-]
-ReferenceOption = Annotated[
-    str,
-    typer.Option(
-        "--reference",
-        metavar="NAME",
-        help="Modality that defines the grid of a study; by default the first of --modalities, or t2w for models of "
-        "prostate MRI.",
-    ),
-]
-SpacingOption = Annotated[
-    str,
-    typer.Option(
-        "--spacing",
-        metavar="D,H,W",
-        help="Voxel size in mm along D,H,W; by default that of the reference volume, or 1,1,1 for a stack.",
-    ),
-]
-ShapeOption = Annotated[
-    str,
-    typer.Option(
-        "--shape",
-        metavar="D,H,W",
-        help="Input size in voxels along D,H,W; not needed for a program. 96,96,96 by default for a stack.",
-    ),
-]
-NormalisationOption = Annotated[
-    str,
-    typer.Option(
-        "--normalisation",
-        metavar="NAME",
-        help="zscore_nonzero (default), zscore_gland, quantile_range (default for a stack), or window.",
-    ),
-]
-QuantilesOption = Annotated[
-    str,
-    typer.Option(
-        "--quantiles", metavar="LOW,HIGH", help="Quantiles that quantile_range scales to 0 and 1; 0.02,0.98 by default."
-    ),
-]
-WindowOption = Annotated[
-    str,
-    typer.Option("--window", metavar="LOW,HIGH", help="Bounds in HU that window scales to 0 and 1, such as -160,240."),
-]
 SourceOption = Annotated[str, typer.Option("--source", metavar="TEXT", help="Origin and licence of the weights.")]
 PrimaryLayerOption = Annotated[
     str,
@@ -133,8 +84,8 @@ RulesOption = Annotated[
     typer.Option(
         "--declaration",
         metavar="NAME",
-        help="Declaration whose selections say which DICOM series the model's inputs take: a JSON file or a name. "
-        "`Extract` follows them where a request names no dataset.",
+        help="Declaration with the selections of DICOM series for the model's inputs: a JSON file or a name. "
+        "`Extract` follows them if a request names no dataset.",
     ),
 ]
 ImportObjectiveOption = Annotated[
@@ -172,7 +123,7 @@ def show(model_id: ModelArgument, home: HomeOption = DEFAULT_HOME, as_json: Json
     output.emit(model.to_json_dict(), show_model(model))
 
 
-@app.command("import")
+@app.command("import", epilog=list_keys(INPUT, notes=INPUT_NOTES))
 def import_(
     files: FilesArgument,
     *,
@@ -180,13 +131,7 @@ def import_(
     model_id: ImportIdOption = "",
     description: DescriptionOption = None,
     layers: LayersOption = "",
-    modalities: ModalitiesOption = "",
-    spacing: SpacingOption = "",
-    shape: ShapeOption = "",
-    normalisation: NormalisationOption = "",
-    quantiles: QuantilesOption = "",
-    window: WindowOption = "",
-    reference: ReferenceOption = "",
+    settings: SetOption = None,
     objective: ImportObjectiveOption = "unknown",
     source: SourceOption = "",
     declaration: RulesOption = "",
@@ -199,30 +144,28 @@ def import_(
     Your token needs the role curator.
 
     Pass one file per sequence for provicnet_fusion: T2, DWI, ADC. Examples: models import tiny.pth --as
-    profound_conv_tiny; models import sae.pth --as dilated_autoencoder --shape 64,64,64; models import meshnet.pth --as
-    meshnet --modalities t1w; models import net.pth --as dilated_stack --description net.json.
+    profound_conv_tiny; models import sae.pth --as dilated_autoencoder --set input.shape_dhw=64,64,64; models import
+    meshnet.pth --as meshnet --set input.modalities=t1w; models import net.pth --as dilated_stack --description
+    net.json.
     """
     with needs_extra("local", "importing a model"):
         from vfmalign.imaging.datasets.layouts.derivation import read_declaration
         from vfmalign.models.importer import InputDescription, import_model
 
     output = Output.to_terminal(as_json=as_json)
+    chosen = parse_settings(settings, INPUT)
     trained_by = parse_choice(objective, OBJECTIVES, "--objective")
     if model_id:
         ID.check(model_id, "--id")
     rules = read_declaration(declaration).to_text() if declaration else ""
     target = Target.find(StateDirectory(home))
-    model_input = InputDescription(
-        tuple(_split_list(modalities)),
-        _parse_three(spacing, float, "--spacing"),
-        _parse_three(shape, int, "--shape"),
-        normalisation,
-        _parse_two(quantiles, "--quantiles", "0.02,0.98"),
-        _parse_two(window, "--window", "-160,240"),
-        reference,
-    )
     imported = import_model(
-        files, architecture, _split_list(layers), model_input, model_id or "checkpoint", description=description
+        files,
+        architecture,
+        split_list([layers] if layers else None),
+        InputDescription(**chosen["input"]),
+        model_id or "checkpoint",
+        description=description,
     )
     output.note(imported.report)
     model = publish_model(
@@ -242,7 +185,7 @@ def import_(
     output.note("the pretraining data are unknown: leakage into a test split cannot be excluded", "yellow")
 
 
-@app.command()
+@app.command(epilog=list_recipe_keys(RECIPE, pretraining=True))
 def pretrain(
     dataset_id: Annotated[
         str,
@@ -261,12 +204,11 @@ def pretrain(
         str, typer.Option("--id", metavar="ID", help="Id of the model; <job>-encoder by default.")
     ] = "",
     job_id: JobOption = None,
-    preset: PresetOption = "default",
+    preset: PresetOption = None,
     epochs: EpochsOption = None,
     steps_per_epoch: StepsOption = None,
-    batch_size: BatchOption = None,
-    learning_rate: RateOption = None,
-    weight_decay: WeightDecayOption = None,
+    recipe_file: RecipeOption = None,
+    settings: SetOption = None,
     seed: SeedOption = 0,
     modality_map: MapOption = None,
     no_wait: DetachOption = False,
@@ -274,10 +216,8 @@ def pretrain(
     as_json: JsonOption = False,
 ) -> None:
     """Pretrain a new encoder and publish it. It is trained on the dataset's split `pretrain`."""
-    recipe = build_recipe(
-        preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch, batch_size=batch_size,
-        learning_rate=learning_rate, weight_decay=weight_decay,
-    )  # fmt: skip
+    chosen = parse_settings(settings, RECIPE)
+    recipe = build_recipe(chosen, recipe_file, preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch)
     spec = JobSpec.from_fields(
         kind="pretrain",
         dataset_id=dataset_id,
@@ -290,33 +230,3 @@ def pretrain(
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     create_job(target, job_id or new_id("pretrain"), spec, output, wait=not no_wait)
-
-
-def _split_list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _parse_three(text: str, kind: type[T], option: str) -> tuple[T, T, T] | None:
-    """Parses three numbers separated by commas; None for an empty text."""
-    if not text:
-        return None
-    try:
-        d, h, w = (kind(part) for part in _split_list(text))
-    except ValueError:
-        raise BadOption(
-            f"{text[:32]!r} is not three numbers", field=option, remedy="use D,H,W, such as 64,224,224"
-        ) from None
-    return d, h, w
-
-
-def _parse_two(text: str, option: str, example: str) -> tuple[float, float] | None:
-    """Parses two numbers separated by a comma; None for an empty text."""
-    if not text:
-        return None
-    try:
-        low, high = map(float, _split_list(text))
-    except ValueError:
-        raise BadOption(
-            f"{text[:32]!r} is not two numbers", field=option, remedy=f"use LOW,HIGH, such as {example}"
-        ) from None
-    return low, high

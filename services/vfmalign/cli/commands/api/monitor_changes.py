@@ -1,4 +1,4 @@
-"""What changes a monitor: acknowledge its alarm, replace its reference, update, pause, resume and delete it."""
+"""Commands that change a monitor: acknowledge its alarm, replace its reference, update, pause, resume and delete it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vfmalign.reports.drift.monitors import describe_monitor
 from vfmalign.reports.drift.wording import describe_acknowledgement, write_verdict
 
 PREPARE_TIMEOUT_S = 180.0
-"""Seconds for a reference, of which the service prepares one at a time: a large one takes half a minute or more."""
+"""Seconds to prepare a reference: a large one takes half a minute or more, and the service prepares one at a time."""
 
 _ORIGIN = {
     "checkpoint_sha256": "other weights",
@@ -46,15 +46,15 @@ def acknowledge(
     monitor_id: MonitorArgument,
     note: Annotated[
         str,
-        typer.Option(metavar="TEXT", help="What was found or done. It stays, and must not identify a patient."),
+        typer.Option(metavar="TEXT", help="What was found or done. It is kept, and must not identify a patient."),
     ] = "",
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Record that you have seen the alarm.
 
-    The alarm of the current epoch is shown first. The alert ends, the alarm stays, and the evidence goes on. The first
-    acknowledgement of an alarm stays as it is.
+    Shows the alarm of the current epoch first. The alert ends; the alarm stays, and the evidence continues.
+    A later acknowledgement does not replace the first one.
     """
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     seen = get_monitor(target, monitor_id)
@@ -69,7 +69,7 @@ def acknowledge(
     alarm = describe(monitor).alarm
     line = describe_acknowledgement(None if alarm is None else alarm.acknowledged)
     if seen.epoch.alarm.acknowledge_time is not None:
-        output.note("it was acknowledged before, which stays as it is", "yellow")
+        output.note("it was acknowledged before; the first acknowledgement is kept", "yellow")
     output.emit(to_document(monitor), f"monitor {monitor_id}: {line}")
 
 
@@ -104,7 +104,7 @@ def replace_reference(
         bool,
         typer.Option(
             "--reset",
-            help="Any other reason, such as to watch on after an alarm: the bound does not hold. Without REFERENCE, "
+            help="Any other reason, such as to continue after an alarm: the bound does not hold. Without REFERENCE, "
             "the current one stays.",
         ),
     ] = False,
@@ -113,13 +113,13 @@ def replace_reference(
 ) -> None:
     """Begin a new epoch, with another or the same reference.
 
-    Its evidence begins anew and spends its own share of alpha. Say why it begins by exactly one of --fixed, --unseen
-    and --reset: this decides whether the bound of false alarms holds. The same command again changes nothing: with
-    --unseen at any time, otherwise until a row has entered.
+    Its evidence begins anew and spends its own share of alpha. Give the reason by exactly one of --fixed, --unseen and
+    --reset: it decides whether the bound of false alarms holds. Repeating the command changes nothing: with --unseen
+    at any time, otherwise until a row has entered.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     if not reference and not reset:
-        raise BadOption("it is missing", field="REFERENCE", remedy="name a feature set; only --reset keeps the current")
+        raise BadOption("required without --reset", field="REFERENCE", remedy="name a feature set")
     new, target = parse_reference(reference) if reference else None, Target.find(StateDirectory(home))
     before = get_monitor(target, monitor_id)
     repeated = _has_begun(before.epoch, new or before.epoch.reference, start)
@@ -128,7 +128,7 @@ def replace_reference(
         lambda client: client.monitors.replace_reference(monitor_id, ended, new, start), PREPARE_TIMEOUT_S
     )
     if repeated:
-        output.note("the same command has begun this epoch before, and nothing changes", "yellow")
+        output.note("the same command began this epoch before; nothing changes", "yellow")
     if monitor.origin != before.origin:
         output.note(_describe_exchange(before, monitor), "yellow")
     output.emit(to_document(monitor), describe_epoch(monitor))
@@ -150,7 +150,7 @@ def update(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Change what the evidence does not depend on.
+    """Change settings that do not affect the evidence.
 
     Options that are left out stay as they are. Example: vfmalign monitors update prostate-3t --max-silence-hours 72.
     """
@@ -188,7 +188,7 @@ def delete(
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if not yes:
         if not sys.stdin.isatty():
-            raise BadOption("nobody can be asked whether to delete it", field="--yes", remedy="add --yes")
+            raise BadOption("there is no terminal to confirm the deletion", field="--yes", remedy="add --yes")
         if not typer.confirm(f"Delete monitor {monitor_id} with its observations and its evidence?", err=True):
             output.note("nothing is deleted", "yellow")
             raise typer.Abort
@@ -197,7 +197,7 @@ def delete(
 
 
 def parse_reference(text: str) -> MonitorReference:
-    """Reads the argument REFERENCE.
+    """Parses the argument REFERENCE, which names a feature set.
 
     Raises:
         BadOption: it names no feature set.
@@ -244,11 +244,11 @@ def _describe_exchange(before: Monitor, after: Monitor) -> str:
     models = f"model {after.model_id}"
     if before.model_id != after.model_id:
         models += f" in place of {before.model_id}"
-    return f"the monitor watches features of {models} from now on ({what}), and refuses those of the earlier origin"
+    return f"the monitor watches features of {models} from now on ({what}), and refuses features of the earlier origin"
 
 
 def get_monitor(target: Target, monitor_id: str) -> Monitor:
-    """Returns a monitor as it stands."""
+    """Returns the current state of a monitor."""
     return target.run(lambda client: client.monitors.get(monitor_id))
 
 
@@ -259,15 +259,15 @@ def _change(monitor_id: str, call: Callable[[AsyncClient], Awaitable[Monitor]], 
 
 
 def describe(monitor: Monitor) -> DriftDocument:
-    """Describes a monitor as it stands, without its history."""
+    """Describes the current state of a monitor, without its history."""
     return describe_monitor(monitor, now=datetime.now(UTC))
 
 
 def describe_deletion(monitor_id: str) -> tuple[dict[str, Any], str]:
-    """Returns what `--json` writes of a monitor that was deleted, and the line for people."""
+    """Returns the document for `--json` and the line for people about a monitor that was deleted."""
     return {"deleted": monitor_id}, f"monitor {monitor_id}: deleted"
 
 
 def to_document(monitor: Monitor) -> dict[str, Any]:
-    """Returns what `--json` writes of a monitor."""
+    """Returns the document for `--json` about a monitor."""
     return {"monitor": monitor.to_json_dict()}

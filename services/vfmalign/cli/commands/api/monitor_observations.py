@@ -34,11 +34,11 @@ from vfmalign.core.storage.row_tables import DAY, OBSERVATION, PATIENT, parse_da
 
 SET_ROWS = 1_000
 ARRAY_ROWS = 64
-"""Rows of a call, unless their arrays are too large for a message."""
+"""Rows per call, unless their arrays are too large for a message."""
 MAX_STRATUM = 64
-"""Most characters of a stratum."""
+"""Maximum number of characters of a stratum."""
 NAMED_CONFLICTS = 10
-"""Conflicts that have a line of their own."""
+"""Maximum number of conflicts that are listed one by one."""
 
 SourceArgument = Annotated[
     str,
@@ -61,7 +61,7 @@ SameModelOption = Annotated[
     typer.Option(
         "--same-model",
         help="Declare that the .npy file holds features of the monitor's model, weights, preprocessing and layer, "
-        "which nobody can check.",
+        "which cannot be checked.",
     ),
 ]
 StartOption = Annotated[
@@ -70,16 +70,16 @@ StartOption = Annotated[
 
 
 @dataclass
-class Observed:
-    """What became of the rows of a source.
+class ObserveSummary:
+    """Summary of how a monitor answered the rows of a source.
 
     Attributes:
         start: first row that was sent, from 0.
         rows: number of rows that were answered.
-        outcomes: number of rows by outcome, of those that were not recorded before.
+        outcomes: number of newly recorded rows by outcome.
         duplicates: rows that were recorded before.
         late: rows that were acquired before an earlier one.
-        conflicts: numbers, from 1, of rows whose id was recorded before with other content.
+        conflicts: numbers, from 1, of rows with an id that was recorded before with other content.
         alarm: the row that raised the alarm.
     """
 
@@ -92,7 +92,7 @@ class Observed:
     alarm: ObservationResult | None = None
 
     def add(self, results: Sequence[ObservationResult]) -> None:
-        """Adds the answer to a call."""
+        """Adds the results of one call to the summary."""
         for result in results:
             self.rows += 1
             if result.outcome == "conflict":
@@ -106,7 +106,7 @@ class Observed:
                 self.alarm = result
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Returns what `--json` writes."""
+        """Returns the document for `--json`."""
         return {
             "start": self.start,
             "rows": self.rows,
@@ -130,12 +130,12 @@ def observe(
 ) -> None:
     """Send the rows of a feature set or of an array.
 
-    Their order is that of the evidence. A row that was recorded before, by the id of its observation, is not recorded
-    again: after an interruption, give the same command. Ends with code 2 if an id was recorded before with other
-    content; all other rows are recorded.
+    Rows enter the evidence in their order. A row with an observation id that was recorded before is not recorded again:
+    after an interruption, repeat the command. The exit code is 2 if an id was recorded before with other content; all
+    other rows are recorded.
     """
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
-    observed = Observed(start)
+    observed = ObserveSummary(start)
     is_file = source.endswith(NPY)
     if not is_file:
         parse_feature_set(source, "source")
@@ -168,7 +168,7 @@ def observe(
 async def _observe_feature_set(
     client: AsyncClient, monitor_id: str, source: str, _: Path | None, start: int
 ) -> AsyncIterator[tuple[Sequence[ObservationResult], int]]:
-    """Yields the answers to calls for a feature set, whose number of rows is unknown."""
+    """Yields the answers to calls for a feature set, and 0 for its unknown number of rows."""
     feature_set_id, manifest_sha256 = parse_feature_set(source, "source")
     place = start
     while True:
@@ -207,7 +207,7 @@ async def _observe_array(
 
 
 def _list_batches(array_NC: Array, start: int) -> Iterator[tuple[int, int]]:
-    """Yields the first row of each call, and that after its last one."""
+    """Yields the first row of each call, and the row after its last one."""
     fitting = (MESSAGE_BYTES - ARRAY_ROWS * OTHER_BYTES // 8) // array_NC[0].nbytes
     size = max(1, min(ARRAY_ROWS, fitting))
     for first in range(start, len(array_NC), size):
@@ -215,7 +215,7 @@ def _list_batches(array_NC: Array, start: int) -> Iterator[tuple[int, int]]:
 
 
 def _read_studies(table: Path, rows: int, stratum: str) -> list[ObservedStudy]:
-    """Reads what is known of the rows of an array.
+    """Reads the table that describes the rows of an array.
 
     Raises:
         BadOption, InvalidInput: the table cannot be read, or lacks a column or an id. Errors quote no cell.
@@ -255,18 +255,18 @@ def _read_studies(table: Path, rows: int, stratum: str) -> list[ObservedStudy]:
 
 
 def _check_options(*, is_file: bool, table: Path | None, same_model: bool) -> None:
-    """Checks that an array comes with what a feature set knows of itself.
+    """Checks that an array comes with the table and origin that a feature set has of its own.
 
     Raises:
         BadOption: an option is missing, or does not belong to a feature set.
     """
     if is_file and table is None:
         raise BadOption(
-            "an array does not say whose features it holds", field="--table", remedy="give a table of its rows"
+            "an array does not name the patients of its rows", field="--table", remedy="give a table of its rows"
         )
     if is_file and not same_model:
         raise BadOption(
-            "an array does not say which model made its features",
+            "an array does not name the model that computed its features",
             field="--same-model",
             remedy="add it if they come from the model, weights, preprocessing and layer that `vfmalign monitors show` "
             "names; give a feature set otherwise",
@@ -283,7 +283,9 @@ def _describe_alarm(alarm: ObservationResult) -> str:
     return f"ALARM at row {alarm.row:,} of epoch {alarm.epoch}, observation {alarm.observation_id}"
 
 
-def _describe_interruption(target: Target, monitor_id: str, source: str, table: Path | None, observed: Observed) -> str:
+def _describe_interruption(
+    target: Target, monitor_id: str, source: str, table: Path | None, observed: ObserveSummary
+) -> str:
     options = "" if table is None else f"--table {quote(str(table))} --same-model "
     start = observed.start + observed.rows
     command = target.get_command(f"monitors observe {monitor_id} {quote(source)} {options}--start {start}")
@@ -292,14 +294,14 @@ def _describe_interruption(target: Target, monitor_id: str, source: str, table: 
 
 
 def _note_conflicts(output: Output, rows: Sequence[int]) -> None:
-    """Names the first rows whose id has other content, and the number of all others."""
+    """Names the first rows with an id that has other content, and the number of all others."""
     for row in rows[:NAMED_CONFLICTS]:
-        output.note(f"! row {row:,}: its id was recorded before with other content, which stays", "yellow")
+        output.note(f"! row {row:,}: its id was recorded before with other content, which is kept", "yellow")
     if (others := len(rows) - NAMED_CONFLICTS) > 0:
         output.note(f"! likewise {pluralise(others, 'other row')}, which --json lists", "yellow")
 
 
-def _show(monitor_id: str, observed: Observed) -> Any:
+def _show(monitor_id: str, observed: ObserveSummary) -> Any:
     counts = {name.replace("_", " "): f"{count:,}" for name, count in observed.outcomes.items()}
     return list_fields(
         f"Rows observed by {monitor_id}",

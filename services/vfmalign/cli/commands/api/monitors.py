@@ -18,9 +18,7 @@ from vfmalign.cli.commands.api.drift import (
     AlphaOption,
     DriftLayerOption,
     FirstPatientsOption,
-    PatientWindowOption,
     RequireOption,
-    RunLengthOption,
     choose_alpha,
     evaluate_alarm,
     write_page,
@@ -44,17 +42,20 @@ from vfmalign.cli.commands.api.monitor_changes import (
 from vfmalign.cli.commands.api.monitor_observations import observe
 from vfmalign.cli.gates import Outcome
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
-from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, SeedOption, parse_choice
+from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, parse_choice
+from vfmalign.cli.set_option import Keys, SetOption, list_keys, parse_settings
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.monitor_tables import describe_change, describe_epoch, list_monitors, show_monitor
 from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.monitors import Monitor, MonitorSpec, MonitorState
-from vfmalign.core.domain.drift import DEFAULT_WINDOW_ROWS
 from vfmalign.core.domain.errors import BadOption, NotFound, Unavailable
-from vfmalign.core.formats.bounds import describe_range
 
 app = typer.Typer()
+
+KEYS = Keys(
+    MonitorSpec, fields=("descriptive_layers", "run_length", "patient_window_days", "window_rows", "seed", "title")
+)
 
 _STATES: tuple[MonitorState, ...] = ("active", "paused")
 _FORMATS: Mapping[str, Literal["html", "json"]] = {".html": "html", ".htm": "html", ".json": "json"}
@@ -64,16 +65,12 @@ StateOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=list_keys(KEYS))
 def create(
     monitor_id: Annotated[str, typer.Argument(metavar="NAME", help="Id of the new monitor.")],
     reference: ReferenceArgument,
     *,
     layer: DriftLayerOption = "",
-    descriptive_layer: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LAYER", help="Also show MMD² of this layer, which never raises the alarm. Repeatable."),
-    ] = None,
     by: Annotated[
         str,
         typer.Option(
@@ -83,43 +80,33 @@ def create(
         ),
     ] = "",
     alpha: AlphaOption = None,
-    run_length: RunLengthOption = None,
-    patient_window_days: PatientWindowOption = None,
     first_patients: FirstPatientsOption = None,
-    window: Annotated[
-        int, typer.Option(metavar="ROWS", help="Rows of a window of MMD², which only describes.")
-    ] = DEFAULT_WINDOW_ROWS,
     max_silence_hours: Annotated[
         int | None,
-        typer.Option(metavar="HOURS", help="Hours without an observation after which VfmalignMonitorSilent fires."),
+        typer.Option(
+            metavar="HOURS", help="Hours without an observation after which VfmalignMonitorSilent fires; 0 for never."
+        ),
     ] = None,
-    seed: SeedOption = 0,
-    title: Annotated[
-        str, typer.Option(metavar="TEXT", help="Title of the page, which must not identify a patient; NAME by default.")
-    ] = "",
+    settings: SetOption = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Create a monitor of the features of one model.
 
-    What it watches stays as it is created; only its reference can be replaced. If the studies of one stratum are
-    exchangeable, the probability of ever raising a false alarm is at most alpha; it has no bound for autocorrelation
-    and seasons. Example: vfmalign monitors create prostate-3t REFERENCE --by scanner.
+    Only its reference can be replaced later. If the studies of one stratum are exchangeable, the probability of ever
+    raising a false alarm is at most alpha; there is no bound under autocorrelation or seasons. Example: vfmalign
+    monitors create prostate-3t REFERENCE --by scanner.
     """
     output = Output.to_terminal(as_json=as_json)
+    chosen = parse_settings(settings, KEYS)[""]
     spec = MonitorSpec.from_fields(
         reference=parse_reference(reference),
         layer=layer,
-        descriptive_layers=tuple(descriptive_layer or ()),
         stratum=by,
-        alpha=choose_alpha(alpha, run_length),
-        run_length=_to_field(run_length, "run_length"),
-        patient_window_days=_to_field(patient_window_days, "patient_window_days"),
-        first_patients=_to_field(first_patients, "first_patients"),
-        window_rows=window,
-        max_silence_hours=_to_field(max_silence_hours, "max_silence_hours"),
-        seed=seed,
-        title=title,
+        alpha=choose_alpha(alpha, chosen.get("run_length")),
+        first_patients=first_patients or 0,
+        max_silence_hours=max_silence_hours or 0,
+        **chosen,
     )
     target = Target.find(StateDirectory(home))
     monitor = target.run(lambda client: client.monitors.create(monitor_id, spec), PREPARE_TIMEOUT_S)
@@ -153,8 +140,8 @@ def show(
 ) -> None:
     """Show whether and since when a monitor alarms.
 
-    Also how strong the evidence is, what changed, and whether somebody has acknowledged it. With --require no_alarm,
-    exit with code 5 if the current epoch has an alarm, acknowledged or not, or no row.
+    It also shows how strong the evidence is, what changed, and whether somebody has acknowledged the alarm. With
+    --require no_alarm, exit with code 5 if the current epoch has an alarm, acknowledged or not, or no row.
     """
     if require:
         parse_choice(require, (NO_ALARM,), "--require")
@@ -212,13 +199,13 @@ def report(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the page of a monitor as it stands.
+    """Write the current page of a monitor.
 
     A name that ends in .json gives the same content as JSON.
     """
     output, path = Output.to_terminal(as_json=as_json), file or Path(f"{monitor_id}.html")
     if path.suffix.lower() not in _FORMATS:
-        raise BadOption("the name ends neither in .html nor in .json", field="--output", remedy="choose another name")
+        raise BadOption("the name must end in .html or .json", field="--output", remedy="choose another name")
     name = _FORMATS[path.suffix.lower()]
     content = Target.find(StateDirectory(home)).run(lambda client: client.monitors.get_report(monitor_id, name))
     write_page(path, content, "--output")
@@ -227,19 +214,6 @@ def report(
 
 for _command in (acknowledge, replace_reference, update, pause, resume, delete):
     app.command(_command.__name__.replace("_", "-"))(_command)
-
-
-def _to_field(number: int | None, field: str) -> int:
-    """Returns a number as a field of the API, in which 0 stands for none.
-
-    Raises:
-        BadOption: it is 0, which the service would take for none.
-    """
-    if number == 0:
-        limits = describe_range(MonitorSpec.get_bounds(field))
-        option = f"--{field.replace('_', '-')}"
-        raise BadOption("out of range", field=option, remedy=f"choose a value {limits}, or leave the option out")
-    return number or 0
 
 
 def _write_line(output: Output, document: Mapping[str, Any], line: Text | str) -> None:

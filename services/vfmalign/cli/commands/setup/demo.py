@@ -43,7 +43,7 @@ def demo(
         Path, typer.Option("--home", metavar="DIR", help="State folder of the demo; its earlier content is deleted.")
     ] = DEFAULT_HOME / "demo",
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show learning curves, all stages and all tables.")
+        bool, typer.Option("--verbose", "-v", help="Show learning curves, all stages and the time of each step.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """`vfmalign dicom`: show DICOM files before they are imported.
 
-Neither names of files nor identifiers are printed, and text of headers is screened for names, unless it is asked for.
+Names of files, identifiers and free text of headers are printed only on request.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ def show(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Declaration whose selections choose series: a JSON file or a name [{DEFAULT_DECLARATION}].",
+            help=f"Declaration with selections that choose series: a JSON file or a name [{DEFAULT_DECLARATION}].",
         ),
     ] = None,
-    show_names: Annotated[
+    show_text: Annotated[
         bool,
-        typer.Option(
-            "--show-names", help="Print patient and study identifiers, and all that headers say, with patients' names."
-        ),
+        typer.Option("--show-text", help="Print what headers say, such as descriptions, which may name a patient."),
+    ] = False,
+    show_names: Annotated[
+        bool, typer.Option("--show-names", help="Print identifiers of patients and studies.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,10 +68,10 @@ def show(
         from vfmalign.imaging.dicom.selection import choose
     output = Output.to_terminal(as_json=as_json)
     declared, selections = read_declaration(declaration or DEFAULT_DECLARATION)
-    examinations = _scan(directory, dicomweb, query or (), output, show_names=show_names)
+    examinations = _scan(directory, dicomweb, query or (), output, show_text=show_text)
     try:
         check_selections(declared, selections)
-    except BadOption as error:  # what is there is shown nevertheless: rules are written from it
+    except BadOption as error:  # the content is shown nevertheless, because users write rules from it
         output.note(f"{error.message}; {error.remedy}", "yellow")
     attributes = [name for selection in selections for name in selection.conditions.list_attributes()]
     shown = (
@@ -85,7 +86,7 @@ def show(
     )
     _write(shown, examinations, declared.name, output)
     if declaration is None:
-        output.note(f"the rules are those of {DEFAULT_DECLARATION}; --declaration names others")
+        output.note(f"these are the rules of {DEFAULT_DECLARATION}; --declaration chooses others")
 
 
 @app.command()
@@ -107,7 +108,7 @@ def rules(
 
 
 def _scan(
-    source: Path | None, dicomweb: str | None, query: Sequence[str], output: Output, *, show_names: bool
+    source: Path | None, dicomweb: str | None, query: Sequence[str], output: Output, *, show_text: bool
 ) -> Examinations:
     """Reads the header of every file; studies of a PACS are downloaded first.
 
@@ -120,19 +121,19 @@ def _scan(
         with ExitStack() as stack:
             with output.err.status("downloading studies"):
                 folder = stack.enter_context(download_few(dicomweb, query, _MAX_SHOWN))
-            return _scan_files(folder, output, show_names=show_names)
+            return _scan_files(folder, output, show_text=show_text)
     if dicomweb is not None and source is None:
         raise BadOption("it needs --query", field="--dicomweb", remedy="say which studies to show")
     if source is None or dicomweb is not None or query:
         raise BadOption(
-            "there is nothing, or too much, to show",
+            "exactly one source is needed",
             field="SOURCE",
             remedy="give either SOURCE, or --dicomweb with --query",
         )
-    return _scan_files(source, output, show_names=show_names)
+    return _scan_files(source, output, show_text=show_text)
 
 
-def _scan_files(source: Path, output: Output, *, show_names: bool) -> Examinations:
+def _scan_files(source: Path, output: Output, *, show_text: bool) -> Examinations:
     from vfmalign.imaging.datasets.layouts.sources import describe_unreadable
     from vfmalign.imaging.dicom.scanning import scan
     from vfmalign.imaging.dicom.sources import open_source
@@ -151,7 +152,7 @@ def _scan_files(source: Path, output: Output, *, show_names: bool) -> Examinatio
         return scan(
             opened,
             progress=lambda _, done, total: status.update(f"reading file {done:,} of {total:,}"),
-            show_names=show_names,
+            show_text=show_text,
         )
 
 
@@ -180,7 +181,8 @@ def _write(shown: Iterable[ShownStudy], examinations: Examinations, declaration:
         if len(items) > _MAX_SHOWN:
             output.note(f"{_MAX_SHOWN} of {len(items):,} {noun} are shown; --json has all")
     if not studies:
-        output.note("no DICOM image was found", "yellow")
-    elif wrong := [str(study["study"]) for study in studies if study["problems"]]:
+        remedy = "give the folder of the images, or the zip itself: a zip inside of a folder is not opened"
+        raise BadDataset("no DICOM image was found", field="SOURCE", remedy=remedy)
+    if wrong := [str(study["study"]) for study in studies if study["problems"]]:
         listed = ", ".join(wrong[:_MAX_SHOWN]) + (" …" if len(wrong) > _MAX_SHOWN else "")
         output.note(f"{len(wrong)} of {len(studies)} studies with problems: {listed}", "yellow")

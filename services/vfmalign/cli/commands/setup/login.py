@@ -44,7 +44,7 @@ ResourceOption = Annotated[
         "--resource",
         metavar="URI",
         envvar="VFMALIGN_LOGIN__RESOURCE",
-        help="Deployment for which the token is meant (RFC 8707), where the provider asks for it.",
+        help="Deployment for which the token is meant (RFC 8707), if the provider asks for it.",
     ),
 ]
 RolesClaimOption = Annotated[
@@ -53,7 +53,7 @@ RolesClaimOption = Annotated[
         "--roles-claim",
         metavar="CLAIM",
         envvar="VFMALIGN_AUTH__ROLES_CLAIM",
-        help="Claim with the roles, as the services have it.",
+        help="Claim with the roles, as configured for the services.",
     ),
 ]
 TenantClaimOption = Annotated[
@@ -73,8 +73,8 @@ def login(
 ) -> None:
     """Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.
 
-    The access token is kept in a file that only you can read, renewed before it expires where the provider allows it,
-    and sent to the services that VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS, VFMALIGN_FINETUNING_ADDRESS and
+    The access token is kept in a file that only you can read, renewed before it expires if the provider allows it, and
+    sent to the services that VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS, VFMALIGN_FINETUNING_ADDRESS and
     VFMALIGN_MONITORING_ADDRESS name.
     Without --issuer, logs in again as before. A local stack needs no login.
     """
@@ -116,9 +116,9 @@ def whoami(
     tenant_claim: TenantClaimOption = "tenant",
     as_json: JsonOption = False,
 ) -> None:
-    """Show whose token commands send, and where it comes from.
+    """Show the owner and the source of the token that commands send.
 
-    Reads the token without verifying it, which the services do; the token itself is never shown. The exit code is 4
+    The token is read without verifying it, because the services do so, and is never shown itself. The exit code is 4
     without a token.
     """
     output = Output.to_terminal(as_json=as_json)
@@ -140,7 +140,7 @@ def whoami(
 
 
 def _choose_client(file: LoginFile, issuer: str, client_id: str, scope: str, resource: str) -> ProviderClient:
-    """Returns the client of the options; without an issuer, that of the present login.
+    """Returns the client that the options name; without an issuer, the client of the present login.
 
     Raises:
         BadOption: an option is missing.

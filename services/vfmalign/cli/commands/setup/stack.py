@@ -46,7 +46,7 @@ PortOption = Annotated[
     ),
 ]
 AnyPortOption = Annotated[
-    bool, typer.Option("--any-port", help="Use free ports for a service whose ports are taken, in this start alone.")
+    bool, typer.Option("--any-port", help="Replace ports that are taken by free ones, only for this start.")
 ]
 
 
@@ -62,7 +62,7 @@ def up(
     """Start a local stack: object storage and the services, or MMD alone.
 
     A service that dies is restarted. Services keep their ports and tokens across restarts of the stack. Press Ctrl-C
-    to stop the stack. With `--only mmd` the stack is the MMD service alone, whose callers send their features in the
+    to stop the stack. With `--only mmd` the stack is the MMD service alone, and callers send their features in the
     request; docs/api.md shows how.
     """
     services: Sequence[str] = SERVICES
@@ -191,7 +191,7 @@ def _show_started(directory: StateDirectory, state: StackState, output: Output, 
 
 
 def _check_same(directory: StateDirectory, state: StackState, services: Sequence[str], port_choice: PortChoice) -> None:
-    """Refuses to take a stack that runs for another one."""
+    """Raises Conflict if the running stack has other services or ports than requested."""
     ports = {name: service.ports for name, service in state.services.items()}
     if ports and set(ports) != set(services):
         difference = f"services ({', '.join(ports)})"
@@ -235,7 +235,7 @@ def _await_ready(
 
 
 def _to_json_dict(directory: StateDirectory, state: StackState) -> dict[str, object]:
-    """Returns what other programs need to reach the stack. The credentials stay in their files."""
+    """Returns the addresses and paths that other programs need. The credentials stay in their files."""
     store = state.store
     return {
         "home": str(directory.path),

@@ -81,10 +81,10 @@ def policy(
         ),
     ] = DEFAULT_TENANT,
 ) -> None:
-    """Print what a service may do in the bucket. It is a policy document of AWS (also of MinIO, Ceph and others).
+    """Print the policy for a service's access to the bucket. AWS, MinIO, Ceph and others accept the document.
 
-    Attach it to the credentials that the service alone has. `vfmalign up` gives the services such credentials by
-    itself; on Kubernetes, the Secret vfmalign-store-SERVICE holds them (docs/operations.md).
+    Attach it to credentials that only this service has. `vfmalign up` gives the services such credentials by itself;
+    on Kubernetes, the Secret vfmalign-store-SERVICE holds them (docs/operations.md).
     """
     if service not in STORE_ACCESS:
         raise BadOption(
@@ -98,14 +98,14 @@ def _parse(tenants: str) -> tuple[str, ...]:
         return AuthSettings(tenants=split_names(tenants)).tenants
     except ValueError as error:
         raise BadOption(
-            "these are not names of tenants",
+            "not a list of tenant names",
             field="--tenants",
             remedy=f"give at most {MAX_TENANTS}, of lower-case letters, digits and hyphens, separated by commas",
         ) from error
 
 
 def _prepare(settings: StoreSettings) -> tuple[bool, str]:
-    """Creates the bucket if it does not exist, and checks it; returns whether it was created, and what was checked."""
+    """Creates the bucket if it does not exist, and checks it; returns whether it was created, and a list of checks."""
     store = ObjectStore(settings)
     if "region" not in settings.model_fields_set and not store.has_bucket():
         raise BadOption(

@@ -29,7 +29,6 @@ __all__ = [
     "Steps",
     "Convergence",
     "Curve",
-    "Probe",
     "CheckMeasure",
     "SeedResult",
     "SeedSummary",
@@ -45,11 +44,11 @@ __all__ = [
 CheckState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 """State of a check."""
 VerdictLabel = Literal["gain", "equivalent", "harm", "inconclusive", "insufficient_data", "insufficient_training"]
-"""Answer to one of two questions, decided on a difference of scores in this order: EQUIVALENT, then GAIN or HARM, else
-INCONCLUSIVE. `CheckResult.verdict` is about the difference to the specialised network, `CheckResult.pretraining` about
-that to random initial weights. With fewer than 3 training seeds the first three are INCONCLUSIVE, because nothing is
-known about other trainings. With fewer than 17 test patients they are as well: a sample that small too often holds
-nobody of a subgroup of patients.
+"""Answer to one of two questions, decided by a difference of scores in this order: EQUIVALENT, then GAIN or HARM, else
+INCONCLUSIVE. `CheckResult.verdict` uses the difference to the specialised network, `CheckResult.pretraining` the
+difference to random initial weights. With fewer than 3 training seeds, the first three become INCONCLUSIVE, because
+nothing is known about other trainings. With fewer than 17 test patients, they do so too, because such a small sample
+too often lacks a whole subgroup of patients.
 """
 
 
@@ -61,25 +60,23 @@ class CheckSpec(CheckSpecMethods):
     model_id: Id
     """Pretrained model id."""
     model_sha256: OptionalSha256 = ""
-    """Expected digest of its weights, hex; empty accepts the stored one and fixes it."""
+    """Expected digest of its weights, hex; empty accepts the stored weights and pins them."""
     dataset_id: Id
     """Dataset id."""
     dataset_digest: OptionalSha256 = ""
-    """Expected digest of the dataset, hex; empty accepts the stored one and fixes it."""
+    """Expected digest of the dataset, hex; empty accepts the stored dataset and pins it."""
     task: Task
     """Task."""
     layers: tuple[str, ...] = ()
-    """Layers to compare; empty means every layer on the model's card, all of which lie on the path of a head's
-    gradient.
-    """
+    """Layers to compare; empty means every layer on the model's card. All of them receive gradients from a head."""
     recipe: Recipe = Recipe()
-    """How the pretrained network and its twin from random weights are trained. Where no rate, decay or warm-up is set
-    and the preset has a recipe of its own for each, both networks are trained by both recipes with the first seed, and
-    the check uses the recipe with the higher mean of the two best scores on `val`.
+    """How the pretrained network and its twin from random weights are trained. If no rate, decay or warm-up is set and
+    the preset has a separate recipe for each, both networks are trained by both recipes with the first seed, and the
+    check uses the recipe with the higher mean of the two best scores on `val`.
     """
     scratch_recipe: Recipe | None = None
-    """How the twin from random weights is trained where its recipe differs from `recipe`. The difference between the
-    two networks then is one of recipes as well, and the report says so. Absent means the same recipe.
+    """How the twin from random weights is trained, if not by `recipe`. The difference between the two networks may then
+    be due to the recipes, and the report says so. Absent means the same recipe.
     """
     specialised_recipe: Recipe | None = None
     """How the specialised network is trained; absent means its own preset with the same budget."""
@@ -88,11 +85,11 @@ class CheckSpec(CheckSpecMethods):
     permutations: Annotated[int, unset_means(1000)] = Field(default=1000, ge=1, le=100000)
     """Permutations of the tests."""
     bootstrap_resamples: Annotated[int, unset_means(2000)] = Field(default=2000, ge=100, le=100000)
-    """Bootstrap resamples of the gains' intervals, of AUROC and balanced accuracy with one training seed; other
+    """Bootstrap resamples for the intervals of AUROC and balanced accuracy gains with one training seed. Other
     intervals need none.
     """
     interval_level: Annotated[float, unset_means(0.95)] = Field(default=0.95, gt=0.0, lt=1.0, allow_inf_nan=False)
-    """Coverage L of intervals. The verdict's equivalence interval has the level 2·L − 1; at L of 0.5 or less there is
+    """Coverage L of intervals. The verdict's equivalence interval has the level 2·L − 1; if L is 0.5 or less, there is
     none, and no verdict is EQUIVALENT.
     """
     seeds: Annotated[int, unset_means(3)] = Field(default=3, ge=1, le=10)
@@ -104,35 +101,35 @@ class CheckSpec(CheckSpecMethods):
     matter. 0 means the metric's own (`Metric.smallest_difference`).
     """
     modality_map: ModalityMap = Field(default_factory=dict)
-    """Which modality of the dataset feeds which input of the model, such as `t1w` to `input`; inputs that are not named
-    take the modality of the same name. No input occurs twice.
+    """Maps modalities of the dataset to inputs of the model, such as `t1w` to `input`. Inputs that are not named take
+    the modality of the same name. No input occurs twice.
     """
     shuffled_labels: bool = False
-    """A control: fine-tune the pretrained network on targets that are permuted between the training cases, and between
-    the validation cases. The baselines keep their targets. The shift is then that of a fine-tuning that learns nothing
+    """Control: fine-tune the pretrained network on targets that are permuted between the training cases, and between
+    the validation cases. The baselines keep their targets. This measures the shift of a fine-tuning that learns nothing
     about the task.
     """
     allow_cut_organs: bool = False
-    """Use cases of which less than 90 % of one of the task's structures lies in the model's field of view. Without it,
-    the trainings of a dataset with such a case fail with the reason `CUT_ORGANS`; false by default. Scores are the same
-    with and without it.
+    """Accept cases with less than 90 % of one of the task's structures in the model's field of view. False, the
+    default, lets the trainings of a dataset with such a case fail with the reason `CUT_ORGANS`. The option does not
+    change scores.
     """
     random_seeds: int = Field(default=0, ge=0, le=20)
-    """Times the network from random weights is trained, at least `seeds`: with more, the answer on pretraining is more
-    precise. 0 means as often as `seeds`.
+    """Number of trainings of the network from random weights, at least `seeds`. More trainings make the answer on
+    pretraining more precise. 0 means `seeds`.
     """
     random_weights: bool = False
-    """A control: in place of the model's weights, begin with random ones, which are drawn once for all seeds, as if
-    they were those of a pretrained model. `CheckResult.pretraining` must then not be GAIN.
+    """Control: start from random weights instead of the model's, drawn once for all seeds, and treat them as a
+    pretrained model. `CheckResult.pretraining` must then not be GAIN.
     """
     recipe_seed: int | None = Field(default=None, ge=0, le=9223372036854775807)
-    """Seed of the trainings that choose between a preset's two recipes; unset is `seed`. The checks of an experiment
-    have one in common, and with it the recipe and the trainings that chose it.
+    """Seed of the trainings that choose between a preset's two recipes; unset means `seed`. The checks of an experiment
+    share this seed, and therefore the recipe and the trainings that chose it.
     """
 
 
 class CheckStage(ApiMessage):
-    """One stage of a check, with the attempts it took."""
+    """One stage of a check, with its number of attempts."""
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.CheckStage
 
@@ -147,7 +144,7 @@ class CheckStage(ApiMessage):
     seconds: float = 0.0
     """Wall time in seconds from the first start to the end, interruptions included."""
     progress: Progress | None = None
-    """Current activity; absent unless it runs."""
+    """Current activity; absent if it is not running."""
 
 
 class LayerShift(ApiMessage):
@@ -161,11 +158,11 @@ class LayerShift(ApiMessage):
     """MMD²(before, after) / MMD²(before, the same architecture re-initialised), on standardised features; unitless."""
     paired_similarity: Estimate = Estimate()
     """Mean over the test cases of k(x_i, y_i), the Gaussian kernel between the same case before and after, on the
-    features that the p-value refers to (standardised ones where there is a reference); unitless: 1 where nothing moved,
-    0 where the kernel is saturated. Absent with the reason.
+    features that the p-value refers to (standardised ones if there is a reference); unitless: 1 if nothing moved, 0 if
+    the kernel is saturated. Absent with the reason.
     """
     saturated: bool = False
-    """True where `paired_similarity` is under 0.05: MMD² is saturated and no longer grows with distance."""
+    """True if `paired_similarity` is below 0.05: MMD² is saturated and no longer grows with distance."""
 
 
 class VarianceComponents(ApiMessage):
@@ -180,12 +177,12 @@ class VarianceComponents(ApiMessage):
     residual: float = 0.0
     """σ²_residual."""
     set_to_zero: tuple[str, ...] = ()
-    """Components whose estimate was negative and is set to 0: `seed`, `patient`."""
+    """Components with a negative estimate, which is set to 0: `seed`, `patient`."""
 
 
 class GainVariance(ApiMessage):
-    """Variance of a difference of scores: σ²_patient / n, and σ²_seed / S + σ²_residual / (S·n) of either network, for
-    S seeds and n patients. Over random initial weights, `another_draw` is added.
+    """Variance of a difference of scores for S seeds and n patients: σ²_patient / n, plus σ²_seed / S + σ²_residual /
+    (S·n) of each network. For the difference to random initial weights, `another_draw` is added.
     """
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.GainVariance
@@ -205,8 +202,8 @@ class GainVariance(ApiMessage):
     baseline_seeds: int = 0
     """Seeds of the baseline."""
     another_draw: float = 0.0
-    """Variance between the trainings from random weights, which the standard error includes once more: the question is
-    whether the model is better than another draw of random weights. 0 for other baselines.
+    """Variance between the trainings from random weights. The standard error includes it once more, because the
+    question is whether the model is better than another draw of random weights. 0 for other baselines.
     """
 
 
@@ -216,19 +213,19 @@ class Gain(ApiMessage):
     PROTO: ClassVar[type[Message]] = alignment_pb2.Gain
 
     relative_percent: Estimate = Estimate()
-    """Relative performance gain, 100 · s · (score − baseline) / |baseline| in per cent, s = −1 where lower is better.
-    Absent where |baseline| is below the metric's floor; without interval where the baseline's own interval reaches
-    below the floor.
+    """Relative performance gain, 100 · s · (score − baseline) / |baseline| in per cent, s = −1 if lower is better.
+    Absent if |baseline| is below the metric's floor; without interval if the baseline's own interval extends below the
+    floor.
     """
     absolute: Estimate = Estimate()
-    """Difference s · (score − baseline), in the metric's unit; above 0 is better. Without interval below 8 patients,
-    below 10 patients of either class for AUROC and balanced accuracy, and where the difference is the same for all
+    """Difference s · (score − baseline), in the metric's unit; above 0 is better. It has no interval with fewer than 8
+    patients (for AUROC and balanced accuracy, 10 patients of each class), or if the difference is the same for all
     patients.
     """
     score: float | None = None
-    """Test score of the fine-tuned model over the paired cases, in the metric's unit; absent where it is undefined."""
+    """Test score of the fine-tuned model over the paired cases, in the metric's unit; absent if undefined."""
     baseline: float | None = None
-    """Test score of the baseline over the paired cases, in the metric's unit; absent where it is undefined."""
+    """Test score of the baseline over the paired cases, in the metric's unit; absent if undefined."""
     cases: int = 0
     """Test cases on which the metric is defined for both networks."""
     groups: int = 0
@@ -236,14 +233,14 @@ class Gain(ApiMessage):
     cases_left_out: int = 0
     """Test cases on which the metric is undefined for either network."""
     equivalence_interval: Interval | None = None
-    """Equivalence interval of `absolute`, in the metric's unit, at the level 2·L − 1 where L is the level of
-    `absolute.interval`: 0.90 for 0.95. Two one-sided tests at the level of the two-sided one. That of AUROC and
-    balanced accuracy includes two added patients of either class; that of other metrics is degenerate where the scores
-    of fewer than 8 patients differ, or the difference is the same for all. Absent for few patients, and where L is 0.5
-    or less.
+    """Equivalence interval of `absolute`, in the metric's unit, at the level 2·L − 1, where L is the level of
+    `absolute.interval` (0.90 for 0.95). It corresponds to two one-sided tests, each at the significance level of the
+    two-sided test. For AUROC and balanced accuracy, it includes two added patients of each class. For other metrics, it
+    is degenerate if the scores of fewer than 8 patients differ, or if the difference is the same for all. Absent if
+    there are too few patients, or if L is 0.5 or less.
     """
     variance: GainVariance | None = None
-    """Variance over seeds and patients that the intervals follow from; absent with one seed and where there is no
+    """Variance over seeds and patients, from which the intervals are computed; absent with one seed or without an
     interval.
     """
     smaller_class: int = 0
@@ -256,9 +253,9 @@ class Steps(ApiMessage):
     PROTO: ClassVar[type[Message]] = alignment_pb2.Steps
 
     value: int | None = None
-    """Number of steps; all steps of the training where censored. Absent with the reason."""
+    """Number of steps; if censored, all steps of the training. Absent with the reason."""
     censored: bool = False
-    """True where the event did not happen within the training, so that the true number exceeds `value`."""
+    """True if the event did not happen within the training, so that the true number exceeds `value`."""
     absent_reason: str = ""
     """Why there is no value, one sentence; else empty."""
 
@@ -269,12 +266,12 @@ class Convergence(ApiMessage):
     PROTO: ClassVar[type[Message]] = alignment_pb2.Convergence
 
     steps_to_95: Steps = Steps()
-    """First validation at which the curve fitted to the scores is at 95 % of its own rise; absent when the rise is
+    """First validation at which the curve fitted to the scores reaches 95 % of its own rise; absent if the rise is
     within noise.
     """
     steps_to_baseline: Steps = Steps()
     """First validation at which the fitted curve is as good as the best point of the specialised network's fitted
-    curve; censored at `steps` where none is.
+    curve; censored at `steps` if there is none.
     """
     steps: int
     """Optimiser steps in all."""
@@ -285,8 +282,9 @@ class Convergence(ApiMessage):
     best_step: int
     """First step at which the best score was reached."""
     noise: float | None = None
-    """Root mean square of the curve's decreases between validations, in the metric's unit; absent below 5 validations.
-    It is the standard deviation of the noise where that is independent, and less where it is autocorrelated.
+    """Root mean square of the curve's decreases between validations, in the metric's unit; absent with fewer than 5
+    validations. It is the standard deviation of the noise if the noise is independent, and less if it is
+    autocorrelated.
     """
 
 
@@ -300,32 +298,17 @@ class Curve(ApiMessage):
     points: tuple[CurvePoint, ...] = ()
     """Validation at step 0 and after every epoch."""
     selected_step: int = 0
-    """Step of the best-validation checkpoint, the one that is scored."""
-
-
-class Probe(ApiMessage):
-    """An early probe of the fine-tuning of the pretrained network."""
-
-    PROTO: ClassVar[type[Message]] = alignment_pb2.Probe
-
-    step: int
-    """Optimiser step."""
-    shift: Estimate = Estimate()
-    """MMD² of the primary layer between the features before and those of the encoder after `step`, computed like the
-    check's main number: on standardised features of the same test cases, with its interval.
-    """
-    validation_score: float
-    """The metric on `val` after `step`, in the metric's unit."""
+    """Step of the checkpoint with the best validation, which is scored."""
 
 
 class CheckMeasure(ApiMessage):
-    """A measure of the primary layer beside MMD²."""
+    """A measure of the primary layer other than MMD²."""
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.CheckMeasure
 
     name: str
-    """`cka`, `frechet` or `energy`, of the features before and after; `logme`, of those before and the classes of
-    `train`.
+    """`cka`, `frechet` or `energy` for the features before and after; `logme` for the features before and the classes
+    of `train`.
     """
     value: Estimate = Estimate()
     """The value, which has no interval; absent with the reason."""
@@ -334,7 +317,7 @@ class CheckMeasure(ApiMessage):
 
 
 class SeedResult(ApiMessage):
-    """Results of the trainings with one seed, of a check with several."""
+    """Results of the trainings with one seed, in a check with several seeds."""
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.SeedResult
 
@@ -357,14 +340,14 @@ class SeedResult(ApiMessage):
 
 
 class SeedSummary(ApiMessage):
-    """A number that every training seed has."""
+    """Summary of a number over all training seeds."""
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.SeedSummary
 
     mean: Estimate = Estimate()
     """Mean over the seeds, with an interval that covers patients and training; absent with the reason."""
     standard_deviation: float | None = None
-    """Standard deviation over the seeds; absent where the mean is."""
+    """Standard deviation over the seeds; absent if the mean is absent."""
 
 
 class LayerSummary(ApiMessage):
@@ -388,9 +371,9 @@ class StepsSummary(ApiMessage):
     mean: float | None = None
     """Mean over the seeds; absent with the reason."""
     standard_deviation: float | None = None
-    """Standard deviation over the seeds; absent where the mean is, or censored."""
+    """Standard deviation over the seeds; absent if the mean is absent or censored."""
     censored_seeds: tuple[int, ...] = ()
-    """Seeds in which the event did not happen within the training; the true mean exceeds `mean` where there are any."""
+    """Seeds in which the event did not happen within the training. If there are any, the true mean exceeds `mean`."""
     absent_reason: str = ""
     """Why there is no mean, one sentence; else empty."""
 
@@ -407,8 +390,8 @@ class SeedVariation(ApiMessage):
     steps_to_baseline: StepsSummary = StepsSummary()
     """Steps of the pretrained network to the specialised network's best."""
     specialised_deviation: float | None = None
-    """Standard deviation over the seeds of the difference to the specialised network, in the metric's unit; absent
-    where a seed has no difference.
+    """Standard deviation over the seeds of the difference to the specialised network, in the metric's unit; absent if a
+    seed has no difference.
     """
     scratch_deviation: float | None = None
     """The same of the difference to the network from random weights."""
@@ -434,7 +417,7 @@ class CheckResult(ApiMessage):
     rpg_scratch: Gain
     """Gain over the same architecture with random weights."""
     metric: MetricSpec
-    """The metric that scores, selects and converges."""
+    """The primary metric: for scores, selection of checkpoints and convergence."""
     convergence: Convergence
     """Convergence of the pretrained network."""
     curves: tuple[Curve, ...] = ()
@@ -446,44 +429,42 @@ class CheckResult(ApiMessage):
     held_out: bool = False
     """Whether the test cases were held out."""
     cautions: tuple[str, ...] = ()
-    """Sentences the reader must know, such as an unknown pretraining set."""
+    """Cautions for the reader in sentences, such as an unknown pretraining set."""
     report_json: ObjectRef
     """`checks/<id>/report.json`."""
     report_html: ObjectRef
     """`checks/<id>/report.html`, self-contained."""
     software: tuple[SoftwareVersion, ...] = ()
-    """Software behind the numbers."""
+    """Software versions that computed the numbers."""
     gain_naive_baseline: Gain
     """Gain over the task's naive baseline, which needs no network."""
     naive_baseline: str = ""
-    """What the naive baseline predicts, such as the input itself or a closed form."""
+    """Prediction of the naive baseline, such as the input itself or a closed form."""
     naive_baseline_not_beaten: bool = False
-    """True where the fine-tuned model's test score in `metric` is no better than the naive baseline's."""
-    probes: tuple[Probe, ...] = ()
-    """Early probes of the pretrained network's training (`Recipe.probe_steps`), in order of steps."""
+    """True if the fine-tuned model's test score in `metric` is not better than the naive baseline's."""
     measures: tuple[CheckMeasure, ...] = ()
-    """Similarity measures of the primary layer beside MMD²."""
+    """Similarity measures of the primary layer other than MMD²."""
     interval_scope: str = ""
-    """What the intervals of the gains cover: `covers patients, not training` with one seed, else `covers patients and
+    """Scope of the gains' intervals: `covers patients, not training` with one seed, else `covers patients and
     training`.
     """
     seeds: tuple[SeedResult, ...] = ()
     """Results of every training seed, in order; empty with one seed. `rpg_specialised`, `rpg_scratch` and
-    `gain_naive_baseline` are means over the seeds; `shifts`, `convergence`, `curves`, `weight_change`, `probes` and
-    `measures` are those of the first seed.
+    `gain_naive_baseline` are means over the seeds; `shifts`, `convergence`, `curves`, `weight_change` and `measures`
+    belong to the first seed.
     """
     seed_variation: SeedVariation | None = None
     """How shift and convergence vary with the seed; absent with one seed."""
     cut_structures: tuple[CutStructure, ...] = ()
-    """Structures of which less than 98 % lies in the model's field of view, the smallest share first; at most 1,000,
-    `report_json` has all. Empty where nothing is cut.
+    """Structures with less than 98 % inside the model's field of view, the smallest share first. At most 1,000;
+    `report_json` has all. Empty if nothing is cut.
     """
     pretraining: VerdictLabel | None = None
     """Does pretraining help: is the fine-tuned model better than the same architecture from random initial weights?
     Unspecified in results of versions that did not assess it.
     """
     pretraining_reason: str = ""
-    """Reason for `pretraining`, as `verdict_reason`; empty where that is unspecified."""
+    """Reason for `pretraining`, as in `verdict_reason`; empty if `pretraining` is unspecified."""
     summary: str = ""
     """Both answers in one sentence, with the differences and their intervals."""
 
@@ -500,8 +481,8 @@ class Check(ApiMessage):
     state: CheckState
     """State."""
     progress: Progress = Progress()
-    """Current activity: phase and counts of the longest running stage, and one sentence over all running stages. Phases
-    are the stages' names, `queued`, `starting`, `stopping` and `finished`.
+    """Current activity: phase and counts of the longest running stage, and one sentence about all running stages.
+    Phases are the stages' names, `queued`, `starting`, `stopping` and `finished`.
     """
     create_time: Time
     """When it was created."""
@@ -510,7 +491,7 @@ class Check(ApiMessage):
     stages: tuple[CheckStage, ...] = ()
     """Stages in order."""
     job_ids: tuple[str, ...] = ()
-    """Ids of its jobs: those of the trials of two recipes, then pretrained, scratch, specialised by seed."""
+    """Ids of its jobs: first the trials of two recipes, then pretrained, scratch and specialised by seed."""
     failure: Failure | None = None
     """Set when it failed."""
     result: CheckResult | None = None
@@ -525,6 +506,6 @@ class TrainingPlan(ApiMessage):
     seeds: int = 0
     """Training seeds."""
     trainings: int = 0
-    """Trainings in all."""
+    """Total number of trainings."""
     reused: int = 0
-    """Trainings that are not run, because another check has trained the same baseline or is about to."""
+    """Trainings that are not run, because another check has trained or will train the same baseline."""

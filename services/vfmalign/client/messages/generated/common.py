@@ -40,13 +40,13 @@ class ObjectRef(ObjectRefMethods):
     uri: str
     """`s3://<bucket>/<key>` in the bucket that the service serves."""
     sha256: Sha256
-    """SHA-256 of the object's bytes. Read data are verified against it."""
+    """SHA-256 of the object's bytes. Data are verified against it when they are read."""
     size_bytes: int = Field(default=0, ge=0, le=9223372036854775807)
-    """Size in bytes; 0 in requests where unknown."""
+    """Size in bytes; 0 in requests if unknown."""
 
 
 class StageTiming(ApiMessage):
-    """Wall time of one stage of the work."""
+    """Wall time of one stage."""
 
     PROTO: ClassVar[type[Message]] = common_pb2.StageTiming
 
@@ -57,7 +57,7 @@ class StageTiming(ApiMessage):
 
 
 class Cost(ApiMessage):
-    """What a response cost."""
+    """Cost of a response."""
 
     PROTO: ClassVar[type[Message]] = common_pb2.Cost
 
@@ -83,22 +83,22 @@ class Interval(ApiMessage):
     method: str
     """How it was computed, such as `delete-one-group jackknife`."""
     degenerate: bool = False
-    """True where the coverage is unreliable: of MMD², where a test was made and does not reject, so that the estimator
-    is degenerate. False where no test was made.
+    """True if the coverage is unreliable: for MMD², if a test does not reject, so that the estimator is degenerate.
+    False if there was no test.
     """
 
 
 class Estimate(EstimateMethods):
-    """A number that may be absent, with the reason."""
+    """A number that may be absent with a reason."""
 
     PROTO: ClassVar[type[Message]] = common_pb2.Estimate
 
     value: float | None = None
-    """The value; where absent, `absent_reason` gives the reason. Generated code reads an absent value as 0: test its
+    """The value; if absent, `absent_reason` gives the reason. Generated code reads an absent value as 0, so test its
     presence first (`HasField` in Python).
     """
     interval: Interval | None = None
-    """Its interval; absent where none can be given."""
+    """Its interval; absent if there is none."""
     absent_reason: str = ""
     """Why the value or the interval is absent, in one sentence; empty otherwise."""
 
@@ -113,19 +113,19 @@ class Progress(ApiMessage):
     done: int = 0
     """Units finished."""
     total: int = 0
-    """Units in all; 0 where unknown."""
+    """Total number of units; 0 if unknown."""
     unit: str = ""
-    """What one unit is, such as `case` or `epoch`."""
+    """Name of the unit, such as `case` or `epoch`."""
     elapsed_seconds: float = 0.0
     """Wall time so far in seconds."""
     detail: str = ""
-    """One sentence for people: the current activity, or what it waits for."""
+    """One sentence for people: the current activity, or the reason for waiting."""
     reason: str = ""
-    """UPPER_SNAKE_CASE constant where the operation waits, such as `SERVICE_UNAVAILABLE`; else empty."""
+    """UPPER_SNAKE_CASE constant if the operation waits, such as `SERVICE_UNAVAILABLE`; else empty."""
 
 
 class SoftwareVersion(ApiMessage):
-    """One label-value pair that names a software version."""
+    """Version of a software package."""
 
     PROTO: ClassVar[type[Message]] = common_pb2.SoftwareVersion
 
@@ -143,41 +143,41 @@ class FileContent(ApiMessage):
     sha256: Sha256
     """SHA-256 of its bytes, hex."""
     size_bytes: int = Field(ge=1, le=5368709120)
-    """Its size in bytes, at most 5 GiB, the most that one request to S3 stores. Volumes have at most 544 MiB."""
+    """Its size in bytes, at most 5 GiB, the limit of one request to S3. Volumes have at most 544 MiB."""
 
 
 class FileUpload(FileUploadMethods):
-    """Where a file is uploaded."""
+    """Destination of the upload of a file."""
 
     PROTO: ClassVar[type[Message]] = common_pb2.FileUpload
 
     sha256: str
     """SHA-256 of the file's bytes, hex."""
     url: str = Field(default="", repr=False)
-    """URL of one PUT request. Whoever has it may upload this file: it is valid for the announced size alone, and where
-    the store verifies checksums for the announced content alone. Empty where the file is complete.
+    """URL for one PUT request. Anyone who has it can upload this file: it is only valid for the announced size and, if
+    the store verifies checksums, for the announced content. Empty if the file is complete.
     """
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
-    """Headers of the request, beside `Content-Length`."""
+    """Headers of the request, in addition to `Content-Length`."""
     complete: bool = False
     """Whether the store has the file already."""
 
 
 class ObservedStudy(ApiMessage):
-    """A study that a monitor observes. Nothing of it may identify a patient."""
+    """A study that a monitor observes. It must not contain anything that identifies a patient."""
 
     PROTO: ClassVar[type[Message]] = common_pb2.ObservedStudy
 
     observation_id: Id
-    """Id of the observation, such as a number of the order or a keyed hash of the study's UID. It makes observing
-    idempotent.
+    """Id of the observation, such as an order number or a keyed hash of the study's UID. It makes observing idempotent.
     """
     group: Id
-    """Group of the patient: the same for all observations of a patient, and as in the reference's dataset. A keyed hash
-    of the patient's id, such as HMAC-SHA256 in hex, is suitable.
+    """Group of the patient: the same for all observations of a patient and in the reference's dataset. A keyed hash of
+    the patient's id, such as HMAC-SHA256 in hex, is suitable.
     """
     strata: dict[str, str] = Field(default_factory=dict)
     """Value of each stratum, such as `scanner`; 1 to 64 printable characters."""
     acquire_time: Time | None = None
-    """When the study was acquired; absent where unknown. It marks late observations, whose order stays that of arrival.
+    """When the study was acquired; absent if unknown. It only marks late observations; the order of arrival does not
+    change.
     """

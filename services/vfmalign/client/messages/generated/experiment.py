@@ -41,7 +41,7 @@ class SmallestDifference(ApiMessage):
 
 
 class ExperimentSpec(ExperimentSpecMethods):
-    """What an experiment runs. It has at most 1,000 cells: models × tasks × seeds."""
+    """Specification of an experiment. It has at most 1,000 cells: models × tasks × seeds."""
 
     PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentSpec
 
@@ -50,7 +50,7 @@ class ExperimentSpec(ExperimentSpecMethods):
     dataset_id: Id
     """Dataset id."""
     dataset_digest: OptionalSha256 = ""
-    """Expected digest of the dataset, hex; empty accepts the stored one and pins it for all checks."""
+    """Expected digest of the dataset, hex; empty accepts the stored dataset and pins it for all checks."""
     tasks: tuple[Task, ...] = ()
     """Tasks, each once."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=9223372036854775807)], ...], unset_means((0, 1, 2))] = (
@@ -72,17 +72,17 @@ class ExperimentSpec(ExperimentSpecMethods):
     title: str = ""
     """Title of the report; empty means the experiment's id. It must not identify a patient."""
     smallest_differences: tuple[SmallestDifference, ...] = ()
-    """Smallest relevant differences that replace the metrics' own, each of the primary metric of one of the tasks and
-    once.
+    """Smallest relevant differences that replace the metrics' own. Each is for the primary metric of one of the tasks,
+    at most once.
     """
     modality_map: ModalityMap = Field(default_factory=dict)
-    """Which modality of the dataset feeds which input of the models, such as `t1w` to `input`; an entry applies to the
-    models that have this input, at least one. Inputs that are not named take the modality of the same name. No input
-    occurs twice.
+    """Maps modalities of the dataset to inputs of the models, such as `t1w` to `input`. An entry applies to the models
+    that have this input; at least one must have it. Inputs that are not named take the modality of the same name. No
+    input occurs twice.
     """
     shuffled_labels: bool = False
-    """Run a control for every model and task with the first seed: a check with `CheckSpec.shuffled_labels`, whose shift
-    stands beside that of the cell.
+    """Run a control for every model and task with the first seed: a check with `CheckSpec.shuffled_labels`, for
+    comparison with the shift of the cell.
     """
     allow_cut_organs: bool = False
     """`CheckSpec.allow_cut_organs` of every check; false by default."""
@@ -104,13 +104,13 @@ class ExperimentCell(ApiMessage):
     state: CheckState
     """State of its check; QUEUED also before the check exists."""
     progress: Progress = Progress()
-    """What its check is doing or waiting for."""
+    """Current activity of its check, or the reason for waiting."""
     end_time: Time | None = None
     """When its check ended; absent if it has not."""
     failure: Failure | None = None
     """Set when its check failed."""
     shuffled_labels: bool = False
-    """Whether the cell is a control whose check has `CheckSpec.shuffled_labels`."""
+    """Whether the cell is a control: its check has `CheckSpec.shuffled_labels`."""
 
 
 class ExperimentCounts(ApiMessage):
@@ -142,8 +142,8 @@ class Experiment(ApiMessage):
     state: ExperimentState
     """State."""
     progress: Progress = Progress()
-    """Checks that have ended, of all, and what the experiment is doing or waiting for. Phases are `queued`, `starting`,
-    `checks`, `report`, `stopping` and `finished`; the unit is `check`.
+    """Number of ended checks and of all checks, and current activity or reason for waiting. Phases are `queued`,
+    `starting`, `checks`, `report`, `stopping` and `finished`; the unit is `check`.
     """
     create_time: Time
     """When it was created."""

@@ -41,15 +41,15 @@ __all__ = [
     "Initialisation",
 ]
 Pooling = Literal["mean", "none"]
-"""How a feature map becomes a feature vector."""
-ObservationDelivery = Literal["recorded", "queued", "dropped"]
-"""What became of an observation by the end of Extract."""
+"""Reduction of a feature map to a feature vector."""
+ObservationDelivery = Literal["queued", "dropped"]
+"""State of an observation at the end of Extract."""
 Initialisation = Literal["checkpoint", "random"]
-"""Which weights a feature set is extracted with."""
+"""Weights to extract a feature set with."""
 
 
 class Pretraining(ApiMessage):
-    """A set a model was pretrained on."""
+    """A dataset that a model was pretrained on."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.Pretraining
 
@@ -58,9 +58,9 @@ class Pretraining(ApiMessage):
     dataset_digest: str
     """SHA-256 of the dataset's description, hex."""
     volume_count: int = 0
-    """Number of volumes whose digests the card lists."""
+    """Number of volumes listed on the card by their digests."""
     group_count: int = 0
-    """Number of patients whose group ids the card lists."""
+    """Number of patients listed on the card by their group ids."""
 
 
 class Model(ApiMessage):
@@ -81,19 +81,19 @@ class Model(ApiMessage):
     layers: tuple[Layer, ...] = ()
     """Layers that checks may compare. `pooled`, the encoder's own pooled feature, may be requested too."""
     primary_layer: str
-    """The layer declared in advance for a check's main number."""
+    """The layer of a check's main number, declared in advance."""
     pretraining: tuple[Pretraining, ...] = ()
-    """Sets seen in pretraining; empty where unknown, then leakage cannot be excluded."""
+    """Datasets seen in pretraining; empty if unknown, so that leakage cannot be excluded."""
     parent_model_id: str = ""
     """Id of the model this one was fine-tuned from; empty for a pretrained one."""
     source: str = ""
-    """Where the weights come from and under which licence."""
+    """Origin and licence of the weights."""
     has_dicom_rules: bool = False
-    """Whether the card has rules by which Extract reads the model's inputs from DICOM."""
+    """Whether the card has rules for reading the model's inputs from DICOM in Extract."""
 
 
 class UnreadableObject(ApiMessage):
-    """A stored object that a list cannot describe."""
+    """A stored object that is missing from a list because it cannot be read."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.UnreadableObject
 
@@ -113,9 +113,9 @@ class ListModelsResponse(ApiMessage):
     next_page_token: str = ""
     """Token of the next page; empty on the last."""
     architectures: tuple[str, ...] = ()
-    """Names of the architectures this server can build."""
+    """Names of the architectures that this server can build."""
     unreadable: tuple[UnreadableObject, ...] = ()
-    """Models of this page whose card cannot be read."""
+    """Models of this page with an unreadable card."""
 
 
 class SplitSize(ApiMessage):
@@ -132,7 +132,7 @@ class SplitSize(ApiMessage):
 
 
 class ClassCount(ApiMessage):
-    """How many cases of a dataset belong to a class. Of the other cases it is unknown."""
+    """Number of cases of a dataset that belong to a class or not. For all other cases, this is unknown."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.ClassCount
 
@@ -143,13 +143,13 @@ class ClassCount(ApiMessage):
     negative: int = 0
     """Cases that do not."""
     test_positive: int = 0
-    """Test patients with a case that belongs to it."""
+    """Test patients with at least one case that belongs to it."""
     test_negative: int = 0
-    """Test patients with known cases, none of which belongs to it."""
+    """Test patients with known cases, but without a case that belongs to it."""
 
 
 class NumberRange(ApiMessage):
-    """A number that cases have, such as an age in years."""
+    """Range of a number that cases have, such as an age in years."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.NumberRange
 
@@ -164,7 +164,7 @@ class NumberRange(ApiMessage):
 
 
 class StratumCount(ApiMessage):
-    """How many cases were acquired in one way."""
+    """Number of cases in one stratum of acquisition."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.StratumCount
 
@@ -177,7 +177,7 @@ class StratumCount(ApiMessage):
 
 
 class Dataset(ApiMessage):
-    """Description of a dataset: what it holds, without its cases. A case that stands in several splits counts once."""
+    """Description of a dataset without its cases. A case in several splits counts once."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.Dataset
 
@@ -192,24 +192,23 @@ class Dataset(ApiMessage):
     label_maps: tuple[str, ...] = ()
     """Names of the label maps that every case has, such as `gland`."""
     held_out: bool
-    """False where cases stand in several splits on purpose, so that nothing is held out."""
+    """False if cases are in several splits on purpose, so that nothing is held out."""
     phantom: bool = False
-    """True where the cases are generated: results are a rehearsal, not evidence."""
+    """True if the cases are generated: results are a rehearsal, not evidence."""
     declaration: DatasetDeclaration
     """Modalities, label maps and classes that the dataset declares."""
     classes: tuple[ClassCount, ...] = ()
-    """Counts of the classes that cases state, in the declared order; without those that derive from a label map."""
+    """Counts of the classes that cases state, in the declared order, without classes derived from a label map."""
     numbers: tuple[NumberRange, ...] = ()
     """Numbers that cases have, in order of id; at most 64."""
     strata: tuple[StratumCount, ...] = ()
     """Values of the strata, in order of id and value; at most 16 strata."""
     cases_without: dict[str, int] = Field(default_factory=dict)
-    """Number of cases without a label map, by name, 1 to the number of cases; label maps that every case has are left
-    out.
+    """Number of cases without a label map, by name of the map, from 1 to the number of cases; maps that every case has
+    are left out.
     """
     has_dicom_rules: bool = False
-    """Whether the dataset has the rules by which its volumes were chosen among DICOM series, which Extract can follow.
-    """
+    """Whether the dataset has the rules that selected its volumes from DICOM series, so that Extract can use them."""
 
 
 class ListDatasetsResponse(ApiMessage):
@@ -222,46 +221,46 @@ class ListDatasetsResponse(ApiMessage):
     next_page_token: str = ""
     """Token of the next page; empty on the last."""
     unreadable: tuple[UnreadableObject, ...] = ()
-    """Datasets of this page whose description cannot be read."""
+    """Datasets of this page with an unreadable description."""
 
 
 class PacsReference(ApiMessage):
-    """A study, or some of its series, at a PACS (DICOMweb)."""
+    """A study, or some of its series, on a PACS (DICOMweb)."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.PacsReference
 
     server: VolumeKind
-    """Name by which the service's operator has configured the PACS (VFMALIGN_DICOMWEB__NAME__URL), in lower case."""
+    """Name of the PACS in the service's configuration (VFMALIGN_DICOMWEB__NAME__URL), in lower case."""
     study_uid: Uid
     """StudyInstanceUID. It appears in no log and no error."""
     series_uids: tuple[Uid, ...] = ()
-    """SeriesInstanceUID of each series to read; empty, the default, reads all of the study."""
+    """SeriesInstanceUID of each series to read; empty, the default, reads the whole study."""
 
 
 class StudyObservation(ApiMessage):
-    """A study whose features a drift monitor observes."""
+    """A study to be observed by a drift monitor."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.StudyObservation
 
     monitor_id: Id
-    """Id of the monitor, whose layers are among those of the request."""
+    """Id of the monitor. The request must include its layers."""
     study: ObservedStudy
     """The study."""
 
 
 class DeliveredObservation(ApiMessage):
-    """What became of an observation. It never fails the extraction."""
+    """Delivery of an observation. A failure never fails the extraction."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.DeliveredObservation
 
     delivery: ObservationDelivery
-    """What became of it."""
+    """State of the observation."""
     reason: str = ""
-    """UPPER_SNAKE_CASE constant where it was dropped, such as `OUTBOX_FULL`, `NO_MONITORING` or the reason of the
-    monitor's refusal; where it was queued, why it could not be recorded, such as `UNAVAILABLE`; else empty.
+    """UPPER_SNAKE_CASE constant if it was dropped: `OUTBOX_FULL`, `NO_MONITORING`, `STORE_UNAVAILABLE`, `NOT_FOUND` or
+    `WRONG_ORIGIN`; else empty.
     """
     detail: str = ""
-    """The same in a sentence, with what to do about it."""
+    """The reason in a sentence, with the remedy."""
 
 
 class ExtractedStudy(ApiMessage):
@@ -273,13 +272,13 @@ class ExtractedStudy(ApiMessage):
     checkpoint_sha256: str = ""
     """Digest of the weights that were used, hex."""
     cost: Cost
-    """What it cost."""
+    """Cost of the call."""
     preprocessing_sha256: str = ""
-    """Digest of the preprocessing, hex, without the names of the modalities: for FeatureOrigin of Observe."""
+    """Digest of the preprocessing without the names of the modalities, hex, for `FeatureOrigin` of Observe."""
     observation: DeliveredObservation | None = None
-    """What became of the observation; absent where the request names none."""
+    """Delivery of the observation; absent if the request has none."""
     series: tuple[TakenSeries, ...] = ()
-    """The series that each modality of the model was read from, where the study was sent as DICOM."""
+    """The series that each modality of the model was read from, if the study was sent as DICOM."""
 
 
 class ExtractDatasetRequest(ApiMessage):
@@ -298,9 +297,9 @@ class ExtractDatasetRequest(ApiMessage):
     split: Split
     """Split to extract."""
     layers: tuple[str, ...] = ()
-    """Layers, in any order: the set holds the primary layer first. Empty means every layer of the card."""
+    """Layers, in any order; the set contains the primary layer first. Empty means every layer of the card."""
     pooling: Pooling = "mean"
-    """Pooling; only the mean is offered for feature sets."""
+    """Pooling; feature sets only support the mean."""
     input_transform: str = ""
     """Deterministic input transform of a task, as in ExtractRequest; empty means `identity`."""
     initialisation: Initialisation = "checkpoint"
@@ -308,16 +307,16 @@ class ExtractDatasetRequest(ApiMessage):
     initialisation_seed: int = Field(default=0, ge=0, le=9223372036854775807)
     """Seed of random weights; ignored with the checkpoint."""
     verify: bool = False
-    """Reads and verifies every part of a stored set, which finds changed bytes. Without it, parts are checked for
-    presence and size.
+    """Whether to read every part of a stored set to find changed bytes. Otherwise, only presence and size of the parts
+    are checked.
     """
     modality_map: ModalityMap = Field(default_factory=dict)
-    """Which modality of the dataset feeds which input of the model, such as `t1w` to `input`; inputs that are not named
-    take the modality of the same name. No input occurs twice.
+    """Maps modalities of the dataset to inputs of the model, such as `t1w` to `input`. Inputs that are not named take
+    the modality of the same name. No input occurs twice.
     """
     allow_cut_organs: bool = False
-    """Use cases of which less than half of the gland mask, by which some models normalise, lies in the model's field of
-    view; false by default, which refuses them. It does not change the features of other cases, nor the id of the set.
+    """Accept cases with less than half of the gland mask, by which some models normalise, in the model's field of view.
+    False, the default, rejects them. The option does not change the features of other cases or the id of the set.
     """
 
 
@@ -329,7 +328,7 @@ class FeatureSet(ApiMessage):
     feature_set_id: str
     """Id: 32 hex digits, a digest of everything that determines the features."""
     manifest: ObjectRef
-    """Its manifest; writing it committed the set."""
+    """Its manifest; the set is committed by writing it."""
     rows: int
     """Rows, one per case."""
     groups: int
@@ -337,7 +336,7 @@ class FeatureSet(ApiMessage):
     layers: tuple[Layer, ...]
     """Layers with their channels, the primary layer first."""
     checkpoint_sha256: str
-    """Digest of the weights, hex; of the random weights' architecture and seed where re-initialised."""
+    """Digest of the weights, hex; for random weights, digest of their architecture and seed."""
     dataset_digest: str
     """Digest of the dataset, hex."""
 
@@ -352,12 +351,11 @@ class ExtractDatasetResponse(ApiMessage):
     feature_set: FeatureSet | None = None
     """The committed feature set; the last message."""
     cost: Cost | None = None
-    """What it cost; set with the feature set."""
+    """Cost of the call; set with the feature set."""
     computed_cases: int = 0
-    """With the feature set: cases computed by this call; 0 where everything was already stored."""
+    """With the feature set: cases computed by this call; 0 if everything was already stored."""
     recomputed_parts: int = 0
-    """With the feature set: parts that had been committed before, were lost or damaged since, and were computed again.
-    """
+    """With the feature set: committed parts that were lost or damaged, and computed again."""
 
 
 class CreateStudyUploadRequest(ApiMessage):
@@ -377,8 +375,8 @@ class CreateStudyUploadResponse(ApiMessage):
     PROTO: ClassVar[type[Message]] = features_pb2.CreateStudyUploadResponse
 
     upload: FileUpload
-    """Where the file is uploaded."""
+    """Destination of the upload."""
     object: ObjectRef
-    """What DicomStudy refers to once the file is uploaded."""
+    """Reference to the uploaded file, for `DicomStudy`."""
     expire_time: Time
-    """When the URL expires. An upload that has begun goes on."""
+    """When the URL expires. An upload that has begun continues."""

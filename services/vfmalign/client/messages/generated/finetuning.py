@@ -23,14 +23,14 @@ JobState = Literal["queued", "pending", "running", "succeeded", "failed", "cance
 
 
 class Recipe(RecipeMethods):
-    """How a job trains: a preset, any field of which can be set."""
+    """How a job trains: a preset, and fields that override it."""
 
     PROTO: ClassVar[type[Message]] = finetuning_pb2.Recipe
 
     preset: str = ""
     """Name of a preset of the task and network, such as `default` or `demo`; empty means `default`."""
     epochs: int | None = Field(default=None, ge=1, le=10000)
-    """Epochs; validation happens at step 0 and after each."""
+    """Epochs; the network is validated at step 0 and after each epoch."""
     steps_per_epoch: int | None = Field(default=None, ge=1, le=100000)
     """Optimiser steps per epoch."""
     batch_size: int | None = Field(default=None, ge=1, le=1024)
@@ -42,16 +42,11 @@ class Recipe(RecipeMethods):
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0, allow_inf_nan=False)
     """Factor on the learning rate per stage towards the input."""
     encoder_rate: float | None = Field(default=None, ge=0.0, le=1.0, allow_inf_nan=False)
-    """Share of the learning rate that the whole encoder gets; the head gets all of it."""
+    """Factor on the learning rate of the whole encoder; the head has the full rate."""
     warmup_fraction: float | None = Field(default=None, ge=0.0, le=1.0, allow_inf_nan=False)
-    """Share of all steps spent warming up."""
+    """Share of all steps used for warm-up."""
     patch_shape_dhw: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = ()
     """Size of random training patches along D, H, W in voxels; empty trains on whole volumes."""
-    probe_steps: tuple[Annotated[int, Field(ge=1, le=1000000000)], ...] = ()
-    """Optimiser steps after which the current encoder is published as model `<publish_as>-step-<step>`: an early probe
-    of the fine-tuning. Multiples of steps_per_epoch, where validation happens, up to the last step, in ascending order.
-    Only for fine-tuning of an encoder; of a check, for the pretrained network alone.
-    """
 
 
 class JobSpec(JobSpecMethods):
@@ -60,7 +55,7 @@ class JobSpec(JobSpecMethods):
     PROTO: ClassVar[type[Message]] = finetuning_pb2.JobSpec
 
     kind: JobKind
-    """What is trained."""
+    """Kind of training."""
     dataset_id: Id
     """Dataset id."""
     dataset_digest: OptionalSha256 = ""
@@ -72,8 +67,7 @@ class JobSpec(JobSpecMethods):
     network: Network = "pretrained"
     """Starting network, for fine-tuning."""
     model_id: OptionalId = ""
-    """Pretrained model id, for fine-tuning (of the specialised network: the model whose input preparation it shares).
-    """
+    """Pretrained model id, for fine-tuning. The specialised network uses the input preparation of this model."""
     model_sha256: OptionalSha256 = ""
     """Expected digest of that model's weights, hex; empty accepts the stored one."""
     task: Task | None = None
@@ -83,20 +77,22 @@ class JobSpec(JobSpecMethods):
     seed: int = Field(default=0, ge=0, le=9223372036854775807)
     """Seed of all random number generators."""
     publish_as: OptionalId = ""
-    """Id to publish the encoder under; empty means `<job id>-encoder`."""
+    """Model id of the published encoder; empty means `<job id>-encoder`."""
     modality_map: ModalityMap = Field(default_factory=dict)
-    """Which modality of the dataset feeds which input of the model, such as `t1w` to `input`; inputs that are not named
-    take the modality of the same name. No input occurs twice.
+    """Maps modalities of the dataset to inputs of the model, such as `t1w` to `input`. Inputs that are not named take
+    the modality of the same name. No input occurs twice.
     """
     shuffled_labels: bool = False
     """For fine-tuning: permute the targets between the training cases, and between the validation cases, as in
     `CheckSpec`.
     """
     allow_cut_organs: bool = False
-    """For fine-tuning: use cases that the model's field of view cuts off, as in `CheckSpec`; false by default."""
+    """For fine-tuning: accept cases with organs that the model's field of view cuts off, as in `CheckSpec`; false by
+    default.
+    """
     initial_seed: int | None = Field(default=None, ge=0, le=9223372036854775807)
-    """For fine-tuning of the pretrained network: draw its initial weights with this seed, in place of the model's. A
-    control.
+    """Control, for fine-tuning of the pretrained network: draw random initial weights with this seed instead of the
+    model's weights.
     """
 
 
@@ -127,7 +123,7 @@ class Failure(ApiMessage):
     message: str
     """One sentence that names the object and the remedy."""
     exit_code: int | None = None
-    """Exit code of the training process, where there was one."""
+    """Exit code of the training process, if there was one."""
 
 
 class Job(ApiMessage):
@@ -146,14 +142,14 @@ class Job(ApiMessage):
     create_time: Time
     """When it was created."""
     start_time: Time | None = None
-    """When all processes or pods of an attempt were first seen to have started, at which time its wait ends; absent
+    """When the service first saw that all processes or pods of an attempt had started, which ends the wait; absent
     before.
     """
     end_time: Time | None = None
     """When it ended."""
     progress: Progress = Progress()
-    """What it is doing or waiting for; phases are `queued`, `pending`, `training`, `stopping` and `finished`, the unit
-    is `epoch`.
+    """Current activity or reason for waiting; phases are `queued`, `pending`, `training`, `stopping` and `finished`,
+    the unit is `epoch`.
     """
     curve: tuple[CurvePoint, ...] = ()
     """The learning curve so far."""
@@ -162,9 +158,9 @@ class Job(ApiMessage):
     result: ObjectRef | None = None
     """Set when it succeeded: `jobs/<id>/result.json`."""
     encoder_model_id: str = ""
-    """Model id of the published encoder, where it published one."""
+    """Model id of the published encoder, if any."""
     log_command: str = ""
     """Command that shows the log of its latest attempt, such as `kubectl logs …`, for people with access to the cluster
-    or machine that runs it; empty before the first attempt. A cluster keeps the log for as long as the Job, which is a
-    day by default.
+    or machine that runs it; empty before the first attempt. A cluster keeps the log as long as the Job, by default for
+    a day.
     """

@@ -31,7 +31,7 @@ class CreateDatasetUploadsRequest(ApiMessage):
     PROTO: ClassVar[type[Message]] = imports_pb2.CreateDatasetUploadsRequest
 
     import_id: Id
-    """Id of the import, which the client chooses. Imports of different callers never meet."""
+    """Id of the import, chosen by the client. Equal ids of different callers are different imports."""
     files: tuple[FileContent, ...]
     """Files, each once."""
 
@@ -44,7 +44,7 @@ class CreateDatasetUploadsResponse(ApiMessage):
     uploads: tuple[FileUpload, ...]
     """One for each file, in the order of the request."""
     expire_time: Time
-    """When the URLs expire. An upload that has begun goes on."""
+    """When the URLs expire. An upload that has begun continues."""
 
 
 class PublishDatasetRequest(ApiMessage):
@@ -57,8 +57,8 @@ class PublishDatasetRequest(ApiMessage):
     dataset_id: Id
     """Id of the dataset."""
     datalist_sha256: Sha256
-    """SHA-256 of the datalist, hex: one of the uploaded files, exactly as it is stored (docs/datasets.md). It names
-    every other file by its digest.
+    """SHA-256 of the datalist, hex. It is one of the uploaded files, in exactly the stored form (docs/datasets.md), and
+    names every other file by its digest.
     """
 
 
@@ -90,9 +90,9 @@ class CreateModelUploadsResponse(ApiMessage):
     PROTO: ClassVar[type[Message]] = imports_pb2.CreateModelUploadsResponse
 
     upload: FileUpload
-    """Where the weights are uploaded."""
+    """Destination of the upload."""
     expire_time: Time
-    """When the URL expires. An upload that has begun goes on."""
+    """When the URL expires. An upload that has begun continues."""
 
 
 class PublishModelRequest(ApiMessage):
@@ -103,26 +103,26 @@ class PublishModelRequest(ApiMessage):
     import_id: Id
     """Id of the import."""
     model_id: Id
-    """Id to publish the model under."""
+    """Id of the published model."""
     weights_sha256: Sha256
     """SHA-256 of the uploaded safetensors file, hex."""
     architecture: str
-    """Name of the architecture, as ListModels shows it, `torch_export`, or the description of a network as a card holds
-    it.
+    """Name of the architecture, as in ListModels; `torch_export`; or the description of a network in the form of a
+    model card.
     """
     objective: Objective = "unknown"
     """Training objective."""
     preprocessing: Preprocessing | None = None
-    """Input preparation; the architecture's own where absent, which an exported program does not have. An empty
+    """Input preparation; absent means the architecture's own, which an exported program does not have. An empty
     `reference` is the first modality, or `t2w` for models of prostate MRI; empty `quantiles` are 0.02 and 0.98.
     """
     primary_layer: str = ""
-    """Layer of a check's main number; the architecture's own where empty."""
+    """Layer of a check's main number; empty means the architecture's own."""
     source: str = ""
     """Origin and licence of the weights, without data of patients."""
     declaration: str = ""
-    """Rules by which Extract reads the model's inputs from DICOM: the JSON of a declaration with its member
-    `selections` (docs/dicom.md). It declares every modality that the model takes. Empty, the default, for none.
+    """Rules for reading the model's inputs from DICOM in Extract: the JSON of a declaration with the member
+    `selections` (docs/datasets.md). It declares every modality of the model. Empty, the default, means no rules.
     """
 
 
@@ -132,6 +132,6 @@ class PublishModelResponse(ApiMessage):
     PROTO: ClassVar[type[Message]] = imports_pb2.PublishModelResponse
 
     progress: Progress | None = None
-    """The phase that runs."""
+    """The running phase."""
     model: Model | None = None
     """The published model; the last message."""

@@ -9,7 +9,12 @@ from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage, Time, unset_means
 from vfmalign.client.messages.generated.common import Cost, Estimate, FileContent, FileUpload, ObjectRef
-from vfmalign.client.messages.methods import ComputeResponseMethods
+from vfmalign.client.messages.methods import (
+    ComputeOptionsMethods,
+    ComputeResponseMethods,
+    KernelMethods,
+    TestOptionsMethods,
+)
 from vfmalign.v1 import mmd_pb2
 
 __all__ = [
@@ -37,7 +42,7 @@ __all__ = [
     "Measure",
 ]
 Pairing = Literal["paired", "independent"]
-"""How the two samples relate."""
+"""Relation of the two samples."""
 Estimator = Literal["biased", "unbiased_paired", "unbiased_independent", "random_fourier"]
 """Estimator of MMD²."""
 KernelFamily = Literal[
@@ -45,40 +50,41 @@ KernelFamily = Literal[
 ]
 """Kernel family."""
 BandwidthRule = Literal["fixed", "reference_median", "pooled_median"]
-"""Where the bandwidth comes from."""
+"""Source of the bandwidth."""
 TestMethod = Literal["permutation", "wild_bootstrap"]
-"""How the null distribution of a test is generated."""
+"""Method to generate the null distribution of a test."""
 Precision = Literal["fast", "high", "exact"]
-"""Minimum precision of kernel values and distances; sums are always float64. The response gives the precision used,
-which may be higher.
+"""Minimum precision of kernel values and distances; sums are always float64. The response states the precision that was
+used, which may be higher.
 """
 Measure = Literal["cka", "frechet", "energy"]
-"""A measure of shift beside MMD², of the standardised features where there is a reference, else of the raw ones."""
+"""A measure of shift other than MMD². It uses the standardised features if there is a reference, else the raw features.
+"""
 
 
 class UploadedFeatures(ApiMessage):
-    """Arrays that a client uploaded to the deployment's bucket (CreateUpload) because they are too large for a message.
-    They are not a feature set, which records the model and the data of its rows.
+    """Arrays that are too large for a message and that a client uploaded to the deployment's bucket (CreateUpload).
+    Unlike a feature set, they do not record the model and the data of their rows.
     """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.UploadedFeatures
 
     object: ObjectRef
     """A safetensors file of float16, float32 or float64 tensors of shape [rows, channels], all with the same number of
-    rows; each is a layer by its name, in the order of names. It has at most 256 layers with printable names of at most
-    128 characters. Its size counts against the service's memory for one comparison.
+    rows. Each tensor is a layer of the same name; layers are sorted by name. There are at most 256 layers, with
+    printable names of at most 128 characters. The file's size counts against the service's memory for one comparison.
     """
     groups: tuple[str, ...] = ()
-    """Group (patient) of each row, in row order; empty means that every row is a group of its own. At most 128
-    characters each.
+    """Group (patient) of each row, in row order; empty means that every row is its own group. At most 128 characters
+    each.
     """
     case_ids: tuple[str, ...] = ()
-    """Case of each row, in row order; empty where unknown. Paired samples that both name cases must name the same ones.
+    """Case of each row, in row order; empty if unknown. If both paired samples name cases, the cases must be the same.
     Several rows of one case, such as patches, must be in one group.
     """
 
 
-class Kernel(ApiMessage):
+class Kernel(KernelMethods):
     """Kernel and bandwidth."""
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.Kernel
@@ -86,53 +92,52 @@ class Kernel(ApiMessage):
     family: KernelFamily = "gaussian"
     """Family."""
     bandwidth_rule: BandwidthRule | None = None
-    """Rule; unspecified means `fixed_sigma` where it is set, else the reference median where there is a reference. A
-    request with neither is refused, as is a median rule with `fixed_sigma`. Kernels without a bandwidth ignore it.
+    """Rule; unspecified means `fixed_sigma` if it is set, else the median of the reference. A request with neither is
+    rejected, as is a median rule with `fixed_sigma`. Kernels without a bandwidth ignore the rule.
     """
     fixed_sigma: float = Field(default=0.0, ge=0.0, le=1e100, allow_inf_nan=False)
-    """σ in feature units (after scaling where features are standardised), 1e-100 to 1e100; 0 where the rule takes a
-    median.
-    """
+    """σ in feature units (for standardised features, after scaling), 1e-100 to 1e100; 0 if the rule uses a median."""
 
 
-class TestOptions(ApiMessage):
+class TestOptions(TestOptionsMethods):
     """Hypothesis test."""
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.TestOptions
 
     permutations: int = Field(default=0, ge=0, le=100000)
-    """Random permutations B; 0 disables the test. Paired samples swap within groups (all 2^n swaps up to 12 groups),
-    independent ones are permuted by groups.
+    """Number of random permutations B; 0 disables the test. Paired samples are swapped within groups (all 2^n swaps up
+    to 12 groups), independent samples are permuted by groups.
     """
     seed: int = Field(default=0, ge=0, le=18446744073709551615)
-    """Seed of the permutations, of wild bootstrap signs, of random frequencies and of rows sampled for a pooled median.
+    """Seed of the permutations, the signs of the wild bootstrap, the random frequencies, and the rows sampled for a
+    pooled median.
     """
     method: TestMethod = "permutation"
-    """How the null distribution is generated. A wild bootstrap needs permutations."""
+    """Method to generate the null distribution. A wild bootstrap needs permutations."""
     aggregated: bool = False
-    """Whether to test over a grid of bandwidths as well, which avoids choosing one (`aggregated_p_value`). A request
-    for it without permutations is refused.
+    """Whether to test over a grid of bandwidths as well, so that no bandwidth has to be chosen (`aggregated_p_value`).
+    Rejected without permutations.
     """
 
 
-class ComputeOptions(ApiMessage):
-    """What to compare and how, with the samples."""
+class ComputeOptions(ComputeOptionsMethods):
+    """The samples to compare, and the options of the comparison."""
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.ComputeRequest
     OMITTED: ClassVar[frozenset[str]] = frozenset(("reference", "x", "y"))
 
     pairing: Pairing
-    """How x and y relate; required. A pair of a batch that lacks it fails alone."""
+    """Relation of x and y; required. In a batch, only the pair without it fails."""
     estimator: Estimator | None = None
     """Estimator; unspecified means unbiased, of the form that fits the pairing."""
     kernel: Kernel = Kernel()
     """Kernel."""
     layers: tuple[str, ...] = ()
-    """Layers to compare; empty means all that both samples have."""
+    """Layers to compare; empty means all common layers."""
     primary_layer: str = ""
     """The layer declared in advance; its result comes first. Empty means the first layer."""
     test: TestOptions = TestOptions()
-    """Test; one without permutations is none."""
+    """Test; without permutations, there is no test."""
     interval_level: Annotated[float, unset_means(0.95)] = Field(default=0.95, gt=0.0, lt=1.0, allow_inf_nan=False)
     """Coverage of intervals."""
     projection: bool = False
@@ -140,22 +145,24 @@ class ComputeOptions(ApiMessage):
     precision: Precision | None = None
     """Minimum precision; unspecified means the service's setting."""
     frequencies: int = Field(default=0, ge=0, le=1048576)
-    """Random frequencies of ESTIMATOR_RANDOM_FOURIER, 256 to 1,048,576; 0 means 1,024. Refused with another estimator.
+    """Number of random frequencies of ESTIMATOR_RANDOM_FOURIER, 256 to 1,048,576; 0 means 1,024. Rejected with other
+    estimators.
     """
     measures: tuple[Measure, ...] = ()
-    """Measures of shift beside MMD²; empty means none. They accept at most 8,192 rows per sample, and features that fit
-    into memory.
+    """Measures of shift other than MMD²; empty means none. They support at most 8,192 rows per sample, and features
+    that fit into memory.
     """
     first_groups: int = Field(default=0, ge=0, le=100000)
-    """Whether a new site looks like a reference of independent groups: of y, compare the first row of each of its first
-    so many groups; of x, the first row of each group, where every third group fixes scale and bandwidth and the others
-    are compared, so that the test is exact for independent groups, which those of a few sessions of different scanners
-    are not. 0, the default, compares all rows. `reference` is then left out, and the features fit into memory.
+    """Compare a new site with a reference of independent groups. From y, use the first row of each of its first
+    `first_groups` groups. From x, use the first row of each group: every third group determines scale and bandwidth,
+    the others are compared. The test is then exact for independent groups; the groups of a few sessions on different
+    scanners are not independent. `reference` must be left out, and the features must fit into memory. 0, the default,
+    compares all rows.
     """
 
 
 class MeasureResult(ApiMessage):
-    """Value of a measure beside MMD²."""
+    """Value of a measure other than MMD²."""
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.MeasureResult
 
@@ -164,8 +171,8 @@ class MeasureResult(ApiMessage):
     value: Estimate
     """Its value, without an interval; absent with the reason."""
     dimension: int = 0
-    """Dimension of the space it was computed in: the channels used or, for MEASURE_FRECHET, the principal axes; 0 where
-    the value is absent.
+    """Dimension of the space it was computed in: the number of channels or, for MEASURE_FRECHET, of principal axes; 0
+    if the value is absent.
     """
 
 
@@ -179,57 +186,56 @@ class ShiftResult(ApiMessage):
     sigma: float
     """Bandwidth σ that was used, in units of the (scaled) features."""
     p_value: Estimate = Estimate()
-    """p-value of the test; absent with the reason. It says only that a change is detectable."""
+    """p-value of the test; absent with the reason. It only shows whether a change is detectable."""
     p_value_max_t: Estimate = Estimate()
-    """p adjusted over layers by max-T; absent with the reason."""
+    """p-value adjusted over layers by max-T; absent with the reason."""
     permutations: int = 0
-    """Permutations behind the p-value, including the observed one where all were enumerated."""
+    """Number of permutations for the p-value; if all were enumerated, it includes the observed one."""
     enumerated: bool = False
-    """True where all swaps were enumerated."""
+    """True if all swaps were enumerated."""
     error_bound: float = 0.0
-    """Absolute error bound of the estimate at the precision it was computed in."""
+    """Absolute error bound of the estimate at the precision of the computation."""
     below_error_bound: bool = False
-    """True where |MMD²| is below its rounding error (`error_bound`)."""
+    """True if |MMD²| is below its rounding error (`error_bound`)."""
     aggregated_p_value: Estimate = Estimate()
-    """p-value of the test aggregated over a grid of bandwidths; absent with the reason, also where it was not
-    requested.
+    """p-value of the test aggregated over a grid of bandwidths; absent with the reason, also if it was not requested.
     """
     approximation_error: float = 0.0
     """Half-width of the 99 % interval of an approximating estimator around the exact value, over its random
-    frequencies, in units of MMD²; 0 where the estimator is exact. Rounding (`error_bound`) adds to it.
+    frequencies, in units of MMD²; 0 if the estimator is exact. Rounding (`error_bound`) adds to it.
     """
     precision: str = ""
-    """Precision of the rows behind this value: `bfloat16`, `float32` or `float64`."""
+    """Precision of the rows for this value: `bfloat16`, `float32` or `float64`."""
 
 
 class TopChannels(ApiMessage):
-    """The channels of paired samples that move most, and MMD² without them. A kernel of distances adds up the channels,
-    so that a few that move far can determine MMD² alone.
+    """The channels of paired samples that move most, and MMD² without them. A kernel of distances adds up all channels,
+    so a few channels that move far can dominate MMD².
     """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.TopChannels
 
     count: int = 0
-    """Number of these channels: ⌈d/100⌉ of the d = `channels` − `channels_excluded` standardised ones, those with the
-    largest mean squared displacement. 0 where `displacement_share` is absent, else 1 to d.
+    """Number of these channels: the ⌈d/100⌉ channels with the largest mean squared displacement, of the d = `channels`
+    − `channels_excluded` standardised channels. 0 if `displacement_share` is absent, else 1 to d.
     """
     displacement_share: Estimate
     """Their share of the mean over the pairs of ‖y_i − x_i‖² of the standardised features, unitless, in [0, 1], without
-    an interval. Absent with the reason where the samples are not paired, where the estimator is
-    ESTIMATOR_RANDOM_FOURIER, where the reference has one row, and where no channel moves.
+    an interval. Absent with the reason if the samples are not paired, the estimator is ESTIMATOR_RANDOM_FOURIER, the
+    reference has one row, or no channel moves.
     """
     shift_without: ShiftResult
-    """MMD² of the standardised features without these channels, without an interval or test. σ follows the rule of the
-    request on the remaining channels; a fixed σ stays as it is. Absent with the reason where the share is, where no
-    channel remains, and where the remaining channels give no bandwidth.
+    """MMD² of the standardised features without these channels, without an interval or test. The rule of the request
+    computes σ from the remaining channels; a fixed σ does not change. Absent with the reason if the share is absent, no
+    channel remains, or the remaining channels give no bandwidth.
     """
     caution: str = ""
-    """Caution for the reader where the share exceeds 1/2 and d is at least 100, in one or two sentences; else empty."""
+    """Caution for the reader if the share exceeds 1/2 and d is at least 100, in one or two sentences; else empty."""
 
 
 class ExcludedMovement(ApiMessage):
-    """Channels that the standardised features exclude because they do not vary in the reference, and that move all the
-    same, such as a dead channel that comes alive. MMD² of the standardised features does not include their movement.
+    """Channels that move although they do not vary in the reference, such as a dead channel that becomes active. The
+    standardised features exclude such channels, so MMD² of the standardised features does not include their movement.
     """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.ExcludedMovement
@@ -240,14 +246,14 @@ class ExcludedMovement(ApiMessage):
     """
     displacement: Estimate
     """Root mean square of their displacement, in units of the median SD of the other channels in the reference, at
-    least 1e-6, without an interval. Over the pairs and these channels, y_i − x_i where the samples are paired; over
-    these channels, the distance of mean and SD of x from those of y, √((x̄ − ȳ)² + (s_x − s_y)²), where they are
-    independent. Absent with the reason where none moves, where the reference has one row, and where it is beyond the
+    least 1e-6, without an interval. For paired samples: root mean square of y_i − x_i over the pairs and these
+    channels. For independent samples: root mean square over these channels of the distance of mean and SD, √((x̄ − ȳ)²
+    + (s_x − s_y)²). Absent with the reason if no channel moves, the reference has one row, or the value is beyond the
     range of a double.
     """
     caution: str = ""
-    """Caution for the reader where together they move by 0.1 median SDs or more, √`count` · `displacement` ≥ 0.1, in
-    two sentences; else empty.
+    """Caution for the reader if together they move by 0.1 median SDs or more, √`count` · `displacement` ≥ 0.1, in two
+    sentences; else empty.
     """
 
 
@@ -261,8 +267,8 @@ class LayerResult(ApiMessage):
     channels: int
     """Dimension of a feature."""
     channels_excluded: int = 0
-    """Channels excluded from the standardised features: those that are constant in the reference, or whose SD there is
-    under 1e-6 of the median SD of those that are not.
+    """Number of channels excluded from the standardised features: they are constant in the reference, or have an SD
+    there below 1e-6 of the median SD of the other channels.
     """
     raw: ShiftResult
     """On the unscaled features."""
@@ -271,9 +277,9 @@ class LayerResult(ApiMessage):
     SD in the reference, but at least 0.1 of the median SD of the channels that are not excluded.
     """
     measures: tuple[MeasureResult, ...] = ()
-    """Measures beside MMD², in the requested order."""
+    """Measures other than MMD², in the requested order."""
     channels_at_floor: int = 0
-    """Channels whose scale is 0.1 of the median SD because their own SD is smaller; 0 to `channels`, 0 without a
+    """Number of channels scaled by 0.1 of the median SD because their own SD is smaller; 0 to `channels`, 0 without a
     reference.
     """
     top_channels: TopChannels | None = None
@@ -283,7 +289,7 @@ class LayerResult(ApiMessage):
 
 
 class ProjectionPoint(ApiMessage):
-    """A row's place in a 2-D projection for a picture."""
+    """Position of a row in a 2-D projection, for figures."""
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.ProjectionPoint
 
@@ -326,16 +332,15 @@ class ComputeResponse(ComputeResponseMethods):
     precision: str
     """Lowest precision of any layer's values: `bfloat16`, `float32` or `float64`; sums are always float64."""
     projection: Projection | None = None
-    """Projection, where requested."""
+    """Projection, if requested."""
     cost: Cost = Cost()
-    """What it cost."""
+    """Cost of the call."""
     backend: str = ""
     """Backend that summed the kernel matrix: `torch` or `triton`."""
     backend_note: str = ""
-    """Reason, in one sentence, why a backend other than the configured one was used; empty otherwise."""
+    """Reason, in one sentence, for using a backend other than the configured one; empty otherwise."""
     reference_caution: str = ""
-    """Caution for the reader, in two sentences, where the reference names cases or groups that x or y name too; else
-    empty.
+    """Caution for the reader, in two sentences, if the reference shares named cases or groups with x or y; else empty.
     """
 
 
@@ -358,7 +363,8 @@ class CreateUploadRequest(ApiMessage):
     PROTO: ClassVar[type[Message]] = mmd_pb2.CreateUploadRequest
 
     file: FileContent
-    """A safetensors file, as UploadedFeatures describes it; no larger than what the service may use for one comparison.
+    """A safetensors file as described in `UploadedFeatures`, at most as large as the service's memory limit for one
+    comparison.
     """
 
 
@@ -368,8 +374,8 @@ class CreateUploadResponse(ApiMessage):
     PROTO: ClassVar[type[Message]] = mmd_pb2.CreateUploadResponse
 
     upload: FileUpload
-    """Where the file is uploaded."""
+    """Destination of the upload."""
     object: ObjectRef
-    """What UploadedFeatures refers to once the file is uploaded."""
+    """Reference to the uploaded file, for `UploadedFeatures`."""
     expire_time: Time
-    """When the URL expires. An upload that has begun goes on."""
+    """When the URL expires. An upload that has begun continues."""

@@ -36,30 +36,29 @@ __all__ = [
 MonitorState = Literal["active", "paused"]
 """State of a monitor."""
 EvidenceComponent = Literal["rows", "blocks_of_4", "blocks_of_16", "channels", "first_patients"]
-"""A piece of evidence with ranks of its own."""
+"""A component of the evidence; each has its own ranks."""
 EpochStart = Literal["fixed", "unseen_reference", "reset"]
-"""Why an epoch begins, which decides whether its bound holds."""
+"""Why an epoch begins. This determines whether its bound is valid."""
 ObservationOutcome = Literal["entered", "repeated_patient", "reference_patient", "not_finite", "paused", "conflict"]
-"""What became of an observation."""
+"""Outcome of an observation."""
 
 
 class MonitorReference(ApiMessage):
-    """A feature set with which observations are compared."""
+    """A feature set to compare observations with."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.MonitorReference
 
     feature_set_id: Id
-    """Id of a feature set of at least 60 and at most 20,000 patients. Of several rows of a patient, the first is kept.
-    """
+    """Id of a feature set of 60 to 20,000 patients. If a patient has several rows, only the first is used."""
     manifest_sha256: OptionalSha256 = ""
-    """SHA-256 of its manifest, hex; empty accepts the stored one and pins it. FAILED_PRECONDITION where the stored one
-    is another.
+    """SHA-256 of its manifest, hex; empty accepts the stored manifest and pins it. Fails with FAILED_PRECONDITION if
+    the stored manifest has another digest.
     """
 
 
 class MonitorSpec(MonitorSpecMethods):
-    """What a monitor watches; fixed when it is created, except that its reference can be replaced, and title and hours
-    updated.
+    """Specification of a monitor. It is fixed at creation, except that the reference can be replaced, and title and
+    hours updated.
     """
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.MonitorSpec
@@ -67,46 +66,46 @@ class MonitorSpec(MonitorSpecMethods):
     reference: MonitorReference
     """The reference of the first epoch."""
     layer: str = ""
-    """Layer that raises the alarm; empty takes the first of the reference."""
+    """Layer that raises the alarm; empty means the first layer of the reference."""
     descriptive_layers: tuple[str, ...] = ()
-    """Layers whose windowed MMD² is shown, and which never raise the alarm; the reference has them."""
+    """Layers of the reference that are only shown with their windowed MMD². They never raise the alarm."""
     stratum: OptionalKind = ""
     """Id of the stratum within which observations are compared, such as `scanner`; empty for none. The reference's
-    dataset has it. An observation of a stratum that the reference lacks is compared with earlier observations of this
-    stratum alone.
+    dataset must have it. If the reference lacks the value of an observation, the observation is only compared with
+    earlier ones of the same value.
     """
     alpha: Annotated[float, unset_means(0.01)] = Field(default=0.01, gt=0.0, le=0.5, allow_inf_nan=False)
     """Largest probability of ever raising an alarm without drift, over all epochs with a guarantee; ignored with
     `run_length`. It is exact if the studies of one stratum are exchangeable with each other and with the reference's.
-    It does not cover autocorrelation and seasons: the documentation has the rates that were measured.
+    It does not cover autocorrelation and seasons; see the documentation for measured rates.
     """
     run_length: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=100, le=1000000000)
-    """Number of rows A in place of `alpha`: without drift, the first alarm of an epoch comes within T rows with a
-    probability of at most T/A. 0, the default, takes `alpha`.
+    """Number of rows A, instead of `alpha`: without drift, the first alarm of an epoch comes within T rows with a
+    probability of at most T/A. 0, the default, uses `alpha`.
     """
     patient_window_days: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=1, le=36500)
-    """Days after which a patient may enter the evidence again, and is then assumed to be independent of the earlier
-    observation; 0, the default, for never. Days are those of `acquire_time` in UTC, or of the arrival where it is
-    unknown.
+    """Days after which a patient may enter the evidence again; the new observation is assumed to be independent of the
+    earlier one. 0, the default, means never. The date is the day of `acquire_time` in UTC or, if it is unknown, of the
+    arrival.
     """
     seed: int = Field(default=0, ge=0, le=9223372036854775807)
     """Seed of all draws."""
     window_rows: Annotated[int, unset_means(100)] = Field(default=100, ge=16, le=5000)
-    """Rows of a window, whose MMD² to the reference is computed."""
+    """Number of rows in a window, which is compared with the reference by MMD²."""
     max_silence_hours: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=1, le=8760)
-    """Hours without an observation after which the alert VfmalignMonitorSilent fires; 0, the default, for never."""
+    """Hours without an observation after which the alert VfmalignMonitorSilent fires; 0, the default, means never."""
     title: str = ""
     """Title of the report; empty means the monitor's id. It must not identify a patient."""
     first_patients: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=20, le=500)
-    """Patients whose rows, the first of the monitor, are compared with the reference at once when they are complete; 0,
-    the default, for no such test. It finds a stream that differs from its first row on, which the other components find
-    late or never. Labels are permuted within strata. The test spends 0.1 of `alpha`, which the other components then
-    lack; it needs an `alpha` of at least 0.001 and excludes `run_length`.
+    """Number of first patients of the monitor that are compared with the reference in one test, once they are complete;
+    0, the default, means no such test. It detects a stream that differs from the very first row, which the other
+    components detect late or never. Labels are permuted within strata. The test spends 0.1 of `alpha`, which is then
+    not available to the other components. It needs an `alpha` of at least 0.001 and excludes `run_length`.
     """
 
 
 class FeatureOrigin(ApiMessage):
-    """What produced features. Those of another origin cannot be compared."""
+    """Origin of features. Features of different origins cannot be compared."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.FeatureOrigin
 
@@ -126,13 +125,13 @@ class ComponentEvidence(ApiMessage):
     component: EvidenceComponent
     """The component."""
     log_evidence: float | None = None
-    """Natural logarithm of its statistic; absent where the statistic is 0."""
+    """Natural logarithm of its statistic; absent if the statistic is 0."""
     log_threshold: float
     """Natural logarithm of the threshold."""
 
 
 class EvidencePeak(ApiMessage):
-    """The evidence of an epoch that was nearest to its threshold, or farthest above it."""
+    """Peak evidence of an epoch, relative to the threshold."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.EvidencePeak
 
@@ -154,7 +153,7 @@ class MonitorAlarm(ApiMessage):
     observation_id: str
     """Id of the row's observation."""
     components: tuple[EvidenceComponent, ...] = ()
-    """Components whose evidence had reached the threshold."""
+    """Components that had reached their thresholds."""
     raise_time: Time
     """When it was raised."""
     acknowledge_time: Time | None = None
@@ -162,7 +161,7 @@ class MonitorAlarm(ApiMessage):
     acknowledged_by: str = ""
     """Who acknowledged it: issuer and subject of the caller's token; empty without authentication."""
     note: str = ""
-    """What they wrote."""
+    """Note of the acknowledgement."""
 
 
 class MonitorEpoch(ApiMessage):
@@ -181,13 +180,13 @@ class MonitorEpoch(ApiMessage):
     start_time: Time
     """When it began."""
     rows: int = 0
-    """Rows that entered."""
+    """Number of rows that entered."""
     alarm: MonitorAlarm | None = None
     """Its first alarm; absent if there was none."""
 
 
 class WindowedShift(ApiMessage):
-    """MMD² of the last rows to the reference."""
+    """MMD² between the last rows and the reference."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.WindowedShift
 
@@ -196,7 +195,7 @@ class WindowedShift(ApiMessage):
     stratum: str = ""
     """Stratum of the rows; empty for all."""
     first_row: int = 0
-    """Numbers of the first row in the epoch, from 1."""
+    """Number of the first row in the epoch, from 1."""
     last_row: int = 0
     """Number of the last row."""
     rows: int = 0
@@ -206,13 +205,13 @@ class WindowedShift(ApiMessage):
     mmd2: Estimate = Estimate()
     """MMD² of standardised features, with its interval."""
     p_value: Estimate = Estimate()
-    """p-value of a permutation test; descriptive, as windows are looked at many times."""
+    """p-value of a permutation test; descriptive, because windows are examined many times."""
     compute_time: Time | None = None
     """When it was computed."""
 
 
 class ChannelShift(ApiMessage):
-    """How far the mean of a channel has moved."""
+    """Shift of a channel's mean."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.ChannelShift
 
@@ -225,12 +224,12 @@ class ChannelShift(ApiMessage):
 
 
 class StratumMix(ApiMessage):
-    """The mix of strata beside that of the reference. It describes, and raises no alarm."""
+    """The mix of strata in the epoch and in the reference. It is descriptive and raises no alarm."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.StratumMix
 
     rows: dict[str, int] = Field(default_factory=dict)
-    """Rows of the epoch by stratum; the empty stratum counts those of an unknown one."""
+    """Rows of the epoch by stratum; the empty stratum counts rows of unknown strata."""
     reference_rows: dict[str, int] = Field(default_factory=dict)
     """Calibration rows of the reference by stratum."""
 
@@ -247,9 +246,9 @@ class Monitor(ApiMessage):
     state: MonitorState
     """State."""
     origin: FeatureOrigin
-    """What the features of its observations must come from."""
+    """Required origin of the features of its observations."""
     model_id: str
-    """Id of the model of its reference."""
+    """Id of the model that computed its reference."""
     channels: int = 0
     """Channels of the layer that raises the alarm."""
     epoch: MonitorEpoch
@@ -261,17 +260,17 @@ class Monitor(ApiMessage):
     outcomes: dict[str, int] = Field(default_factory=dict)
     """Observations by outcome, of all epochs."""
     late_observations: int = 0
-    """Observations whose acquisition was earlier than that of one before."""
+    """Number of observations that were acquired earlier than one that had already arrived."""
     future_observations: int = 0
-    """Observations whose acquisition lay in the future when they arrived, by more than 5 minutes."""
+    """Number of observations with a time of acquisition more than 5 minutes after their arrival."""
     last_observation_time: Time | None = None
     """When the last observation arrived; absent if none has."""
     last_acquire_time: Time | None = None
-    """Latest time of acquisition; absent where unknown."""
+    """Latest time of acquisition; absent if unknown."""
     mix: StratumMix | None = None
     """Mix of strata; absent without a stratum."""
     windowed_shifts: tuple[WindowedShift, ...] = ()
-    """MMD² of the last window by layer, and by stratum; empty before there is one, and in lists."""
+    """MMD² of the last window by layer, and by stratum; empty before the first window, and in lists."""
     channel_shifts: tuple[ChannelShift, ...] = ()
     """Channels with the largest shares of the shift of the last window; empty in lists."""
     earlier_epochs: tuple[MonitorEpoch, ...] = ()
@@ -279,34 +278,37 @@ class Monitor(ApiMessage):
     create_time: Time
     """When it was created."""
     peak: EvidencePeak | None = None
-    """Highest evidence of the current epoch beside its threshold; absent before a row has entered."""
+    """Peak evidence of the current epoch, relative to its threshold; absent before a row has entered."""
 
 
 class FeatureSetRows(ApiMessage):
-    """Rows of a stored feature set, as observations whose ids are the ids of its cases."""
+    """Rows of a stored feature set as observations. Their ids are the ids of the set's cases."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.FeatureSetRows
 
     feature_set_id: Id
     """Id of the feature set."""
     manifest_sha256: OptionalSha256 = ""
-    """SHA-256 of its manifest, hex; empty accepts the stored one. FAILED_PRECONDITION where the stored one is another.
+    """SHA-256 of its manifest, hex; empty accepts any. Fails with FAILED_PRECONDITION if the stored manifest has
+    another digest.
     """
     start: int = Field(default=0, ge=0, le=100000000)
-    """First row, from 0. At the number of rows of the set, there is nothing to observe, and the answer is empty."""
+    """First row, from 0. If it equals the number of rows of the set, there is nothing to observe, and the response is
+    empty.
+    """
     rows: Annotated[int, unset_means(1000)] = Field(default=1000, ge=1, le=1000)
     """Number of rows; fewer at the end of the set."""
 
 
 class ObservationResult(ApiMessage):
-    """What one observation did."""
+    """Result of one observation."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.ObservationResult
 
     observation_id: str
     """Its id."""
     outcome: ObservationOutcome
-    """What became of it; of a duplicate, when it was first recorded."""
+    """Outcome; for a duplicate, the outcome of the first recording."""
     duplicate: bool = False
     """Whether it was recorded before."""
     row: int = 0
@@ -316,6 +318,6 @@ class ObservationResult(ApiMessage):
     p_value: float | None = None
     """p-value of the row among the calibration and earlier rows; absent if it did not enter."""
     late: bool = False
-    """Whether its acquisition was earlier than that of an observation before."""
+    """Whether it was acquired earlier than an observation that had already arrived."""
     raised_alarm: bool = False
     """Whether it raised the alarm of its epoch."""

@@ -1,4 +1,4 @@
-"""Declarations of datasets: what their cases hold. The JSON files beside this module come with vfmalign."""
+"""Declarations of datasets: modalities, label maps and classes of the cases. vfmalign ships the JSON files here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cache
 from importlib import resources
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import VOLUME_KIND, Record
@@ -14,23 +14,23 @@ from vfmalign.core.formats.bounds import get_max_count, get_max_length
 from vfmalign.v1 import common_pb2, imports_pb2
 
 VolumeKind = Annotated[str, StringConstraints(pattern=VOLUME_KIND.pattern)]
-"""What a volume shows: the id of a modality or of a label map, in lower case."""
+"""Kind of a volume: the id of a modality or label map, in lower case."""
 Modality = VolumeKind
 OptionalKind = Annotated[str, StringConstraints(pattern=VOLUME_KIND.optional_pattern)]
-"""An id of such a form, or empty for none."""
+"""An id in the same format, or empty for none."""
 MAX_MODALITIES = get_max_count(common_pb2.TaskParameters, "modalities")
 MAX_LABEL_MAPS = get_max_count(common_pb2.TaskParameters, "labels")
 MAX_STRUCTURES = get_max_count(common_pb2.TaskParameters, "structures")
 MAX_CLASSES = 64
 MAX_DEFAULTS = 16
 DEFAULT_DECLARATION = "prostate_mpmri"
-"""The declaration by which DICOM is read where the user names none."""
+"""Declaration for reading DICOM if the user names none."""
 MAX_RULES_LENGTH = get_max_length(imports_pb2.PublishModelRequest, "declaration")
-"""Most characters of the rules for DICOM that a dataset or a model's card holds."""
+"""Maximum length in characters of the DICOM rules of a dataset or model card."""
 HU = "HU"
 """Hounsfield units: −1000 is air, 0 is water."""
 SUVBW = "SUVbw"
-"""Standardised uptake value by body weight, g/ml: 1 where the activity of PET is spread evenly, 0 without activity."""
+"""Standardised uptake value by body weight, g/ml: 1 if the PET activity were spread evenly, 0 without activity."""
 Unit = Literal["HU", "SUVbw"]
 """Unit of a modality's voxels that is the same in every scan."""
 
@@ -40,12 +40,12 @@ class LabelMap(Record):
 
     Attributes:
         name: its id.
-        values: name of the structure of each voxel value; 0 is background. Values of one name, such as the grades of a
-            lesion, are one structure.
-        may_be_empty: True where a case without the structure has an empty map.
+        values: name of the structure of each voxel value; 0 is background. Values with the same name, such as the
+            grades of a lesion, are one structure.
+        may_be_empty: True if a case without the structure has an empty map.
         weight: weight of its structures in a segmentation's loss, for structures of few voxels.
-        within: label map of the one structure that holds these structures, which then covers them as well; empty where
-            they stand beside all others.
+        within: label map with a single structure that contains these structures, and therefore covers their voxels as
+            well; empty if no structure contains them.
     """
 
     name: VolumeKind
@@ -61,13 +61,13 @@ class LabelMap(Record):
 
 
 class CaseClass(Record):
-    """A class that a case belongs to or not.
+    """A class to which each case either belongs or does not belong.
 
     Attributes:
         name: its id.
-        label: the label map that it derives from; empty where the cases state it.
-        at_least: with `label`, the highest value of the map from which a case is positive. Where no map of a dataset
-            exceeds 1, the maps are masks without grades and 1 is enough.
+        label: label map that the class is derived from; empty if the cases state the class.
+        at_least: with `label`, a case is positive if the highest value of its map is at least this. If no map of a
+            dataset exceeds 1, the maps are masks without grades and 1 is enough.
     """
 
     name: VolumeKind
@@ -76,27 +76,26 @@ class CaseClass(Record):
 
 
 class TaskParameters(Record):
-    """What a task is about. Each task uses its own parameters; an empty one takes the dataset's default.
+    """Parameters of tasks. Each task uses some of them; an empty parameter takes the dataset's default."""
 
-    Attributes:
-        labels: segmentation: label maps, of which a later one is drawn over an earlier one.
-        structures: segmentation: the structures of these maps to segment; empty for all.
-        class_name: classification: the class to predict.
-        inputs: translation: modalities to translate from.
-        target: translation: the modality to predict.
-        modalities: super-resolution, denoising and the correction of distortion: the modalities to restore.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     labels: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_LABEL_MAPS)
+    """Segmentation: label maps, of which a later one is drawn over an earlier one."""
     structures: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_STRUCTURES)
+    """Segmentation: the structures of these maps to segment; empty for all."""
     class_name: OptionalKind = ""
+    """Classification: the class to predict."""
     inputs: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_MODALITIES)
+    """Translation: modalities to translate from."""
     target: OptionalKind = ""
+    """Translation: the modality to predict."""
     modalities: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_MODALITIES)
+    """Super-resolution, denoising and the correction of distortion: the modalities to restore."""
 
 
 class DatasetDeclaration(Record):
-    """What the cases of a dataset hold.
+    """Modalities, label maps and classes of the cases of a dataset.
 
     Attributes:
         name: its id, such as `prostate_mpmri`.
@@ -112,14 +111,14 @@ class DatasetDeclaration(Record):
     labels: tuple[LabelMap, ...] = Field(default=(), max_length=MAX_LABEL_MAPS)
     classes: tuple[CaseClass, ...] = Field(default=(), max_length=MAX_CLASSES)
     defaults: dict[VolumeKind, TaskParameters] = Field(default_factory=dict, max_length=MAX_DEFAULTS)
-    # Left out where it is empty, so that datasets of earlier versions keep their digests.
+    # Left out if it is empty, so that datasets of earlier versions keep their digests.
     units: dict[VolumeKind, Unit] = Field(
         default_factory=dict, max_length=MAX_MODALITIES, exclude_if=lambda units: not units
     )
 
     @property
     def label_names(self) -> tuple[VolumeKind, ...]:
-        """Ids of the label maps, in order."""
+        """Ids of the label maps, in the declared order."""
         return tuple(label.name for label in self.labels)
 
     @model_validator(mode="after")
@@ -140,7 +139,7 @@ class DatasetDeclaration(Record):
 
 
 def list_declarations() -> tuple[str, ...]:
-    """Returns the names of the declarations, in order."""
+    """Returns the names of the declarations, in alphabetical order."""
     files = resources.files(__name__).iterdir()
     return tuple(sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json")))
 

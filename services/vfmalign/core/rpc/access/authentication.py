@@ -23,13 +23,13 @@ from vfmalign.core.rpc.access.signing_keys import ALGORITHMS, REFRESH_S, FileKey
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, AuthSettings
 
 LEEWAY_S = 30
-"""How far the clocks of issuers and of this machine may be apart, in seconds."""
+"""Allowed difference between the clocks of issuers and of this machine, in seconds."""
 _CACHED_TOKENS = 10_000
 _MAX_TEXT = 255
 """Longest `sub`, as OpenID Connect limits it."""
 _TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
-"""Media types of tokens in lower case; a token need not state one. Those of other purposes, such as logout or proof of
-possession, are not credentials (RFC 9068, section 4; RFC 8725, section 3.11).
+"""Media types of tokens in lower case; a token need not state one. Tokens for other purposes, such as logout or proof
+of possession, are not credentials (RFC 9068, section 4; RFC 8725, section 3.11).
 """
 _KEY_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,64}")
 _TIMES = ("exp", "iat", "nbf")
@@ -50,13 +50,13 @@ _HOW_TO_SEND = (
 
 
 class Authenticator:
-    """Tells who makes a call.
+    """Identifies callers by their tokens.
 
-    Caches verified tokens by their digest until they expire, but no longer than keys are used before they are
-    fetched again.
+    Caches verified tokens by their digest until they expire, but no longer than the interval at which keys are fetched
+    again.
 
     Args:
-        settings: whose tokens are admitted.
+        settings: issuers, audience and claims of the tokens that are accepted.
         clock: returns the time in seconds since the epoch.
 
     Raises:
@@ -74,7 +74,7 @@ class Authenticator:
         )
 
     async def authenticate(self, metadata: Iterable[tuple[str, str | bytes]]) -> Identity:
-        """Returns the identity that the metadata of a call prove; in mode `off` an anonymous owner with every role.
+        """Returns the identity that a call's metadata prove; in mode `off`, returns an anonymous owner with every role.
 
         Raises:
             Unauthenticated: there is no valid token.
@@ -104,7 +104,7 @@ class Authenticator:
         if not isinstance(kind, str) or kind.lower() not in _TYPES:
             raise _invalid("WRONG_TYPE", "the token is not an access token: its `typ` is neither at+jwt nor JWT")
         if not isinstance(issuer, str) or issuer not in self._keys:
-            raise _invalid("UNKNOWN_ISSUER", "the token was issued by somebody whom this deployment does not trust")
+            raise _invalid("UNKNOWN_ISSUER", "this deployment does not trust the issuer of the token")
         if not isinstance(key_id, str | None):
             raise _invalid("MALFORMED_TOKEN", "the key id of the token is not a text")
         claims = self._decode(token, await self._keys[issuer].get(key_id), issuer)
@@ -118,7 +118,7 @@ class Authenticator:
 
     def _decode(self, token: str, key: jwt.PyJWK, issuer: str) -> dict[str, Any]:
         try:
-            # The algorithm is that of the key: what the header says cannot change it.
+            # The key determines the algorithm: the token's header cannot change it.
             return jwt.decode(
                 token,
                 key,
@@ -151,7 +151,7 @@ class Authenticator:
         """Returns the tenants of a token that names none.
 
         Args:
-            roles: those of the subject.
+            roles: roles of the subject.
             has_settings: whether this deployment's settings give the issuer's subjects their roles.
         """
         served = self._settings.tenants
@@ -161,9 +161,9 @@ class Authenticator:
 
 
 def get_key_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Returns the id of the key by which the token of a call claims to be signed, for the log of denials.
+    """Returns the key id that the token of a call states, for the log of denials.
 
-    It is not verified. Empty where there is none, or none of 1 to 64 characters that ids of keys have.
+    The id is not verified. Empty if the token states none, or one that is not 1 to 64 characters of a usual key id.
     """
     try:
         key_id = jwt.get_unverified_header(_get_token(metadata)).get("kid")
@@ -218,7 +218,7 @@ def _get_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 def _find(claims: Mapping[str, object], name: str) -> object:
-    """Returns a claim; dots lead into objects, as in `realm_access.roles`. None where it is absent."""
+    """Returns a claim; dots lead into objects, as in `realm_access.roles`. None if it is absent."""
     value: object = claims
     for part in [name] if name in claims else name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

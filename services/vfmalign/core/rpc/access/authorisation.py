@@ -1,6 +1,6 @@
 """Which role may call which RPC: one table for the whole API.
 
-An RPC without a row may be called by nobody, and a test fails for it. docs/security.md shows the table.
+An RPC without a row is denied to everybody, and a test fails for it. docs/security.md shows the table.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _OBSERVE = frozenset({"researcher", "features", "router"})
 _CREATE = frozenset({"researcher"})
 _IMPORT = frozenset({"curator"})
 _END = frozenset({"researcher", "admin"})
-"""Cancel, retry, and what changes a monitor. Without the role admin, the creator alone may (`check_ownership`), except
-that every researcher acknowledges alarms."""
+"""Cancel, retry, and calls that change a monitor. Only the creator and admins may make them (`check_ownership`), except
+that every researcher may acknowledge alarms."""
 
 _EXTRACT_PATH = "/vfmalign.v1.FeatureService/Extract"
 RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -86,7 +86,7 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
 """Roles that may call each RPC, by the RPC's path."""
 
 _OPEN = "/grpc.health.v1.Health/Check"
-"""The RPC of load balancers, which have no identity. It tells whether a service is ready, and nothing else."""
+"""The RPC for load balancers, which have no identity. It reports only whether a service is ready."""
 
 
 def needs_identity(path: str) -> bool:
@@ -95,7 +95,7 @@ def needs_identity(path: str) -> bool:
 
 
 def choose_tenant(identity: Identity, metadata: Iterable[tuple[str, str | bytes]], path: str) -> str:
-    """Returns the tenant for which a call acts: the one that its metadata name, else the caller's only one.
+    """Returns the tenant for which a call acts: the tenant named in its metadata, else the caller's only tenant.
 
     Args:
         identity: the caller.
@@ -151,10 +151,10 @@ def check_access(identity: Identity, path: str) -> str:
 
 
 def check_extraction(identity: Identity | None, *, by_reference: bool) -> None:
-    """Checks what a caller may send with Extract: the role router names studies at a PACS, and does nothing else.
+    """Checks that a caller may send this Extract request: the role `router` may only name studies at a PACS.
 
     Args:
-        identity: the caller; None where the service itself acts, outside a call.
+        identity: the caller; None if the service itself acts, outside a call.
         by_reference: whether the study is one at a PACS, and its features are returned and not stored.
 
     Raises:
@@ -163,7 +163,7 @@ def check_extraction(identity: Identity | None, *, by_reference: bool) -> None:
     if identity is None or by_reference or identity.roles & _COMPUTE:
         return
     raise Forbidden(
-        "the role router allows Extract of a study at a PACS alone, without storing its features",
+        "the role router allows Extract only for a study at a PACS, without storing its features",
         subject=_EXTRACT_PATH,
         remedy="name the study as `study.dicom.reference` and leave `store_as` empty, or ask an administrator for the "
         "role researcher",
@@ -172,10 +172,10 @@ def check_extraction(identity: Identity | None, *, by_reference: bool) -> None:
 
 
 def check_observation(identity: Identity | None, *, stored: bool) -> None:
-    """Checks what a caller may send with Observe: the role router sends features, and names no stored ones.
+    """Checks that a caller may send this Observe request: the role `router` may send features, not name stored ones.
 
     Args:
-        identity: the caller; None where the service itself acts, outside a call.
+        identity: the caller; None if the service itself acts, outside a call.
         stored: whether the request names stored features.
 
     Raises:
@@ -184,7 +184,7 @@ def check_observation(identity: Identity | None, *, stored: bool) -> None:
     if identity is None or not stored or identity.roles & (_OBSERVE - {"router"}):
         return
     raise Forbidden(
-        "the role router allows Observe of features in the request alone",
+        "the role router allows Observe only for features in the request",
         subject="/vfmalign.v1.MonitoringService/Observe",
         remedy="send the features as tensors, or ask an administrator for the role researcher",
         reason="MISSING_ROLE",
@@ -192,12 +192,12 @@ def check_observation(identity: Identity | None, *, stored: bool) -> None:
 
 
 def check_ownership(identity: Identity | None, created_by: str, subject: str) -> None:
-    """Checks that a caller may end or restart what somebody created: the creator and admins may.
+    """Checks that a caller may end or restart an object: its creator and admins may.
 
     Args:
-        identity: the caller; None where the service itself acts, outside a call.
-        created_by: `Identity.key` of the creator; empty for what the service created itself.
-        subject: the id of what is ended or restarted.
+        identity: the caller; None if the service itself acts, outside a call.
+        created_by: `Identity.key` of the creator; empty if the service itself created the object.
+        subject: id of the object.
 
     Raises:
         Forbidden: the caller may not.

@@ -1,21 +1,19 @@
 """Public keys that sign tokens: from a file, or from the discovery document of an OpenID provider.
 
-PyJWT's own `PyJWKClient` asks the provider again at every unknown key id, which callers can invent, and has none while
-the provider is down. Here one request runs at a time, with a pause before the next one, and the last keys stay in use
-for a limited time.
+PyJWT's own `PyJWKClient` asks the provider again for every unknown key id, which callers can invent, and has no keys
+while the provider is down. Here one request runs at a time, with a pause before the next one, and the last keys stay in
+use for a limited time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import http.client
-import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
-from threading import Event, Timer
 from urllib.parse import urlsplit
 
 import jwt
@@ -33,9 +31,9 @@ REFRESH_S = 300.0
 MAX_AGE_S = 3600.0
 """Age of keys in seconds up to which they are used while the provider does not answer."""
 PAUSE_S = 10.0
-"""Least time between two requests to a provider, in seconds, whatever the callers send."""
+"""Minimum time between two requests to a provider, in seconds, whatever callers send."""
 TIMEOUT_S = 5.0
-"""Longest time that a call waits for a provider, and that a connection and a document each take, in seconds."""
+"""Time limit of a call that waits for a provider, of a connection, and of a document, in seconds each."""
 _MAX_DOCUMENT_BYTES = 256 * 2**10
 _MAX_KEYS = 100
 _MIN_RSA_BITS = 2048
@@ -45,9 +43,9 @@ _log = logs.get(__name__)
 
 
 def parse_keys(document: bytes) -> Keys:
-    """Returns the keys of a JWKS document that may sign tokens, by their ids; others are left out.
+    """Returns, by id, the keys of a JWKS document that may sign tokens; leaves out its other keys.
 
-    An only key may have no id (the empty text).
+    A single key may have no id (the empty text).
 
     Raises:
         ValueError: it is not a JWKS document, or has no such key.
@@ -75,7 +73,7 @@ def _parse_key(entry: dict[str, JsonValue]) -> jwt.PyJWK | None:
     try:
         key = jwt.PyJWK(entry)
         is_short = key.algorithm_name == "RS256" and key.key.key_size < _MIN_RSA_BITS
-    except Exception:  # of a kind that is not used here, or damaged: the others stay in use
+    except Exception:  # an unsupported or damaged key: the others stay in use
         return None
     return key if key.algorithm_name in ALGORITHMS and not is_short else None
 
@@ -87,7 +85,7 @@ class FileKeys:
         path: JWKS document.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file is not a JWKS document with a usable key.
         OSError: it cannot be read.
     """
 
@@ -97,7 +95,7 @@ class FileKeys:
         self._keys = parse_keys(path.read_bytes())
 
     async def get(self, key_id: str | None) -> jwt.PyJWK:
-        """Returns a key; None stands for the only one.
+        """Returns the key with this id; for None, returns the only key.
 
         Raises:
             Unauthenticated: there is none with this id.
@@ -108,7 +106,7 @@ class FileKeys:
                 self._keys, self._version = parse_keys(self._path.read_bytes()), version
                 _log.info("keys_renewed", keys=len(self._keys))
         except (OSError, ValueError):
-            _log.warning("keys_unreadable")  # half written, perhaps: the last ones stay
+            _log.warning("keys_unreadable")  # the file may be half written: keep the last keys
         key = _find(self._keys, key_id)
         if key is None:
             raise _unknown_key()
@@ -120,7 +118,7 @@ class FileKeys:
 
 
 class ProviderKeys:
-    """The keys of an OpenID provider, fetched when they are first needed and again when they are old or one is unknown.
+    """The keys of an OpenID provider, fetched when first needed, and again when they are old or a key id is unknown.
 
     Args:
         issuer: URL of the provider.
@@ -138,7 +136,7 @@ class ProviderKeys:
         self._request: asyncio.Task[None] | None = None
 
     async def get(self, key_id: str | None) -> jwt.PyJWK:
-        """Returns a key; None stands for the only one.
+        """Returns the key with this id; for None, returns the only key.
 
         Raises:
             Unauthenticated: the provider has none with this id.
@@ -162,7 +160,7 @@ class ProviderKeys:
         return self._clock() - self._fetched_at
 
     async def _refresh(self) -> None:
-        """Asks the provider unless that happened a moment ago, and waits a limited time for the answer."""
+        """Asks the provider, unless it was asked a moment ago, and waits a limited time for the answer."""
         if self._request is None or self._request.done():
             if self._clock() - self._requested_at < PAUSE_S:
                 return
@@ -212,38 +210,15 @@ def _read(tls: ssl.SSLContext, url: str) -> bytes:
     if parts.scheme == "https":
         connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=tls)
     with closing(connection):
-        connection.connect()
-        with _ended_after(connection.sock, TIMEOUT_S):
-            connection.request("GET", f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}")
-            with connection.getresponse() as response:
-                if response.status != 200:
-                    raise ValueError(f"the provider answers with status {response.status}")
-                data = response.read(_MAX_DOCUMENT_BYTES + 1)
+        connection.request("GET", f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}")
+        data, end_s = bytearray(), time.monotonic() + TIMEOUT_S
+        with connection.getresponse() as response:
+            if response.status != 200:
+                raise ValueError(f"the provider answers with status {response.status}")
+            while len(data) <= _MAX_DOCUMENT_BYTES and (chunk := response.read1(_MAX_DOCUMENT_BYTES)):
+                data += chunk
+                if time.monotonic() > end_s:  # the connection's timeout begins again with every byte
+                    raise TimeoutError("the document did not arrive in time")
     if len(data) > _MAX_DOCUMENT_BYTES:
         raise ValueError(f"the document exceeds {_MAX_DOCUMENT_BYTES} bytes")
-    return data
-
-
-@contextmanager
-def _ended_after(connection: socket.socket, seconds: float) -> Iterator[None]:
-    """Closes a connection that is still in use after a time; its own timeout restarts with every byte that arrives.
-
-    Raises:
-        TimeoutError: it was ended.
-    """
-    expired = Event()
-
-    def end() -> None:
-        expired.set()
-        with suppress(OSError):  # it has ended by itself
-            # The method of the base class: that of TLS would take away the state that the reading thread uses.
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-    timer = Timer(seconds, end)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        if expired.is_set():
-            raise TimeoutError("the document did not arrive in time")
+    return bytes(data)

@@ -4,9 +4,9 @@ gRPC reads the message of a unary call before its handler runs, so stalled sende
 memory. Here a call reserves the largest message first, reads, and keeps the size of what it read while it works. Its
 answer occupies memory until the caller has read it, which may be never, so a call counts until gRPC is done with it.
 
-A call that finds no room waits, and memory goes to the tenant that holds least, and there to the caller that holds
-least. The oldest unfinished message or answer is then given up, because one that is still incomplete after some time is
-probably stalled.
+A call that finds no room waits. Free memory goes to the tenant that holds least, and there to the caller that holds
+least. While a call waits, the oldest unfinished message or answer is given up, because a message that is still
+incomplete after some time is probably stalled.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ GRACE_S = 2.0
 WAIT_S = 5.0
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
-"""Of a handler that reads and writes encoded messages."""
+"""Context of a handler that reads and writes encoded messages."""
 
 
 class _Deadline(Protocol):
-    """When an unfinished message or answer is given up, by the clock of the event loop; `asyncio.Timeout` is one."""
+    """Deadline of an unfinished message or answer, by the clock of the event loop, such as an `asyncio.Timeout`."""
 
     def when(self) -> float | None:
-        """Returns the time; None if it has passed."""
+        """Returns the time of the deadline; None if the deadline has passed."""
 
     def reschedule(self, when: float) -> None:
         """Changes the time."""
@@ -65,7 +65,7 @@ class _AnswerTimer:
 
 
 class ShareExhausted(Exhausted):
-    """The calls of one caller or tenant hold its share of the memory, which is no fault of the server."""
+    """A caller or tenant uses all of its own share of the memory, which is not the server's fault."""
 
 
 @dataclass(eq=False)
@@ -103,7 +103,7 @@ class Admission:
         grace_s: seconds that a message or an answer may take even while other calls wait for room.
         wait_s: seconds that a call waits for room before it is rejected.
         accepted_bytes: longest message that is accepted once it is read; None for `message_bytes`.
-        is_shared: whether all calls are those of one caller, which stands for everybody without a token.
+        is_shared: whether all calls count as calls of one caller, which represents everybody without a token.
         used_bytes: reserved so far.
     """
 
@@ -137,11 +137,11 @@ class Admission:
             if not self.is_shared:
                 who = "one caller"
                 remedy = (
-                    "wait until some have ended, or end some, such as those that watch or whose answers you have not "
-                    "read; an operator may raise VFMALIGN_SERVER__MAX_CALLS_PER_CALLER"
+                    "wait until some have ended, or end some, such as watching calls or calls with unread answers; an "
+                    "operator may raise VFMALIGN_SERVER__MAX_CALLS_PER_CALLER"
                 )
             raise Exhausted(
-                f"there are {self._calls_of[caller]} calls at once, and the limit for {who} is {self.calls_per_caller}",
+                f"{self._calls_of[caller]} calls are open, and the limit for {who} is {self.calls_per_caller}",
                 subject="server",
                 remedy=remedy,
                 reason="TOO_MANY_CALLS",
@@ -171,7 +171,7 @@ class Admission:
             self._release(reservation)
 
     async def read(self, context: Context, reservation: Reservation) -> bytes | None:
-        """Reads the next message of a call, which has reserved memory for it; None where there is no further message.
+        """Reads the next message of a call that has reserved memory for it; returns None after the last message.
 
         Raises:
             Exhausted: the message was not complete in time.
@@ -199,7 +199,7 @@ class Admission:
             raise TooLarge(
                 f"the message has {len(data):,} bytes, and the limit is {self.accepted_bytes:,}",
                 subject="message",
-                remedy="send the name of a service alone",
+                remedy="send only the name of a service",
             )
         self._resize(reservation, min(len(data), self.message_bytes))
         return data
@@ -263,7 +263,7 @@ class Admission:
             raise (Exhausted if limited is None else ShareExhausted)(
                 f"{'' if limited is None else 'your share of '}the memory for requests and answers is in use",
                 subject="server",
-                remedy="take the answers of your other calls, and repeat the call later; send large data by reference",
+                remedy="read the answers of your other calls, and repeat the call later; send large data by reference",
                 reason="REQUESTS_EXHAUSTED",
             ) from None
 

@@ -1,8 +1,8 @@
-"""Connections of the API: whose calls each has, and how the server closes one.
+"""Connections of the API: the callers that use each one, and how the server closes one.
 
-gRPC's server cannot reset a call whose answer the client does not take: the status waits behind the answer, and nothing
-else ends a call (ADR 0084). The server can only close the connection, which ends all of its calls. A connection that
-several callers share, such as that of a proxy, is never closed because of one of them.
+gRPC's server cannot reset a call if the client does not read its answer: the status waits behind the answer, and
+nothing else ends a call (ADR 0084). The server can only close the connection, which ends all of its calls. A connection
+that several callers share, such as a proxy's, is never closed because of one of them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from contextlib import contextmanager
 
 _DESCRIPTORS = "/dev/fd"
 _GATHER_S = 0.05
-"""How long closing waits for further connections, because every search looks at all descriptors of the process."""
+"""Seconds to collect connections before closing them together: every search looks at all descriptors of the process."""
 
 
 class Connections:
     """Open connections with their callers.
 
     Attributes:
-        port: the server's own port; 0 while it is not known, and no connection is closed.
+        port: the server's own port; 0 while it is not known, when no connection is closed.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Connections:
 
     @contextmanager
     def joined(self, peer: str, caller: str) -> Iterator[None]:
-        """Counts a call of a caller on a connection.
+        """Counts a caller's call on a connection while the block runs.
 
         Args:
             peer: address of the client as gRPC names it, such as `ipv4:10.0.0.1:40000`.
@@ -53,7 +53,7 @@ class Connections:
                 self._callers.pop(peer, None)
 
     def close(self, peer: str) -> bool:
-        """Closes a connection soon, and returns whether it will; not one that several callers share."""
+        """Closes a connection soon, unless several callers share it; returns whether it will be closed."""
         if not self.port or len(self._callers.get(peer, ())) > 1:
             return False
         if not self._closing:
@@ -78,11 +78,11 @@ def _open_duplicate(descriptor: int) -> socket.socket:
     """Returns a duplicate of a socket: a descriptor may be closed and reused at any time, its duplicate stays.
 
     Raises:
-        OSError: it is no socket, or closed.
+        OSError: the descriptor is closed, or not a socket.
     """
     duplicate = os.dup(descriptor)
     try:
-        # The family only makes room for the longer addresses: a socket knows its own.
+        # The family given here only makes room for long addresses; the kernel keeps the socket's real family.
         return socket.socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=duplicate)
     except OSError:  # `socket.fromfd` leaves the duplicate open here
         os.close(duplicate)

@@ -1,4 +1,4 @@
-"""What a call holds until gRPC is done with it: one of its caller's calls, and memory for an answer that is sent.
+"""Resources that a call holds until gRPC is done with it: a place among its caller's calls, and memory for its answer.
 
 Callers of the RPC that needs no identity share one small part of the calls and the memory, and can take nothing from
 callers with an identity.
@@ -18,17 +18,17 @@ from vfmalign.core.rpc.limits.connections import Connections
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.fair_gate import Caller, current_caller
 
-_STRANGERS = Caller("", "callers without identity")
+_ANONYMOUS = Caller("", "callers without identity")
 _LOG = logs.get("rpc")
 
 
 @dataclass(eq=False)
 class Hold:
-    """What one call holds.
+    """Resources that one call holds.
 
     Attributes:
         caller: who calls.
-        admission: calls and memory of such callers.
+        admission: limits of the caller: calls and memory.
         path: the RPC.
         peer: the connection.
         connections: closes the connection of a caller that does not take its answers.
@@ -44,7 +44,7 @@ class Hold:
     _free_answer: Callable[[], None] | None = None
 
     async def send(self, answer: bytes) -> None:
-        """Reserves memory for an answer until it is taken, or the call is done.
+        """Reserves memory for an answer until the answer is taken or the call is done.
 
         Raises:
             Exhausted: there is no room, and none became free in time.
@@ -74,26 +74,26 @@ class Holds:
 
     Attributes:
         identified: calls and memory of callers with an identity.
-        strangers: calls and memory of all callers of RPCs that need none.
+        anonymous: calls and memory of all callers of RPCs that need none.
         connections: open connections.
     """
 
     identified: Admission
-    strangers: Admission
+    anonymous: Admission
     connections: Connections
 
     def begin(self, context: Context, path: str) -> Hold:
-        """Counts a call among those of its caller until gRPC is done with it.
+        """Counts a caller's call until gRPC is done with the call.
 
-        Services call on behalf of everybody and have no limit.
+        Services call on behalf of all users and have no limit.
 
         Raises:
             Exhausted: the caller has as many calls as it may have at once.
         """
         identity, peer = current_identity.get(), context.peer()
         if not needs_identity(path):
-            hold = Hold(_STRANGERS, self.strangers, path, peer, self.connections)
-        else:  # in mode `off`, a caller is all that calls from one address
+            hold = Hold(_ANONYMOUS, self.anonymous, path, peer, self.connections)
+        else:  # in mode `off`, all calls from one address count as one caller
             key = identity.key if identity is not None and identity.issuer else peer.rpartition(":")[0]
             hold = Hold(Caller(current_tenant.get(), key), self.identified, path, peer, self.connections)
         current_caller.set(hold.caller)

@@ -1,4 +1,4 @@
-"""What each service may read and write in the bucket: one table, from which the policies of any S3 store are made."""
+"""Access of each service to the bucket: one table, from which policies for any S3 store are generated."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class StoreAccess:
-    """What one identity of the object store may do in the bucket, besides listing it.
+    """Keys in the bucket that one identity of the object store may read or write; every identity may list the bucket.
 
-    Prefixes are those of one tenant's keys, until `of_tenants` puts the names of tenants before them. Listing is not
-    limited to prefixes: without it, S3 answers a request for an absent object with 403 instead of 404.
+    Prefixes are keys of one tenant, until `of_tenants` puts the names of tenants before them. Listing is not limited to
+    prefixes: without it, S3 answers a request for an absent object with 403 instead of 404.
 
     Attributes:
-        read: prefixes of keys whose objects it may read.
-        write: prefixes of keys whose objects it may write and delete.
+        read: prefixes of keys that it may read.
+        write: prefixes of keys that it may write and delete.
     """
 
     read: tuple[str, ...]
     write: tuple[str, ...]
 
     def of_tenants(self, tenants: Iterable[str]) -> StoreAccess:
-        """Returns the same access to the objects of these tenants, with prefixes of names in the bucket."""
+        """Returns the same access to the objects of these tenants; its prefixes are those of names in the bucket."""
         names = tuple(tenants)
         return StoreAccess(
             read=tuple(f"{tenant}/{prefix}" for tenant in names for prefix in self.read),
@@ -65,11 +65,11 @@ STORE_ACCESS: Mapping[str, StoreAccess] = MappingProxyType(
         "training": _TRAINING,
     }
 )
-"""By service; `training` is what a job's pods may do."""
+"""Access by service; `training` is for the pods of a job."""
 
 
 def combine(*services: str) -> StoreAccess:
-    """Returns what several services may do together."""
+    """Returns the combined access of several services."""
     parts = [STORE_ACCESS[service] for service in services]
     return StoreAccess(
         read=tuple(sorted({prefix for part in parts for prefix in part.read})),

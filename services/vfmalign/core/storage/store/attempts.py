@@ -1,4 +1,4 @@
-"""Attempts of a call to the object store: repeated where they fail transiently, and measured."""
+"""Makes calls to the object store: repeats them after transient failures, and measures them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _T = TypeVar("_T")
 
 
 class Attempts:
-    """Makes the calls of one bucket.
+    """Makes calls to one bucket of the object store.
 
     Args:
-        errors: of the bucket.
-        count: largest number of attempts of a call.
+        errors: errors of the bucket.
+        count: maximum number of attempts of a call.
     """
 
     def __init__(self, errors: StoreErrors, count: int) -> None:
@@ -32,21 +32,22 @@ class Attempts:
         # From 0 on, because an alert on an increase does not see a series that begins with a failure.
         for operation in get_args(Operation):
             metrics.store_failures.labels(operation)
-            metrics.store_attempts.labels(operation, "failed")
+            for outcome in ("answered", "failed"):
+                metrics.store_attempts.labels(operation, outcome)
 
     def run(
         self, operation: Operation, name: str, call: Callable[[], _T], check: Callable[[], None] | None = None
     ) -> _T:
-        """Makes a call until it succeeds, or fails for good, and returns its result.
+        """Repeats a call until it succeeds or fails for good; returns its result.
 
         Args:
-            operation: what the call does.
-            name: of the object in the bucket, for errors.
+            operation: kind of the call.
+            name: name of the object in the bucket, for errors.
             call: makes one attempt.
             check: called before each attempt; its error prevents it.
 
         Raises:
-            VfmalignError: what the last attempt failed with.
+            VfmalignError: the last attempt failed.
         """
 
         def begin(_: RetryCallState) -> None:

@@ -11,7 +11,7 @@ from vfmalign.core.domain.errors import NotFound, PreconditionFailed, StoreRefus
 
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 TAKEN_CODES = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists", "NoSuchBucket"})
-"""What the creation of a bucket that another client creates at this moment may end with; SeaweedFS has the last one."""
+"""Error codes if another client creates the same bucket at the same time; the last one comes from SeaweedFS."""
 _MISSING_CODES = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchUpload"})
 _CREDENTIAL_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidTokenId"})
 _REGION_CODES = frozenset(
@@ -47,12 +47,12 @@ CLIENT_ERRORS = (
     ConnectionError,
     TransientError,
 )
-"""What requests to the store raise, apart from this project's own errors."""
+"""Exceptions of requests to the store, apart from this project's own errors."""
 
 
 @dataclass(frozen=True)
 class StoreErrors:
-    """The errors of one bucket.
+    """Creates the errors of requests to one bucket.
 
     Attributes:
         bucket: name of the bucket.
@@ -63,7 +63,7 @@ class StoreErrors:
     region: str
 
     def from_client_error(self, key: str, error: Exception) -> VfmalignError:
-        """Returns the error for one of `CLIENT_ERRORS`."""
+        """Returns the error to raise for one of `CLIENT_ERRORS`."""
         if isinstance(error, S3Error) and error.response is not None:
             status = error.response.status
             if status in TRANSIENT_STATUS:
@@ -82,7 +82,7 @@ class StoreErrors:
         )
 
     def from_response(self, key: str, status: int, code: str | None, region: str = "") -> VfmalignError:
-        """Returns the error for a response.
+        """Returns the error to raise for a response that reports a failure.
 
         Args:
             key: key of the object; empty for the bucket.

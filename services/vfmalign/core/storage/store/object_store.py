@@ -41,7 +41,7 @@ from vfmalign.core.storage.store.tenant_keys import TenantKeys
 
 ATTEMPTS = 6
 TIMEOUT_S = 60.0
-"""Time without an answer, or without a further byte of one, after which an attempt ends."""
+"""Seconds without an answer, or without a further byte of one, after which an attempt ends."""
 _CONNECT_TIMEOUT_S = 5.0
 MAX_DOCUMENT_BYTES = 256 << 20
 """Largest JSON object that is read, such as the datalist of 100,000 cases."""
@@ -97,7 +97,7 @@ class ObjectStore(TenantKeys):
         self._before_write: Callable[[], None] | None = None
 
     def guarded_by(self, check: Callable[[], None]) -> ObjectStore:
-        """Returns a view of this store that calls `check` before every request that writes; its error prevents it."""
+        """Returns a view of this store that calls `check` before each write; an error of `check` prevents the write."""
         view = copy.copy(self)
         view._before_write = check
         return view
@@ -199,7 +199,7 @@ class ObjectStore(TenantKeys):
             ) from None
 
     def read(self, key: str, record: type[AnyRecord], sha256: str | None = None) -> AnyRecord:
-        """Returns the record of at most `MAX_DOCUMENT_BYTES` stored at a key; see `get` for the digest."""
+        """Returns the record stored at a key, of at most `MAX_DOCUMENT_BYTES`; see `get` for the digest."""
         try:
             return record.model_validate_json(self.get_document(key, sha256))
         except ValidationError as error:
@@ -214,7 +214,7 @@ class ObjectStore(TenantKeys):
         return self.size_bytes(key) is not None
 
     def size_bytes(self, key: str) -> int | None:
-        """Returns the size of an object, or None where it does not exist."""
+        """Returns the size of an object, or None if it does not exist."""
         try:
             return self._retry("head", key, lambda: self._client.stat_object(self.bucket, self.name(key))).size or 0
         except NotFound:
@@ -227,9 +227,10 @@ class ObjectStore(TenantKeys):
     def sizes_bytes(
         self, prefix: str, before: datetime | None = None, limit: int | None = None, accepts: _Accepts | None = None
     ) -> dict[str, int]:
-        """Returns the sizes of the objects below a prefix, written `before`: one request per thousand objects.
+        """Returns the sizes of the objects below a prefix, by key; sends one request per thousand objects.
 
-        With `limit`, no more than the first so many are listed of those whose keys `accepts` takes.
+        `accepts` selects objects by key, and `before` objects that were written earlier; `limit` bounds the number of
+        objects selected by `accepts` that are looked at.
         """
 
         def sizes() -> dict[str, int]:
@@ -302,7 +303,7 @@ class ObjectStore(TenantKeys):
         return self._retry("bucket", "", lambda: bool(self._client.bucket_exists(self.bucket)))
 
     def probe(self) -> None:
-        """Lists objects that never exist: checks that the store answers, has the bucket, and accepts the keys.
+        """Checks that the store answers, has the bucket and accepts the keys, by listing a prefix without objects.
 
         Every service may list, and HEAD of the bucket needs further rights on some stores.
 

@@ -1,4 +1,4 @@
-"""Calls of the Kubernetes API through the official client, with errors converted to those of vfmalign.
+"""Calls of the Kubernetes API through the official client. Errors are converted to vfmalign's errors.
 
 Objects are plain JSON, because the client's models would drop fields that are newer than the client.
 """
@@ -10,11 +10,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import kubernetes.client
 import kubernetes.config
-import kubernetes.watch
 import urllib3
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.incluster_config import InClusterConfigLoader
@@ -24,7 +22,6 @@ from vfmalign.finetuning.launchers.kubernetes.manifest import Json
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = (5.0, 20.0)  # to connect, and to wait for an answer
-_WATCH_S = 300  # the server ends a watch after this time; the launcher starts the next one
 _RETRY_S = 0.5
 
 _REMEDIES = {
@@ -70,14 +67,14 @@ class Cluster:
 
     @classmethod
     def connect(cls, namespace: str = "", account: Path = _ACCOUNT) -> Cluster:
-        """Returns the cluster that this process runs in, else the one of KUBECONFIG; sends no request yet.
+        """Returns the cluster in which this process runs, else the cluster that KUBECONFIG names; sends no request yet.
 
         Args:
-            namespace: empty takes the pod's own, or the kubeconfig context's.
-            account: folder that holds a service account's token in a pod.
+            namespace: if empty, the namespace of the pod or of the kubeconfig context.
+            account: folder with the service account's token in a pod.
 
         Raises:
-            BadOption: the process runs in no cluster and KUBECONFIG names none.
+            BadOption: the process does not run in a cluster, and KUBECONFIG names none.
         """
         configuration = kubernetes.client.Configuration()
         try:
@@ -91,14 +88,12 @@ class Cluster:
                 namespace = namespace or context.get("namespace", "default")
         except kubernetes.config.ConfigException as error:
             raise BadOption(
-                "kubernetes is selected, but this process runs in no cluster and KUBECONFIG names none",
+                "kubernetes is selected, but this process does not run in a cluster, and KUBECONFIG names none",
                 subject="VFMALIGN_LAUNCHER__KIND",
                 remedy="run the service in the cluster, or set KUBECONFIG to a complete file",
             ) from error
         # Callers retry in their next round; urllib3 would sleep within the round and delay all other jobs.
         configuration.retries = False
-        # Without TCP keep-alive, a watch whose connection a load balancer dropped would hang forever.
-        configuration.keep_alive = True
         return cls(kubernetes.client.ApiClient(configuration), namespace)
 
     def pod_template(self, name: str) -> Json:
@@ -118,32 +113,9 @@ class Cluster:
                 return None
             raise
 
-    def jobs(self, selector: str) -> tuple[list[Json], str]:
-        """Returns all Jobs of a label selector, and the resource version from which to watch them."""
-        listed = self._json("GET", self._batch("jobs"), query={"labelSelector": selector})
-        return listed.get("items") or [], (listed.get("metadata") or {}).get("resourceVersion", "")
-
-    def watch_jobs(self, selector: str, version: str, watch: kubernetes.watch.Watch) -> Iterator[tuple[str, Json]]:
-        """Yields changes of Jobs after a resource version, as (type, object), until the server ends the watch.
-
-        Raises:
-            Refused: status 410 where the version is too old.
-        """
-        path = self._batch("jobs")
-
-        def begin(*, resource_version: str, timeout_seconds: int, **flags: Any) -> urllib3.BaseHTTPResponse:
-            query = {
-                "labelSelector": selector,
-                "resourceVersion": resource_version,
-                "timeoutSeconds": str(timeout_seconds),
-                "allowWatchBookmarks": "true",
-                "watch": "true",
-            }
-            return self._call("GET", path, query=query, timeout_s=(_TIMEOUT_S[0], timeout_seconds + 30.0))
-
-        with _translated("GET", path):
-            for event in watch.stream(begin, resource_version=version, timeout_seconds=_WATCH_S):
-                yield event["type"], event["raw_object"]
+    def jobs(self, selector: str) -> list[Json]:
+        """Returns all Jobs that match a label selector."""
+        return self._json("GET", self._batch("jobs"), query={"labelSelector": selector}).get("items") or []
 
     def patch_job(self, name: str, patch: Json) -> Json:
         """Merges fields into a Job."""
@@ -154,22 +126,15 @@ class Cluster:
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         self._json("DELETE", self._batch("jobs", name), body=body)
 
-    def create_event(self, manifest: Json) -> Json:
-        """Creates an Event (events.k8s.io/v1)."""
-        return self._json("POST", self._events(), body=manifest)
-
-    def patch_event(self, name: str, patch: Json) -> Json:
-        """Merges fields into an Event; only its `series` may change."""
-        return self._json("PATCH", self._events(name), body=patch)
-
     def refused_pods(self, job: str) -> list[str]:
-        """Returns why the Job controller could create no pod of a Job, the latest reason last."""
+        """Returns the reasons why the Job controller could not create pods of a Job, latest last."""
         query = {"fieldSelector": f"regarding.kind=Job,regarding.name={job},reason=FailedCreate"}
-        events = self._json("GET", self._events(), query=query).get("items") or []
+        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
+        events = self._json("GET", path, query=query).get("items") or []
         return [str(event.get("note") or "") for event in sorted(events, key=_last_seen)]
 
     def pods(self, selector: str) -> list[Json]:
-        """Returns all pods of a label selector."""
+        """Returns all pods that match a label selector."""
         return self._json("GET", self._core("pods"), query={"labelSelector": selector}).get("items") or []
 
     def log(self, pod: str, container: str, lines: int) -> str:
@@ -185,9 +150,6 @@ class Cluster:
 
     def _core(self, *parts: str) -> str:
         return "/".join(("/api/v1/namespaces", self.namespace, *parts))
-
-    def _events(self, *parts: str) -> str:
-        return "/".join(("/apis/events.k8s.io/v1/namespaces", self.namespace, "events", *parts))
 
     def _batch(self, *parts: str) -> str:
         return "/".join(("/apis/batch/v1/namespaces", self.namespace, *parts))
@@ -206,7 +168,6 @@ class Cluster:
         *,
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
-        timeout_s: tuple[float, float] = _TIMEOUT_S,
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": "application/json"}
         if body is not None:
@@ -215,7 +176,7 @@ class Cluster:
             method, path, query_params=list((query or {}).items()), header_params=headers, body=body,
             auth_settings=["BearerToken"],
         )  # fmt: skip
-        answer = self._client.call_api(*request, _request_timeout=timeout_s)
+        answer = self._client.call_api(*request, _request_timeout=_TIMEOUT_S)
         response: urllib3.BaseHTTPResponse = answer.response
         if not 200 <= response.status <= 299:
             answer.read()

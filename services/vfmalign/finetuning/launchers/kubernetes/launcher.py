@@ -1,12 +1,12 @@
 """Launcher for Kubernetes: one Job per attempt, named after job and attempt.
 
-The Job controller replaces a pod whose node was removed. Everything else ends the Job, and the supervisor starts the
-next attempt (docs/architecture.md).
+The Job controller replaces a pod only if its node was removed. Any other failure ends the Job, and the supervisor
+starts the next attempt (docs/architecture.md).
 
 Three races are handled here:
 - The API server may create a Job although its answer is lost. Creating it again returns 409, and the Job is adopted if
   its annotations name this job and spec.
-- The watch may lag behind the API server. Before a Job counts as gone, or is deleted as a stray, it is read again.
+- The list of Jobs is up to 5 s old. Before a Job counts as gone, or is deleted as a stray, it is read again.
 - A backup of the database may lead to an earlier attempt while a later one still runs. All other attempts are deleted
   before one starts, so that two never train at once.
 """
@@ -25,14 +25,13 @@ from vfmalign.finetuning.launchers.base import (
     Confirm,
     Exited,
     Handle,
-    JobEvent,
     Origin,
     Running,
     lead_always,
 )
 from vfmalign.finetuning.launchers.kubernetes import pods
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster, Refused, Unanswered
-from vfmalign.finetuning.launchers.kubernetes.events import EventRecorder
+from vfmalign.finetuning.launchers.kubernetes.listing import JobList
 from vfmalign.finetuning.launchers.kubernetes.manifest import (
     ATTEMPT_LABEL,
     CONTAINER,
@@ -48,11 +47,10 @@ from vfmalign.finetuning.launchers.kubernetes.manifest import (
     label_value,
     manifest,
 )
-from vfmalign.finetuning.launchers.kubernetes.watch import JobCache
 
 _FORBIDDEN, _NOT_FOUND, _EXISTS, _SERVER_ERROR = 403, 404, 409, 500
 _LOG_LINES = 40
-_GONE = "its Job is gone from the cluster, deleted by hand or after its time, and left no result"
+_GONE = "its Job no longer exists in the cluster and left no result; it was deleted by hand or after its time to live"
 _log = logs.get(__name__)
 
 
@@ -62,19 +60,20 @@ class KubernetesLauncher:
     Args:
         cluster: the namespace where Jobs are created.
         options: settings of every Job.
+        jobs_every_s: shortest interval between two lists of the Jobs, in seconds.
         pods_every_s: shortest interval between two queries for the pods of one Job, in seconds.
     """
 
-    def __init__(self, cluster: Cluster, options: Options, *, pods_every_s: float = 3.0) -> None:
+    def __init__(
+        self, cluster: Cluster, options: Options, *, jobs_every_s: float = 5.0, pods_every_s: float = 3.0
+    ) -> None:
         self._cluster = cluster
         self._options = options
         self._pods_every_s = pods_every_s
-        self._seen_pods: dict[str, tuple[float, pods.Waiting]] = {}
+        self._seen_pods: dict[str, tuple[float, pods.StartupStatus]] = {}
         self._logged: set[str] = set()
         self._disruptions: dict[str, Json] = {}
-        self._jobs = JobCache(cluster, JOB_LABEL)
-        self._jobs.start()
-        self._events = EventRecorder(cluster, self._jobs.get)
+        self._jobs = JobList(cluster, JOB_LABEL, every_s=jobs_every_s)
 
     def launch(
         self,
@@ -110,7 +109,7 @@ class KubernetesLauncher:
         return Running({"name": name}, "its Job is created; no pod of it runs yet", pods.NO_POD, started=False)
 
     def observe(self, job: str, attempt: int, handle: Handle | None) -> Running | Exited:
-        """Returns the state of the attempt's Job. One that the watch does not know is read before it counts as gone."""
+        """Returns the state of the attempt's Job. A Job that is not in the list is read before it counts as gone."""
         name = _name(job, attempt, handle)
         resource = self._jobs.get(name)
         if resource is None and (resource := self._cluster.job(name)) is not None:
@@ -129,9 +128,9 @@ class KubernetesLauncher:
         return seen
 
     def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
-        """Suspends the Job, which lets its pods checkpoint and keeps the Job, or deletes it.
+        """Suspends the Job, so that its pods write a checkpoint and the Job stays; with `force`, deletes it.
 
-        A Job of a queue is deleted either way, because Kueue would resume a Job that is suspended here.
+        A Job in a Kueue queue is always deleted, because Kueue would resume it after the suspension.
         """
         name = _name(job, attempt, handle)
         resource = self._jobs.get(name) or self._cluster.job(name)
@@ -144,25 +143,20 @@ class KubernetesLauncher:
                 self._cluster.delete_job(name, propagation="Foreground")
             else:
                 stopped = {STOPPED_ANNOTATION: datetime.now(UTC).isoformat(timespec="seconds")}
-                self._cluster.patch_job(name, {"metadata": {"annotations": stopped}, "spec": {"suspend": True}})
+                patch = {"metadata": {"annotations": stopped}, "spec": {"suspend": True}}
+                self._jobs.add(self._cluster.patch_job(name, patch))
 
     def log_command(self, job: str, attempt: int) -> str:
-        """Returns the `kubectl logs` of the attempt's Job; where several pods train, of all of them."""
+        """Returns the `kubectl logs` command for all pods of the attempt's Job."""
         name = job_name(job, attempt)
-        if self._options.nodes > 1:  # of `job/NAME`, kubectl shows one pod
+        if self._options.nodes > 1:  # kubectl shows only one pod of `job/NAME`
             which = ["--selector", f"{JOB_NAME_LABEL}={name}", "--prefix", "--tail=-1"]
         else:
             which = [f"job/{name}"]
         return " ".join(["kubectl", "logs", "--namespace", self._cluster.namespace, *which, "--all-containers"])
 
-    def announce(self, job: str, attempt: int, event: JobEvent) -> None:
-        """Writes an Event of the attempt's Job."""
-        self._events.record(job_name(job, attempt), event)
-
     def close(self) -> None:
-        """Writes the last Events and ends the watch; Jobs continue."""
-        self._events.close()
-        self._jobs.close()
+        """Closes the connections; Jobs continue."""
         self._cluster.close()
 
     def _manifest(self, job: str, attempt: int, spec_uri: str, origin: Origin) -> Json:
@@ -185,48 +179,48 @@ class KubernetesLauncher:
         if pods.condition(resource, "Failed"):
             return self._failed(resource, name)
         if self._has_stopped(resource, name):
-            # As training exits on SIGTERM. The supervisor looks for a result before it reads this code.
+            # The exit code of training after SIGTERM. The supervisor looks for a result before it reads this code.
             return Exited(TERMINATED)
         cause = self._cause_of_waiting(resource)
         if not cause.message and self._jobs.trouble:
-            cause = pods.Waiting("API_UNAVAILABLE", self._jobs.trouble, started=None)
+            cause = pods.StartupStatus("API_UNAVAILABLE", self._jobs.trouble, started=None)
         return Running({"name": name}, cause.message, cause.reason, cause.started)
 
-    def _cause_of_waiting(self, resource: Json) -> pods.Waiting:
-        """Returns what a Job that has not ended waits for; empty while it trains."""
+    def _cause_of_waiting(self, resource: Json) -> pods.StartupStatus:
+        """Returns why an unfinished Job waits; empty while it trains."""
         metadata, spec, status = resource["metadata"], resource["spec"], resource.get("status") or {}
         if _annotation(resource, STOPPED_ANNOTATION):
-            return pods.Waiting("STOPPING", "stopping: its pod writes its checkpoint", started=None)
+            return pods.StartupStatus("STOPPING", "stopping: its pod writes its checkpoint", started=None)
         if metadata.get("deletionTimestamp"):
-            return pods.Waiting("POD_TERMINATING", "its Job is being deleted: its pod is ending", started=None)
+            return pods.StartupStatus("POD_TERMINATING", "its Job is being deleted: its pod is ending", started=None)
         if spec.get("suspend"):
             if queue := metadata.get("labels", {}).get(QUEUE_LABEL):
-                return pods.Waiting(
+                return pods.StartupStatus(
                     "WAITING_FOR_QUOTA",
                     f"waiting for quota in the Kueue queue {queue}; `kubectl get workloads` shows which",
                 )
-            return pods.Waiting(
+            return pods.StartupStatus(
                 "SUSPENDED", f"its Job was suspended by hand; resume Job {metadata['name']}, or cancel the job"
             )
         if (status.get("ready") or 0) >= self._options.nodes:
             return pods.TRAINING
         return self._why_pods_wait(metadata["name"])
 
-    def _why_pods_wait(self, name: str) -> pods.Waiting:
-        """Returns what the pods wait for. They are not watched, so they are read at most every `pods_every_s`."""
-        read_at, cause = self._seen_pods.get(name, (float("-inf"), pods.Waiting()))
+    def _why_pods_wait(self, name: str) -> pods.StartupStatus:
+        """Returns why the pods wait. They are read at most every `pods_every_s` seconds."""
+        read_at, cause = self._seen_pods.get(name, (float("-inf"), pods.StartupStatus()))
         if time.monotonic() - read_at >= self._pods_every_s:
             try:
                 cause = pods.waiting(self._pods(name), self._options)
                 if cause.reason == pods.NO_POD:
                     cause = self._why_no_pod(name) or cause
             except Unavailable as error:
-                cause = pods.Waiting(error.reason, str(error), started=None)
+                cause = pods.StartupStatus(error.reason, str(error), started=None)
             self._seen_pods[name] = (time.monotonic(), cause)
         return cause
 
-    def _why_no_pod(self, name: str) -> pods.Waiting | None:
-        """Returns what forbids the pods of a Job, or None where nothing is known or RBAC forbids reading Events."""
+    def _why_no_pod(self, name: str) -> pods.StartupStatus | None:
+        """Returns why no pod of a Job may be created; None if this is unknown or RBAC forbids reading Events."""
         try:
             messages = self._cluster.refused_pods(name)
         except Refused as error:
@@ -243,8 +237,8 @@ class KubernetesLauncher:
 
     def _failed(self, resource: Json, name: str) -> Running | Exited:
         left = self._get_remaining_pods(name)
-        # After a deadline, and where several pods train together, pods outlive the failure of their Job. Starting the
-        # next attempt before they end would let two attempts write one checkpoint.
+        # After a deadline, or if several pods train together, pods outlive the failure of their Job. Starting the next
+        # attempt before they end would let two attempts write the same checkpoint.
         if _alive(left):
             return Running({"name": name}, "its Job has failed, and its last pods are ending", "POD_TERMINATING", None)
         seen = pods.ended(resource, left, self._options, self._disruptions.get(name))
@@ -264,7 +258,7 @@ class KubernetesLauncher:
         return listed
 
     def _get_remaining_pods(self, name: str) -> list[Json]:
-        """Returns the pods of an ending Job; none where RBAC forbids reading pods, so that the Job alone decides."""
+        """Returns the pods of an ending Job; none if RBAC forbids reading pods: the Job's state then decides."""
         try:
             return self._pods(name)
         except Refused as error:
@@ -283,12 +277,12 @@ class KubernetesLauncher:
             with _absent_is_fine():
                 self._cluster.delete_job(other["metadata"]["name"], propagation="Foreground")
             if not (_annotation(other, STOPPED_ANNOTATION) and pods.condition(other, "Suspended")):
-                raise Unavailable("another attempt of it is still ending", subject=job, remedy="this one waits for it")
+                raise Unavailable("another attempt is still ending", subject=job, remedy="this attempt starts after it")
 
     def _end_strays(self, job: str, attempt: int) -> None:
-        """Deletes an attempt that the API server created after another one had been started.
+        """Deletes attempts that the API server created after a later attempt was started.
 
-        The watch may lag behind the API server. Jobs are read again before one is deleted: an attempt that failed
+        The list may be old. Jobs are read again before one is deleted: an attempt that failed
         meanwhile would otherwise be removed together with its log.
         """
         if not any(_is_stray(one) for one in _others(self._jobs.all(), job, attempt)):
@@ -299,11 +293,10 @@ class KubernetesLauncher:
                 self._cluster.delete_job(other["metadata"]["name"], propagation="Background")
 
     def _living_others(self, job: str, attempt: int) -> list[Json]:
-        jobs, _ = self._cluster.jobs(f"{JOB_LABEL}={label_value(job)}")
-        return _others(jobs, job, attempt)
+        return _others(self._cluster.jobs(f"{JOB_LABEL}={label_value(job)}"), job, attempt)
 
     def _sweep(self) -> None:
-        """Deletes suspended Jobs after the TTL of finished ones, which Kubernetes does not apply to them."""
+        """Deletes suspended Jobs after the TTL, because Kubernetes applies it to finished Jobs only."""
         oldest = datetime.now(UTC) - timedelta(seconds=self._options.ttl_s)
         for job in self._jobs.all():
             stopped = _annotation(job, STOPPED_ANNOTATION)
@@ -313,7 +306,7 @@ class KubernetesLauncher:
 
 
 def _name(job: str, attempt: int, handle: Handle | None) -> str:
-    """Returns the name of the attempt's Job. A handle of another launcher has none; the settings may have changed."""
+    """Returns the name of the attempt's Job. A handle from another launcher (settings changed) has no name."""
     return str((handle or {}).get("name") or job_name(job, attempt))
 
 
@@ -329,7 +322,7 @@ def _own(resource: Json, job: str, spec_uri: str) -> Json:
     """Returns a Job if its annotations name this job and spec.
 
     Raises:
-        Conflict: they do not.
+        Conflict: the annotations name another job or spec.
     """
     if (_annotation(resource, JOB_ANNOTATION), _annotation(resource, SPEC_ANNOTATION)) != (job, spec_uri):
         raise Conflict(

@@ -1,7 +1,7 @@
 """Name, labels and manifest of the Kubernetes Job of one attempt, built from a PodTemplate.
 
-Objects are plain JSON. Only the fields that identify the job are changed in the template, so that every field that a
-platform team patches is kept, even if it is newer than the client.
+Objects are plain JSON. Only fields that identify the job are changed in the template. All fields that a platform team
+patches are kept, even if they are newer than the client.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ CHECK_LABEL = "vfmalign.io/check"
 NETWORK_LABEL = "vfmalign.io/network"
 ATTEMPT_LABEL = "vfmalign.io/attempt"
 JOB_ANNOTATION = "vfmalign.io/job-id"
-"""The name itself, with the tenant. Label values have at most 63 characters, so labels may hold a shortened form."""
+"""The full name, with the tenant. Label values have at most 63 characters, so labels may have a shortened name."""
 CHECK_ANNOTATION = "vfmalign.io/check-id"
 REQUEST_ANNOTATION = "vfmalign.io/request-id"
-"""Id of the request that created the job, which log lines of all services carry."""
+"""Id of the request that created the job; it is in the log lines of all services."""
 SPEC_ANNOTATION = "vfmalign.io/spec"
 STOPPED_ANNOTATION = "vfmalign.io/stopped"
-"""Set where the launcher suspended the Job to stop it. Kueue and operators suspend Jobs to make them wait."""
+"""Set if the launcher suspended the Job to stop it. Kueue and operators suspend Jobs to make them wait."""
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """Set by the Job controller on the pods of a Job."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CONTAINER = "training"
 SUBDOMAIN = "vfmalign-training"
-"""Headless service by which the pods of one job resolve each other."""
+"""Headless service through which the pods of a job resolve each other's names."""
 RENDEZVOUS_PORT = 29400
 
 _RECOMMENDED = {
@@ -76,9 +76,9 @@ class Options:
 
 
 def job_name(job: str, attempt: int) -> str:
-    """Returns the name of the Job of one attempt: stable, and valid for every id.
+    """Returns the name of the Job of one attempt. It is stable, and valid for every id.
 
-    The name of an id that had to be changed or shortened ends in a digest of the id.
+    If the id had to be changed or shortened, the name ends in a digest of the id.
     """
     prefix, suffix = "vfmalign-", f"-{attempt}"
     slug = re.sub(r"[^a-z0-9]+", "-", job).strip("-")
@@ -86,13 +86,13 @@ def job_name(job: str, attempt: int) -> str:
 
 
 def label_value(identifier: str) -> str:
-    """Returns an id as a label value, which selects Jobs and pods; one that had to be changed ends in a digest."""
+    """Returns an id as a label value that selects Jobs and pods. An id that had to be changed ends in a digest."""
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", identifier).strip("-_.")
     return _shortened(identifier, slug, _MAX_LABEL)
 
 
 def identity_labels(job: str, attempt: int, origin: Origin) -> dict[str, str]:
-    """Returns the labels that tell one attempt's Job and pods from others; those without a value are left out."""
+    """Returns the labels that identify the Job and pods of one attempt, without empty labels."""
     identity = {
         TENANT_LABEL: origin.tenant,
         JOB_LABEL: label_value(job),
@@ -129,7 +129,8 @@ def manifest(
     pod = copy.deepcopy(pod_template.get("template") or {})
     metadata = pod.setdefault("metadata", {})
     inherited = {key: value for key, value in (metadata.get("labels") or {}).items() if key not in _IDENTITY}
-    # The template's labels take precedence, because policies select by them, except for those that identify the job.
+    # The template's labels take precedence, because policies select by them. Only labels that identify the job override
+    # them.
     metadata["labels"] = _RECOMMENDED | inherited | identity_labels(job, attempt, origin)
     annotations = _annotations(job, origin)
     metadata["annotations"] = (metadata.get("annotations") or {}) | annotations
@@ -186,11 +187,11 @@ def _command(spec: Json, name: str, spec_uri: str, options: Options) -> None:
 
 
 def _failure_rules(*, together: bool) -> list[Json]:
-    """Returns the rules by which the Job controller replaces only pods whose node was removed.
+    """Returns failure rules with which the Job controller replaces a pod only if its node was removed.
 
-    The first matching rule decides; with `backoffLimit: 0` a pod that matches none fails the Job as well, and the
-    supervisor starts the next attempt. Where several pods train together, a replaced pod could not rejoin the others,
-    so a lost node fails the whole attempt.
+    The first matching rule decides. With `backoffLimit: 0`, a pod that matches no rule also fails the Job, and the
+    supervisor starts the next attempt. If several pods train together, a replaced pod could not rejoin the others, so a
+    lost node fails the whole attempt.
     """
     lost_node = {"action": "FailJob" if together else "Ignore"}
     codes = [UNEXPECTED, BAD_SPEC, BAD_DATA]

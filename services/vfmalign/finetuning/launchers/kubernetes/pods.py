@@ -1,4 +1,4 @@
-"""Explains why a pod waits or ended: from the status that the Kubernetes API returns (plain JSON) to one sentence."""
+"""Explains in one sentence why a pod waits or ended, from its status in the Kubernetes API (plain JSON)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _MAX_TEXT = 300
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """What keeps a Job from training.
+class StartupStatus:
+    """Whether the pods of a Job have started, and why not.
 
     Attributes:
-        reason: UPPER_SNAKE_CASE constant; empty where nothing does.
-        message: cause and remedy in one sentence; empty where nothing does.
-        started: whether all of its pods have started; None where that cannot be determined now.
+        reason: UPPER_SNAKE_CASE constant; empty if nothing prevents the start.
+        message: cause and remedy in one sentence; empty if nothing prevents the start.
+        started: whether all of its pods have started; None if this cannot be determined now.
     """
 
     reason: str = ""
@@ -36,7 +36,7 @@ class Waiting:
     started: bool | None = False
 
 
-TRAINING = Waiting(started=True)
+TRAINING = StartupStatus(started=True)
 
 
 def condition(thing: Json, kind: str) -> Json | None:
@@ -48,21 +48,21 @@ def condition(thing: Json, kind: str) -> Json | None:
     return None
 
 
-def waiting(pods: Sequence[Json], options: Options) -> Waiting:
-    """Returns what keeps the first waiting pod of a Job from training; all of its pods must have started."""
+def waiting(pods: Sequence[Json], options: Options) -> StartupStatus:
+    """Returns why the first waiting pod of a Job does not train yet. Training begins once all pods have started."""
     if (cause := next((cause for pod in pods if (cause := _why_waiting(pod, options))), None)) is not None:
         return cause
     phases = [(pod.get("status") or {}).get("phase") for pod in pods]
     if sum(phase in {"Running", "Succeeded"} for phase in phases) >= options.nodes:
         return TRAINING
     if "Failed" in phases:  # its Job is about to fail, or to replace the pod
-        return Waiting(started=None)
+        return StartupStatus(started=None)
     missing = "no pod of its Job exists yet" if not pods else f"{len(pods)} of its {options.nodes} pods exist"
-    return Waiting(NO_POD, f"{missing}; if that lasts, a quota or an admission rule rejects it: describe the Job")
+    return StartupStatus(NO_POD, f"{missing}; if that lasts, a quota or an admission rule rejects it: describe the Job")
 
 
-def refused(message: str, options: Options) -> Waiting:
-    """Returns why a Job has no pods, where the Job controller says that it may not create them.
+def refused(message: str, options: Options) -> StartupStatus:
+    """Returns why a Job has no pods, if the Job controller reports that it may not create them.
 
     Args:
         message: note of its Event `FailedCreate`.
@@ -70,30 +70,30 @@ def refused(message: str, options: Options) -> Waiting:
     """
     cause = _clean(message.removeprefix("Error creating: "))
     if "exceeded quota" in message:
-        return Waiting(
+        return StartupStatus(
             "QUOTA_EXCEEDED",
             f"a ResourceQuota admits no pod of it ({cause}); raise the quota, or wait for running pods to end",
         )
-    return Waiting(
+    return StartupStatus(
         "POD_REFUSED",
         f"the cluster refuses its pods ({cause}); change PodTemplate {options.template}, or the admission rule",
     )
 
 
 def find_disruption(pods: Sequence[Json]) -> Json | None:
-    """Returns the condition of the first pod whose node was taken away, or that was preempted or evicted."""
+    """Returns the condition of the first pod that was preempted or evicted, or that lost its node."""
     return next((one for pod in pods if (one := condition(pod, "DisruptionTarget"))), None)
 
 
 def ended(job: Json, pods: Sequence[Json], options: Options, disruption: Json | None = None) -> Exited:
-    """Returns how a failed Job ended: its exit code where it is known, and what the platform reports.
+    """Returns how a failed Job ended: its exit code, if known, and the report of the platform.
 
     Args:
         job: the Job.
-        pods: those of its pods that still exist.
+        pods: its remaining pods.
         options: settings of every Job.
-        disruption: condition `DisruptionTarget` of a pod that may be gone. An evicted pod is removed as soon as it has
-            ended, while the pods that lost it stay.
+        disruption: condition `DisruptionTarget` of a pod that may no longer exist. An evicted pod is removed as soon as
+            it has ended, while the pods that lost it stay.
     """
     failed = condition(job, "Failed") or {}
     reason, message = failed.get("reason", ""), failed.get("message", "")
@@ -130,27 +130,27 @@ def ended(job: Json, pods: Sequence[Json], options: Options, disruption: Json | 
     return Exited(None, f"its Job failed and its pods are gone ({_clean(f'{reason}: {message}')})")
 
 
-def _why_waiting(pod: Json, options: Options) -> Waiting | None:
+def _why_waiting(pod: Json, options: Options) -> StartupStatus | None:
     name, node = pod["metadata"]["name"], (pod.get("spec") or {}).get("nodeName", "")
     status = pod.get("status") or {}
     lost = condition(pod, "DisruptionTarget") or {}
     if status.get("reason") == "NodeLost" or status.get("phase") == "Unknown" or (
         lost.get("reason") == "DeletionByTaintManager" and pod["metadata"].get("deletionTimestamp")
     ):  # fmt: skip
-        return Waiting(
+        return StartupStatus(
             "NODE_LOST",
             f"node {node} does not respond, and no other pod starts before this one is known to have ended; bring the "
             f"node back, remove it from the cluster, or delete pod {name} by force",
             started=None,
         )
     if pod["metadata"].get("deletionTimestamp"):
-        return Waiting("POD_TERMINATING", f"pod {name} is ending", started=None)
+        return StartupStatus("POD_TERMINATING", f"pod {name} is ending", started=None)
     for one in status.get("conditions") or ():
         if one.get("type") == "PodScheduled" and one.get("status") == "False":
             said = _clean(one.get("message") or one.get("reason", ""))
-            return Waiting(
+            return StartupStatus(
                 "UNSCHEDULABLE",
-                f"its pod fits no node ({said}); free or add nodes, or change resources, affinity and tolerations in "
+                f"its pod fits no node ({said}); free or add nodes, or change resources, affinity or tolerations in "
                 f"PodTemplate {options.template}",
             )
     for container in _statuses(status):
@@ -158,24 +158,24 @@ def _why_waiting(pod: Json, options: Options) -> Waiting | None:
         if (cause := _why_not_started(container, held, options)) is not None:
             return cause
     if status.get("phase") == "Pending":
-        return Waiting(
+        return StartupStatus(
             "POD_PENDING", f"its pod is being prepared on node {node}" if node else "its pod waits for the scheduler"
         )
     return None
 
 
-def _why_not_started(container: Json, held: Json, options: Options) -> Waiting | None:
+def _why_not_started(container: Json, held: Json, options: Options) -> StartupStatus | None:
     reason = held.get("reason", "")
     if reason in _STARTING_REASONS:
         return None
     cause = _clean(f"{reason}: {held['message']}" if held.get("message") else reason)
     if reason in _IMAGE_REASONS:
-        return Waiting(
+        return StartupStatus(
             "IMAGE_PULL_FAILED",
             f"image {container.get('image', '')} cannot be pulled ({cause}); load it into the node or registry, or set "
             f"image and pull secret in PodTemplate {options.template}",
         )
-    return Waiting(
+    return StartupStatus(
         "CONTAINER_CANNOT_START",
         f"container {container.get('name', '')} cannot start ({cause}); create the Secret, ConfigMap or volume that it "
         f"names, or fix PodTemplate {options.template}",
@@ -188,11 +188,11 @@ def _statuses(status: Json) -> Iterator[Json]:
 
 
 def _deciding_failure(pods: Sequence[Json], options: Options) -> tuple[Json, Json]:
-    """Returns the pod whose training container ended the attempt, and how it ended.
+    """Returns the pod that caused the end of the attempt, and how its training container ended.
 
-    Of pods that train together that is the first to fail. A process that lost another one is never the cause, however
-    soon it ends: times have a resolution of one second. A pod that trains alone may have had predecessors, which the
-    Job controller replaced, so the last one decides.
+    If several pods train together, this is the first pod to fail. A process that lost another one is never the cause,
+    even if it seems to end first: times have a resolution of one second. If one pod trains alone, the Job controller
+    may have replaced earlier pods, so the last pod decides.
     """
     ends = []
     for pod in pods:
@@ -215,6 +215,6 @@ def _memory_limit(pod: Json) -> str:
 
 
 def _clean(text: str) -> str:
-    """One line of bounded length."""
+    """Returns the text as one line of bounded length."""
     line = " ".join(text.split()).strip(" .:")
     return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"

@@ -1,9 +1,9 @@
 """BIDS-like layout: `sub-*/[ses-*/]anat/*_T1w.nii.gz`, with masks below `derivatives`.
 
-A case is a session, a patient is a subject. The suffix of an image is its modality; a derived declaration has the
-suffixes of BIDS alone, because any other word of a file's name may be a patient's. A mask is a file
-`derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz` or `*_mask.nii.gz`; its entity `label-` or `desc-` names the label map,
-else its suffix. Tables such as participants.tsv are not read.
+A case is a session, a patient is a subject. The suffix of an image is its modality; a derived declaration uses only
+suffixes that BIDS defines, because any other word of a file name may be a patient's name. A mask is a file
+`derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz` or `*_mask.nii.gz`. Its entity `label-` or `desc-` is the name of the
+label map or, without such an entity, its suffix. Tables such as participants.tsv are not read.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _SUFFIXES = (
     "t2starmap", "r1map", "r2map", "r2starmap", "pdmap", "mtrmap", "mtsat", "mtvmap", "m0map", "s0map", "chimap",
     "mp2rage", "megre", "mese", "flash", "pd", "t2star",
 )  # fmt: skip
-"""Suffixes of anatomical images in BIDS 1.10 in lower case, in the order of modalities of a derived declaration, whose
-first one defines the grid.
+"""Lower-case suffixes of anatomical images in BIDS 1.10. A derived declaration lists its modalities in this order, and
+the first one defines the grid.
 """
 
 _Files: TypeAlias = dict[VolumeKind, list[Path]]
@@ -47,16 +47,16 @@ _FilesByCase: TypeAlias = dict[str, _Files]
 
 
 def matches(path: Path) -> bool:
-    """Whether a folder holds subjects with anatomical images."""
+    """Returns whether a folder holds subjects with anatomical images."""
     sessions, unreadable = _read_sessions(path, lambda folder: {})
     return bool(sessions or unreadable)
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Finds the cases. Without a declaration, the modalities are those that every case has.
+    """Finds the cases. Without a declaration, a modality is a suffix that every case has.
 
     Raises:
-        UndescribedData: no image has a suffix of BIDS.
+        UndescribedData: no image has a suffix that BIDS defines.
         BadDataset: there is no image, or no modality is in every case.
         OSError: `derivatives`, or every subject's folder, cannot be read.
     """
@@ -80,13 +80,13 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     modalities: Sequence[VolumeKind]
     if declaration is not None:
         modalities, labels = declaration.modalities, declaration.label_names
-        if len(labels) == 1:  # whatever the files call it
+        if len(labels) == 1:  # under any name
             masks = {name: {labels[0]: [f for each in files.values() for f in each]} for name, files in masks.items()}
     else:
         labels, left_out = _choose_labels(masks)
         if not any(kind in _SUFFIXES for files in images.values() for kind in files):
             cases = [_to_case(path, name, images[name], masks[name], ((), labels)) for name in images]
-            raise describe("no image's suffix is one of BIDS", _hide_names(images), derive_label_maps(cases, labels))
+            raise describe("no image has a suffix of BIDS", _hide_names(images), derive_label_maps(cases, labels))
         modalities, notes = _choose_modalities(images, _list_places(images, unreadable))
         notes += left_out
     cases = [_to_case(path, name, images[name], masks[name], (modalities, labels)) for name in sorted(images)]
@@ -99,9 +99,9 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
 
 
 def _read_sessions(root: Path, read: Callable[[Path], _Files]) -> tuple[_FilesByCase, dict[str, OSError]]:
-    """Files in the `anat` folder of each session, and why a subject's folders cannot be read.
+    """Files in the `anat` folder of each session, and the error of each subject with an unreadable folder.
 
-    Sessions are named `sub-01`, or `sub-01/ses-1` where there are several; subjects that cannot be read `sub-01`.
+    Sessions are named `sub-01`, or `sub-01/ses-1` if the subject has several; unreadable subjects are named `sub-01`.
     """
     sessions: _FilesByCase = {}
     unreadable: dict[str, OSError] = {}
@@ -118,7 +118,7 @@ def _read_sessions(root: Path, read: Callable[[Path], _Files]) -> tuple[_FilesBy
 
 
 def _add_unreadable(cases: Sequence[CaseSource], unreadable: Mapping[str, OSError]) -> list[CaseSource]:
-    """Adds a problem to the cases of subjects whose folders cannot be read, and cases for those that have none."""
+    """Adds a problem to the cases of unreadable subjects, and a case for each unreadable subject without cases."""
     patients = {_get_patient(name): f"a folder of the subject {describe_unreadable(error)}"
                 for name, error in unreadable.items()}  # fmt: skip
     result = [
@@ -157,14 +157,14 @@ def _list_masks(folder: Path) -> _Files:
 
 
 def _list_places(images: _FilesByCase, unreadable: Mapping[str, OSError]) -> dict[str, str]:
-    """Returns how problems call each session: its number among the cases, in order of name."""
+    """Returns the label of each session in problems: its number among the cases, in order of name."""
     readable = set(map(_get_patient, images))
     names = sorted([*images, *(name for name in unreadable if _get_patient(name) not in readable)])
     return {name: f"case {number} of {len(names)}" for number, name in enumerate(names, start=1)}
 
 
 def _hide_names(images: _FilesByCase) -> _FilesByCase:
-    """Returns the images whose suffix cannot be a patient's name."""
+    """Returns the images without a suffix that may be a patient's name."""
     shared = find_shared_words(images)
     return {name: {kind: paths for kind, paths in files.items() if kind in shared} for name, files in images.items()}
 
@@ -188,12 +188,12 @@ def _choose_modalities(images: _FilesByCase, places: Mapping[str, str]) -> tuple
     if unknown := sum(count for kind, count in counts.items() if kind not in _SUFFIXES):
         shown = sorted(find_shared_words(images) - set(_SUFFIXES))
         suffixes = f" ({', '.join(shown)})" if shown else ""
-        notes.append(f"left out: {pluralise(unknown, 'image')} with a suffix that is none of BIDS{suffixes}; {DECLARE}")
+        notes.append(f"left out: {pluralise(unknown, 'image')} with a suffix that is not in BIDS{suffixes}; {DECLARE}")
     return modalities, tuple(notes)
 
 
 def _choose_labels(masks: _FilesByCase) -> tuple[tuple[VolumeKind, ...], tuple[str, ...]]:
-    """Label maps that more than one patient has: the name of a single one may be the patient's."""
+    """Label maps of more than one patient; a name that only one patient's files have may be the patient's name."""
     patients: dict[VolumeKind, set[str]] = {}
     for name, files in masks.items():
         for kind in files:
@@ -201,7 +201,7 @@ def _choose_labels(masks: _FilesByCase) -> tuple[tuple[VolumeKind, ...], tuple[s
     needed = min(2, len({_get_patient(name) for name in masks}))
     labels = tuple(sorted(kind for kind, owners in patients.items() if len(owners) >= needed))
     left_out = len(patients) - len(labels)
-    note = f"left out: {pluralise(left_out, 'label map')} of one patient alone; {DECLARE}"
+    note = f"left out: {pluralise(left_out, 'label map')} that only one patient has; {DECLARE}"
     return labels, (note,) if left_out else ()
 
 

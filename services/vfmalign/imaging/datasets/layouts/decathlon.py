@@ -1,7 +1,7 @@
 """Layout of the Medical Segmentation Decathlon: `dataset.json` with lists of images and labels.
 
-Also two folders of files with equal names, `imagesTr` and `labelsTr` or `images` and `labels`, with or without
-`dataset.json`. A file of several modalities has four axes, whose last one follows `modality` of `dataset.json`.
+Also reads two folders of files with equal names (`imagesTr` and `labelsTr`, or `images` and `labels`), with or without
+`dataset.json`. A file with several modalities has a fourth axis in the order of `modality` in `dataset.json`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))
 
 
 def matches(path: Path) -> bool:
-    """Whether a folder holds images as the Decathlon lays them out."""
+    """Returns whether a folder has the layout of the Decathlon."""
     if nnunet.matches(path):
         return False
     content = read_dataset_json(path) if path.is_dir() else None
@@ -43,9 +43,9 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Finds the cases. Without a declaration it derives from `dataset.json`, else from the files.
+    """Finds the cases. Without a declaration, derives one from `dataset.json` or, if there is none, from the files.
 
-    The lists `validation` and `test` become splits where their items have labels. Items without labels, as the
+    The lists `validation` and `test` become splits if their items have labels. Items without labels, such as the
     Decathlon's own test images, are left out.
 
     Raises:
@@ -85,7 +85,7 @@ def _get_label(declaration: DatasetDeclaration | None) -> VolumeKind:
         return "label"
     if len(declaration.labels) > 1:
         raise BadDataset(
-            f"a case has one label map in this layout, and the declaration has {len(declaration.labels)}",
+            f"this layout has one label map per case, but the declaration has {len(declaration.labels)}",
             field="declaration",
             remedy="declare one label map, or list the files in a CSV",
         )
@@ -93,7 +93,7 @@ def _get_label(declaration: DatasetDeclaration | None) -> VolumeKind:
 
 
 def _find_folders(root: Path) -> tuple[Path, Path] | None:
-    """The folders of images and labels; `images` without `labels` may be the folder of a case."""
+    """Returns the folders of images and labels. `images` without `labels` does not count: it may belong to a case."""
     pairs = [
         (root / images, root / labels)
         for images, labels in _FOLDERS
@@ -131,7 +131,7 @@ def _pair_folders(root: Path, modalities: Sequence[VolumeKind], label: VolumeKin
 def _read_lists(
     root: Path, content: Mapping[str, Any], modalities: Sequence[VolumeKind], label: VolumeKind
 ) -> tuple[list[CaseSource], tuple[str, ...]]:
-    """Cases of the lists of `dataset.json`, and what was left out."""
+    """Cases in the lists of `dataset.json`, and notes on the items that were left out."""
     cases: list[CaseSource] = []
     unlabelled = 0
     for list_name, split in _LISTS.items():
@@ -176,12 +176,12 @@ def _read_item(root: Path, item: Any, modalities: Sequence[VolumeKind], label: V
     if len(present) == 1:
         return CaseSource(name, name, files | _split_channels(present[0], modalities))
     if len(present) != len(modalities):
-        count = f"it has {len(present)} images, and {len(modalities)} modalities are declared; {DECLARE}"
+        count = f"it has {len(present)} images, but {len(modalities)} modalities are declared; {DECLARE}"
         return CaseSource(name, name, files, problems=(count,))
     images_by_kind = {kind: VolumeFile(path) for kind, path in zip(modalities, present, strict=True)}
     return CaseSource(name, name, images_by_kind | files)
 
 
 def _split_channels(path: Path, modalities: Sequence[VolumeKind]) -> dict[VolumeKind, VolumeFile]:
-    """The file of every modality: one file, whose fourth axis holds them where they are several."""
+    """Maps each modality to its file. Several modalities share one file and are stored along its fourth axis."""
     return dict.fromkeys(modalities, VolumeFile(path, tuple(modalities) if len(modalities) > 1 else ()))

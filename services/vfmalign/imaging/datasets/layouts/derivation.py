@@ -1,4 +1,4 @@
-"""Declarations of datasets that are imported: the user's own, or derived from the data."""
+"""Declarations of imported datasets, which the user supplies or which are derived from the data."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from vfmalign.imaging.dicom.rules import Selection, Selections, check_length, ch
 
 MAX_DECLARATION_BYTES = 2**20
 MAX_DERIVED_VALUES = 64
-"""Largest number of values of a label map that nothing declares. An image that is taken for one has more."""
+"""Maximum number of values of an undeclared label map. A file with more values is taken for an image."""
 RARE_SHARE = 0.1
-"""Share of the files up to which a value of a label map is named as a possible mistake."""
+"""A label value that occurs in at most this share of the files is reported as a possible mistake."""
 DECLARE = "describe the data with --declaration"
 
 
 class DeclarationFile(NamedTuple):
-    """What a declaration's file says.
+    """Content of a declaration file.
 
     Attributes:
-        declaration: what the cases hold.
-        selections: which DICOM series they take; empty where it says nothing of them.
+        declaration: modalities, label maps and classes of the cases.
+        selections: rules that choose DICOM series; empty if the file has none.
     """
 
     declaration: DatasetDeclaration
     selections: tuple[Selection, ...] = ()
 
     def to_text(self) -> str:
-        """Returns the file as the text that cards of models keep.
+        """Returns the file as the text that model cards store.
 
         Raises:
             BadOption: it is too long.
@@ -57,7 +57,7 @@ class DeclarationFile(NamedTuple):
 
 
 def read_declaration(text: str) -> DeclarationFile:
-    """Reads a declaration: the name of one that comes along, or the path of a JSON file.
+    """Reads a declaration, given the name of a built-in one or the path of a JSON file.
 
     Raises:
         BadOption: there is no such file or name, or the file is not a declaration; the error names the wrong field.
@@ -69,7 +69,7 @@ def read_declaration(text: str) -> DeclarationFile:
         content = read_regular_file(Path(text), MAX_DECLARATION_BYTES)
     except (FileNotFoundError, ValueError):
         raise BadOption(
-            "there is no such file, and no declaration of this name",
+            "no file and no built-in declaration has this name",
             field="declaration",
             remedy=f"give a JSON file, or one of: {', '.join(list_declarations())}",
         ) from None
@@ -83,7 +83,7 @@ def read_declaration(text: str) -> DeclarationFile:
 
 
 def parse_declaration(content: bytes) -> DeclarationFile:
-    """Parses the JSON of a declaration, which may have a member `selections`.
+    """Parses a declaration in JSON, which may have a member `selections`.
 
     Raises:
         BadOption: it is not JSON, or a field is wrong; the error names the field.
@@ -108,7 +108,7 @@ def parse_declaration(content: bytes) -> DeclarationFile:
 
 
 def to_volume_id(text: object, default: str) -> VolumeKind:
-    """Turns a name into an id, such as `T1w (MPRAGE)` into `t1w_mprage`; `default` where no letter comes first."""
+    """Converts a name to an id, such as `T1w (MPRAGE)` to `t1w_mprage`; returns `default` if no letter comes first."""
     ascii_text = unicodedata.normalize("NFKD", str(text)).encode("ascii", "ignore").decode()
     candidate = re.sub(r"[^a-z0-9]+", "_", ascii_text.lower()).strip("_")[:32].rstrip("_")
     return candidate if VOLUME_KIND.matches(candidate) else default
@@ -120,7 +120,7 @@ def declare(
     """Builds a derived declaration.
 
     Raises:
-        BadDataset: names are equal or too many.
+        BadDataset: names are repeated, or there are too many.
     """
     try:
         return DatasetDeclaration.model_validate(
@@ -133,14 +133,14 @@ def declare(
         )
     except ValidationError as error:
         problem = to_bad_option(error, "declaration")
-        raise BadDataset(f"no declaration derives from the data: {problem.message}", remedy=DECLARE) from None
+        raise BadDataset(f"cannot derive a declaration from the data: {problem.message}", remedy=DECLARE) from None
 
 
 def declare_from_json(content: Mapping[str, Any]) -> DatasetDeclaration:
     """Derives the declaration from the `dataset.json` of the Decathlon or nnU-Net: its name, channels and labels.
 
     Raises:
-        BadDataset: the channels or labels are missing or have another form.
+        BadDataset: the channels or labels are missing or malformed.
     """
     channels = content.get("channel_names", content.get("modality"))
     if isinstance(channels, list):
@@ -172,7 +172,7 @@ def _read_label_names(labels: object) -> dict[int, VolumeKind]:
         value, name = (key, item) if re.fullmatch(r"\d+", str(key), re.ASCII) else (item, key)
         if isinstance(value, bool) or not re.fullmatch(r"\d{1,3}", str(value), re.ASCII) or int(value) > 255:
             raise BadDataset(
-                "a label has no whole number from 0 to 255, such as a region of nnU-Net",
+                "a label is not a whole number from 0 to 255; regions of nnU-Net are not supported",
                 subject="dataset.json",
                 remedy=DECLARE,
             )
@@ -182,21 +182,21 @@ def _read_label_names(labels: object) -> dict[int, VolumeKind]:
 
 
 class DerivedLabelMaps(NamedTuple):
-    """Label maps that derive from their files, and sentences about values that few files hold."""
+    """Derived label maps, and notes on values that occur in few files."""
 
     maps: list[LabelMap]
     notes: tuple[str, ...] = ()
 
 
 def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) -> DerivedLabelMaps:
-    """Reads the values of label maps whose structures have no names; value v is called `value_v`.
+    """Derives label maps from the values in their files: value v becomes the structure `value_v`.
 
     Args:
-        cases: the cases; those with problems are not read, because their files may lie anywhere.
-        names: ids of the label maps; one that no usable case has is left out.
+        cases: the cases. Cases with problems are not read, because their paths may lead anywhere.
+        names: ids of the label maps; a label map that no usable case has is left out.
 
     Raises:
-        BadDataset: a label map holds no value other than 0 in any case, or too many to be one.
+        BadDataset: a label map is 0 everywhere in every case, or has too many values for a label map.
     """
     usable = [case for case in cases if not case.problems]
     maps: list[LabelMap] = []
@@ -212,12 +212,12 @@ def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) 
 def _derive_label_map(name: VolumeKind, files: Sequence[VolumeSource]) -> tuple[LabelMap, list[str]]:
     values_by_file = [read_values(file) for file in files]
     readable = [values for values in values_by_file if values is not None]
-    # Where no file can be read, any value will do: the validation lists the files.
+    # If no file can be read, the value does not matter, because the validation lists the files.
     values = sorted(set().union(*readable)) if readable else [1]
     if not values:
         raise BadDataset(f"the label map {name} is empty in every case", remedy="remove it, or correct the files")
     if len(values) > MAX_DERIVED_VALUES:
-        raise BadDataset(f"the label map {name} has {len(values)} different values, as an image has", remedy=DECLARE)
+        raise BadDataset(f"the label map {name} has {len(values)} different values, like an image", remedy=DECLARE)
     counts = Counter(chain.from_iterable(readable))
     rare = [
         f"{name}: value {value} occurs in {counts[value]} of {pluralise(len(readable), 'file')}: a mistake?"
@@ -228,7 +228,7 @@ def _derive_label_map(name: VolumeKind, files: Sequence[VolumeSource]) -> tuple[
 
 
 def read_values(file: VolumeSource) -> set[int] | None:
-    """Values of a label map other than 0; None where the file cannot be read as one, which the validation reports."""
+    """Returns a label map's nonzero values; None if the file is no readable label map, which the validation reports."""
     try:
         volume = file.read("label map", ("label",), ("label",))["label"]
     except BadVolume:

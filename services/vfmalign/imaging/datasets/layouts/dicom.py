@@ -1,7 +1,7 @@
-"""Layout of DICOM files: a folder at any depth, a zip, or what a DICOMDIR lists. A case is a study.
+"""Layout of DICOM files: a folder at any depth, a zip, or the files that a DICOMDIR lists. A case is a study.
 
-Which series is which modality, and which segmentation which label map, follows from the selections of the declaration's
-file. A case is named by its StudyInstanceUID, and its patient by PatientID with its issuer; both stay in `CaseSource`.
+The selections in the declaration file assign series to modalities, and segmentations to label maps. A case is named by
+its StudyInstanceUID, and its patient by PatientID with the issuer; both names stay in `CaseSource`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from vfmalign.core.domain.record import Record
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, SourceDataset, VolumeSource
 from vfmalign.imaging.dicom.examinations import Segmentation, Study
 from vfmalign.imaging.dicom.labels.label_maps import read_label_map
-from vfmalign.imaging.dicom.packing import PackedStack
 from vfmalign.imaging.dicom.pet.suv import read_suv
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import DEFECTIVE, check_allowed
@@ -34,44 +33,45 @@ from vfmalign.imaging.dicom.rules import Selection, check_selections, encode_sel
 from vfmalign.imaging.dicom.scanning import scan
 from vfmalign.imaging.dicom.selection import Choice, choose
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file, open_source
+from vfmalign.imaging.dicom.stacks import Stack
 from vfmalign.imaging.dicom.strata import CaseAcquisition, classify, describe_series
 from vfmalign.imaging.volumes import Volume
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DicomImage:
-    """A modality, which is read from a stack in its declared unit; see `VolumeSource`."""
+    """A modality read from a stack, in its declared unit; see `VolumeSource`."""
 
     source: DicomSource
-    stack: PackedStack
+    stack: Stack
     label: str
     unit: str = ""
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
-        """See `VolumeSource`; errors name the series."""
-        read_image, stack = read_suv if self.unit == SUVBW else read_stack, self.stack.unpack()
-        return {kind: read_image(self.source, stack, f"{case}/{kind} ({self.label})", kind) for kind in kinds}
+        """Reads the modality, as `VolumeSource` describes; errors name the series."""
+        read_image = read_suv if self.unit == SUVBW else read_stack
+        return {kind: read_image(self.source, self.stack, f"{case}/{kind} ({self.label})", kind) for kind in kinds}
 
     def digest(self) -> bytes:
         """See `VolumeSource`."""
-        files = dict.fromkeys(frame.file for frame in self.stack.unpack().frames)
+        files = dict.fromkeys(frame.file for frame in self.stack.frames)
         return hashlib.sha256(b"".join(digest_file(self.source, file) for file in files)).digest()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DicomLabelMap:
-    """A label map, which is read from a segmentation; see `VolumeSource` and `labels.label_maps.read_label_map`."""
+    """A label map read from a segmentation; see `VolumeSource` and `labels.label_maps.read_label_map`."""
 
     source: DicomSource
     segmentation: Segmentation
     values: Mapping[int, int]
-    reference: PackedStack
+    reference: Stack
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
         """See `VolumeSource`."""
-        reference, drawn = self.reference.unpack(), self.segmentation
+        drawn = self.segmentation
         return {
-            kind: read_label_map(self.source, drawn, reference, self.values, f"{case}/{kind} ({drawn.label})")
+            kind: read_label_map(self.source, drawn, self.reference, self.values, f"{case}/{kind} ({drawn.label})")
             for kind in kinds
         }
 
@@ -82,12 +82,12 @@ class DicomLabelMap:
 
 @dataclass(frozen=True)
 class Rules:
-    """What chooses the volumes of a study.
+    """Rules that choose the volumes of a study.
 
     Attributes:
-        declaration: what a case holds.
-        selections: which series and segmentations it takes.
-        allowed: names of `refusals.REFUSALS` that are lifted, and perhaps `refusals.DEFECTIVE`.
+        declaration: modalities and label maps of a case.
+        selections: rules that choose a series or segmentation for each of them.
+        allowed: names of the lifted `refusals.REFUSALS`, and possibly `refusals.DEFECTIVE`.
         is_default: whether the user named no declaration.
         choices: see `DicomOptions`.
     """
@@ -99,12 +99,12 @@ class Rules:
     choices: Mapping[int, Mapping[VolumeKind, str]] = field(default_factory=dict)
 
     def choose(self, study: Study, number: int) -> Choice:
-        """Chooses the volumes of a study, which is counted from 1; raises as `selection.choose`."""
+        """Chooses the volumes of study `number`, counted from 1; raises like `selection.choose`."""
         return choose(study, self.declaration, self.selections, self.allowed, self.choices.get(number, {}))
 
 
 class StudyOutcome(Record):
-    """What a dataset takes of a study, beside the volumes. Private.
+    """Data that a dataset records about a study, except its volumes. Private.
 
     Attributes:
         study_uid: StudyInstanceUID.
@@ -114,7 +114,7 @@ class StudyOutcome(Record):
         series: see `core.domain.datasets.Case`.
         notes: see `Choice`.
         chosen: see `CaseSource`.
-        undrawn: label maps that no segmentation gives; None for a study without segmentations.
+        undrawn: label maps for which no segmentation was chosen; None for a study without segmentations.
     """
 
     study_uid: str
@@ -130,11 +130,11 @@ class StudyOutcome(Record):
 
 
 def get_rules(declaration: DatasetDeclaration | None, options: DicomOptions) -> Rules:
-    """Returns the rules of an import; without a declaration, those of prostate mpMRI.
+    """Returns the rules of an import; by default, the rules for prostate mpMRI.
 
     Raises:
-        BadOption: the declaration does not say which series a modality takes, or a refusal is unknown, or a series is
-            chosen for something that has no rule.
+        BadOption: a modality has no selection, a refusal is unknown, or a series is chosen for something without a
+            rule.
     """
     chosen = declaration or get_declaration(DEFAULT_DECLARATION)
     selections = options.selections or get_selections(chosen)
@@ -151,7 +151,7 @@ def get_rules(declaration: DatasetDeclaration | None, options: DicomOptions) -> 
 def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptions) -> SourceDataset:
     """Finds the cases.
 
-    Every header is read once here. The pixels of a chosen series are read when it is validated and when it is uploaded.
+    Every header is read once here. The pixels of chosen series are read during validation, and again during upload.
 
     Raises:
         BadOption: see `get_rules`.
@@ -175,7 +175,7 @@ def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptio
 
 
 def describe_outcome(study: Study, choice: Choice, rules: Rules, number: int = 1) -> StudyOutcome:
-    """Returns what a dataset takes of a study."""
+    """Returns the data that a dataset records about a study."""
     attributes = {kind: stack.attributes for kind, stack in choice.stacks.items()}
     acquisition = CaseAcquisition(attributes, study.private_words, choice.allowed)
     taken = {name for name, reasons in choice.reasons.items() if "" in reasons.values()}
@@ -197,16 +197,13 @@ def describe_outcome(study: Study, choice: Choice, rules: Rules, number: int = 1
 def list_volumes(
     source: DicomSource, choice: Choice, units: Mapping[VolumeKind, str]
 ) -> dict[VolumeKind, VolumeSource]:
-    """Returns what each modality, in its declared unit, and each label map that was chosen is read from."""
-    stacks = {*choice.stacks.values(), *(drawn.reference for drawn in choice.label_maps.values())}
-    packed = {stack: PackedStack(stack) for stack in stacks}
+    """Returns the source of each chosen modality, in its declared unit, and of each chosen label map."""
     labels = {image.item: image.label for image in choice.images}
     files: dict[VolumeKind, VolumeSource] = {
-        kind: DicomImage(source, packed[stack], labels[stack], units.get(kind, ""))
-        for kind, stack in choice.stacks.items()
+        kind: DicomImage(source, stack, labels[stack], units.get(kind, "")) for kind, stack in choice.stacks.items()
     }
     for kind, drawn in choice.label_maps.items():
-        files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, packed[drawn.reference])
+        files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, drawn.reference)
     return files
 
 
@@ -216,13 +213,13 @@ def to_dataset(
     files: Sequence[Mapping[VolumeKind, VolumeSource]],
     notes: Sequence[str],
 ) -> SourceDataset:
-    """Returns the dataset of some studies.
+    """Builds the dataset of some studies.
 
     Args:
-        rules: by which their volumes were chosen.
-        outcomes: one for each study, in order of its identifier.
-        files: what the volumes of each are read from.
-        notes: what was left out.
+        rules: rules that chose their volumes.
+        outcomes: one for each study, ordered by identifier.
+        files: sources of the volumes of each study.
+        notes: notes on files that were left out.
     """
     cases = [
         CaseSource(
@@ -246,7 +243,7 @@ def to_dataset(
 
 
 def _list_undrawn(outcomes: Sequence[StudyOutcome], rules: Rules) -> list[str]:
-    """Label maps that studies with segmentations lack: their rule may match nothing, or be missing."""
+    """Notes on label maps that studies with segmentations lack: the rule matches nothing, or there is none."""
     undrawn = [outcome.undrawn for outcome in outcomes if outcome.undrawn is not None]
     selected = {selection.name for selection in rules.selections}
     notes: list[str] = []
@@ -254,7 +251,7 @@ def _list_undrawn(outcomes: Sequence[StudyOutcome], rules: Rules) -> list[str]:
         without = sum(name in names for names in undrawn)
         if without and name in selected:
             count = f"{without} of {len(undrawn)} studies with segmentations"
-            notes.append(f"{name}: its selection takes nothing in {count}; `vfmalign dicom show` says why")
+            notes.append(f"{name}: its selection matches nothing in {count}; `vfmalign dicom show` lists the reasons")
         elif without:
-            notes.append(f"{name}: no selection says which segments it takes")
+            notes.append(f"{name}: it has no selection")
     return notes

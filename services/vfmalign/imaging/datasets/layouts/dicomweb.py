@@ -1,7 +1,7 @@
-"""Studies of a PACS: downloaded one ahead, read by the same rules as files, and staged as the volumes of their dataset.
+"""Imports from a PACS: downloads one study while reading the previous one. The rules are those for importing files.
 
-Memory and temporary files do not grow with the number of studies: of each, only its volumes stay, in the staging
-folder. A study that cannot be fetched is a case with a problem, and the others go on.
+Only the volumes of a study are kept, in the staging folder, so that memory and temporary files do not grow with the
+number of studies. A study that cannot be fetched becomes a case with a problem, and the import continues.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ from vfmalign.imaging.dicom.sources import open_source
 from vfmalign.imaging.volumes import encode
 
 MAX_FAILURES = 3
-"""Studies one after the other that cannot be fetched because the server is away or rejects the credentials, after which
-the import stops: an account may be locked after a few attempts.
+"""Number of consecutive studies that cannot be fetched because the server is unavailable or rejects the credentials,
+after which the import stops: repeated attempts may lock an account.
 """
 _FORMAT = 2
-"""Version of what a staging folder holds; another one is not read."""
+"""Format version of a staging folder; folders of other versions are not read."""
 
 
 @dataclass(frozen=True)
 class PacsStudies:
-    """What to import.
+    """Studies to import.
 
     Attributes:
-        client: of the server.
-        query: what studies have to match, see `PacsClient.find_studies`; not used with `study_uids`.
-        study_uids: the studies; none for those of the query.
+        client: client of the server.
+        query: conditions on the studies, see `PacsClient.find_studies`; ignored if `study_uids` is set.
+        study_uids: identifiers of the studies; empty to use the query.
     """
 
     client: PacsClient
@@ -70,7 +70,7 @@ class PacsStudies:
         """Returns the studies, in order of identifier.
 
         Raises:
-            BadDataset: there are none.
+            BadDataset: no study matches.
         """
         named = (FoundStudy(uid, "") for uid in self.study_uids)
         studies = sorted(named if self.study_uids else self.client.find_studies(self.query, context))
@@ -80,7 +80,7 @@ class PacsStudies:
 
 
 def make_staging_name(server: PacsServer, declaration: DatasetDeclaration | None, options: DicomOptions) -> str:
-    """Returns the name of the staging folder of all imports from a server by the same rules."""
+    """Returns the name of the staging folder, which all imports from one server by the same rules share."""
     rules = get_rules(declaration, options)
     selections = [selection.model_dump(mode="json") for selection in rules.selections]
     declared = rules.declaration.model_dump(mode="json")
@@ -94,15 +94,15 @@ def read(
     options: DicomOptions,
     staging: StagingFolder,
 ) -> SourceDataset:
-    """Finds the cases, and reads their volumes into the staging folder, which is open.
+    """Finds the cases, and reads their volumes into the staging folder, which must be open.
 
-    `options.progress` is called with the stages `searching PACS NAME` and `download`, in studies, and `receive`, in
-    bytes.
+    `options.progress` is called with the stages `searching PACS NAME` and `download`, which count studies, and
+    `receive`, which counts bytes.
 
     Raises:
         BadOption: see `get_rules`; or the staging folder is full or cannot be written.
         BadDataset: no study matches.
-        PacsUnavailable, PacsRefused, BadPacsAnswer: the server cannot be searched, is away or rejects the
+        PacsUnavailable, PacsRefused, BadPacsAnswer: the server cannot be searched, is unavailable or rejects the
             credentials.
     """
     rules = get_rules(declaration, options)
@@ -154,7 +154,7 @@ class _PacsReader:
     received: ByteProgress
 
     def fetch(self, study: FoundStudy) -> str:
-        """Downloads the instances of a study that is not staged; returns the digest of what the server lists."""
+        """Downloads the instances of a study unless it is staged; returns a digest of the server's list of them."""
         instances = self.client.list_instances(study.study_uid, (), self.context)
         listing = hashlib.sha256(canonical_json(instances)).hexdigest()
         if self.staging.read(study.study_uid, listing) is None:
@@ -162,12 +162,12 @@ class _PacsReader:
             self.client.download(study.study_uid, instances, folder, self.context, self.received)
             names = {get_file_name(instance.instance_uid) for instance in instances}
             for file in folder.iterdir():
-                if file.name not in names:  # the server had it when an earlier import began
+                if file.name not in names:  # from an earlier import; no longer on the server
                     file.unlink()
         return listing
 
     def read(self, study: FoundStudy, listing: str, number: int) -> StagedStudy:
-        """Reads a study that was fetched, and stages its volumes; one that is staged is read from there."""
+        """Reads a fetched study and stages its volumes, unless it is already staged."""
         staged = self.staging.read(study.study_uid, listing)
         chosen = self.rules.choices.get(number, {})
         if staged is not None and staged.outcome is not None and staged.outcome.chosen != chosen:
@@ -184,7 +184,7 @@ class _PacsReader:
             studies = list(examinations.studies)
             if any(study.uid != found.study_uid for study in studies):
                 self.staging.discard_instances(found.study_uid)
-                raise self.client.to_bad_answer("images of another study than was asked for")
+                raise self.client.to_bad_answer("images of a study that was not requested")
             count = pluralise(len(examinations.unusable), "instance")
             damaged = [f"{count} of the study: {file.problem}" for file in examinations.unusable[:1]]
             if not studies:
@@ -207,7 +207,7 @@ class _PacsReader:
         )
 
     def _stage_volumes(self, study_uid: str, sources: Mapping[VolumeKind, VolumeSource]) -> list[str]:
-        """Writes volumes as the dataset stores them, one after the other; returns what is wrong with one."""
+        """Writes volumes in the encoding of datasets, one by one; returns the problem of the first unusable volume."""
         for kind, source in sorted(sources.items()):
             try:
                 volume = source.read("case", [kind], self.rules.declaration.label_names)[kind]
@@ -220,7 +220,7 @@ class _PacsReader:
 def _fetch_ahead(
     reader: _PacsReader, studies: Sequence[FoundStudy], downloads: ThreadPoolExecutor
 ) -> Iterator[tuple[FoundStudy, Future[str]]]:
-    """Yields the studies, each as the next one begins to be fetched."""
+    """Yields each study when the download of the next one has started."""
     ahead = downloads.submit(reader.fetch, studies[0])
     for index, study in enumerate(studies):
         fetched = ahead
@@ -241,12 +241,12 @@ def _count_bytes(options: DicomOptions) -> ByteProgress:
 
 
 def _concerns_all(error: VfmalignError) -> bool:
-    """Whether other studies cannot be fetched for the same reason."""
+    """Whether the error prevents fetching other studies as well."""
     return isinstance(error, PacsUnavailable) or (isinstance(error, PacsRefused) and not error.may_permit_others)
 
 
 def _add_progress(error: VfmalignError, count: int, total: int, staging: StagingFolder) -> None:
-    """Says in the remedy of an import that stops how far it is, unless nothing of it stays."""
+    """Adds the progress to the remedy of an import that stops, if a repeated import continues from there."""
     if staging.is_kept:
         error.remedy += f"; {count} of {total} studies are staged, and the same command continues with the others"
 

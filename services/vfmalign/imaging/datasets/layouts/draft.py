@@ -1,7 +1,7 @@
-"""A draft of a declaration for data that nothing describes, from the words that the names of their files share.
+"""Draft of a declaration for undescribed data, from the words that the file names share.
 
-A word of a file's name may be a patient's name. A word is only used if the files of at least two patients, and of
-half of all patients, have it, and no folder's name does.
+A word in a file name may be a patient's name. A word is used only if it occurs in the files of at least two patients
+and of half of all patients, and in no folder name.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from vfmalign.imaging.datasets.layouts.derivation import (
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, VolumeFile, get_stem
 
 KindsByCase = Mapping[str, Mapping[VolumeKind, Sequence[Path]]]
-"""By case, its files by what they may be called in a declaration."""
+"""Files of each case, by possible name in a declaration."""
 
 
 class UndescribedData(BadDataset):
     """Data that no declaration describes.
 
     Attributes:
-        counts: what the files may be called, and how many cases have such a file.
-        draft: a declaration to correct; None where no image is in every case that has files.
-        notes: what in the draft may be a mistake, in sentences without names.
+        counts: number of cases that have a file with a name, by possible name in a declaration.
+        draft: a declaration to correct; None if no image is in every case that has files.
+        notes: possible mistakes in the draft, as sentences without names.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class UndescribedData(BadDataset):
         remedy = "describe the data with --declaration, or choose another layout with --layout"
         if draft is not None:
             remedy = (
-                "standard output has the draft of a declaration: save it, correct its names, and import with "
+                "a draft of a declaration was written to standard output: save it, correct its names, and import with "
                 "--declaration FILE"
             )
-        found = f"the cases have files of {listed}" if listed else "their names share no word"
+        found = f"the cases have files of {listed}" if listed else "the file names share no word"
         super().__init__(f"{message}; {found}", field="directory", remedy=remedy)
         self.counts = dict(counts)
         self.draft = draft
@@ -59,16 +59,16 @@ class UndescribedData(BadDataset):
 
 
 def name_files(files_by_case: Mapping[str, Sequence[Path]]) -> dict[str, dict[VolumeKind, list[Path]]]:
-    """Names the files of each case by the words that tell them apart, such as `t1w_gd`; others are left out.
+    """Names the files of each case by the words that distinguish them, such as `t1w_gd`; leaves out other files.
 
     Args:
-        files_by_case: files by case, whose name begins with the patient's folder.
+        files_by_case: files by case; the name of a case begins with the patient's folder.
     """
     words_by_case = {case: [_split(get_stem(file.name)) for file in files] for case, files in files_by_case.items()}
     shared = find_shared_words({case: set(chain(*lists)) for case, lists in words_by_case.items()})
     words_of_files = [set(words) & shared for lists in words_by_case.values() for words in lists]
     everywhere = set.intersection(*words_of_files)
-    if all(words - everywhere for words in words_of_files if words):  # a word of every file tells nothing apart
+    if all(words - everywhere for words in words_of_files if words):  # a word in every file name distinguishes nothing
         shared -= everywhere
     named: dict[str, dict[VolumeKind, list[Path]]] = {case: {} for case in files_by_case}
     for case, lists in words_by_case.items():
@@ -79,7 +79,7 @@ def name_files(files_by_case: Mapping[str, Sequence[Path]]) -> dict[str, dict[Vo
 
 
 def find_shared_words(words_by_case: Mapping[str, Collection[str]]) -> set[str]:
-    """Returns the words that may be shown: those of enough patients that are in no name of a case."""
+    """Returns the words that are safe to show: enough patients share them, and no case's name contains them."""
     patients: dict[str, set[str]] = {}
     for case, words in words_by_case.items():
         for word in set(words) - _list_folder_words(case):
@@ -89,12 +89,12 @@ def find_shared_words(words_by_case: Mapping[str, Collection[str]]) -> set[str]:
 
 
 def describe(message: str, kinds_by_case: KindsByCase, derived: DerivedLabelMaps | None = None) -> UndescribedData:
-    """Returns the error for data that nothing describes.
+    """Returns the error for undescribed data.
 
     Args:
-        message: what does not match.
+        message: the mismatch between data and declaration.
         kinds_by_case: see `name_files`.
-        derived: the label maps; None finds them among the files, by their values.
+        derived: the label maps; None detects them by the values in the files.
     """
     counts = Counter(kind for kinds in kinds_by_case.values() for kind in kinds)
     ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
@@ -113,7 +113,7 @@ def _try_to_declare(modalities: Sequence[VolumeKind], labels: Sequence[LabelMap]
 
 
 def _find_labels(kinds_by_case: KindsByCase, kinds: Collection[VolumeKind]) -> DerivedLabelMaps:
-    """Returns the kinds whose files hold few values, all of them whole numbers, as label maps do."""
+    """Returns the kinds that look like label maps: their files hold few values, all of them whole numbers."""
     found: list[LabelMap] = []
     notes: tuple[str, ...] = ()
     for kind in kinds:
@@ -132,10 +132,10 @@ def _find_labels(kinds_by_case: KindsByCase, kinds: Collection[VolumeKind]) -> D
 
 
 def _to_kind(words: Sequence[str], shared: Collection[str]) -> VolumeKind:
-    """Returns an id by which `folders.classify` finds the file of these words; empty without one."""
+    """Returns an id by which `folders.classify` finds the file with these words; empty if there is none."""
     chosen = [word for word in words if word in shared]
     kind = ""
-    while chosen and not (kind and f"_{kind}_" in f"_{'_'.join(words)}_"):  # words that are left out stand between
+    while chosen and not (kind and f"_{kind}_" in f"_{'_'.join(words)}_"):  # not if words were left out in between
         kind = to_volume_id("_".join(chosen), "")
         chosen = chosen[1:]
     return kind if f"_{kind}_" in f"_{'_'.join(words)}_" else ""

@@ -1,7 +1,7 @@
-"""Layout of one folder per case, at any depth, or of one folder that holds a single case's files.
+"""Layout of one folder per case, at any depth, or of a single folder with the files of one case.
 
-What a file shows follows from the words of its name: the words of an id that the declaration has, or for prostate mpMRI
-those that exporters use (`t2`, `adc`, `dwi` or `hbv`, `gland` or `mask`, `lesion`).
+The words of a file name determine the modality or label map: the words of a declared id or, for prostate mpMRI, the
+words that exporters use (`t2`, `adc`, `dwi` or `hbv`, `gland` or `mask`, `lesion`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PROSTATE = "prostate_mpmri"
 
 
 def matches(path: Path) -> bool:
-    """Whether there are NIfTI files in the folder or below it."""
+    """Returns whether there are NIfTI files in the folder or below it."""
     return any(is_volume(name) for _, _, names in os.walk(path) for name in names)
 
 
@@ -48,7 +48,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     Links to folders are not followed, and a link to a file outside the folder is a problem of its case.
 
     Raises:
-        UndescribedData: no file of any case shows anything declared, or no case has one of the modalities.
+        UndescribedData: no file matches a declared modality or label map, or no case has one of the modalities.
         BadDataset: the folder cannot be read as this layout.
     """
     chosen = declaration or get_declaration(_PROSTATE)
@@ -57,16 +57,16 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     missing = [kind for kind in chosen.modalities if not any(kind in case.files for case in cases)]
     assumed = "" if declaration else "without --declaration, folders are read as prostate MRI: "
     if not any(case.files for case in cases):
-        message = f"{assumed}no file's name contains the words of anything that {chosen.name} declares"
+        message = f"{assumed}no file name contains the words of a modality or label map that {chosen.name} declares"
         raise describe(message, name_files(files_by_case))
     if missing and declaration is None and len(cases) > 1:
-        message = f"{assumed}no file's name contains the words of {' or '.join(missing)}, which {chosen.name} declares"
+        message = f"{assumed}no file name contains the words of {' or '.join(missing)}, which {chosen.name} declares"
         raise describe(message, name_files(files_by_case))
     return SourceDataset(chosen, cases)
 
 
 def _find_files(directory: Path) -> tuple[dict[str, list[Path]], list[OSError]]:
-    """Files by folder of a case, and why other folders cannot be read."""
+    """Files by folder of a case, and the errors of unreadable folders."""
     if not directory.is_dir():
         raise BadDataset(
             "it is neither a folder nor a CSV file",
@@ -90,7 +90,7 @@ def _find_files(directory: Path) -> tuple[dict[str, list[Path]], list[OSError]]:
             raise BadDataset(
                 f"{pluralise(len(by_folder['.']), 'NIfTI file')} in the folder itself, and others in folders below it",
                 field="directory",
-                remedy="move those of the folder itself away, or into a folder per case",
+                remedy="move the files in the folder itself away, or into a folder per case",
             )
         by_folder = {directory.resolve().name: by_folder["."]}
     return by_folder, unreadable
@@ -109,7 +109,7 @@ def _collect_cases(
         if folder in above:
             place = "; its files lie beside folders of cases: move them away unless they are a case"
         elif any(parent in by_folder for parent in _list_parents(folder)):
-            place = "; its folder lies in that of another case: move its files away unless they are a case"
+            place = "; its folder lies in the folder of another case: move its files away unless they are a case"
         cases.append(_collect_case(directory, folder, files, declaration, place))
     for error in unreadable:
         folder = Path(error.filename).relative_to(directory).as_posix()
@@ -119,7 +119,7 @@ def _collect_cases(
 
 
 def classify(name: str, declaration: DatasetDeclaration | None = None) -> VolumeKind | None:
-    """Infers what a file shows from the words of its name; None where none matches, or two ids that differ do."""
+    """Infers the modality or label map from the words of a file name; None if there is no single best match."""
     tokens = re.split(r"[^a-z0-9]+", name.lower().split(".nii")[0])
     if declaration is None or declaration.name == _PROSTATE:
         for kind, pattern in _PROSTATE_PATTERNS:

@@ -27,7 +27,10 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 def matches(path: Path) -> bool:
-    """Whether a folder's images carry the number of a channel that their label maps do not carry."""
+    """Returns whether a folder has the layout of nnU-Net.
+
+    Either its `dataset.json` has `channel_names`, or image names end in a channel number and label names do not.
+    """
     if not (path / "imagesTr").is_dir():
         return False
     content = read_dataset_json(path)
@@ -38,7 +41,7 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Finds the cases of `imagesTr` and `labelsTr`. Without a declaration it derives from `dataset.json`.
+    """Finds the cases of `imagesTr` and `labelsTr`. Without a declaration, derives one from `dataset.json`.
 
     Raises:
         BadDataset: `dataset.json` is missing or names no channels, or the files are not NIfTI.
@@ -54,7 +57,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     declaration = declaration or declare_from_json(content or {})
     if len(declaration.labels) > 1:
         raise BadDataset(
-            f"a case has one label map in this layout, and the declaration has {len(declaration.labels)}",
+            f"this layout has one label map per case, but the declaration has {len(declaration.labels)}",
             field="declaration",
             remedy="declare one label map, or list the files in a CSV",
         )
@@ -73,7 +76,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
 
 
 def _group_channels(root: Path) -> tuple[dict[str, dict[int, list[Path]]], list[str]]:
-    """Files by case and channel, and stems without the number of a channel."""
+    """Files by case and channel, and the stems that have no channel number."""
     cases: dict[str, dict[int, list[Path]]] = {}
     unnumbered: list[str] = []
     for stem, files in list_volumes(root / "imagesTr").items():

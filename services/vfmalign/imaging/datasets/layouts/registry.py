@@ -24,8 +24,8 @@ class DatasetLayout:
     """A way to lay out a dataset on disk.
 
     Attributes:
-        matches: whether a folder or file is laid out in this way, by names and the first bytes of files.
-        read: finds the cases, with the user's declaration or a derived one, and with options that DICOM alone has.
+        matches: detects the layout of a folder or file by names and the first bytes of files.
+        read: finds the cases; takes the user's declaration, or None to derive one, and the options of DICOM.
     """
 
     matches: Callable[[Path], bool]
@@ -71,7 +71,7 @@ LAYOUTS: dict[str, DatasetLayout] = {
     "dicom": DatasetLayout(_matches_dicom, _read_dicom),
     FOLDERS: DatasetLayout(folders.matches, _read_nifti(folders.read)),
 }
-"""By name; `folders` is what a folder is that matches no other."""
+"""Layouts by name; `folders` is used for a folder that matches no other layout."""
 
 
 def detect_layout(path: Path) -> str:
@@ -102,7 +102,7 @@ def read_source(
     Args:
         path: what to import.
         layout: a name in `LAYOUTS`; None detects it.
-        declaration: what the cases hold; None derives it.
+        declaration: modalities and label maps of the cases; None derives it.
         dicom: options of the layout `dicom`.
 
     Returns:
@@ -110,13 +110,13 @@ def read_source(
 
     Raises:
         BadOption: the layout is unknown.
-        BadDataset: nothing is there, the layout cannot be detected, or the data cannot be read as it.
+        BadDataset: there is nothing to import, the layout cannot be detected, or the data do not fit it.
     """
     if layout is not None and layout not in LAYOUTS:
-        raise BadOption("is not a layout", field="--layout", remedy=f"choose one of {', '.join(LAYOUTS)}")
+        raise BadOption("unknown layout", field="--layout", remedy=f"choose one of {', '.join(LAYOUTS)}")
     try:
         if not path.exists():
-            raise BadDataset(  # without the path, which may hold the name of a patient
+            raise BadDataset(  # without the path, which may contain a patient's name
                 "the folder to import does not exist",
                 field="directory",
                 remedy="give a folder of NIfTI or DICOM files, a zip of DICOM files, or a CSV file",
@@ -131,12 +131,12 @@ def read_source(
         source = LAYOUTS[name].read(path, declaration, dicom)
     except OSError as error:
         raise BadDataset(
-            f"it, or something in it, {describe_unreadable(error)}",
+            f"the path, or something below it, {describe_unreadable(error)}",
             field="directory",
             remedy="allow this account to read it; `find DIR ! -readable` lists what it may not read",
         ) from None
     if not source.cases:
-        message = "; ".join(("there is no case", *source.notes))
+        message = "; ".join(("no case found", *source.notes))
         raise BadDataset(message, field="directory", remedy="check the folder and its layout (--layout)")
     if len(source.cases) > MAX_CASES:
         raise BadDataset(f"more than {MAX_CASES} cases", field="directory", remedy="import them as several datasets")

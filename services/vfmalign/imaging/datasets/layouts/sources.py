@@ -1,7 +1,7 @@
-"""Cases on disk, as every layout describes them, and the paths of their files.
+"""Cases on disk in the form that all layouts share, and helpers for the paths of their files.
 
-Names of files, folders and cases often contain patients' names or numbers. They stay inside `CaseSource`, and errors
-never quote them.
+Names of files, folders and cases often contain patients' names or numbers. They stay inside `CaseSource` and never
+appear in errors.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
     from vfmalign.imaging.dicom.rules import Selection
 
 MAX_JSON_BYTES = 64 * 2**20
-"""Largest `dataset.json` that is read."""
+"""Maximum size of `dataset.json`."""
 SUFFIXES = (".nii", ".nii.gz")
 MAX_NAMED = 5
-"""Cases that one sentence names."""
+"""Maximum number of cases named in one sentence."""
 OUTSIDE = "the path leaves the folder, is absolute, or contains `..`"
 
 
 class VolumeSource(Protocol):
-    """What one or several volumes of a case are read from."""
+    """Source of one or several volumes of a case."""
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
         """Reads and checks the volumes.
 
         Args:
-            case: generated id of the case, which errors name.
-            kinds: what the case takes from this source.
+            case: generated id of the case, for errors.
+            kinds: modalities and label maps to read from this source.
             labels: ids of the dataset's label maps.
 
         Raises:
-            BadVolume: something cannot be read or used; the subject is `case/kind`.
+            BadVolume: a volume cannot be read or used; the subject is `case/kind`.
         """
 
     def digest(self) -> bytes:
-        """Returns the SHA-256 of the content, whatever its names and place; raises as `read`, or an OSError."""
+        """Returns the SHA-256 of the content, independent of names and paths; raises like `read`, or an OSError."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class VolumeFile:
     """A NIfTI file of a case.
 
     Attributes:
-        path: where it is.
-        channels: what its fourth axis holds, in order; empty for a file of three axes.
+        path: path of the file.
+        channels: kinds along the fourth axis, in order; empty for a file of three axes.
     """
 
     path: Path
@@ -86,16 +86,16 @@ class CaseSource:
     """One case on disk. Private: every field may contain a patient's name.
 
     Attributes:
-        name: what tells the case apart from others: a folder, the stem of a file, or the name in a table.
-        patient: the patient, as far as the layout tells; else the name.
-        files: what the modalities and label maps are read from.
-        split: the split that the data state; None where they state none.
+        name: unique name of the case: a folder, the stem of a file, or the name in a table.
+        patient: the patient, if the layout states one; otherwise the name.
+        files: sources of the modalities and label maps.
+        split: the split that the data state; None if they state none.
         classes, numbers, strata: see `core.domain.datasets.Case`.
         problems: reasons why the case cannot be imported, without names.
-        lacks: modalities and label maps whose absence is one of the problems each.
-        place: where a table describes the case, such as `line 7`; empty elsewhere.
-        acquired: strata that DICOM states, see `imaging.dicom.strata.classify`; the dataset takes those of several
-            patients. None without DICOM.
+        lacks: missing modalities and label maps; each is also one of the problems.
+        place: position in a table, such as `line 7`; empty for other layouts.
+        acquired: strata that DICOM states, see `imaging.dicom.strata.classify`; the dataset records the values that
+            several patients share. None without DICOM.
         series: see `core.domain.datasets.Case`.
         chosen: number of the series that the user named, by modality or label map.
     """
@@ -115,19 +115,19 @@ class CaseSource:
     chosen: Mapping[VolumeKind, str] = field(default_factory=dict)
 
     def is_without(self, kinds: Collection[VolumeKind]) -> bool:
-        """Whether the case has no file of one of these kinds, and no other problem than what it lacks."""
+        """Returns whether the case lacks one of these kinds, and has no problem besides missing files."""
         return any(kind not in self.files for kind in kinds) and len(self.problems) == len(self.lacks)
 
 
 @dataclass(frozen=True)
 class SourceDataset:
-    """What a layout found.
+    """Cases found by a layout.
 
     Attributes:
-        declaration: the user's, or the one that derives from the data.
+        declaration: supplied by the user, or derived from the data.
         cases: in order of name.
-        notes: what was left out, in sentences without names.
-        selections: which DICOM series the volumes come from, as `DatasetManifest` keeps it; empty for other layouts.
+        notes: notes on data that were left out, as sentences without names.
+        selections: rules that chose the DICOM series, in the form of `DatasetManifest`; empty for other layouts.
     """
 
     declaration: DatasetDeclaration
@@ -139,8 +139,8 @@ class SourceDataset:
 ProgressCallback = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`.
 
-Stages are `scan` in files, `searching PACS NAME`, which begins without a total, `download` in studies, `receive` in
-bytes, whose total is not known, and `validate` and `upload` in cases.
+The stages are `scan` (counts files), `searching PACS NAME` (begins without a total), `download` (counts studies),
+`receive` (counts bytes; the total is unknown), and `validate` and `upload` (count cases).
 """
 
 
@@ -150,15 +150,15 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class DicomOptions:
-    """What the user chooses about DICOM.
+    """Options for importing DICOM.
 
     Attributes:
-        selections: which series a modality and which segmentation a label map takes; none for those that come along
-            with the declaration.
-        allowed: names of `imaging.dicom.refusals.REFUSALS` that are lifted.
-        choices: number of the series that the user names, by number of the study and by modality or label map.
-        accepts_defective: whether a usable series takes the place of a defective one that is preferred.
-        progress: called after every file that is scanned.
+        selections: rules that choose a series or segmentation for each modality or label map; empty for the rules of a
+            built-in declaration.
+        allowed: names of the lifted `imaging.dicom.refusals.REFUSALS`.
+        choices: numbers of the series that the user chose, by number of the study and by modality or label map.
+        accepts_defective: whether a usable series replaces a preferred series that is defective.
+        progress: called after every scanned file.
     """
 
     selections: tuple[Selection, ...] = ()
@@ -169,20 +169,20 @@ class DicomOptions:
 
 
 def is_volume(name: str) -> bool:
-    """Whether a file name ends like NIfTI and is not hidden (such as macOS's `._t2.nii`)."""
+    """Returns whether a file name has an ending of NIfTI and is not hidden (such as macOS's `._t2.nii`)."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def get_stem(name: str) -> str:
-    """The name of a file without folders, `.nii` or `.nii.gz`."""
+    """Returns the name of a file without its folders and without `.nii` or `.nii.gz`."""
     return re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(name).name, flags=re.IGNORECASE)
 
 
 def list_folders(folder: Path, prefix: str = "") -> list[Path]:
-    """The folders directly in a folder whose names begin with a prefix, in order; none if there is no such folder.
+    """Returns the subfolders whose names begin with a prefix, sorted by path; empty if the folder does not exist.
 
     Raises:
-        OSError: it cannot be read; `Path.glob` would leave it out.
+        OSError: the folder cannot be read; `Path.glob` would ignore this error.
     """
     if not folder.is_dir():
         return []
@@ -190,7 +190,7 @@ def list_folders(folder: Path, prefix: str = "") -> list[Path]:
 
 
 def list_volumes(folder: Path) -> dict[str, list[Path]]:
-    """The NIfTI files directly in a folder by stem, in order; two files of one stem differ by their ending.
+    """Maps stems to the NIfTI files directly in a folder, sorted by stem. Files with one stem have different endings.
 
     Raises:
         OSError: the folder cannot be read.
@@ -210,12 +210,12 @@ def list_some(items: Sequence[str], limit: int = MAX_NAMED) -> str:
 
 
 def describe_unreadable(error: OSError) -> str:
-    """Explains why a file or folder cannot be read, without its name, which the error's own text would show."""
+    """Explains why a file or folder cannot be read. Leaves out its name, which the text of the error would include."""
     return f"cannot be read ({error.strerror or 'unknown reason'})"
 
 
 def resolve_below(root: Path, text: str) -> Path | None:
-    """The file that a path in the user's data names; None if it is not below the folder, links followed.
+    """Resolves a path in the user's data, including links; None if the file does not lie below the folder.
 
     Args:
         root: the folder.
@@ -229,7 +229,7 @@ def resolve_below(root: Path, text: str) -> Path | None:
 
 
 def is_below(root: Path, path: Path) -> bool:
-    """Whether a file lies below a folder after all links are followed."""
+    """Returns whether a file lies below a folder after all links are followed."""
     try:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # a loop of links
@@ -237,7 +237,7 @@ def is_below(root: Path, path: Path) -> bool:
 
 
 def read_dataset_json(root: Path) -> dict[str, JsonValue] | None:
-    """Reads `dataset.json`; None where there is none.
+    """Reads `dataset.json`; None if it does not exist.
 
     Raises:
         BadDataset: it cannot be read, is too large, or is not a JSON object.

@@ -1,8 +1,8 @@
-"""Staging: what an import from a PACS has read so far, so that a repeated import continues.
+"""Staging folder: the studies that an import from a PACS has already read, so that a repeated import continues.
 
-A private folder of the user's machine. For each study it has the instances while they are downloaded, and then the
-volumes as the dataset stores them and a file with what else the dataset takes of the study. That file is written last:
-a study that has it is done.
+The folder is private and lies on the user's machine. For each study it holds the instances during the download, and
+then the volumes as the dataset stores them and a file with the other data of the study. That file is written last and
+marks the study as done.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class StagedStudy(Record):
     """A study that was read. Private.
 
     Attributes:
-        listing: digest of the instances that the server listed.
-        outcome: what the dataset takes of the study; None for a study without an image.
+        listing: digest of the server's list of instances.
+        outcome: data that the dataset records about the study; None for a study without an image.
         series: label of each of its series, by identifier.
-        notes: what was left out.
+        notes: notes on files that were left out.
     """
 
     listing: str
@@ -47,12 +47,12 @@ class StagingFolder:
     """The folder of one import.
 
     Args:
-        path: where it is; created with mode 0700 when it is opened. Its files have mode 0600.
-        max_bytes: most bytes of all volumes in it.
-        is_temporary: whether the end of the import deletes it, unless an earlier one has left something there.
+        path: path of the folder, which is created with mode 0700 when it is opened. Its files have mode 0600.
+        max_bytes: maximum total size of the volumes in it.
+        is_temporary: whether the folder is deleted at the end of the import, unless an earlier import left data in it.
 
     Attributes:
-        is_kept: whether a repeated import finds what this one has read.
+        is_kept: whether the folder stays for a repeated import.
     """
 
     def __init__(self, path: Path, max_bytes: int, *, is_temporary: bool = False) -> None:
@@ -63,7 +63,7 @@ class StagingFolder:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Holds the folder for one import.
+        """Locks the folder for one import.
 
         Raises:
             Conflict: another import uses it.
@@ -91,7 +91,7 @@ class StagingFolder:
         return self._get_folder(study_uid) / "instances"
 
     def read(self, study_uid: str, listing: str) -> StagedStudy | None:
-        """Returns a study; None if it was not read, or the server lists other instances now."""
+        """Returns a staged study; None if it was not read, or if the server's list of instances has changed."""
         try:
             staged = StagedStudy.model_validate_json((self._get_folder(study_uid) / _DONE).read_bytes())
         except (FileNotFoundError, ValidationError):
@@ -99,7 +99,7 @@ class StagingFolder:
         return staged if staged.listing == listing else None
 
     def list_files(self, outcome: StudyOutcome) -> dict[VolumeKind, VolumeFile]:
-        """Returns the volumes of a study; those of one with problems were not written."""
+        """Returns the volume files of a study; they do not exist for a study with problems."""
         folder = self._get_folder(outcome.study_uid)
         return {kind: VolumeFile(folder / f"{kind}.nii.gz") for kind in outcome.kinds}
 
@@ -115,12 +115,12 @@ class StagingFolder:
             raise BadOption(
                 f"the volumes of the studies take more than {self._max_bytes / 2**30:g} GiB on this machine",
                 field="--max-staging",
-                remedy="raise it, which continues the import, or import fewer studies at a time",
+                remedy="raise it and run the import again, which continues, or import fewer studies at a time",
             )
         _write_durably(path, data)
 
     def write(self, study_uid: str, staged: StagedStudy) -> None:
-        """Notes that a study is done, and deletes its instances."""
+        """Marks a study as done, and deletes its instances."""
         _write_durably(self._get_folder(study_uid) / _DONE, staged.to_json())
         self.discard_instances(study_uid)
 
@@ -129,7 +129,7 @@ class StagingFolder:
         shutil.rmtree(self.get_download_folder(study_uid), ignore_errors=True)
 
     def forget(self, study_uids: Collection[str]) -> None:
-        """Deletes what was read of some studies, so that a repeated import reads them again."""
+        """Deletes the data of some studies, so that a repeated import reads them again."""
         for folder in map(self._get_folder, study_uids):
             if (folder / _DONE).exists():  # else its instances are still being downloaded
                 shutil.rmtree(folder, ignore_errors=True)
@@ -143,7 +143,7 @@ class StagingFolder:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    """Replaces a file so that it is whole or not there, also after the power has failed."""
+    """Replaces a file so that it is complete or absent, even after a power failure."""
     partial = path.with_name(f"{path.name}.part")
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with open_private_file(partial) as file:

@@ -1,7 +1,8 @@
 """Layout of a CSV file that lists the cases: one line per case, with paths relative to the file's folder.
 
-Columns: `case` (required), `group` (the patient; else the case), `split`, `image:ID` (one per modality, at least one),
-`label:ID`, `class:ID`, `number:ID` and `stratum:ID`. Empty cells of the last four are unknown. Errors give the line.
+Columns: `case` (required), `group` (the patient; by default the case), `split`, `image:ID` (one per modality, at least
+one), `label:ID`, `class:ID`, `number:ID` and `stratum:ID`. In the last four, an empty cell means that the value is
+unknown. Errors state the line.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class _Header:
 
 
 def matches(path: Path) -> bool:
-    """Whether a path is a CSV file, or a folder with one CSV file that has a column `case` and a column `image:ID`."""
+    """Returns whether a path is a CSV file, or a folder with one CSV file with the columns `case` and `image:ID`."""
     return path.suffix.lower() == ".csv" if path.is_file() else bool(_find_tables(path))
 
 
@@ -113,7 +114,7 @@ def _parse_header(names: Sequence[str]) -> _Header:
     ids: dict[str, list[VolumeKind]] = {prefix: [] for prefix in _PREFIXES}
     if len(names) > MAX_COLUMNS or len(set(names)) != len(names):
         raise BadDataset(
-            f"the header has equal columns, or more than {MAX_COLUMNS}", subject=_FIELD, remedy="correct the header"
+            f"the header repeats a column, or has more than {MAX_COLUMNS}", subject=_FIELD, remedy="correct the header"
         )
     if len(names) == 1 and any(mark in names[0] for mark in (";", "\t")):
         raise BadDataset(
@@ -128,7 +129,7 @@ def _parse_header(names: Sequence[str]) -> _Header:
         except (KeyError, ValidationError):
             raise BadDataset(f"column {place} is unknown", subject=_FIELD, remedy=remedy) from None
     if "case" not in names or not ids["image"]:
-        raise BadDataset("there is no column case, or no column image:ID", subject=_FIELD, remedy=remedy)
+        raise BadDataset("the column `case` or a column `image:ID` is missing", subject=_FIELD, remedy=remedy)
     return _Header(names, ids)
 
 
@@ -175,7 +176,7 @@ def _to_case(root: Path, number: int, cells: Sequence[str], header: _Header) -> 
 
 
 def _check_cell(name: str, cell: str) -> str | None:
-    """Returns what is wrong with a cell; None if it is valid."""
+    """Returns the problem of a cell; None if it is valid."""
     prefix = name.partition(":")[0]
     if len(cell) > MAX_CELL or not cell.isprintable():
         return f"not printable, or longer than {MAX_CELL} characters"
@@ -184,7 +185,7 @@ def _check_cell(name: str, cell: str) -> str | None:
     if prefix == "number":
         return None if _is_number(cell) else "not a finite number"
     if cell.startswith(_FORMULA):
-        return f"begins like a formula of a spreadsheet ({' '.join(_FORMULA)})"
+        return f"begins like a spreadsheet formula ({' '.join(_FORMULA)})"
     if prefix == "class" and cell.lower() not in _TRUTH:
         return "not 1, true, yes, 0, false or no"
     if name == "split" and cell not in _SPLITS:
@@ -208,7 +209,7 @@ def _check_stratum(cell: str) -> str | None:
 
 
 def _find_file(root: Path, cell: str, *, required: bool) -> tuple[Path | None, str | None]:
-    """The file of a cell, or what is wrong with it."""
+    """The file of a cell, or the problem of the cell."""
     if not cell and not required:
         return None, None
     path = resolve_below(root, cell)
@@ -218,7 +219,7 @@ def _find_file(root: Path, cell: str, *, required: bool) -> tuple[Path | None, s
 
 
 def _check_repeated(cases: Sequence[CaseSource]) -> list[CaseSource]:
-    """Adds a problem to lines of one case, and to lines without a split where others have one."""
+    """Adds a problem to lines that repeat a case, and to lines without a split if other lines have one."""
     counts = Counter(case.name for case in cases if case.name)
     stated = any(case.split is not None for case in cases)
     result = []
@@ -227,6 +228,6 @@ def _check_repeated(cases: Sequence[CaseSource]) -> list[CaseSource]:
         if counts[case.name] > 1:
             problems.append("another line has the same case")
         if stated and case.split is None and not case.problems:
-            problems.append("split: empty, which it is not in other lines")
+            problems.append("split: empty, although other lines have one")
         result.append(replace(case, problems=tuple(problems)))
     return result

@@ -1,4 +1,4 @@
-"""Frames are decoded by processes that this one starts, lends to one thread at a time, and replaces where they fail."""
+"""Pool of processes that decode frames: each serves one thread at a time, and is replaced if it fails."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from vfmalign.core.domain.errors import BadVolume, Unavailable
 from vfmalign.imaging.dicom.decoding.messages import read_header, write_message
 
 TIMEOUT_S = 60.0
-"""Longest time for a frame. One of 4,096 × 4,096 random pixels in JPEG 2000 takes 15 s on a busy machine."""
+"""Time limit for a frame. A frame of 4,096 × 4,096 random pixels in JPEG 2000 takes 15 s on a busy machine."""
 MAX_PROCESSES = 4
-"""Most processes, each of which takes about 70 MiB; another starts only where all are busy."""
+"""Maximum number of processes; each takes about 70 MiB, and another one starts only if all are busy."""
 _START_TIMEOUT_S = 60.0
 _REMEDY = "try again; if that does not help, export the series uncompressed"
 _INHERITED = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
-"""Variables by which the interpreter finds its libraries; no other one reaches a decoder, which needs no secret."""
+"""Environment variables that locate the interpreter's libraries. A decoder gets no others, and thus no secrets."""
 COMMAND = (sys.executable, "-P", "-m", f"{__package__}.process")
-"""Starts the process; modules of the current folder are not imported."""
+"""Command that starts a process; modules in the current folder are not imported."""
 
 
 class Request(NamedTuple):
     """A frame to decode.
 
     Attributes:
-        frame: as it is stored, without its encapsulation.
+        frame: stored bytes, without encapsulation.
         syntax: transfer syntax.
-        plugin: of pydicom, which decodes it.
-        options: what pydicom has to know of the image, as of `as_pixel_options`.
+        plugin: plugin of pydicom that decodes it.
+        options: properties of the image for pydicom, see `as_pixel_options`.
         shape: rows and columns.
-        dtype: of a pixel.
+        dtype: type of a pixel.
     """
 
     frame: bytes
@@ -54,12 +54,12 @@ class Request(NamedTuple):
 
 
 class Decoders:
-    """Processes that decode frames. They start when they are needed, and stay for the next frame.
+    """Processes that decode frames. They start on demand, and stay for further frames.
 
     Args:
-        count: most processes. A thread waits for its turn where all of them are busy.
-        timeout_s: longest time for a frame.
-        command: starts a process.
+        count: maximum number of processes. If all are busy, a thread waits.
+        timeout_s: time limit for a frame.
+        command: command that starts a process.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Decoders:
         return pixels_YX
 
     def _take(self) -> _Decoder:
-        """An idle process, the last used first, or a new one."""
+        """Returns the idle process that was used last, or a new one."""
         with contextlib.suppress(IndexError):
             while True:
                 decoder = self._idle.pop()
@@ -121,7 +121,7 @@ class _Decoder:
     """One process.
 
     Args:
-        command: starts it.
+        command: command that starts it.
 
     Raises:
         Unavailable: it cannot be started.
@@ -136,7 +136,7 @@ class _Decoder:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # what decoders print may quote a header
                 env=environment | {"OPENBLAS_NUM_THREADS": "1"},
-                start_new_session=True,  # Ctrl-C is for this process, which ends its decoders
+                start_new_session=True,  # Ctrl-C ends this process, which then ends its decoders
             )
         except OSError as error:
             raise _fail_to_start(error.strerror or "unknown reason") from None
@@ -150,7 +150,7 @@ class _Decoder:
             raise _fail_to_start("it ended before it was ready") from None
 
     def decode(self, request: Request, timeout_s: float, name: str) -> NDArray[Any]:
-        """Decodes a frame; see `Decoders.decode`. After an error, the process is of no use."""
+        """Decodes a frame; see `Decoders.decode`. After an error, the process cannot be used again."""
         header = {
             "syntax": request.syntax,
             "plugin": request.plugin,
@@ -172,7 +172,7 @@ class _Decoder:
             raise BadVolume(f"an image {cause}", subject=name, remedy=_REMEDY) from None
         if not is_decoded:
             raise BadVolume(
-                "damaged or truncated DICOM: an image cannot be decoded, or has another size than its header states",
+                "damaged or truncated DICOM: an image cannot be decoded, or its size differs from its header",
                 subject=name,
                 remedy="copy the files or export the series again",
             )
@@ -190,7 +190,7 @@ class _Decoder:
             timer.cancel()
 
     def is_running(self) -> bool:
-        """Whether the process has not ended meanwhile, such as for want of memory."""
+        """Returns whether the process is still running; it may have ended, for example because memory ran out."""
         return self._process.poll() is None
 
     def end(self) -> None:
@@ -198,7 +198,7 @@ class _Decoder:
         self._process.kill()
         self._process.wait()
         for pipe in (self._requests, self._answers):
-            with contextlib.suppress(OSError):  # what is left to write
+            with contextlib.suppress(OSError):  # bytes that were not written yet
                 pipe.close()
 
 

@@ -1,4 +1,4 @@
-"""Encoded frames of a file, extracted by pydicom from as much of the file as a frame may take."""
+"""Extracts encoded frames of a file with pydicom, which reads only as much of the file as a frame can take."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 
 OVERHEAD_BYTES = 2 * 2**20
-"""Read for a frame beside its pixels: the headers of 100,000 fragments and the table of their places."""
+"""Bytes read for a frame in addition to its pixels: headers and offset table of 100,000 fragments."""
 _BYTES_PER_BYTE = 2
-"""Most bytes of an encoded frame for each of a decoded one; RLE's worst encoder writes two."""
+"""Maximum number of encoded bytes per decoded byte of a frame; the worst RLE encoder writes two."""
 
 
 class _BoundedReads:
-    """A file of which no more than `limit` bytes are read: pydicom reads as much as an element says that it has."""
+    """File of which at most `limit` bytes are read, because pydicom trusts the length that an element states."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file = file
@@ -38,14 +38,14 @@ def read_frame(file: BinaryIO, start: int, index: int, header: Dataset, decoded_
     """Reads an encoded frame.
 
     Args:
-        file: holds encapsulated pixels.
-        start: where these begin in the file.
+        file: file with encapsulated pixels.
+        start: offset of the pixels in the file.
         index: number of the frame, from 0.
-        header: of the instance.
+        header: header of the instance.
         decoded_bytes: size of the frame, decoded.
 
     Raises:
-        Exception: there is no such frame, or it is longer than one of its size may be; of many types.
+        Exception: of any type; there is no such frame, or it is longer than a frame of its size can be.
     """
     file.seek(start)
     tables = [header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]

@@ -1,6 +1,6 @@
-"""Messages on the pipes to a process that decodes frames: the length of a JSON header, the header, and raw bytes.
+"""Messages to and from a process that decodes frames: the length of a JSON header, the header, and raw bytes.
 
-Each side knows from the header, or beforehand, how many bytes follow. Nothing is unpickled.
+The receiver knows the number of raw bytes from the header, or beforehand. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def read_header(stream: BinaryIO) -> dict[str, Any]:
 
     Raises:
         EOFError: the other side has ended.
-        ValueError: it is no header.
+        ValueError: the header is too long, or not a JSON object.
     """
     length = stream.read(_LENGTH.size)
     if len(length) < _LENGTH.size:
@@ -41,5 +41,5 @@ def read_header(stream: BinaryIO) -> dict[str, Any]:
         raise ValueError("the header of a message is too long")
     header = json.loads(stream.read(size))
     if not isinstance(header, dict):
-        raise ValueError("the header of a message is no JSON object")
+        raise ValueError("the header of a message is not a JSON object")
     return header

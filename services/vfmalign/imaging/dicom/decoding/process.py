@@ -1,7 +1,7 @@
 """The process that decodes frames: `python -m vfmalign.imaging.dicom.decoding.process`.
 
-It reads frames from its standard input, writes their pixels to its standard output, and ends with the input, or with
-the first frame that it cannot decode: what such a frame left in its memory never meets another one.
+It reads frames from its standard input and writes their pixels to its standard output. It ends at the end of its input,
+or after the first frame that it cannot decode, because that frame may have damaged its memory.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pydicom.pixels.decoders.base import get_decoder
 from vfmalign.imaging.dicom.decoding.messages import read_header, write_message
 
 BASE_BYTES = 64 * 2**20
-"""Memory that a decoder may take beside `BYTES_PER_PIXEL`, such as for its tables."""
+"""Memory that a decoder may use in addition to `BYTES_PER_PIXEL`, for example for its tables."""
 BYTES_PER_PIXEL = 48
-"""Memory that a decoder may take for each pixel that a header states. JPEG takes most, 25 to 28 bytes."""
+"""Memory that a decoder may use for each pixel stated in the header. JPEG needs the most, 25 to 28 bytes."""
 _GRACE = 2
-"""The process ends itself after so many times the limit of time, where nobody is left to end it."""
+"""Multiple of the time limit after which the process ends itself, in case its parent is gone."""
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> bool:
     signal.setitimer(signal.ITIMER_REAL, _GRACE * request["timeout_s"])
     try:
         pixels_YX = decode(request, frame)
-    except Exception:  # decoders raise many types for a damaged frame, whose messages may quote it
+    except Exception:  # decoders raise many types for a damaged frame, and may quote it
         write_message(answers, {"size": None})
         return False
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -71,7 +71,7 @@ def limit_memory(size_bytes: int) -> None:
 
 
 def decode(request: Mapping[str, Any], frame: bytes) -> NDArray[np.generic]:
-    """Decodes a frame as pydicom does where it stands in a file."""
+    """Decodes a frame exactly as pydicom decodes it within a file."""
     pixels_YX, _ = get_decoder(request["syntax"]).as_array(
         encapsulate([frame]), index=0, raw=True, decoding_plugin=request["plugin"], **request["options"]
     )

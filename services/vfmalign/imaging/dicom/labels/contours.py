@@ -1,14 +1,14 @@
-"""Contours, closed polygons of a plane, as voxels.
+"""Rasterises contours, which are closed polygons in a plane.
 
-A voxel belongs to what contours enclose if its centre does. Centres have whole coordinates: that of the first column
-and the first row is (0, 0), and the voxel reaches half a voxel beyond it on every side.
+A voxel is enclosed if its centre is. Centres have integer coordinates, beginning with (0, 0) in the first column and
+row, and a voxel extends half a voxel to every side of its centre.
 
 All contours of a plane count together, by the even-odd rule: a centre is inside if a ray from it crosses edges an odd
-number of times. A contour inside another one therefore cuts a hole, a keyhole's channel of no width leaves no voxel
-out, and the direction in which a contour was drawn does not matter.
+number of times. A contour within another contour therefore cuts a hole, a keyhole's channel of zero width leaves no
+voxel out, and the direction in which a contour was drawn does not matter.
 
-Ties are half-open: of the centres on a contour, those with the area on the side of larger columns and rows are inside.
-Contours that share an edge thus share no voxel and leave none out.
+Edges are half-open: a centre on a contour is inside if the area lies on the side of larger columns and rows. Contours
+with a common edge therefore share no voxel and leave no gap.
 
 Legend: N is edges, X and Y are columns and rows.
 """
@@ -22,20 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TIE = 2.0**-20
-"""Vertices are rounded to multiples of this, in voxels, so that those on a centre stay there after the arithmetic that
-placed them.
+"""Vertices are rounded to multiples of this, in voxels, so that rounding errors cannot move a vertex away from a
+centre.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """The edges of a plane's contours, as far as they cross its rows.
+    """Edges of a plane's contours that cross its rows.
 
     Attributes:
-        start_N2, end_N2: column and row of their ends, the one of the smaller row first.
-        first_N: the first row that each crosses.
-        rows_N: number of rows that it crosses, at least 1.
-        columns: of the plane.
+        start_N2, end_N2: column and row of their ends; the end with the smaller row is first.
+        first_N: first row that each edge crosses.
+        rows_N: number of rows that each edge crosses, at least 1.
+        columns: number of columns of the plane.
     """
 
     start_N2: NDArray[np.float64]
@@ -46,7 +46,7 @@ class Edges:
 
     @property
     def crossings(self) -> int:
-        """How often edges cross rows, on which the time and the memory of `fill` depend."""
+        """Number of crossings of edges with rows, which determines the time and the memory of `fill`."""
         return int(self.rows_N.sum())
 
 
@@ -55,13 +55,13 @@ def find_edges(contours: Sequence[NDArray[np.float64]], columns: int, rows: int)
 
     Args:
         contours: (vertices, 2), column and row of each vertex, finite; the last is joined to the first.
-        columns: of the plane. Contours may reach beyond it.
-        rows: of the plane.
+        columns: number of columns of the plane. Contours may extend beyond it.
+        rows: number of rows of the plane.
     """
     contours = [np.rint(contour / _TIE) * _TIE for contour in contours]
     start_N2 = np.concatenate(contours)
     end_N2 = np.concatenate([np.roll(contour, -1, axis=0) for contour in contours])
-    # From one end always, so that an edge crosses rows in the same places whichever way it is drawn.
+    # Always start from the same end, so that the crossings do not depend on the direction in which an edge was drawn.
     is_upward_N = start_N2[:, 1] > end_N2[:, 1]
     start_N2[is_upward_N], end_N2[is_upward_N] = end_N2[is_upward_N], start_N2[is_upward_N]
     first_N, end_N = (np.clip(np.ceil(ends_N2[:, 1]), 0, rows).astype(np.intp) for ends_N2 in (start_N2, end_N2))
@@ -78,7 +78,7 @@ def fill(edges: Edges) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     before_N = np.cumsum(edges.rows_N) - edges.rows_N
     row_C = edges.first_N[edge_C] + np.arange(len(edge_C)) - before_N[edge_C]
     (x_C, y_C), (dx_C, dy_C) = edges.start_N2[edge_C].T, (edges.end_N2 - edges.start_N2)[edge_C].T
-    # Multiplied before it is divided: exact where an edge passes through a centre.
+    # Multiply before dividing: the result is exact for an edge through a centre.
     column_C = np.clip(np.ceil(x_C + (row_C - y_C) * dx_C / dy_C), 0, edges.columns).astype(np.intp)
     left, top = column_C.min(), row_C.min()
     width, height = column_C.max() - left + 1, row_C.max() - top + 1

@@ -1,4 +1,4 @@
-"""What label maps are drawn on: a grid of voxels, of which each shows one value.
+"""Grid on which a label map is drawn; each voxel has one value.
 
 Legend: X, Y, Z are columns, rows and slices.
 """
@@ -17,13 +17,13 @@ from vfmalign.imaging.dicom.stacks import Stack
 from vfmalign.imaging.volumes import Volume
 
 GRID_TOLERANCE = 0.05
-"""Largest distance of what is drawn from the voxels or the slice on which it is placed, in voxels along an axis.
+"""Maximum distance between a drawn position and the voxels or slice on which it is placed, in voxels along an axis.
 Exporters round positions and direction cosines.
 """
 MAX_SEGMENTS = 1024
-"""Most segments or regions of one object."""
+"""Maximum number of segments or regions of an object."""
 MAX_LABEL = 64
-"""Characters of a label that are read, as many as the standard allows."""
+"""Maximum number of characters that are read of a label, as in the standard."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,25 +35,25 @@ class Grid:
 
 
 def to_grid(reference: Stack) -> Grid:
-    """Returns the grid of an image, a stack without problem."""
+    """Returns the grid of an image, which must be a stack without a problem."""
     columns, rows = (int(cast(float, reference.attributes[name])) for name in ("Columns", "Rows"))
     return Grid((columns, rows, len(reference.frames)), cast(NDArray[np.float64], reference.affine))
 
 
 def check_frame_of_reference(own: object, reference: Stack, name: str) -> None:
-    """Refuses to place what lies in another frame of reference than the image, or in one that nothing states.
+    """Refuses an object that is not known to be in the frame of reference of the image.
 
     Args:
-        own: identifier of the frame of reference in which it was drawn; None where none is stated.
+        own: identifier of the object's frame of reference; None if it states none.
         reference: the image.
         name: name of the label map in errors.
 
     Raises:
-        BadVolume: the two differ.
+        BadVolume: the two differ, or are unknown.
     """
     if not own or own != reference.frames[0].frame_of_reference_uid:
         raise BadVolume(
-            "the segmentation has another frame of reference than the image, so that its place in it is unknown",
+            "the segmentation and the image have different frames of reference, so that its place is unknown",
             subject=name,
             remedy="draw it on a series with the image's frame of reference, or register the two and export both again",
         )
@@ -63,7 +63,7 @@ class Drawing:
     """A label map that is being drawn.
 
     Args:
-        grid: what it is drawn on.
+        grid: grid to draw on.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -75,8 +75,8 @@ class Drawing:
         """Gives voxels a value from 1 to 255.
 
         Args:
-            index: their columns, rows and slices, as arrays or numbers.
-            value: of the label map.
+            index: columns, rows and slices of the voxels, as arrays or numbers.
+            value: value in the label map.
         """
         before = self._array_XYZ[index]
         self._overlapping += int(((before != 0) & (before != value)).sum())

@@ -1,8 +1,8 @@
-"""Segmentation objects (DICOM SEG): what their segments are called, and label maps from their frames.
+"""Segmentation objects (DICOM SEG): description of their segments, and label maps from their frames.
 
-A frame of a segmentation shows one segment in one plane, or in a LABELMAP all of them. Planes in which a segment has no
-voxel may be left out of the file, so that the frames alone do not say how far the image reached. They are therefore
-placed on the grid of the image that they were drawn on, and every plane without a frame is empty.
+A frame of a segmentation shows one segment in one plane or, in a LABELMAP, all segments. A file may leave out planes in
+which a segment has no voxel, so that its frames do not show the extent of the image. Frames are therefore placed on the
+grid of the image on which they were drawn, and every plane without a frame is empty.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""
 _CODES = ("SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence")
 _PHOTOMETRIC = ("MONOCHROME2", "PALETTE COLOR")
-"""Interpretations of stored values; a palette says in which colours to show the numbers of segments."""
+"""Supported PhotometricInterpretations; a palette only defines the colours in which segment numbers are displayed."""
 _TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
 _EXPORT_AGAIN = "export the segmentation again"
 
@@ -51,9 +51,9 @@ class _Plane:
 
     Attributes:
         index: number of the frame in the file, from 0.
-        segment: number of the segment that it shows; None in a LABELMAP, whose frames show all.
-        geometry: where it lies.
-        spacing_mm: stated distance to the next plane; 0 where none is.
+        segment: number of the segment that it shows; None in a LABELMAP, in which a frame shows all segments.
+        geometry: geometry of the frame.
+        spacing_mm: stated distance to the next plane; 0 if none is stated.
     """
 
     index: int
@@ -68,25 +68,25 @@ _Placed = list[tuple[_Plane, _Placement]]
 
 
 def list_segments(header: Dataset) -> Iterator[Segment]:
-    """Yields what the segments of a segmentation are called."""
+    """Yields the segments of a segmentation."""
     for item in header.get("SegmentSequence") or ():
         label = cut_text(str(item.get("SegmentLabel", "")), MAX_LABEL)
         yield Segment(int(item.SegmentNumber), label, read_codes([item], _CODES))
 
 
 def list_references(header: Dataset) -> Iterator[str]:
-    """Yields the identifiers of the series that a segmentation was drawn on."""
+    """Yields the identifiers of the series on which a segmentation was drawn."""
     for item in [header, *(header.get("StudiesContainingOtherReferencedInstancesSequence") or ())]:
         for series in item.get("ReferencedSeriesSequence") or ():
             yield str(series.get("SeriesInstanceUID", ""))
 
 
 def draw(stream: BinaryIO, header: Dataset, reference: Stack, values: Mapping[int, int], name: str) -> Volume:
-    """Draws segments on the grid of an image or, where they do not lie on its voxels, on their own.
+    """Draws segments on the grid of an image or, if the segments do not match the image's voxels, on their own grid.
 
     Args:
         stream: the file.
-        header: of the segmentation.
+        header: header of the segmentation.
         reference: the image.
         values: value by number of segment.
         name: name of the label map in errors.
@@ -95,12 +95,12 @@ def draw(stream: BinaryIO, header: Dataset, reference: Stack, values: Mapping[in
         BadVolume: see `label_maps.read_label_map`.
     """
     if header.get("SegmentationType") not in _TYPES:
-        raise BadVolume(f"its SegmentationType is none of {', '.join(_TYPES)}", subject=name, remedy=_EXPORT_AGAIN)
+        raise BadVolume(f"its SegmentationType is not one of {', '.join(_TYPES)}", subject=name, remedy=_EXPORT_AGAIN)
     check_frame_of_reference(header.get("FrameOfReferenceUID"), reference, name)
     grid, placed = _place(_list_planes(header, name), header, reference, name)
     drawn = [(plane, placement) for plane, placement in placed if plane.segment is None or plane.segment in values]
     drawing = Drawing(grid)
-    if indices := [plane.index for plane, _ in drawn]:  # without any, all frames would be decoded
+    if indices := [plane.index for plane, _ in drawn]:  # an empty list would decode all frames
         with closing(decode_frames(stream, indices, name, _PHOTOMETRIC, is_rescaled=False)) as frames:
             for (plane, placement), pixels in zip(drawn, frames, strict=True):
                 for value, mask in _list_masks(plane, pixels, header, values, name):
@@ -125,7 +125,7 @@ def _list_planes(header: Dataset, name: str) -> list[_Plane]:
 
 
 def _place(planes: Sequence[_Plane], header: Dataset, reference: Stack, name: str) -> tuple[Grid, _Placed]:
-    """Places the frames on the grid of the image, or else on the one that they form at their stated spacing."""
+    """Places the frames on the grid of the image or, if they do not fit, on a grid with their stated spacing."""
     grid = to_grid(reference)
     placed = _fit(planes, header, grid)
     if not placed or _skips_slices(placed, grid):
@@ -140,7 +140,7 @@ def _place(planes: Sequence[_Plane], header: Dataset, reference: Stack, name: st
 
 def _refuse_place(name: str) -> BadVolume:
     return BadVolume(
-        "the frames of the segmentation lie neither on the image's voxels nor, at a stated spacing, on a regular grid",
+        "the frames of the segmentation match neither the image's voxels nor a regular grid with a stated spacing",
         subject=name,
         remedy="export it on the grid of the image that it was drawn on",
     )
@@ -191,7 +191,7 @@ def _fit(planes: Sequence[_Plane], header: Dataset, grid: Grid) -> _Placed:
 
 
 def _skips_slices(placed: _Placed, grid: Grid) -> bool:
-    """Whether the planes are stated to be thicker than the grid's, so that those between would count as empty."""
+    """Whether planes state a larger spacing than the grid's, so that the slices between them would count as empty."""
     spacing_mm = placed[0][0].spacing_mm
     through = int(np.argmin(np.abs(placed[0][1][:, :2]).sum(axis=1)))
     grid_mm = float(np.linalg.norm(grid.affine[:3, through]))
@@ -203,7 +203,7 @@ def _skips_slices(placed: _Placed, grid: Grid) -> bool:
 def _list_masks(
     plane: _Plane, pixels: NDArray[np.generic], header: Dataset, values: Mapping[int, int], name: str
 ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Yields the values of the segments in a frame, with where they are."""
+    """Yields the value of each segment in a frame, with its mask."""
     if plane.segment is None:
         numbers = [0, *(int(item.SegmentNumber) for item in header.SegmentSequence)]
         if not np.isin(pixels, numbers).all():
@@ -214,8 +214,8 @@ def _list_masks(
     whole = header.MaximumFractionalValue if header.SegmentationType == "FRACTIONAL" else 1
     if not np.isin(pixels, [0, whole]).all():
         raise BadVolume(
-            "the segmentation holds fractions between nothing and the whole, which no label map has",
+            "the segmentation holds fractional values, which a label map cannot represent",
             subject=name,
-            remedy="export it as binary, with the threshold that you choose",
+            remedy="export it as binary, with a threshold of your choice",
         )
     yield values[plane.segment], pixels != 0

@@ -1,7 +1,7 @@
-"""Structure sets of radiotherapy (RTSTRUCT): what their regions of interest are called, and label maps from contours.
+"""Structure sets of radiotherapy (RTSTRUCT): description of their regions of interest, and label maps from contours.
 
-A region is drawn as contours in slices of an image. A contour belongs to the slice in whose plane it lies; nothing is
-drawn between slices, and a contour that lies between them is refused.
+A region is drawn as contours in slices of an image. A contour belongs to the slice in its plane; nothing is drawn
+between slices, and a contour between slices is refused.
 
 Legend: P is points of a contour.
 """
@@ -36,13 +36,13 @@ from vfmalign.imaging.volumes import Volume
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 """RT Structure Set Storage."""
 MAX_POINTS = 100_000
-"""Most points of one contour; one that follows every voxel of an organ has a few thousand."""
+"""Maximum number of points of a contour; a contour that follows every voxel of an organ has a few thousand."""
 MAX_CROSSINGS = 2**26
-"""Most crossings of contours with rows of voxels in one label map, some 10 s of work. Twenty organs of a CT of 300
-slices have a tenth.
+"""Maximum number of crossings of contours with voxel rows in one label map, about 10 s of work. Twenty organs of a CT
+of 300 slices have a tenth of it.
 """
 MAX_CROSSINGS_OF_SLICE = 2**21
-"""Most of them in one slice of a region, which take 250 MiB."""
+"""Maximum number of crossings in one slice of a region; they take 250 MiB."""
 _TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Kinds of contours (ContourGeometricType) that enclose voxels."""
 _CODES = (
@@ -61,7 +61,7 @@ class _Contour(NamedTuple):
 
 
 def list_segments(header: Dataset) -> Iterator[Segment]:
-    """Yields what the regions of a structure set are called.
+    """Yields the regions of a structure set.
 
     Raises:
         BadVolume: the object is cut off, or two regions have one number.
@@ -88,7 +88,7 @@ def _check_end(header: Dataset) -> None:
 
 
 def list_references(header: Dataset) -> Iterator[str]:
-    """Yields the identifiers of the series that a structure set was drawn on."""
+    """Yields the identifiers of the series on which a structure set was drawn."""
     for frame in header.get("ReferencedFrameOfReferenceSequence") or ():
         for study in frame.get("RTReferencedStudySequence") or ():
             for series in study.get("RTReferencedSeriesSequence") or ():
@@ -99,7 +99,7 @@ def draw(header: Dataset, reference: Stack, values: Mapping[int, int], name: str
     """Draws regions on the grid of an image.
 
     Args:
-        header: of the structure set.
+        header: header of the structure set.
         reference: the image.
         values: value by number of region.
         name: name of the label map in errors.
@@ -124,7 +124,7 @@ def draw(header: Dataset, reference: Stack, values: Mapping[int, int], name: str
             edges = find_edges(contours[z], *grid.sizes[:2])
             left -= edges.crossings
             if left < 0 or edges.crossings > MAX_CROSSINGS_OF_SLICE:
-                raise _refuse("its contours cross more rows of voxels than those of organs do", name)
+                raise _refuse("its contours cross more voxel rows than contours of organs do", name)
             filled[z] = fill(edges)
         _check_gaps(filled, grid, name)
         for z, (columns, rows) in filled.items():
@@ -133,10 +133,10 @@ def draw(header: Dataset, reference: Stack, values: Mapping[int, int], name: str
 
 
 def _list_contours(header: Dataset, number: int, reference: Stack, grid: Grid, name: str) -> Iterator[_Contour]:
-    """Yields the contours of a region; there are none where it is empty.
+    """Yields the contours of a region; none if it is empty.
 
     Raises:
-        BadVolume: one is damaged, encloses nothing by its kind, or does not lie on a slice.
+        BadVolume: a contour is damaged, is of a kind that encloses nothing, or does not lie on a slice.
     """
     to_index = np.linalg.inv(grid.affine) @ np.diag([-1.0, -1.0, 1.0, 1.0])
     slices = _list_slices(reference)
@@ -146,7 +146,7 @@ def _list_contours(header: Dataset, number: int, reference: Stack, grid: Grid, n
         for item in region.get("ContourSequence") or ():
             if item.get("ContourGeometricType") not in _TYPES:
                 raise BadVolume(
-                    f"a contour is no {' or '.join(_TYPES)}, but such as a point or an open line, and encloses nothing",
+                    f"a contour is not {' or '.join(_TYPES)}: a point or an open line encloses nothing",
                     subject=name,
                     remedy="name other regions in the selection, or draw this one with closed contours",
                 )
@@ -155,13 +155,13 @@ def _list_contours(header: Dataset, number: int, reference: Stack, grid: Grid, n
 
 def _read_points(item: Dataset, name: str) -> NDArray[np.float64]:
     """(P, 3), in mm of DICOM's patient axes."""
-    # The text as it is stored: pydicom makes an object of each number, which takes ten times as long.
+    # Parse the stored text: pydicom would make an object of each number, which takes ten times as long.
     text = item.get_item("ContourData").value
     if text.count(b"\\") >= 3 * MAX_POINTS:
         raise _refuse(f"a contour has more than {MAX_POINTS:,} points", name)
     points_mm = np.array([float(number) for number in text.rstrip(b"\0 ").split(b"\\")])
     if points_mm.size != 3 * int(item.NumberOfContourPoints):
-        raise _refuse("a contour has another number of points than it states", name)
+        raise _refuse("the number of points of a contour differs from the stated number", name)
     if not np.abs(points_mm).max() <= MAX_POSITION_MM:  # also where it is NaN
         raise _refuse(f"a contour has a point that is NaN, or over {MAX_POSITION_MM:.0f} mm from the origin", name)
     return points_mm.reshape(-1, 3)
@@ -176,7 +176,7 @@ def _list_slices(reference: Stack) -> dict[str, dict[int, int]]:
 
 
 def _list_named(item: Dataset, slices: Mapping[str, Mapping[int, int]]) -> Iterator[int]:
-    """Yields the slices that a contour names; an instance without numbers of frames is named as a whole."""
+    """Yields the slices that a contour names: all slices of an instance unless it names frames."""
     for image in item.get("ContourImageSequence") or ():
         numbers = set(map(int, filter(None, list_texts([image], "ReferencedFrameNumber"))))
         for number, z in slices.get(str(image.get("ReferencedSOPInstanceUID", "")), {}).items():
@@ -202,20 +202,21 @@ def _place(
             remedy="export all slices of the series that it was drawn on",
         )
     if (named := set(_list_named(item, slices))) and z not in named:
-        raise _refuse("a contour names another image than the one on which it lies", name)
+        raise _refuse("a contour names a different image than the one on which it lies", name)
     return _Contour(z, index_P3[:, :2])
 
 
 def _check_repeated(contours: Sequence[NDArray[np.float64]], name: str) -> None:
-    """Refuses a contour that is there twice, from whichever point it was drawn: the two would cancel each other."""
+    """Refuses a repeated contour, regardless of its first point, because the two would cancel each other."""
     if len({np.unique(vertices, axis=0).tobytes() for vertices in contours}) < len(contours):
-        raise _refuse("a contour of a slice is there twice, so that it is unknown whether it encloses anything", name)
+        raise _refuse("a slice has the same contour twice, so that it is unknown whether it encloses anything", name)
 
 
 def _check_gaps(filled: Mapping[int, tuple[NDArray[np.intp], NDArray[np.intp]]], grid: Grid, name: str) -> None:
-    """Refuses slices without a contour between parts of a region that lie one above the other.
+    """Refuses slices without a contour between two parts of a region that overlap when seen along the slices.
 
-    Contours of every second slice would become stripes. Parts that do not, such as several lesions, may be apart.
+    Otherwise, contours on every second slice would become stripes. Parts that do not overlap, such as several lesions,
+    may be apart.
     """
     for below, above in pairwise(sorted(filled)):
         if above > below + 1:
@@ -224,10 +225,10 @@ def _check_gaps(filled: Mapping[int, tuple[NDArray[np.intp], NDArray[np.intp]]],
                 part[filled[z]] = True
             if is_inside.all(axis=0).any():
                 raise BadVolume(
-                    f"{above - below - 1} of the slices between others of a region have no contour",
+                    f"{above - below - 1} of the slices between contours of a region have no contour",
                     subject=name,
-                    remedy="draw them, or interpolate them where the region was drawn; parts that are meant to lie "
-                    "apart need a region each, which a selection unites",
+                    remedy="draw or interpolate them in the program that drew the region; parts that are meant to be "
+                    "separate need a region each, and a selection can unite them",
                 )
 
 

@@ -1,7 +1,7 @@
 """Client of a PACS: searches for studies (QIDO-RS), and downloads their instances (WADO-RS).
 
-A failure that may pass is tried again; what was downloaded before is not downloaded again. Errors name the server by
-its configured name, and never an address, an identifier or a patient.
+Transient failures are retried, and instances that were already downloaded are skipped. Errors state the server's
+configured name, and never an address, an identifier or a patient.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from vfmalign.imaging.dicom.pacs.session import PacsSession, to_bad_answer, to_s
 from vfmalign.imaging.private_files import make_private_folder
 
 UID = re.compile(r"[0-9][0-9.]{0,63}")
-"""What an identifier may consist of; some in use have components that begin with 0, which the standard forbids."""
+"""Pattern of an identifier. Components that begin with 0 occur, although the standard forbids them."""
 MAX_SEARCH_BYTES = 8 * 2**20
-"""Largest answer to a search."""
+"""Maximum size of an answer to a search."""
 _PAGE = 1_000
 _MAX_GROUPS = 512 * _PAGE
-"""Most lists and objects of an answer to a search, which take up to 50 times their bytes once they are parsed. An
-attribute has two of them."""
+"""Maximum number of lists and objects in an answer to a search. Parsed, they take up to 50 times their size in bytes.
+An attribute has two of them."""
 _MAX_VALUE = 1_024
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _PATIENT, _ISSUER = "00100020", "00100021"
 _JSON = "application/dicom+json, application/json"
 _DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-"""Instances as they are stored; without the last parameter, the server would decode them."""
+"""Requests instances in their stored encoding; without the last parameter, the server would decode them."""
 _MAX_STATED_S = 300.0
 T = TypeVar("T")
 
 ByteProgress = Callable[[int], None]
-"""Called as `progress(bytes)` with what has arrived since the last call."""
+"""Called as `progress(bytes)` with the number of bytes received since the last call."""
 
 
 def ignore_bytes(size_bytes: int) -> None:
@@ -63,12 +63,12 @@ class PacsLimits:
     """Limits of a client.
 
     Attributes:
-        studies: most studies of a search.
-        instances: most instances of a study.
-        study_bytes: most bytes of a study.
-        attempts: how often an operation is tried.
-        first_wait_s: wait before the second attempt, which doubles with each further one, unless the server's
-            `Retry-After` states a longer one, of which at most five minutes count.
+        studies: maximum number of studies of a search.
+        instances: maximum number of instances of a study.
+        study_bytes: maximum size of a study.
+        attempts: maximum number of attempts for an operation.
+        first_wait_s: wait before the second attempt. It doubles with each further attempt. If the server's
+            `Retry-After` is longer, that applies instead, up to five minutes.
     """
 
     studies: int = 100_000
@@ -83,8 +83,8 @@ class FoundStudy:
     """A study that a search found. Private.
 
     Attributes:
-        study_uid: its identifier.
-        patient: PatientID with its issuer; empty where the server does not say.
+        study_uid: identifier of the study.
+        patient: PatientID with its issuer; empty if the server does not state it.
     """
 
     study_uid: str
@@ -100,11 +100,11 @@ class ListedInstance(NamedTuple):
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A study in a folder.
+    """A study that was downloaded to a folder.
 
     Attributes:
         instances: number of its instances.
-        size_bytes: of their files.
+        size_bytes: total size of their files.
     """
 
     instances: int
@@ -115,13 +115,13 @@ def check_query(query: Mapping[str, str]) -> None:
     """Checks a query; see `PacsClient.find_studies`.
 
     Raises:
-        BadOption: a key is no attribute of DICOM, or a value is empty or not printable.
+        BadOption: a key is not an attribute of DICOM, or a value is empty or not printable.
     """
     for key, value in query.items():
         if tag_for_keyword(key) is None:
             raise BadOption("a key is no attribute", field="--query", remedy="use keywords such as ModalitiesInStudy")
         if not 0 < len(value) <= _MAX_VALUE or not value.isprintable():
-            raise BadOption(f"{key} has no value that can be asked for", field="--query", remedy="write KEY=VALUE")
+            raise BadOption(f"the value of {key} is not valid", field="--query", remedy="write KEY=VALUE")
 
 
 class PacsClient:
@@ -130,13 +130,13 @@ class PacsClient:
     All methods raise:
         PacsUnavailable: the server does not answer, breaks off or is overloaded, after several attempts.
         PacsRefused: it rejects the credentials, or they cannot be read.
-        StudyNotFound: it does not have what is asked for.
-        BadPacsAnswer: its answer is not one that may be used.
+        StudyNotFound: it does not have the requested data.
+        BadPacsAnswer: its answer cannot be used.
         DeadlineExceeded, Cancelled: see `WorkContext`.
 
     Args:
         server: the server.
-        limits: of its answers.
+        limits: limits on its answers.
     """
 
     def __init__(self, server: PacsServer, limits: PacsLimits = PacsLimits()) -> None:
@@ -146,11 +146,11 @@ class PacsClient:
 
     @property
     def subject(self) -> str:
-        """What errors call the server."""
+        """Name of the server in errors."""
         return to_subject(self._server)
 
     def to_bad_answer(self, what: str) -> BadPacsAnswer:
-        """Returns the error of instances that are not what they should be."""
+        """Returns the error for unexpected instances."""
         return to_bad_answer(self._server, what)
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class PacsClient:
         """Yields the studies that match a query, each once.
 
         Args:
-            query: values by DICOM keyword, as of QIDO-RS: `*` and `?` stand for characters, `-` for a range of dates.
+            query: values by DICOM keyword, as in QIDO-RS: `*` and `?` are wildcards, `-` denotes a range of dates.
             context: limits of the work.
         """
         fields = {"includefield": f"{_PATIENT},{_ISSUER}"}
@@ -187,7 +187,7 @@ class PacsClient:
         chosen = [instance for instance in listed if not series_uids or instance.series_uid in series_uids]
         if not chosen or set(series_uids) - {instance.series_uid for instance in chosen}:
             raise StudyNotFound(
-                "it lists no instance of the study, or of one of its series that are asked for",
+                "it lists no instance of the study, or of one of the requested series",
                 subject=to_subject(self._server),
                 remedy="check the identifiers, and that the study is in the archive",
             )
@@ -201,17 +201,17 @@ class PacsClient:
         context: WorkContext = UNLIMITED,
         progress: ByteProgress = ignore_bytes,
     ) -> Downloaded:
-        """Downloads instances into a folder, except those that it has from an earlier download.
+        """Downloads instances to a folder, except those that an earlier download has stored there.
 
         Args:
             study_uid: the study.
-            instances: what to download.
-            folder: where to; created with mode 0700, its files with 0600. Names of files are hashes.
+            instances: instances to download.
+            folder: destination, created with mode 0700; its files have mode 0600. File names are hashes.
             context: limits of the work.
             progress: called with the bytes that arrive.
 
         Raises:
-            StudyTooLarge: the study is.
+            StudyTooLarge: the study exceeds the limit.
         """
         make_private_folder(folder)
         uids_by_series: dict[str, list[str]] = {}
@@ -226,7 +226,7 @@ class PacsClient:
     def _fetch_series(
         self, path: str, uids: Collection[str], folder: Path, context: WorkContext, progress: ByteProgress
     ) -> None:
-        """Fetches a series as a whole where nothing of it is there, and then what is missing one by one."""
+        """Fetches a series as a whole if no instance is there, and then missing instances one by one."""
         if len(self._list_missing(uids, folder)) == len(uids):
             self._fetch(path, uids, folder, context, progress)
         for uid in self._list_missing(uids, folder):
@@ -250,7 +250,7 @@ class PacsClient:
                         raise StudyTooLarge(
                             f"the study has more than {self._limits.study_bytes:,} bytes",
                             subject=to_subject(self._server),
-                            remedy="leave it out",
+                            remedy="exclude it",
                         )
                     writer.write(data)
                     progress(len(data))
@@ -264,7 +264,7 @@ class PacsClient:
     def _page(
         self, path: str, query: Mapping[str, str], key: str, limit: int, context: WorkContext
     ) -> Iterator[Mapping[str, Any]]:
-        """Yields the answers of all pages, each once; a server may send fewer than a page, or ignore the offset."""
+        """Yields the results of all pages, each once; a server may send short pages, or ignore the offset."""
         known: set[str] = set()
         offset = 0
         while True:
@@ -274,7 +274,7 @@ class PacsClient:
             for answer in answers:
                 uid = _get_text(answer, key)
                 if not UID.fullmatch(uid):
-                    raise to_bad_answer(self._server, "something else than identifiers of DICOM")
+                    raise to_bad_answer(self._server, "something other than DICOM identifiers")
                 if uid not in known:
                     known.add(uid)
                     if len(known) > limit:
@@ -290,7 +290,7 @@ class PacsClient:
             while chunk := answer.read():
                 data += chunk
                 if len(data) > MAX_SEARCH_BYTES:
-                    raise to_bad_answer(self._server, "more than the limit on a search", "narrow the query")
+                    raise to_bad_answer(self._server, "more than a search may return", "narrow the query")
         if not data:
             return []
         if data.count(b"{") + data.count(b"[") > _MAX_GROUPS:
@@ -298,13 +298,13 @@ class PacsClient:
         try:
             content = parse_json(bytes(data), MAX_SEARCH_BYTES)
         except ValueError:
-            raise to_bad_answer(self._server, "something else than JSON") from None
+            raise to_bad_answer(self._server, "something other than JSON") from None
         if not isinstance(content, list):
-            raise to_bad_answer(self._server, "something else than a list")
+            raise to_bad_answer(self._server, "something other than a list")
         return [entry for entry in content if isinstance(entry, dict)]
 
     def _retry(self, operation: Callable[[], T], context: WorkContext) -> T:
-        """Runs an operation; again where it may succeed then, and the deadline allows to wait for it."""
+        """Runs an operation, with retries after transient failures as far as the deadline allows."""
         failures: list[PacsUnavailable] = []
 
         def get_wait_s(state: RetryCallState) -> float:
@@ -328,7 +328,7 @@ class PacsClient:
         try:
             return retrying(operation)
         except (DeadlineExceeded, Cancelled) as ended:
-            if failures:  # it took the time that is missing now
+            if failures:  # they used up the time
                 raise failures[-1] from None
             ended.subject = to_subject(self._server)
             raise

@@ -1,4 +1,4 @@
-"""Downloads: instances out of a multipart answer into files, in memory that does not depend on their size."""
+"""Downloads: writes the instances of a multipart answer to files, with memory that does not depend on their size."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from vfmalign.imaging.private_files import open_private_file
 
 _PARTIAL = ".part"
 _META_BYTES = 64 * 2**10
-"""Read of an instance to find its identifier; the file meta information has less than 1 KiB."""
+"""Number of bytes of an instance that are read to find its identifier; file meta information has less than 1 KiB."""
 
 
 def get_file_name(instance_uid: str) -> str:
-    """Returns the name of an instance's file, which does not show its identifier."""
+    """Returns the file name of an instance, which does not reveal its identifier."""
     return f"{hashlib.sha256(instance_uid.encode()).hexdigest()[:40]}.dcm"
 
 
 class InstanceWriter:
-    """Writes the parts of one answer, each as a file that gets its name once it is complete.
+    """Writes each part of an answer to a file, which gets its final name once it is complete.
 
     Args:
         content_type: header of the answer.
-        folder: where to write.
+        folder: destination.
         wanted: identifiers of the instances to write; others are dropped.
-        server: named in errors.
+        server: the server, for errors.
 
     Raises:
-        BadPacsAnswer: the answer is not one of instances.
+        BadPacsAnswer: the answer does not consist of instances.
     """
 
     def __init__(self, content_type: str, folder: Path, wanted: Collection[str], server: PacsServer) -> None:
@@ -48,12 +48,12 @@ class InstanceWriter:
         self._wanted = wanted
         self._file: BinaryIO | None = None
         self._is_complete = False
-        silence_libraries()  # pydicom would quote an identifier that is not quite one
+        silence_libraries()  # pydicom would quote a malformed identifier
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # the errors below say more
         parameters = parse_options_header(content_type)[1]
         kind = parameters.get(b"type", b"").lower()
         if not parameters.get(b"boundary") or kind != b"application/dicom":
-            raise to_bad_answer(self._server, "something else than DICOM instances in parts with a boundary")
+            raise to_bad_answer(self._server, "something other than DICOM instances in parts with a boundary")
         try:
             self._parser = MultipartParser(
                 parameters[b"boundary"],
@@ -68,15 +68,15 @@ class InstanceWriter:
             raise to_bad_answer(self._server, "a boundary that is too long") from None
 
     def write(self, data: bytes) -> None:
-        """Takes the next bytes of the answer.
+        """Processes the next bytes of the answer.
 
         Raises:
-            BadPacsAnswer: they are not what they should be.
+            BadPacsAnswer: they are not parts with DICOM instances.
         """
         try:
             self._parser.write(data)
         except FormParserError:
-            raise to_bad_answer(self._server, "parts that its boundary does not divide") from None
+            raise to_bad_answer(self._server, "parts that do not match its boundary") from None
 
     def close(self) -> None:
         """Removes the file of a part that is not complete."""
@@ -86,13 +86,13 @@ class InstanceWriter:
         (self._folder / _PARTIAL).unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Ends the answer.
+        """Ends the answer, which must be complete.
 
         Raises:
             PacsUnavailable: its last boundary is missing.
         """
         if not self._is_complete:
-            raise to_unavailable(self._server, "it broke off its answer")
+            raise to_unavailable(self._server, "its answer ended early")
 
     def _begin(self) -> None:
         self._file = open_private_file(self._folder / _PARTIAL)

@@ -1,6 +1,6 @@
-"""Servers: how a PACS is reached over DICOMweb, and as whom.
+"""PACS servers: their DICOMweb address and credentials.
 
-Secrets are read from their files at each use, so that a token may be renewed, and never logged or part of an error.
+Secrets are read from their files at each use, so that a token can be renewed. They are never logged or shown in errors.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from vfmalign.core.runtime.settings import Settings
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 MAX_SECRET_BYTES = 64 * 2**10
-"""Largest file of a token or password."""
+"""Maximum size of a file with a token or password."""
 
 ServerName = Annotated[str, Field(pattern=NAME_PATTERN)]
-"""What users, requests, logs and errors call a server."""
+"""Name of a server for users, in requests, logs and errors."""
 
 
 class PacsServer(BaseModel, frozen=True, extra="forbid"):
@@ -36,35 +36,33 @@ class PacsServer(BaseModel, frozen=True, extra="forbid"):
     name: ServerName = Field(default="", exclude=True)
     allow_http: bool = Field(
         default=False,
-        description="whether the address may be http:// beyond loopback: images and credentials travel unencrypted",
+        description="whether http:// is allowed for other hosts; images and credentials are then unencrypted",
     )
-    url: str = Field(
-        max_length=1_024, description="address of DICOMweb, to which /studies is added, such as https://HOST/dicom-web"
-    )
-    token_file: Path | None = Field(default=None, description="file of a bearer token")
-    username: str = Field(default="", max_length=256, description="user name of basic credentials")
+    url: str = Field(max_length=1_024, description="DICOMweb address without /studies, such as https://HOST/dicom-web")
+    token_file: Path | None = Field(default=None, description="file with a bearer token")
+    username: str = Field(default="", max_length=256, description="user name for basic authentication")
     password_file: Path | None = Field(
-        default=None, validate_default=True, description="file of the password of basic credentials"
+        default=None, validate_default=True, description="file with the password for basic authentication"
     )
-    certificate_file: Path | None = Field(default=None, description="PEM file of the client's certificate chain")
+    certificate_file: Path | None = Field(default=None, description="PEM file of the client certificate chain")
     key_file: Path | None = Field(
-        default=None, validate_default=True, description="PEM file of the certificate's unencrypted private key"
+        default=None, validate_default=True, description="PEM file of the unencrypted private key of the certificate"
     )
     ca_file: Path | None = Field(
         default=None,
-        description="PEM file of the authorities that the server's certificate comes from; public ones by default",
+        description="PEM file of the authorities that sign the server's certificate; by default public authorities",
     )
-    timeout_seconds: float = Field(  # several attempts fit into a call of Extract, whose deadline is 60 s by default
+    timeout_seconds: float = Field(  # several attempts fit into a call of Extract, with its deadline of 60 s
         default=10.0,
         ge=1.0,
         le=3_600.0,
-        description="seconds in which an answer must begin; it must then bring 16 KiB in every span of them, or end",
+        description="seconds to wait for an answer to begin, then for each further 16 KiB or its end",
     )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         max_length=MAX_TENANTS,
-        description="tenants whose callers may read from it, separated by commas, or a JSON list; required where the "
-        "deployment has several; commands ignore it",
+        description="tenants that may read from this server, separated by commas, or a JSON list; required if the "
+        "deployment has several tenants; ignored by commands",
     )
 
     @field_validator("tenants", mode="before")
@@ -110,7 +108,7 @@ class PacsServer(BaseModel, frozen=True, extra="forbid"):
         return path
 
     def read_secret(self, path: Path) -> str:
-        """Returns the content of a file of a token or password, without the line end.
+        """Returns the content of a file with a token or password, without the line end.
 
         Raises:
             PacsRefused: it cannot be read, is empty, or has several lines.
@@ -124,7 +122,7 @@ class PacsServer(BaseModel, frozen=True, extra="forbid"):
             text, problem = "", "is not text in UTF-8"
         if problem:
             raise PacsRefused(
-                f"the file of its token or password {problem}",
+                f"the file with its token or password {problem}",
                 subject=f"PACS {self.name}",
                 remedy="correct the file that the server's configuration names",
             )
@@ -132,7 +130,7 @@ class PacsServer(BaseModel, frozen=True, extra="forbid"):
 
 
 def _add_names(servers: Any) -> Any:
-    """Gives each server the name that it is listed under."""
+    """Sets the name of each server to its key in the mapping."""
     if not isinstance(servers, Mapping):
         return servers
     return {

@@ -1,8 +1,9 @@
-"""Standardised uptake values by body weight (SUVbw): the activity of a gram of tissue over that injected per gram.
+"""Standardised uptake values by body weight (SUVbw): tissue activity per gram, divided by injected activity per gram.
 
-Activity concentration becomes SUVbw by the patient's weight, the injected dose and its decay until the time to which
-the images are corrected. That time is found as in the vendor-neutral calculation of QIBA's profile for FDG-PET.
-Weight, dose and times are used here and kept nowhere. What is missing is named by its keyword, and never assumed.
+Activity concentration is converted to SUVbw by the patient's weight, the injected dose and its decay until the
+reference time of the images' decay correction. That time is found as in the vendor-neutral calculation of QIBA's
+profile for FDG-PET. Weight, dose and times are used here and stored nowhere. A missing attribute is reported by its
+keyword, and never assumed.
 
 Legend: X, Y, Z are columns, rows and slices.
 """
@@ -29,12 +30,12 @@ from vfmalign.imaging.volumes import Volume, check_values
 MAX_DIFFERENCE = 0.01
 """Largest relative difference between the factors of a volume's images; their times are rounded to seconds."""
 MAX_HALF_LIFE_S = 6 * 3600.0
-"""Longest half-life for which a time of injection without its date is that within the day before the scan."""
+"""Longest half-life for which an injection time without a date is taken to be within the day before the scan."""
 MAX_HALF_LIVES = 20.0
-"""Most half-lives between injection and scan."""
+"""Maximum number of half-lives between injection and scan."""
 _WEIGHTS_KG = (0.01, 700.0)
 _DOSES_BQ = (1e5, 1e11)
-"""Bounds that tell Bq from MBq, and kg from g."""
+"""Bounds that distinguish Bq from MBq, and kg from g."""
 _CORRECTIONS = ("ATTN", "DECY")
 
 
@@ -42,7 +43,7 @@ def read_suv(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -> 
     """Returns the volume of a PET stack in SUVbw; for arguments, see `pixels.read_stack`.
 
     Raises:
-        BadVolume: as `pixels.read_stack`, or the images cannot be converted; the text names attributes, and no value.
+        BadVolume: as `pixels.read_stack`, or the images cannot be converted; the text names attributes but no values.
     """
     volume = read_stack(source, stack, name, kind)
     factors: dict[str, float] = {}
@@ -60,14 +61,14 @@ def read_suv(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -> 
 
 
 def find_factor(header: Dataset, name: str) -> float:
-    """Returns what the displayed values of an image are multiplied by to become SUVbw.
+    """Returns the factor that converts the displayed values of an image to SUVbw.
 
     Args:
-        header: of the image.
+        header: header of the image.
         name: name of the volume in errors.
 
     Raises:
-        BadVolume: an attribute is missing, or states something from which SUVbw does not follow.
+        BadVolume: an attribute is missing, or its value does not determine SUVbw.
     """
     units = _read_text(header, "Units", name)
     if units == "GML":
@@ -91,7 +92,7 @@ def _find_private_factor(header: Dataset, name: str) -> float:
     """Philips' factor from its scaled counts to SUVbw."""
     factor = float(to_first_text(find_private([header], "Philips PET Private Group", 0x7053, 0x00)) or 0)
     if not 0 < factor < math.inf:
-        raise _refuse("its Units are CNTS, counts, from which SUVbw follows only by Philips' private factor", name)
+        raise _refuse("its Units are CNTS (counts), which can be converted only with Philips' private factor", name)
     return factor
 
 
@@ -103,7 +104,7 @@ def _get_injection(header: Dataset, name: str) -> Dataset:
 
 
 def _find_decay(header: Dataset, injection: Dataset, name: str) -> float:
-    """The share of the injected activity that is left at the time to which the images are corrected."""
+    """Share of the injected activity that is left at the reference time of the images' decay correction."""
     half_life_s = _read_number(injection, "RadionuclideHalfLife", name, (1.0, math.inf))
     correction = _read_text(header, "DecayCorrection", name)
     if correction == "ADMIN":
@@ -118,10 +119,10 @@ def _find_decay(header: Dataset, injection: Dataset, name: str) -> float:
 
 
 def _find_scan(header: Dataset, half_life_s: float, name: str) -> datetime:
-    """The time to which the images are corrected: the series' own, unless it was made after the acquisition.
+    """Reference time of the decay correction: the series' time, unless the series was created after the acquisition.
 
-    Then it is computed back from the image: the acquisition begins a bed position, and FrameReferenceTime is the offset
-    from the wanted time to when the activity of the position had its average.
+    Otherwise, the time is computed from the image: the acquisition time is the start of its bed position, and
+    FrameReferenceTime is the offset from the reference time to the time of the position's average activity.
     """
     series = _read_time(header, "Series", name)
     acquisition = _read_time(header, "Acquisition", name)
@@ -137,21 +138,21 @@ def _find_scan(header: Dataset, half_life_s: float, name: str) -> datetime:
 
 
 def _find_start(header: Dataset, injection: Dataset, scan: datetime, half_life_s: float, name: str) -> datetime:
-    """When the activity was injected."""
+    """Time of the injection."""
     stated = find([injection], "RadiopharmaceuticalStartDateTime")
     if stated is not None:
         return _to_local(str(stated), "RadiopharmaceuticalStartDateTime", header, name)
     time = _to_time(injection, "RadiopharmaceuticalStartTime", name)
     if half_life_s > MAX_HALF_LIFE_S:
         raise _refuse(
-            "it states no date of its injection, days before the scan (RadiopharmaceuticalStartDateTime)", name
+            "its injection may be days before the scan, and has no date (RadiopharmaceuticalStartDateTime)", name
         )
     start = datetime.combine(scan.date(), time)
     return start if start <= scan else start - timedelta(days=1)
 
 
 def _to_local(text: str, keyword: str, header: Dataset, name: str) -> datetime:
-    """A time as the header's others are, without an offset."""
+    """Converts a time to the local time of the header's other times, without an offset."""
     time = DT(_check_precision(text, keyword, 12, name))
     if time.tzinfo is None:
         return time
@@ -169,7 +170,7 @@ def _to_time(dataset: Dataset, keyword: str, name: str) -> TM:
 
 
 def _check_precision(text: str, keyword: str, digits: int, name: str) -> str:
-    """Returns a date or time that has so many digits; those that it leaves out would count as midnight or zero."""
+    """Returns a date or time with at least so many digits; missing digits would count as midnight or zero."""
     if not re.match(rf"\d{{{digits}}}", text):
         raise _refuse(f"its {keyword} is not stated to the {'day' if digits == 8 else 'minute'}", name)
     return text

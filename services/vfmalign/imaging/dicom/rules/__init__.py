@@ -1,7 +1,7 @@
-"""Rules: which series of a study a modality or a label map takes. The JSON files beside this module come with vfmalign.
+"""Rules that choose a series of a study for each modality and label map. The JSON files in this folder are built in.
 
-A declaration's file may hold `selections`, one for each modality and label map. A dataset and the card of a model may
-keep them as text (`encode_selections`), so that a service reads a study as the import did.
+A declaration file may contain `selections`, one for each modality and label map. Datasets and model cards can store
+them as text (`encode_selections`), so that a service reads a study like the import.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def _to_tuple(content: object) -> object:
 
 
 class Preference(Record):
-    """What is preferred among several volumes that meet the conditions; one of these.
+    """A preference among several volumes that meet the conditions. Exactly one field is set.
 
     Attributes:
-        largest, smallest: the attribute, a number, whose largest or smallest value is preferred to others and to none.
-        conditions: those that meet them are preferred, if there are any.
+        largest, smallest: a numeric attribute; its largest or smallest value is preferred, and any value to none.
+        conditions: volumes that meet them are preferred, if there are any.
     """
 
     largest: NumberKeyword | None = None
@@ -70,12 +70,12 @@ class Preference(Record):
 
 
 class SegmentRule(Record):
-    """Which segments of a segmentation are one value of a label map; one of these.
+    """Rule that assigns segments of a segmentation to a value of a label map. Exactly one field is set.
 
     Attributes:
         number: the segment of this number.
-        label: segments whose label meets the condition.
-        code: segments whose category or type is this concept, such as `SCT:41216001`, or one of several.
+        label: condition on the label of a segment.
+        code: concept, such as `SCT:41216001`, or one of several, that the segment has as category or type.
     """
 
     number: int | None = Field(default=None, ge=1, le=65_535)
@@ -99,12 +99,12 @@ class SegmentRule(Record):
 
 
 class Selection(Record):
-    """Which volume or segmentation of a study a modality or a label map takes.
+    """Rule that chooses the volume or segmentation of a study for a modality or label map.
 
     Attributes:
         name: id of the modality or label map.
-        conditions: what the volume or segmentation meets.
-        prefer: what decides among several, the first first.
+        conditions: conditions on the volume or segmentation.
+        prefer: preferences among several that meet them, in order of precedence.
         segments: for a label map, the segments of each of its values; several segments of one value are united.
     """
 
@@ -137,11 +137,11 @@ class Selections(Record):
 def _check_single(record: Record) -> None:
     if len(record.model_dump(exclude_none=True)) != 1:
         names = ", ".join(type(record).model_fields)
-        raise PydanticCustomError("rule", "it sets several things, or none", {"remedy": f"set one of {names}"})
+        raise PydanticCustomError("rule", "it must set exactly one field", {"remedy": f"set one of {names}"})
 
 
 def get_selections(declaration: DatasetDeclaration) -> tuple[Selection, ...]:
-    """Returns the selections that come with a declaration of vfmalign; none for others, also of the same name."""
+    """Returns the selections of a built-in declaration; empty for other declarations, even of the same name."""
     name = declaration.name
     return _read_selections(name) if name in list_declarations() and declaration == get_declaration(name) else ()
 
@@ -153,7 +153,7 @@ def _read_selections(name: str) -> tuple[Selection, ...]:
 
 
 def encode_selections(selections: Sequence[Selection]) -> str:
-    """Returns selections as the text that datasets keep: JSON, the same for equal selections.
+    """Returns selections as the text that datasets store: JSON, which is the same for equal selections.
 
     Raises:
         BadOption: it is longer than `MAX_RULES_LENGTH`.
@@ -163,14 +163,14 @@ def encode_selections(selections: Sequence[Selection]) -> str:
 
 
 def check_length(text: str) -> str:
-    """Returns the text of rules that may be stored.
+    """Checks the length of rules before they are stored, and returns them.
 
     Raises:
         BadOption: it is longer than `MAX_RULES_LENGTH`.
     """
     if len(text) > MAX_RULES_LENGTH:
         raise BadOption(
-            f"as JSON, the selections have {len(text):,} characters, and at most {MAX_RULES_LENGTH:,} are stored",
+            f"as JSON, the selections have {len(text):,} characters, but at most {MAX_RULES_LENGTH:,} are stored",
             field="declaration.selections",
             remedy="use fewer conditions, or shorter expressions",
         )
@@ -178,7 +178,7 @@ def check_length(text: str) -> str:
 
 
 def parse_selections(text: str, declaration: DatasetDeclaration) -> tuple[Selection, ...]:
-    """Returns the selections of a text, checked against the declaration that they belong to.
+    """Parses selections and checks them against their declaration.
 
     Raises:
         BadOption: they are not selections, or do not fit; the error names the field.
@@ -190,17 +190,17 @@ def parse_selections(text: str, declaration: DatasetDeclaration) -> tuple[Select
         raise to_bad_option(error) from None
     except ValueError as error:
         raise BadOption(
-            f"not JSON: {error}", field="selections", remedy="write them as a declaration's file does"
+            f"the text is not JSON: {error}", field="selections", remedy="write the selections as in a declaration file"
         ) from None
     check_selections(declaration, selections)
     return selections
 
 
 def check_selections(declaration: DatasetDeclaration, selections: Sequence[Selection]) -> None:
-    """Checks that selections fit the declaration whose series they choose.
+    """Checks that selections fit their declaration.
 
     Raises:
-        BadOption: a modality has none, or one is of something that is not declared or lacks its segments.
+        BadOption: a modality has no selection, or a selection is for something undeclared or lacks its segments.
     """
     values = {label.name: set(label.values) for label in declaration.labels}
     names = [selection.name for selection in selections]
@@ -208,21 +208,21 @@ def check_selections(declaration: DatasetDeclaration, selections: Sequence[Selec
         field = f"declaration.selections[{index}]"
         if selection.name not in (*declaration.modalities, *values) or names.index(selection.name) != index:
             raise BadOption(
-                "not the name of a declared modality or label map, or the second of this name",
+                "not the name of a declared modality or label map, or a repeated name",
                 field=f"{field}.name",
                 remedy=f"give one selection to each of {', '.join((*declaration.modalities, *values))}",
             )
         declared = values.get(selection.name)
         if (declared is None) != (selection.segments is None) or set(selection.segments or ()) - (declared or set()):
             raise BadOption(
-                "the segments of a label map are named by its values, and a modality has none",
+                "`segments` are required by value for a label map, and not allowed for a modality",
                 field=f"{field}.segments",
-                remedy='name them by value, such as {"1": {"label": "prostate"}}, or leave them out for a modality',
+                remedy='name them by value, such as {"1": {"label": "prostate"}}, or remove `segments` from a modality',
             )
     if missing := [name for name in declaration.modalities if name not in names]:
         raise BadOption(
-            f"{declaration.name} does not say which series {', '.join(missing)} takes",
+            f"{declaration.name} has no selection for {', '.join(missing)}",
             field="declaration.selections",
-            remedy=f'add such as "selections": [{_EXAMPLE % missing[0]}] to its file; '
-            "`vfmalign dicom show` lists the attributes that tell series apart",
+            remedy=f'add to its file, for example, "selections": [{_EXAMPLE % missing[0]}]; '
+            "`vfmalign dicom show` lists the attributes that distinguish series",
         )

@@ -1,4 +1,4 @@
-"""Conditions on the attributes of a volume: their form in a declaration's file, and why one does not hold."""
+"""Conditions on the attributes of a volume: their form in a declaration file, and why a condition is not met."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vfmalign.core.domain.record import Record
 from vfmalign.imaging.dicom.frames import DERIVED, KEYWORDS, NUMBER_KEYWORDS, AttributeValue
 
 MAX_DEPTH = 8
-"""Most levels of nested conditions."""
+"""Maximum depth of nested conditions."""
 MAX_CONDITIONS = 256
-"""Most conditions of one selection, nested ones counted."""
+"""Maximum number of conditions of a selection, including nested ones."""
 MAX_TEXT = 256
-"""Most characters of a value or of a regular expression."""
+"""Maximum length of a value or a regular expression."""
 MAX_VALUES = 64
 ACQUISITION_TIME = "AcquisitionTime"
-"""The time of day of a series' first image, which preferences alone may name: it is never printed."""
+"""Time of day of a series' first image. Only preferences can name it, and it is never printed."""
 NUMBERS = frozenset((*NUMBER_KEYWORDS, "slices", "b_value"))
-"""Attributes that are numbers; all others are text."""
+"""Numeric attributes; all others are text."""
 WORDS = {
     "orientation": ("transverse", "coronal", "sagittal", "oblique"),
     "diffusion": ("trace", "direction", "none", "adc"),
@@ -34,7 +34,7 @@ _MAX_REASONS = 3
 
 
 def _refuse(message: str, remedy: str) -> PydanticCustomError:
-    # A context without braces in its message: pydantic would read them as names of the context.
+    # The message is passed as context, because pydantic would interpret braces in a message as names.
     return PydanticCustomError("rule", "{problem}", {"problem": message, "remedy": remedy})
 
 
@@ -43,7 +43,7 @@ def _check_value(value: object) -> object:
         raise _refuse("neither text nor a number", "give a text in quotes, or a number")
     if isinstance(value, str) and not 1 <= len(value) <= MAX_TEXT:
         raise _refuse("empty or too long", f"give a text of 1 to {MAX_TEXT} characters")
-    if not isinstance(value, str) and not -1e300 < value < 1e300:  # also an integer that no float holds
+    if not isinstance(value, str) and not -1e300 < value < 1e300:  # also for integers beyond float
         raise _refuse("not a finite number", "choose a finite number")
     return value
 
@@ -51,7 +51,7 @@ def _check_value(value: object) -> object:
 def _check_keyword(keyword: str) -> str:
     if keyword not in KEYWORDS and keyword not in DERIVED:
         raise _refuse(
-            "not an attribute that rules know",
+            "not an attribute of rules",
             f"use all, any, not, {', '.join(DERIVED)} or one of the keywords that `vfmalign dicom show --json` lists",
         )
     return keyword
@@ -76,7 +76,7 @@ def _check_pattern(pattern: str) -> str:
 
 @lru_cache(maxsize=128)  # rules come from outside, and a compiled expression may take 1 MiB
 def _compile(pattern: str) -> Any:
-    """Compiles a pattern with RE2, whose time is linear in the text."""
+    """Compiles a pattern with RE2, which takes linear time to match a text."""
     options = re2.Options()
     options.log_errors = False
     options.max_mem = 2**20
@@ -90,15 +90,15 @@ NumberKeyword = Annotated[str, AfterValidator(_check_number_keyword)]
 
 
 class Condition(Record):
-    """What one attribute must be. Where it has several values, one of them meets everything that is set.
+    """Condition on one attribute. If the attribute has several values, one of them must meet all fields that are set.
 
     Attributes:
-        equals: this value; text without regard to case.
-        contains: a part of the text, without regard to case.
-        regex: an expression that is found in the text, in RE2's syntax.
+        equals: this value; case is ignored in text.
+        contains: a part of the text; case is ignored.
+        regex: an expression in RE2's syntax that matches a part of the text.
         min, max: smallest and largest number.
-        in_: one of these values, as `equals`.
-        absent: True where the attribute must be absent, False where any value will do.
+        in_: one of these values, compared as for `equals`.
+        absent: True if the attribute must be absent, False if it may have any value.
     """
 
     equals: Value | None = None
@@ -113,28 +113,28 @@ class Condition(Record):
     def _check_content(self) -> Self:
         given = {name for name in type(self).model_fields if getattr(self, name) is not None}
         if not given or ("absent" in given and len(given) > 1):
-            raise _refuse("it sets nothing, or `absent` beside others", "set what the attribute must be")
+            raise _refuse("it has no field, or `absent` with others", "state what the attribute must be")
         return self
 
     @property
     def values(self) -> tuple[str | float, ...]:
-        """What `equals` and `in` name."""
+        """Values of `equals` and `in`."""
         return (*(self.in_ or ()), *(() if self.equals is None else (self.equals,)))
 
     @property
     def is_textual(self) -> bool:
-        """Whether it can hold for text alone."""
+        """Whether the condition applies only to text."""
         return bool(self.contains or self.regex) or any(isinstance(value, str) for value in self.values)
 
     @property
     def is_numeric(self) -> bool:
-        """Whether it can hold for numbers alone."""
+        """Whether the condition applies only to numbers."""
         bounds = self.min is not None or self.max is not None
         return bounds or any(not isinstance(value, str) for value in self.values)
 
 
 def _expand(content: object) -> object:
-    """A value in place of a condition is what the attribute equals."""
+    """Expands a plain value to a condition with `equals`."""
     return content if isinstance(content, dict | Condition) else {"equals": content}
 
 
@@ -142,12 +142,12 @@ Expanded = Annotated[Condition, BeforeValidator(_expand)]
 
 
 class Conditions(Record):
-    """Conditions that hold together. Beside the fields, each member is named by an attribute.
+    """Conditions that must all hold. A member that is not one of these fields is the name of an attribute.
 
     Attributes:
-        all: groups of which each holds.
-        any: groups of which at least one holds.
-        not_: a group that does not hold.
+        all: groups that must all hold.
+        any: groups of which at least one must hold.
+        not_: a group that must not hold.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -164,7 +164,7 @@ class Conditions(Record):
 
     @property
     def groups(self) -> tuple[Conditions, ...]:
-        """All nested groups, one level deep."""
+        """All groups directly below this one."""
         return (*(self.all or ()), *(self.any or ()), *(() if self.not_ is None else (self.not_,)))
 
     @model_validator(mode="after")
@@ -176,11 +176,11 @@ class Conditions(Record):
         return self
 
     def list_attributes(self) -> list[str]:
-        """Returns the attributes that it tests, in the order of the file; some several times."""
+        """Returns the attributes that the conditions test, in the order of the file; an attribute may be repeated."""
         return [*self.attributes, *(name for group in self.groups for name in group.list_attributes())]
 
     def measure(self) -> tuple[int, int]:
-        """Returns the number of levels and of conditions."""
+        """Returns the depth and the number of conditions."""
         nested = [group.measure() for group in self.groups]
         depth = 1 + max((depth for depth, _ in nested), default=0)
         return depth, len(self.attributes) + sum(count for _, count in nested)
@@ -199,16 +199,16 @@ def _check_kind(keyword: str, condition: Condition) -> None:
 
 Attributes = Mapping[str, AttributeValue]
 Show = Callable[[str], str]
-"""Returns the value of an attribute as a text that may be printed."""
+"""Returns the value of an attribute as a text that can be printed."""
 
 
 def find_unmet(conditions: Conditions, attributes: Attributes, show: Show) -> str:
-    """Returns why conditions do not hold, such as `EchoTime is 1.53, below 60`; empty where they do.
+    """Returns why conditions do not hold, such as `EchoTime is 1.53, below 60`; empty if they do.
 
     Args:
         conditions: the conditions.
-        attributes: what they are evaluated on.
-        show: what the sentence may say of an attribute.
+        attributes: attributes of the volume.
+        show: returns a printable value of an attribute.
     """
     for keyword, condition in conditions.attributes.items():
         if reason := _find_unmet(keyword, condition, attributes.get(keyword), show):
@@ -237,12 +237,12 @@ def _find_unmet(keyword: str, condition: Condition, value: AttributeValue | None
 
 
 def find_difference(condition: Condition, value: str | float, show: Callable[[], str]) -> str:
-    """Returns how a value differs from what it must be, such as `is 1.53, below 60`; empty where it does not.
+    """Returns how a value differs from a condition, such as `is 1.53, below 60`; empty if it does not.
 
     Args:
-        condition: what it must be.
+        condition: the condition.
         value: a single value.
-        show: what the text may say of the attribute.
+        show: returns a printable value of the attribute.
     """
     if isinstance(value, str):
         folded = value.casefold()
@@ -264,7 +264,7 @@ def find_difference(condition: Condition, value: str | float, show: Callable[[],
 
 
 def _describe_met(conditions: Conditions, attributes: Attributes, show: Show) -> str:
-    """Describes by which attributes conditions hold."""
+    """Describes the attributes because of which conditions hold."""
     parts = [
         f"{keyword} is {show(keyword)}" if keyword in attributes else f"no {keyword}"
         for keyword in conditions.attributes
@@ -274,7 +274,7 @@ def _describe_met(conditions: Conditions, attributes: Attributes, show: Show) ->
         if not find_unmet(group, attributes, show):
             parts.append(_describe_met(group, attributes, show))
             break
-    return _join(parts) if parts else "what `not` names is the case"
+    return _join(parts) if parts else "the conditions of `not` hold"
 
 
 def _join(reasons: list[str]) -> str:

@@ -17,7 +17,7 @@ from vfmalign.mmd.engine.tiles import Layout, Matrix, PairedMatrix, PooledMatrix
 from vfmalign.mmd.engine.triton.tile_plan import TileConfig, choose_tile_config
 
 COMPONENTS: dict[PrecisionName, int] = {"bfloat16": 1, "float32": 3}
-"""bfloat16 components of a number by precision: three hold float32's 24 bits."""
+"""Number of bfloat16 components of a number, by precision: three components keep float32's 24 bits."""
 _BLOCK_ROWS = 8_192
 
 
@@ -31,7 +31,7 @@ class Operands:
         groups_N: group of each row, int32.
         weights_GB: int8, permutations padded with zeros.
         paired: whether the matrix is over pairs.
-        config: of the tiles.
+        config: size of the tiles and launch options.
     """
 
     x_SNK: Tensor
@@ -71,7 +71,7 @@ class Operands:
 
 
 def _tile_config(device: torch.device, components: int, paired: bool, largest: TileShape | None) -> TileConfig:
-    """Returns the tile for a device, or a small one for the interpreter, within a largest tile."""
+    """Returns the tile for a device, or a small tile for the interpreter, at most as large as `largest`."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         shared = int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
@@ -85,7 +85,7 @@ def _tile_config(device: torch.device, components: int, paired: bool, largest: T
 
 
 def _limited_side(side: int, largest: int) -> int:
-    """Returns the largest power of two within both sides, but at least 16, the least that matrix units take."""
+    """Returns the largest power of two within both sides, but at least 16, the minimum for matrix units."""
     return max(16, min(side, 1 << largest.bit_length() - 1))
 
 
@@ -97,7 +97,7 @@ def _padded(size: int, step: int) -> int:
 def _split(rows: Rows, components: int, step: int) -> Tensor:
     """Splits rows into bfloat16 components [S, N, K] that sum to them, with K padded by zeros to a multiple of a step.
 
-    Each component is the rounded remainder that the components before it leave.
+    Each component is the rounded remainder after subtracting the previous components.
     """
     padded = _padded(rows.channels, step)
     split_SNK = torch.zeros(components, rows.count, padded, dtype=torch.bfloat16, device=rows.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from tests.unit.imaging.datasets.brain_files import (
 )
 
 from vfmalign.cli import exits
+from vfmalign.cli.target import Target
 from vfmalign.core.domain.declarations import DatasetDeclaration
+from vfmalign.core.domain.errors import BadDataset
 
 CASES = [Files(f"surname{n}", case.image, case.label) for n, case in enumerate(map(make_case, range(4)))]
 
@@ -179,7 +182,7 @@ def test_names_of_folders_are_printed_on_request_alone(invoke, tmp_path: Path) -
     [
         (
             ["validation=0.1"],
-            "--share: 'validation=0.1' is not SPLIT=SHARE → use one of the splits pretrain, train, val",
+            "--share: 'validation=0.1' is not a split and its number → use one of the splits pretrain, train, val",
         ),
         (["train=0.5", "test=0.4"], "--share: the shares sum to 0.9, not to 1"),
     ],
@@ -190,6 +193,26 @@ def test_wrong_shares_name_their_option(invoke, tmp_path: Path, shares: list[str
     code, _, err = invoke("dataset", "import", "d", "--dry-run", *options)
     assert code == exits.BAD_INPUT
     assert message in " ".join(err.split())
+
+
+def test_cases_of_a_split_replace_its_default(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def record(_: str, seed: int, counts: object) -> NoReturn:
+        asked.extend((seed, counts))
+        raise BadDataset("is not generated here")
+
+    monkeypatch.setattr("vfmalign.imaging.phantoms.dataset.PhantomDataset", record)
+    monkeypatch.setattr(Target, "find", lambda _: None)
+    assert invoke("dataset", "phantoms", "--seed", "3", "--cases", "train=2", "--cases", "val=0")[0] == exits.BAD_INPUT
+    assert asked == [3, {"pretrain": 24, "train": 2, "val": 0, "test": 20}]
+
+
+@pytest.mark.parametrize("wrong", ["train", "train=0.5", "validation=3"])
+def test_a_wrong_number_of_cases_names_its_option(invoke, wrong: str) -> None:
+    code, _, err = invoke("dataset", "phantoms", "--cases", wrong)
+    assert code == exits.BAD_INPUT
+    assert f"--cases: '{wrong}' is not a split and its number\n  → use one of the splits pretrain, train" in err
 
 
 def test_a_wrong_path_is_not_repeated_because_it_may_hold_a_patients_name(invoke, tmp_path: Path) -> None:
@@ -213,7 +236,7 @@ def test_a_stray_value_is_named_beside_the_draft(invoke, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("declaration", "message"),
     [
-        ("nothing.json", "there is no such file, and no declaration of this name"),
+        ("nothing.json", "no file and no built-in declaration has this name"),
         ("broken.json", "declaration: the file is not JSON"),
         ("splits.csv", "declaration: the file is not JSON"),
         ("wrong.json", "declaration.modalities"),
@@ -233,7 +256,7 @@ def test_prostate_mpmri_is_a_declaration_by_name_and_the_words_of_folders_by_def
     lay_out_folders(tmp_path / "d", CASES)
     code, _, err = invoke("dataset", "import", "d", "--dry-run")
     assert code == exits.BAD_INPUT
-    assert "no file's name contains" in err
+    assert "no file name contains" in err
     assert "the cases have files of hippocampus (4), t1w (4)" in " ".join(err.split())
     assert "--declaration" in err
     code, _, again = invoke("dataset", "import", "d", "--declaration", "prostate_mpmri", "--dry-run")

@@ -49,7 +49,7 @@ def test_refused_series_say_which_option_allows_them(invoke, tmp_path: Path) -> 
     code, out, err = invoke(*command)
     assert code == exits.BAD_INPUT
     text = " ".join((out + err).split())
-    assert "allow them with --allow burned_in_annotation if they name nobody" in text
+    assert "if they name nobody, allow them with --allow burned_in_annotation" in text
     assert not [mark for mark in examination.marks if mark in text]
     code, out, err = invoke(*command, "--allow", "burned_in_annotation", "--json")
     assert code == exits.OK, err
@@ -65,7 +65,7 @@ def test_other_layouts_have_nothing_to_allow(invoke, tmp_path: Path, names: str)
     assert "--allow: the layout folders has no series to allow" in " ".join(err.split())
     code, _, err = invoke(*command, "--layout", "dicom")
     assert code == exits.BAD_INPUT
-    assert ("'nonsense' is not refused" in err) == (names == "nonsense")
+    assert ("'nonsense' is not a refusal" in err) == (names == "nonsense")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no zip"])
@@ -73,7 +73,7 @@ def test_what_is_no_zip_is_bad_input(invoke, tmp_path: Path, content: bytes) -> 
     (tmp_path / "Müller.zip").write_bytes(content)
     code, _, err = invoke("dataset", "import", "Müller.zip", "--dry-run")
     assert code == exits.BAD_INPUT
-    assert "the file is not a zip, or cut off" in err
+    assert "the file is not a zip, or is truncated" in err
     assert "Müller" not in err
 
 

@@ -6,26 +6,28 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 from rich.console import Console
 from tests.drift_documents import make_document
 
-from vfmalign.cli import exits
+from vfmalign.cli import drift_windows, exits
 from vfmalign.cli.commands.api import drift as command
 from vfmalign.cli.gates import Outcome
-from vfmalign.cli.subprocesses import drift as drift_process
-from vfmalign.cli.subprocesses import drift_windows
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.drift_tables import show_drift
 from vfmalign.core.domain.drift import DriftRequest
-from vfmalign.core.domain.errors import PreconditionFailed, Unavailable, VfmalignError
+from vfmalign.core.domain.errors import PreconditionFailed, Unavailable
+from vfmalign.monitoring.local import observer
 from vfmalign.monitoring.local.history import History
-from vfmalign.monitoring.local.state_file import DriftState, Observed, write_state
+from vfmalign.monitoring.local.observer import observe
+from vfmalign.monitoring.local.state_file import DriftState, ObservedRows, write_state
 from vfmalign.monitoring.sequential import Monitor, MonitorOptions, state
 from vfmalign.reports.drift.document import DriftDocument
 
@@ -51,7 +53,7 @@ def test_the_defaults_of_the_command_and_of_the_library_are_the_same() -> None:
 
 def test_an_alarm_is_a_line_a_table_a_page_and_a_failed_gate(invoke: Invoke, files: list[str], tmp_path: Path) -> None:
     page = tmp_path / "drift.html"
-    arguments = ("drift", *files, "--local", "--window", "20", "--require", "no_alarm", "--report", str(page))
+    arguments = ("drift", *files, "--local", "--set", "window_rows=20", "--require", "no_alarm", "--report", str(page))
     code, out, err = invoke(*arguments, "--json")
     assert code == exits.GATE_FAILED
     document = json.loads(out)
@@ -67,7 +69,7 @@ def test_an_alarm_is_a_line_a_table_a_page_and_a_failed_gate(invoke: Invoke, fil
     assert document["windows"][-1]["p_value"]["value"] == 0.001
     assert document["windows"][-1]["mmd2"]["interval"]["lower"] > 0
     assert f"Alarm since row {alarm.row} of 60" in page.read_text()
-    code, out, err = invoke("drift", *files, "--local", "--window", "0")
+    code, out, err = invoke("drift", *files, "--local", "--set", "window_rows=0")
     assert code == exits.OK, "an alarm stops nothing unless it is asked to"
     assert "Most extreme rows" in out
     assert "Windowed MMD²" not in out
@@ -76,12 +78,12 @@ def test_an_alarm_is_a_line_a_table_a_page_and_a_failed_gate(invoke: Invoke, fil
 def test_a_stream_without_drift_passes(invoke: Invoke, files: list[str]) -> None:
     rows = np.load(files[1])[:30]
     np.save(files[1], rows)
-    code, out, err = invoke("drift", *files, "--window", "0", "--require", "no_alarm")
+    code, out, err = invoke("drift", *files, "--set", "window_rows=0", "--require", "no_alarm")
     assert code == exits.OK, err
     assert "No alarm in 30 rows." in out
     assert "gate no_alarm: passed" in out
     np.save(files[1], np.full((3, 4), np.nan))
-    code, out, _ = invoke("drift", *files, "--window", "0", "--require", "no_alarm")
+    code, out, _ = invoke("drift", *files, "--set", "window_rows=0", "--require", "no_alarm")
     assert (code, "gate no_alarm: undecidable" in out) == (exits.GATE_FAILED, True)
 
 
@@ -89,19 +91,24 @@ def test_a_stream_without_drift_passes(invoke: Invoke, files: list[str]) -> None
     ("arguments", "words"),
     [
         (("--require", "gain"), "--require: 'gain' is not a valid value\n  → choose one of no_alarm"),
-        (("--alpha", "0.7"), "--alpha: alpha is 0.7\n  → Use a number above 0 and up to 0.5."),
-        (("--run-length", "7"), "--run-length: run_length is 7"),
-        (("--run-length", "900", "--alpha", "0.01"), "--run-length: it stands in place of --alpha"),
-        (("--window", "3"), "--window: 3 is out of range"),
+        (("--alpha", "0.7"), "--alpha: alpha is 0.7\n  → use a number above 0 and up to 0.5"),
+        (("--set", "run_length=7"), "run_length: run_length is 7"),
+        (("--set", "run_length=900", "--alpha", "0.01"), "run_length: it replaces --alpha"),
+        (("--set", "window_rows=3"), "window_rows: 3 is out of range"),
+        (("--set", "window_rows=x"), "--set: 'x' is not a value of window_rows\n  → choose a whole number"),
+        (
+            ("--set", "window=3"),
+            "there is no key 'window'\n  → choose one of run_length, patient_window_days, window_rows, seed",
+        ),
         (("--by", "scanner"), "--by: arrays have no strata"),
         (("--layer", "x"), "REFERENCE: it has no layer `x`"),
-        (("--patient-window-days", "30"), "--patient-window-days: the days of the rows are unknown"),
+        (("--set", "patient_window_days=30"), "patient_window_days: the days of the rows are unknown"),
         (("--stream-table", "gone.csv"), "--stream-table: there is no such file"),
         (("--reference-table", "gone.csv"), "--reference-table: there is no such file"),
         (("--state", "/dev/null"), "--state: "),
         (("--state", "gone/state"), "--state: it cannot be written"),
         (("--report", "gone/page.html"), "--report: the file cannot be written"),
-        (("--seed", "-1"), "--seed: seed is -1"),
+        (("--set", "seed=-1"), "seed: seed is -1"),
         (("gone.npy",), "STREAM: there is no such file"),
         (("stream.npz",), "STREAM: an archive of arrays (.npz) is not read"),
     ],
@@ -109,9 +116,10 @@ def test_a_stream_without_drift_passes(invoke: Invoke, files: list[str]) -> None
 def test_a_wrong_option_or_file_is_named(
     invoke: Invoke, files: list[str], arguments: tuple[str, ...], words: str
 ) -> None:
-    code, _, err = invoke("drift", *files, *arguments, "--window", "0") if "--window" not in arguments else invoke(
-        "drift", *files, *arguments, "--local"
-    )  # fmt: skip
+    asks_for_windows = any(argument.startswith("window") for argument in arguments)
+    code, _, err = invoke(
+        "drift", *files, *arguments, *(("--local",) if asks_for_windows else ("--set", "window_rows=0"))
+    )
     assert code == exits.BAD_INPUT
     assert words in err
     assert "  → " in err
@@ -130,7 +138,7 @@ def test_feature_sets_need_a_deployment(invoke: Invoke, files: list[str], tmp_pa
     code, _, err = invoke("drift", "a" * 32, "b" * 32, "--home", str(tmp_path), "--local")
     assert (code, "vfmalign up" in err.replace("\n", " ")) == (exits.UNAVAILABLE, True)
     code, _, err = invoke("drift", *files, "--home", str(tmp_path))
-    assert code == exits.UNAVAILABLE, "a service compares windows unless --local or --window 0"
+    assert code == exits.UNAVAILABLE, "a service compares windows unless --local or window_rows=0"
 
 
 def test_windows_say_why_they_are_absent(monkeypatch: pytest.MonkeyPatch, invoke: Invoke, files: list[str]) -> None:
@@ -155,7 +163,7 @@ def test_a_service_that_fails_is_asked_once_and_holds_nothing_up(
     target = Target({}, None)
     monkeypatch.setattr(Target, "run", lambda _, work: fail(work))
     monkeypatch.setattr(Target, "find", lambda _: target)
-    code, out, _ = invoke("drift", *files, "--window", "20")
+    code, out, _ = invoke("drift", *files, "--set", "window_rows=20")
     assert (code, len(asked)) == (exits.OK, 1)
     assert "– the MMD service did not compare: the service does not answer" in out
 
@@ -163,7 +171,7 @@ def test_a_service_that_fails_is_asked_once_and_holds_nothing_up(
 def test_a_state_of_another_release_is_refused_with_what_to_do(
     invoke: Invoke, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("drift", *files, "--window", "0", "--state")
+    arguments = ("drift", *files, "--set", "window_rows=0", "--state")
     with monkeypatch.context() as patch:
         patch.setattr(state, "VERSION", 1)
         write_state(tmp_path / "old", make_state(files[0]))
@@ -178,52 +186,53 @@ def make_state(reference: str) -> DriftState:
     """The state of a monitor before its first row."""
     rows = np.load(reference)
     monitor = Monitor(MonitorOptions(), rows, [f"p{row}" for row in range(len(rows))])
-    return DriftState(monitor, History(), Observed(), {})
+    return DriftState(monitor, History(), ObservedRows(), {})
 
 
-def test_a_process_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(drift_process.sys, "executable", "/bin/false")
-    request = DriftRequest(reference="r.npy", streams=("s.npy",))
-    with pytest.raises(VfmalignError, match="the monitor ended with exit code 1"):
-        drift_process.observe_in_subprocess(request, tmp_path, {}, lambda *_: None, lambda *_: None)
-
-
-def test_the_process_refuses_a_request_that_is_not_one(tmp_path: Path) -> None:
-    (tmp_path / "request.json").write_text('{"reference": 3}')
-    done = subprocess.run(
-        [sys.executable, "-m", "vfmalign.monitoring.local", str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert json.loads(done.stderr)["subject"] == "request.json"
-
-
-def test_ctrl_c_ends_the_process_and_keeps_the_state(files: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_command_and_keeps_the_state(files: list[str], tmp_path: Path) -> None:
     np.save(files[1], np.random.default_rng(1).normal(size=(200_000, 4)))
-    request = DriftRequest(
-        reference=files[0], streams=(files[1],), window_rows=0, state=str(tmp_path / "state")
-    )  # fmt: skip
-    (tmp_path / "request.json").write_text(request.model_dump_json())
+    arguments = ["drift", files[0], files[1], "--set", "window_rows=0", "--state", str(tmp_path / "state")]
     process = subprocess.Popen(
-        [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-         "from vfmalign.monitoring.local.__main__ import main; raise SystemExit(main())", str(tmp_path)],
-        stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+         "from vfmalign.cli.__main__ import run; sys.exit(run(sys.argv[1:]))", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
     with process:
-        for line in process.stdout:
-            if json.loads(line).get("done", 0) > 5_100:
-                break
+        while process.poll() is None and not (tmp_path / "state").exists():
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        process.stdout.read()
+        _, err = process.communicate()
     assert process.returncode == exits.INTERRUPTED
-    rest = request.model_copy(update={"streams": (str(tmp_path / "part.npy"),)})
+    assert "Traceback" not in err
+    request = DriftRequest(reference=files[0], streams=(str(tmp_path / "part.npy"),), window_rows=0)
     np.save(tmp_path / "part.npy", np.load(files[1])[:8_000])
     first: list[int] = []
-    document = drift_process.observe_in_subprocess(
-        rest, tmp_path, {}, lambda _, total: first.append(total), lambda _: None
-    )  # fmt: skip
-    assert document.rows == 8_000
-    assert 0 < first[0] <= 3_000, "the rows of the stored state are not observed again"
+    document, _ = observe(
+        request.model_copy(update={"state": str(tmp_path / "state")}),
+        lambda _, total: first.append(total),
+        lambda *_: None,
+    )
+    assert document.rows >= 8_000
+    assert first[0] <= 3_000, "the rows of the stored state are not observed again"
+
+
+def test_the_monitor_uses_one_thread_and_leaves_those_of_the_process(
+    invoke: Invoke, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count_threads() -> set[int]:
+        return {one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"}
+
+    used: list[set[int]] = []
+
+    def observe_and_count(*arguments: Any) -> Any:
+        used.append(count_threads())
+        return observe(*arguments)
+
+    monkeypatch.setattr(observer, "observe", observe_and_count)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        assert invoke("drift", *files, "--set", "window_rows=0")[0] == exits.OK
+        assert count_threads() == {2}
+    assert used == [{1}]
 
 
 def test_the_tables_show_the_document() -> None:

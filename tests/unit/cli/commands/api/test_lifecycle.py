@@ -134,7 +134,8 @@ class Reports:
 def deploy(files: dict[str, bytes]) -> Target:
     """A deployment whose reports have these files."""
     client = SimpleNamespace(checks=Reports(files), experiments=Reports(files))
-    return cast(Target, SimpleNamespace(run=lambda work: asyncio.run(work(client))))
+    target = SimpleNamespace(run=lambda work: asyncio.run(work(client)), get_command=lambda words: f"vfmalign {words}")
+    return cast(Target, target)
 
 
 def refer(name: str, data: bytes) -> ObjectRef:
@@ -175,7 +176,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ("experiment", "d1", "--model", "m1", "--task", "segmentation"),
         ("watch", "c1"),
         ("demo",),
-        ("rehearse",),
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -186,8 +186,7 @@ def test_no_work_begins_whose_report_cannot_be_written(
     monkeypatch.setattr(Target, "find", lambda home: object())
     monkeypatch.setattr(Resource, "get", lambda *_: None)
     monkeypatch.setattr(Resource, "create", lambda *_: begun.append(arguments))
-    for module in ("check_demo", "rehearsal"):
-        monkeypatch.setattr(f"vfmalign.cli.demo.{module}.running_stack", lambda *_, **__: begun.append(arguments))
+    monkeypatch.setattr("vfmalign.cli.demo.check_demo.running_stack", lambda *_, **__: begun.append(arguments))
     (tmp_path / "file").touch()
     code, _, err = invoke(*arguments, "--reports", "file")
     assert (code, begun) == (exits.BAD_INPUT, [])

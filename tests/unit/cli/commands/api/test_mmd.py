@@ -67,19 +67,36 @@ def test_the_first_wrong_sample_of_a_comparison_is_named(invoke, local: tuple[st
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--kernel", "cosine"), "choose one of gaussian"),
+        (
+            ("--set", "kernel.family=cosine"),
+            "'cosine' is not a value of kernel.family\n  → choose gaussian, gaussian_mix",
+        ),
         (("--sigma", "0"), "--sigma: out of range\n  → choose a number from 1e-100 to 1e100"),
         (("--sigma", "-1"), "choose a number from 1e-100 to 1e100"),
         (("--sigma", "nan"), "choose a number from 1e-100 to 1e100"),
-        (("--sigma", "1", "--estimator", "best"), "choose one of biased"),
-        (("--sigma", "1", "--precision", "float32"), "choose one of fast, high, exact"),
-        (("--bandwidth", "fixed"), "fixed needs --sigma"),
-        (("--bandwidth", "pooled_median", "--sigma", "1"), "a median takes none"),
-        (("--kernel", "linear", "--sigma", "1"), "has no bandwidth"),
-        ((), "give --reference (features of the training split before fine-tuning), --sigma, or --bandwidth pooled"),
-        (("--bandwidth", "reference_median"), "there is no reference to take the bandwidth from"),
-        (("--sigma", "1", "--aggregated"), "add --permutations 1000"),
-        (("--sigma", "1", "--measure", "energy,logme"), "choose one of cka, frechet, energy"),
+        (("--sigma", "1", "--set", "estimator=best"), "--set: 'best' is not a value of estimator\n  → choose biased"),
+        (("--sigma", "1", "--set", "precision=float32"), "choose fast, high or exact"),
+        (("--sigma", "1", "--set", "precision=high", "--set", "precision=fast"), "use precision=VALUE once"),
+        (
+            ("--set", "kernel.bandwidth_rule=fixed"),
+            "kernel.bandwidth_rule: there is neither a reference nor a bandwidth",
+        ),
+        (("--set", "kernel.family=linear", "--sigma", "1"), "has no bandwidth"),
+        (
+            (),
+            "give --reference (features of the training split before fine-tuning), --sigma, or --set kernel.bandwidth",
+        ),
+        (("--set", "kernel.bandwidth_rule=reference_median"), "there is neither a reference nor a bandwidth"),
+        (("--sigma", "1", "--set", "test.aggregated=true"), "add --permutations 1000"),
+        (("--sigma", "1", "--set", "test.aggregated=maybe"), "choose true or false"),
+        (
+            ("--sigma", "1", "--set", "measures=energy,logme"),
+            "'logme' is not a value of measures\n  → choose cka, frechet",
+        ),
+        (
+            ("--sigma", "1", "--set", "measure=energy"),
+            "choose one of estimator, precision, frequencies, measures, kernel",
+        ),
     ],
 )
 def test_options_of_a_comparison_that_mean_nothing(invoke, arguments: tuple[str, ...], words: str) -> None:

@@ -150,7 +150,7 @@ def test_an_id_with_other_content_is_a_conflict_that_holds_nothing_else_up(
     assert code == exits.BAD_INPUT
     assert json.loads(out)["observed"]["conflicts"] == [2]
     assert json.loads(out)["observed"]["duplicates"] == 2
-    assert "! row 2: its id was recorded before with other content, which stays" in err
+    assert "! row 2: its id was recorded before with other content, which is kept" in err
     assert "o-1" not in err
 
 

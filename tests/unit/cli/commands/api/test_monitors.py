@@ -9,27 +9,31 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.monitor_records import NOW, SHA256, make_alarm, make_epoch
 from tests.monitoring_service import PAGE, Monitoring
+from tests.preloaded import PreloadedPython
 from tests.unit.cli.conftest import Invoke
 
 from vfmalign.cli import exits
 from vfmalign.client.messages.monitors import EvidencePeak, Monitor
 from vfmalign.v1 import monitoring_pb2
 
+Python = Callable[..., PreloadedPython]
 SET = "5f5b865d1efe16135f5b865d1efe1613"
 
 
 def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monitoring) -> None:
     code, out, err = run(
-        "create", "m1", f"{SET}@{SHA256}", "--layer", "stages.3", "--descriptive-layer", "stages.1", "--by", "scanner",
-        "--alpha", "0.05", "--patient-window-days", "90", "--first-patients", "100", "--window", "50",
-        "--max-silence-hours", "24", "--seed", "7",
-        "--title", "Prostate, 3 T",
+        "create", "m1", f"{SET}@{SHA256}", "--layer", "stages.3", "--set", "descriptive_layers=stages.1",
+        "--by", "scanner",
+        "--alpha", "0.05", "--set", "patient_window_days=90", "--first-patients", "100", "--set", "window_rows=50",
+        "--max-silence-hours", "24", "--set", "seed=7",
+        "--set", "title=Prostate, 3 T",
     )  # fmt: skip
     assert code == exits.OK, err
     assert f"monitor m1: watches layer stages.3 of model profound with the reference {SET}" in " ".join(out.split())
@@ -40,7 +44,7 @@ def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monito
     assert (spec.alpha, spec.run_length, spec.patient_window_days, spec.window_rows) == (0.05, 0, 90, 50)
     assert spec.first_patients == 100
     assert (spec.max_silence_hours, spec.seed, spec.title) == (24, 7, "Prostate, 3 T")
-    code, out, _ = run("create", "m2", SET, "--run-length", "5000", "--json")
+    code, out, _ = run("create", "m2", SET, "--set", "run_length=5000", "--json")
     assert json.loads(out)["monitor"]["spec"]["run_length"] == 5000
     code, _, err = run("create", "m1", SET)
     assert (code, "another monitor has this id" in err) == (exits.BAD_INPUT, True)
@@ -52,36 +56,36 @@ def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monito
         (("create", "m1", "march.npy"), "REFERENCE: is not the id of a feature set → extract the features of"),
         (("create", "m1", f"{SET}@short"), "REFERENCE: is not the id of a feature set → give the ID or ID@SHA256"),
         (("create", "m1", SET, "--alpha", "0.7"), "--alpha: out of range → choose a value of at most 0.5"),
-        (("create", "m1", SET, "--run-length", "7"), "--run-length: out of range → choose a value of at least 100"),
-        (("create", "m1", SET, "--window", "3"), "--window: out of range → choose a value of at least 16"),
+        (
+            ("create", "m1", SET, "--set", "run_length=7"),
+            "--set: '7' is not a value of run_length → choose a whole number",
+        ),
+        (
+            ("create", "m1", SET, "--set", "window_rows=3"),
+            "not a value of window_rows → choose a whole number from 16 to 5,000",
+        ),
         (("create", "m1", SET, "--by", "Not A Kind"), "--by: not a valid id"),
         (("create", "m1", SET, "--max-silence-hours", "-1"), "--max-silence-hours: out of range"),
         (
-            ("create", "m1", SET, "--max-silence-hours", "0"),
-            "--max-silence-hours: out of range → choose a value from 1",
-        ),
-        (("create", "m1", SET, "--run-length", "0"), "--run-length: out of range → choose a value from 100 to"),
-        (("create", "m1", SET, "--patient-window-days", "0"), "--patient-window-days: out of range → choose a value"),
-        (
-            ("create", "m1", SET, "--alpha", "0.01", "--run-length", "900"),
-            "--run-length: it stands in place of --alpha",
+            ("create", "m1", SET, "--alpha", "0.01", "--set", "run_length=900"),
+            "run_length: it replaces --alpha",
         ),
         (("list", "--state", "gone"), "--state: 'gone' is not a valid value → choose one of active, paused"),
         (("show", "absent"), "absent: there is no such monitor"),
         (("show", "m1", "--require", "gain"), "--require: 'gain' is not a valid value → choose one of no_alarm"),
-        (("report", "m1", "-o", "page.pdf"), "--output: the name ends neither in .html nor in .json"),
+        (("report", "m1", "-o", "page.pdf"), "--output: the name must end in .html or .json"),
         (("report", "prostate-3t", "-o", "gone/page.html"), "--output: the file cannot be written"),
         (("replace-reference", "m1", SET), "the reason of the new epoch is missing → give --fixed for a change"),
         (("replace-reference", "m1"), "the reason of the new epoch is missing → give --fixed for a change"),
         (("replace-reference", "m1", "march.npy", "--reset"), "REFERENCE: is not the id of a feature set → extract"),
         (("replace-reference", "m1", SET, "--fixed", "--reset"), "several reasons of the new epoch are given"),
-        (("observe", "m1", "march.npy"), "--table: an array does not say whose features it holds"),
-        (("observe", "m1", "march.npy", "--table", "t.csv"), "--same-model: an array does not say which model made"),
+        (("observe", "m1", "march.npy"), "--table: an array does not name the patients of its rows"),
+        (("observe", "m1", "march.npy", "--table", "t.csv"), "--same-model: an array does not name the model"),
         (("observe", "m1", SET, "--same-model"), "--same-model: a feature set has patients, strata and an origin"),
         (("observe", "prostate-3t", "Not An Id"), "SOURCE: is neither the id of a feature set nor a .npy file"),
         (("observe", "prostate-3t", SET), f"{SET}: there is no such feature set"),
         (("observe", "absent", SET), "absent: there is no such monitor"),
-        (("delete", "prostate-3t"), "--yes: nobody can be asked whether to delete it → add --yes"),
+        (("delete", "prostate-3t"), "--yes: there is no terminal to confirm the deletion → add --yes"),
     ],
 )
 def test_a_wrong_argument_is_named(run: Invoke, monitoring: Monitoring, arguments: tuple[str, ...], words: str) -> None:
@@ -99,12 +103,12 @@ def test_a_wrong_argument_is_named(run: Invoke, monitoring: Monitoring, argument
         ("spec.reference.feature_set_id", "REFERENCE"),
         ("reference.feature_set_id", "REFERENCE"),
         ("spec.layer", "--layer"),
-        ("spec.descriptive_layers[1]", "--descriptive-layer"),
+        ("spec.descriptive_layers[1]", "descriptive_layers[1]"),
         ("spec.stratum", "--by"),
-        ("spec.window_rows", "--window"),
-        ("spec.patient_window_days", "--patient-window-days"),
+        ("spec.window_rows", "window_rows"),
+        ("spec.patient_window_days", "patient_window_days"),
         ("spec.first_patients", "--first-patients"),
-        ("spec.title", "--title"),
+        ("spec.title", "title"),
     ],
 )
 def test_a_field_that_the_service_refuses_is_shown_as_its_option(
@@ -211,7 +215,7 @@ def test_an_alarm_is_shown_before_it_is_acknowledged(run: Invoke, monitoring: Mo
     assert "monitor prostate-3t: Acknowledged 03 March 2026, 12:00 UTC: coil replaced" in out
     code, out, err = run("acknowledge", "prostate-3t", "--note", "again", "--json")
     assert json.loads(out)["monitor"]["epoch"]["alarm"]["note"] == "coil replaced"
-    assert "it was acknowledged before, which stays as it is" in err
+    assert "it was acknowledged before; the first acknowledgement is kept" in err
     monitoring.add("quiet", alarm=False)
     code, _, err = run("acknowledge", "quiet")
     assert (code, "quiet: epoch 1 has no alarm" in err) == (exits.BAD_INPUT, True)
@@ -259,7 +263,7 @@ def test_only_a_reset_may_leave_the_reference_out(run: Invoke, monitoring: Monit
     monitoring.add()
     code, _, err = run("replace-reference", "prostate-3t", option)
     assert code == exits.BAD_INPUT
-    assert "REFERENCE: it is missing → name a feature set; only --reset keeps the current" in " ".join(err.split())
+    assert "REFERENCE: required without --reset → name a feature set" in " ".join(err.split())
     assert monitoring.monitors["prostate-3t"].epoch.number == 1
 
 
@@ -295,13 +299,13 @@ def test_a_monitor_is_paused_resumed_and_deleted(run: Invoke, monitoring: Monito
 
 @pytest.mark.parametrize(("answer", "code", "left"), [(b"y\n", exits.OK, 0), (b"n\n", exits.INTERRUPTED, 1)])
 def test_somebody_at_a_terminal_is_asked_before_a_monitor_is_deleted(
-    monitoring: Monitoring, address: str, tmp_path: Path, answer: bytes, code: int, left: int
+    monitoring: Monitoring, address: str, tmp_path: Path, python: Python, answer: bytes, code: int, left: int
 ) -> None:
     monitoring.add()
     ours, theirs = pty.openpty()
     environment = {**os.environ, "VFMALIGN_MONITORING_ADDRESS": address, "HOME": str(tmp_path)}
     command = [sys.executable, "-m", "vfmalign.cli", "monitors", "delete", "prostate-3t"]
-    with subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE, env=environment) as process:
+    with python(command, stdin=theirs, stderr=subprocess.PIPE, env=environment) as process:
         os.write(ours, answer)
         _, err = process.communicate(timeout=60)
     os.close(ours)
@@ -323,7 +327,7 @@ def test_a_report_is_written_as_a_page_or_as_json(run: Invoke, monitoring: Monit
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["lines", "json"])
 def test_a_watch_writes_a_line_at_every_change_until_ctrl_c(
-    monitoring: Monitoring, address: str, tmp_path: Path, as_json: bool
+    monitoring: Monitoring, address: str, tmp_path: Path, python: Python, as_json: bool
 ) -> None:
     monitoring.add("m1")
     environment = {**os.environ, "VFMALIGN_MONITORING_ADDRESS": address, "HOME": str(tmp_path)}
@@ -334,7 +338,7 @@ def test_a_watch_writes_a_line_at_every_change_until_ctrl_c(
     )
     command = [sys.executable, "-c", program, "monitors", "watch", "m1", *(["--json"] if as_json else [])]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
+    with python(command, env=environment, **pipes) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline()]
         monitoring.change("m1", state=monitoring_pb2.MONITOR_STATE_PAUSED)
@@ -355,7 +359,7 @@ def test_a_watch_writes_a_line_at_every_change_until_ctrl_c(
 
 
 def test_ctrl_c_ends_a_watch_whose_event_loop_has_just_gone_to_sleep(
-    monitoring: Monitoring, address: str, tmp_path: Path
+    monitoring: Monitoring, address: str, tmp_path: Path, python: Python
 ) -> None:
     """Python handles a signal in its main thread, which does not wake by itself if the signal comes before it waits.
 
@@ -371,7 +375,7 @@ def test_ctrl_c_ends_a_watch_whose_event_loop_has_just_gone_to_sleep(
     )
     command = [sys.executable, "-c", program, "monitors", "watch", "m1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
+    with python(command, env=environment, **pipes) as process:
         assert process.stdout is not None
         assert "active  epoch 1" in process.stdout.readline()
         while psutil.Process(process.pid).status() != psutil.STATUS_SLEEPING:

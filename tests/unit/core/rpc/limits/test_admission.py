@@ -49,7 +49,7 @@ async def test_calls_of_one_caller_are_limited_until_one_ends() -> None:
         with (
             admission.count(ME),
             admission.count(OTHER),
-            pytest.raises(Exhausted, match="2 calls at once") as caught,
+            pytest.raises(Exhausted, match="2 calls are open") as caught,
             admission.count(ME),
         ):
             pass
@@ -229,7 +229,7 @@ async def test_the_oldest_answer_makes_room() -> None:
     answers[1]()
 
 
-async def test_strangers_learn_where_to_probe() -> None:
+async def test_anonymous_callers_learn_where_to_probe() -> None:
     admission = create(is_shared=True, calls_per_caller=1)
     with admission.count(ME), pytest.raises(Exhausted, match="callers without a token") as caught, admission.count(ME):
         pass

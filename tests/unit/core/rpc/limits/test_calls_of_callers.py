@@ -22,7 +22,7 @@ from vfmalign.core.rpc import interceptors
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.limits.bounds import parse_request
-from vfmalign.core.rpc.server import STRANGERS_CALLS, serve_api
+from vfmalign.core.rpc.server import ANONYMOUS_CALLS, serve_api
 from vfmalign.core.rpc.status_mapping import from_rpc_error
 from vfmalign.core.runtime.auth_settings import AuthSettings
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
@@ -176,7 +176,7 @@ async def test_a_service_calls_for_everybody_without_a_limit_of_its_own(api: Api
 async def test_callers_without_identity_share_few_calls(api: Api) -> None:
     api.state.open.clear()
     stubs: list[Any] = [health_pb2_grpc.HealthStub(await api.connect()) for _ in range(2)]
-    running = [stubs[0].Check(health_pb2.HealthCheckRequest(), timeout=WAIT_S) for _ in range(STRANGERS_CALLS)]
+    running = [stubs[0].Check(health_pb2.HealthCheckRequest(), timeout=WAIT_S) for _ in range(ANONYMOUS_CALLS)]
     for _ in running:
         await api.state.entered.acquire()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -189,7 +189,7 @@ async def test_callers_without_identity_share_few_calls(api: Api) -> None:
         assert (await call).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_strangers_cannot_hold_calls_by_watching_the_health(api: Api) -> None:
+async def test_anonymous_callers_cannot_hold_calls_by_watching_the_health(api: Api) -> None:
     stub: Any = health_pb2_grpc.HealthStub(await api.connect())
     for _ in range(2 * LIMIT):
         call = stub.Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)

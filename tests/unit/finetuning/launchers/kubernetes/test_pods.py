@@ -6,7 +6,7 @@ import pytest
 
 from vfmalign.finetuning.launchers.base import classify
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options
-from vfmalign.finetuning.launchers.kubernetes.pods import TRAINING, Waiting, ended, waiting
+from vfmalign.finetuning.launchers.kubernetes.pods import TRAINING, StartupStatus, ended, waiting
 
 OPTIONS = Options(template="gpu-jobs", active_deadline_s=60)
 TOGETHER = Options(template="gpu-jobs", nodes=2)
@@ -77,7 +77,7 @@ def test_programs_read_the_cause_as_a_constant(status: dict, reason: str) -> Non
 
 def test_an_ordinary_start_has_no_remedy() -> None:
     preparing = waiting([pod(held("ContainerCreating"), node="gpu-1")], OPTIONS)
-    assert preparing == Waiting("POD_PENDING", "its pod is being prepared on node gpu-1")
+    assert preparing == StartupStatus("POD_PENDING", "its pod is being prepared on node gpu-1")
     assert waiting([pod({"phase": "Pending"})], OPTIONS).message == "its pod waits for the scheduler"
     assert waiting([pod({"phase": "Running"})], OPTIONS) == TRAINING
     assert waiting([pod({"phase": "Running"}, ending=True)], OPTIONS).message == "pod a-x is ending"

@@ -142,7 +142,7 @@ def test_studies_are_left_out_and_series_chosen_by_number(tmp_path: Path) -> Non
     checked = prepare_import(tmp_path / "d", "d", options, mapping_path=tmp_path / "m.csv", salt=bytes(32))
     assert checked.dataset.curation == Curation(excluded=(ids[1],), chosen={ids[0]: {"t2w": "10"}})
     assert {case.id for case in (*checked.dataset.train, *checked.dataset.test)} == {ids[0], ids[2], ids[3]}
-    assert f"left out: case 2 of 4, {ids[1]}: as --exclude says" in checked.notes
+    assert f"left out: case 2 of 4, {ids[1]}: excluded by --exclude" in checked.notes
     assert len(list(checked.encode_cases())) == 3
     stored = from_datalist(to_datalist(checked.dataset), "d")
     assert (stored.curation, stored.digest()) == (checked.dataset.curation, checked.dataset.digest())
@@ -315,7 +315,7 @@ def test_a_missing_patient_is_named_beside_other_problems(tmp_path: Path) -> Non
 
 def test_a_source_without_a_case_says_what_was_left_out(tmp_path: Path) -> None:
     (tmp_path / "zauberberg.txt").write_text("no DICOM")
-    with pytest.raises(BadDataset, match=r"there is no case; left out: 1 file \(not DICOM\)") as caught:
+    with pytest.raises(BadDataset, match=r"no case found; left out: 1 file \(not DICOM\)") as caught:
         read_source(tmp_path, "dicom", DECLARATION, DicomOptions(SELECTIONS))
     assert "zauberberg" not in str(caught.value)
 
@@ -324,11 +324,12 @@ def test_a_label_map_that_no_segmentation_gives_is_noted(tmp_path: Path) -> None
     write_study(tmp_path / "d")
     assert read_source(tmp_path / "d", "dicom", DECLARATION, DicomOptions(SELECTIONS))[1].notes == ()
     _, without = read_source(tmp_path / "d", "dicom", DECLARATION, DicomOptions(SELECTIONS[:1]))
-    assert without.notes == ("gland: no selection says which segments it takes",)
+    assert without.notes == ("gland: it has no selection",)
     other = SELECTIONS[1].model_copy(update={"segments": {1: SegmentRule(number=2)}})
     _, unmet = read_source(tmp_path / "d", "dicom", DECLARATION, DicomOptions((SELECTIONS[0], other)))
     assert unmet.notes == (
-        "gland: its selection takes nothing in 1 of 1 studies with segmentations; `vfmalign dicom show` says why",
+        "gland: its selection matches nothing in 1 of 1 studies with segmentations; "
+        "`vfmalign dicom show` lists the reasons",
     )
 
 
@@ -416,7 +417,7 @@ def test_a_damaged_file_is_named_before_the_splits_that_it_makes_impossible(tmp_
     write_study(tmp_path / "d")
     (tmp_path / "d/damaged").write_bytes(bytes(128) + b"DICM" + bytes(100))
     _, prepared = run(tmp_path / "d", ImportOptions(declaration=DECLARATION, dicom=DicomOptions(SELECTIONS)))
-    assert "begins like DICOM, and is cut off or damaged" in prepared.problems[0].text
+    assert "begins like DICOM, but is truncated or damaged" in prepared.problems[0].text
 
 
 def test_cases_without_a_label_map_can_be_left_out(tmp_path: Path) -> None:
@@ -450,7 +451,7 @@ def test_truncated_pixels_are_a_problem_of_the_case(tmp_path: Path) -> None:
 
 def test_a_declaration_that_chooses_no_series_is_refused(tmp_path: Path) -> None:
     write_study(tmp_path / "d")
-    with pytest.raises(BadOption, match="knee does not say which series t2w takes"):
+    with pytest.raises(BadOption, match="knee has no selection for t2w"):
         read_source(tmp_path / "d", "dicom", DECLARATION)
-    with pytest.raises(BadOption, match="'faces' is not refused"):
+    with pytest.raises(BadOption, match="'faces' is not a refusal"):
         read_source(tmp_path / "d", "dicom", DECLARATION, DicomOptions(SELECTIONS, ("faces",)))

@@ -79,7 +79,7 @@ def test_a_stray_file_beside_or_within_folders_of_cases_is_named(tmp_path):
     assert case.problems == ()
     assert len(site.problems) == len(old.problems) == 3
     assert all("beside folders of cases: move them away" in problem for problem in site.problems)
-    assert all("its folder lies in that of another case" in problem for problem in old.problems)
+    assert all("its folder lies in the folder of another case" in problem for problem in old.problems)
 
 
 def test_folders_that_cannot_be_scanned(tmp_path):

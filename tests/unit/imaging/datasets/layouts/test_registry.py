@@ -124,7 +124,7 @@ def test_several_layouts_at_once_are_refused_and_one_can_be_chosen(tmp_path: Pat
         read_source(tmp_path / "d")
     assert read_source(tmp_path / "d", "csv")[0] == "csv"
     assert read_source(tmp_path / "d", "decathlon")[0] == "decathlon"
-    with pytest.raises(BadOption, match="is not a layout; choose one of csv, nnunet, decathlon, bids, dicom, folders"):
+    with pytest.raises(BadOption, match="unknown layout; choose one of csv, nnunet, decathlon, bids, dicom, folders"):
         read_source(tmp_path / "d", "nrrd")
 
 

@@ -47,7 +47,7 @@ polygons = st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=12
 
 
 @given(st.lists(polygons, min_size=1, max_size=3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_voxels_are_those_whose_centre_lies_inside(contours: list[Polygon]) -> None:
     expected = [[is_inside(contours, x, y) for y in range(SHAPE[1])] for x in range(SHAPE[0])]
     np.testing.assert_array_equal(draw(*contours), expected)

@@ -272,7 +272,7 @@ def test_an_own_grid_keeps_planes_without_a_frame(image: list[Dataset]) -> None:
 def test_frames_beside_the_voxels_without_a_stated_spacing_are_refused() -> None:
     image, segmentation, _ = _draw_elsewhere(np.eye(3), (0.5, 0, 0), SHAPE)
     del segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices
-    with pytest.raises(BadVolume, match="neither on the image's voxels nor"):
+    with pytest.raises(BadVolume, match="match neither the image's voxels nor"):
         _read(segmentation, image, {1: 1})
 
 
@@ -280,14 +280,14 @@ def test_frames_of_no_regular_grid_are_refused(image: list[Dataset]) -> None:
     segmentation = _segment(image, {"gland": GLAND})
     position = segmentation.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0]
     position.ImagePositionPatient = [*position.ImagePositionPatient[:2], position.ImagePositionPatient[2] + 1]
-    with pytest.raises(BadVolume, match="neither on the image's voxels nor"):
+    with pytest.raises(BadVolume, match="match neither the image's voxels nor"):
         _read(segmentation, image, {1: 1})
 
 
 def test_frames_beyond_the_image_are_refused_where_they_have_no_grid_of_their_own() -> None:
     image, segmentation, _ = _draw_elsewhere(np.eye(3), (0, 0, 4), SHAPE)
     del segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices
-    with pytest.raises(BadVolume, match="neither on the image's voxels nor"):
+    with pytest.raises(BadVolume, match="match neither the image's voxels nor"):
         _read(segmentation, image, {1: 1})
 
 
@@ -317,7 +317,7 @@ def test_positions_that_no_scanner_writes_are_refused(image: list[Dataset], posi
 def test_another_frame_of_reference_is_refused(image: list[Dataset]) -> None:
     segmentation = _segment(image, {"gland": GLAND})
     segmentation.FrameOfReferenceUID = uid.generate_uid()
-    with pytest.raises(BadVolume, match="another frame of reference") as caught:
+    with pytest.raises(BadVolume, match="different frames of reference") as caught:
         _read(segmentation, image, {1: 1})
     assert segmentation.FrameOfReferenceUID not in str(caught.value)
 
@@ -326,7 +326,7 @@ def test_an_image_without_frame_of_reference_is_refused(image: list[Dataset]) ->
     segmentation = _segment(image, {"gland": GLAND})
     for dataset in image:
         del dataset.FrameOfReferenceUID
-    with pytest.raises(BadVolume, match="another frame of reference"):
+    with pytest.raises(BadVolume, match="different frames of reference"):
         _read(segmentation, image, {1: 1})
 
 
@@ -349,7 +349,7 @@ def test_fractions_are_refused(image: list[Dataset]) -> None:
     segmentation = _segment(image, {"gland": GLAND}, kind="FRACTIONAL", max_fractional_value=200)
     np.testing.assert_array_equal(_read(segmentation, image, {1: 1}).array_XYZ, GLAND)
     segmentation.MaximumFractionalValue = 201
-    with pytest.raises(BadVolume, match="holds fractions") as caught:
+    with pytest.raises(BadVolume, match="holds fractional values") as caught:
         _read(segmentation, image, {1: 1})
     assert "threshold" in caught.value.remedy
 

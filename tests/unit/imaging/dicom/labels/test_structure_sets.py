@@ -170,7 +170,7 @@ def test_contours_of_an_enhanced_image_are_placed() -> None:
         del image.ReferencedFrameNumber
     np.testing.assert_array_equal(read_drawn(made, [enhanced]).array_XYZ, make_square(3, 4, 5, 6))
     images[2].ReferencedFrameNumber = 5
-    with pytest.raises(BadVolume, match="names another image"):
+    with pytest.raises(BadVolume, match="names a different image"):
         read_drawn(made, [enhanced])
 
 
@@ -200,7 +200,7 @@ def test_a_contour_inside_another_is_a_hole(image: list[Dataset], kind: str) -> 
 
 @pytest.mark.parametrize("again", [SQUARE, SQUARE[2:] + SQUARE[:2], SQUARE[::-1], [*SQUARE, SQUARE[0]]])
 def test_a_contour_that_is_there_twice_is_refused(image: list[Dataset], again: list[tuple[float, float]]) -> None:
-    with pytest.raises(BadVolume, match="a contour of a slice is there twice"):
+    with pytest.raises(BadVolume, match="a slice has the same contour twice"):
         draw(image, [*stretch(SQUARE, range(3)), to_contour(again, 1)])
 
 
@@ -286,13 +286,13 @@ def test_a_contour_that_names_another_image_is_refused(image: list[Dataset]) -> 
             second.ContourImageSequence, first.ContourImageSequence
         )  # fmt: skip
 
-    with pytest.raises(BadVolume, match="names another image"):
+    with pytest.raises(BadVolume, match="names a different image"):
         draw(image, stretch(SQUARE, range(2)), change=exchange)
 
 
 @pytest.mark.parametrize("slices", [(0, 2, 4), (0, 1, 2, 4), (0, 3)])
 def test_slices_without_a_contour_between_others_are_refused(image: list[Dataset], slices: tuple[int, ...]) -> None:
-    with pytest.raises(BadVolume, match="of the slices between others of a region have no contour") as caught:
+    with pytest.raises(BadVolume, match="of the slices between contours of a region have no contour") as caught:
         draw(image, [to_contour(SQUARE, z) for z in slices])
     assert "interpolate them" in caught.value.remedy
 
@@ -322,22 +322,22 @@ def test_another_frame_of_reference_is_refused(image: list[Dataset]) -> None:
     def move(made: Dataset) -> None:
         made.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = uid.generate_uid()
 
-    with pytest.raises(BadVolume, match="another frame of reference"):
+    with pytest.raises(BadVolume, match="different frames of reference"):
         draw(image, stretch(SQUARE, range(2)), change=move)
 
 
 def test_a_frame_of_reference_that_nothing_states_is_refused(image: list[Dataset]) -> None:
     made = make_structure_set(image, {"gland": stretch(SQUARE, range(2))}, AFFINE)
     del made.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
-    with pytest.raises(BadVolume, match="another frame of reference"):
+    with pytest.raises(BadVolume, match="different frames of reference"):
         read_drawn(made, image)
 
 
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
-        (b"1\\2\\3\\4", "another number of points"),
-        (b"1\\2\\3", "another number of points"),
+        (b"1\\2\\3\\4", "differs from the stated number"),
+        (b"1\\2\\3", "differs from the stated number"),
         (b"", "damaged"),
         (b"Zauberberg\\2\\3", "damaged"),
         (b"nan\\2\\3" + b"\\1\\2\\3" * 3, "is NaN"),
@@ -367,7 +367,7 @@ def test_contours_that_cross_more_rows_than_organs_do_are_refused(
             patched.setattr(structure_sets, limit, count)
             draw(image, contours)
             patched.setattr(structure_sets, limit, count - 1)
-            with pytest.raises(BadVolume, match="more rows of voxels than those of organs"):
+            with pytest.raises(BadVolume, match="more voxel rows than contours of organs"):
                 draw(image, contours)
 
 

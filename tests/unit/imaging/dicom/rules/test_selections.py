@@ -86,11 +86,11 @@ MANY = {"any": [{"Rows": n} for n in range(200)]}
         ([T1W, TISSUE | {"segments": {"1": {"number": 0}}}], "[1].segments.1.number", "at least 1"),
         # What does not fit the declaration.
         ([T1W | {"name": "flair"}], "[0].name", "give one selection to each of t1w, tissue"),
-        ([T1W, T1W], "[1].name", "the second of this name"),
-        ([T1W | {"segments": {"1": {"number": 1}}}], "[0].segments", "a modality has none"),
-        ([T1W, {**TISSUE, "segments": None}], "[1].segments", "named by its values"),
-        ([T1W, TISSUE | {"segments": {"3": {"number": 1}}}], "[1].segments", "named by its values"),
-        ([TISSUE], "", "brain does not say which series t1w takes"),
+        ([T1W, T1W], "[1].name", "a repeated name"),
+        ([T1W | {"segments": {"1": {"number": 1}}}], "[0].segments", "not allowed for a modality"),
+        ([T1W, {**TISSUE, "segments": None}], "[1].segments", "required by value for a label map"),
+        ([T1W, TISSUE | {"segments": {"3": {"number": 1}}}], "[1].segments", "required by value for a label map"),
+        ([TISSUE], "", "brain has no selection for t1w"),
     ],
 )
 def test_a_wrong_selection_is_refused_by_field(selections: list[Any], field: str, message: str) -> None:
@@ -121,8 +121,8 @@ def test_a_wrong_file_is_refused(content: bytes, field: str, message: str) -> No
 def test_without_selections_the_error_shows_how_one_is_written() -> None:
     with pytest.raises(BadOption) as caught:
         check_selections(get_declaration("hippocampus"), ())
-    assert "hippocampus does not say which series t1w takes" in caught.value.message
-    example = caught.value.remedy.split("such as ")[1].split(" to its file")[0]
+    assert "hippocampus has no selection for t1w" in caught.value.message
+    example = caught.value.remedy.split("for example, ")[1].split("; `vfmalign")[0]
     selections = json.loads("{" + example + "}")["selections"]
     check_selections(get_declaration("hippocampus"), parse(*selections).selections)
     assert "`vfmalign dicom show`" in caught.value.remedy

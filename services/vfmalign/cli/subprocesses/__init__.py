@@ -1,1 +1,0 @@
-"""Comparisons and monitors in subprocesses of this machine, without a service."""

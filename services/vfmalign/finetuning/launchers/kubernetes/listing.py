@@ -1,0 +1,62 @@
+"""The launcher's Jobs, as last listed."""
+
+from __future__ import annotations
+
+import time
+
+from vfmalign.core.domain.errors import Unavailable
+from vfmalign.core.runtime import logs
+from vfmalign.finetuning.launchers.kubernetes.api import Cluster
+from vfmalign.finetuning.launchers.kubernetes.manifest import Json
+
+_log = logs.get(__name__)
+
+
+class JobList:
+    """Jobs that match a label selector. They are listed again when the last list is too old. Not thread-safe.
+
+    Args:
+        cluster: namespace of the Jobs.
+        selector: label selector.
+        every_s: shortest interval between two lists, in seconds; a longer `Retry-After` is respected.
+    """
+
+    def __init__(self, cluster: Cluster, selector: str, *, every_s: float) -> None:
+        self._cluster = cluster
+        self._selector = selector
+        self._every_s = every_s
+        self._due_s = float("-inf")
+        self._jobs: dict[str, Json] = {}
+        self._trouble = ""
+
+    @property
+    def trouble(self) -> str:
+        """Error of the last attempt to list Jobs, in which case the previous list is used; else empty."""
+        return self._trouble
+
+    def get(self, name: str) -> Json | None:
+        """Returns a Job as last listed, or None. The API server may have newer Jobs."""
+        self._refresh()
+        return self._jobs.get(name)
+
+    def all(self) -> list[Json]:
+        """Returns every listed Job."""
+        self._refresh()
+        return list(self._jobs.values())
+
+    def add(self, job: Json) -> None:
+        """Adds a Job that the API has just returned."""
+        self._jobs[job["metadata"]["name"]] = job
+
+    def _refresh(self) -> None:
+        if time.monotonic() < self._due_s:
+            return
+        wait_s = self._every_s
+        try:
+            self._jobs = {job["metadata"]["name"]: job for job in self._cluster.jobs(self._selector)}
+            self._trouble = ""
+        except Unavailable as error:
+            self._trouble = str(error)
+            _log.warning("jobs_not_listed", error=self._trouble)
+            wait_s = max(wait_s, error.retry_after_s or 0.0)
+        self._due_s = time.monotonic() + wait_s
