@@ -29,7 +29,7 @@ from bench.tables import Section, Table
 from vfmalign.client import Client, PacsReference
 from vfmalign.client.features import StudyFeatures
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.imaging.datasets.preparation import ImportOptions
+from vfmalign.imaging.datasets.discovery import ImportOptions
 from vfmalign.imaging.phantoms.rendering import generate_case
 from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES

@@ -124,8 +124,8 @@ def main() -> int:
 
 def measure(layout: str, folder: Path, *, profile: bool) -> dict[str, Any]:
     """Imports a folder, without the transfer; returns seconds, peak memory in MiB and seconds by stage."""
+    from vfmalign.imaging.datasets.discovery import ImportOptions
     from vfmalign.imaging.datasets.importer import prepare_import
-    from vfmalign.imaging.datasets.preparation import ImportOptions
     from vfmalign.imaging.dicom import pixels, scanning
 
     del pixels, scanning  # imported before the measurement

@@ -11,9 +11,9 @@ from vfmalign.core.runtime.work_context import UNLIMITED
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.uploads import UploadArea
 from vfmalign.features.imports.datasets import publish_dataset
+from vfmalign.imaging.datasets.discovery import DiscoveredDataset, ImportOptions
 from vfmalign.imaging.datasets.importer import DatasetToImport, prepare_discovered, prepare_import
 from vfmalign.imaging.datasets.layouts.sources import ProgressCallback
-from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions
 
 
 def import_dataset(

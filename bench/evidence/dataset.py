@@ -17,8 +17,9 @@ import numpy as np
 from vfmalign.core.domain.datasets import SPLITS, Split
 from vfmalign.core.domain.declarations import CaseClass, LabelMap
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.imaging.datasets.discovery import DiscoveredDataset, PseudonymousCase
 from vfmalign.imaging.datasets.layouts.sources import SourceDataset
-from vfmalign.imaging.datasets.preparation import DiscoveredDataset, PseudonymousCase, read_volumes
+from vfmalign.imaging.datasets.preparation import read_volumes
 
 
 def digest_files(source: SourceDataset) -> bytes:

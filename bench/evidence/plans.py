@@ -26,9 +26,9 @@ from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.keys import model_card_key
+from vfmalign.imaging.datasets.discovery import ImportOptions, discover
 from vfmalign.imaging.datasets.importer import prepare_discovered
 from vfmalign.imaging.datasets.layouts.registry import read_source
-from vfmalign.imaging.datasets.preparation import ImportOptions, discover
 from vfmalign.models.formats.stack_checkpoint import FAMILIES
 from vfmalign.models.importer import InputDescription
 from vfmalign.models.importer import import_model as convert_model

@@ -12,12 +12,13 @@ from tests.dicom_files import Examination, make_array, make_series, save
 from tests.orthanc import Orthanc, run_orthanc
 from tests.pacs_proxy import PacsProxy, run_proxy
 
+from vfmalign.imaging.datasets.discovery import ImportOptions, name_cases
 from vfmalign.imaging.datasets.importer import prepare_import
 from vfmalign.imaging.datasets.layouts import dicomweb
 from vfmalign.imaging.datasets.layouts.derivation import read_declaration
 from vfmalign.imaging.datasets.layouts.sources import DicomOptions, ignore_progress
 from vfmalign.imaging.datasets.layouts.staging import StagingFolder
-from vfmalign.imaging.datasets.preparation import ImportOptions, PreparedDataset, name_cases, prepare
+from vfmalign.imaging.datasets.preparation import PreparedDataset, prepare
 from vfmalign.imaging.dicom.pacs.client import PacsClient, PacsLimits
 
 DECLARATION = {

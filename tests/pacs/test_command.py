@@ -15,8 +15,8 @@ from tests.pacs.conftest import SALT, Hospital
 from tests.pacs_proxy import matching, respond
 
 from vfmalign.cli import exits
+from vfmalign.imaging.datasets.discovery import ImportOptions
 from vfmalign.imaging.datasets.importer import prepare_import
-from vfmalign.imaging.datasets.preparation import ImportOptions
 
 EXAMINATION = Path(__file__).parents[3] / "shared" / "data" / "prostatex-dicom" / "ProstateX-0000.zip"
 Run = Callable[..., Done]

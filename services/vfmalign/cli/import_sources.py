@@ -12,9 +12,9 @@ from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.pacs_servers import find_server, parse_query
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.imaging.datasets.assignments import read_studies
+from vfmalign.imaging.datasets.discovery import DiscoveredDataset, ImportOptions, discover, name_cases
 from vfmalign.imaging.datasets.layouts.sources import ProgressCallback
 from vfmalign.imaging.datasets.layouts.staging import StagingFolder
-from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, discover, name_cases
 
 _PACS_OPTIONS = "--query and --studies"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.fuzz.harness import Target
 
-from vfmalign.imaging.datasets.preparation import ImportOptions, discover, prepare
+from vfmalign.imaging.datasets.discovery import ImportOptions, discover
+from vfmalign.imaging.datasets.preparation import prepare
 from vfmalign.imaging.datasets.splits import DEFAULT_SHARES
 
 _OPTIONS = ImportOptions(shares=DEFAULT_SHARES)

@@ -26,9 +26,9 @@ from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features.extraction.extractor import extract
+from vfmalign.imaging.datasets.discovery import ImportOptions
 from vfmalign.imaging.datasets.layouts.derivation import parse_declaration
 from vfmalign.imaging.datasets.layouts.sources import DicomOptions
-from vfmalign.imaging.datasets.preparation import ImportOptions
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import decode, encode

@@ -15,7 +15,7 @@ from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.core.storage.model_cards import load_card
-from vfmalign.imaging.datasets.preparation import ImportOptions
+from vfmalign.imaging.datasets.discovery import ImportOptions
 from vfmalign.imaging.volumes import Volume, encode
 from vfmalign.models.architectures.dilated_stack import ConvolutionLayer, StackDescription
 from vfmalign.models.cards import publish

@@ -16,8 +16,9 @@ from vfmalign.client.formatting import ABSENT
 from vfmalign.core.formats.documents import pluralise
 
 if TYPE_CHECKING:
+    from vfmalign.imaging.dicom.candidates import Candidate
     from vfmalign.imaging.dicom.examinations import Segmentation, Study
-    from vfmalign.imaging.dicom.selection import Candidate, Choice
+    from vfmalign.imaging.dicom.selection import Choice
     from vfmalign.imaging.dicom.stacks import Stack
 
 _COLUMNS = ("orientation", "slices", "b_value", "diffusion")

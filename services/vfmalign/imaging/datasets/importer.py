@@ -14,15 +14,10 @@ from pathlib import Path
 from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.core.domain.field_of_view import CaseInside
+from vfmalign.imaging.datasets.discovery import DiscoveredDataset, ImportOptions, discover
 from vfmalign.imaging.datasets.identities import add_to_mapping
 from vfmalign.imaging.datasets.layouts.sources import ProgressCallback, ignore_progress
-from vfmalign.imaging.datasets.preparation import (
-    DiscoveredDataset,
-    ImportOptions,
-    discover,
-    prepare,
-    read_volumes,
-)
+from vfmalign.imaging.datasets.preparation import prepare, read_volumes
 from vfmalign.imaging.datasets.problems import UnusableCases
 from vfmalign.imaging.volumes import encode
 

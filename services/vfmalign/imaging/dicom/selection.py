@@ -6,80 +6,21 @@ with the attributes in which they differ.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
-from vfmalign.imaging.dicom.frames import DERIVED, KEYWORDS, AttributeValue
+from vfmalign.imaging.dicom.candidates import Candidate, T, list_some, list_stacks, summarise_reasons, tell_apart
+from vfmalign.imaging.dicom.examinations import Segmentation, Study
 from vfmalign.imaging.dicom.refusals import DEFECTIVE, FRAMES_OF_REFERENCE, REFUSALS
 from vfmalign.imaging.dicom.rules import Preference, Selection
-from vfmalign.imaging.dicom.rules.conditions import (
-    ACQUISITION_TIME,
-    Attributes,
-    Conditions,
-    find_unmet,
-    format_value,
-)
-from vfmalign.imaging.dicom.screening import PrivateWords, screen_attributes, screen_code, screen_text
+from vfmalign.imaging.dicom.rules.conditions import ACQUISITION_TIME
 from vfmalign.imaging.dicom.stacks import Stack
 
-T = TypeVar("T", Stack, Segmentation)
-
-_MAX_LISTED = 5
-_MAX_DIFFERENCES = 4
 _CORRECT = "`vfmalign dicom show` lists the content of the study; correct the selection"
-_TELLING = tuple(dict.fromkeys((*DERIVED, "SeriesDescription", "ImageType", "EchoTime", "RepetitionTime", *KEYWORDS)))
-"""Attributes in the order in which they help a person to distinguish volumes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate(Generic[T]):
-    """A stack or segmentation that a selection may take.
-
-    Attributes:
-        label: its name within the study, such as `series 6 (b_value 800)`.
-        item: the stack or segmentation.
-        private_words: private words of its study; see `Study`.
-        problem: reason why it cannot be used; empty otherwise.
-        acquired_s: see `Series`.
-    """
-
-    label: str
-    item: T
-    private_words: PrivateWords
-    problem: str = ""
-    acquired_s: float | None = None
-
-    def is_of(self, series: str) -> bool:
-        """Returns whether the candidate belongs to the series that has this number in printed tables."""
-        return re.sub(r" \(.*\)|, (volume|object) \d+", "", self.label) == f"series {series}"
-
-    def find_unmet(self, conditions: Conditions) -> str:
-        """Returns why the candidate's attributes do not meet conditions; empty if they do."""
-        return find_unmet(conditions, self.item.attributes, self.show)
-
-    def screen(self, text: str) -> str:
-        """Returns a text from the candidate's headers in a form that can be printed."""
-        return screen_text(text, self.private_words)
-
-    def screen_code(self, code: str) -> str:
-        """Returns a coded concept in a form that can be printed."""
-        return screen_code(code, self.private_words)
-
-    @property
-    def printable(self) -> dict[str, AttributeValue]:
-        """Attributes of the candidate in a form that can be printed."""
-        return screen_attributes(self.item.attributes, self.private_words)
-
-    def show(self, name: str) -> str:
-        """Returns an attribute as a short text that can be printed."""
-        return show_attribute(self.item.attributes, name, self.private_words)
 
 
 class ChosenLabelMap(NamedTuple):
@@ -144,7 +85,7 @@ def choose(
     """
     accepts_defective = DEFECTIVE in allowed
     by_name = {selection.name: selection for selection in selections}
-    images = [candidate for series in study.series for candidate in _list_stacks(series, study.private_words)]
+    images = [candidate for series in study.series for candidate in list_stacks(series, study.private_words)]
     segmentations = [Candidate(item.label, item, study.private_words) for item in study.segmentations]
     matches = {
         name: _match_stacks(by_name[name], _find_chosen(images, name, chosen), accepts_defective)
@@ -206,32 +147,6 @@ def _find_chosen(
             remedy="name a series by its number, as `vfmalign dicom show` prints it",
         )
     return named
-
-
-def show_attribute(attributes: Attributes, name: str, private_words: PrivateWords) -> str:
-    """Returns an attribute as a short text that can be printed."""
-    return format_value(screen_attributes({name: attributes[name]}, private_words)[name])
-
-
-def _list_stacks(series: Series, private_words: PrivateWords) -> Iterable[Candidate[Stack]]:
-    labels: Counter[str] = Counter()
-    for stack in series.stacks:
-        attributes = stack.attributes
-        stated = [name for name in stack.divided_by if name in attributes]
-        divided = ", ".join(f"{name} {show_attribute(attributes, name, private_words)}" for name in stated)
-        label = f"{series.label} ({divided})" if divided else series.label
-        labels[label] += 1
-        numbered = label if labels[label] == 1 else f"{label}, volume {labels[label]}"
-        yield Candidate(numbered, stack, private_words, series.problem or stack.problem, series.acquired_s)
-
-
-def summarise_reasons(reasons: Mapping[str, str]) -> list[str]:
-    """Returns each reason once with its candidates, such as `no b_value: series 3, series 9`."""
-    labels: dict[str, list[str]] = {}
-    for label, reason in reasons.items():
-        if reason:
-            labels.setdefault(reason, []).append(label)
-    return [f"{reason}: {_list_some(members, len(members), ', ')}" for reason, members in labels.items()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,21 +240,21 @@ def _match(
     if usable and defective and not accepts_defective:
         reasons |= {c.label: "a series that meets the rule as well cannot be used" for c in preferred if not c.problem}
         problem = f"a series that the selection of {name} prefers, or takes equally well, cannot be used: "
-        problem += f"{_list_some(causes, len(causes))}; export it again, select another, or import the case without it "
+        problem += f"{list_some(causes, len(causes))}; export it again, select another, or import the case without it "
         problem += "with --accept-defective"
     elif usable and len(preferred) == 1:
-        note = f"{name} takes {preferred[0].label}, because others cannot be used: {_list_some(causes, len(causes))}"
+        note = f"{name} takes {preferred[0].label}, because others cannot be used: {list_some(causes, len(causes))}"
         return _Match(preferred[0], True, "", reasons, note=note if defective else "")
     elif usable:
-        problem = f"{len(preferred)} volumes meet the selection of {name} equally well: {_tell_apart(preferred)}; "
+        problem = f"{len(preferred)} volumes meet the selection of {name} equally well: {tell_apart(preferred)}; "
         problem += "add a condition or a preference that distinguishes them, or choose one with --choose"
         reasons |= {candidate.label: f"as good as {len(preferred) - 1} more" for candidate in preferred}
     elif matching:
-        problem = f"the volumes that meet the selection of {name} cannot be used: {_list_some(causes, len(causes))}; "
+        problem = f"the volumes that meet the selection of {name} cannot be used: {list_some(causes, len(causes))}; "
         problem += "export the series again, or select another"
     elif reasons:
         causes = summarise_reasons(reasons)
-        problem = f"nothing meets the selection of {name}: {_list_some(causes, len(causes))}; {_CORRECT}"
+        problem = f"nothing meets the selection of {name}: {list_some(causes, len(causes))}; {_CORRECT}"
     else:
         problem = f"nothing meets the selection of {name}: the study holds no image; export it again"
     return _Match(None, bool(matching), problem, reasons)
@@ -388,38 +303,6 @@ def _compare(preference: Preference, candidates: Sequence[Candidate[T]]) -> dict
     }
 
 
-def _tell_apart(candidates: Sequence[Candidate[T]]) -> str:
-    """Lists candidates with the attributes in which they differ."""
-    attributes = [candidate.item.attributes for candidate in candidates]
-    differing = [name for name in _TELLING if len({values.get(name) for values in attributes}) > 1]
-    differing = [name for name in differing if name != "SeriesNumber"]  # it is part of the label
-    texts = [_describe(candidate, differing[:_MAX_DIFFERENCES]) for candidate in candidates[:_MAX_LISTED]]
-    times = [candidate.acquired_s for candidate in candidates]
-    stated = [time for time in times if time is not None]
-    if differing:
-        same = ""
-    elif len(stated) == len(times) and max(stated) > min(stated):
-        texts = [
-            f"{text}{f', acquired {_format_span(time - min(stated))} later' if time > min(stated) else ''}"
-            for text, time in zip(texts, stated, strict=False)
-        ]
-        same = "; no attribute differs: the series is repeated, and `prefer` can name the largest or smallest "
-        same += "AcquisitionTime or SeriesNumber"
-    else:
-        same = "; no attribute differs, so perhaps a series is stored twice"
-    return _list_some(texts, len(candidates)) + same
-
-
-def _format_span(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
-def _describe(candidate: Candidate[T], names: Iterable[str]) -> str:
-    stated = candidate.item.attributes
-    values = [f"{name} {candidate.show(name)}" if name in stated else f"no {name}" for name in names]
-    return f"{candidate.label}: {', '.join(values)}" if values else candidate.label
-
-
 def _find_reference(segmentation: Segmentation, stacks: Iterable[Stack]) -> Stack | None:
     """The first volume of a series that the segmentation was drawn on."""
     drawn_on = (
@@ -446,9 +329,3 @@ def _list_allowed(study: Study, stacks: Iterable[Stack]) -> list[str]:
     """Names of the refusals that were lifted for the series of stacks."""
     used = {stack.frames[0].series_uid for stack in stacks}
     return [name for series in study.series if series.uid in used for name in series.allowed]
-
-
-def _list_some(texts: Sequence[str], count: int, separator: str = "; ") -> str:
-    """Lists the first of `count` texts."""
-    more = [f"and {count - _MAX_LISTED} more"] if count > _MAX_LISTED else []
-    return separator.join([*texts[:_MAX_LISTED], *more])

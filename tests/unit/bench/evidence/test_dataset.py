@@ -21,8 +21,8 @@ from tests.unit.imaging.datasets.brain_files import (
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.imaging.datasets.discovery import DiscoveredDataset, ImportOptions, discover
 from vfmalign.imaging.datasets.layouts.registry import read_source
-from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, discover
 
 NAME = "derived_hippocampus_volume_high"
 SPLITS: dict[str, Any] = {"p0": "train", "p1": "train", "p2": "train", "p3": "val", "p4": "test", "p5": "test"}

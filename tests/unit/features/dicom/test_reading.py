@@ -19,10 +19,10 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.features.dicom.reading import FIELD, InlineSource, read_study
 from vfmalign.features.extraction.study import Source
+from vfmalign.imaging.datasets.discovery import ImportOptions
 from vfmalign.imaging.datasets.importer import prepare_import
 from vfmalign.imaging.datasets.layouts.derivation import parse_declaration
 from vfmalign.imaging.datasets.layouts.sources import DicomOptions
-from vfmalign.imaging.datasets.preparation import ImportOptions
 from vfmalign.imaging.phantoms.rendering import generate_case
 from vfmalign.imaging.volumes import decode
 

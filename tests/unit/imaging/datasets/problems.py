@@ -9,7 +9,8 @@ from tests.unit.imaging.datasets.brain_files import BRAIN, Files, make_case
 
 from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.errors import VfmalignError
-from vfmalign.imaging.datasets.preparation import ImportOptions, PreparedDataset, discover, prepare
+from vfmalign.imaging.datasets.discovery import ImportOptions, discover
+from vfmalign.imaging.datasets.preparation import PreparedDataset, prepare
 
 NAME = "surname"
 CASES = [Files(f"{NAME}{n}", case.image, case.label) for n, case in enumerate(map(make_case, range(4)))]

@@ -14,8 +14,8 @@ from tests.prostate import PROSTATE
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DataLoss, NotFound
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.imaging.datasets.discovery import ImportOptions
 from vfmalign.imaging.datasets.identities import MAPPING_COLUMNS, add_to_mapping, keyed_id, load_salt
-from vfmalign.imaging.datasets.preparation import ImportOptions
 from vfmalign.imaging.datasets.problems import UnusableCases
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study

@@ -8,8 +8,8 @@ import pytest
 from tests.unit.imaging.datasets.brain_files import BRAIN, LAY_OUT, lay_out_csv, lay_out_folders, list_rows, write_table
 from tests.unit.imaging.datasets.problems import CASES, NAME, list_problems, run
 
+from vfmalign.imaging.datasets.discovery import ImportOptions
 from vfmalign.imaging.datasets.importer import prepare_import
-from vfmalign.imaging.datasets.preparation import ImportOptions
 
 LABELS = ("hippocampus",)
 OPTIONS = {"declaration": BRAIN, "only_with": LABELS}

@@ -23,10 +23,11 @@ from tests.unit.imaging.dicom.made_studies import (
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, get_declaration
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.imaging.dicom.candidates import summarise_reasons
 from vfmalign.imaging.dicom.examinations import Segment, Segmentation, Series, Study
 from vfmalign.imaging.dicom.refusals import DEFECTIVE
 from vfmalign.imaging.dicom.rules import Selections, check_selections, get_selections
-from vfmalign.imaging.dicom.selection import Choice, choose, summarise_reasons
+from vfmalign.imaging.dicom.selection import Choice, choose
 
 ANY_MR: Mapping[str, Any] = {"name": "t2w", "conditions": {"Modality": "MR"}}
 ANY_TRANSVERSE: Mapping[str, Any] = {"name": "t2w", "conditions": {"orientation": "transverse"}}

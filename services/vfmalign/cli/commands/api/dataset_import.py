@@ -45,7 +45,7 @@ from vfmalign.core.domain.record import ID
 if TYPE_CHECKING:
     from vfmalign.cli.import_sources import ImportSource
     from vfmalign.imaging.datasets.cut_organs import ImportingModel
-    from vfmalign.imaging.datasets.preparation import ImportOptions
+    from vfmalign.imaging.datasets.discovery import ImportOptions
 
 _ONE_PATIENT = "there is only one patient: it is in train, val and test, so nothing is held out"
 
@@ -208,10 +208,10 @@ def import_(
     with needs_extra("local", "importing a dataset"):
         from vfmalign.cli.import_sources import PacsChoice, open_import_source
         from vfmalign.imaging.datasets.assignments import read_patients, read_splits
+        from vfmalign.imaging.datasets.discovery import ImportOptions
         from vfmalign.imaging.datasets.layouts.derivation import read_declaration
         from vfmalign.imaging.datasets.layouts.draft import UndescribedData
         from vfmalign.imaging.datasets.layouts.sources import DicomOptions
-        from vfmalign.imaging.datasets.preparation import ImportOptions
 
     output, state_directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     name = ID.check(dataset_id or new_id("dataset"), "dataset id")

@@ -19,11 +19,12 @@ from vfmalign.core.domain.datasets import Curation
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.storage.datasets import from_datalist, to_datalist
+from vfmalign.imaging.datasets.discovery import DiscoveredDataset, ImportOptions, discover
 from vfmalign.imaging.datasets.identities import add_to_mapping
 from vfmalign.imaging.datasets.importer import prepare_import
 from vfmalign.imaging.datasets.layouts.registry import detect_layout, read_source
 from vfmalign.imaging.datasets.layouts.sources import DicomOptions
-from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, PreparedDataset, discover, prepare
+from vfmalign.imaging.datasets.preparation import PreparedDataset, prepare
 from vfmalign.imaging.dicom.rules import Preference, SegmentRule, Selections
 from vfmalign.imaging.dicom.rules.conditions import Conditions
 

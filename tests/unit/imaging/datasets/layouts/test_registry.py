@@ -26,8 +26,8 @@ from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.storage.datasets import load_dataset, to_datalist
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.imaging.datasets.discovery import ImportOptions
 from vfmalign.imaging.datasets.layouts.registry import detect_layout, read_source
-from vfmalign.imaging.datasets.preparation import ImportOptions
 from vfmalign.imaging.volumes import decode, load_case
 
 SALT = bytes(32)
