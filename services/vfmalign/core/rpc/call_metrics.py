@@ -25,6 +25,8 @@ from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.work_context import PACS, current_work
 
 Fault = Literal["none", "server", "pacs", "caller"]
+SHORT_DEADLINE_S = 2.0
+"""If a call arrives with less time left and misses its deadline, the fault is the caller's, whatever it waits for."""
 
 _OF_SERVER = frozenset(
     {
@@ -89,14 +91,25 @@ class Method:
         """Counts a call under the role that allowed the caller to make it."""
         metrics.calls_by_role.labels(tenant, role, self.service, self.name).inc()
 
-    def account(self, code: grpc.StatusCode, seconds: float, failure: VfmalignError | None) -> None:
-        """Counts a finished call; `failure` is the error that the call ended with, if any."""
+    def account(
+        self, code: grpc.StatusCode, seconds: float, failure: VfmalignError | None, time_limit_s: float | None = None
+    ) -> None:
+        """Counts a finished call.
+
+        Args:
+            code: its status.
+            seconds: its duration.
+            failure: the error that it ended with, if any.
+            time_limit_s: seconds that its caller gave it when it arrived; None without a deadline.
+        """
         self.handled[code].inc()
         self.seconds.observe(seconds)
-        fault = _get_fault(code, failure)
+        fault, reason = _get_fault(code, failure), code.name if failure is None else failure.reason
+        is_short = time_limit_s is not None and time_limit_s < SHORT_DEADLINE_S
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and is_short:
+            fault, reason = "caller", "SHORT_DEADLINE"
         self.ended[fault].inc()
         if fault != "none":
-            reason = code.name if failure is None else failure.reason
             metrics.calls_failed.labels(self.service, self.name, fault, reason).inc()
 
 

@@ -304,7 +304,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         request_id = logs.accept_request_id(offered if isinstance(offered, str) else None)
         logs.request_id.set(request_id)
         method.started.inc()
-        started = time.perf_counter()
+        started, time_limit_s = time.perf_counter(), context.time_remaining()
         code = grpc.StatusCode.OK
         failure: VfmalignError | None = None
         ending = _Ending()
@@ -335,7 +335,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if failure is not None:
                 code = get_status_code(failure)
             seconds = time.perf_counter() - started
-            method.account(code, seconds, failure)
+            method.account(code, seconds, failure, time_limit_s)
             if method.service not in _QUIET:
                 self._log.log_call(method.path[1:], code.name, seconds, failure)
         if failure is not None:

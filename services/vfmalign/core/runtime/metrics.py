@@ -48,7 +48,8 @@ calls_failed = Counter(
     "RPCs that did not end with OK, by the side at fault (`fault`) and the reason of the error. `server`: an "
     "error of the service or of what it needs, a full queue or memory, or a deadline that passed while the call waited "
     "for one of them. `pacs`: the PACS that the call names does not answer in time, rejects the service or sends "
-    "something else. `caller`: everything else.",
+    "something else. `caller`: everything else, such as `SHORT_DEADLINE`, a deadline that passed and was less than 2 s "
+    "away when the call arrived.",
     ("grpc_service", "grpc_method", "fault", "reason"),
     registry=REGISTRY,
 )

@@ -93,6 +93,23 @@ def test_a_deadline_is_the_server_s_fault_where_the_call_waited_for_it(
     assert count(fault, "DEADLINE_EXCEEDED") == before + 1
 
 
+@pytest.mark.parametrize(("time_limit_s", "fault"), [(1.9, "caller"), (2.0, "server"), (None, "server")])
+def test_a_deadline_that_was_too_short_is_the_caller_s_fault(
+    time_limit_s: float | None, fault: str, method: Method, waiting: WorkContext
+) -> None:
+    waiting.waits.append("queue: mmd")
+    reason = "SHORT_DEADLINE" if fault == "caller" else "DEADLINE_EXCEEDED"
+    before, ended = count(fault, reason), count_ended(fault)
+    method.account(grpc.StatusCode.DEADLINE_EXCEEDED, 1.9, None, time_limit_s)
+    assert (count(fault, reason), count_ended(fault)) == (before + 1, (ended or 0) + 1)
+
+
+def test_a_short_deadline_does_not_excuse_other_failures(method: Method) -> None:
+    before = count("server", "UNAVAILABLE")
+    method.account(grpc.StatusCode.UNAVAILABLE, 0.1, Unavailable("x"), 0.5)
+    assert count("server", "UNAVAILABLE") == before + 1
+
+
 def test_a_cancelled_call_is_the_caller_s_fault_whatever_it_waited_for(method: Method, waiting: WorkContext) -> None:
     waiting.waits.extend(["queue: studies", "pacs: archive"])
     before = count("caller", "CANCELLED")
