@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 
 from vfmalign.core.domain.datasets import Case, DatasetManifest
-from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
+from vfmalign.core.domain.errors import BadOption, DataLoss, DigestMismatch, NotFound
 from vfmalign.core.domain.models import ModelCard, Preprocessing
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.stored_objects import StoredObject
@@ -20,7 +20,7 @@ from vfmalign.core.rpc.access.credentials import TENANT
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.storage.datasets import save_dataset, to_datalist
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
-from vfmalign.core.storage.feature_sets import FeatureRequest, read_committed, read_feature_set
+from vfmalign.core.storage.feature_sets import FeatureRequest, read_committed, read_feature_set, read_named
 from vfmalign.core.storage.keys import dataset_key, model_card_key
 from vfmalign.v1 import (
     common_pb2,
@@ -173,9 +173,11 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
         try:
             for source in (request.x, request.y, request.reference):
                 if not source.HasField("inline"):
-                    read_feature_set(get_store(self.store, context), source.feature_set_id, source.manifest_sha256)
-        except DataLoss as loss:
-            error = loss
+                    own = get_store(self.store, context)
+                    committed = read_named(own, source.feature_set_id, source.manifest_sha256)
+                    read_feature_set(own, source.feature_set_id, committed.sha256)
+        except (DataLoss, DigestMismatch, NotFound) as unread:
+            error = unread
         if error is not None:
             status = to_status(error, "id")
             context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))

@@ -9,8 +9,9 @@ from tests.integration.mmd.conftest import ROWS
 from vfmalign.client import AsyncClient, Client, ComputeOptions
 from vfmalign.client.messages.mmd import Kernel, TestOptions
 from vfmalign.client.samples import StoredFeatureSet
-from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
+from vfmalign.core.domain.errors import BadOption, DataLoss, DigestMismatch, NotFound
 from vfmalign.core.storage.feature_sets import read_committed
+from vfmalign.core.storage.keys import manifest_key
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.experiments.seed_control import CellFeatures, compare_seeds, read_features
 
@@ -85,12 +86,25 @@ def test_a_plain_array_and_the_errors_of_the_service(address):
         assert caught.value.field == "layers"
 
 
+def test_a_set_in_another_version_than_the_caller_names_is_the_caller_s_error(address, store, new_set):
+    """It is no loss of data, and does not count against the service."""
+    feature_set, other = new_set(7), new_set(8)
+    sha256 = read_committed(store, feature_set).sha256
+    with Client(mmd_address=address) as client:
+        with pytest.raises(DigestMismatch, match="0000 was requested") as caught:
+            client.mmd.compute(other, StoredFeatureSet(feature_set, "0" * 64), FIXED)
+        assert caught.value.subject == f"feature set {feature_set}"
+        store.delete(manifest_key(feature_set))
+        with pytest.raises(NotFound):
+            client.mmd.compute(other, StoredFeatureSet(feature_set, sha256), FIXED)
+
+
 def flip_last_byte(store, key):
     data = store.get(key)
     store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
 
 
-@pytest.mark.parametrize("damage", ["deleted", "truncated", "changed", "manifest deleted", "manifest replaced"])
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "changed", "manifest damaged"])
 def test_a_damaged_feature_set_is_named_for_programs(address, store, new_set, damage):
     feature_set, other = new_set(5), new_set(6)
     committed = read_committed(store, feature_set)
@@ -101,12 +115,9 @@ def test_a_damaged_feature_set_is_named_for_programs(address, store, new_set, da
         store.put(key, store.get(key)[:-8])
     elif damage == "changed":
         flip_last_byte(store, key)
-    elif damage == "manifest deleted":
-        key = committed.key
-        store.delete(key)
     else:
         key = committed.key
-        store.put(key, committed.manifest.model_copy(update={"software": {"torch": "3"}}).to_json())
+        flip_last_byte(store, key)
     sample = StoredFeatureSet(feature_set, committed.sha256)
     with Client(mmd_address=address) as client:
         with pytest.raises(DataLoss) as caught:

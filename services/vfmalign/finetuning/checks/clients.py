@@ -11,7 +11,9 @@ from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.mmd import ComputeOptions, ComputeResponse, Kernel, Measure
 from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.client.samples import StoredFeatureSet
+from vfmalign.core.domain.errors import DataLoss, DigestMismatch, NotFound
 from vfmalign.core.domain.record import Record
+from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN
 
 KERNEL = Kernel(family="gaussian", bandwidth_rule="reference_median")
 Report = Callable[[Progress], Awaitable[None]]
@@ -69,8 +71,20 @@ async def extract(features: AsyncFeaturesClient, request: ExtractDatasetRequest,
 
 
 async def compare(mmd: AsyncMmdClient, request: ComparisonRequest) -> tuple[ComputeResponse, str]:
-    """Compares two feature sets; returns the result and the device that computed it."""
-    response = await mmd.compute(request.before, request.after, request.options, reference=request.reference)
+    """Compares two feature sets; returns the result and the device that computed it.
+
+    Raises:
+        DataLoss: a feature set is lost, or no longer has the digest that the check has recorded.
+        VfmalignError: the call failed otherwise.
+    """
+    try:
+        response = await mmd.compute(request.before, request.after, request.options, reference=request.reference)
+    except (NotFound, DigestMismatch) as error:
+        for one in (request.before, request.after, request.reference):
+            if one.feature_set_id in error.subject:
+                lost = {"kind": "feature_set", "owner": one.feature_set_id, "subject": error.subject}
+                raise DataLoss(error.message, **lost, remedy=EXTRACT_AGAIN) from error
+        raise
     return response.without_cost(), response.cost.device
 
 

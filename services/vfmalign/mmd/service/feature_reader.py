@@ -19,7 +19,7 @@ from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput, Prec
 from vfmalign.core.domain.record import SHA256, is_id
 from vfmalign.core.formats.bounds import get_max_count, get_max_length
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
+from vfmalign.core.storage.feature_sets import Manifest, read_named, read_part
 from vfmalign.core.storage.safetensors_header import MalformedHeader, SafetensorsHeader, parse_header, read_header
 from vfmalign.core.storage.store.access import STORE_ACCESS
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -99,7 +99,8 @@ class FeatureReader:
             BadTensor: an object is not a safetensors file.
             NotFound: a feature set or object does not exist.
             PreconditionFailed: a sample is stored, but there is no object storage.
-            DataLoss: the manifest of a feature set is damaged, or does not have the requested digest.
+            DigestMismatch: the manifest of a feature set does not have the requested digest.
+            DataLoss: the manifest of a feature set is damaged.
         """
         return [self._get_shape(source) for source in sources]
 
@@ -167,7 +168,8 @@ class FeatureReader:
                 remedy="send the digest of the manifest",
             )
         if source.key not in self._manifests:
-            self._manifests[source.key] = read_manifest(self._store, source.feature_set, source.manifest_sha256)
+            committed = read_named(self._store, source.feature_set, source.manifest_sha256)
+            self._manifests[source.key] = committed.manifest
         manifest = self._manifests[source.key]
         channels = {layer.name: layer.channels for layer in manifest.layers}
         return SampleShape(manifest.rows, channels, len(set(manifest.groups)), _STORED_BYTES, in_parts=True)
