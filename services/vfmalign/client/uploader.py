@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from vfmalign.client.messages.common import FileContent, FileUpload
 from vfmalign.core.domain.errors import DigestMismatch, StoreUnavailable
+from vfmalign.core.storage.store.errors import STORE_FAILING, StoreErrors, describe_failure
 
 _ATTEMPTS = 5
 _CONNECTIONS = 8
@@ -76,10 +77,18 @@ class Uploader:
             raise DigestMismatch(
                 "the file changed on its way to the object storage", subject=host, remedy="upload it again"
             )
+        if response.status >= 500:
+            raise StoreUnavailable(
+                describe_failure(response.status, StoreErrors.find_code(response.data)),
+                subject=host,
+                remedy="ask an operator to check its free disk space and its log, then upload again",
+                reason=STORE_FAILING,
+            )
         raise StoreUnavailable(
             f"the object storage refused an upload (HTTP {response.status})",
             subject=host,
-            remedy="upload it again, which sends what is missing; check this machine's clock",
+            remedy="upload it again, which sends what is missing; if that fails, ask an operator to compare the clocks "
+            "of the service and of the object storage",
         )
 
 

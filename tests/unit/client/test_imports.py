@@ -100,6 +100,21 @@ async def test_a_store_that_stays_away_is_named_without_the_url(open_store: Call
     assert caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (500, r"answers with errors \(HTTP 500\); its disk may be full; ask an operator to check its free disk space"),
+        (507, r"the disk of the object store is full \(HTTP 507\); ask an operator"),
+        (403, r"refused an upload \(HTTP 403\); upload it again, .* compare the clocks"),
+    ],
+)
+async def test_a_full_disk_is_told_from_a_refusal(status: int, message: str, open_store: Callable[..., Store]) -> None:
+    store = open_store(*[status] * uploader._ATTEMPTS)
+    with pytest.raises(StoreUnavailable, match=message) as caught:
+        await Uploader().upload([b"a"], store.sign)
+    assert ("clock" in str(caught.value)) == (status == 403)
+
+
 async def test_bytes_that_arrive_changed_are_not_sent_again(open_store: Callable[..., Store]) -> None:
     with pytest.raises(DigestMismatch, match="upload it again"):
         await Uploader().upload([b"a"], open_store(400).sign)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import urllib3
@@ -10,6 +11,9 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed, StoreRefused, StoreUnavailable, VfmalignError
 
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+STORE_FAILING = "STORE_FAILING"
+_FULL_STATUS = 507
+_ERROR_CODE = re.compile(rb"<Code>(\w+)</Code>")
 TAKEN_CODES = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists", "NoSuchBucket"})
 """Error codes if another client creates the same bucket at the same time; the last one comes from SeaweedFS."""
 _MISSING_CODES = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchUpload"})
@@ -121,14 +125,31 @@ class StoreErrors:
             )
         return self._failing(status, code)
 
+    @staticmethod
+    def find_code(body: bytes) -> str | None:
+        """Returns S3's error code in the body of a response, if it has one."""
+        match = _ERROR_CODE.search(body)
+        return None if match is None else match[1].decode()
+
     def _failing(self, status: int, code: str | None = None) -> StoreUnavailable:
         """Returns the error for a store that answers with an error of its own, such as that its disk is full."""
         return StoreUnavailable(
-            f"the object store answers with errors (HTTP {status}{f' {code}' if code else ''})",
+            describe_failure(status, code),
             subject=f"s3://{self.bucket}",
-            remedy="check its log and its free disk space, then try again",
-            reason="STORE_FAILING",
+            remedy="check its free disk space and its log, then try again",
+            reason=STORE_FAILING,
         )
+
+
+def describe_failure(status: int, code: str | None) -> str:
+    """Returns the cause of a failure that the store itself reports.
+
+    MinIO says that its disk is full (507, `XMinioStorageFull`). SeaweedFS answers as for any other internal error.
+    """
+    answer = f"HTTP {status}{f' {code}' if code else ''}"
+    if status == _FULL_STATUS:
+        return f"the disk of the object store is full ({answer})"
+    return f"the object store answers with errors ({answer}); its disk may be full"
 
 
 def is_transient(error: BaseException) -> bool:

@@ -10,7 +10,6 @@ import base64
 import copy
 import hashlib
 import io
-import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
@@ -47,7 +46,6 @@ MAX_DOCUMENT_BYTES = 256 << 20
 """Largest JSON object that is read, such as the datalist of 100,000 cases."""
 _CHUNK_BYTES = 1 << 20
 _PART_BYTES = 16 << 20
-_ERROR_CODE = re.compile(rb"<Code>(\w+)</Code>")
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 _T = TypeVar("_T")
@@ -377,8 +375,7 @@ class ObjectStore(TenantKeys):
         response = self._http.request(method, url, body=io.BytesIO(data), headers=headers)
         if response.status in {200, 412}:
             return response.status
-        match = _ERROR_CODE.search(response.data)
-        code = match[1].decode() if match else None
+        code = self._errors.find_code(response.data)
         if response.status in TRANSIENT_STATUS or response.status == 409:
             raise TransientError(f"HTTP {response.status}", response.status, code)
         # A write fails with 404 only if the bucket is missing.

@@ -160,7 +160,8 @@ def test_a_store_that_answers_with_errors_is_told_from_one_that_does_not_answer(
         for call in calls:
             with pytest.raises(StoreUnavailable, match=r"answers with errors \(HTTP 500 InternalError\)") as caught:
                 call()
-            assert caught.value.remedy == "check its log and its free disk space, then try again"
+            assert caught.value.message.endswith("; its disk may be full")
+            assert caught.value.remedy == "check its free disk space and its log, then try again"
         with pytest.raises(StoreUnavailable, match=r"answers with errors \(HTTP 500"):
             full.exists("x")  # the response to a HEAD request has no body
     finally:
