@@ -90,6 +90,14 @@ def draw_processes() -> Sequence[timeseries.Panel]:
                 section="resources",
             )
         ),
+        plot(
+            "Failed probes per hour",
+            "Once a minute, the leader of finetuning calls each service and writes to the object storage (`store`). "
+            "VfmalignProbeFails and VfmalignStoreWritesFail fire if all probes fail for six minutes.",
+            [(per_hour("service", f'vfmalign_probes_total{{{JOBS},outcome="failed"}}'), "{{service}}")],
+            unit="none",
+            section="vfmalignprobefails",
+        ),
     )
 
 

@@ -56,6 +56,10 @@ _TEXTS = {
         "`vfmalign checks list --state failed` and `vfmalign jobs list --state failed` list them. `show ID` gives the "
         "cause and the remedy.",
     ),
+    "probes-success": (
+        "Probes of the services and of the object storage fail",
+        "The panel `Failed probes per hour` shows which. The log line `probe_failed` of {service} gives the reason.",
+    ),
     "jobs-start": (
         "Jobs wait longer than {bound} until they start",
         "The panel `Jobs that wait, by reason` and `vfmalign jobs show ID` show what the jobs wait for.",
@@ -110,6 +114,8 @@ def _find_events(name: str, one: Objective) -> tuple[list[str], list[str]]:
     subject, _, kind = name.rpartition("-")
     if name == "jobs-start":
         return _find_slow(name, "vfmalign_job_queue_wait_seconds", "", one)
+    if name == "probes-success":
+        return ['vfmalign_probes_total{outcome="failed"}'], ["vfmalign_probes_total"]
     if name == "checks-success":
         ends = ('state="failed",fault="system"', 'state=~"succeeded|failed"')
         bad, total = (f'vfmalign_operations_ended_total{{kind=~"job|check",{end}}}' for end in ends)

@@ -124,7 +124,7 @@ def test_only_intended_calls_are_possible(name: str, by_component: dict[str, dic
         for port in ports
         if may_call(objects, caller, pod, port)
     }
-    expected = {("finetuning", "features", 8001), ("finetuning", "mmd", 8001)}
+    expected = {("finetuning", "features", 8001), ("finetuning", "mmd", 8001), ("finetuning", "monitoring", 8001)}
     expected |= {("features", "monitoring", 8001), ("monitoring", "mmd", 8001)}
     expected |= {("client", server, 8001) for server in SERVERS}
     expected |= {("prometheus", server, 8002) for server in SERVERS}

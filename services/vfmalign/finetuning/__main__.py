@@ -36,6 +36,7 @@ from vfmalign.finetuning.launchers.base import Launcher
 from vfmalign.finetuning.launchers.by_tenant import TenantLauncher
 from vfmalign.finetuning.launchers.registry import LAUNCHERS
 from vfmalign.finetuning.orchestrator import Orchestrator, Tenancy
+from vfmalign.finetuning.probes import Probes
 from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.v1 import (
@@ -63,7 +64,8 @@ async def run(settings: FinetuningSettings) -> None:
     leading: asyncio.Task[None]
 
     def start_leading(term: Term) -> Orchestrator:
-        return Orchestrator(term, tenancies=tenancies, launcher=launcher, settings=settings)
+        probes = Probes(term, settings, token)
+        return Orchestrator(term, tenancies=tenancies, launcher=launcher, probes=probes, settings=settings)
 
     def show_log(tenant: str, job: str, attempt: int) -> str:
         return TenantLauncher(launcher, tenant).log_command(job, attempt)

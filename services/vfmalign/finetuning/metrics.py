@@ -54,6 +54,13 @@ ended = Counter(
     ("kind", "state", "fault"),
     registry=REGISTRY,
 )
+probes = Counter(
+    "vfmalign_probes",
+    "Probes by the leader, once a minute: calls of `features`, `mmd` and `monitoring`, and a write of 1 KiB to the "
+    "object `store`. The `outcome` is `succeeded` or `failed`.",
+    ("service", "outcome"),
+    registry=REGISTRY,
+)
 job_queue_wait_seconds = Histogram(
     "vfmalign_job_queue_wait_seconds",
     "Time from a job's creation to the first start of all its processes or pods, in seconds.",
@@ -75,6 +82,9 @@ for _lost in ("job_result", "model", "stage", "report"):
     artifacts_recomputed.labels(_lost)
 for _outcome in ("succeeded", "permanent", "retryable", "interrupted", "unavailable", "cancelled"):
     job_attempts_ended.labels(_outcome)
+for _service in ("features", "mmd", "monitoring", "store"):
+    for _outcome in ("succeeded", "failed"):
+        probes.labels(_service, _outcome)
 _waited_for: set[str] = set()
 
 

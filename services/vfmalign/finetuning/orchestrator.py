@@ -32,6 +32,7 @@ from vfmalign.finetuning.jobs.rounds import JobRounds
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 from vfmalign.finetuning.launchers.base import Launcher
 from vfmalign.finetuning.launchers.by_tenant import TenantLauncher
+from vfmalign.finetuning.probes import Probes
 from vfmalign.finetuning.settings import FinetuningSettings
 
 _log = logs.get(__name__)
@@ -114,16 +115,25 @@ class Orchestrator:
         term: fences every write.
         tenancies: resources by tenant.
         launcher: runs the jobs of all tenants. It outlives the term.
+        probes: probes of the other services.
         settings: limits and intervals.
     """
 
     def __init__(
-        self, term: Term, *, tenancies: Mapping[str, Tenancy], launcher: Launcher, settings: FinetuningSettings
+        self,
+        term: Term,
+        *,
+        tenancies: Mapping[str, Tenancy],
+        launcher: Launcher,
+        probes: Probes,
+        settings: FinetuningSettings,
     ) -> None:
         limits = Limits(**settings.launcher.model_dump(include={field.name for field in dataclasses.fields(Limits)}))
         self._stops_jobs = settings.launcher.stops_jobs
         self._poll_s = settings.reconciler.poll_s
         self._stopping = False
+        self._probes = probes
+        self._probing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._loops: list[_TenantLoops] = []
         supervisors = []
@@ -140,14 +150,19 @@ class Orchestrator:
 
     async def run(self) -> None:
         """Runs the loops until `stop`."""
+        self._probing = asyncio.create_task(self._probes.run(), name="probes")
         try:
             await asyncio.gather(self._run_rounds(), *(loops.run_experiments() for loops in self._loops))
         finally:
+            self._probing.cancel()
+            await asyncio.wait({self._probing})
             metrics.clear_states()
 
     def stop(self) -> None:
-        """Ends the loops after their current rounds."""
+        """Ends the probes, and the loops after their current rounds."""
         self._stopping = True
+        if self._probing is not None:
+            self._probing.cancel()
         self._wake.set()
         for loops in self._loops:
             loops.experiments.stop()

@@ -131,6 +131,9 @@ class FinetuningSettings(ServiceSettings, ServiceClientSettings):
 
     features_address: str = Field(min_length=1, description="host:port of the feature service")
     mmd_address: str = Field(min_length=1, description="host:port of the MMD service")
+    monitoring_address: str = Field(
+        default="", description="host:port of the monitoring service; if not set, the leader does not probe it"
+    )
     state_dir: Path = Field(
         default=Path("~/.local/state/vfmalign"),
         validate_default=True,

@@ -39,7 +39,8 @@ def list_alerts(namespace: str, *names: str, service: str = "") -> list[dict[str
 
 
 STORE_LOST = [
-    *list_alerts("a", "VfmalignStoreLost", "VfmalignStoreFails", "VfmalignChecksWait"),
+    *list_alerts("a", "VfmalignStoreLost", "VfmalignStoreFails", "VfmalignStoreWritesFail", "VfmalignChecksWait"),
+    *list_alerts("a", "VfmalignProbeFails", service="features"),
     *list_alerts("a", "VfmalignExtractAvailability", "VfmalignExtractDatasetAvailability"),
 ]
 FAULTS: dict[str, tuple[list[dict[str, str]], set[tuple[str, str]]]] = {
@@ -49,7 +50,7 @@ FAULTS: dict[str, tuple[list[dict[str, str]], set[tuple[str, str]]]] = {
         {("a", "VfmalignStoreLost"), ("b", "VfmalignDatabaseFails")},
     ),
     "a service is down": (
-        list_alerts("a", "VfmalignServiceDown", "VfmalignComputeAvailability", service="mmd"),
+        list_alerts("a", "VfmalignServiceDown", "VfmalignProbeFails", "VfmalignComputeAvailability", service="mmd"),
         {("a", "VfmalignServiceDown")},
     ),
     "a service is down, and another one for a reason of its own": (
@@ -62,6 +63,14 @@ FAULTS: dict[str, tuple[list[dict[str, str]], set[tuple[str, str]]]] = {
     "the database fails": (
         list_alerts("a", "VfmalignDatabaseFails", "VfmalignNoLeader", service="finetuning"),
         {("a", "VfmalignDatabaseFails")},
+    ),
+    "the disk of the store is full": (
+        list_alerts("a", "VfmalignStoreWritesFail", "VfmalignStoreFails", "VfmalignExtractAvailability"),
+        {("a", "VfmalignStoreWritesFail")},
+    ),
+    "the device of mmd hangs": (
+        list_alerts("a", "VfmalignProbeFails", "VfmalignComputeAvailability", service="mmd"),
+        {("a", "VfmalignProbeFails")},
     ),
 }
 

@@ -168,6 +168,7 @@ FIRST_EVENTS = (
     'vfmalign_pacs_failures_total{server="archive",operation="search",reason="PACS_REFUSED"}',
     'vfmalign_pacs_failures_total{server="archive",operation="search",reason="STUDY_NOT_FOUND"}',
     "vfmalign_log_lines_lost_total{}",
+    'vfmalign_probes_total{service="store",outcome="failed"}',
     'vfmalign_operations_ended_total{kind="job",state="failed",fault="system"}',
     'vfmalign_operations_ended_total{kind="check",state="cancelled",fault="none"}',
     'vfmalign_job_attempts_ended_total{outcome="interrupted"}',
@@ -235,6 +236,8 @@ def test_series_of_bounded_labels_begin_with_zero() -> None:
     assert list_values("vfmalign_store_attempts_total", "operation") == set(get_args(Operation))
     assert list_values("vfmalign_observations_delivered_total", "delivery") == {"queued", "recorded", "dropped"}
     assert list_values("vfmalign_calls_ended_total", "fault") == set(get_args(Fault))
+    assert list_values("vfmalign_probes_total", "service") == {"features", "mmd", "monitoring", "store"}
+    assert list_values("vfmalign_probes_total", "outcome") == {"succeeded", "failed"}
     assert list_values("vfmalign_operations_ended_total", "kind") == {"job", "check", "experiment"}
 
 

@@ -18,7 +18,7 @@ from deploy.observability.settings import SETTINGS, load
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 OBJECTIVES = sorted(SETTINGS.objectives)
-KINDS = ("compute-availability", "compute-latency", "checks-success", "jobs-start")
+KINDS = ("compute-availability", "compute-latency", "probes-success", "checks-success", "jobs-start")
 """One of each kind: others differ by their selectors."""
 STEP_MIN, EVENTS = 1, 6000
 """Minutes between two samples, and events in that time."""
@@ -59,6 +59,11 @@ def to_numbers(name: str, bad: Sequence[float], every: Sequence[float]) -> dict[
         numbers = {
             f'vfmalign_calls_ended_total{{{call},fault="none"}}': good,
             f'vfmalign_calls_ended_total{{{call},fault="server"}}': bad,
+        }
+    elif name == "probes-success":
+        numbers = {
+            'vfmalign_probes_total{service="mmd",outcome="succeeded"}': good,
+            'vfmalign_probes_total{service="mmd",outcome="failed"}': bad,
         }
     elif name == "checks-success":
         ended = "vfmalign_operations_ended_total"

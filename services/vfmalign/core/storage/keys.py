@@ -50,6 +50,10 @@ def upload_key(sha256: str) -> str:
     return f"{UPLOADS}{sha256}.safetensors"
 
 
+ROOM_KEY = "jobs/ROOM"
+"""Address of a small object that the leader of finetuning overwrites. No id of a job has capital letters."""
+
+
 def job_key(job: str, name: str) -> str:
     """Returns the address of one of a job's artifacts, such as `spec.json`, `result.json` or `progress/0003.json`."""
     return f"jobs/{job}/{name}"

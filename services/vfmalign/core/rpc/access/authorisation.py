@@ -69,7 +69,7 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.MonitoringService/CreateMonitor": _CREATE,
         "/vfmalign.v1.MonitoringService/GetMonitor": _READ | {"features"},
         "/vfmalign.v1.MonitoringService/GetMonitorReport": _READ,
-        "/vfmalign.v1.MonitoringService/ListMonitors": _READ,
+        "/vfmalign.v1.MonitoringService/ListMonitors": _READ_INPUTS,  # finetuning probes the service
         "/vfmalign.v1.MonitoringService/WatchMonitor": _READ,
         "/vfmalign.v1.MonitoringService/Observe": _OBSERVE,
         "/vfmalign.v1.MonitoringService/AcknowledgeAlarm": _END,
