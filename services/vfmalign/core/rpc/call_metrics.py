@@ -26,7 +26,7 @@ from vfmalign.core.runtime.work_context import PACS, current_work
 
 Fault = Literal["none", "server", "pacs", "caller"]
 SHORT_DEADLINE_S = 2.0
-"""If a call arrives with less time left and misses its deadline, the fault is the caller's, whatever it waits for."""
+"""If a call arrives with less time left and misses its deadline while it waits for the server, the caller is at fault."""
 
 _OF_SERVER = frozenset(
     {
@@ -105,8 +105,8 @@ class Method:
         self.handled[code].inc()
         self.seconds.observe(seconds)
         fault, reason = _get_fault(code, failure), code.name if failure is None else failure.reason
-        is_short = time_limit_s is not None and time_limit_s < SHORT_DEADLINE_S
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED and is_short:
+        is_late = fault == "server" and code is grpc.StatusCode.DEADLINE_EXCEEDED
+        if is_late and time_limit_s is not None and time_limit_s < SHORT_DEADLINE_S:
             fault, reason = "caller", "SHORT_DEADLINE"
         self.ended[fault].inc()
         if fault != "none":

@@ -104,6 +104,13 @@ def test_a_deadline_that_was_too_short_is_the_caller_s_fault(
     assert (count(fault, reason), count_ended(fault)) == (before + 1, (ended or 0) + 1)
 
 
+def test_a_short_deadline_does_not_hide_a_slow_pacs(method: Method, waiting: WorkContext) -> None:
+    waiting.waits.append("pacs: archive")
+    before = count("pacs", "DEADLINE_EXCEEDED")
+    method.account(grpc.StatusCode.DEADLINE_EXCEEDED, 0.5, None, 0.5)
+    assert count("pacs", "DEADLINE_EXCEEDED") == before + 1
+
+
 def test_a_short_deadline_does_not_excuse_other_failures(method: Method) -> None:
     before = count("server", "UNAVAILABLE")
     method.account(grpc.StatusCode.UNAVAILABLE, 0.1, Unavailable("x"), 0.5)
