@@ -62,10 +62,19 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def run_prometheus(folder: Path, targets: Mapping[str, str], rule_files: Sequence[Path]) -> Iterator[Prometheus]:
-    """Runs a Prometheus that scrapes targets, addresses by the name of their job, every two seconds."""
-    every = f"{STEP_S}s"
+def run_prometheus(
+    folder: Path,
+    targets: Mapping[str, str],
+    rule_files: Sequence[Path],
+    *,
+    step_s: int = STEP_S,
+    alertmanager: str = "",
+) -> Iterator[Prometheus]:
+    """Runs a Prometheus that scrapes targets, addresses by the name of their job, and tells an Alertmanager."""
+    every = f"{step_s}s"
+    managers = [{"static_configs": [{"targets": [alertmanager]}]}] if alertmanager else []
     config = {
+        "alerting": {"alertmanagers": managers},
         "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
         "rule_files": [str(path) for path in rule_files],
         "scrape_configs": [

@@ -172,7 +172,7 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
         error = refused if mmd_pb2.MEASURE_FRECHET in request.measures else self.error
         try:
             for source in (request.x, request.y, request.reference):
-                if not source.HasField("inline"):
+                if source.HasField("feature_set_id"):
                     own = get_store(self.store, context)
                     committed = read_named(own, source.feature_set_id, source.manifest_sha256)
                     read_feature_set(own, source.feature_set_id, committed.sha256)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+from tests.integration.finetuning.peers import Mmd
 
 from vfmalign.core.domain.errors import LeaseLost
 from vfmalign.core.rpc.access.credentials import BearerToken
@@ -20,7 +21,6 @@ from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.v1 import (
     features_pb2,
     features_pb2_grpc,
-    mmd_pb2,
     mmd_pb2_grpc,
     monitoring_pb2,
     monitoring_pb2_grpc,
@@ -53,8 +53,7 @@ class Called(
         return self.answer("features", request, context, features_pb2.ListModelsResponse())
 
     def Compute(self, request, context):
-        layers = [mmd_pb2.LayerResult(layer=request.x.inline.layers[0].layer)]
-        return self.answer("mmd", request, context, mmd_pb2.ComputeResponse(layers=layers))
+        return self.answer("mmd", request, context, Mmd(None).Compute(request, context))
 
     def ListMonitors(self, request, context):
         return self.answer("monitoring", request, context, monitoring_pb2.ListMonitorsResponse())

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import socket
-import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -15,11 +12,9 @@ from typing import Any
 
 import pytest
 from tests.alert_rules import load_rules
-from tests.dashboards import ROOT
+from tests.alertmanager import EXAMPLE, PROGRAM, run_alertmanager
 from tests.integration.cli.commands import wait_until
 
-EXAMPLE = ROOT / "deploy" / "prometheus" / "alertmanager.yml"
-PROGRAM = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
 SERVICES = ("features", "finetuning", "mmd", "monitoring")
 
 needs_alertmanager = pytest.mark.skipif(
@@ -78,31 +73,8 @@ FAULTS: dict[str, tuple[list[dict[str, str]], set[tuple[str, str]]]] = {
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     """The address of an Alertmanager with the example, alone and without its receivers."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    options = [
-        f"--config.file={EXAMPLE}",
-        f"--storage.path={tmp_path / 'data'}",
-        f"--web.listen-address={address}",
-        "--cluster.listen-address=",
-    ]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([str(PROGRAM), *options], stdout=log, stderr=log)
-        try:
-            wait_until(lambda: is_ready(process, f"http://{address}/-/ready"), "an Alertmanager that is ready")
-            yield f"http://{address}/api/v2"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def is_ready(process: subprocess.Popen[bytes], url: str) -> bool:
-    assert process.poll() is None
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
+    with run_alertmanager(tmp_path) as address:
+        yield f"http://{address}/api/v2"
 
 
 def post(url: str, alerts: Sequence[dict[str, str]]) -> None:

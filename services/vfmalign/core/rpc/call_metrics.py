@@ -26,7 +26,7 @@ from vfmalign.core.runtime.work_context import PACS, current_work
 
 Fault = Literal["none", "server", "pacs", "caller"]
 SHORT_DEADLINE_S = 2.0
-"""If a call arrives with less time left and misses its deadline while it waits for the server, the caller is at fault."""
+"""If a call arrives with less time left and its deadline passes in a queue of the server, the caller is at fault."""
 
 _OF_SERVER = frozenset(
     {
