@@ -49,6 +49,7 @@ def test_writes_are_refused_once_the_server_finds_its_disk_full_and_go_on_when_i
                 store.put("later", b"later")
             except StoreUnavailable as error:
                 reasons.append(error.reason)
+                assert "its disk may be full" in str(error)
                 return True
             return False
 
