@@ -45,6 +45,11 @@ COMMANDS: dict[str, Command] = {
     "up": Command(f"{_SETUP}.stack:up", "Start a local stack: object storage and the services, or MMD alone."),
     "down": Command(f"{_SETUP}.stack:down", "Stop the local stack and every process it started."),
     "status": Command(f"{_SETUP}.stack:status", "Show the processes of the local stack and their addresses."),
+    "backup": Command(
+        f"{_SETUP}.backup:backup",
+        "Write the local stack to one file: databases, objects, tokens and the patients behind ids.",
+    ),
+    "restore": Command(f"{_SETUP}.backup:restore", "Restore a backup of a local stack into an empty state folder."),
     "doctor": Command(f"{_SETUP}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
     "login": Command(
         f"{_SETUP}.login:login",

@@ -69,7 +69,8 @@ class Stack:
         directory: the state folder.
         notify: called with one sentence for every event.
         settings: environment variables of the services, instead of the defaults for this machine.
-        services: the services to run. The S3 server is started if one of them needs it.
+        services: the services to run. The S3 server is started unless none of them needs it; without any service, it
+            runs alone.
         port_choice: how to choose the services' ports.
     """
 
@@ -105,7 +106,7 @@ class Stack:
             bring_down(self._directory, earlier)
         try:
             tokens.ensure(self._directory.tokens)
-            if not set(self._services) <= set(WITHOUT_STORE):
+            if set(self._services) != set(WITHOUT_STORE):
                 self._start_store()
             self._start_services()
             self._register()
@@ -312,14 +313,17 @@ class Stack:
 
 @contextlib.contextmanager
 def running_stack(
-    directory: StateDirectory, notify: Notify, settings: Mapping[str, str] = NO_SETTINGS
+    directory: StateDirectory,
+    notify: Notify,
+    settings: Mapping[str, str] = NO_SETTINGS,
+    services: Collection[str] = SERVICES,
 ) -> Iterator[StackState]:
     """Runs a stack during a block. It holds the folder's lock, is supervised by a thread, and is always stopped.
 
     It has no other callers, so it may take any port.
     """
     with directory.single_instance_lock():
-        stack = Stack(directory, notify, settings, port_choice=PortChoice(any=True))
+        stack = Stack(directory, notify, settings, services, PortChoice(any=True))
         supervisor = threading.Thread(target=stack.supervise, name="supervisor", daemon=True)
         try:
             state = stack.start()

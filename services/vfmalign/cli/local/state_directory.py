@@ -7,7 +7,7 @@ state/          the databases of finetuning and monitoring, and the jobs' locks
 logs/           one file per process; state/logs/ has one per job
 tokens/         tokens of the owner and of each service (mode 0700); delete the folder for new ones
 private/        the patients behind the ids of imported datasets, and data of unfinished imports from a PACS (mode
-                0700); never leaves this machine
+                0700); leaves this machine only in a backup
 """
 
 from __future__ import annotations

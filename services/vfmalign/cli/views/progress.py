@@ -12,15 +12,15 @@ from vfmalign.cli.views.output import Output
 
 LINE_S = 30.0
 """Seconds between two lines of progress if the output is not a terminal."""
-_UNITS = {"scan": "files", "download": "studies"}
+_UNITS = {"scan": "files", "download": "studies", "copy": "objects", "verify": "files", "restore": "files"}
 
 
 @contextmanager
 def progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
     """Shows a progress bar for `progress(stage, done, total)`, or a line every `LINE_S` seconds without a terminal.
 
-    It counts files while they are scanned, studies while they are downloaded, and cases otherwise. The stage `receive`,
-    in bytes, is shown beside the downloaded studies. A stage that begins without a total is shown only by its name.
+    It counts cases, unless `_UNITS` names another unit. The stage `receive`, in bytes, is shown beside the downloaded
+    studies. A stage that begins without a total is shown only by its name.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as bars:
