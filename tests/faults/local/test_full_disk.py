@@ -48,13 +48,14 @@ def test_writes_are_refused_once_the_server_finds_its_disk_full_and_go_on_when_i
             try:
                 store.put("later", b"later")
             except StoreUnavailable as error:
-                reasons.append(error.reason)
-                assert "its disk may be full" in str(error)
+                reasons.append(f"{error.reason}: {error.message}")
                 return True
             return False
 
         wait_until(is_refused, "the refusal")
-        assert reasons == ["STORE_FAILING"]
+        assert reasons == [
+            "STORE_FAILING: the object store answers with errors (HTTP 500 InternalError); its disk may be full"
+        ]
         assert store.get("before") == b"before"
         filling.unlink()
         wait_until(lambda: not is_refused(), "a write")
