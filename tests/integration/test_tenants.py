@@ -178,6 +178,20 @@ async def test_models_and_datasets_are_those_of_the_callers_tenant(open_api: Any
         await refuse(NotFound, theirs.features.ExtractDataset(request))
 
 
+async def test_feature_sets_are_those_of_the_callers_tenant(open_api: Any) -> None:
+    ours, theirs = [await open_api("researcher", claim=tenant) for tenant in TENANTS]
+    request = pb.ExtractDatasetRequest(model_id="only", dataset_id="only", split=common_pb2.SPLIT_TEST)
+    made = [event async for event in ours.features.ExtractDataset(request)][-1].feature_set.feature_set_id
+    listed = [(await one.features.ListFeatureSets(pb.ListFeatureSetsRequest())).feature_sets for one in (ours, theirs)]
+    assert [[one.feature_set_id for one in sets] for sets in listed] == [[made], []]
+    named = pb.GetFeatureSetRequest(feature_set_id=made)
+    assert (await ours.features.GetFeatureSet(named)).feature_set == listed[0][0]
+    await refuse(NotFound, theirs.features.GetFeatureSet(named))
+    viewer, router = await open_api("viewer", claim="default"), await open_api("router", claim="default")
+    assert (await viewer.features.GetFeatureSet(named)).feature_set == listed[0][0]
+    await refuse(Forbidden, router.features.ListFeatureSets(pb.ListFeatureSetsRequest()))
+
+
 async def test_each_tenant_extracts_with_its_own_weights_into_its_own_objects(
     open_api: Any, stores: dict[str, ObjectStore]
 ) -> None:

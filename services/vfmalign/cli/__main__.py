@@ -63,6 +63,7 @@ COMMANDS: dict[str, Command] = {
     "dicom": Command(f"{_SETUP}.dicom:app", "Show what DICOM files hold, and which series rules take."),
     "models": Command(f"{_API}.models:app", "List, show, import and pretrain models."),
     "extract": Command(f"{_API}.features:extract", "Extract the features of a dataset's split."),
+    "features": Command(f"{_API}.features:app", "List and show feature sets."),
     "mmd": Command(f"{_API}.mmd:mmd", "Compare two samples of features, layer by layer."),
     "drift": Command(f"{_API}.drift:drift", "Watch a stream of features for drift from a reference."),
     "monitors": Command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TypedDict
 
@@ -22,6 +23,8 @@ from vfmalign.client.messages.features import (
     ExtractedStudy,
     FeatureSet,
     ListDatasetsResponse,
+    ListFeatureSetsRequest,
+    ListFeatureSetsResponse,
     ListModelsResponse,
     Model,
     PacsReference,
@@ -289,6 +292,46 @@ class AsyncFeaturesClient:
         pages = await fetch_pages(fetch)
         return ListDatasetsResponse(
             datasets=tuple(dataset for page in pages for dataset in page.datasets),
+            unreadable=tuple(item for page in pages for item in page.unreadable),
+        )
+
+    async def get_feature_set(self, feature_set_id: str) -> FeatureSet:
+        """Describes a feature set.
+
+        Raises:
+            NotFound: there is no such feature set.
+            DataLoss: its manifest is damaged.
+        """
+        request = features_pb2.GetFeatureSetRequest(feature_set_id=feature_set_id)
+        return FeatureSet.from_response((await self._stub().GetFeatureSet(request)).feature_set)
+
+    async def list_feature_sets(
+        self,
+        *,
+        model_id: str = "",
+        dataset_id: str = "",
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> ListFeatureSetsResponse:
+        """Lists the feature sets of a model and a dataset; joins all pages into one response.
+
+        Args:
+            model_id: model of the sets; all where empty.
+            dataset_id: dataset of the sets; all where empty.
+            created_after: earliest time of creation; all where None.
+            created_before: time before which the sets were created; all where None.
+        """
+        filters = ListFeatureSetsRequest.from_fields(
+            model_id=model_id, dataset_id=dataset_id, created_after=created_after, created_before=created_before
+        )
+
+        async def fetch(page_token: str) -> ListFeatureSetsResponse:
+            request = filters.model_copy(update={"page_token": page_token}).to_proto()
+            return ListFeatureSetsResponse.from_response(await self._stub().ListFeatureSets(request))
+
+        pages = await fetch_pages(fetch)
+        return ListFeatureSetsResponse(
+            feature_sets=tuple(feature_set for page in pages for feature_set in page.feature_sets),
             unreadable=tuple(item for page in pages for item in page.unreadable),
         )
 

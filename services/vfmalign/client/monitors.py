@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, get_args
 
 import grpc
@@ -91,11 +92,22 @@ class AsyncMonitorsClient:
         request = monitoring_pb2.GetMonitorRequest(monitor_id=monitor_id)
         return Monitor.from_response((await self._stub().GetMonitor(request)).monitor)
 
-    async def list(self, states: Sequence[MonitorState] = (), *, limit: int | None = None) -> list[Monitor]:
+    async def list(
+        self,
+        states: Sequence[MonitorState] = (),
+        *,
+        model_id: str = "",
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[Monitor]:
         """Lists monitors, newest first, without windows, channels and earlier epochs.
 
         Args:
             states: states to list; all where empty.
+            model_id: model that computed the references of the monitors; all where empty.
+            created_after: earliest time of creation; all where None.
+            created_before: time before which the monitors were created; all where None.
             limit: positive; no limit where None.
 
         Raises:
@@ -110,6 +122,9 @@ class AsyncMonitorsClient:
                 states=[f"MONITOR_STATE_{_check_choice(state, MonitorState, 'states').upper()}" for state in states],
                 page_size=0 if limit is None else min(limit - len(monitors), _MAX_PAGE_SIZE),
                 page_token=token,
+                model_id=model_id,
+                created_after=created_after,
+                created_before=created_before,
             )
             page = await self._stub().ListMonitors(request)
             monitors += [Monitor.from_response(monitor) for monitor in page.monitors]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import ClassVar, Generic, Literal, TypeVar
+from datetime import datetime
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import grpc
 
@@ -69,11 +70,24 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         """
         return await self._get(operation_id)
 
-    async def list(self, states: Sequence[JobState] = (), *, limit: int | None = None) -> list[OperationT]:
+    async def list(
+        self,
+        states: Sequence[JobState] = (),
+        *,
+        model_id: str = "",
+        dataset_id: str = "",
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[OperationT]:
         """Lists operations, newest first: every page, or the newest `limit` operations.
 
         Args:
             states: states to list; all where empty. Only jobs can be `pending`.
+            model_id: model of the operations; all where empty.
+            dataset_id: dataset of the operations; all where empty.
+            created_after: earliest time of creation; all where None.
+            created_before: time before which the operations were created; all where None.
             limit: positive; no limit where None.
 
         Raises:
@@ -88,11 +102,18 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
                     field="states",
                     remedy=f"choose from {', '.join(self.STATES)}",
                 )
+        fields = {
+            "states": [f"{self.NOUN.upper()}_STATE_{state.upper()}" for state in states],
+            "model_id": model_id,
+            "dataset_id": dataset_id,
+            "created_after": created_after,
+            "created_before": created_before,
+        }
         operations: list[OperationT] = []
         token = ""
         while True:
             page_size = 0 if limit is None else min(limit - len(operations), _MAX_PAGE_SIZE)
-            page, token = await self._list_page(states, page_size, token)
+            page, token = await self._list_page(fields | {"page_size": page_size, "page_token": token})
             operations += page
             if not token or len(operations) == limit:
                 return operations
@@ -183,10 +204,8 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
     async def _get(self, operation_id: str) -> OperationT: ...
 
     @abstractmethod
-    async def _list_page(
-        self, states: Sequence[JobState], page_size: int, page_token: str
-    ) -> tuple[Sequence[OperationT], str]:
-        """Returns a page and the token of the next one, which is empty for the last one."""
+    async def _list_page(self, fields: Mapping[str, Any]) -> tuple[Sequence[OperationT], str]:
+        """Returns a page and the token of the next one, which is empty for the last one; `fields` is the request."""
 
     @abstractmethod
     async def _cancel(self, operation_id: str) -> OperationT: ...
@@ -233,12 +252,8 @@ class AsyncJobsClient(AsyncOperationsClient[JobSpec, Job]):
         request = finetuning_pb2.GetJobRequest(job_id=job_id)
         return Job.from_response((await self._stub().GetJob(request)).job)
 
-    async def _list_page(
-        self, states: Sequence[JobState], page_size: int, page_token: str
-    ) -> tuple[Sequence[Job], str]:
-        names = [f"JOB_STATE_{state.upper()}" for state in states]
-        request = finetuning_pb2.ListJobsRequest(states=names, page_size=page_size, page_token=page_token)
-        page = await self._stub().ListJobs(request)
+    async def _list_page(self, fields: Mapping[str, Any]) -> tuple[Sequence[Job], str]:
+        page = await self._stub().ListJobs(finetuning_pb2.ListJobsRequest(**fields))
         return [Job.from_response(job) for job in page.jobs], page.next_page_token
 
     async def _cancel(self, job_id: str) -> Job:
@@ -279,12 +294,8 @@ class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
         request = alignment_pb2.GetCheckRequest(check_id=check_id)
         return Check.from_response((await self._stub().GetCheck(request)).check)
 
-    async def _list_page(
-        self, states: Sequence[JobState], page_size: int, page_token: str
-    ) -> tuple[Sequence[Check], str]:
-        names = [f"CHECK_STATE_{state.upper()}" for state in states]
-        request = alignment_pb2.ListChecksRequest(states=names, page_size=page_size, page_token=page_token)
-        page = await self._stub().ListChecks(request)
+    async def _list_page(self, fields: Mapping[str, Any]) -> tuple[Sequence[Check], str]:
+        page = await self._stub().ListChecks(alignment_pb2.ListChecksRequest(**fields))
         return [Check.from_response(check) for check in page.checks], page.next_page_token
 
     async def _cancel(self, check_id: str) -> Check:
@@ -321,12 +332,8 @@ class AsyncExperimentsClient(AsyncReportedClient[ExperimentSpec, Experiment]):
         request = experiment_pb2.GetExperimentRequest(experiment_id=experiment_id)
         return Experiment.from_response((await self._stub().GetExperiment(request)).experiment)
 
-    async def _list_page(
-        self, states: Sequence[JobState], page_size: int, page_token: str
-    ) -> tuple[Sequence[Experiment], str]:
-        names = [f"EXPERIMENT_STATE_{state.upper()}" for state in states]
-        request = experiment_pb2.ListExperimentsRequest(states=names, page_size=page_size, page_token=page_token)
-        page = await self._stub().ListExperiments(request)
+    async def _list_page(self, fields: Mapping[str, Any]) -> tuple[Sequence[Experiment], str]:
+        page = await self._stub().ListExperiments(experiment_pb2.ListExperimentsRequest(**fields))
         return [Experiment.from_response(experiment) for experiment in page.experiments], page.next_page_token
 
     async def _cancel(self, experiment_id: str) -> Experiment:

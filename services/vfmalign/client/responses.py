@@ -13,7 +13,12 @@ import grpc
 from google.protobuf.message import Message
 
 from vfmalign.client.messages.common import Progress
-from vfmalign.client.messages.features import ExtractDatasetResponse, ListDatasetsResponse, ListModelsResponse
+from vfmalign.client.messages.features import (
+    ExtractDatasetResponse,
+    ListDatasetsResponse,
+    ListFeatureSetsResponse,
+    ListModelsResponse,
+)
 from vfmalign.client.messages.imports import PublishDatasetResponse, PublishModelResponse
 from vfmalign.core.domain.errors import DeadlineExceeded, Unavailable
 
@@ -24,7 +29,7 @@ _PAUSE_S = 1.0
 OnProgress = Callable[[Progress], Awaitable[None] | None]
 
 EventT = TypeVar("EventT", ExtractDatasetResponse, PublishDatasetResponse, PublishModelResponse)
-PageT = TypeVar("PageT", ListDatasetsResponse, ListModelsResponse)
+PageT = TypeVar("PageT", ListDatasetsResponse, ListFeatureSetsResponse, ListModelsResponse)
 RequestT = TypeVar("RequestT", bound=Message)
 MessageT = TypeVar("MessageT", bound=Message)
 T = TypeVar("T")

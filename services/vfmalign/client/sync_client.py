@@ -103,6 +103,8 @@ class FeaturesClient(_SubClient[AsyncFeaturesClient]):
     list_models = _blocking(AsyncFeaturesClient.list_models)
     get_dataset = _blocking(AsyncFeaturesClient.get_dataset)
     list_datasets = _blocking(AsyncFeaturesClient.list_datasets)
+    get_feature_set = _blocking(AsyncFeaturesClient.get_feature_set)
+    list_feature_sets = _blocking(AsyncFeaturesClient.list_feature_sets)
 
 
 class DatasetsClient(_SubClient[AsyncDatasetsClient]):

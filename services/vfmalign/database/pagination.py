@@ -1,16 +1,11 @@
-"""Keyset pagination, newest first: pages neither repeat nor skip rows while rows are added.
-
-A page token holds the position of the last row and a digest of the filter. It is opaque to clients but not secret.
-"""
+"""Keyset pagination, newest first: pages neither repeat nor skip rows while rows are added."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import sqlalchemy as sa
 from google.protobuf.descriptor import EnumDescriptor
@@ -19,12 +14,14 @@ from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.base import enum_labels
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.record import Id, canonical_json
+from vfmalign.core.domain.record import Id
+from vfmalign.core.rpc.page_tokens import PageTokens, bad_token
 from vfmalign.database.tables import OwnedRow
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
-_POSITION: TypeAdapter[tuple[datetime, str, str]] = TypeAdapter(tuple[AwareDatetime, Id, str])
+_TIMES = ("created_after", "created_before")
+_POSITION: TypeAdapter[tuple[datetime, str]] = TypeAdapter(tuple[AwareDatetime, Id])
 
 Item = TypeVar("Item")
 RowType = TypeVar("RowType", bound=OwnedRow)
@@ -46,11 +43,37 @@ class PageRequest:
         size: rows per page, 1 to 1,000; 0 means 100.
         token: `next_token` of the page before; empty for the first.
         states: states to list; empty means all.
+        model_id, dataset_id: model and dataset of the rows; empty means all.
+        created_after, created_before: earliest time of creation, and the time before which rows were created.
+        tokens: writes and reads the tokens of the list.
     """
 
     size: int = 0
     token: str = ""
     states: Collection[str] = ()
+    model_id: str = ""
+    dataset_id: str = ""
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    tokens: PageTokens = field(default_factory=PageTokens)
+
+    @classmethod
+    def parse(cls, request: Any) -> Self:
+        """Returns the page that a list request of a service asks for.
+
+        Raises:
+            BadOption: a state is unspecified.
+        """
+        times = {name: getattr(request, name) for name in _TIMES if request.HasField(name)}
+        return cls(
+            size=request.page_size,
+            token=request.page_token,
+            states=_parse_states(request.states, request.DESCRIPTOR.fields_by_name["states"].enum_type),
+            model_id=request.model_id,
+            dataset_id=getattr(request, "dataset_id", ""),  # monitors have none
+            tokens=PageTokens.of(request),
+            **{name: time.ToDatetime(UTC) for name, time in times.items()},
+        )
 
     def select(self, table: type[RowType]) -> sa.Select[Any]:
         """Selects this page and one more row, which shows whether another page follows.
@@ -61,8 +84,16 @@ class PageRequest:
         query: sa.Select[Any] = sa.select(table).order_by(table.created_at.desc(), table.id.desc()).limit(self.rows + 1)
         if self.states:
             query = query.where(table.state.in_(sorted(self.states)))
+        if self.model_id:
+            query = query.where(table.has_model(self.model_id))
+        if self.dataset_id:
+            query = query.where(table.request["dataset_id"].as_string() == self.dataset_id)
+        if self.created_after is not None:
+            query = query.where(table.created_at >= self.created_after)
+        if self.created_before is not None:
+            query = query.where(table.created_at < self.created_before)
         if self.token:
-            created_at, row_id = self._decode()
+            created_at, row_id = self._read_token()
             query = query.where(
                 sa.or_(
                     table.created_at < created_at,
@@ -83,21 +114,15 @@ class PageRequest:
         if len(rows) <= self.rows:
             return ""
         last = rows[self.rows - 1]
-        position = [last.created_at.isoformat(), last.id, self._filter_digest()]
-        return base64.urlsafe_b64encode(canonical_json(position)).decode()
+        return self.tokens.write(last.created_at.isoformat(), last.id)
 
-    def _filter_digest(self) -> str:
-        return hashlib.sha256(canonical_json(sorted(self.states))).hexdigest()[:16]
-
-    def _decode(self) -> tuple[datetime, str]:
+    def _read_token(self) -> tuple[datetime, str]:
+        position = self.tokens.read(self.token)
         try:
-            created_at, row_id, digest = _POSITION.validate_json(base64.urlsafe_b64decode(self.token))
-            created_at = created_at.astimezone(UTC)
+            created_at, row_id = _POSITION.validate_python(position)
+            return created_at.astimezone(UTC), row_id
         except (ValueError, OverflowError) as error:
-            raise _bad_token() from error
-        if digest != self._filter_digest():
-            raise _bad_token()
-        return created_at, row_id
+            raise bad_token("it is not a page token") from error
 
 
 def read_page(
@@ -118,18 +143,8 @@ def read_page(
     return Page(tuple(convert(row) for row in rows[: request.rows]), request.next_token(rows))
 
 
-def _bad_token() -> BadOption:
-    return BadOption(
-        "the token belongs to another list or filter", field="page_token", remedy="start again with an empty page_token"
-    )
-
-
-def parse_states(states: Sequence[int], enum: EnumDescriptor) -> tuple[str, ...]:
-    """Returns the labels of the states by which a list is filtered.
-
-    Raises:
-        BadOption: a state is unspecified or unknown.
-    """
+def _parse_states(states: Sequence[int], enum: EnumDescriptor) -> tuple[str, ...]:
+    """Returns the labels of the states by which a list is filtered."""
     labels = dict(zip((value.number for value in enum.values if value.number), enum_labels(enum), strict=True))
     for state in states:
         if state not in labels:

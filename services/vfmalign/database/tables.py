@@ -79,6 +79,12 @@ class OwnedRow(TenantRow):
         created = sa.Index(f"ix_{name}_created", "tenant", "created_at", "id")
         return created, sa.Index(f"ix_{name}_state", "tenant", "state")
 
+    @classmethod
+    def has_model(cls, model_id: str) -> sa.ColumnElement[bool]:
+        """Returns the condition that a row uses a model."""
+        condition: sa.ColumnElement[bool] = cls.request["model_id"].as_string() == model_id
+        return condition
+
 
 class LifecycleRow(OwnedRow):
     """Columns of operations that are created once, run and end: jobs, checks and experiments.

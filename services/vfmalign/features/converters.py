@@ -25,7 +25,7 @@ from vfmalign.features.extraction.dataset_extraction import ExtractionResult
 from vfmalign.features.extraction.parts import Features
 from vfmalign.features.extraction.study import Source, StudyRequest, in_field
 from vfmalign.features.extraction.study_store import check_study_id
-from vfmalign.features.listing import ObjectPage
+from vfmalign.features.listing import ObjectPage, describe_feature_set
 from vfmalign.features.outbox.entries import OutboxEntry
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.registry import list_architectures
@@ -132,7 +132,9 @@ def to_dicom_request(study: features_pb2.Study, to_key: ToKey) -> DicomRequest |
     if source == "instances":
         return DicomRequest(tuple(dicom.instances.instances), dicom.rules_dataset_id)
     if source == "reference":
-        return DicomRequest(messages.PacsReference.from_proto(dicom.reference), dicom.rules_dataset_id)
+        return DicomRequest(
+            messages.PacsReference.from_proto(dicom.reference, "study.dicom.reference"), dicom.rules_dataset_id
+        )
     with in_field("study.dicom.uploaded.uri"):
         key = to_key(dicom.uploaded.uri)
     return DicomRequest(StoredObject(key=key, sha256=dicom.uploaded.sha256), dicom.rules_dataset_id)
@@ -287,21 +289,19 @@ def to_progress(done: int, total: int, elapsed_s: float) -> messages.ExtractData
     return messages.ExtractDatasetResponse(progress=progress)
 
 
+def to_feature_sets(page: ObjectPage[messages.FeatureSet]) -> messages.ListFeatureSetsResponse:
+    """Describes one page of feature sets."""
+    return messages.ListFeatureSetsResponse(
+        feature_sets=page.items,
+        next_page_token=page.next_token,
+        unreadable=_to_unreadable(page),
+    )
+
+
 def to_feature_set(result: ExtractionResult, to_uri: ToUri, cost: Cost) -> messages.ExtractDatasetResponse:
     """Builds the last message of a dataset's extraction."""
-    committed, manifest = result.committed, result.committed.manifest
-    ref = StoredFile(key=committed.key, sha256=committed.sha256, size_bytes=committed.size_bytes)
-    feature_set = messages.FeatureSet(
-        feature_set_id=result.feature_set_id,
-        manifest=ObjectRef.of(ref, to_uri),
-        rows=manifest.rows,
-        groups=len(set(manifest.groups)),
-        layers=manifest.layers,
-        checkpoint_sha256=result.checkpoint_sha256,
-        dataset_digest=manifest.request.dataset_digest,
-    )
     return messages.ExtractDatasetResponse(
-        feature_set=feature_set,
+        feature_set=describe_feature_set(result.committed, result.checkpoint_sha256, to_uri),
         cost=cost,
         computed_cases=result.computed_cases,
         recomputed_parts=result.recomputed_parts,

@@ -1,30 +1,64 @@
-"""Pages of the published models and of the stored datasets."""
+"""Pages of the published models, of the stored datasets and of the feature sets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from datetime import datetime
+from typing import Any, Generic, Self, TypeVar
 
 from vfmalign.client.dataset_description import describe_dataset
-from vfmalign.client.messages.features import Dataset
-from vfmalign.core.domain.errors import BadOption, InvalidInput, NotFound, PreconditionFailed, VfmalignError
+from vfmalign.client.messages.common import ObjectRef
+from vfmalign.client.messages.features import Dataset, FeatureSet, ListFeatureSetsRequest
+from vfmalign.core.domain.errors import DataLoss, InvalidInput, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.stored_objects import StoredFile
+from vfmalign.core.rpc.page_tokens import PageTokens, bad_token
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.datasets import list_datasets as list_dataset_ids
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.feature_sets import CommittedSet, is_feature_set_id, read_committed
+from vfmalign.core.storage.keys import FEATURES
 from vfmalign.core.storage.model_cards import list_model_ids, load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.features.extraction.dataset_extraction import get_weights_digest
 
 DEFAULT_PAGE_SIZE = 100
-MAX_PAGE_SIZE = 1000
 PAGE_BYTES = 4 * 2**20
 """A page ends before its descriptions exceed this size in bytes, whatever their number."""
 
 T = TypeVar("T")
 _LOG = logs.get("listing")
+
+
+@dataclass(frozen=True)
+class PageQuery:
+    """The requested page of a list.
+
+    Attributes:
+        size: maximum number of objects.
+        after: id of the last object of the previous page; empty for the first page.
+        tokens: writes the token of the next page.
+    """
+
+    size: int
+    after: str
+    tokens: PageTokens
+
+    @classmethod
+    def parse(cls, request: Any) -> Self:
+        """Returns the page that a list request of the service asks for.
+
+        Raises:
+            BadOption: the token is invalid, or belongs to another list.
+        """
+        tokens = PageTokens.of(request)
+        position = tokens.read(request.page_token) if request.page_token else ("",)
+        if len(position) != 1 or not (is_id(position[0]) or not request.page_token):
+            raise bad_token("it is not a page token")
+        return cls(request.page_size or DEFAULT_PAGE_SIZE, position[0], tokens)
 
 
 @dataclass(frozen=True)
@@ -34,7 +68,7 @@ class ObjectPage(Generic[T]):
     Attributes:
         items: items in order of id.
         unreadable: error of each unreadable object, by id.
-        next_token: last id of this page; empty if this is the last page.
+        next_token: token of the next page; empty if this is the last page.
     """
 
     items: tuple[T, ...]
@@ -42,17 +76,17 @@ class ObjectPage(Generic[T]):
     next_token: str
 
 
-def list_models(store: ObjectStore, page_size: int, token: str) -> ObjectPage[ModelCard]:
-    """Reads one page of model cards; see `read_page` for the arguments and errors."""
+def list_models(store: ObjectStore, query: PageQuery) -> ObjectPage[ModelCard]:
+    """Reads one page of model cards; see `read_page` for the errors."""
 
     def measure(card: ModelCard) -> int:
         return len(card.model_dump_json())
 
-    return read_page(list_model_ids(store), lambda model_id: load_card(store, model_id), measure, page_size, token)
+    return read_page(list_model_ids(store), lambda model_id: load_card(store, model_id), measure, query)
 
 
-def list_datasets(store: ObjectStore, page_size: int, token: str) -> ObjectPage[Dataset]:
-    """Reads one page of datasets; see `read_page` for the arguments and errors."""
+def list_datasets(store: ObjectStore, query: PageQuery) -> ObjectPage[Dataset]:
+    """Reads one page of datasets; see `read_page` for the errors."""
 
     def describe(name: str) -> Dataset:
         return describe_dataset(load_dataset(store, name))  # a page with all cases would take gigabytes
@@ -60,48 +94,119 @@ def list_datasets(store: ObjectStore, page_size: int, token: str) -> ObjectPage[
     def measure(dataset: Dataset) -> int:
         return len(dataset.model_dump_json())
 
-    return read_page(list_dataset_ids(store), describe, measure, page_size, token)
+    return read_page(list_dataset_ids(store), describe, measure, query)
+
+
+def list_feature_sets(store: ObjectStore, filters: ListFeatureSetsRequest, query: PageQuery) -> ObjectPage[FeatureSet]:
+    """Reads one page of committed feature sets; see `read_page` for the errors. A page reads at most `query.size`."""
+
+    def accepts(name: str) -> bool:
+        current_work.get().checkpoint()
+        return is_feature_set_id(name)
+
+    def find(name: str) -> FeatureSet | None:
+        try:
+            committed = read_committed(store, name)
+            request = committed.manifest.request
+            if filters.model_id not in {"", request.model_id} or filters.dataset_id not in {"", request.dataset_id}:
+                return None
+            time = store.get_write_time(committed.key)
+        except NotFound:  # not committed yet
+            return None
+        if time < (filters.created_after or time) or (filters.created_before and time >= filters.created_before):
+            return None
+        return describe_feature_set(committed, _find_weights_digest(store, committed), store.uri, time)
+
+    def measure(feature_set: FeatureSet) -> int:
+        return len(feature_set.model_dump_json())
+
+    names = store.list_folders(FEATURES, after=query.after, limit=query.size + 1, accepts=accepts)
+    return read_page(names, find, measure, query)
+
+
+def get_feature_set(store: ObjectStore, feature_set_id: str) -> FeatureSet:
+    """Describes a committed feature set; see `read_committed` for the errors."""
+    committed = read_committed(store, feature_set_id)
+    digest, time = _find_weights_digest(store, committed), store.get_write_time(committed.key)
+    return describe_feature_set(committed, digest, store.uri, time)
+
+
+def describe_feature_set(
+    committed: CommittedSet, checkpoint_sha256: str, to_uri: Callable[[str], str], create_time: datetime | None = None
+) -> FeatureSet:
+    """Describes a committed feature set.
+
+    Args:
+        committed: its manifest.
+        checkpoint_sha256: see `get_weights_digest`.
+        to_uri: converts a key to its URI.
+        create_time: when its manifest was written, if this is known.
+    """
+    manifest, request = committed.manifest, committed.manifest.request
+    ref = StoredFile(key=committed.key, sha256=committed.sha256, size_bytes=committed.size_bytes)
+    return FeatureSet(
+        feature_set_id=request.feature_set_id(),
+        manifest=ObjectRef.of(ref, to_uri),
+        rows=manifest.rows,
+        groups=len(set(manifest.groups)),
+        layers=manifest.layers,
+        checkpoint_sha256=checkpoint_sha256,
+        dataset_digest=request.dataset_digest,
+        model_id=request.model_id,
+        dataset_id=request.dataset_id,
+        split=request.split,
+        initialisation=request.initialisation,
+        initialisation_seed=request.init_seed,
+        input_transform=request.input_transform,
+        create_time=create_time,
+    )
+
+
+def _find_weights_digest(store: ObjectStore, committed: CommittedSet) -> str:
+    """Returns the digest of a set's weights; empty if they are random and the card of their model cannot be read."""
+    request = committed.manifest.request
+    if request.initialisation == "checkpoint":
+        return request.model_sha256
+    try:
+        return get_weights_digest(request, load_card(store, request.model_id))
+    except (NotFound, PreconditionFailed):
+        return ""
 
 
 def read_page(
-    ids: Iterable[str], load: Callable[[str], T], measure: Callable[[T], int], page_size: int, token: str
+    ids: Iterable[str], load: Callable[[str], T | None], measure: Callable[[T], int], query: PageQuery
 ) -> ObjectPage[T]:
     """Reads one page of objects.
 
     An object that cannot be read is reported by its id, so that one damaged object does not hide the others.
 
     Args:
-        ids: ids of all objects.
-        load: function that reads an object.
+        ids: ids of all objects, or of the objects after `query.after`.
+        load: function that reads an object; None leaves the object out.
         measure: size in bytes of an object's description.
-        page_size: 1 to 1,000; 0 means 100.
-        token: `next_token` of the previous page; empty for the first page.
+        query: the page.
 
     Raises:
-        BadOption: the page size or token is invalid.
         Cancelled, DeadlineExceeded: the caller has left.
     """
-    if not 0 <= page_size <= MAX_PAGE_SIZE:
-        raise BadOption(f"{page_size} is not a page size", field="page_size", remedy=f"choose 1 to {MAX_PAGE_SIZE}")
-    if token and not is_id(token):
-        raise BadOption("not a page token", field="page_token", remedy="send the last page's `next_page_token`")
-    size = page_size or DEFAULT_PAGE_SIZE
-    following = sorted(name for name in ids if is_id(name) and name > token)
+    following = sorted(name for name in ids if is_id(name) and name > query.after)
     items: list[T] = []
     unreadable: dict[str, VfmalignError] = {}
     last, free_bytes = "", PAGE_BYTES
-    for name in following[:size]:
+    for name in following[: query.size]:
         current_work.get().checkpoint()
         try:
             item = load(name)
-        except (PreconditionFailed, InvalidInput, NotFound) as error:
+        except (PreconditionFailed, InvalidInput, NotFound, DataLoss) as error:
             unreadable[name] = error
             free_bytes -= len(str(error))
             _LOG.warning("object_unreadable", id=name, error=str(error))
         else:
-            free_bytes -= measure(item)
+            free_bytes -= 0 if item is None else measure(item)
             if last and free_bytes < 0:
                 break
-            items.append(item)
+            if item is not None:
+                items.append(item)
         last = name
-    return ObjectPage(tuple(items), unreadable, last if following and last < following[-1] else "")
+    has_next = bool(following) and last < following[-1]
+    return ObjectPage(tuple(items), unreadable, query.tokens.write(last) if has_next else "")

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
 from vfmalign.client.dataset_description import describe_dataset
-from vfmalign.client.messages.features import CreateStudyUploadRequest, Pooling
+from vfmalign.client.messages.features import CreateStudyUploadRequest, ListFeatureSetsRequest, Pooling
 from vfmalign.core.domain.errors import Cancelled
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.rpc.access.authorisation import check_extraction
@@ -88,7 +88,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """See the proto."""
-        page = await self._workers.lists.run(listing.list_models, self._store, request.page_size, request.page_token)
+        page = await self._workers.lists.run(listing.list_models, self._store, listing.PageQuery.parse(request))
         response: pb.ListModelsResponse = converters.to_models(page, self._store.uri).to_proto()
         return response
 
@@ -99,7 +99,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
         """See the proto."""
-        page = await self._workers.lists.run(listing.list_datasets, self._store, request.page_size, request.page_token)
+        page = await self._workers.lists.run(listing.list_datasets, self._store, listing.PageQuery.parse(request))
         response: pb.ListDatasetsResponse = converters.to_datasets(page).to_proto()
         return response
 
@@ -107,6 +107,18 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         """See the proto."""
         dataset = await STORE.run(load_dataset, self._store, request.dataset_id)
         return pb.GetDatasetResponse(dataset=describe_dataset(dataset).to_proto())
+
+    async def ListFeatureSets(self, request: pb.ListFeatureSetsRequest, context: Context) -> pb.ListFeatureSetsResponse:
+        """See the proto."""
+        filters, query = ListFeatureSetsRequest.from_proto(request), listing.PageQuery.parse(request)
+        page = await self._workers.lists.run(listing.list_feature_sets, self._store, filters, query)
+        response: pb.ListFeatureSetsResponse = converters.to_feature_sets(page).to_proto()
+        return response
+
+    async def GetFeatureSet(self, request: pb.GetFeatureSetRequest, context: Context) -> pb.GetFeatureSetResponse:
+        """See the proto."""
+        feature_set = await STORE.run(listing.get_feature_set, self._store, request.feature_set_id)
+        return pb.GetFeatureSetResponse(feature_set=feature_set.to_proto())
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
         """See the proto."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
-from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
 from vfmalign.client.messages.base import ApiMessage, get_enum_label
@@ -20,7 +19,7 @@ from vfmalign.core.rpc.watching import Watching, split_content
 from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.database.pagination import PageRequest, parse_states
+from vfmalign.database.pagination import PageRequest
 from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation
 from vfmalign.v1 import common_pb2
 
@@ -29,22 +28,6 @@ Item = TypeVar("Item", bound=Operation)
 Packed = TypeVar("Packed", bound=Message)
 _PAGE_BYTES = 4 * 2**20
 """A page ends before its messages exceed this size in bytes, whatever its number of rows."""
-
-
-class ListRequest(Protocol):
-    """Common fields of all list requests."""
-
-    @property
-    def page_size(self) -> int:
-        """See `PageRequest.size`."""
-
-    @property
-    def page_token(self) -> str:
-        """See `PageRequest.token`."""
-
-    @property
-    def states(self) -> Sequence[int]:
-        """Numbers of the states to list; empty means all."""
 
 
 class OperationServicer(ABC, Generic[Item, Packed]):
@@ -77,9 +60,9 @@ class OperationServicer(ABC, Generic[Item, Packed]):
     async def _get(self, item_id: str) -> Packed:
         return await self._pack(await DATABASE.run(self._repository.get, item_id))
 
-    async def _list(self, request: ListRequest, states: EnumDescriptor) -> tuple[list[Packed], str]:
+    async def _list(self, request: Message) -> tuple[list[Packed], str]:
         """Returns one page of messages and the token of the next page."""
-        query = PageRequest(request.page_size, request.page_token, parse_states(request.states, states))
+        query = PageRequest.parse(request)
         page = await DATABASE.run(self._repository.list, query)
         messages: list[Packed] = []
         free_bytes = _PAGE_BYTES

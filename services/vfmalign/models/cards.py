@@ -132,7 +132,7 @@ def publish_program(
     if not _takes_input(encoder, preprocessing):
         raise BadOption(
             f"the program takes an input of {[encoder.in_channels, *encoder.shape_DHW]}",
-            field="input",
+            field="preprocessing",
             remedy="give one modality per channel, and leave the shape out",
         )
     _check_primary_layer(primary_layer, layers, "the program")

@@ -58,6 +58,11 @@ class MonitorRow(OwnedRow):
     lag_s: Mapped[float | None] = mapped_column(sa.Double)
     resumed_at: Mapped[datetime | None]
 
+    @classmethod
+    def has_model(cls, model_id: str) -> sa.ColumnElement[bool]:
+        """Returns the condition that a model computed the reference of a monitor."""
+        return cls.model_id == model_id
+
 
 class _PartRow(TenantRow):
     """A row that belongs to a monitor and is deleted with it."""

@@ -449,7 +449,7 @@ class ExtractDatasetRequest(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., verify: _Optional[bool] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., allow_cut_organs: _Optional[bool] = ...) -> None: ...
 
 class FeatureSet(_message.Message):
-    __slots__ = ("feature_set_id", "manifest", "rows", "groups", "layers", "checkpoint_sha256", "dataset_digest")
+    __slots__ = ("feature_set_id", "manifest", "rows", "groups", "layers", "checkpoint_sha256", "dataset_digest", "model_id", "dataset_id", "split", "initialisation", "initialisation_seed", "input_transform", "create_time")
     FEATURE_SET_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -457,6 +457,13 @@ class FeatureSet(_message.Message):
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
     DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    INITIALISATION_FIELD_NUMBER: _ClassVar[int]
+    INITIALISATION_SEED_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TRANSFORM_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     feature_set_id: str
     manifest: _common_pb2.ObjectRef
     rows: int
@@ -464,7 +471,52 @@ class FeatureSet(_message.Message):
     layers: _containers.RepeatedCompositeFieldContainer[Layer]
     checkpoint_sha256: str
     dataset_digest: str
-    def __init__(self, feature_set_id: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., rows: _Optional[int] = ..., groups: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_digest: _Optional[str] = ...) -> None: ...
+    model_id: str
+    dataset_id: str
+    split: _common_pb2.Split
+    initialisation: Initialisation
+    initialisation_seed: int
+    input_transform: str
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, feature_set_id: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., rows: _Optional[int] = ..., groups: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., model_id: _Optional[str] = ..., dataset_id: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., input_transform: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListFeatureSetsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "model_id", "dataset_id", "created_after", "created_before")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AFTER_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    model_id: str
+    dataset_id: str
+    created_after: _timestamp_pb2.Timestamp
+    created_before: _timestamp_pb2.Timestamp
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., model_id: _Optional[str] = ..., dataset_id: _Optional[str] = ..., created_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListFeatureSetsResponse(_message.Message):
+    __slots__ = ("feature_sets", "next_page_token", "unreadable")
+    FEATURE_SETS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
+    feature_sets: _containers.RepeatedCompositeFieldContainer[FeatureSet]
+    next_page_token: str
+    unreadable: _containers.RepeatedCompositeFieldContainer[UnreadableObject]
+    def __init__(self, feature_sets: _Optional[_Iterable[_Union[FeatureSet, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., unreadable: _Optional[_Iterable[_Union[UnreadableObject, _Mapping]]] = ...) -> None: ...
+
+class GetFeatureSetRequest(_message.Message):
+    __slots__ = ("feature_set_id",)
+    FEATURE_SET_ID_FIELD_NUMBER: _ClassVar[int]
+    feature_set_id: str
+    def __init__(self, feature_set_id: _Optional[str] = ...) -> None: ...
+
+class GetFeatureSetResponse(_message.Message):
+    __slots__ = ("feature_set",)
+    FEATURE_SET_FIELD_NUMBER: _ClassVar[int]
+    feature_set: FeatureSet
+    def __init__(self, feature_set: _Optional[_Union[FeatureSet, _Mapping]] = ...) -> None: ...
 
 class ExtractDatasetResponse(_message.Message):
     __slots__ = ("progress", "feature_set", "cost", "computed_cases", "recomputed_parts")

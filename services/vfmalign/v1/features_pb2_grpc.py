@@ -55,6 +55,16 @@ class FeatureServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_features__pb2.GetDatasetRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_features__pb2.GetDatasetResponse.FromString,
                 _registered_method=True)
+        self.ListFeatureSets = channel.unary_unary(
+                '/vfmalign.v1.FeatureService/ListFeatureSets',
+                request_serializer=vfmalign_dot_v1_dot_features__pb2.ListFeatureSetsRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_features__pb2.ListFeatureSetsResponse.FromString,
+                _registered_method=True)
+        self.GetFeatureSet = channel.unary_unary(
+                '/vfmalign.v1.FeatureService/GetFeatureSet',
+                request_serializer=vfmalign_dot_v1_dot_features__pb2.GetFeatureSetRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_features__pb2.GetFeatureSetResponse.FromString,
+                _registered_method=True)
         self.Extract = channel.unary_unary(
                 '/vfmalign.v1.FeatureService/Extract',
                 request_serializer=vfmalign_dot_v1_dot_features__pb2.ExtractRequest.SerializeToString,
@@ -99,6 +109,20 @@ class FeatureServiceServicer:
 
     def GetDataset(self, request, context):
         """Describes one dataset.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFeatureSets(self, request, context):
+        """Lists the feature sets in object storage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFeatureSet(self, request, context):
+        """Describes one feature set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +173,16 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetDataset,
                     request_deserializer=vfmalign_dot_v1_dot_features__pb2.GetDatasetRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_features__pb2.GetDatasetResponse.SerializeToString,
+            ),
+            'ListFeatureSets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFeatureSets,
+                    request_deserializer=vfmalign_dot_v1_dot_features__pb2.ListFeatureSetsRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_features__pb2.ListFeatureSetsResponse.SerializeToString,
+            ),
+            'GetFeatureSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFeatureSet,
+                    request_deserializer=vfmalign_dot_v1_dot_features__pb2.GetFeatureSetRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_features__pb2.GetFeatureSetResponse.SerializeToString,
             ),
             'Extract': grpc.unary_unary_rpc_method_handler(
                     servicer.Extract,
@@ -275,6 +309,60 @@ class FeatureService:
             '/vfmalign.v1.FeatureService/GetDataset',
             vfmalign_dot_v1_dot_features__pb2.GetDatasetRequest.SerializeToString,
             vfmalign_dot_v1_dot_features__pb2.GetDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFeatureSets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.FeatureService/ListFeatureSets',
+            vfmalign_dot_v1_dot_features__pb2.ListFeatureSetsRequest.SerializeToString,
+            vfmalign_dot_v1_dot_features__pb2.ListFeatureSetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFeatureSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.FeatureService/GetFeatureSet',
+            vfmalign_dot_v1_dot_features__pb2.GetFeatureSetRequest.SerializeToString,
+            vfmalign_dot_v1_dot_features__pb2.GetFeatureSetResponse.FromString,
             options,
             channel_credentials,
             insecure,

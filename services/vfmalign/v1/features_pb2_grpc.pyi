@@ -41,6 +41,10 @@ class FeatureServiceStub:
     """Lists the datasets in object storage."""
     GetDataset: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetDatasetRequest, _features_pb2.GetDatasetResponse]
     """Describes one dataset."""
+    ListFeatureSets: _grpc.UnaryUnaryMultiCallable[_features_pb2.ListFeatureSetsRequest, _features_pb2.ListFeatureSetsResponse]
+    """Lists the feature sets in object storage."""
+    GetFeatureSet: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetFeatureSetRequest, _features_pb2.GetFeatureSetResponse]
+    """Describes one feature set."""
     Extract: _grpc.UnaryUnaryMultiCallable[_features_pb2.ExtractRequest, _features_pb2.ExtractResponse]
     """Extracts the features of one study."""
     ExtractDataset: _grpc.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]
@@ -65,6 +69,10 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Lists the datasets in object storage."""
     GetDataset: _aio.UnaryUnaryMultiCallable[_features_pb2.GetDatasetRequest, _features_pb2.GetDatasetResponse]  # type: ignore[assignment]
     """Describes one dataset."""
+    ListFeatureSets: _aio.UnaryUnaryMultiCallable[_features_pb2.ListFeatureSetsRequest, _features_pb2.ListFeatureSetsResponse]  # type: ignore[assignment]
+    """Lists the feature sets in object storage."""
+    GetFeatureSet: _aio.UnaryUnaryMultiCallable[_features_pb2.GetFeatureSetRequest, _features_pb2.GetFeatureSetResponse]  # type: ignore[assignment]
+    """Describes one feature set."""
     Extract: _aio.UnaryUnaryMultiCallable[_features_pb2.ExtractRequest, _features_pb2.ExtractResponse]  # type: ignore[assignment]
     """Extracts the features of one study."""
     ExtractDataset: _aio.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]  # type: ignore[assignment]
@@ -110,6 +118,22 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.GetDatasetResponse, _abc.Awaitable[_features_pb2.GetDatasetResponse]]:
         """Describes one dataset."""
+
+    @_abc_1.abstractmethod
+    def ListFeatureSets(
+        self,
+        request: _features_pb2.ListFeatureSetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.ListFeatureSetsResponse, _abc.Awaitable[_features_pb2.ListFeatureSetsResponse]]:
+        """Lists the feature sets in object storage."""
+
+    @_abc_1.abstractmethod
+    def GetFeatureSet(
+        self,
+        request: _features_pb2.GetFeatureSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.GetFeatureSetResponse, _abc.Awaitable[_features_pb2.GetFeatureSetResponse]]:
+        """Describes one feature set."""
 
     @_abc_1.abstractmethod
     def Extract(

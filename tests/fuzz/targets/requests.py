@@ -30,9 +30,9 @@ from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.rpc.limits.bounds import parse_request
 from vfmalign.core.storage.datasets import to_datalist
 from vfmalign.core.storage.keys import dataset_key, model_card_key
-from vfmalign.database.pagination import PageRequest, parse_states
+from vfmalign.database.pagination import PageRequest
 from vfmalign.features.converters import to_dicom_request, to_extraction_request, to_study_request
-from vfmalign.features.listing import read_page
+from vfmalign.features.listing import PageQuery, read_page
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
 from vfmalign.finetuning.checks.tables import CheckRow
 from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_inputs, plan_cells
@@ -138,10 +138,9 @@ def _compute_batch(request: Any) -> None:
             continue  # the next pair is compared
 
 
-def _list(table: type[Any], states: Any) -> Callable[[Any], None]:
+def _list(table: type[Any]) -> Callable[[Any], None]:
     def convert(request: Any) -> None:
-        labels = parse_states(request.states, states.DESCRIPTOR)
-        PageRequest(request.page_size, request.page_token, labels).select(table)
+        PageRequest.parse(request).select(table)
 
     return convert
 
@@ -156,7 +155,7 @@ def _extract(request: Any) -> None:
 
 
 def _list_objects(request: Any) -> None:
-    read_page(["a", "b"], str, len, request.page_size, request.page_token)
+    read_page(["a", "b"], str, len, PageQuery.parse(request))
 
 
 def _monitor(request: Any) -> None:
@@ -173,11 +172,12 @@ _CONVERT: Mapping[str, Callable[[Any], object]] = {
     "CreateJobRequest": _job,
     "CreateCheckRequest": _check,
     "CreateExperimentRequest": _experiment,
-    "ListJobsRequest": _list(JobRow, finetuning_pb2.JobState),
-    "ListChecksRequest": _list(CheckRow, alignment_pb2.CheckState),
-    "ListExperimentsRequest": _list(ExperimentRow, experiment_pb2.ExperimentState),
+    "ListJobsRequest": _list(JobRow),
+    "ListChecksRequest": _list(CheckRow),
+    "ListExperimentsRequest": _list(ExperimentRow),
     "ListModelsRequest": _list_objects,
     "ListDatasetsRequest": _list_objects,
+    "ListFeatureSetsRequest": _list_objects,
     "ExtractRequest": _extract,
     "ExtractDatasetRequest": to_extraction_request,
     "CreateDatasetUploadsRequest": CreateDatasetUploadsRequest.from_proto,
@@ -189,7 +189,7 @@ _CONVERT: Mapping[str, Callable[[Any], object]] = {
     "CreateUploadRequest": CreateUploadRequest.from_proto,
     "CreateStudyUploadRequest": CreateStudyUploadRequest.from_proto,
     "CreateMonitorRequest": _monitor,
-    "ListMonitorsRequest": _list(MonitorRow, monitoring_pb2.MonitorState),
+    "ListMonitorsRequest": _list(MonitorRow),
     "ReplaceReferenceRequest": _replace_reference,
 }
 

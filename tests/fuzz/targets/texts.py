@@ -18,7 +18,7 @@ from vfmalign.core.rpc.limits.bounds import check_request
 from vfmalign.core.runtime.logs import accept_request_id
 from vfmalign.database.pagination import PageRequest
 from vfmalign.features.extraction.study_store import check_study_id
-from vfmalign.features.listing import read_page
+from vfmalign.features.listing import PageQuery, read_page
 from vfmalign.finetuning.jobs.tables import JobRow
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.v1 import features_pb2
@@ -32,7 +32,7 @@ def run(data: bytes) -> None:
     checks: tuple[Callable[[], object], ...] = (
         lambda: _list(text),
         lambda: _list(base64.urlsafe_b64encode(data).decode()),
-        lambda: read_page(["a", "b"], str, len, 1, text),
+        lambda: read_page(["a", "b"], str, len, PageQuery.parse(features_pb2.ListModelsRequest(page_token=text))),
         lambda: _address(text),
         lambda: _identify(text),
         lambda: check_study_id(text),

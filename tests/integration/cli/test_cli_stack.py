@@ -216,6 +216,14 @@ def test_models_features_and_a_comparison(cli: Cli, model: str, dataset: str) ->
     assert again["feature_set"] == first["feature_set"]
     assert again["computed_cases"] == 0
     name = first["feature_set"]["feature_set_id"]
+    listed = cli.call("features", "list", "--model", model, "--dataset", dataset, "--json").document["feature_sets"]
+    assert [one["feature_set_id"] for one in listed] == [name]
+    assert cli.call("features", "show", name, "--json").document == listed[0]
+    assert listed[0]["split"] == "SPLIT_TEST"
+    assert cli.call("features", "list", "--model", "other", "--json").document == {"feature_sets": []}
+    assert name in cli.call("features", "list").out
+    assert f"{model}, checkpoint" in cli.call("features", "show", name).out
+    assert "no such feature set" in cli.call("features", "show", "0" * 32, code=2).err
     same = cli.run("mmd", name, name, "--paired", "--reference", name, "--json").document
     assert [layer["raw"]["mmd2"]["value"] for layer in same["layers"]] == pytest.approx([0.0] * 4, abs=1e-12)
     local = cli.call("mmd", name, name, "--paired", "--reference", name, "--local", "--json").document

@@ -39,7 +39,7 @@ def test_mmd_compares_arrays_and_refuses_those_that_need_an_upload(mmd_alone: Cl
     np.save(mmd_alone.folder / "large.npy", np.zeros((2**21, 4), np.float32))
     arguments = ("--paired", "--sigma", "1", "--json")
     error = mmd_alone.call("mmd", "x.npy", "y.npy", *arguments, "--layer", "x", code=exits.BAD_INPUT).document["error"]
-    assert (error["subject"], error["message"]) == ("A", "has no layer `x`")
+    assert (error["subject"], error["message"]) == ("--layer", "`x` has no layer `x`")
     answer = mmd_alone.call("mmd", "x.npy", "y.npy", *arguments).document
     assert answer["layers"][0]["raw"]["mmd2"]["value"] > 0
     error = mmd_alone.call("mmd", "large.npy", "large.npy", *arguments, code=exits.BAD_INPUT).document["error"]

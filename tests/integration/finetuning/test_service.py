@@ -265,14 +265,14 @@ async def test_create_is_idempotent_and_another_body_conflicts(service):
 
 async def test_bad_requests_name_their_field(service):
     wrong = [
-        ({"task": {"name": "nothing"}}, "task.name"),
+        ({"task": {"name": "nothing"}}, "spec.task.name"),
         ({"model_id": "Not An Id"}, "spec.model_id"),
         ({"seed": -1}, "spec.seed"),
         ({"permutations": 200_000}, "spec.permutations"),
         ({"interval_level": 1.5}, "spec.interval_level"),
-        ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "recipe.preset"),
+        ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "spec.recipe.preset"),
         ({"recipe": finetuning_pb2.Recipe(epochs=0)}, "spec.recipe.epochs"),
-        ({"layers": ["a", "a"]}, "layers"),
+        ({"layers": ["a", "a"]}, "spec.layers"),
     ]
     for change, field in wrong:
         fields = {"model_id": "vfm", "dataset_id": "demo", "task": {"name": "segmentation"}} | change

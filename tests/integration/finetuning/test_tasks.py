@@ -13,12 +13,22 @@ from vfmalign.v1 import alignment_pb2, finetuning_pb2
 
 async def test_a_task_that_does_not_fit_is_refused_before_anything_is_stored(service):
     cases = [
-        ({"labels": ["liver"]}, "segmentation", "task.parameters.labels", "liver is not a label map of prostate_mpmri"),
-        ({"structures": ["apex"]}, "segmentation", "task.parameters.structures", "choose from gland, lesion"),
-        ({"class_name": "age"}, "classification", "task.parameters.class_name", "choose from significant_cancer"),
-        ({"inputs": ["t2w", "adc"]}, "translation", "task.parameters.target", "adc is both the target and an input"),
-        ({"modalities": ["t1w"]}, "super_resolution", "task.parameters.modalities", "t1w is not a modality"),
-        ({"labels": ["gland"]}, "distortion", "task.parameters.labels", "distortion does not use label"),
+        (
+            {"labels": ["liver"]},
+            "segmentation",
+            "spec.task.parameters.labels",
+            "liver is not a label map of prostate_mpmri",
+        ),
+        ({"structures": ["apex"]}, "segmentation", "spec.task.parameters.structures", "choose from gland, lesion"),
+        ({"class_name": "age"}, "classification", "spec.task.parameters.class_name", "choose from significant_cancer"),
+        (
+            {"inputs": ["t2w", "adc"]},
+            "translation",
+            "spec.task.parameters.target",
+            "adc is both the target and",
+        ),
+        ({"modalities": ["t1w"]}, "super_resolution", "spec.task.parameters.modalities", "t1w is not a modality"),
+        ({"labels": ["gland"]}, "distortion", "spec.task.parameters.labels", "distortion does not use label"),
         ({"labels": ["Gland"]}, "segmentation", "spec.task.parameters.labels[0]", "use a lower-case letter, then"),
     ]
     for parameters, name, field, message in cases:

@@ -135,4 +135,4 @@ async def test_numbers_of_seeds_out_of_range_are_refused(service):
         assert caught.value.field == "spec.seeds"
     with pytest.raises(BadOption, match="exceed") as caught:
         await service.create("beyond", seed=2**63 - 2, seeds=3)
-    assert caught.value.field == "seed"
+    assert caught.value.field == "spec.seed"

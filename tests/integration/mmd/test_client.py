@@ -83,7 +83,10 @@ def test_a_plain_array_and_the_errors_of_the_service(address):
             client.mmd.compute("0" * 32, "1" * 32, FIXED)
         with pytest.raises(BadOption) as caught:
             client.mmd.compute(rows, rows, FIXED.model_copy(update={"layers": ("absent",)}))
-        assert caught.value.field == "layers"
+        assert caught.value.field == caught.value.subject == "layers"
+        with pytest.raises(BadOption, match="`x` has no layer `absent`") as caught:
+            client.mmd.compute(rows, rows, FIXED.model_copy(update={"primary_layer": "absent"}))
+        assert caught.value.field == caught.value.subject == "primary_layer"
 
 
 def test_a_set_in_another_version_than_the_caller_names_is_the_caller_s_error(address, store, new_set):

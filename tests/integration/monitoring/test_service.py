@@ -439,6 +439,15 @@ async def test_monitors_are_listed_watched_and_deleted_within_their_quota(servic
     assert [one.monitor_id for one in await service.monitors.list()] == ["m2", "m1"]
     assert [one.monitor_id for one in await service.monitors.list(["paused"])] == ["m1"]
     assert [one.monitor_id for one in await service.monitors.list(limit=1)] == ["m2"]
+    first, last = [(await service.monitors.get(name)).create_time for name in ("m1", "m2")]
+    model_id = (await service.monitors.get("m1")).model_id
+    assert [one.monitor_id for one in await service.monitors.list(model_id=model_id)] == ["m2", "m1"]
+    assert await service.monitors.list(model_id="other") == []
+    assert [one.monitor_id for one in await service.monitors.list(created_after=last)] == ["m2"]
+    assert [one.monitor_id for one in await service.monitors.list(created_after=first, created_before=last)] == ["m1"]
+    for bad in ("", "No Id", "a" * 129):
+        with pytest.raises(BadOption, match="monitor_id"):
+            await service.monitors.get(bad)
 
     seen = []
 

@@ -66,7 +66,11 @@ def test_an_unknown_command_suggests_the_nearest(invoke) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", [(), *((name,) for name in ("dataset", "models", "checks", "experiments", "jobs", "monitors", "store"))]
+    "group",
+    [
+        (),
+        *((name,) for name in ("dataset", "models", "features", "checks", "experiments", "jobs", "monitors", "store")),
+    ],
 )
 def test_no_line_of_a_list_of_commands_is_cut(
     invoke: Invoke, group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

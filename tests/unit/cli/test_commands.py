@@ -26,6 +26,7 @@ NEED_A_STACK = [
     ("dataset", "list"),
     ("dataset", "phantoms"),
     ("models", "list"),
+    ("features", "list"),
     ("models", "pretrain", "d1"),
     ("extract", "d1", "--model", "m1"),
     ("finetune", "d1", "--model", "m1", "--task", "segmentation"),

@@ -11,6 +11,7 @@ import pytest
 from grpc_health.v1 import health
 
 from vfmalign.core.rpc.interceptors import Gate
+from vfmalign.core.rpc.page_tokens import PageTokens
 from vfmalign.core.rpc.server import serve_api
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings
@@ -78,7 +79,7 @@ def test_a_page_keeps_no_dataset_with_its_cases(store, copies, monkeypatch):
         return manifest
 
     monkeypatch.setattr(listing, "load_dataset", load)
-    page = listing.list_datasets(store, COPIES, "copy")
+    page = listing.list_datasets(store, listing.PageQuery(COPIES, "copy", PageTokens()))
     assert [one.dataset_id for one in page.items] == copies
     assert max(alive) <= 1, "the last one"
 

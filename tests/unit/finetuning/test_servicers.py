@@ -19,7 +19,7 @@ from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.servicers import OperationServicer
-from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2
 
 LARGE_TASK = Task(
     name="segmentation", parameters=TaskParameters(structures=tuple(f"structure_{i:022d}" for i in range(255)))
@@ -41,6 +41,7 @@ def servicer(tmp_path):
     database.migrate()
     jobs = JobRepository(database)
     request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task=LARGE_TASK, recipe=Recipe(epochs=7))
+    request = request.model_copy(update={"objective": "masked_reconstruction"})
     for index in range(5):
         spec = TrainingSpec(
             job_id=f"job-{index}", kind="finetune", dataset_id="d", dataset_digest="0" * 64, architecture="a", seed=0,
@@ -70,14 +71,18 @@ async def test_a_finished_check_lists_the_stages_that_ran(database, store):
     assert await list_stages() == ["validate", "features_before"]
 
 
-async def test_lists_hold_the_main_fields_of_a_specification_alone(servicer):
-    response = await servicer.ListJobs(finetuning_pb2.ListJobsRequest(), None)
-    assert len(response.jobs) == 5
-    for job in response.jobs:
-        assert (job.spec.dataset_id, job.spec.model_id, job.spec.task.name) == ("d", "m", "segmentation")
-        assert job.spec.recipe == finetuning_pb2.Recipe()
-    whole = await servicer.GetJob(finetuning_pb2.GetJobRequest(job_id="job-0"), None)
-    assert whole.job.spec.recipe.epochs == 7
+async def test_lists_hold_whole_specifications_and_invent_nothing(servicer, database, store):
+    jobs = (await servicer.ListJobs(finetuning_pb2.ListJobsRequest(), None)).jobs
+    for job in jobs:
+        whole = (await servicer.GetJob(finetuning_pb2.GetJobRequest(job_id=job.job_id), None)).job
+        assert job == whole
+        assert (job.spec.recipe.epochs, job.spec.objective) == (7, features_pb2.OBJECTIVE_MASKED_RECONSTRUCTION)
+    checks = CheckRepository(database)
+    checks.create("c", CheckSpec(model_id="m", dataset_id="d", task="segmentation", permutations=99))
+    aligned = AlignmentServicer(checks, JobRepository(database), store, wake=str, watching=Watching("finetuning", 1.0))
+    (listed,) = (await aligned.ListChecks(alignment_pb2.ListChecksRequest(), None)).checks
+    assert listed.spec.permutations == 99
+    assert listed == (await aligned.GetCheck(alignment_pb2.GetCheckRequest(check_id="c"), None)).check
 
 
 async def test_a_page_ends_before_it_is_too_large_and_the_next_one_continues(servicer, monkeypatch):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
@@ -15,7 +16,7 @@ from vfmalign.client.formatting import ABSENT, format_number
 from vfmalign.client.messages.checks import Check, CheckResult
 from vfmalign.client.messages.common import Estimate, ObjectRef
 from vfmalign.client.messages.experiments import Experiment, ExperimentCell
-from vfmalign.client.messages.features import Model
+from vfmalign.client.messages.features import FeatureSet, Model
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import LayerResult, ShiftResult
 from vfmalign.core.domain.jobs import MetricSpec
@@ -299,6 +300,49 @@ def show_model(model: Model) -> Table:
             "rules for DICOM": "yes" if model.has_dicom_rules else ABSENT,
         },
     )
+
+
+def list_feature_sets(feature_sets: Iterable[FeatureSet]) -> Table:
+    """Returns a table of feature sets."""
+    table = new_table(
+        "Feature sets", "feature set", "model", "weights", "dataset", "split", "transform", "cases", "created",
+        numbers=["cases"], whole=["feature set", "created"],
+    )  # fmt: skip
+    for one in feature_sets:
+        table.add_row(
+            one.feature_set_id,
+            one.model_id,
+            _describe_weights(one),
+            one.dataset_id,
+            one.split or ABSENT,
+            one.input_transform,
+            str(one.rows),
+            ABSENT if one.create_time is None else format_time(one.create_time),
+        )
+    return table
+
+
+def show_feature_set(feature_set: FeatureSet, facts: Mapping[str, object] = MappingProxyType({})) -> Table:
+    """Returns one feature set; `facts` are further fields."""
+    return list_fields(
+        f"Feature set {feature_set.feature_set_id}",
+        {
+            "model": f"{feature_set.model_id}, {_describe_weights(feature_set)}",
+            "dataset": f"{feature_set.dataset_id}, {feature_set.split}",
+            "input transform": feature_set.input_transform,
+            "rows": f"{pluralise(feature_set.rows, 'case')} of {pluralise(feature_set.groups, 'patient')}",
+            "layers": ", ".join(f"{item.name} ({item.channels})" for item in feature_set.layers),
+            "manifest": feature_set.manifest.uri,
+            "version": f"{feature_set.feature_set_id}@{feature_set.manifest.sha256}",
+            "weights": feature_set.checkpoint_sha256 or ABSENT,
+            **facts,
+        },
+    )
+
+
+def _describe_weights(feature_set: FeatureSet) -> str:
+    is_random = feature_set.initialisation == "random"
+    return f"random, seed {feature_set.initialisation_seed}" if is_random else "checkpoint"
 
 
 def format_control(cell: ExperimentCell) -> str:

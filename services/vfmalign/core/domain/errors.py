@@ -6,6 +6,9 @@ only: never by a local path, a patient's name or a secret.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class VfmalignError(Exception):
     """Base of all errors that are shown to users.
@@ -52,6 +55,25 @@ class InvalidInput(VfmalignError):
     ) -> None:
         super().__init__(message, subject=subject or field, remedy=remedy, reason=reason)
         self.field = field or subject
+
+
+@contextmanager
+def within(path: str, **names: str) -> Iterator[None]:
+    """Completes the fields of errors about a part of a request, so that they are paths in the request.
+
+    Args:
+        path: path of the part, such as `spec`.
+        names: names in the part of fields that have another name there, such as `tasks[0]` of `task`.
+    """
+    try:
+        yield
+    except BadOption as error:
+        first, dot, rest = error.field.partition(".")
+        if first not in {"", path}:
+            is_subject = error.subject == error.field
+            error.field = f"{path}.{names.get(first, first)}{dot}{rest}"
+            error.subject = error.field if is_subject else error.subject
+        raise
 
 
 class BadVolume(InvalidInput):

@@ -9,6 +9,7 @@ Legend: N rows (one per case), C channels.
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -30,7 +31,7 @@ from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_head
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 Features = NDArray[np.float32]
-
+_FEATURE_SET_ID = re.compile(r"[0-9a-f]{32}")
 
 PARALLEL_REQUESTS = 8
 """Concurrent requests to the store while the parts of a set are checked."""
@@ -66,6 +67,11 @@ class FeatureRequest(Record):
     def feature_set_id(self) -> str:
         """Returns the id of the set: the first 32 hex digits of this request's digest."""
         return self.digest()[:32]
+
+
+def is_feature_set_id(text: str) -> bool:
+    """Returns whether a text has the form of a feature set's id; no study has such an id."""
+    return _FEATURE_SET_ID.fullmatch(text) is not None
 
 
 def describe_extraction(request: FeatureRequest) -> str:

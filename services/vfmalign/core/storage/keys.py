@@ -31,9 +31,13 @@ def weights_key(model: str, sha256: str) -> str:
     return f"models/{model}/{sha256}.safetensors"
 
 
+FEATURES = "features/"
+"""Prefix of feature sets and of the stored features of studies."""
+
+
 def features_prefix(feature_set: str) -> str:
     """Returns the prefix of a feature set's parts and manifest."""
-    return f"features/{feature_set}/"
+    return f"{FEATURES}{feature_set}/"
 
 
 def manifest_key(feature_set: str) -> str:

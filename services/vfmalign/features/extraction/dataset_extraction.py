@@ -91,7 +91,7 @@ def extract_dataset(
     """
     plan = _resolve(store, request)
     feature_set = plan.request.feature_set_id()
-    checkpoint_sha256 = _weights_digest(plan)
+    checkpoint_sha256 = get_weights_digest(plan.request, plan.card)
     stored = _find_set(store, plan, verify=request.verify)
     if stored.committed and stored.is_intact:
         hooks.report(len(plan.cases), len(plan.cases))
@@ -172,7 +172,7 @@ def reduce(
         VfmalignError: like `extract_dataset`.
     """
     plan = _resolve(store, request)
-    feature_set, checkpoint_sha256 = plan.request.feature_set_id(), _weights_digest(plan)
+    feature_set, checkpoint_sha256 = plan.request.feature_set_id(), get_weights_digest(plan.request, plan.card)
     stored = _find_set(store, plan, verify=request.verify)
     if stored.committed and stored.is_intact:
         return ExtractionResult(feature_set, stored.committed, checkpoint_sha256)
@@ -232,10 +232,11 @@ def _order_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...
     return tuple(sorted(requested or ranks, key=lambda layer: (ranks.get(layer, len(ranks)), layer)))
 
 
-def _weights_digest(plan: ExtractionPlan) -> str:
-    if plan.request.initialisation == "checkpoint":
-        return plan.card.checkpoint.sha256
-    origin = {"architecture": plan.card.architecture, "seed": plan.request.init_seed}
+def get_weights_digest(request: FeatureRequest, card: ModelCard) -> str:
+    """Returns the digest of the weights of a set; if they are random, of the model's architecture and the seed."""
+    if request.initialisation == "checkpoint":
+        return request.model_sha256
+    origin = {"architecture": card.architecture, "seed": request.init_seed}
     return hashlib.sha256(canonical_json(origin)).hexdigest()
 
 

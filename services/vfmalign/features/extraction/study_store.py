@@ -5,7 +5,6 @@ Stored features are immutable: storing different features under the same id is a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from safetensors.torch import save
@@ -13,16 +12,14 @@ from torch import Tensor
 
 from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.domain.stored_objects import StoredFile
+from vfmalign.core.storage.feature_sets import is_feature_set_id
 from vfmalign.core.storage.keys import features_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
-
-# Ids of feature sets are 32 hex digits. A study must not be stored below the prefix of a set.
-_FEATURE_SET_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def check_study_id(study_id: str) -> None:
     """Raises BadOption for an id that has the form of a feature set's id."""
-    if _FEATURE_SET_ID.fullmatch(study_id):
+    if is_feature_set_id(study_id):  # a study must not be stored below the prefix of a set
         raise BadOption(
             "ids of 32 hex digits belong to feature sets", field="store_as", remedy="choose an id of another form"
         )

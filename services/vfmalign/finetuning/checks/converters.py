@@ -25,15 +25,14 @@ def to_check(
     stages: Sequence[messages.CheckStage],
     job_ids: Sequence[str],
     report: CheckReport | None = None,
-    whole: bool = True,
 ) -> messages.Check:
-    """Returns a check, with its result if `report` is given. Lists leave out most of the specification."""
+    """Returns a check, with its result if `report` is given."""
     result = None
     if report is not None and check.report is not None:
         result = _to_result(report, check.report, store)
     return messages.Check(
         check_id=check.id,
-        spec=check.request if whole else _outline(check.request),
+        spec=check.request,
         state=check.state,
         progress=check.progress,
         create_time=check.created_at,
@@ -43,10 +42,6 @@ def to_check(
         failure=with_remedy(check.failure, "check", check.id),
         result=result,
     )
-
-
-def _outline(spec: messages.CheckSpec) -> messages.CheckSpec:
-    return messages.CheckSpec(model_id=spec.model_id, dataset_id=spec.dataset_id, task=spec.task, seeds=spec.seeds)
 
 
 def to_stages(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
-from vfmalign.core.domain.errors import DataLoss
+from vfmalign.core.domain.errors import DataLoss, within
 from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE
@@ -19,7 +19,6 @@ from vfmalign.finetuning.servicers import Context, OperationServicer, stream_rep
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
 _log = logs.get(__name__)
-_STATES = alignment_pb2.CheckState.DESCRIPTOR
 
 
 class AlignmentServicer(
@@ -53,8 +52,9 @@ class AlignmentServicer(
     ) -> alignment_pb2.CreateCheckResponse:
         """Creates a check."""
         spec = CheckSpec.from_proto(request.spec, "spec")
-        check_spec(spec)
-        check, plans = await STORE.run(self._create, request.check_id, spec)
+        with within("spec"):
+            check_spec(spec)
+            check, plans = await STORE.run(self._create, request.check_id, spec)
         self._wake()
         packed = [plan.to_proto() for plan in plans]
         return alignment_pb2.CreateCheckResponse(check=await self._pack(check), plans=packed)
@@ -69,7 +69,7 @@ class AlignmentServicer(
         self, request: alignment_pb2.ListChecksRequest, context: Context
     ) -> alignment_pb2.ListChecksResponse:
         """Lists checks."""
-        checks, token = await self._list(request, _STATES)
+        checks, token = await self._list(request)
         return alignment_pb2.ListChecksResponse(checks=checks, next_page_token=token)
 
     async def CancelCheck(
@@ -126,5 +126,4 @@ class AlignmentServicer(
             stages=to_stages(stages, runs, item.stage_progress),
             job_ids=[job.id for job in self._jobs.of_check(item.id)],
             report=report,
-            whole=whole,
         )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from vfmalign.client.messages import experiments as messages
 from vfmalign.client.messages.common import ObjectRef, Progress
-from vfmalign.client.messages.tasks import Task
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.experiments.cell_status import CellStatus, count_states
 from vfmalign.finetuning.experiments.repository import StoredExperiment
@@ -22,12 +21,12 @@ def to_message(
         experiment: the experiment.
         store: object store of its report.
         cells: status of every cell.
-        whole: False for lists, which leave out the cells and most of the specification.
+        whole: False for lists, which leave out the cells.
     """
     report = experiment.report if experiment.state == "succeeded" else None  # otherwise it is created again
     return messages.Experiment(
         experiment_id=experiment.id,
-        spec=experiment.spec if whole else _outline(experiment.spec),
+        spec=experiment.spec,
         state=experiment.state,
         progress=_to_progress(experiment, cells),
         create_time=experiment.created_at,
@@ -39,13 +38,6 @@ def to_message(
         report_json=None if report is None else ObjectRef.of(report.json_ref, store.uri),
         report_html=None if report is None else ObjectRef.of(report.html_ref, store.uri),
         cells_csv=None if report is None else ObjectRef.of(report.csv_ref, store.uri),
-    )
-
-
-def _outline(spec: messages.ExperimentSpec) -> messages.ExperimentSpec:
-    tasks = tuple(Task(name=task.name) for task in spec.tasks)
-    return messages.ExperimentSpec(
-        model_ids=spec.model_ids, dataset_id=spec.dataset_id, tasks=tasks, seeds=spec.seeds, title=spec.title
     )
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.datasets import DatasetManifest
-from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.errors import BadOption, within
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record, Sha256
@@ -94,8 +94,9 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
             field="spec.title",
             remedy="remove what cannot be printed",
         )
-    for task in spec.tasks:
-        check_spec(CheckSpec(model_id=spec.model_ids[0], dataset_id=spec.dataset_id, task=task, recipe=spec.recipe))
+    for place, task in enumerate(spec.tasks):
+        with within("spec", task=f"tasks[{place}]"):
+            check_spec(CheckSpec(model_id=spec.model_ids[0], dataset_id=spec.dataset_id, task=task, recipe=spec.recipe))
 
 
 def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
@@ -113,8 +114,8 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
     _check_smallest_differences(spec, tasks)
     cards = [load_card(store, model) for model in spec.model_ids]
     maps = _split_map(spec, cards)
-    for card, modality_map in zip(cards, maps, strict=True):
-        for requested, task in zip(spec.tasks, tasks, strict=True):
+    for model_place, (card, modality_map) in enumerate(zip(cards, maps, strict=True)):
+        for place, (requested, task) in enumerate(zip(spec.tasks, tasks, strict=True)):
             cell = CheckSpec(
                 model_id=card.id,
                 dataset_id=spec.dataset_id,
@@ -122,7 +123,8 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
                 recipe=spec.recipe,
                 modality_map=modality_map,
             )
-            fit_check(cell, task, dataset, card)
+            with within("spec", task=f"tasks[{place}]", model_id=f"model_ids[{model_place}]"):
+                fit_check(cell, task, dataset, card)
     return PinnedInputs(
         dataset_digest=dataset.digest(),
         model_sha256=tuple(card.checkpoint.sha256 for card in cards),
@@ -148,16 +150,19 @@ def _split_map(spec: ExperimentSpec, cards: Sequence[ModelCard]) -> tuple[Modali
 
 
 def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskSpec]:
-    tasks = [get_task_spec(task, dataset.declaration) for task in spec.tasks]
-    for place, task in enumerate(tasks):
+    tasks: list[TaskSpec] = []
+    for place, requested in enumerate(spec.tasks):
+        with within("spec", task=f"tasks[{place}]"):
+            task = get_task_spec(requested, dataset.declaration)
         check_data(dataset, task)  # once for all models, because it reads every case
-        for earlier, other in enumerate(tasks[:place]):
+        for earlier, other in enumerate(tasks):
             if task == other:
                 raise BadOption(
                     f"{spec.tasks[earlier]} and {spec.tasks[place]} are the same task for dataset {dataset.id}",
                     field="spec.tasks",
                     remedy="name the task once",
                 )
+        tasks.append(task)
     return tasks
 
 

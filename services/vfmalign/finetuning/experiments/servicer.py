@@ -63,7 +63,7 @@ class ExperimentServicer(
         self, request: experiment_pb2.ListExperimentsRequest, context: Context
     ) -> experiment_pb2.ListExperimentsResponse:
         """Lists experiments."""
-        experiments, token = await self._list(request, experiment_pb2.ExperimentState.DESCRIPTOR)
+        experiments, token = await self._list(request)
         return experiment_pb2.ListExperimentsResponse(experiments=experiments, next_page_token=token)
 
     async def CancelExperiment(

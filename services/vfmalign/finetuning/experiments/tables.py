@@ -18,3 +18,9 @@ class ExperimentRow(LifecycleRow):
     pinned_inputs: Mapped[dict[str, Any]]
     restored_cells: Mapped[list[str]] = mapped_column(sa.JSON, default=list)
     report: Mapped[dict[str, Any] | None]
+
+    @classmethod
+    def has_model(cls, model_id: str) -> sa.ColumnElement[bool]:
+        """Returns the condition that an experiment includes a model."""
+        models: sa.ColumnElement[str] = cls.request["model_ids"].as_string()  # a JSON array
+        return models.contains(f'"{model_id}"', autoescape=True)

@@ -19,14 +19,14 @@ def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_comman
     Args:
         job: the job.
         store: object store of its result.
-        whole: False for lists, which leave out the learning curve and most of the specification.
+        whole: False for lists, which leave out the learning curve.
         log_command: command that shows the log of the job's latest attempt.
     """
     # A job that reused another job's result has published nothing under its own name.
     published = job.result is not None and (job.attempts or not job.baseline)
     return messages.Job(
         job_id=job.id,
-        spec=job.request if whole else _outline(job.request),
+        spec=job.request,
         state=job.state,
         attempts=job.attempts,
         create_time=job.created_at,
@@ -60,12 +60,6 @@ def with_remedy(failure: Failure | None, noun: str, resource_id: str) -> Failure
     if failure.reason in _IN_THE_SPEC:  # a retry would fail in the same way
         remedy = f"create another {noun} with the corrected option"
     return failure.model_copy(update={"message": f"{failure.message}; {remedy}"})
-
-
-def _outline(spec: messages.JobSpec) -> messages.JobSpec:
-    return messages.JobSpec(
-        kind=spec.kind, dataset_id=spec.dataset_id, network=spec.network, model_id=spec.model_id, task=spec.task
-    )
 
 
 def _to_progress(job: StoredJob) -> Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from vfmalign.client.messages.jobs import Job, JobSpec
+from vfmalign.core.domain.errors import within
 from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -14,8 +15,6 @@ from vfmalign.finetuning.jobs.request import check_job_id, check_objective, reso
 from vfmalign.finetuning.jobs.results import reopen_if_lost
 from vfmalign.finetuning.servicers import Context, OperationServicer
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
-
-_STATES = finetuning_pb2.JobState.DESCRIPTOR
 
 
 class FineTuningServicer(
@@ -52,7 +51,8 @@ class FineTuningServicer(
         check_job_id(request.job_id)
         spec = JobSpec.from_proto(request.spec, "spec")
         check_objective(spec)
-        job = await STORE.run(self._create, request.job_id, spec)
+        with within("spec"):
+            job = await STORE.run(self._create, request.job_id, spec)
         self._wake()
         return finetuning_pb2.CreateJobResponse(job=await self._pack(job))
 
@@ -64,7 +64,7 @@ class FineTuningServicer(
         self, request: finetuning_pb2.ListJobsRequest, context: Context
     ) -> finetuning_pb2.ListJobsResponse:
         """Lists jobs."""
-        jobs, token = await self._list(request, _STATES)
+        jobs, token = await self._list(request)
         return finetuning_pb2.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     async def CancelJob(

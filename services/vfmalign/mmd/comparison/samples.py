@@ -206,9 +206,8 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
         for sample in samples:
             if layer not in sample.layers:
                 raise BadOption(
-                    f"has no layer `{layer}`",
-                    field="layers",
-                    subject=sample.name,
+                    f"`{sample.name}` has no layer `{layer}`",
+                    field="layers" if layer in selected else "primary_layer",
                     remedy=f"choose from {', '.join(sample.layers)}",
                 )
     names = list(dict.fromkeys(selected)) or [

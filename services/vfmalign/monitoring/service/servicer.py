@@ -22,7 +22,7 @@ from vfmalign.core.runtime.key_locks import KeyLocks
 from vfmalign.core.runtime.threads import DATABASE, STORE, Threads
 from vfmalign.core.storage.feature_sets import read_named
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.database.pagination import PageRequest, parse_states
+from vfmalign.database.pagination import PageRequest
 from vfmalign.monitoring.feature_rows import get_origin, read_strata
 from vfmalign.monitoring.sequential import EpochStart, Monitor, to_bytes
 from vfmalign.monitoring.service import report
@@ -98,8 +98,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
 
     async def ListMonitors(self, request: pb.ListMonitorsRequest, context: Context) -> pb.ListMonitorsResponse:
         """Lists monitors."""
-        states = parse_states(request.states, pb.MonitorState.DESCRIPTOR)
-        page = await DATABASE.run(self._monitors.list, PageRequest(request.page_size, request.page_token, states))
+        page = await DATABASE.run(self._monitors.list, PageRequest.parse(request))
         monitors = [_pack(item, whole=False) for item in page.items]
         return pb.ListMonitorsResponse(monitors=monitors, next_page_token=page.next_token)
 

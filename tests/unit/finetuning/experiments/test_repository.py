@@ -61,6 +61,15 @@ def test_list_filters_and_pages(experiments):
     assert [experiment.id for experiment in experiments.active()] == ["s0", "s1", "s2", "s3", "s4"]
 
 
+def test_lists_find_every_model_of_an_experiment(experiments):
+    spec = make_spec().model_copy(update={"model_ids": ("m_1", "other")})
+    experiments.create("two", spec, PINNED)
+    experiments.create("one", make_spec(), PINNED)
+    for model_id, names in (("m", ["one"]), ("m_1", ["two"]), ("other", ["two"]), ("mx1", []), ("othe", [])):
+        assert [one.id for one in experiments.list(PageRequest(model_id=model_id)).items] == names
+    assert [one.id for one in experiments.list(PageRequest(dataset_id="d")).items] == ["one", "two"]
+
+
 def test_it_begins_once_and_keeps_its_last_progress(running):
     begun = running.get("a").started_at
     progress = Progress(phase="checks", detail="1 of 1 checks have ended")

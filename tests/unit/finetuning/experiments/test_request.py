@@ -119,10 +119,10 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
         ({"model_ids": ["m1", "m1"]}, "spec.model_ids", "'m1' is named twice; name each model once"),
         ({"tasks": ["segmentation", "segmentation"]}, "spec.tasks", "named twice"),
         ({"seeds": [3, 3]}, "spec.seeds", "named twice"),
-        ({"tasks": ["astrology"]}, "task.name", "choose one of segmentation"),
+        ({"tasks": ["astrology"]}, "spec.tasks[0].name", "choose one of segmentation"),
         ({"seeds": range(501)}, "spec", "1,002 cells, and the maximum is 1,000"),
         ({"seeds": [-1]}, "spec.seeds[0]", "at least 0"),
-        ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "recipe.preset", "choose one of demo, default"),
+        ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "spec.recipe.preset", "choose one of demo, default"),
         ({"recipe": finetuning_pb2.Recipe(epochs=0)}, "spec.recipe.epochs", "at least 1"),
         ({"model_ids": ["Not An Id"]}, "spec.model_ids[0]", "not a valid id"),
         ({"dataset_digest": "x"}, "spec.dataset_digest", "digest"),
@@ -246,7 +246,7 @@ def test_a_task_that_is_the_default_of_the_dataset_is_not_run_twice(stored):
 def test_a_parameter_that_the_dataset_does_not_declare_is_refused(stored):
     with pytest.raises(BadOption, match="liver is not a label map of prostate_mpmri") as caught:
         pin_inputs(stored, make_spec(tasks=("segmentation:label=liver",)))
-    assert caught.value.field == "task.parameters.labels"
+    assert caught.value.field == "spec.tasks[0].parameters.labels"
     with pytest.raises(BadOption, match="does not use modality"):
         check_experiment_spec(make_spec(tasks=("segmentation:modality=t2w",)))
 

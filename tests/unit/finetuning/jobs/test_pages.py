@@ -1,8 +1,5 @@
 """Pages of jobs, on both databases."""
 
-import base64
-import json
-
 import pytest
 
 from vfmalign.client.messages.jobs import JobSpec
@@ -12,6 +9,7 @@ from vfmalign.database.pagination import PageRequest
 from vfmalign.database.tables import now
 from vfmalign.finetuning import lifecycle as repository_module
 from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.v1 import alignment_pb2, finetuning_pb2
 
 
 @pytest.fixture
@@ -19,13 +17,13 @@ def jobs(database):
     return JobRepository(database)
 
 
-def add(jobs, name):
+def add(jobs, name, model_id="m"):
     recipe = TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
     spec = TrainingSpec(
         job_id=name, kind="finetune", dataset_id="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
         task="segmentation", seed=0, recipe=recipe,
     )  # fmt: skip
-    jobs.create(JobSpec(kind="finetune", dataset_id="demo", model_id="m", task="segmentation"), spec)
+    jobs.create(JobSpec(kind="finetune", dataset_id="demo", model_id=model_id, task="segmentation"), spec)
 
 
 def names(page):
@@ -89,14 +87,34 @@ def test_foreign_page_token(jobs, token):
 )
 def test_invented_position(jobs, created_at, row_id):
     """Neither database accepts a time beyond the calendar, nor PostgreSQL a NUL."""
-    position = json.dumps([created_at, row_id, PageRequest()._filter_digest()])
     with pytest.raises(BadOption, match="page_token"):
-        jobs.list(PageRequest(token=base64.urlsafe_b64encode(position.encode()).decode()))
+        jobs.list(PageRequest(token=PageRequest().tokens.write(created_at, row_id)))
 
 
-def test_token_of_another_filter_is_refused(jobs):
+def parse(**fields):
+    return PageRequest.parse(finetuning_pb2.ListJobsRequest(**fields))
+
+
+def test_a_token_belongs_to_its_method_and_filters(jobs):
     for i in range(3):
         add(jobs, f"j{i}")
-    token = jobs.list(PageRequest(size=1)).next_token
-    with pytest.raises(BadOption, match="page_token"):
-        jobs.list(PageRequest(size=1, token=token, states=("queued",)))
+    token = jobs.list(parse(page_size=1)).next_token
+    assert names(jobs.list(parse(page_size=2, page_token=token))) == ["j1", "j0"]
+    for filters in ({"states": [1]}, {"model_id": "m"}, {"dataset_id": "demo"}, {"created_after": now()}):
+        with pytest.raises(BadOption, match="page_token: the token belongs to ListJobs with other filters"):
+            jobs.list(parse(page_token=token, **filters))
+    of_checks = PageRequest.parse(alignment_pb2.ListChecksRequest(page_token=token))
+    with pytest.raises(BadOption, match="page_token: the token belongs to another method than ListChecks"):
+        jobs.list(of_checks)
+
+
+def test_filters_select_the_model_the_dataset_and_the_time_on_every_page(jobs):
+    for i in range(4):
+        add(jobs, f"j{i}", model_id="m_1" if i % 2 else "mx1")
+    times = [jobs.get(f"j{i}").created_at for i in range(4)]
+    first = jobs.list(parse(page_size=1, model_id="m_1"))
+    second = jobs.list(parse(page_size=1, model_id="m_1", page_token=first.next_token))
+    assert (names(first), names(second), second.next_token) == (["j3"], ["j1"], "")
+    assert names(jobs.list(parse(model_id="m"))) == names(jobs.list(parse(dataset_id="other"))) == []
+    assert names(jobs.list(parse(dataset_id="demo", model_id="mx1"))) == ["j2", "j0"]
+    assert names(jobs.list(parse(created_after=times[1], created_before=times[3]))) == ["j2", "j1"]

@@ -136,7 +136,7 @@ def test_bad_features_are_refused_by_field(rng):
         ({"fixed_sigma": 1.0, "method": "wild_bootstrap"}, "test.method", "set `test.permutations`"),
         ({"fixed_sigma": 1.0, "frequencies": 512}, "frequencies", "set `estimator` to `random_fourier`"),
         ({"fixed_sigma": 1.0, "layers": ("a", "c")}, "layers", ""),
-        ({"fixed_sigma": 1.0, "primary_layer": "c"}, "layers", ""),
+        ({"fixed_sigma": 1.0, "primary_layer": "c"}, "primary_layer", ""),
     ],
 )
 def test_bad_options_are_refused_by_field_with_a_remedy(rng, options, field, remedy):

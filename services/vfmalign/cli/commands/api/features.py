@@ -1,4 +1,4 @@
-"""`vfmalign extract`: extract the features of a dataset's split into a feature set."""
+"""`vfmalign extract` extracts the features of a dataset's split; `vfmalign features` lists and shows feature sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vfmalign.cli.options import (
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
-from vfmalign.cli.views.tables import list_fields
+from vfmalign.cli.views.tables import list_feature_sets, show_feature_set
 from vfmalign.client import AsyncClient
 from vfmalign.client.features import ExtractedFeatureSet
 from vfmalign.client.messages.features import ExtractDatasetRequest, ExtractDatasetResponse
@@ -28,6 +28,8 @@ from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.task_text import Task
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.formats.documents import pluralise
+
+app = typer.Typer()
 
 SplitOption = Annotated[str, typer.Option("--split", metavar="SPLIT", help=f"Split: {', '.join(SPLITS)}.")]
 InputTaskOption = Annotated[
@@ -94,6 +96,36 @@ def extract(
     _emit_feature_set(result, output)
 
 
+@app.command("list")
+def list_(
+    model_id: Annotated[str, typer.Option("--model", metavar="ID", help="List only sets of this model.")] = "",
+    dataset_id: Annotated[str, typer.Option("--dataset", metavar="ID", help="List only sets of this dataset.")] = "",
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """List the feature sets."""
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+    response = target.run(lambda client: client.features.list_feature_sets(model_id=model_id, dataset_id=dataset_id))
+    for unreadable in response.unreadable:
+        output.note(f"feature set {unreadable.id} cannot be read: {unreadable.message}", "yellow")
+    if not response.feature_sets:
+        target.note_other_stacks(output)
+    document = {"feature_sets": [feature_set.to_json_dict() for feature_set in response.feature_sets]}
+    output.emit(document, list_feature_sets(response.feature_sets))
+
+
+@app.command()
+def show(
+    feature_set_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the feature set.")],
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one feature set."""
+    output = Output.to_terminal(as_json=as_json)
+    found = Target.find(StateDirectory(home)).run(lambda client: client.features.get_feature_set(feature_set_id))
+    output.emit(found.to_json_dict(), show_feature_set(found))
+
+
 def _emit_feature_set(result: ExtractedFeatureSet, output: Output) -> None:
     feature_set, cost = result.feature_set, result.cost
     message = ExtractDatasetResponse(
@@ -106,14 +138,9 @@ def _emit_feature_set(result: ExtractedFeatureSet, output: Output) -> None:
         output.note(f"lost or damaged parts computed again: {result.recomputed_parts}", "yellow")
     output.emit(
         message.to_json_dict(),
-        list_fields(
-            f"Feature set {feature_set.feature_set_id}",
+        show_feature_set(
+            feature_set,
             {
-                "rows": f"{pluralise(feature_set.rows, 'case')} of {pluralise(feature_set.groups, 'patient')}",
-                "layers": ", ".join(f"{item.name} ({item.channels})" for item in feature_set.layers),
-                "manifest": feature_set.manifest.uri,
-                "version": f"{feature_set.feature_set_id}@{feature_set.manifest.sha256}",
-                "weights": feature_set.checkpoint_sha256,
                 "computed now": f"{pluralise(result.computed_cases, 'case')} on {cost.device}",
                 "stages": ", ".join(f"{timing.stage} {timing.seconds:.2f} s" for timing in cost.stages) or "none",
             },

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import ApiMessage, Time
+from vfmalign.client.messages.base import ApiMessage, Time, unset_means
 from vfmalign.client.messages.generated.common import Cost, FileContent, FileUpload, ObjectRef, ObservedStudy, Progress
 from vfmalign.core.domain.datasets import Split, TakenSeries
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Layer, Objective, Preprocessing
-from vfmalign.core.domain.record import Id, OptionalSha256, Uid
+from vfmalign.core.domain.record import Id, OptionalId, OptionalSha256, Uid
 from vfmalign.v1 import features_pb2
 
 __all__ = [
@@ -33,6 +33,8 @@ __all__ = [
     "ExtractedStudy",
     "ExtractDatasetRequest",
     "FeatureSet",
+    "ListFeatureSetsRequest",
+    "ListFeatureSetsResponse",
     "ExtractDatasetResponse",
     "CreateStudyUploadRequest",
     "CreateStudyUploadResponse",
@@ -339,6 +341,54 @@ class FeatureSet(ApiMessage):
     """Digest of the weights, hex; for random weights, digest of their architecture and seed."""
     dataset_digest: str
     """Digest of the dataset, hex."""
+    model_id: str = ""
+    """Model id."""
+    dataset_id: str = ""
+    """Dataset id."""
+    split: Split | None = None
+    """Split of the dataset."""
+    initialisation: Initialisation | None = None
+    """Weights."""
+    initialisation_seed: int = 0
+    """Seed of random weights."""
+    input_transform: str = ""
+    """Input transform."""
+    create_time: Time | None = None
+    """When the manifest was last written; absent in ExtractDataset."""
+
+
+class ListFeatureSetsRequest(ApiMessage):
+    """Request of ListFeatureSets."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.ListFeatureSetsRequest
+
+    page_size: Annotated[int, unset_means(100)] = Field(default=100, ge=1, le=1000)
+    """Feature sets per page."""
+    page_token: str = ""
+    """`next_page_token` of the previous page; empty for the first."""
+    model_id: OptionalId = ""
+    """Model of the feature sets; empty lists all."""
+    dataset_id: OptionalId = ""
+    """Dataset of the feature sets; empty lists all."""
+    created_after: Time | None = None
+    """Earliest time of creation; absent lists all."""
+    created_before: Time | None = None
+    """Time before which the feature sets were created; absent lists all."""
+
+
+class ListFeatureSetsResponse(ApiMessage):
+    """Response of ListFeatureSets."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.ListFeatureSetsResponse
+
+    feature_sets: tuple[FeatureSet, ...] = ()
+    """Feature sets in order of id. The service reads `page_size` sets for each page and leaves out those that the
+    filters exclude, so that a page may have fewer, or none, although another page follows.
+    """
+    next_page_token: str = ""
+    """Token of the next page; empty on the last."""
+    unreadable: tuple[UnreadableObject, ...] = ()
+    """Feature sets of this page with an unreadable manifest."""
 
 
 class ExtractDatasetResponse(ApiMessage):

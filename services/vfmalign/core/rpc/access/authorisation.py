@@ -36,6 +36,8 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.FeatureService/GetModel": _READ_INPUTS,
         "/vfmalign.v1.FeatureService/ListDatasets": _READ_INPUTS,
         "/vfmalign.v1.FeatureService/GetDataset": _READ_INPUTS,
+        "/vfmalign.v1.FeatureService/ListFeatureSets": _READ,
+        "/vfmalign.v1.FeatureService/GetFeatureSet": _READ,
         _EXTRACT_PATH: _EXTRACT,
         "/vfmalign.v1.FeatureService/ExtractDataset": _COMPUTE,
         "/vfmalign.v1.FeatureService/CreateStudyUpload": _CREATE,

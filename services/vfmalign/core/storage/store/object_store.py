@@ -11,8 +11,7 @@ import copy
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
-from itertools import islice
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -25,7 +24,6 @@ from pydantic import ValidationError
 from vfmalign.core.domain.errors import (
     DigestMismatch,
     InvalidInput,
-    NotFound,
     PreconditionFailed,
 )
 from vfmalign.core.domain.record import Record, describe_invalid
@@ -36,7 +34,7 @@ from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.store.attempts import Attempts, Operation
 from vfmalign.core.storage.store.credentials import get_credential_provider
 from vfmalign.core.storage.store.errors import TAKEN_CODES, TRANSIENT_STATUS, StoreErrors, TransientError
-from vfmalign.core.storage.store.tenant_keys import TenantKeys
+from vfmalign.core.storage.store.listing import StoreListing
 
 ATTEMPTS = 6
 TIMEOUT_S = 60.0
@@ -49,7 +47,6 @@ _PART_BYTES = 16 << 20
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 _T = TypeVar("_T")
-_Accepts = Callable[[str], bool]
 
 
 class _HashingReader:
@@ -65,7 +62,7 @@ class _HashingReader:
         return data
 
 
-class ObjectStore(TenantKeys):
+class ObjectStore(StoreListing):
     """One tenant's part of a bucket of an S3 endpoint.
 
     Args:
@@ -206,38 +203,6 @@ class ObjectStore(TenantKeys):
                 subject=self.uri(key),
                 remedy="create it again with this version",
             ) from None
-
-    def exists(self, key: str) -> bool:
-        """Returns whether an object exists."""
-        return self.size_bytes(key) is not None
-
-    def size_bytes(self, key: str) -> int | None:
-        """Returns the size of an object, or None if it does not exist."""
-        try:
-            return self._retry("head", key, lambda: self._client.stat_object(self.bucket, self.name(key))).size or 0
-        except NotFound:
-            return None
-
-    def list(self, prefix: str) -> Iterator[str]:
-        """Returns the keys below a prefix, in lexical order."""
-        return iter(sorted(self.sizes_bytes(prefix)))
-
-    def sizes_bytes(
-        self, prefix: str, before: datetime | None = None, limit: int | None = None, accepts: _Accepts | None = None
-    ) -> dict[str, int]:
-        """Returns the sizes of the objects below a prefix, by key; sends one request per thousand objects.
-
-        `accepts` selects objects by key, and `before` objects that were written earlier; `limit` bounds the number of
-        objects selected by `accepts` that are looked at.
-        """
-
-        def sizes() -> dict[str, int]:
-            items = self._client.list_objects(self.bucket, self.name(prefix), recursive=True)
-            named = ((str(item.object_name).removeprefix(self.name("")), item) for item in items)
-            listed = islice(((key, item) for key, item in named if accepts is None or accepts(key)), limit)
-            return {key: item.size or 0 for key, item in listed if before is None or item.last_modified < before}
-
-        return self._retry("list", prefix, sizes)
 
     # --- writing ---
 
@@ -383,11 +348,6 @@ class ObjectStore(TenantKeys):
 
     def _write(self, operation: Operation, key: str, call: Callable[[], _T]) -> _T:
         return self._retry(operation, key, call, self._before_write)
-
-    def _retry(
-        self, operation: Operation, key: str, call: Callable[[], _T], check: Callable[[], None] | None = None
-    ) -> _T:
-        return self._attempts.run(operation, self.name(key), call, check)
 
     def _verify(self, key: str, digest: str, expected: str | None) -> None:
         if expected is not None and digest != expected:

@@ -74,7 +74,7 @@ def test_nothing_is_assumed_that_the_service_does_not_assume(invoke, samples) ->
             exits.BAD_INPUT,
             "error: --sigma: the request sets a fixed σ, but the bandwidth rule uses a median",
         ),
-        (("x.npy", "y.npy", "--paired", "--layer", "x"), exits.BAD_INPUT, "error: A: has no layer `x`"),
+        (("x.npy", "y.npy", "--paired", "--layer", "x"), exits.BAD_INPUT, "error: --layer: `x` has no layer `x`"),
         (("empty.npy", "y.npy", "--paired"), exits.BAD_INPUT, "error: A: the array of 0 rows and 4 channels is empty"),
         (("x.npy", "y.npy", "--paired", "--timeout", "0.001"), exits.UNAVAILABLE, "increase --timeout"),
     ],
