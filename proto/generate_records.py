@@ -29,7 +29,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorP
 
 from vfmalign.client.messages import methods
 from vfmalign.client.messages.base import enum_labels, get_enum_label
-from vfmalign.core.formats.bounds import INTEGERS, REALS, get_bounds, to_range
+from vfmalign.core.formats.bounds import INTEGERS, REALS, get_bounds, is_secret, to_range
 from vfmalign.v1 import bounds_pb2
 
 WRITTEN = {
@@ -157,7 +157,7 @@ class Module:
     def _render_field(self, field: FieldDescriptor, proto: FieldDescriptorProto, *, is_required: bool) -> Iterator[str]:
         bounds = get_bounds(field)
         rules = {} if field.is_repeated else self._render_rules(field)
-        if proto.options.debug_redact:
+        if is_secret(field):
             rules["repr"] = "False"
         if is_required:
             kind, default = self._get_type(field), ""

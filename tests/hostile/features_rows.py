@@ -7,6 +7,7 @@ from typing import Any
 from google.protobuf.message import Message
 from tests.hostile.row import Inputs, Row
 
+from vfmalign.core.rpc.page_tokens import PageTokens
 from vfmalign.v1 import common_pb2
 from vfmalign.v1 import features_pb2 as pb
 
@@ -75,6 +76,20 @@ ROWS = (
         lambda _: pb.GetDatasetRequest(dataset_id="a/b"),
         INVALID,
         "dataset_id",
+    ),
+    Row(
+        "feature set id with a path",
+        "FeatureService/GetFeatureSet",
+        lambda _: pb.GetFeatureSetRequest(feature_set_id="../models/micro"),
+        INVALID,
+        "feature_set_id",
+    ),
+    Row(
+        "token of another list",
+        "FeatureService/ListFeatureSets",
+        lambda _: pb.ListFeatureSetsRequest(page_token=PageTokens.of(pb.ListModelsRequest()).write("a")),
+        INVALID,
+        "page_token",
     ),
     Row(
         "page of -1 models",

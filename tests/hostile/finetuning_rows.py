@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.hostile.row import Row
 
+from vfmalign.core.rpc.page_tokens import PageTokens
 from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
 
 INVALID, NOT_FOUND, TOO_LARGE = "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"
@@ -84,12 +85,13 @@ def encode(text: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode()
 
 
-ALL = "4f53cda18c2baa0c"
-"""Digest of the empty filter, as a valid token has it."""
+LIST = PageTokens.of(finetuning_pb2.ListJobsRequest())
+ALL = (LIST.method, LIST.filters)
+"""Method and digest of no filter, as a valid token has them."""
 
 ROWS = (
     report("report of no check", "none", code="NOT_FOUND"),
-    report("report of a path", "no such check", check_id="../models/micro/model", code="NOT_FOUND"),
+    report("report of a path", "check_id", check_id="../models/micro/model"),
     report("report in format 77", "format", format=77),
     Row(
         "report of an experiment with NUL",
@@ -142,10 +144,10 @@ ROWS = (
     by_id("GetJob", "get with NUL", "job_id", "a\0"),
     by_id("GetJob", "get of an id of 100 KiB", "job_id", "a" * 100_000),
     by_id("GetJob", "get of what does not exist", "none", "none", NOT_FOUND),
-    by_id("GetJob", "get of an empty id", "no such job", "", NOT_FOUND),
+    by_id("GetJob", "get of an empty id", "job_id", ""),
     by_id("WatchJob", "watch with NUL", "job_id", "\0"),
     by_id("CancelJob", "cancel what does not exist", "none", "none", NOT_FOUND),
-    by_id("RetryJob", "retry an id that climbs", "no such job", "../../models/micro", NOT_FOUND),
+    by_id("RetryJob", "retry an id that climbs", "job_id", "../../models/micro"),
     list_jobs("page of -1 jobs", "page_size", page_size=-1),
     list_jobs("page of 2^31 - 1 jobs", "page_size", page_size=2**31 - 1),
     list_jobs("unknown state 77", "states[0]", states=[77]),
@@ -154,12 +156,12 @@ ROWS = (
     list_jobs("token that is no base64", "page_token", page_token="%%%"),
     list_jobs("token of 100 KiB", "page_token", page_token="A" * 100_000),
     list_jobs("token of nested JSON", "page_token", page_token=encode(DEEP)),
-    list_from("token of year 1, east of Greenwich", "0001-01-01T00:00:00+14:00", "a", ALL),
-    list_from("token of year 9999, west of it", "9999-12-31T23:59:59-14:00", "a", ALL),
-    list_from("token of a time without zone", "2026-01-01T00:00:00", "a", ALL),
-    list_from("token with NUL in its id", "2026-01-01T00:00:00+00:00", "a\0", ALL),
+    list_from("token of year 1, east of Greenwich", *ALL, "0001-01-01T00:00:00+14:00", "a"),
+    list_from("token of year 9999, west of it", *ALL, "9999-12-31T23:59:59-14:00", "a"),
+    list_from("token of a time without zone", *ALL, "2026-01-01T00:00:00", "a"),
+    list_from("token with NUL in its id", *ALL, "2026-01-01T00:00:00+00:00", "a\0"),
     list_from("token of numbers", 1e400, 2, 3),
-    list_from("token of another list", "2026-01-01T00:00:00+00:00", "a", "x"),
+    list_from("token of another list", "ListChecks", LIST.filters, "2026-01-01T00:00:00+00:00", "a"),
     check("check of NaN level", "spec.interval_level", interval_level=float("nan")),
     check("check of level 1", "spec.interval_level", interval_level=1.0),
     check("check of -1 permutations", "spec.permutations", permutations=-1),

@@ -26,7 +26,7 @@ ROWS = (
     Row("length beyond 2^31", GET_JOB, raw(b"\x0a\xff\xff\xff\xff\x0f"), INVALID, MALFORMED),
     Row("groups nested 100,000 times", GET_JOB, raw(b"\x0b" * 100_000), INVALID, MALFORMED),
     Row("random bytes", "MmdService/Compute", raw(bytes(range(1, 255)) * 4000), INVALID, MALFORMED),
-    Row("200 KiB of unknown fields", GET_JOB, raw(b"\xfa\x3e\x00" * 66_000), "NOT_FOUND", "no such job"),
+    Row("200 KiB of unknown fields", GET_JOB, raw(b"\x0a\x04none" + b"\xfa\x3e\x00" * 66_000), "NOT_FOUND", "none"),
     Row("message of 17 MiB", "MmdService/Compute", raw(bytes(17 * 2**20)), "RESOURCE_EXHAUSTED", "larger than max"),
     Row("message of 1 MiB to finetuning", GET_JOB, raw(bytes(2**20)), "RESOURCE_EXHAUSTED", "larger than max"),
     Row("method that does not exist", "MmdService/Steal", raw(b""), "UNIMPLEMENTED", "Method not found"),

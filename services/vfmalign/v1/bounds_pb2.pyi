@@ -20,6 +20,8 @@ FORMAT_VOLUME_KIND: Format
 FORMAT_UID: Format
 BOUNDS_FIELD_NUMBER: _ClassVar[int]
 bounds: _descriptor.FieldDescriptor
+SECRET_FIELD_NUMBER: _ClassVar[int]
+secret: _descriptor.FieldDescriptor
 
 class Bounds(_message.Message):
     __slots__ = ("max_length", "max_count", "min", "max", "above_min", "below_max", "format", "required", "unset_means")

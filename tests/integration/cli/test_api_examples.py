@@ -27,6 +27,9 @@ SHOWN = dict(re.findall(r"^\[`examples/([^`]+)`\][^\n]*\n\n```\w*\n(.*?)^```$", 
 LINKED = set(re.findall(r"\]\(\.\./examples/([^)]+)\)", PAGES))
 X = ((0, 0), (1, 0), (0, 1), (1, 1))
 Y = ((2, 0), (3, 0), (2, 1), (3, 1))
+GO_PACKAGES = Path("/usr/share/gocode")
+"""Folder of Debian's packages of Go."""
+GRPC_GO = GO_PACKAGES / "src/google.golang.org/grpc/clientconn.go"
 PROGRAMS = Path(sys.executable).parent
 """Programs of the environment, such as buf."""
 
@@ -127,6 +130,30 @@ def test_node(mmd_alone: Cli, tmp_path: Path) -> None:
     (tmp_path / "proto").symlink_to(ROOT / "proto")
     printed = run_example(mmd_alone, "node", str(folder / "compute.js"), token_file=token_file)
     assert "p absent: no test was requested" in printed
+
+
+def test_go(mmd_alone: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds the program with Debian's packages, which need no module proxy."""
+    if not all(shutil.which(program) for program in ("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc")):
+        pytest.skip("go, protoc or its plugins are not installed (see .ci/run)")
+    if not GRPC_GO.is_file() or "func NewClient(" not in GRPC_GO.read_text():
+        pytest.skip("grpc-go 1.63 or later is not installed (Debian 13: golang-google-grpc-dev)")
+    sources = tmp_path / "src"
+    program = sources / "example.com/vfmalign/first"
+    program.mkdir(parents=True)
+    protos = [f"vfmalign/v1/{name}.proto" for name in ("bounds", "common", "mmd")]
+    subprocess.run(
+        ["protoc", f"-I{ROOT / 'proto'}", f"--go_out={sources}", f"--go-grpc_out={sources}", *protos], check=True
+    )
+    shutil.copy(EXAMPLES / "go/main.go", program)
+    monkeypatch.setenv("GOPATH", f"{tmp_path}{os.pathsep}{GO_PACKAGES}")
+    monkeypatch.setenv("GO111MODULE", "off")
+    monkeypatch.setenv("GOCACHE", os.environ.get("GOCACHE") or str(Path.home() / ".cache/go-build"))
+    subprocess.run(["go", "build", "-o", tmp_path / "first", "example.com/vfmalign/first"], check=True)
+    printed = run_example(mmd_alone, str(tmp_path / "first"))
+    assert read_value(printed, "MMD²") == pytest.approx(mmd2(), abs=1e-6)
+    assert 0 < read_value(printed, "p") <= 1
+    assert "FailedPrecondition NO_OBJECT_STORAGE | x.feature_set_id | send the features inline" in printed
 
 
 @pytest.mark.parametrize("program", ["buf", "grpcurl"])

@@ -15,24 +15,20 @@ SLOW = finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10)
 @pytest.fixture
 async def created(service):
     """One job, one check and one experiment that are not finished, by kind; they are cancelled at the end."""
-    pretraining = finetuning_pb2.JobSpec(
-        kind=finetuning_pb2.JOB_KIND_PRETRAIN,
-        dataset_id="slow",
-        objective=features_pb2.OBJECTIVE_MASKED_RECONSTRUCTION,
-        architecture="profound_conv_micro",
-        recipe=SLOW,
-        seed=5,
-    )
+    job = finetuning_pb2.JobSpec(
+        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="slow", model_id="vfm", task={"name": "segmentation"},
+        objective=features_pb2.OBJECTIVE_MASKED_RECONSTRUCTION, recipe=SLOW, seed=5,
+    )  # fmt: skip
     experiment = experiment_pb2.ExperimentSpec(
         model_ids=["vfm"], dataset_id="slow", tasks=[{"name": "segmentation"}], seeds=[7], permutations=49, recipe=SLOW
     )
-    await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="pretraining", spec=pretraining))
+    await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="listed", spec=job))
     name = await service.create("listed", dataset="slow", permutations=99)
     await service.experiments.CreateExperiment(
         experiment_pb2.CreateExperimentRequest(experiment_id="listed", spec=experiment)
     )
-    yield {"job": "pretraining", "check": name, "experiment": "listed"}
-    await service.jobs.CancelJob(finetuning_pb2.CancelJobRequest(job_id="pretraining"))
+    yield {"job": "listed", "check": name, "experiment": "listed"}
+    await service.jobs.CancelJob(finetuning_pb2.CancelJobRequest(job_id="listed"))
     await service.checks.CancelCheck(alignment_pb2.CancelCheckRequest(check_id=name))
     await service.experiments.CancelExperiment(experiment_pb2.CancelExperimentRequest(experiment_id="listed"))
 
@@ -71,7 +67,7 @@ async def test_lists_hold_what_was_requested_and_filter_by_model_dataset_and_tim
         for filters, is_listed in (
             ({"dataset_id": "slow"}, True),
             ({"dataset_id": "demo"}, False),
-            ({"model_id": "vfm"}, kind != "job"),
+            ({"model_id": "vfm"}, True),
             ({"model_id": "vf_"}, False),
             ({"created_after": created_at}, True),
             ({"created_before": created_at}, False),
@@ -84,7 +80,7 @@ async def test_lists_hold_what_was_requested_and_filter_by_model_dataset_and_tim
             await list_(dataset_id="No Id")
         assert caught.value.field == "dataset_id"
     calls = get_calls(service)
-    (job,) = [one for one in (await calls["job"][0]())[0] if one.job_id == "pretraining"]
+    (job,) = [one for one in (await calls["job"][0]())[0] if one.job_id == "listed"]
     assert job.spec.objective == features_pb2.OBJECTIVE_MASKED_RECONSTRUCTION
     assert (await calls["check"][0](dataset_id="slow"))[0][-1].spec.permutations == 99
     assert (await calls["experiment"][0]())[0][0].spec.permutations == 49

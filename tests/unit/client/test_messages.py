@@ -16,7 +16,7 @@ from pydantic import ValidationError
 import vfmalign.client.messages
 from vfmalign.client.messages.base import ApiMessage, enum_labels
 from vfmalign.client.messages.checks import Check, CheckSpec, VerdictLabel
-from vfmalign.client.messages.common import JOB_STATES, STATES, Estimate
+from vfmalign.client.messages.common import JOB_STATES, STATES, Estimate, FileUpload
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.features import PacsReference
 from vfmalign.client.messages.jobs import JobSpec
@@ -24,12 +24,25 @@ from vfmalign.client.messages.monitors import MonitorSpec
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import JobKind, Network
 from vfmalign.core.domain.models import Objective
-from vfmalign.core.formats.bounds import INTEGERS, get_bounds
+from vfmalign.core.formats.bounds import INTEGERS, get_bounds, is_secret
 from vfmalign.core.formats.documents import to_json_dict
 from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2
 
 for module in pkgutil.iter_modules(vfmalign.client.messages.__path__):
     importlib.import_module(f"vfmalign.client.messages.{module.name}")
+
+
+def test_a_record_does_not_print_secrets():
+    fields = {"sha256": "a" * 64, "url": "https://s3/key?X-Amz-Signature=1", "headers": {"x-secret": "2"}}
+    message = common_pb2.FileUpload(**fields)
+    secrets = {field.name for field in message.DESCRIPTOR.fields if is_secret(field)}
+    assert secrets == {"url", "headers"}
+    record = FileUpload.from_response(message)
+    assert (record.url, record.headers) == (fields["url"], fields["headers"])
+    for text in (repr(record), str(record), f"{[record]}"):
+        assert "a" * 64 in text
+        assert "Signature" not in text
+        assert "x-secret" not in text
 
 
 def test_an_error_does_not_quote_what_may_name_a_patient():

@@ -32,6 +32,12 @@ def get_bounds(field: FieldDescriptor) -> bounds_pb2.Bounds:
     return result
 
 
+def is_secret(field: FieldDescriptor) -> bool:
+    """Returns whether the proto states that the value of a field is a secret."""
+    extension: Any = bounds_pb2.secret
+    return bool(field.GetOptions().Extensions[extension])
+
+
 def get_field(message: type[Message], name: str) -> FieldDescriptor:
     """Returns a field of a message, such as `epochs` of `Recipe`."""
     field: Any = message.DESCRIPTOR.fields_by_name[name]  # the stubs of protobuf give it two types
