@@ -10,6 +10,7 @@ from vfmalign.core.domain.errors import BadOption, BadVolume, Conflict, Exhauste
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.rpc.limits.bounds import check_request
+from vfmalign.core.rpc.page_tokens import PageTokens
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
@@ -17,12 +18,13 @@ from vfmalign.core.storage.model_cards import load_card
 from vfmalign.features import converters
 from vfmalign.features.extraction.study import Source, prepare_sources
 from vfmalign.features.extraction.study_store import store_features
-from vfmalign.features.listing import list_datasets, list_models
+from vfmalign.features.listing import PageQuery, list_datasets, list_models
 from vfmalign.imaging.volumes import encode
 from vfmalign.v1 import common_pb2
 from vfmalign.v1 import features_pb2 as pb
 
 SHA = "a" * 64
+TOKENS = PageTokens.of(pb.ListModelsRequest())
 
 
 def key_of(uri: str) -> str:
@@ -190,9 +192,9 @@ def test_models_are_listed_page_by_page(store, publish_model, capsys):
     for name in ("list-c", "list-a", "list-b"):
         publish_model(store, name)
     store.put("models/list-bad/model.json", b"{}")
-    seen, unreadable, token, pages = [], {}, "list", 0
+    seen, unreadable, token, pages = [], {}, TOKENS.write("list"), 0
     while token:
-        page = list_models(store, 2, token)
+        page = list_models(store, PageQuery.parse(pb.ListModelsRequest(page_size=2, page_token=token)))
         seen += [card.id for card in page.items if card.id.startswith("list")]
         unreadable |= page.unreadable
         token, pages = page.next_token, pages + 1
@@ -217,7 +219,7 @@ def test_an_invalid_card_affects_itself_alone(store, publish_model, change, caus
     content = good.model_dump(mode="json") | {"id": "hostile-b"}
     content["preprocessing"] |= change
     store.put("models/hostile-b/model.json", json.dumps(content).encode())
-    page = list_models(store, 1000, "hostile")
+    page = list_models(store, PageQuery(1000, "hostile", TOKENS))
     response = converters.to_models(page, store.uri).to_proto()
     assert "hostile-a" in [model.model_id for model in response.models]
     assert [unreadable.id for unreadable in response.unreadable if unreadable.id == "hostile-b"]
@@ -248,9 +250,9 @@ def test_a_page_ends_before_its_descriptions_exceed_their_limit(store, publish_m
     size = len(load_card(store, "bytes-a").model_dump_json())
     for limit, names in ((2 * size + 1, ["bytes-a", "bytes-b"]), (1, ["bytes-a"])):
         monkeypatch.setattr("vfmalign.features.listing.PAGE_BYTES", limit)
-        page = list_models(store, 3, "bytes")
+        page = list_models(store, PageQuery(3, "bytes", TOKENS))
         assert [card.id for card in page.items] == names, "a page has at least one"
-        assert page.next_token == names[-1]
+        assert page.next_token == TOKENS.write(names[-1])
 
 
 def test_datasets_are_listed_page_by_page(store, dataset):
@@ -258,9 +260,9 @@ def test_datasets_are_listed_page_by_page(store, dataset):
         save_dataset(store, dataset.model_copy(update={"id": name}))
     store.put("datasets/datalist-bad/dataset.json", b'{"name": "datalist-bad"}')
     store.put("datasets/datalist-c/dataset.json", b"no JSON")
-    first = list_datasets(store, 2, "datalist")
+    first = list_datasets(store, PageQuery(2, "datalist", TOKENS))
     assert [found.dataset_id for found in first.items] == ["datalist-a", "datalist-b"]
-    rest = list_datasets(store, 3, first.next_token)
+    rest = list_datasets(store, PageQuery(3, *TOKENS.read(first.next_token), TOKENS))
     assert [found.dataset_id for found in rest.items] == ["small"]
     assert {name: error.remedy for name, error in rest.unreadable.items()} == {
         "datalist-bad": "import the dataset again",
@@ -272,7 +274,9 @@ def test_datasets_are_listed_page_by_page(store, dataset):
 @pytest.mark.parametrize(
     ("size", "token", "field"), [(-1, "", "page_size"), (1001, "", "page_size"), (0, "?", "page_token")]
 )
-def test_wrong_pages(store, size, token, field):
+def test_wrong_pages(size, token, field):
+    request = pb.ListModelsRequest(page_size=size, page_token=token)
+    check = PageQuery.parse if token else check_request
     with pytest.raises(BadOption) as caught:
-        list_models(store, size, token)
+        check(request)
     assert caught.value.field == field
