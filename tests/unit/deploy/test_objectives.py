@@ -85,15 +85,22 @@ def to_numbers(name: str, bad: Sequence[float], every: Sequence[float]) -> dict[
 
 
 def evaluate(
-    folder: Path, names: Sequence[str], series: Sequence[dict[str, str]], queries: Sequence[dict[str, Any]]
+    folder: Path,
+    names: Sequence[str],
+    series: Sequence[dict[str, str]],
+    queries: Sequence[dict[str, Any]],
+    every: str = "5m",
 ) -> None:
-    """Asserts the results of queries, with the rules of these objectives: those of all take much longer."""
+    """Asserts the results of queries, with the rules of these objectives.
+
+    The rules of all objectives take much longer, and so do evaluations every minute, which alerts of minutes need.
+    """
     groups = [group for group in build_groups(SETTINGS) if group["name"].endswith(tuple(names))]
     assert len(groups) == 3 * len(names)
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
     interval = f"{STEP_MIN}m"
     test = {"interval": interval, "input_series": list(series), "promql_expr_test": list(queries)}
-    content = {"rule_files": ["rules.yaml"], "evaluation_interval": interval, "tests": [test]}
+    content = {"rule_files": ["rules.yaml"], "evaluation_interval": every, "tests": [test]}
     (folder / "test.yaml").write_text(yaml.safe_dump(content))
     command = ["promtool", "test", "rules", "test.yaml"]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -132,6 +139,7 @@ def test_a_fast_burn_fires_at_once_and_ends_with_its_cause(name: str, tmp_path: 
             expect_alerts(4, {name: loud}),
             expect_alerts(4 + 3 / 60, {name: "ticket"}),
         ],
+        every="1m",
     )
 
 
@@ -257,7 +265,7 @@ def test_a_page_needs_ten_failures_that_last(failures: list[float], severities: 
     bad = [0.0] * (steps - len(failures)) + failures
     every = [one + float(step % (HOUR // 4) == 0) for step, one in enumerate(bad)]
     series = to_processes(to_numbers(name, bad, every), restart=HOUR)
-    evaluate(tmp_path, [name], series, [expect_alerts(steps / HOUR, {name: severities})])
+    evaluate(tmp_path, [name], series, [expect_alerts(steps / HOUR, {name: severities})], every="1m")
 
 
 def to_processes(numbers: Mapping[str, Sequence[float]], restart: int) -> list[dict[str, str]]:
@@ -294,7 +302,7 @@ def test_the_budget_left_is_that_of_all_events(name: str, tmp_path: Path) -> Non
     value = f"abs(slo:period_error_budget_remaining:ratio - {left:.6f}) < bool 0.01"
     query = {"expr": f"sum({value})", "eval_time": f"{len(bad) + 5}m", "exp_samples": [{"labels": "{}", "value": 1}]}
     numbers = {series: [*steps, *[0.0] * 5] for series, steps in to_numbers(name, bad, every).items()}
-    evaluate(tmp_path, [name], to_processes(numbers, restart), [query])
+    evaluate(tmp_path, [name], to_processes(numbers, restart), [query], every="1m")
 
 
 @needs_promtool
