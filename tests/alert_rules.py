@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ NAMES = ("alerts", "slos")
 """Files of rules, without their endings."""
 
 
+@cache
 def load_groups() -> list[dict[str, Any]]:
     """The groups of rules of all files."""
     return [

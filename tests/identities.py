@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 _ENCODINGS = ("utf-8", "latin-1", "iso2022_jp", "gb18030", "shift_jis", "utf-16-le")
@@ -28,6 +29,7 @@ def find_marks_in_files(folder: Path, marks: Iterable[str]) -> dict[str, set[str
     return found
 
 
+@cache
 def _encode(mark: str) -> set[bytes]:
     forms = set()
     for encoding in _ENCODINGS:

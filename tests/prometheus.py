@@ -25,6 +25,8 @@ PROGRAM = shutil.which("prometheus")
 START_S = 60.0
 STEP_S = 2
 """Seconds between scrapes, and between the values of a query."""
+RULES_S = 6
+"""Seconds between evaluations of all rules, which cost more than everything else that it does."""
 Series = dict[tuple[tuple[str, str], ...], list[float]]
 """Values over time by labels, without those that are not numbers."""
 
@@ -75,7 +77,11 @@ def run_prometheus(
     managers = [{"static_configs": [{"targets": [alertmanager]}]}] if alertmanager else []
     config = {
         "alerting": {"alertmanagers": managers},
-        "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
+        "global": {
+            "scrape_interval": every,
+            "scrape_timeout": every,
+            "evaluation_interval": f"{max(step_s, RULES_S)}s",
+        },
         "rule_files": [str(path) for path in rule_files],
         "scrape_configs": [
             {"job_name": job, "static_configs": [{"targets": [address]}]} for job, address in targets.items()

@@ -34,7 +34,7 @@ def test_a_check_ends_with_every_number(undisturbed: Any) -> None:
     assert result.convergence.steps == asked.epochs * asked.steps_per_epoch
     assert result.weight_change > 0
     assert result.verdict != alignment_pb2.VERDICT_UNSPECIFIED
-    assert result.test_groups == 13
+    assert result.test_groups == 9
     assert result.held_out
 
 
