@@ -217,15 +217,15 @@ def read_layer(store, check, stage):
 
 
 async def test_a_failed_cell_is_listed_and_does_not_stop_the_others(service, store):
-    name = await create(service, "partly", model_ids=MODELS[:1], seeds=[1, 3])
+    name = await create(service, "partly", model_ids=MODELS[:1], tasks=TASKS[:1], seeds=[1, 3])
     experiment = await finish(service, name)
     assert experiment.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, experiment
-    assert experiment.progress.detail == "finished; 2 of 4 cells have no result"
+    assert experiment.progress.detail == "finished; 1 of 2 cells have no result"
     failed = [cell for cell in experiment.cells if cell.state == alignment_pb2.CHECK_STATE_FAILED]
     assert {cell.seed for cell in failed} == {3}
     assert {cell.failure.reason for cell in failed} == {"BAD_VOLUME"}
     report = json.loads(store.get(store.key(experiment.report_json.uri)))
-    assert len(report["missing"]) == 2
+    assert len(report["missing"]) == 1
     assert "not a volume" in report["missing"][0]["reason"]
 
 

@@ -23,7 +23,7 @@ from vfmalign.training.settings import TrainingOptions
 
 ARCHITECTURE = "profound_conv_micro"
 OPTIONS = TrainingOptions(device="cpu", threads=1, workers=2)
-RECIPE = TrainingRecipe(epochs=2, steps_per_epoch=3, batch_size=2, learning_rate=3e-3, layer_decay=0.8)
+RECIPE = TrainingRecipe(epochs=2, steps_per_epoch=2, batch_size=2, learning_rate=3e-3, layer_decay=0.8)
 # Half the usual number of voxels along each axis, so that generating and reading takes a fraction of a second.
 SMALL = PhantomSpec(
     t2w=SliceStack((60, 60, 18), (1.2, 1.2, 3.0)),

@@ -185,7 +185,7 @@ def test_a_stop_on_one_machine_stops_all_and_resuming_is_bit_identical(store, ma
     assert 3 <= step < 12
     assert not store.exists(job_key("stopped", "failure.json"))
 
-    again = launch("stopped", "--processes", "2", command=True)
+    again = launch("stopped", "--processes", "2")
     _, log = again.communicate(timeout=300)
     assert again.returncode == 0, log
     resumed = [json.loads(line) for line in log.splitlines() if '"resumed"' in line]
@@ -216,7 +216,7 @@ def test_a_machine_that_loses_another_ends_with_76(store, make_spec, launch):
 
 def test_an_invalid_spec_exits_with_2(store, launch):
     store.put(job_key("bad", "spec.json"), b"{}")
-    process = launch("bad", "--processes", "1")
+    process = launch("bad", "--processes", "1", command=True)
     _, log = process.communicate(timeout=300)
     assert process.returncode == 2, log
     assert store.read(job_key("bad", "failure.json"), JobFailure).exit_code == 2

@@ -46,13 +46,13 @@ def results(make_spec, finish):
 def test_a_result_holds_the_curve_and_every_test_case(results, dataset):
     for (network, task), result in results.items():
         assert [point.epoch for point in result.curve] == [0, 1, 2]
-        assert [point.step for point in result.curve] == [0, 3, 6]
+        assert [point.step for point in result.curve] == [0, 2, 4]
         assert result.curve[0].train_loss is None
         assert [score.case for score in result.test_scores] == [case.id for case in dataset.test]
         assert result.metrics == SPECS[task].metrics
         values = [point.validation_score for point in result.curve]
         assert values[result.selected_epoch] == max(values[1:])
-        assert result.selected_step == 3 * result.selected_epoch
+        assert result.selected_step == 2 * result.selected_epoch
         assert (result.weight_change is None) == (network == "specialised")
         assert result.parameters > 50_000
         assert {"load", "train", "validate", "checkpoint", "test", "publish", "figures"} <= set(result.stage_seconds)
@@ -77,11 +77,6 @@ def test_a_classified_case_has_its_truth_and_probability(results):
     assert {score.positive for score in scores} == {True, False}
     assert all(0 < score.values["auroc"] < 1 for score in scores)
     assert results["pretrained", "translation"].test_scores[0].positive is None
-
-
-def test_the_training_loss_falls(results):
-    curve = results["pretrained", "super_resolution"].curve
-    assert curve[2].train_loss < curve[1].train_loss
 
 
 def test_progress_is_written_for_every_epoch(store, results):
@@ -202,7 +197,7 @@ def test_another_seed_gives_another_result(make_spec, finish, results):
 def test_pretraining_publishes_an_encoder_and_reads_no_test_case(
     store, dataset, make_spec, finish, objective, architecture
 ):
-    recipe = RECIPE.model_copy(update={"layer_decay": 1.0, "epochs": 1})
+    recipe = RECIPE.model_copy(update={"layer_decay": 1.0, "epochs": 1, "steps_per_epoch": 3})
     changes = {"kind": "pretrain", "objective": objective, "task": "", "model_id": "", "model_sha256": ""}
     job = f"pretrain-{objective}-{architecture}".replace("_", "-")
     result = finish(make_spec(job, recipe=recipe, architecture=architecture, **changes))
@@ -218,11 +213,11 @@ def test_pretraining_publishes_an_encoder_and_reads_no_test_case(
     assert not any(case.id in figure.caption for figure in result.figures for case in dataset.test)
 
 
-def test_one_case_is_trained_on_in_patches(store, dataset, make_spec, finish):
+def test_one_case_is_trained_on_in_patches_and_the_loss_falls(store, dataset, make_spec, finish):
     (case, *_) = dataset.train
     alone = type(dataset)(id="alone", held_out=False, train=(case,), val=(case,), test=(case,))
     save_dataset(store, alone)
-    recipe = RECIPE.model_copy(update={"patch_shape_dhw": (16, 16, 16), "batch_size": 3})
+    recipe = RECIPE.model_copy(update={"patch_shape_dhw": (16, 16, 16), "batch_size": 3, "steps_per_epoch": 3})
     changes = {"dataset_id": "alone", "dataset_digest": alone.digest(), "recipe": recipe, "task": "segmentation"}
     result = finish(make_spec("one-case", **changes))
     assert [score.case for score in result.test_scores] == [case.id]
@@ -234,6 +229,6 @@ def test_transformers_are_fine_tuned_in_patches(make_spec, finish, architecture)
     recipe = RECIPE.model_copy(update={"patch_shape_dhw": (16, 32, 32)})
     changes = {"architecture": architecture, "network": "scratch", "model_id": "", "model_sha256": "", "recipe": recipe}
     result = finish(make_spec(f"patches-{architecture}".replace("_", "-"), **changes))
-    assert [point.step for point in result.curve] == [0, 3, 6]
+    assert [point.step for point in result.curve] == [0, 2, 4]
     assert result.encoder
     assert result.parameters > 500_000
