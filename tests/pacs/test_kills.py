@@ -16,8 +16,9 @@ from tests.integration.cli.commands import INTERRUPTED
 from tests.pacs.conftest import SALT, Hospital
 from tests.pacs_proxy import Handler, drop
 
-KILLS = 12
-STUDIES = 20
+KILLS = 6
+STUDIES = 12
+"""More than the kills let through."""
 
 
 def test_kills_leave_the_same_dataset_and_no_third_download(

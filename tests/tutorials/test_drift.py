@@ -22,6 +22,8 @@ PAGE = "tutorial-drift.md"
 OPTIONS = ("--by", "scanner", "--set", "window_rows=30", "--json")
 PROGRAMS = ("make_phantoms.py", "observe_study.py")
 WATCHED = ("validated", "january", "february")
+REFERENCE_ROWS, ROWS = 99, 81
+CALIBRATION_ROWS = REFERENCE_ROWS * 2 // 3
 Codes = dict[str, int]
 
 
@@ -64,11 +66,11 @@ def test_the_page_leads_to_an_alarm_in_february(codes: tuple[Cli, Codes], both_m
     gates = {block: code for block, code in ended.items() if "--require no_alarm" in block}
     assert [code for block, code in ended.items() if block not in gates] == [0] * (len(ended) - len(gates))
     assert list(gates.values()) == [0, GATE_FAILED] * 2, "January passes the gate, by command and by service"
-    assert both_months["outcomes"] == {"entered": 90, "repeated_patient": 0, "reference_patient": 0, "not_finite": 0}
+    assert both_months["outcomes"] == {"entered": ROWS, "repeated_patient": 0, "reference_patient": 0, "not_finite": 0}
     row = both_months["alarm"]["row"]
-    assert 30 < row <= 90
+    assert 30 < row <= ROWS
     page = (cli.folder / "drift.html").read_text()
-    assert f"Alarm since row {row} of 90" in page
+    assert f"Alarm since row {row} of {ROWS}" in page
     assert "The mix raises no alarm." in page
 
 
@@ -80,8 +82,10 @@ def test_the_scanner_that_changed_is_told_from_the_other(both_months: dict[str, 
         if one["layer"] == layer and one["stratum"]
     }
     assert lower["A"] > 0 > lower["B"]
-    shares = {one["name"]: (one["reference"] / 100, one["stream"] / 90) for one in both_months["mix"]["strata"]}
-    assert {name: stream for name, (_, stream) in shares.items()} == {"A": 60 / 90, "B": 30 / 90}
+    shares = {
+        one["name"]: (one["reference"] / CALIBRATION_ROWS, one["stream"] / ROWS) for one in both_months["mix"]["strata"]
+    }
+    assert {name: stream for name, (_, stream) in shares.items()} == {"A": 2 / 3, "B": 1 / 3}
     assert all(abs(stream - reference) < 0.03 for reference, stream in shares.values()), "as many studies as before"
     assert len({one["layer"] for one in both_months["windows"]}) == 4, "other layers are described"
 
@@ -127,9 +131,9 @@ def test_the_service_finds_what_the_command_finds_and_goes_on_with_a_new_referen
         both_months["alarm"]["observation"],
     )
     assert alarm["note"] == "software of scanner A was updated on 1 February"
-    assert ended["rows"] == 90
+    assert ended["rows"] == ROWS
     page = (cli.folder / "monitor.html").read_text()
-    assert f"Alarm since row {alarm['row']} of 90" in page
+    assert f"Alarm since row {alarm['row']} of {ROWS}" in page
     assert "Nobody has acknowledged it yet" in page
     epoch = monitor["epoch"]
     assert epoch["reference"]["feature_set_id"] == sets["march"]
@@ -155,7 +159,7 @@ def test_extract_tells_the_monitor_of_patients_as_imports_name_them(cli: Cli, en
 
 def test_patients_of_the_reference_do_not_enter(cli: Cli, sets: dict[str, str]) -> None:
     document = cli.call("drift", sets["validated"], sets["validated"], "--json").document
-    assert document["outcomes"]["reference_patient"] == 150
+    assert document["outcomes"]["reference_patient"] == REFERENCE_ROWS
     assert document["rows"] == 0
 
 
