@@ -101,6 +101,7 @@ def evaluate(
     interval = f"{STEP_MIN}m"
     test = {"interval": interval, "input_series": list(series), "promql_expr_test": list(queries)}
     content = {"rule_files": ["rules.yaml"], "evaluation_interval": every, "tests": [test]}
+    content["group_eval_order"] = [group["name"] for group in groups]  # records before the alerts that read them
     (folder / "test.yaml").write_text(yaml.safe_dump(content))
     command = ["promtool", "test", "rules", "test.yaml"]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
