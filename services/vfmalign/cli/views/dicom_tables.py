@@ -153,7 +153,7 @@ class _Volumes:
             table = _list_volumes(self.shown, [name for name in columns if name not in hidden])
         yield table
         if hidden:
-            yield Text(f"for a wider screen, or --json: {', '.join(hidden)}", style="dim")
+            yield Text(f"columns that need a wider screen or --json: {', '.join(hidden)}", style="dim")
 
 
 def _list_volumes(shown: ShownStudy, columns: Sequence[str]) -> Table:
