@@ -149,9 +149,9 @@ ROWS = (
     compute("unknown set", "0" * 32, x=stored("0" * 32), code="NOT_FOUND"),
     compute(
         "manifest of another digest",
-        "features",
+        "feature set",
         x=lambda known: stored(known.features, manifest_sha256="0" * 64),
-        code="DATA_LOSS",
+        code="FAILED_PRECONDITION",
     ),
     compute(
         "manifest digest of letters", "x.manifest_sha256", x=lambda known: stored(known.features, manifest_sha256="x")

@@ -30,7 +30,7 @@ ALLOWED = {
     "features": {"Observe", "GetMonitor"},
     "auditor": set(),
     "mmd": set(),
-    "finetuning": set(),
+    "finetuning": {"ListMonitors"},
     "monitoring": set(),
 }
 REFERENCE = pb.MonitorReference(feature_set_id="0" * 32)
