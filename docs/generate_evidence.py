@@ -2,9 +2,9 @@
 
 Usage: python docs/generate_evidence.py [--check] [--recompute] PAGE FOLDER
 
-The page is written by hand except for what stands between the markers. The folder holds one file for each finished
-cell in `cells/`, from which the cost is read, and `report.json` with all other numbers once the experiment has ended.
-`--recompute` first analyses the results in `report.json` anew, without trainings: after a change of the analysis.
+The page is written by hand except for the text between the markers. In the folder, `cells/` holds one file for each
+finished cell; the cost is read from these files. Once the experiment has ended, `report.json` holds all other numbers.
+After a change of the analysis, `--recompute` first analyses the results in `report.json` anew, without trainings.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _DESIGNS: Mapping[Design, str] = {"within_task": "across models", "within_model"
 
 
 def update_page(page: str, folder: Path) -> str:
-    """Replaces what stands between the markers by the results in a folder.
+    """Replaces the text between the markers by the results in a folder.
 
     Args:
         page: text of the page.
@@ -92,13 +92,13 @@ def _select(score: CaseScore, metric: str) -> CaseScore:
 
 
 def render_results(folder: Path) -> str:
-    """Renders the results in Markdown, or how far the experiment is."""
+    """Renders the results in Markdown, or the number of finished cells if the experiment has not ended."""
     file, results = folder / REPORT, _read_results(folder / CELLS)
     if not file.exists():
         finished = sum("shuffled_labels" not in one.report.result.settings for one in results)
         progress = (
             f"**The experiment has not finished.** {finished} of {PLANNED_CELLS} cells (models × tasks × seeds) have\n"
-            "ended. There are no verdicts before all of them have, because looking at some would change the\n"
+            "ended. There are no verdicts before all cells have ended, because earlier looks would change the\n"
             "probability of an error.\n"
         )
         return "\n".join(filter(None, (progress, _render_cost(results))))
@@ -117,7 +117,7 @@ def render_results(folder: Path) -> str:
 
 
 def _render_answers(report: ExperimentReport) -> str:
-    """The questions with their answers, and the verdicts. The tables and the rest of the page have the numbers."""
+    """The questions with their answers, and the number of each verdict. Other sections have all other numbers."""
     warning = "**Rehearsal on phantoms: not evidence.**\n\n" if report.phantom else ""
     answers = (f"**{one.question}** {one.answer}\n" for one in report.answers.all)
     verdicts = Counter(one.verdict.label for one in report.averages)
@@ -146,10 +146,11 @@ def _render_claims(claims: Sequence[Claim]) -> str:
         "claim", "shift", "mean ρ", "p", "needed", "units, strata", "ρ without ‡ †", "ρ, common baselines", "verdict",
     )  # fmt: skip
     text = (
-        "The claims expect ρ below 0 for the gain and ρ above 0 for convergence. A two-sided test, which permutes the "
-        "units (models or tasks) in all strata at once, gives p. If the mean ρ reaches *needed*, p is at most 0.05. "
-        "Only MMD² gets a verdict. *Without ‡ †* leaves out the flagged pairs; if only two units remain, ρ can only be "
-        "+1 or −1. With *common baselines*, all models of a task and seed are compared with one specialised network"
+        "The claims expect ρ below 0 for the gain and ρ above 0 for convergence. p comes from a two-sided test, which "
+        "permutes the units (models or tasks) in all strata at once. If the mean ρ reaches the number in *needed*, p "
+        "is at most 0.05. Only MMD² gets a verdict. *ρ without ‡ †* leaves out the flagged pairs; if only two units "
+        "remain, ρ can only be +1 or −1. For *ρ, common baselines*, all models of a task and seed are compared with "
+        "one specialised network"
     )
     return _section("Both claims", header, rows, text)
 
@@ -168,11 +169,11 @@ def _render_gains(averages: Sequence[SeedAverage]) -> str:
         "pretraining", "steps, %",
     )  # fmt: skip
     text = (
-        f"{_describe_size(averages)}. Scores, differences and the smallest relevant difference δ are in dB for "
-        "denoising and super-resolution, and between 0 and 1 otherwise. Intervals cover seeds and patients; the "
-        "intervals of *minus random weights* also cover another draw of these weights. *Steps* is the share of all "
-        "steps after which the score reaches 95 % of its rise; parentheses show how many seeds have a value, "
-        "if not all. Symbols: " + _describe_flags()
+        f"{_describe_size(averages)}. For denoising and super-resolution, scores, differences and the smallest "
+        "relevant difference δ are in dB. For the other tasks, scores are between 0 and 1. Intervals cover seeds and "
+        "patients; the intervals of *minus random weights* also cover another draw of these weights. *Steps* is the "
+        "share of all steps after which the score reaches 95 % of its rise; if some seeds have no such step, "
+        "parentheses show how many seeds have one. Symbols: " + _describe_flags()
     )
     return _section("Gain of every model in every task", header, rows, text)
 
@@ -202,7 +203,7 @@ def _format_estimate(estimate: Estimate) -> str:
 
 
 def _describe_size(averages: Sequence[SeedAverage]) -> str:
-    """How many seeds and test patients the averages rest on."""
+    """The numbers of seeds and test patients from which the averages are computed."""
     seeds, patients = ({getattr(one, name) for one in averages} for name in ("seeds", "patients"))
     return f"The table shows averages over {_format_range(seeds)} seeds and {_format_range(patients)} test patients"
 
@@ -224,7 +225,7 @@ def _format_pretraining(average: SeedAverage) -> tuple[str, str]:
 
 
 def _format_steps(average: SeedAverage) -> str:
-    """Share of the steps in per cent, and on how many seeds it rests where some have none."""
+    """Share of the steps in per cent. If some seeds have no value, the number of seeds with a value follows."""
     if average.convergence is None and not average.censored:
         return ABSENT
     share = "> 100" if average.censored else f"{100 * (average.convergence or 0.0):.0f}"
@@ -233,7 +234,7 @@ def _format_steps(average: SeedAverage) -> str:
 
 
 def _summarise_controls(averages: Sequence[SeedAverage]) -> str:
-    """In how many pairs of model and task a control is as large as the shift itself."""
+    """The number of pairs of model and task in which a control is at least as large as the shift."""
     labels: Mapping[ControlName, str] = {
         "shuffled_labels": "Fine-tuning on shuffled labels moves the features at least as far as the task does",
         "between_seeds": "Compared with the shift of the task, two trainings that differ only in their seed are at "
@@ -291,7 +292,7 @@ def _read_results(folder: Path) -> list[CellResult]:
 
 
 def _render_cost(results: Sequence[CellResult]) -> str:
-    """Wall time of the checks and processor time of the trainings, of which checks share some."""
+    """Wall time of the checks, and processor time of the trainings. A training that checks share counts once."""
     if not results:
         return ""
     trainings = {
@@ -308,7 +309,7 @@ def _render_cost(results: Sequence[CellResult]) -> str:
     header = ("model", "checks", "check, min", *(f"{name}, min" for name in NETWORKS))
     text = (
         f"All trainings took {sum(trainings.values()) / 3600:.1f} hours of processor time; a shared training "
-        "counts once. *Check* is wall time; the other columns are the processor time of one training"
+        "counts once. The column *check* is wall time; the other columns are the processor time of one training"
     )
     return _section("Cost, medians", header, rows, text)
 
