@@ -51,9 +51,9 @@ class AsyncClient:
     Addresses, files, `tenant` and `token` that are not given are read from the environment:
     `VFMALIGN_FEATURES_ADDRESS`, `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_MONITORING_ADDRESS`,
     `VFMALIGN_CA_FILE`, `VFMALIGN_CERT_FILE`, `VFMALIGN_KEY_FILE`, `VFMALIGN_TENANT`, and `VFMALIGN_TOKEN` or
-    `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel; gRPC reconnects it and repeats calls that the
-    service could not take (UNAVAILABLE). If a channel has lost every server, the next call opens a new channel, which
-    looks up the name at once. A client belongs to the event loop of its first call.
+    `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel; gRPC reconnects the channel and repeats calls
+    that the service could not take (UNAVAILABLE). If a channel has lost every server, the next call opens a new
+    channel, which looks up the name at once. A client belongs to the event loop of its first call.
 
     Args:
         features_address: `host:port` of the feature service.
@@ -178,7 +178,7 @@ class AsyncClient:
         return _OpenChannel(self._connect(self._addresses[service]), version, time.monotonic())
 
     def _is_outdated(self, opened: _OpenChannel) -> bool:
-        """Whether a file for TLS was replaced since; one that is being replaced leaves the channel as it is."""
+        """Whether a file for TLS was replaced since the channel opened; no while a file is being replaced."""
         if self._files is None:
             return False
         try:

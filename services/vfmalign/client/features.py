@@ -83,8 +83,8 @@ class ExtractedFeatureSet:
     """A committed feature set, and the work that the call did.
 
     Attributes:
-        computed_cases: cases that the call computed.
-        recomputed_parts: parts that had been committed and were lost or damaged since.
+        computed_cases: number of cases that the call computed.
+        recomputed_parts: number of committed parts that were lost or damaged, and computed again.
     """
 
     feature_set: FeatureSet
@@ -125,19 +125,20 @@ class AsyncFeaturesClient:
         Args:
             model_id: a published model.
             volumes: one volume per modality that the model takes, such as `t2w`; none with `dicom`.
-            units: units by modality, `HU` where a model normalises by a window; arbitrary where left out.
+            units: units by modality, `HU` if the model normalises by a window. A modality that is left out has an
+                arbitrary unit.
             gland_mask: label map, for models that normalise inside the gland.
-            dicom: the study as DICOM, in place of volumes. Files that do not fit into a message are uploaded, in which
-                case this process holds them in memory.
+            dicom: the study as DICOM, in place of volumes. Files that do not fit into a message are uploaded; this
+                process then holds them in memory.
             rules_dataset_id: dataset with the rules that choose the series of each modality; if it is empty, `dicom`
                 uses the rules of the model's card.
-            layers: the model's primary layer where empty.
+            layers: layers to return; if empty, the model's primary layer.
             pooling: `mean` over space, or `none` for whole feature maps.
-            input_transform: a task's input transform; the study as it is where empty.
-            checkpoint_sha256: digest the weights must have; any where empty.
-            store_as: id to store the features under; they are returned where empty.
+            input_transform: a task's input transform; if empty, the study is not transformed.
+            checkpoint_sha256: expected digest of the weights; empty accepts any.
+            store_as: id under which the features are stored; if empty, they are returned instead.
             observation: the monitor that observes the features, and the description of the study that it records; only
-                for pooled features. The answer states the outcome, which never fails the call.
+                for pooled features. The answer states the outcome. A failed observation does not fail the call.
 
         Raises:
             BadOption: a file cannot be read, or an option does not go with the others.
@@ -193,7 +194,7 @@ class AsyncFeaturesClient:
         """Uploads a zip of a study's DICOM files. For about an hour, `extract` accepts the result as `dicom`.
 
         Raises:
-            Exhausted: it is larger than the service's limit, or the quota has no room.
+            Exhausted: the zip is larger than the service's limit, or the quota has no room.
             StoreUnavailable: the object storage cannot be reached, or refuses the upload.
             VfmalignError: the call failed otherwise.
         """
@@ -316,10 +317,10 @@ class AsyncFeaturesClient:
         """Lists the feature sets of a model and a dataset; joins all pages into one response.
 
         Args:
-            model_id: model of the sets; all where empty.
-            dataset_id: dataset of the sets; all where empty.
-            created_after: earliest time of creation; all where None.
-            created_before: time before which the sets were created; all where None.
+            model_id: model of the sets; empty for all.
+            dataset_id: dataset of the sets; empty for all.
+            created_after: earliest time of creation; None for all.
+            created_before: time before which the sets were created; None for all.
         """
         filters = ListFeatureSetsRequest.from_fields(
             model_id=model_id, dataset_id=dataset_id, created_after=created_after, created_before=created_before

@@ -60,7 +60,7 @@ class AsyncMmdClient:
             BadTensor: an array cannot be sent.
             BadOption: an option does not fit the samples or the other options.
             NotFound: a feature set does not exist.
-            Exhausted: the arrays do not fit into a message, or the comparison not into the service's memory.
+            Exhausted: the arrays do not fit into a message, or the comparison does not fit into the service's memory.
             VfmalignError: the call failed otherwise.
         """
         request = _create_request(options, x, y, reference)
@@ -77,7 +77,8 @@ class AsyncMmdClient:
             features: an array of shape (rows, channels), or arrays by layer, with or without labels of the rows.
 
         Raises:
-            Exhausted: they exceed the memory that the service may use for one comparison, or the quota has no room.
+            Exhausted: the arrays exceed the memory that the service may use for one comparison, or the quota has no
+                room.
             PreconditionFailed: the service has no object storage.
             StoreUnavailable: the object storage cannot be reached, or refuses the upload.
             VfmalignError: the call failed otherwise.

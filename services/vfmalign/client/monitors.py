@@ -87,7 +87,7 @@ class AsyncMonitorsClient:
         """Returns the current state of a monitor.
 
         Raises:
-            NotFound: there is none of this id.
+            NotFound: no monitor has this id.
         """
         request = monitoring_pb2.GetMonitorRequest(monitor_id=monitor_id)
         return Monitor.from_response((await self._stub().GetMonitor(request)).monitor)
@@ -104,14 +104,14 @@ class AsyncMonitorsClient:
         """Lists monitors, newest first, without windows, channels and earlier epochs.
 
         Args:
-            states: states to list; all where empty.
-            model_id: model that computed the references of the monitors; all where empty.
-            created_after: earliest time of creation; all where None.
-            created_before: time before which the monitors were created; all where None.
-            limit: positive; no limit where None.
+            states: states to list; empty for all.
+            model_id: model that computed the references of the monitors; empty for all.
+            created_after: earliest time of creation; None for all.
+            created_before: time before which the monitors were created; None for all.
+            limit: positive; None for no limit.
 
         Raises:
-            BadOption: the limit is not positive, or there is no such state.
+            BadOption: the limit is not positive, or a state is unknown.
         """
         if limit is not None and limit < 1:
             raise BadOption(f"must be positive, got {limit}", field="limit", remedy="leave it out to list everything")
@@ -176,10 +176,10 @@ class AsyncMonitorsClient:
         Args:
             monitor_id: the monitor.
             reconnect_s: seconds that the service may be unreachable.
-            on_disconnect: called once each time that the connection to the service is lost.
+            on_disconnect: called whenever the connection to the service is lost.
 
         Raises:
-            NotFound: there is none of this id, or it was deleted.
+            NotFound: no monitor has this id, or it was deleted.
             Unavailable: the service stayed unreachable.
         """
         async with aclosing(reconnect(lambda: self._watch(monitor_id), reconnect_s, on_disconnect)) as monitors:
@@ -204,11 +204,11 @@ class AsyncMonitorsClient:
         Args:
             monitor_id: the monitor.
             epoch: number of the epoch that ends.
-            reference: reference of the new epoch; None keeps the current one, which only a reset may.
-            start: reason for the new epoch, which decides whether its bound holds.
+            reference: reference of the new epoch; None, for a reset only, keeps the current one.
+            start: reason for the new epoch. It decides whether the epoch's bound holds.
 
         Raises:
-            BadOption: there is no such start.
+            BadOption: `start` is not one of the allowed values.
             InvalidInput: an earlier epoch has seen patients of the reference, so that the bound would not hold.
             NotFound: the monitor or the reference does not exist.
             PreconditionFailed: another epoch has begun meanwhile.
@@ -232,9 +232,9 @@ class AsyncMonitorsClient:
             title: title of the report; empty for the monitor's id.
 
         Raises:
-            BadOption: a value is out of range, or nothing is given.
+            BadOption: a value is out of range, or no setting is given.
             Forbidden: somebody else created it, and the caller is not an admin.
-            NotFound: there is none of this id.
+            NotFound: no monitor has this id.
         """
         request = monitoring_pb2.UpdateMonitorRequest(
             monitor_id=monitor_id, max_silence_hours=max_silence_hours, title=title
@@ -256,7 +256,7 @@ class AsyncMonitorsClient:
 
         Raises:
             Forbidden: somebody else created it, and the caller is not an admin.
-            NotFound: there is none of this id.
+            NotFound: no monitor has this id.
         """
         await self._stub().DeleteMonitor(monitoring_pb2.DeleteMonitorRequest(monitor_id=monitor_id))
 
@@ -264,8 +264,8 @@ class AsyncMonitorsClient:
         """Returns the current report of a monitor.
 
         Raises:
-            BadOption: there is no such format.
-            NotFound: there is none of this id.
+            BadOption: `report_format` is not one of the allowed values.
+            NotFound: no monitor has this id.
         """
         name = f"REPORT_FORMAT_{_check_choice(report_format, ReportFormat, 'report_format').upper()}"
         request = monitoring_pb2.GetMonitorReportRequest(monitor_id=monitor_id, format=name)
@@ -284,7 +284,7 @@ def _check_choice(value: str, choices: Any, field: str) -> str:
     """Returns a value of a `Literal`.
 
     Raises:
-        BadOption: it is another one.
+        BadOption: the value is not one of the choices.
     """
     if value not in get_args(choices):
         raise BadOption("unknown value", field=field, remedy=f"choose from {', '.join(get_args(choices))}")

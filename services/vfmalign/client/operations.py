@@ -66,7 +66,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         """Returns the current state of an operation.
 
         Raises:
-            NotFound: there is none of this id.
+            NotFound: no operation has this id.
         """
         return await self._get(operation_id)
 
@@ -83,12 +83,12 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         """Lists operations, newest first: every page, or the newest `limit` operations.
 
         Args:
-            states: states to list; all where empty. Only jobs can be `pending`.
-            model_id: model of the operations; all where empty.
-            dataset_id: dataset of the operations; all where empty.
-            created_after: earliest time of creation; all where None.
-            created_before: time before which the operations were created; all where None.
-            limit: positive; no limit where None.
+            states: states to list; empty for all. Only jobs can be `pending`.
+            model_id: model of the operations; empty for all.
+            dataset_id: dataset of the operations; empty for all.
+            created_after: earliest time of creation; None for all.
+            created_before: time before which the operations were created; None for all.
+            limit: positive; None for no limit.
 
         Raises:
             BadOption: a state is unknown, or the limit is not positive.
@@ -122,18 +122,18 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         """Asks an operation to stop; an operation that has ended stays as it is.
 
         Raises:
-            NotFound: there is none of this id.
+            NotFound: no operation has this id.
         """
         return await self._cancel(operation_id)
 
     async def retry(self, operation_id: str) -> OperationT:
         """Queues a failed or cancelled operation again; the operation continues from what it has stored.
 
-        One that is queued or running stays as it is, and one that is being cancelled goes on.
+        A queued or running operation does not change. An operation that is being cancelled continues.
 
         Raises:
-            NotFound: there is none of this id.
-            PreconditionFailed: it succeeded.
+            NotFound: no operation has this id.
+            PreconditionFailed: the operation succeeded.
         """
         return await self._retry(operation_id)
 
@@ -149,10 +149,10 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         Args:
             operation_id: the operation.
             reconnect_s: seconds that the service may be unreachable.
-            on_disconnect: called once each time that the connection to the service is lost.
+            on_disconnect: called whenever the connection to the service is lost.
 
         Raises:
-            NotFound: there is none of this id.
+            NotFound: no operation has this id.
             Unavailable: the service stayed unreachable.
         """
         states = reconnect(lambda: self._watch(operation_id), reconnect_s, on_disconnect)
@@ -172,13 +172,13 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
 
         Args:
             operation_id: the operation.
-            timeout_s: seconds to wait; without limit where None.
+            timeout_s: seconds to wait; None for no limit.
             on_change: called with the operation at every change.
             reconnect_s: seconds that the service may be unreachable.
 
         Raises:
-            DeadlineExceeded: it has not ended in time; it goes on.
-            NotFound: there is none of this id.
+            DeadlineExceeded: the operation has not ended in time; it goes on.
+            NotFound: no operation has this id.
             Unavailable: the service stayed unreachable.
         """
         last: OperationT | None = None
@@ -225,11 +225,11 @@ class AsyncReportedClient(AsyncOperationsClient[SpecT, OperationT]):
 
         Args:
             operation_id: the operation.
-            report_format: `html`, `json`, or for the cells of an experiment `csv`.
+            report_format: `html`, `json`, or `csv` for the cells of an experiment.
 
         Raises:
-            NotFound: there is none of this id.
-            PreconditionFailed: it has no report, because it has not succeeded.
+            NotFound: no operation has this id.
+            PreconditionFailed: the operation has not succeeded.
         """
         async with aclosing(self._read_report(operation_id, f"REPORT_FORMAT_{report_format.upper()}")) as parts:
             return b"".join([part async for part in parts])
@@ -279,7 +279,7 @@ class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
     STATES = STATES
 
     async def create_with_plans(self, check_id: str, spec: CheckSpec) -> tuple[Check, tuple[TrainingPlan, ...]]:
-        """Creates a check as `create` does. Also returns how many trainings it needs, and how many one seed would need.
+        """Creates a check as `create` does. Also returns how many trainings it needs, and how many with one seed.
 
         The plans are empty if the check exists.
         """

@@ -52,7 +52,7 @@ def get_preset(recipe: Recipe) -> Preset:
 
 
 def apply_recipe(recipe: Recipe, base: TrainingRecipe) -> TrainingRecipe:
-    """Returns a preset in which a request's values replace the fields that the request sets."""
+    """Returns a preset in which the fields that a request sets have the request's values."""
     changes = recipe.model_dump(exclude={"preset"}, exclude_defaults=True)
     return TrainingRecipe.model_validate(base.model_dump() | changes)
 
@@ -68,8 +68,8 @@ def get_recipe(
 ) -> TrainingRecipe:
     """Returns the recipe of one of a check's three trainings.
 
-    The network from random weights has the recipe of the pretrained one, unless the spec sets another. The specialised
-    network has rates and decays of its own, but the same budget unless the spec sets another one.
+    The network from random weights has the recipe of the pretrained network, unless the spec sets another recipe. The
+    specialised network has its own rates and decays, but the same budget, unless the spec sets another budget.
 
     Args:
         spec: the requested check.
@@ -77,7 +77,7 @@ def get_recipe(
         input_shape_DHW: size of the model's input in voxels, which limits the patches of a preset; None if unknown.
 
     Raises:
-        BadOption: an unknown task or preset.
+        BadOption: the task or preset is unknown.
     """
     preset = get_preset(spec.recipe)
     base = fit_patch(get_finetuning_recipe("pretrained", spec.task.name, preset), input_shape_DHW)
@@ -101,8 +101,8 @@ def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | N
         input_shape_DHW: see `get_recipe`.
 
     Returns:
-        The recipe, or None if the spec sets the network's own recipe or a rate of the common one, or if the preset has
-        the same recipe for both.
+        The recipe. None if the spec sets a recipe for random weights or a rate of the common recipe, or if the preset
+        has the same recipe for both.
     """
     if spec.scratch_recipe is not None or any(getattr(spec.recipe, name) is not None for name in _RATES):
         return None

@@ -90,7 +90,7 @@ async def reconnect(
     Args:
         open_stream: calls the service.
         reconnect_s: seconds that the service may be unreachable.
-        on_disconnect: called once each time that the connection to the service is lost.
+        on_disconnect: called whenever the connection to the service is lost.
 
     Raises:
         Unavailable: the service stayed unreachable.

@@ -56,7 +56,7 @@ def to_feature_source(sample: Sample, field: str) -> mmd_pb2.FeatureSource:
         field: name of the sample in the request, for errors.
 
     Raises:
-        BadTensor: an array has not two axes, another type, or an element that is NaN or infinite.
+        BadTensor: an array does not have two axes, has another type, or has an element that is NaN or infinite.
     """
     if isinstance(sample, str):
         return mmd_pb2.FeatureSource(feature_set_id=sample)

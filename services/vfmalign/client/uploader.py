@@ -61,7 +61,7 @@ class Uploader:
     def _send(self, upload: FileUpload, content: bytes) -> None:
         host = urlsplit(upload.url).netloc
         try:
-            # Read in blocks: the time to send bytes as a whole is limited by the timeout of the connection's set-up.
+            # Read in blocks: a body of bytes would have to be sent as a whole within the timeout for connecting.
             headers = {**upload.headers, "Content-Length": str(len(content))}
             response = self._http.request("PUT", upload.url, body=io.BytesIO(content), headers=headers)
         except (urllib3.exceptions.HTTPError, OSError):

@@ -135,7 +135,7 @@ class Database:
         """Waits for other writing transactions of this process, because SQLite has no queue of its own.
 
         Raises:
-            Unavailable: they took too long.
+            Unavailable: the other transactions took too long.
         """
         if self._turns is None:
             yield
@@ -171,7 +171,8 @@ class Database:
         """Migrates the schema to the newest version; safe to run at every start.
 
         Raises:
-            Conflict: a later version of the program has migrated it, or it has a table of the service but no version.
+            Conflict: a later version of the program has migrated the schema, or the database has a table of the service
+                but no version.
             DataLoss: the file of the database is damaged.
             Unavailable: the database cannot be reached.
         """

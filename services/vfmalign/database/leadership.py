@@ -50,7 +50,8 @@ class Leadership:
     Args:
         lease: this process's claim.
         begin: returns the work of a term.
-        announce: told, by name in the health service, whether this process leads and whether anybody does.
+        announce: called with `LEADER` and whether this process leads, or with `ORCHESTRATION` and whether any process
+            leads.
     """
 
     def __init__(
@@ -153,8 +154,8 @@ class Leadership:
     async def _renew(self, term: Term) -> None:
         """Renews the lease until another process has it.
 
-        While the database does not answer, the lease may expire, but the work goes on: it can write nothing, and
-        continues where no other process has taken over by the time that the database answers.
+        While the database does not answer, the lease may expire. The work goes on, but can write nothing. When the
+        database answers again, the work continues unless another process has taken over.
         """
         pause_s = renewal_s = self._lease.ttl_s / _RENEWALS_PER_TTL
         while True:

@@ -5,10 +5,10 @@ is free or expired, which increments the epoch, and renews it while it leads. A 
 that its lease has expired, so every write is checked:
 
 - Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. It locks the row and
-  compares holder and epoch, so that a takeover comes either before the transaction, which then fails, or after it.
+  compares holder and epoch. A takeover therefore comes either before the transaction, which then fails, or after it.
 - Writes to the object store cannot be part of a transaction. They run on `store.guarded_by(term.check_deadline)`, which
-  compares a clock of this process with the start of the last successful renewal. A write that a pause right after this
-  check lets through is harmless: artifacts are deterministic, and the database remembers their digests.
+  compares a clock of this process with the start of the last successful renewal. If the process pauses right after this
+  check, a late write is possible, but harmless: artifacts are deterministic, and the database remembers their digests.
 """
 
 from __future__ import annotations
@@ -156,10 +156,10 @@ class Term:
 
 
 def migrate_unused(database: Database) -> None:
-    """Migrates the schema, unless an orchestrator of an earlier version would go on with it.
+    """Migrates the schema, unless an orchestrator of an earlier version may still use it.
 
     Raises:
-        Conflict: one leads, or a later version has migrated the database.
+        Conflict: an orchestrator of an earlier version leads, or a later version has migrated the database.
         Unavailable: the database cannot be reached.
     """
     if database.is_outdated():

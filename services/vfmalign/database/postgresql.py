@@ -42,12 +42,12 @@ class BoundedConnection(psycopg.Connection[Any]):
         """Waits for the server's answer for a bounded time.
 
         Raises:
-            OperationalError: there is none in time.
+            OperationalError: the server does not answer in time.
         """
         return super().wait(self._within(gen, time.monotonic() + self.answer_timeout_s), *args, **options)
 
     def _within(self, gen: Generator[Any, Any, _T], deadline: float) -> Generator[Any, Any, _T]:
-        """Runs what waits; psycopg resumes it every tenth of a second at least, with 0 if nothing has arrived."""
+        """Runs psycopg's waiting generator. psycopg resumes it at least every 0.1 s, with 0 if nothing has arrived."""
         try:
             wanted = next(gen)
             while True:
@@ -87,7 +87,7 @@ def unbounded(connection: sa.Connection) -> Iterator[None]:
     """Lets the statements of a transaction take as long as they need, for example to build an index.
 
     Args:
-        connection: within the transaction; of SQLite, it stays as it is.
+        connection: connection within the transaction. A connection to SQLite stays as it is.
     """
     bounded = connection.connection.driver_connection
     if not isinstance(bounded, BoundedConnection):

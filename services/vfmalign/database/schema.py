@@ -22,7 +22,7 @@ class Schema:
     Attributes:
         service: short name, such as `finetuning`.
         migrations: folder of alembic's migrations, as `package:folder`.
-        tables: of the service.
+        tables: tables of the service.
         lease: name of the lease of its leader.
     """
 

@@ -58,7 +58,7 @@ class OwnedRow(TenantRow):
     """Columns of objects that clients create and list.
 
     Attributes:
-        request: as the client sent it; its digest makes creation idempotent.
+        request: the request as the client sent it; its digest makes creation idempotent.
         created_by: key of the identity that created it; empty if the service itself did.
     """
 
@@ -92,7 +92,7 @@ class LifecycleRow(OwnedRow):
     Attributes:
         progress: `Progress` as JSON.
         failure: `Failure` as JSON, if the state is `failed`.
-        retries, retried_at: how often, and when last, it was queued again by a client.
+        retries, retried_at: how often a client queued it again, and when a client last did.
     """
 
     __abstract__ = True

@@ -98,7 +98,7 @@ def list_datasets(store: ObjectStore, query: PageQuery) -> ObjectPage[Dataset]:
 
 
 def list_feature_sets(store: ObjectStore, filters: ListFeatureSetsRequest, query: PageQuery) -> ObjectPage[FeatureSet]:
-    """Reads one page of committed feature sets; see `read_page` for the errors. A page reads at most `query.size`."""
+    """Reads one page of committed feature sets; see `read_page` for the errors. Reads at most `query.size` sets."""
 
     def accepts(name: str) -> bool:
         current_work.get().checkpoint()
@@ -183,7 +183,7 @@ def read_page(
     Args:
         ids: ids of all objects, or of the objects after `query.after`.
         load: function that reads an object; None leaves the object out.
-        measure: size in bytes of an object's description.
+        measure: returns the size in bytes of an object's description.
         query: the page.
 
     Raises:

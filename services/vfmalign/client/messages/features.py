@@ -1,6 +1,6 @@
 """Messages of `FeatureService` (`features.proto`).
 
-For `Extract`, only the answer without its features has a record: volumes and feature maps are too large for JSON.
+The record of `Extract` contains the answer without its features: volumes and feature maps are too large for JSON.
 """
 
 from vfmalign.client.messages.generated.features import *

@@ -114,8 +114,8 @@ class RecipeMethods(SettableMessage):
 class StoredSpec(ApiMessage):
     """A specification that is stored and addressed by its digest.
 
-    Flags that are off and later fields that are unset are left out, so that specifications of earlier versions, which
-    had none, keep their digests.
+    Flags that are off, and unset fields that were added later, are left out. Specifications of versions without these
+    fields therefore keep their digests.
     """
 
     LATER_FIELDS: ClassVar[Mapping[str, object]] = MappingProxyType({})

@@ -15,8 +15,8 @@ from vfmalign.v1 import common_pb2
 class Task(ApiMessage, task_text.Task):
     """A task with its parameters. It can be written in its short form: `Task.parse("segmentation:label=hippocampus")`.
 
-    Stored specs hold the short form, which is just the name for a task without parameters: specs and digests of
-    versions in which tasks had no parameters stay the same.
+    Stored specs contain the short form. For a task without parameters, this is just the name, so that specs of versions
+    in which tasks had no parameters keep their digests.
     """
 
     PROTO: ClassVar[type[Message]] = common_pb2.Task

@@ -82,8 +82,8 @@ class Case(Record):
         id: generated on import; never a file or folder name, which could identify the patient.
         group: generated id of the patient, which is the sampling unit.
         volumes: by the id of the modality or label map.
-        classes: whether the case belongs to a class, by the class's id. Classes that are derived from a label map, or
-            unknown for the case, are not listed.
+        classes: by class, whether the case belongs to it. Classes that are derived from a label map, or unknown for the
+            case, are left out.
         numbers: numbers of the case, such as an age in years, by id.
         strata: how the case was acquired, such as `scanner`, `field_strength` or `site`, by id.
         series: DICOM series of its modalities; empty if the case was not imported from DICOM.
@@ -99,12 +99,12 @@ class Case(Record):
 
 
 class Curation(Record):
-    """Decisions of the user of an import about individual studies.
+    """Decisions about individual studies by the user who ran the import.
 
     Attributes:
-        excluded: cases that were left out by their number (`--exclude`).
+        excluded: cases that the user left out by stating their numbers (`--exclude`).
         unusable: cases that were left out because they have problems (`--skip-unusable`).
-        chosen: number of the series that the user named (`--choose`), by case and by modality or label map.
+        chosen: by case, then by modality or label map: number of the series that the user named (`--choose`).
     """
 
     excluded: tuple[Id, ...] = Field(default=(), max_length=MAX_CASES)
@@ -121,8 +121,8 @@ class DatasetManifest(Record):
         declaration: modalities, label maps and classes of the cases; prostate mpMRI by default.
         held_out: False where splits share cases on purpose, such as in a run with a single case.
         phantom: True if the cases are generated: results on them are a rehearsal, not evidence.
-        selections: rules that chose the DICOM series of its volumes: the JSON of the member `selections` of a
-            declaration file, which `imaging.dicom.rules` reads and writes; empty if the volumes came from other files.
+        selections: rules that chose the DICOM series of the volumes, as the JSON of the member `selections` of a
+            declaration file. `imaging.dicom.rules` reads and writes it. Empty if the volumes came from other files.
         curation: which studies its import left out, and which series its user chose.
     """
 
@@ -186,8 +186,8 @@ class DatasetManifest(Record):
     def digest(self) -> str:
         """Returns the SHA-256 of the canonical JSON, in hex.
 
-        A false `phantom`, the declaration of prostate mpMRI, empty selections, and empty classes, numbers and strata of
-        cases are left out, so that datasets published before these fields existed keep their digests.
+        The JSON leaves out a false `phantom`, the declaration of prostate mpMRI, empty selections, and empty classes,
+        numbers and strata of cases. Datasets published before these fields existed keep their digests.
         """
         content = self.model_dump(mode="json", exclude=set() if self.phantom else {"phantom"})
         if self.declaration == get_declaration("prostate_mpmri"):

@@ -62,12 +62,12 @@ class WindowComparison:
 
     Attributes:
         stratum: stratum of the rows; empty for all.
-        layers: layers that both sides have.
+        layers: layers that the stream and the reference have in common.
         first_row, last_row: numbers of the window's rows, from 1; 0 for a window without rows.
-        rows, reference_rows: number of rows of each side.
+        rows, reference_rows: number of rows of the stream and of the reference.
         absent_reason: why the rows cannot be compared; empty otherwise.
-        x, y, scale: rows of the reference and of the stream, and the reference's other rows, which set scale and
-            bandwidth. Layers with a value that is not finite are left out.
+        x, y, scale: by layer, rows of the reference (`x`), rows of the stream (`y`), and the other rows of the
+            reference (`scale`), which set scale and bandwidth. Layers with a value that is not finite are left out.
     """
 
     stratum: str

@@ -17,7 +17,7 @@ class VfmalignError(Exception):
         reason: UPPER_SNAKE_CASE constant for programs (`google.rpc.ErrorInfo.reason`).
         subject: the object the error is about: an id, an `s3://` URI or a request field.
         remedy: one sentence on how to solve the problem.
-        retry_after_s: seconds after which a retry may succeed; None if it cannot.
+        retry_after_s: seconds after which a retry may succeed; None if a retry cannot succeed.
     """
 
     reason = "INTERNAL"
@@ -63,7 +63,7 @@ def within(path: str, **names: str) -> Iterator[None]:
 
     Args:
         path: path of the part, such as `spec`.
-        names: names in the part of fields that have another name there, such as `tasks[0]` of `task`.
+        names: for each field that has another name in the part: that name, such as `task="tasks[0]"`.
     """
     try:
         yield
@@ -141,7 +141,7 @@ class DataLoss(VfmalignError):
 
     Attributes:
         kind: kind of the lost artifact: `feature_set`, `model`, `volume`, `job_result`, `stage` or `report`. Programs
-            that can create it again branch on this.
+            that can create the artifact again branch on its kind.
         owner: id of the feature set, model, job or check that the object belongs to; for a stage, its name.
     """
 
@@ -183,7 +183,7 @@ class TooLarge(Exhausted):
 
 
 class StudyTooLarge(TooLarge):
-    """A DICOM study has more bytes than are read."""
+    """A DICOM study exceeds the maximum size in bytes."""
 
     reason = "STUDY_TOO_LARGE"
 
@@ -196,7 +196,7 @@ class Unavailable(VfmalignError):
 
 
 class LeaseLost(Unavailable):
-    """A write that this orchestrator may not carry out, because another one leads or its own lease has expired."""
+    """A write that this orchestrator may not carry out: another orchestrator leads, or its own lease has expired."""
 
     reason = "LEASE_LOST"
 
@@ -232,7 +232,8 @@ class PacsUnavailable(Unavailable):
 class PacsRefused(PreconditionFailed):
     """A PACS rejects the credentials that the operator configured, or these credentials cannot be read.
 
-    FAILED_PRECONDITION, as for `StoreRefused` not PERMISSION_DENIED: the caller's own credentials are not the problem.
+    FAILED_PRECONDITION rather than PERMISSION_DENIED: as in `StoreRefused`, the caller's credentials are not the
+    problem.
 
     Attributes:
         may_permit_others: whether the PACS accepts the credentials, but does not permit this request with them.

@@ -27,8 +27,9 @@ class CaseInside(Record):
 
     Attributes:
         case: id of the case.
-        split: a split that holds it.
-        inside: share of each structure's voxels, by name, from 0 to 1; without structures that the case lacks.
+        split: a split that contains the case.
+        inside: by structure, the share of its voxels in the field of view, from 0 to 1. Structures that the case lacks
+            are left out.
     """
 
     case: Id
@@ -66,7 +67,7 @@ def describe_cut(cut: Iterable[CutStructure], labels: Mapping[str, str] | None =
 
     Args:
         cut: see `list_cut`.
-        labels: how the text names a case, by id; the id itself for None.
+        labels: names of the cases in the text, by id; None to use the ids.
     """
     lowest: dict[str, CutStructure] = {}
     for one in cut:
@@ -100,5 +101,5 @@ def report_cut(cases: Sequence[CaseInside], below: float, model: str, labels: Ma
 
 
 def format_share(share: float) -> str:
-    """Returns a share in whole per cent, rounded down so that no cut structure reads as whole."""
+    """Returns a share in whole per cent, rounded down, so that a structure that is cut never shows 100 %."""
     return f"{int(100 * share + 1e-9)} %"

@@ -20,7 +20,7 @@ Network = Literal["pretrained", "scratch", "specialised"]
 
 
 class TrainingRecipe(Record):
-    """Settings of a training: the fields of the API's `Recipe`, each with a value. `recipes` holds the presets.
+    """Settings of a training: the fields of the API's `Recipe`, each with a value. The presets are in `recipes`.
 
     Attributes:
         epochs: number of epochs; validation runs at step 0 and after each.
@@ -28,7 +28,7 @@ class TrainingRecipe(Record):
         batch_size: volumes (or patches) per step.
         learning_rate: peak rate after warm-up.
         layer_decay: factor per stage towards the input; 1.0 for none.
-        encoder_rate: share of the rate that the whole encoder gets; the head gets all of it.
+        encoder_rate: factor of the learning rate for the whole encoder; the head uses the full rate.
         warmup_fraction: share of all steps spent warming up.
         patch_shape_dhw: size of random training patches; None trains on whole volumes.
     """
@@ -59,13 +59,14 @@ class TrainingSpec(Record):
         kind: `pretrain` trains a fresh encoder by `objective`; `finetune` trains a head and an encoder on `task`.
         network: `pretrained` starts from the model; `scratch` is the same architecture with random weights;
             `specialised` is the task's own network: a UNet, or a DenseNet for classification.
-        model_id: empty for a training that neither starts from a model nor shares the input of one.
+        model_id: empty for a training that neither starts from a model nor uses a model's input.
         task: None for pretraining.
         publish_as: model id under which the encoder is published; empty for `specialised`.
         modality_map: model inputs by the modality of the dataset that feeds them.
         shuffled_labels: whether targets are permuted between the training cases, and between the validation cases.
-        initial_seed: seed of the random weights that replace the model's, in a control.
-        allow_cut_organs: whether the field of view may hold less than `field_of_view.REFUSE_BELOW` of a structure.
+        initial_seed: in a control, seed of the random weights that replace the model's weights.
+        allow_cut_organs: whether the field of view may contain less than the share `field_of_view.REFUSE_BELOW` of a
+            structure.
     """
 
     job_id: Id
@@ -117,8 +118,8 @@ class MetricSpec(Record):
         higher_is_better: False where lower values are better.
         floor: smallest |baseline| for which a relative gain is computed.
         empty_mask: value of the metric for empty masks, in words.
-        of_set: aggregate over the cases. With `auroc` and `balanced_accuracy`, which single cases do not have, a case's
-            value is its predicted probability of being positive.
+        of_set: aggregate over the cases. `auroc` and `balanced_accuracy` do not exist for a single case: the value of a
+            case is then its predicted probability of being positive.
         smallest_difference: smallest relevant difference between two networks, in `unit`; 0 if none is defined.
     """
 
@@ -140,7 +141,7 @@ class CaseScore(Record):
     """The selected checkpoint's metrics on one test case.
 
     Attributes:
-        values: by metric, finite; None if the metric is undefined for the case.
+        values: finite values by metric; None if the metric is undefined for the case.
         positive: true class in classification; None for other tasks.
     """
 
@@ -156,8 +157,8 @@ class JobResult(Record):
     Attributes:
         primary_metric: the metric that selects the checkpoint and that the gain is computed from.
         curve: validation at step 0 and after every epoch.
-        selected_epoch, selected_step: the checkpoint with the best validation score, which is scored and published;
-            never step 0, before training.
+        selected_epoch, selected_step: the checkpoint with the best validation score. It is scored and published. It is
+            never step 0, the state before training.
         naive_baseline_scores: scores of `TaskSpec.naive_baseline` on the same test cases; empty for pretraining.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model; empty for `specialised`.

@@ -9,7 +9,7 @@ from vfmalign.core.domain.declarations import LabelMap, VolumeKind
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import MetricSpec
 
-# Smallest relevant difference: readers of a comparison of two networks would start to prefer one of them.
+# Smallest relevant difference: at this size, readers of a comparison of two networks start to prefer one.
 # False volume: a fifth of the 0.5 mL from which a prostate cancer counts as significant by volume (Stamey et al.,
 # Cancer 71, 1993).
 IMAGE_METRICS = (
@@ -36,11 +36,11 @@ class Structure:
 
     Attributes:
         name: name of the structure.
-        label: label map that shows it.
-        values: its values in the map; empty where every value above 0 is the structure.
+        label: label map that contains it.
+        values: its voxel values in the map; empty if every value above 0 belongs to the structure.
         may_be_empty: True if a case may lack the structure.
         weight: its weight in the loss.
-        within: label map of the structure that holds it; empty for none.
+        within: label map of the structure that contains this structure; empty for none.
     """
 
     name: VolumeKind
@@ -71,11 +71,12 @@ def list_structures(labels: Sequence[LabelMap]) -> tuple[Structure, ...]:
 def get_segmentation_metrics(structures: Sequence[Structure]) -> tuple[MetricSpec, ...]:
     """Returns the metrics of a segmentation, the primary one first.
 
-    The primary metric is the Dice of the structure that is drawn last if that structure is weighted or the only one,
-    otherwise the mean Dice over all structures. The others follow map by map, starting with the map drawn last.
+    If the structure that is drawn last is weighted or the only one, its Dice is the primary metric. Otherwise, the
+    primary metric is the mean Dice over all structures. The other metrics follow by kind and, within a kind, map by
+    map, starting with the map drawn last.
 
     Raises:
-        BadOption: two metrics would have one name.
+        BadOption: two metrics would have the same name.
     """
     maps = list(dict.fromkeys(structure.label for structure in structures))
     ordered = [structure for label in reversed(maps) for structure in structures if structure.label == label]

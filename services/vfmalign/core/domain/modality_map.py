@@ -38,8 +38,8 @@ def map_modalities(preprocessing: Preprocessing, modality_map: Mapping[Modality,
     """Returns a model's preprocessing with its inputs named as the dataset's modalities.
 
     All code that reads cases uses the result: the volumes to load, the channels that a task restores, and the id of a
-    feature set. Without a map, the preprocessing is unchanged. With a map, a model with a grid from a modality that is
-    not one of its inputs takes the grid from its first input instead.
+    feature set. Without a map, the preprocessing is unchanged. If there is a map and the model takes its grid from a
+    modality that is not one of its inputs, the first input defines the grid instead.
 
     Args:
         preprocessing: from the model's card.
@@ -106,13 +106,13 @@ def resolve_input(
 
 
 def check_units(preprocessing: Preprocessing, units: Mapping[Modality, str], field: str) -> None:
-    """Checks that a model's normalisation fits the units of its modalities: `window` takes HU, and the others do not.
+    """Checks that a model's normalisation fits the units of its modalities: only `window` takes HU.
 
-    The others read 0 as "no signal", as in MRI and in PET (SUVbw); 0 HU is water, and air is −1000 HU.
+    Other normalisations treat 0 as "no signal", as in MRI and in PET (SUVbw). In HU, 0 is water and −1000 is air.
 
     Args:
         preprocessing: the model's, with its inputs named as the modalities.
-        units: units by modality; empty or absent for an arbitrary one.
+        units: units by modality; empty or absent for an arbitrary unit.
         field: path in the request, for errors.
 
     Raises:
@@ -142,7 +142,7 @@ def check_mapped_modalities(
     """Checks that the dataset has every modality that a map names.
 
     Raises:
-        BadOption: it lacks one; the error names it.
+        BadOption: the dataset lacks a modality; the error names the modality.
     """
     for modality in modality_map:
         if modality not in declaration.modalities:

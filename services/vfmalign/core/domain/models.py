@@ -136,9 +136,9 @@ class ModelCard(Record):
     Attributes:
         architecture: name in `models.registry`.
         checkpoint: key and digest of the safetensors weights.
-        primary_layer: the layer declared in advance for a check's main number.
-        pretraining: datasets that the model was pretrained on; empty if unknown, so that leakage cannot be
-            excluded, which the report states.
+        primary_layer: the layer from which a check computes its main number; it is declared in advance.
+        pretraining: datasets that the model was pretrained on. If they are unknown, this is empty, and the report
+            states that leakage cannot be excluded.
         parent_model_id: the model this one was fine-tuned from; empty for a pretrained one.
         source: origin and licence of the weights; free text without patient data.
         declaration: rules for reading inputs from DICOM: the JSON of a declaration file with its member `selections`,

@@ -1,4 +1,4 @@
-"""Limits of small samples: intervals and verdicts that are not given, and subgroups that a sample misses."""
+"""Limits of small samples: when intervals and verdicts are withheld, and how likely a sample misses a subgroup."""
 
 from __future__ import annotations
 

@@ -140,8 +140,8 @@ def fit_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int] | No
     """Limits the patches of a preset to the size of a model's input.
 
     Args:
-        recipe: a preset without fields of a request: a requested patch that is too large is an error instead.
-        input_shape_DHW: in voxels; None if it is not known yet.
+        recipe: a preset, without the fields of a request. A patch in a request that is too large is an error.
+        input_shape_DHW: size of the input in voxels; None if it is not known yet.
     """
     if recipe.patch_shape_dhw is None or input_shape_DHW is None:
         return recipe
@@ -153,7 +153,7 @@ def check_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int]) -
     """Checks that patches lie within a model's input.
 
     Raises:
-        BadOption: they do not.
+        BadOption: a patch is larger than the input.
     """
     patch = recipe.patch_shape_dhw
     if patch is not None and not all(0 < size <= whole for size, whole in zip(patch, input_shape_DHW, strict=True)):

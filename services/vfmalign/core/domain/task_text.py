@@ -27,7 +27,7 @@ _REMEDY = "write NAME:KEY=VALUE+VALUE,KEY=VALUE, such as segmentation:label=hipp
 
 
 class Task(Record):
-    """A task with its parameters. Records store its short form, from which they read it back.
+    """A task with its parameters. Records store the short form and parse it again when they are read.
 
     Attributes:
         name: key in `tasks.TASKS`, unless the task is unknown.

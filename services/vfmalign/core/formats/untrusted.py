@@ -50,11 +50,11 @@ def parse_json(data: bytes | str, max_bytes: int, *, unique_names: bool = False)
     Args:
         data: the document; bytes may be in UTF-8, UTF-16 or UTF-32, and begin with a byte order mark.
         max_bytes: maximum size in bytes; for a `str`, in characters.
-        unique_names: reject an object that has a name twice; otherwise the last value counts.
+        unique_names: if true, reject an object that repeats a name; if false, the last value counts.
 
     Raises:
-        ValueError: it is not JSON, is larger or nested deeper than `MAX_JSON_DEPTH`, or has NaN or an infinite number.
-            The message states the cause and quotes nothing of the document.
+        ValueError: it is not JSON, is larger than `max_bytes`, is nested deeper than `MAX_JSON_DEPTH`, or contains NaN
+            or an infinite number. The message states the cause and quotes nothing of the document.
     """
     if len(data) > max_bytes:
         raise ValueError(f"larger than {_format_size(max_bytes)}")

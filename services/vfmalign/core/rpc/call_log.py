@@ -61,7 +61,7 @@ class CallLog:
             method: the RPC.
             denial: why.
             peer: address of the other end of the connection, as gRPC names it, with its port.
-            key_id: the key that the token names, which is not verified.
+            key_id: id of the key that the token names. The id is not verified.
         """
         identity = current_identity.get() or _NOBODY
         fields = {

@@ -1,8 +1,8 @@
 """Channels to vfmalign's services with deadlines, retries, request ids and typed errors.
 
 gRPC itself retries a call while the service answers UNAVAILABLE (service config, gRFC A6). Retries are safe because all
-RPCs are idempotent: creations take an id that the client chooses, all others compute or read. A unary call that a full
-service rejects is repeated here after the delay that the service states, because gRPC does not know this delay.
+RPCs are idempotent: creations take an id that the client chooses, all others compute or read. If a full service rejects
+a unary call, this module repeats the call after the delay that the service states, which gRPC does not know.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def connect(
             *message_limits(MESSAGE_BYTES, MESSAGE_BYTES),
             ("grpc.service_config", json.dumps(config)),
             ("grpc.enable_retries", 1),
-            # 30 s by default, for which a client would keep the addresses of pods that a rollout has just replaced.
+            # By default 30 s: for so long, a client would keep the addresses of pods that a rollout has just replaced.
             ("grpc.dns_min_time_between_resolutions_ms", 1_000),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.initial_reconnect_backoff_ms", 100),

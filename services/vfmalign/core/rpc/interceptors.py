@@ -2,11 +2,11 @@
 
 Every call passes the same checks in the same order: the service is open, the caller is authenticated and may call the
 RPC, the caller is below its limit of concurrent calls, memory for the request is reserved, and the request is read and
-checked. A call counts, and its answer holds memory, until gRPC is done with it.
+checked. Until gRPC is done with a call, the call counts, and its answer occupies memory.
 
-Handlers of unary requests are registered as handlers of request streams, which look the same on the wire. gRPC then
-leaves it to the handler when to read the message: after memory for it is reserved, and within a time limit. A message
-that cannot be parsed is an error like any other.
+Handlers of unary requests are registered as handlers of request streams, which look the same on the wire. The handler
+then decides when to read the message: after it has reserved memory, and within a time limit. A message that cannot be
+parsed is an error like any other.
 
 Servicers raise errors of `core.domain.errors`. Any other exception becomes INTERNAL with a generic message; its
 traceback is written to the log alone, because it may contain data.
@@ -106,14 +106,14 @@ class Gate:
 
 @dataclass
 class _Ending:
-    """How a failed call is aborted: after its handler, and without its error.
+    """How a failed call is aborted: after its handler has ended, and without a reference to its error.
 
     gRPC keeps the frames through which an abort passes until the garbage collector runs, which may be minutes later.
-    They refer neither to the request nor to an error, through which they would refer to the frames of the handler.
+    These frames must refer neither to the request nor to an error, which would refer to the frames of the handler.
 
     Attributes:
-        code, message, trailers: of the status.
-        delay_s: until the call ends.
+        code, message, trailers: parts of the status.
+        delay_s: seconds until the call ends.
         identifying: whether the caller is being identified.
     """
 
@@ -226,7 +226,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _request(self, context: Context, parse: _Parse, hold: Hold) -> AsyncIterator[Message]:
-        """Reads and checks the request of a call. The end of its work frees its memory."""
+        """Reads and checks the request of a call. Its memory is freed when the block ends."""
         full = self._full.setdefault(hold.path, {})
         try:
             with ExitStack() as expected:
@@ -267,7 +267,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 yield request
 
     async def _admit(self, context: Context, method: Method, ending: _Ending) -> Hold:
-        """Admits and identifies a call, and returns what it holds."""
+        """Admits and identifies a call, and returns the resources that it holds."""
         self._gate.check(method.service)
         ending.identifying = True
         await self._identify(context, method)
@@ -280,7 +280,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         Raises:
             BadOption: the caller has several tenants, and the call does not name one.
             Unauthenticated: the caller has no valid token.
-            Forbidden: it may not make this call.
+            Forbidden: the caller may not make this call.
             Unavailable: the issuer's keys cannot be fetched.
         """
         path = method.path
@@ -360,7 +360,7 @@ async def _refuse_missing_message(context: Context, message_bytes: int) -> None:
 
     Raises:
         TooLarge: the call was cancelled.
-        InvalidInput: it was not, so the client sent no message.
+        InvalidInput: the call was not cancelled, so the client sent no message.
     """
     try:
         await asyncio.sleep(_CANCELLATION_S)
@@ -377,7 +377,7 @@ async def _refuse_missing_message(context: Context, message_bytes: int) -> None:
 
 
 def _get_refusal_s(failure: VfmalignError, context: Context) -> float:
-    """Returns the seconds to hold a rejected call; if it was repeated too early, about its stated delay.
+    """Returns the seconds to hold a rejected call: about its stated delay if the call was repeated too early.
 
     The delay is randomised, so that calls that were rejected together do not come again together.
     """

@@ -1,9 +1,9 @@
 """Runs a service: listens, warms up, reports readiness, and drains on SIGTERM.
 
-Three ports: the API with reflection and the health service's `Check`, Prometheus metrics, and a plaintext port that has
-only the health service, for probes. A service is ready once it has warmed up, until it drains; readiness does not
-depend on the object store.
-The health service also has the name `liveness`, which is SERVING as long as the process answers.
+Three ports: the API, with reflection and the health service's `Check`; Prometheus metrics; and for probes, a plaintext
+port that serves only the health service. A service is ready from the end of its warm-up until it drains. Readiness does
+not depend on the object store. The health service also has the name `liveness`, which is SERVING as long as the process
+answers.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ async def serve(
         ready: awaited before the service reports SERVING (load, warm up, migrate); calls are UNAVAILABLE until then.
         on_drain: awaited when draining begins; ends streams that would never end by themselves.
         stop: awaited after the last call has ended.
-        get_loops: returns, after `ready`, the tasks that run as long as the service. The service ends with the first
-            one that ends by itself.
+        get_loops: called after `ready`; returns the tasks that run as long as the service. If a task ends by itself,
+            the service ends, too.
         state: health service, for callers that add names of their own to it.
 
     Raises:
-        SystemExit: code 2, after one sentence on stderr, where a port cannot be bound, or other machines could call
-            without authentication; code 1 after a loop has ended by itself, with its cause in the log.
+        SystemExit: code 2, after one sentence on stderr, if a port cannot be bound or other machines could call without
+            authentication; code 1 if a loop has ended by itself. The log states the cause.
     """
     _check_mode(settings)
     _raise_file_limit()
@@ -131,7 +131,7 @@ async def serve(
 async def _wait_for_end(
     shutdown_requested: asyncio.Event, loops: Sequence[asyncio.Task[None]]
 ) -> list[asyncio.Task[None]]:
-    """Waits until the service shuts down or a loop ends; returns the loops that have ended before."""
+    """Waits until the service shuts down or a loop ends; returns the loops that ended before the shutdown."""
     shutdown = asyncio.create_task(shutdown_requested.wait())
     await asyncio.wait((shutdown, *loops), return_when=asyncio.FIRST_COMPLETED)
     if shutdown.done():
@@ -222,7 +222,7 @@ async def serve_api(
         SystemExit: code 2, after one sentence on stderr, where a setting is wrong.
     """
     limits = settings.server
-    # SO_REUSEPORT is off: a second process on this port must fail instead of taking every other call. Connections have
+    # SO_REUSEPORT is off: a second process on this port must fail instead of taking half of the calls. Connections have
     # a maximum age because clients resolve DNS only when they connect, and would never use a replica added later.
     # Running calls are not interrupted.
     options = [
@@ -293,9 +293,9 @@ def _create_holds(limits: ServerSettings) -> Holds:
 
 
 def _add_health_check(state: health.aio.HealthServicer, server: grpc.aio.Server) -> None:
-    """Adds the health service without Watch: its calls need no identity and never end, so anybody could use up all.
+    """Adds the health service without Watch. Watch calls need no identity and never end: anybody could use up all.
 
-    gRPC clients that want to watch go on without it if it is UNIMPLEMENTED.
+    gRPC clients that want to watch continue without Watch if it is UNIMPLEMENTED.
     """
     check = grpc.unary_unary_rpc_method_handler(
         state.Check,

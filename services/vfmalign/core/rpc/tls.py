@@ -1,7 +1,7 @@
 """TLS of servers and channels: certificates that are reloaded when their files change, and trusted authorities.
 
-TLS encrypts calls and authenticates the server. If the server names authorities for its callers, a caller must present
-a certificate of one of them (mutual TLS), besides its token.
+TLS encrypts calls and authenticates the server. If the server names authorities for its callers, a caller must present,
+besides its token, a certificate that one of these authorities signed (mutual TLS).
 """
 
 from __future__ import annotations

@@ -41,6 +41,6 @@ class Watching:
 
 
 def split_content(content: bytes) -> Iterator[bytes]:
-    """Yields the parts of a file as streams of reports send them, of at most 1 MiB each."""
+    """Yields a file in parts of at most 1 MiB, as streams of reports send them."""
     for start in range(0, len(content), _PART_BYTES):
         yield content[start : start + _PART_BYTES]

@@ -59,7 +59,7 @@ current_caller: ContextVar[Caller] = ContextVar("vfmalign_caller", default=_NOBO
 
 @dataclass(eq=False)
 class _Call:
-    """A call that has a place. Its turn is done when its wait ends: True if it may enter."""
+    """A call that has a place. `turn` is set when the call's wait ends: True if the call may enter."""
 
     caller: Caller
     turn: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -73,14 +73,17 @@ class _Call:
 class FairGate:
     """Lets calls in by tenant in turn, and within a tenant by caller in turn. It belongs to the event loop.
 
-    The next call comes from the tenant with the fewest calls inside, and among equals from the tenant that has waited
-    longest since its last turn. If all places are taken, a new call displaces the newest waiting call of the tenant
-    that holds most, and there of the caller that holds most; if that is the new call's own caller, it is refused.
+    The next call comes from the tenant with the fewest calls inside, and if several tenants have equally few, from the
+    one whose last turn was longest ago. If all places are taken, a new call displaces a waiting call. Counting the new
+    call, the gate finds the tenant that holds the most places and, within that tenant, the caller that holds the most.
+    If that caller makes the new call, the gate refuses the new call. Otherwise, the gate removes that caller's newest
+    waiting call.
 
     Args:
-        inside: calls that may be inside at once: as many as the threads, or one more if calls have work before them.
-        places: calls that may be inside or wait.
-        name: of the queue, for its metric and errors.
+        inside: maximum number of calls inside: one per thread, and one more if calls do other work before they need a
+            thread.
+        places: maximum number of calls that are inside or wait.
+        name: name of the queue, for its metric and errors.
     """
 
     def __init__(self, inside: int, places: int, name: str) -> None:
@@ -106,7 +109,7 @@ class FairGate:
             A function that lets the next call in before the body ends. The call keeps its place until then.
 
         Raises:
-            Exhausted: there is no place, or another call took it.
+            Exhausted: there is no free place, or another call took this call's place.
             Unavailable: the gate was closed.
         """
         call = self._take_place(current_caller.get())
@@ -123,12 +126,12 @@ class FairGate:
     def expect(self) -> Iterator[bool]:
         """Refuses the current caller if it repeats a refused call too early and would be refused again.
 
-        Call it before reading the message of a call, because reading takes longer than a refusal. The body reads the
-        message; until it ends, the place that such a caller wants counts as taken. A few early calls are read all the
-        same, because only the message names the queue of a call.
+        Enter this block before reading a call's message, because reading takes longer than a refusal. The body reads
+        the message. Until the block ends, an early call counts as if it had a place. Nevertheless, a few early calls
+        are read, because only the message names the queue of a call.
 
         Yields:
-            Whether the call is one of these few. If it succeeds, call `forgive`.
+            Whether the call is one of these few. If the call succeeds, use `forgive`.
 
         Raises:
             QueueFull: the delay of the last refusal is not over, and there is no place.
@@ -157,7 +160,7 @@ class FairGate:
             call.turn.set_result(False)
 
     def _get_waiting(self) -> list[_Call]:
-        return [call for call in self._calls if not call.turn.done()]  # one that is cancelled goes in a moment
+        return [call for call in self._calls if not call.turn.done()]  # a cancelled call leaves in a moment
 
     def _take_place(self, caller: Caller) -> _Call:
         if self._closed or self._is_full_for(caller):
@@ -177,7 +180,10 @@ class FairGate:
         return len(self._calls) + expected >= self._most and self._find_heaviest(newcomer) == newcomer
 
     def _find_heaviest(self, newcomer: Caller) -> Caller:
-        """Returns the caller that would hold most places in the tenant that would hold most; inside calls keep them."""
+        """Returns the caller that would hold the most places in the tenant that would hold the most.
+
+        Besides the new caller, only callers with waiting calls are considered: calls inside keep their places.
+        """
         keys: list[str | Caller] = [newcomer.tenant, newcomer]
         places = self._places + Counter(keys)
 

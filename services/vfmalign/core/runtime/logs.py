@@ -129,7 +129,7 @@ class _LibraryHandler(logging.Handler):
 def _bound_size(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Cuts long values and leaves out surplus fields, because parts of a line may come from callers or libraries.
 
-    Of a traceback, the end stays, which names the error.
+    Of a traceback, the end is kept, because it names the error.
     """
     for name in [name for name in event if name not in _ESSENTIAL][MAX_FIELDS:]:
         del event[name]

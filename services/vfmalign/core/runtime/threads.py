@@ -40,7 +40,7 @@ class Threads(ThreadPoolExecutor):
     """A thread pool that runs functions with the context variables of the code that submits them.
 
     Args:
-        count: largest number of threads; further calls wait for one.
+        count: maximum number of threads; further calls wait for a free thread.
         name: prefix of the threads' names.
         initialise: called by each thread before its first function.
     """
@@ -66,8 +66,8 @@ class Threads(ThreadPoolExecutor):
     async def wait(self, submitted: Future[_T]) -> _T:
         """Waits for a function that was submitted.
 
-        A caller that is cancelled while the function waits for a thread takes it back. A function that runs is not
-        interrupted: it checks `current_work` where it can stop.
+        If the caller is cancelled while the function waits for a thread, the function does not run. If the function is
+        already running, it is not interrupted: it checks `current_work` where it can stop.
         """
         with current_work.get().waiting_for(f"threads: {self._thread_name_prefix}"):
             return await asyncio.wrap_future(submitted)

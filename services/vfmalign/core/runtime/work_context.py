@@ -27,7 +27,7 @@ class WorkContext:
     Attributes:
         deadline: `time.monotonic()` after which the result is of no use; None without a limit.
         is_cancelled: whether nobody waits for the result any more.
-        waits: notes on the systems that the work waits for, for the log of a call that ends meanwhile.
+        waits: notes on the systems that the work waits for. The log shows them if the call ends during a wait.
     """
 
     deadline: float | None = None
@@ -82,7 +82,7 @@ def work_within(context: WorkContext) -> Iterator[None]:
 
 @contextmanager
 def limit_work(remaining_s: float | None) -> Iterator[None]:
-    """Sets `current_work` of the running task. When the block ends, whatever still works on it elsewhere is cancelled.
+    """Sets `current_work` of the running task. When the block ends, its work in other threads is cancelled.
 
     Args:
         remaining_s: seconds until the result is of no use; None without a limit.

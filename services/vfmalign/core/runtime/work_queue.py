@@ -54,7 +54,7 @@ class WorkQueue:
 
     Args:
         size: calls that may wait beside the one that runs.
-        name: of the queue, for its metric and its thread.
+        name: name of the queue, for its metric and its thread.
     """
 
     def __init__(self, size: int, name: str) -> None:

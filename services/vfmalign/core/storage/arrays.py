@@ -27,7 +27,7 @@ def read_npy(path: Path, field: str) -> NDArray[Any]:
 
     Raises:
         BadOption: the file does not exist.
-        BadTensor: the file does not hold an array of numbers with two axes, or an empty one.
+        BadTensor: the file does not contain an array of numbers with two axes, or the array is empty.
     """
     try:
         with open_regular_file(path, MAX_NPY_BYTES) as file:

@@ -68,7 +68,7 @@ def list_datasets(store: ObjectStore) -> Iterator[str]:
 
 
 def save_dataset(store: ObjectStore, dataset: DatasetManifest) -> str:
-    """Writes a dataset after its volumes; this write commits it.
+    """Writes a dataset, which commits it; the volumes must already be stored.
 
     Returns:
         The digest.
@@ -142,7 +142,7 @@ def check_splits(dataset: DatasetManifest, labels: Mapping[str, str] | None = No
 
     Args:
         dataset: the dataset.
-        labels: how the error names a case, by id; the id itself for None.
+        labels: names of the cases in the error, by id; None to use the ids.
 
     Raises:
         BadDataset: they overlap although the dataset is held out, or a case is listed twice.
@@ -172,7 +172,7 @@ def check_leakage(dataset: DatasetManifest, pretraining: Sequence[PretrainingDat
     A dataset that is not held out is not checked against its own splits.
 
     Raises:
-        Leakage: a test case is; the error names the case and the place.
+        Leakage: a test case is part of one of them; the error names the case and where it was found.
     """
     seen: list[tuple[str, set[str]]] = []
     if dataset.held_out:

@@ -56,7 +56,7 @@ class FeatureSetWriter:
 
         Args:
             part_rows: rows of each part but the last.
-            manifest: of a damaged set; its parts are preferred to others with the same rows.
+            manifest: manifest of a damaged set. Its parts are preferred to other parts with the same rows.
         """
         committed = {part.key for part in manifest.parts} if manifest else set()
         for key in sorted(self._store.list(f"{self._prefix}part-"), key=lambda key: key not in committed):
@@ -112,9 +112,10 @@ class FeatureSetWriter:
 
         Args:
             software: versions that computed the parts.
-            replaced: manifest of the damaged set that is repaired. It stays if the parts have the same bytes as before;
-                another device may differ in the last bits, and then the new manifest replaces it.
-            replace: replaces a manifest that cannot be read.
+            replaced: manifest of the damaged set that is repaired. If the parts have the same bytes as before, this
+                manifest stays. Parts from another device may differ in the last bits; the new manifest then replaces
+                it.
+            replace: whether to replace a manifest that cannot be read.
 
         Raises:
             PreconditionFailed: rows are missing.

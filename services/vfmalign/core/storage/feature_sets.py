@@ -1,7 +1,7 @@
 """Feature sets in object storage: pooled features in safetensors parts, committed by writing a manifest.
 
-Everything is verified when it is read. A set is intact if its manifest is readable and every part is there with its
-size; `feature_set_writer` continues an interrupted set and repairs a damaged one.
+Reading verifies everything. A set is intact if its manifest is readable and every part exists with the stated size;
+`feature_set_writer` continues an interrupted set and repairs a damaged one.
 
 Legend: N rows (one per case), C channels.
 """
@@ -47,8 +47,8 @@ class FeatureRequest(Record):
         initialisation: `random` takes the model's architecture with weights drawn from `init_seed`.
         layers: the order is part of the digest; extraction puts the primary layer first, whatever the caller's order.
         input_transform: name of the task's deterministic input transform.
-        format: increased whenever the same request gives other features, so that stored sets of an earlier version are
-            not reused.
+        format: a number that increases whenever the same request would give other features. Stored sets of an earlier
+            version are then not reused.
     """
 
     model_id: Id
@@ -270,7 +270,7 @@ def find_damaged_parts(store: ObjectStore, manifest: Manifest, *, read: bool = F
     Args:
         store: object store of the set.
         manifest: manifest of the set.
-        read: also reads every part, which finds changed bytes.
+        read: whether to read every part as well, to find changed bytes.
     """
     listed = store.sizes_bytes(features_prefix(manifest.request.feature_set_id()))
 

@@ -1,7 +1,7 @@
 """Addresses of the artifacts in object storage.
 
 A step is done once its artifact exists, so addresses are deterministic and must not change. They are relative to the
-tenant; `ObjectStore` puts its name before them.
+tenant; `ObjectStore` puts the tenant's name before them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ def volume_key(dataset: str, case: str, kind: VolumeKind) -> str:
 
 
 def dataset_key(dataset: str) -> str:
-    """Returns the address of a dataset's datalist, which is written last and thereby commits the dataset."""
+    """Returns the address of a dataset's datalist, which is written last to commit the dataset."""
     return f"datasets/{dataset}/dataset.json"
 
 
 def model_card_key(model: str) -> str:
-    """Returns the address of a model card, which is written last and thereby commits the model."""
+    """Returns the address of a model card, which is written last to commit the model."""
     return f"models/{model}/model.json"
 
 
@@ -41,7 +41,7 @@ def features_prefix(feature_set: str) -> str:
 
 
 def manifest_key(feature_set: str) -> str:
-    """Returns the address of a feature set's manifest, which is written last and thereby commits the set."""
+    """Returns the address of a feature set's manifest, which is written last to commit the set."""
     return f"{features_prefix(feature_set)}manifest.json"
 
 
@@ -79,7 +79,7 @@ def experiment_key(experiment: str, name: str) -> str:
 
 
 def monitor_key(monitor: str, uid: str, name: str) -> str:
-    """Returns the address of a monitor's artifact; `uid` tells the monitor from earlier ones with the same id."""
+    """Returns the address of a monitor's artifact; `uid` differs from that of earlier monitors with the same id."""
     return f"monitors/{monitor}/{uid}/{name}"
 
 
@@ -120,7 +120,7 @@ def outbox_key(monitor: str, time_ns: int, writer: str, sha256: str) -> str:
         monitor: id of the monitor.
         time_ns: nanoseconds since 1970, unique among the observations of the writer.
         writer: 8 hexadecimal digits, unique to the writing process.
-        sha256: digest of the object, used in place of the ids in it.
+        sha256: digest of the object. The key contains the digest in place of ids.
     """
     return f"{outbox_prefix(monitor)}{time_ns:020d}-{writer}-{sha256}.pb"
 

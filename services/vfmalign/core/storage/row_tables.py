@@ -62,7 +62,7 @@ def parse_days(texts: Sequence[str], field: str) -> list[int]:
     """Returns days as numbers, from ISO dates such as 2026-03-01.
 
     Raises:
-        InvalidInput: one is not such a date.
+        InvalidInput: a day is not such a date.
     """
     days = []
     for number, text in enumerate(texts, start=2):

@@ -1,6 +1,7 @@
 """Headers of safetensors files, checked before any tensor is read: the tensors must fill the file exactly.
 
-Memory is reserved for what a header declares. Without this check a file of gigabytes could declare a single number.
+Memory is reserved for the tensors that a header declares. Without this check, a file of gigabytes could declare a
+single number.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def parse_header(data: bytes | memoryview, total_bytes: int) -> SafetensorsHeade
         total_bytes: size of the whole file.
 
     Raises:
-        MalformedHeader: the header is not one of safetensors, or its tensors do not fill the rest of the file once,
+        MalformedHeader: the header is not in the safetensors format, or its tensors do not fill the rest of the file
             without gaps and overlaps.
     """
     offset = LENGTH_BYTES + _parse_length(data[:LENGTH_BYTES], total_bytes)

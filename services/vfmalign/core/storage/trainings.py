@@ -37,8 +37,8 @@ def resolve_training(
 ) -> Preprocessing:
     """Checks that a training fits its dataset (`check_data`) and its model (`fit_model`); returns the model's input.
 
-    Leakage is not checked here but where a check or a job begins (`datasets.check_leakage`): an experiment may
-    hold a model that has seen test cases, and its report says so of that cell.
+    Leakage is not checked here, but when a check or a job begins (`datasets.check_leakage`). An experiment may contain
+    a model that has seen test cases; its report says so for that cell.
 
     Args:
         dataset: the stored dataset.
@@ -112,7 +112,7 @@ def check_splits(dataset: DatasetManifest, kind: JobKind) -> None:
     """Checks that every split that a training uses has a case.
 
     Raises:
-        BadDataset: one holds no case.
+        BadDataset: a split has no case.
     """
     for split in _SPLITS[kind]:
         if not dataset.split(split):
@@ -133,7 +133,7 @@ def check_publication(spec: TrainingSpec) -> None:
     """Checks the id under which a job publishes its encoder; a specialised network has no encoder to publish.
 
     Raises:
-        BadOption: the id does not fit the network, or is not one.
+        BadOption: the id does not fit the network, or is malformed.
     """
     if spec.kind == "finetune" and spec.network == "specialised":
         if spec.publish_as:
@@ -152,7 +152,7 @@ def check_free(store: ObjectStore, spec: TrainingSpec) -> None:
     """Checks before a training that the id under which it will publish is free.
 
     Raises:
-        Conflict: it belongs to another model.
+        Conflict: the id belongs to another model.
     """
     if spec.publish_as:
         with suppress(NotFound, PreconditionFailed):  # a damaged card is replaced
@@ -163,7 +163,7 @@ def check_source(card: ModelCard, spec: TrainingSpec) -> None:
     """Checks that a stored model is the one that a job publishes.
 
     Raises:
-        Conflict: it has another source.
+        Conflict: the stored model has another source.
     """
     if card.source != get_source(spec):
         raise Conflict(

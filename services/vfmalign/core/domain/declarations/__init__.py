@@ -44,8 +44,8 @@ class LabelMap(Record):
             grades of a lesion, are one structure.
         may_be_empty: True if a case without the structure has an empty map.
         weight: weight of its structures in a segmentation's loss, for structures of few voxels.
-        within: label map with a single structure that contains these structures, and therefore covers their voxels as
-            well; empty if no structure contains them.
+        within: label map whose single structure contains these structures, and therefore covers their voxels as well.
+            Empty if no structure contains them.
     """
 
     name: VolumeKind
@@ -66,8 +66,8 @@ class CaseClass(Record):
     Attributes:
         name: its id.
         label: label map that the class is derived from; empty if the cases state the class.
-        at_least: with `label`, a case is positive if the highest value of its map is at least this. If no map of a
-            dataset exceeds 1, the maps are masks without grades and 1 is enough.
+        at_least: with `label`: a case is positive if the highest value of its map is at least `at_least`. If no map of
+            a dataset exceeds 1, the maps are masks without grades, and the value 1 makes a case positive.
     """
 
     name: VolumeKind
@@ -149,7 +149,7 @@ def get_declaration(name: str) -> DatasetDeclaration:
     """Returns a declaration by name.
 
     Raises:
-        BadOption: none has this name.
+        BadOption: no declaration has this name.
     """
     if name not in list_declarations():
         raise BadOption(

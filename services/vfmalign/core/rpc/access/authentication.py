@@ -148,7 +148,7 @@ class Authenticator:
         return Identity(subject, claims["iss"], frozenset(self._settings.tenants).intersection(tenants), roles)
 
     def _find_tenants(self, roles: frozenset[str], *, has_settings: bool) -> Sequence[str]:
-        """Returns the tenants of a token that names none.
+        """Returns the tenants for a token that names no tenant.
 
         Args:
             roles: roles of the subject.
@@ -163,7 +163,8 @@ class Authenticator:
 def get_key_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """Returns the key id that the token of a call states, for the log of denials.
 
-    The id is not verified. Empty if the token states none, or one that is not 1 to 64 characters of a usual key id.
+    The id is not verified. Empty if the token states no key id, or one that does not consist of 1 to 64 usual
+    characters.
     """
     try:
         key_id = jwt.get_unverified_header(_get_token(metadata)).get("kid")

@@ -1,6 +1,6 @@
 """Which role may call which RPC: one table for the whole API.
 
-An RPC without a row is denied to everybody, and a test fails for it. docs/security.md shows the table.
+An RPC without a row is denied to everybody and makes a test fail. docs/security.md shows the table.
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ def choose_tenant(identity: Identity, metadata: Iterable[tuple[str, str | bytes]
 
     Args:
         identity: the caller.
-        metadata: of the call.
+        metadata: metadata of the call.
         path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
 
     Raises:
-        Forbidden: the caller may not act for it. The error is the same for tenants that do not exist.
+        Forbidden: the caller may not act for the named tenant. The error is the same for tenants that do not exist.
         BadOption: the caller has several tenants, and the call does not name one.
     """
     named = [value for key, value in metadata if key == TENANT]
@@ -134,10 +134,10 @@ def check_access(identity: Identity, path: str) -> str:
         path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
 
     Returns:
-        The role that allows the call; of several, the first of `PEOPLE` and `SERVICES`.
+        The role that allows the call; if several do, the first one in `PEOPLE` and `SERVICES`.
 
     Raises:
-        Forbidden: it may not.
+        Forbidden: none of the roles may call the RPC.
     """
     allowed = RPC_ROLES.get(path, frozenset())
     role = next((one for one in (*PEOPLE, *SERVICES) if one in identity.roles & allowed), None)
@@ -156,8 +156,8 @@ def check_extraction(identity: Identity | None, *, by_reference: bool) -> None:
     """Checks that a caller may send this Extract request: the role `router` may only name studies at a PACS.
 
     Args:
-        identity: the caller; None if the service itself acts, outside a call.
-        by_reference: whether the study is one at a PACS, and its features are returned and not stored.
+        identity: the caller; None if the service itself acts.
+        by_reference: whether the study is at a PACS, and its features are returned rather than stored.
 
     Raises:
         Forbidden: the caller may not.
@@ -174,10 +174,10 @@ def check_extraction(identity: Identity | None, *, by_reference: bool) -> None:
 
 
 def check_observation(identity: Identity | None, *, stored: bool) -> None:
-    """Checks that a caller may send this Observe request: the role `router` may send features, not name stored ones.
+    """Checks that a caller may send this Observe request: the role `router` may not name stored features.
 
     Args:
-        identity: the caller; None if the service itself acts, outside a call.
+        identity: the caller; None if the service itself acts.
         stored: whether the request names stored features.
 
     Raises:
@@ -197,7 +197,7 @@ def check_ownership(identity: Identity | None, created_by: str, subject: str) ->
     """Checks that a caller may end or restart an object: its creator and admins may.
 
     Args:
-        identity: the caller; None if the service itself acts, outside a call.
+        identity: the caller; None if the service itself acts.
         created_by: `Identity.key` of the creator; empty if the service itself created the object.
         subject: id of the object.
 

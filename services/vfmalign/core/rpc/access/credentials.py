@@ -1,8 +1,8 @@
-"""Bearer tokens of outgoing calls: fixed, from a file that others may rewrite, or from a function.
+"""Bearer tokens of outgoing calls: fixed, from a file that other programs may rewrite, or from a function.
 
-A token works like a password: it is sent only over encrypted channels and to this machine, unless a setting allows
-more. Calls over synchronous and asynchronous channels carry it as metadata, because gRPC rejects its own call
-credentials on every plaintext channel, even on the loopback interface.
+A token works like a password: it is sent only over encrypted channels and to this machine, unless a setting also allows
+plaintext to other machines. Calls over synchronous and asynchronous channels carry it as metadata, because gRPC rejects
+its own call credentials on every plaintext channel, even on the loopback interface.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _is_local(target: str) -> bool:
         return True
     if scheme in {"dns", "ipv4", "ipv6"}:
         target = rest.removeprefix("///")
-    # `dns://server/host` asks a server of its own, which may say anything of `localhost`.
+    # `dns://server/host` asks a DNS server of its own, which may resolve `localhost` to any address.
     return "/" not in target and all(is_loopback(_host(address)) for address in target.split(","))
 
 

@@ -1,8 +1,8 @@
-"""Public keys that sign tokens: from a file, or from the discovery document of an OpenID provider.
+"""Public keys that verify tokens: from a file, or from the discovery document of an OpenID provider.
 
 PyJWT's own `PyJWKClient` asks the provider again for every unknown key id, which callers can invent, and has no keys
-while the provider is down. Here one request runs at a time, with a pause before the next one, and the last keys stay in
-use for a limited time.
+while the provider is down. Here, one request runs at a time, with a pause before the next one. While the provider is
+down, the last keys stay in use for a limited time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _log = logs.get(__name__)
 def parse_keys(document: bytes) -> Keys:
     """Returns, by id, the keys of a JWKS document that may sign tokens; leaves out its other keys.
 
-    A single key may have no id (the empty text).
+    A key without an id is listed under the empty text.
 
     Raises:
         ValueError: it is not a JWKS document, or has no such key.
@@ -98,7 +98,7 @@ class FileKeys:
         """Returns the key with this id; for None, returns the only key.
 
         Raises:
-            Unauthenticated: there is none with this id.
+            Unauthenticated: no key has this id.
         """
         try:
             version = self._get_version()
@@ -123,7 +123,7 @@ class ProviderKeys:
     Args:
         issuer: URL of the provider.
         ca_file: PEM file of the authorities that sign its certificate; the system's by default.
-        clock: returns seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, issuer: str, ca_file: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -139,8 +139,8 @@ class ProviderKeys:
         """Returns the key with this id; for None, returns the only key.
 
         Raises:
-            Unauthenticated: the provider has none with this id.
-            Unavailable: the provider does not answer, and the last keys are too old or do not have this id.
+            Unauthenticated: the provider has no key with this id.
+            Unavailable: the provider does not answer, and the last keys are too old or do not include this id.
         """
         if self._get_age() > REFRESH_S or _find(self._keys, key_id) is None:
             await self._refresh()

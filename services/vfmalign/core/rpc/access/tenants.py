@@ -20,7 +20,7 @@ def by_tenant(servicers: Mapping[str, Servicer]) -> Servicer:
     """Returns a servicer that hands every call to the servicer of the tenant for which the call acts.
 
     Args:
-        servicers: of the same class, by tenant.
+        servicers: servicers of one class, by tenant.
     """
     return cast(Servicer, _ByTenant(servicers))
 

@@ -1,12 +1,13 @@
 """Admission of calls: how many a caller has at once, and memory for requests and answers.
 
 gRPC reads the message of a unary call before its handler runs, so stalled senders of large messages fill a server's
-memory. Here a call reserves the largest message first, reads, and keeps the size of what it read while it works. Its
-answer occupies memory until the caller has read it, which may be never, so a call counts until gRPC is done with it.
+memory. Here, a call first reserves memory for the largest message. After reading, it keeps only the memory of its
+message while it works. Its answer occupies memory until the caller has read the answer. This may never happen, so a
+call counts until gRPC is done with the call.
 
-A call that finds no room waits. Free memory goes to the tenant that holds least, and there to the caller that holds
-least. While a call waits, the oldest unfinished message or answer is given up, because a message that is still
-incomplete after some time is probably stalled.
+If there is no room, a call waits. Free memory goes to the tenant that holds the least memory, and within it to the
+caller that holds the least. While a call waits, the oldest unfinished message or answer is given up, because a message
+that is still incomplete after some time is probably stalled.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Reservation:
 
     Attributes:
         caller: who calls.
-        size_bytes: the largest message while it is read, then its size; or the size of an answer.
+        size_bytes: for a request, `message_bytes` while it is read, then its size; for an answer, its size.
         granted: done once the memory is reserved.
         started: when its transfer began, by the clock of the event loop.
         deadline: ends a transfer that takes too long; None while nothing is received or sent.
@@ -91,20 +92,20 @@ class Reservation:
 class Admission:
     """Calls of one process, and memory for their requests and answers.
 
-    One caller may use a part of the calls and half of the memory, and all callers of one tenant three quarters of it,
-    so that they cannot lock out the others.
+    One caller may use a part of the calls and half of the memory. All callers of one tenant together may use three
+    quarters of the memory. Others therefore cannot be locked out.
 
     Attributes:
-        calls_per_caller: calls of one caller at once.
-        message_bytes: largest message.
-        total_bytes: for all calls; at least twice the largest message.
+        calls_per_caller: maximum number of concurrent calls of one caller.
+        message_bytes: maximum size of a message.
+        total_bytes: memory for all calls; at least twice `message_bytes`.
         message_timeout_s: seconds within which a message must be complete.
-        answer_timeout_s: seconds within which a message of an answer must be taken.
+        answer_timeout_s: seconds within which the caller must take a message of an answer.
         grace_s: seconds that a message or an answer may take even while other calls wait for room.
         wait_s: seconds that a call waits for room before it is rejected.
-        accepted_bytes: longest message that is accepted once it is read; None for `message_bytes`.
+        accepted_bytes: a message above this size is rejected after it was read; None for `message_bytes`.
         is_shared: whether all calls count as calls of one caller, which represents everybody without a token.
-        used_bytes: reserved so far.
+        used_bytes: memory that is reserved now.
     """
 
     calls_per_caller: int
@@ -130,7 +131,7 @@ class Admission:
             caller: who calls.
 
         Raises:
-            Exhausted: the caller has as many calls as it may have at once.
+            Exhausted: the caller has its maximum number of concurrent calls.
         """
         if self._calls_of[caller] >= self.calls_per_caller:
             who, remedy = "callers without a token", "repeat the call later, or probe the health port"
@@ -175,7 +176,7 @@ class Admission:
 
         Raises:
             Exhausted: the message was not complete in time.
-            TooLarge: the message is longer than it may be.
+            TooLarge: the message exceeds the limit.
         """
         loop = asyncio.get_running_loop()
         reservation.started = loop.time()
@@ -278,7 +279,10 @@ class Admission:
             reservation.granted.set_result(None)
 
     def _make_room(self, waiting: Reservation) -> None:
-        """Shortens the oldest transfer of the caller that holds most, in a tenant at its limit or the one with most."""
+        """Shortens the oldest transfer of the caller that holds the most memory in the tenant that holds the most.
+
+        If the waiting caller or its tenant is at its limit, only its own transfers are considered.
+        """
         limited = self._get_limited(waiting)
         callers = [one.caller for one in self._transfers if limited in (None, one.caller, one.caller.tenant)]
         heaviest = max(callers, key=lambda one: (self._used_by[one.tenant], self._used_by[one]), default=None)

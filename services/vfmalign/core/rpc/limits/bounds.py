@@ -1,8 +1,8 @@
 """Bounds of requests: every field of a message is checked against the bound that its proto states.
 
-A server checks a request before anything else looks at it, so no servicer sees a text, a list or a number beyond its
+A server checks a request before anything else reads it. No servicer therefore sees a text, list or number beyond its
 bound, a text of another format, a control character, a number that is not finite, or an enum value that this version
-does not know, and none misses a required field. Counts are checked before entries are read. Rules that a bound cannot
+does not know. Required fields are never missing. Counts are checked before entries are read. Rules that a bound cannot
 express, such as how fields fit together, are checked by the message's record.
 """
 

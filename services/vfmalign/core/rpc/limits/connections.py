@@ -25,7 +25,7 @@ class Connections:
     """Open connections with their callers.
 
     Attributes:
-        port: the server's own port; 0 while it is not known, when no connection is closed.
+        port: the server's own port; 0 while it is not known. Until then, no connection is closed.
     """
 
     def __init__(self) -> None:

@@ -74,7 +74,7 @@ class Holds:
 
     Attributes:
         identified: calls and memory of callers with an identity.
-        anonymous: calls and memory of all callers of RPCs that need none.
+        anonymous: calls and memory of all callers of RPCs that need no identity.
         connections: open connections.
     """
 
@@ -88,7 +88,7 @@ class Holds:
         Services call on behalf of all users and have no limit.
 
         Raises:
-            Exhausted: the caller has as many calls as it may have at once.
+            Exhausted: the caller has its maximum number of concurrent calls.
         """
         identity, peer = current_identity.get(), context.peer()
         if not needs_identity(path):

@@ -12,7 +12,7 @@ class StoreAccess:
     """Keys in the bucket that one identity of the object store may read or write; every identity may list the bucket.
 
     Prefixes are keys of one tenant, until `of_tenants` puts the names of tenants before them. Listing is not limited to
-    prefixes: without it, S3 answers a request for an absent object with 403 instead of 404.
+    prefixes: if an identity may not list, S3 answers its request for an absent object with 403 instead of 404.
 
     Attributes:
         read: prefixes of keys that it may read.

@@ -23,7 +23,7 @@ class Attempts:
     """Makes calls to one bucket of the object store.
 
     Args:
-        errors: errors of the bucket.
+        errors: creates the errors of the bucket.
         count: maximum number of attempts of a call.
     """
 
@@ -44,7 +44,7 @@ class Attempts:
             operation: kind of the call.
             name: name of the object in the bucket, for errors.
             call: makes one attempt.
-            check: called before each attempt; its error prevents it.
+            check: called before each attempt; an error of `check` prevents the attempt.
 
         Raises:
             VfmalignError: the last attempt failed.

@@ -36,7 +36,7 @@ def get_credential_provider(settings: StoreSettings) -> Provider:
     role = IamAwsProvider(
         custom_endpoint=sts_endpoint or None,
         region=settings.region,
-        # Without a timeout, a process outside AWS would wait for the metadata address, which nobody answers.
+        # Without a timeout, a process outside AWS would wait for the metadata address, where nothing answers.
         http_client=urllib3.PoolManager(timeout=_TIMEOUT, retries=False),
     )
     return _FirstAvailable((AWSConfigProvider(), role))
@@ -57,7 +57,7 @@ class _FirstAvailable(Provider):
         """Returns valid credentials.
 
         Raises:
-            StoreRefused: no provider has any.
+            StoreRefused: no provider has credentials.
         """
         with self._lock:
             for provider in self._providers:

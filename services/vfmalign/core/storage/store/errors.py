@@ -33,7 +33,7 @@ class TransientError(Exception):
     """A failed request that a retry may solve.
 
     Attributes:
-        status: HTTP status of the response; None if it broke off.
+        status: HTTP status of the response; None if the response broke off.
         code: S3's error code, if the response has one.
     """
 

@@ -1,4 +1,4 @@
-"""Lists of a tenant's objects, and what the store knows of an object without its content."""
+"""Lists of a tenant's objects, and facts about an object that the store knows without reading it."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class StoreListing(TenantKeys):
     ) -> dict[str, int]:
         """Returns the sizes of the objects below a prefix, by key; sends one request per thousand objects.
 
-        `accepts` selects objects by key, and `before` objects that were written earlier; `limit` bounds the number of
-        objects selected by `accepts` that are looked at.
+        `accepts` selects objects by key. `before` selects objects that were written before this time. At most `limit`
+        of the objects that `accepts` selects are looked at.
         """
 
         def sizes() -> dict[str, int]:
@@ -69,7 +69,7 @@ class StoreListing(TenantKeys):
 
         Args:
             prefix: prefix that ends in a slash.
-            after: the folders follow this name in lexical order; empty for all.
+            after: only folders after this name in lexical order are returned; empty for all.
             limit: maximum number of folders.
             accepts: selects folders by name.
         """

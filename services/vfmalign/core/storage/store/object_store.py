@@ -268,7 +268,7 @@ class ObjectStore(StoreListing):
     def probe(self) -> None:
         """Checks that the store answers, has the bucket and accepts the keys, by listing a prefix without objects.
 
-        Every service may list, and HEAD of the bucket needs further rights on some stores.
+        Every service may list; on some stores, HEAD of the bucket would need further rights.
 
         Raises:
             NotFound: there is no such bucket.
@@ -330,13 +330,13 @@ class ObjectStore(StoreListing):
     def _request(self, method: str, key: str, data: bytes, headers: dict[str, str]) -> int:
         """Sends one presigned request, because minio's own calls do not support conditional headers.
 
-        The digest makes the store refuse a body that ends early: when a writer is killed between its headers and its
-        body, SeaweedFS otherwise stores an empty object, at a key that a conditional write then finds taken.
+        Because of the digest, the store refuses a body that ends early. Without it, SeaweedFS stores an empty object if
+        a writer is killed between headers and body, and a later conditional write finds the key taken.
         """
         digest = hashlib.md5(data, usedforsecurity=False).digest()
         headers = {**headers, "Content-MD5": base64.b64encode(digest).decode(), "Content-Length": str(len(data))}
         url = self._client.get_presigned_url(method, self.bucket, self.name(key), expires=timedelta(minutes=15))
-        # Read in blocks: the time to send bytes as a whole is limited by the timeout of the connection's set-up.
+        # Read in blocks: a body of bytes would have to be sent as a whole within the timeout for connecting.
         response = self._http.request(method, url, body=io.BytesIO(data), headers=headers)
         if response.status in {200, 412}:
             return response.status

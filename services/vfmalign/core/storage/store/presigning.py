@@ -20,8 +20,8 @@ class PresignedRequest:
     """A request that the bearer may send until it expires.
 
     Attributes:
-        url: a secret until then.
-        headers: to send with it, beside `Content-Length`.
+        url: a secret until the request expires.
+        headers: headers to send with the request, beside `Content-Length`.
     """
 
     url: str

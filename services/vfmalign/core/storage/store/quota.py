@@ -29,8 +29,8 @@ class _Announcement:
 class StorageQuota:
     """Counts the bytes of a tenant's objects and of announced uploads.
 
-    A URL accepts its file until it expires, even again after the file was published or deleted. Until then the file
-    counts with the size of its largest announcement, or with that of its object if this is larger.
+    Until a URL expires, it accepts its file, even again after the file was published or deleted. Until then, the file
+    counts with its largest announced size, or with the size of the stored object if that is larger.
 
     Each process counts only the announcements that it received, so several processes together may exceed the quota by
     the announcements of one hour. Methods may be called from any thread.
@@ -38,7 +38,7 @@ class StorageQuota:
     Attributes:
         store: objects of the tenant.
         limit_bytes: the quota; 0 for none.
-        setting: the setting that holds it, for the error's remedy.
+        setting: name of the quota's setting, for the error's remedy.
         uploads: prefix of the keys of uploads.
         counted: prefix of the keys that the quota counts; all by default.
         name: label of the quota in `vfmalign_quota_used_ratio`.
@@ -60,7 +60,8 @@ class StorageQuota:
         """Reserves room for uploads.
 
         Args:
-            files: key and size in bytes of each. A file that was announced before, or has arrived, takes no more room.
+            files: key and size in bytes of each file. A file that was announced before, or is already stored, needs no
+                further room.
             valid_s: time in seconds for which the files may be uploaded.
 
         Raises:
