@@ -44,11 +44,12 @@ class MmdResult:
     """MMD² of two samples with its uncertainty.
 
     Attributes:
-        mmd2: the estimate; unbiased ones may be negative. None if absent, such as for one row, see `absent_reason`.
+        mmd2: the estimate; an unbiased estimate may be negative. None if absent, for example for one row; see
+            `absent_reason`.
         p_value: p-value of the test that x and y have the same distribution; None if absent, see `absent_reason`.
         interval: delete-one-group jackknife interval of the estimate; None if absent, see `absent_reason`.
         aggregated_p_value: p-value of the test over a grid of bandwidths; None unless requested.
-        sigma: bandwidth in units of the features; 0 for kernels without one.
+        sigma: bandwidth in units of the features; 0 for kernels without a bandwidth.
         error_bound: bound on the absolute error of the estimate at `precision`.
         below_error_bound: whether |MMD²| is at most the bound.
         approximation_error: half-width of the 99 % interval around the exact value; 0 if the estimator is exact.
@@ -100,22 +101,23 @@ def mmd2(
         y: features (m, d).
         pairing: `paired` if row i of x and row i of y come from the same case (n = m), or `independent`. There is no
             default, because the unbiased estimator depends on it.
-        estimator: `biased`, `unbiased_paired`, `unbiased_independent` or `random_fourier`; None for the unbiased one
-            that fits `pairing`.
+        estimator: `biased`, `unbiased_paired`, `unbiased_independent` or `random_fourier`; None for the unbiased
+            estimator that fits `pairing`.
         kernel: `gaussian`, `gaussian_mixture`, `laplacian`, `rational_quadratic`, `inverse_multiquadric`, `polynomial`
             or `linear`.
-        sigma: bandwidth in units of the features; None for the median distance of `reference`, or of x and y together.
+        sigma: bandwidth in units of the features; if None, the median distance between rows of `reference` or, without
+            it, of x and y together.
         reference: features (r, d) that determine the bandwidth by their median distance. A bandwidth pooled over x and
             y grows with the shift that it should measure.
-        standardised: whether to centre and scale each channel by the reference, as checks do: by its SD, but at least
-            0.1 of the median SD. `sigma` is then in units of the standardised features.
+        standardised: whether to centre and scale each channel by the reference, as checks do. The scale is the
+            channel's SD, but at least 0.1 of the median SD. `sigma` is then in units of the standardised features.
         precision: minimum precision: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or `exact` (float64).
         device: device of the computation; None for the device of x.
         frequencies: number of random Fourier frequencies, at least 256; 0 for 1,024.
         seed: seed of the random Fourier frequencies, 0 to 2⁶⁴ − 1.
 
     Returns:
-        The estimate; unbiased ones may be negative and are not clipped.
+        The estimate. Unbiased estimates may be negative and are not clipped.
 
     Raises:
         BadTensor: features are not finite, or their shapes do not match.
@@ -169,8 +171,8 @@ def mmd_test(
         groups_x: group (patient) of each row of x; rows of a group are swapped, permuted and left out together. Empty
             if every row is its own group.
         groups_y: group of each row of y; for paired samples, the groups of x apply to both.
-        permutations: number of permutations. Paired samples swap x and y within groups, independent samples are
-            permuted.
+        permutations: number of permutations. In paired samples, x and y are swapped within groups; in independent
+            samples, the labels of groups are permuted.
         seed: seed of the permutations, 0 to 2⁶⁴ − 1.
         method: `wild_bootstrap` flips signs of pairs of rows instead of permuting independent samples (n = m).
         aggregated: whether to test over a grid of bandwidths as well, so that no bandwidth has to be chosen.
@@ -185,7 +187,7 @@ def mmd_test(
         frequencies: see `mmd2`.
 
     Raises:
-        BadTensor, BadOption, CaseOrderMismatch, Exhausted: as `mmd2`; also if the groups do not match the rows.
+        BadTensor, BadOption, CaseOrderMismatch, Exhausted: see `mmd2`; also if the groups do not match the rows.
     """
     options = _to_options(
         {

@@ -1,7 +1,7 @@
 """Models in object storage: publishing weights with their card, and loading them with verification.
 
-The card is written last and only if none exists under this id. That write is the commit, so that a model id always
-refers to the same weights.
+The card is written last, and only if no card exists under this id. This write publishes the model, so that a model id
+always refers to the same weights.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ def publish(
         state: the encoder's weights without any head; float32.
         architecture: a name in the registry.
         objective: objective of the training.
-        preprocessing: the encoder's input; the architecture's default where None.
-        primary_layer: the layer of a check's main result; the architecture's where empty.
+        preprocessing: the encoder's input; if None, the architecture's default.
+        primary_layer: the layer of a check's main result; if empty, the architecture's primary layer.
         pretraining: the datasets that the weights were trained on.
         parent: id of the model from which these weights were fine-tuned.
         source: free text without patient data.
         declaration: rules for DICOM, see `ModelCard`.
-        replace_damaged: publishes the model anew if the stored one has the same source, but its card or weights are
-            lost or damaged.
+        replace_damaged: whether to publish the model again if the stored model has the same source, but its card or
+            weights are lost or damaged.
         context: checked after every step that takes long, before anything is stored.
 
     Returns:
@@ -122,7 +122,7 @@ def publish_program(
     """Stores an exported program (`program_archive.read_program`), then its card; see `publish` for the arguments.
 
     Raises:
-        BadOption: the id or primary layer is wrong, or the input is not the one that the program takes.
+        BadOption: the id or primary layer is wrong, or the program takes a different input.
         Conflict: the id belongs to another model.
     """
     check_model_id(model_id)
@@ -171,7 +171,7 @@ def load_encoder(store: ObjectStore, model_id: str) -> tuple[Encoder, ModelCard]
 def load_card_encoder(
     store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu", max_bytes: int = MAX_WEIGHTS_BYTES
 ) -> Encoder:
-    """Loads the encoder that a card describes; its file has at most `max_bytes`. See `load_encoder` for the errors."""
+    """Loads a card's encoder from a file of at most `max_bytes`. See `load_encoder` for the errors."""
     data = _read_weights(store, card, max_bytes)
     if card.architecture == exported_program.ARCHITECTURE:
         return _build_program(card, parse_weights(data, card.id), device)

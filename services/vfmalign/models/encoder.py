@@ -1,8 +1,8 @@
 """The interface of all encoders, and pooling of a layer to one row per study.
 
-An input may hold padded slices beyond its volume, or a part of the volume's slices. Encoders that read single slices
-need to know them; `slices_N2` states for each study of a batch the index in the volume of the input's first slice
-(negative where slices were padded before it), and the number of slices of the volume.
+An input may contain padded slices beyond its volume, or only some of the volume's slices. Encoders that read single
+slices need to know this. For each study of a batch, `slices_N2` contains the index of the input's first slice in the
+volume (negative if slices were padded before the volume), and the number of slices of the volume.
 
 Axes: N batch, C channels, D H W depth, height, width of a map. A token model returns its patch tokens as the map that
 they tile, and a slice model puts the slices along D, so that the mean over space is the mean over patches and slices.
@@ -28,7 +28,8 @@ class Encoder(nn.Module, ABC):
     Attributes:
         in_channels: channels of the input, one per MRI sequence.
         memory_format: memory layout of the convolutions' weights.
-        studies_at_once: studies per forward pass on a CPU; more than one where that is faster and needs little memory.
+        studies_at_once: number of studies per forward pass on a CPU; more than one if this is faster and needs little
+            memory.
     """
 
     in_channels: int
@@ -37,7 +38,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def layer_channels(self) -> dict[str, int]:
-        """Every layer that `feature_maps` returns, with its number of channels; `pooled` is among them."""
+        """The number of channels of every layer that `feature_maps` returns, including `pooled`."""
 
     @abstractmethod
     def dense_layers(self) -> dict[str, Stride]:
@@ -65,7 +66,7 @@ class Encoder(nn.Module, ABC):
         return self.feature_maps(input_NCDHW, slices_N2)[POOLED_LAYER]
 
     def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
-        """Returns where a map is padding, bool (N, 1, D, 1, 1); None if the map's slices are not those of the input."""
+        """Returns a mask of a map's padding, bool (N, 1, D, 1, 1); None if map and input have different slices."""
         return None
 
 

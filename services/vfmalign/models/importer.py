@@ -35,7 +35,7 @@ class ImportedModel:
     Attributes:
         architecture: the card's architecture; `exported_program.ARCHITECTURE` for a program.
         state: the weights.
-        preprocessing: the model's input; None for the architecture's own.
+        preprocessing: the model's input; None for the architecture's own input.
         report: the tensors that were read, dropped and initialised, and why.
     """
 
@@ -51,8 +51,8 @@ class InputDescription:
 
     Attributes:
         normalisation: empty for the default of the model's form.
-        quantiles: of `quantile_range`; None for its default.
-        window: bounds of `window` in HU; None for other normalisations.
+        quantiles: quantiles of the normalisation `quantile_range`; None for the default quantiles.
+        window: bounds of the normalisation `window` in HU; None for other normalisations.
         reference: modality that defines the grid; empty for the default.
     """
 
@@ -65,7 +65,7 @@ class InputDescription:
     reference: str = ""
 
     def preprocessing(self, shape_dhw: tuple[int, int, int] | None = None) -> Preprocessing | None:
-        """Builds the preprocessing, with the size that the model states unless the user gives one.
+        """Builds the preprocessing, with the size that the model states unless the user gives a size.
 
         Returns:
             None if there is no size or no modality.
@@ -123,7 +123,7 @@ def import_model(
 
     Raises:
         BadCheckpoint: the model cannot be read safely, or its weights do not fit.
-        BadOption: the options do not belong to this form.
+        BadOption: an option does not apply to this form of model.
         NotFound: a file does not exist.
     """
     first = paths[0]

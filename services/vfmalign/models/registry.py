@@ -123,7 +123,7 @@ def get_architecture(name: str) -> Architecture:
     """Looks up an architecture by name.
 
     Args:
-        name: a name in `ARCHITECTURES` or `stack_checkpoint.ALIASES`, or one that encodes a MONAI network
+        name: a name in `ARCHITECTURES` or `stack_checkpoint.ALIASES`, or a name that encodes a MONAI network
             (`formats.monai_bundle`) or a stack of dilated convolutions (`formats.stack_checkpoint`).
 
     Raises:

@@ -61,7 +61,7 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, *, subj
     """Checks that a state dict has exactly the tensors of an architecture.
 
     Raises:
-        BadCheckpoint: something differs; the error lists everything.
+        BadCheckpoint: a tensor differs; the error lists all differences.
     """
     expected = architecture.build_empty().state_dict()
     problems = []

@@ -108,7 +108,8 @@ class ObservationRow(_PartRow):
         content_digest: digest of the content of the observation.
         row: number of the row in the epoch, from 1; 0 if it did not enter.
         late, future: whether it was acquired before an earlier observation, or in the future.
-        log_rows, log_blocks_4, log_blocks_16, log_channels: ln of each statistic afterwards; None if it is 0.
+        log_rows, log_blocks_4, log_blocks_16, log_channels: ln of each statistic afterwards; None if the statistic is
+            0.
     """
 
     __tablename__ = "monitor_observations"

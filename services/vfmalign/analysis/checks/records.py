@@ -48,9 +48,9 @@ class FeatureShift(Record):
     """`checks/<id>/mmd.json`: shift of the features from before fine-tuning to after it, and to random weights.
 
     Attributes:
-        after: features before and after, by the U-statistic.
-        biased: features before and after, by the V-statistic.
-        reinitialised: features before and of the re-initialised architecture.
+        after: shift between the features before and after fine-tuning, by the U-statistic.
+        biased: the same shift, by the V-statistic.
+        reinitialised: shift between the features before fine-tuning and those of the re-initialised architecture.
     """
 
     before_id: str
@@ -68,7 +68,7 @@ class NetworkResult(Record):
 
     Attributes:
         encoder_rate: share of the learning rate applied to the encoder; None for networks without an encoder.
-        test_means: each metric over the test cases for which it is defined; None if it is defined for none.
+        test_means: mean of each metric over the test cases for which it is defined; None if there are no such cases.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder; None for the specialised network.
     """
 
@@ -95,8 +95,8 @@ class NaiveBaseline(Record):
 
     Attributes:
         prediction: description of the prediction.
-        test_means: its metrics over the test cases.
-        gain: gain of the fine-tuned model over it.
+        test_means: means of its metrics over the test cases.
+        gain: gain of the fine-tuned model over this prediction.
     """
 
     prediction: str
@@ -113,7 +113,7 @@ class SeedAnalysis(Record):
     """Results of the trainings with one seed, in a check with several seeds.
 
     Attributes:
-        seed: of the trainings.
+        seed: seed of the trainings.
         networks: the three networks.
         rpg_specialised, rpg_scratch: gains, with intervals that cover patients only.
         shift, shift_ratio, paired_similarity: see `CheckAnalysis`.
@@ -228,8 +228,8 @@ class RunRecord(Record):
 
     Attributes:
         losses: stored objects that were lost or damaged and created again.
-        trained_by: job that trained each network, with `_s2`, … for further seeds. It may be the job of another check
-            that trained the same baseline.
+        trained_by: job that trained each network; the names for further seeds end in `_s2`, …. A baseline may have been
+            trained by the job of another check.
     """
 
     created_at: datetime

@@ -55,11 +55,12 @@ def decide_verdict(
 ) -> Verdict:
     """Answers one of the check's two questions from the gain over the question's baseline.
 
-    `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is not marked
-    (`equivalence`); else `gain` or `harm` if the interval lies strictly above or below 0; else `inconclusive`. A
-    difference that is proven to be irrelevant is therefore `equivalent` even if it is also proven not to be 0. Below
-    `MIN_FOR_CLAIM` patients or `MIN_SEEDS` training seeds, all three are `inconclusive`. Networks that were trained too
-    little give `insufficient_training`, whatever their scores.
+    The label is `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is
+    not marked as degenerate (`equivalence`). Otherwise, it is `gain` if the interval lies strictly above 0, `harm` if
+    strictly below 0, and else `inconclusive`. A difference that is proven to be irrelevant is therefore `equivalent`
+    even if it is also proven not to be 0. With fewer than `MIN_FOR_CLAIM` patients or `MIN_SEEDS` training seeds,
+    `inconclusive` replaces these labels. Networks that were trained too little give `insufficient_training`, whatever
+    their scores.
 
     Args:
         gain: gain over the baseline.

@@ -53,7 +53,8 @@ def steps_to_baseline(
 ) -> Steps:
     """Finds the first validation at which the fit of `curve` is as good as the best point of the baseline's fit.
 
-    Censored if there is none. Curves with fewer than `MIN_VALIDATIONS` are not fitted; their scores are compared.
+    The result is censored if no validation is as good. Curves with fewer than `MIN_VALIDATIONS` are not fitted; their
+    scores are compared.
     """
     baseline_fit_T = fit_curve(_to_oriented_scores(baseline, higher_is_better))
     fit_T = fit_curve(_to_oriented_scores(curve, higher_is_better))

@@ -59,8 +59,8 @@ class SeedAverage(Record):
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
         convergence: steps to 95 % of the model's own rise as a share of all steps; None if absent or censored.
-        censored: the rise was not reached within the budget.
-        seeds_without_value: number of seeds that lack a number, by its name.
+        censored: whether 95 % of the rise was not reached within the budget.
+        seeds_without_value: number of seeds that lack a number, by the number's name.
     """
 
     model_id: str

@@ -58,10 +58,10 @@ class Claim(Record):
         rho_unflagged: mean of the strata's ρ, with weights N − 1, without points that do not beat the naive baseline
             or are saturated.
         rho_common_baselines: ρ with gains over one specialised network per task and seed.
-        reversal: the few units that determine the sign of ρ; None if there are none.
+        reversal: the few units that determine the sign of ρ; None if there are no such units.
         points_without_value: number of points that lack one of the two numbers.
         test: test that permutes the units jointly in all strata; None for fewer than `MIN_UNITS` units.
-        verdict: None for `shift_ratio`.
+        verdict: verdict on the claim; None for `shift_ratio`.
         sentence: the verdict in words, with its reason.
     """
 

@@ -24,7 +24,7 @@ MIN_TASKS = 6
 
 
 class ObjectiveDifference(Record):
-    """Masked reconstruction minus contrastive in one task; None if either model lacks the number.
+    """Masked model's number minus the contrastive model's in one task; None if either model lacks the number.
 
     Attributes:
         flags: symbols of the flags of either model.
@@ -54,7 +54,7 @@ class ObjectivePair(Record):
         contrastive: model pretrained by contrastive learning.
         rows: differences by task.
         less_moved_gained_more: number of tasks in which the model that moved less gained more.
-        both_known: number of tasks with both numbers.
+        both_known: number of tasks in which both numbers are known.
     """
 
     architecture: str

@@ -64,8 +64,8 @@ class PredictorComparison(Record):
         models: number of models that have the gain and all competing numbers in every task.
         p_best: probability, under joint permutation of the models, that the largest of all |ρ| is at least as large as
             observed; None for fewer than `MIN_UNITS` models.
-        p_lead: probability that the lead is at least as large as observed; None like `p_best`.
-        threshold: 95 % point of the largest |ρ| under permutation; None like `p_best`.
+        p_lead: probability that the lead is at least as large as observed; None if `p_best` is None.
+        threshold: 95 % point of the largest |ρ| under permutation; None if `p_best` is None.
         permutations: number of permutations; 0 without a test.
         sentence: the conclusion.
     """

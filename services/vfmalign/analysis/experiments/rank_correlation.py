@@ -36,7 +36,7 @@ class Stratum:
 def rank_correlations(x_PN: Array, y_PN: Array) -> Array:
     """Computes Spearman's ρ along the last axis; the other axes are broadcast.
 
-    Infinite values rank last. NaN where all values of one side are tied.
+    Infinite values rank last. ρ is NaN if all values of one side are tied.
     """
     x_PN, y_PN = get_centred_ranks(x_PN), get_centred_ranks(y_PN)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -45,7 +45,7 @@ def rank_correlations(x_PN: Array, y_PN: Array) -> Array:
 
 
 def get_centred_ranks(value_PN: Array) -> Array:
-    """Mid-ranks along the last axis minus their mean: half the number of smaller values minus half of larger ones.
+    """Mid-ranks along the last axis minus their mean: (number of smaller values − number of larger values) / 2.
 
     Several times as fast as `scipy.stats.rankdata` for the many short rows of a permutation test.
     """

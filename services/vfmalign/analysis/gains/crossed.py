@@ -105,7 +105,7 @@ def get_pseudo_values(
     """Returns the jackknife pseudo-values [S, G] of a metric.
 
     Args:
-        metric: names the aggregate.
+        metric: specifies the aggregate of the cases.
         value_SN: value of each case with each seed.
         positive_N: true class of each case; unused by a mean.
         index_N: patient of each case, 0 to G − 1.

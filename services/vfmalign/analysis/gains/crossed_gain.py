@@ -42,9 +42,9 @@ def estimate_crossed_gain(
         another_draw: whether the intervals of several seeds refer to another draw of the baseline's random weights.
 
     Returns:
-        The gain. The relative gain is absent below the floor, and has no interval if the baseline may be below it.
-        Intervals are absent if there are few patients (`domain.patients`) or no variation between patients. For the
-        equivalence interval, see `equivalence`.
+        The gain. The relative gain is absent below the floor, and has no interval if the baseline may be below the
+        floor. Intervals are absent if there are few patients (`domain.patients`) or no variation between patients. For
+        the equivalence interval, see `equivalence`.
     """
     counts: dict[str, Any] = {
         "cases": len(pairs.groups),

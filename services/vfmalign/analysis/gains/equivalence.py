@@ -9,8 +9,9 @@ one pair for each direction. Here, each class gets two more patients: one for wh
 right, and one for whom only the baseline is. Cases of other metrics have no such worst value. Their interval is marked
 as degenerate if few patients have different scores.
 
-If the networks predict the same for every test patient, the interval of two classes depends only on the added patients.
-It is then the narrowest possible interval, and determines the minimum number of patients for equivalence.
+If the networks predict the same for every test patient, the interval for a metric of two classes depends only on the
+added patients. It is then the narrowest possible interval, and determines the minimum number of patients for
+equivalence.
 
 Legend: S seeds, N cases, G groups (patients).
 """
@@ -54,8 +55,8 @@ def allow_for_unseen_differences(
     """Returns the interval for a claim of equivalence.
 
     Args:
-        interval: interval of the difference of a mean; metrics of two classes only use its level.
-        metric: names the aggregate.
+        interval: interval of the difference of a mean. For metrics of two classes, only its level is used.
+        metric: specifies the aggregate of the cases.
         networks: scores [S, N] of the network and of the baseline; one seed is enough.
         positive_N: true class of each case; unused by a mean.
         index_N: patient of each case, 0 to G − 1.

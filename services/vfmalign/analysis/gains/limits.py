@@ -14,8 +14,8 @@ NO_VARIATION = (
 def equivalence_level(level: float) -> float:
     """Returns the level of the equivalence interval, 2 · level − 1: two one-sided tests at (1 − level) each.
 
-    Both tests reject where the interval of the level 1 − 2 · (1 − level) lies within the bounds (Schuirmann,
-    J. Pharmacokinet. Biopharm. 15 (1987)). There is no such interval at a level of 0.5 or less.
+    Both tests reject if the interval of the level 1 − 2 · (1 − level) lies within the bounds (Schuirmann, J.
+    Pharmacokinet. Biopharm. 15 (1987)). There is no such interval at a level of 0.5 or less.
     """
     return round(2.0 * level - 1.0, 12)
 

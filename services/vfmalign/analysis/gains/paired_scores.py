@@ -73,7 +73,7 @@ class CrossedScores:
 
     Attributes:
         score_SN: metric of the network with each seed.
-        baseline_SN: metric of the baseline with each of its seeds, which may be more.
+        baseline_SN: metric of the baseline with each of its seeds; it may have more seeds than the network.
         groups: patient of each case.
         left_out: number of cases without one of the values.
         positive_N: class of each case; all False if the task has no classes.
@@ -96,7 +96,8 @@ def pair_seeds(
 ) -> CrossedScores:
     """Pairs the test scores of two networks with every seed, case by case.
 
-    The crossed analysis must be balanced: a case that is undefined with any seed of either network is left out of all.
+    The crossed analysis must be balanced: a case whose score is undefined with any seed of either network is left out
+    with all seeds.
 
     Args:
         scores: scores of the network with each seed.

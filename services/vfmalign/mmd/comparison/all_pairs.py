@@ -27,7 +27,7 @@ TIE_OF_AGGREGATE = 1e-6
 
 @dataclass(frozen=True)
 class EvaluatedShift:
-    """A result, the backend that summed its kernel matrix, and why this is not the configured backend.
+    """A result, the backend that summed its kernel matrix, and the reason if this is not the configured backend.
 
     Attributes:
         backend_note: why the configured backend was not used; empty if it was.

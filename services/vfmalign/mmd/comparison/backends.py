@@ -22,7 +22,7 @@ _log = logs.get(__name__)
 
 @dataclass(frozen=True)
 class BackendSums:
-    """Sums per kernel, the backend that computed the sums, and why this is not the requested backend (else empty)."""
+    """Sums per kernel, the backend that computed the sums, and why it is not the requested backend (empty if it is)."""
 
     sums: list[Sums]
     backend: Backend

@@ -61,10 +61,11 @@ def compare(
 
     Args:
         x: the first sample (before). If its layers do not fit into memory together, they are streams, which are read
-            one layer at a time. `random_fourier` reads them block by block and needs rows of a group to be adjacent.
+            one layer at a time. `random_fourier` reads them block by block and requires the rows of a group to be
+            adjacent.
         y: the second sample (after).
-        reference_sample: determines centre and scale of each channel, and the bandwidth; if it is None, the bandwidth
-            needs another rule.
+        reference_sample: determines centre and scale of each channel, and the bandwidth. If it is None, `options` must
+            determine the bandwidth by another rule.
         options: layers, estimator, kernel and test.
         engine: device, precision and memory limit.
         standardise: whether to compare standardised features too, if there is a reference.

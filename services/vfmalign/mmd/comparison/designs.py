@@ -81,7 +81,7 @@ def _pairs_of_different_groups(group_of_N: IntArray) -> float:
 
 
 class PairedDesign:
-    """Design for paired samples: row i of x and of y is one case. Groups of pairs are swapped and left out together."""
+    """Design for paired samples: row i of x and of y is one case. Groups are swapped and left out as a whole."""
 
     def __init__(self, x: Sample, y: Sample) -> None:
         order, self.group_of = _sorted_groups(x.groups or y.groups, x.rows)
@@ -237,8 +237,9 @@ class IndependentDesign:
 class WildBootstrapDesign(PairedDesign):
     """Design for independent samples of equal size: random signs of pairs (row i of x and of y) replace permutations.
 
-    Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the statistic if x and y have the same one
-    (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014), at a quarter of the permutations' cost.
+    If x and y have the same distribution, Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the
+    statistic (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014). It costs a quarter of what
+    permutations cost.
     """
 
     def __init__(self, x: Sample, y: Sample) -> None:

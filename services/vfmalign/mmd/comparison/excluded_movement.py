@@ -1,7 +1,7 @@
 """Movement of the channels that standardisation excludes: how many of them move between the samples, and how far.
 
 A channel that is constant in the reference has no SD to divide by. If it varies in one of the samples, MMD² of the
-standardised features does not show it. Channels with the smallest scale (`SCALE_FLOOR`) do not belong here: they remain
+standardised features does not show it. Channels with the smallest scale (`SCALE_FLOOR`) are not excluded: they remain
 among the standardised features, and their movement is measured in units of a tenth of the median SD.
 
 Legend: I rows of one block, C channels of the input, E excluded channels.

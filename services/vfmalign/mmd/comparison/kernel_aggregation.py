@@ -1,10 +1,10 @@
 """Test over a grid of kernels, so that no bandwidth has to be chosen.
 
 The statistic is the largest normalised MMD² of the kernels. The grid is that of MMD-FUSE (Biggs, Schrab, Gretton:
-MMD-FUSE: Learning and Combining Kernels for Two-Sample Testing Without Data Splitting, NeurIPS 2023); the normaliser
-lies between theirs, √N, and the standard deviation over permutations of max-T (Westfall and Young, 1993). Grid and
-normalisers treat all labellings alike, so that permuted statistics are exchangeable with the observed one and the
-test keeps its level.
+MMD-FUSE: Learning and Combining Kernels for Two-Sample Testing Without Data Splitting, NeurIPS 2023). The normaliser
+lies between that of MMD-FUSE, √N, and that of max-T (Westfall and Young, 1993), the standard deviation over
+permutations. Grid and normalisers treat all labellings alike, so that permuted statistics are exchangeable with the
+observed one and the test keeps its level.
 
 Legend: N and M rows of x and y, C channels, F kernels, B permutations.
 """

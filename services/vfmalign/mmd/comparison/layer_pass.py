@@ -48,7 +48,7 @@ class LayerStatistics:
 
     Attributes:
         aggregate: the statistic over a grid of kernels, observed and permuted; None if it is not requested.
-        backend, backend_note: the backend that summed the kernel matrix, and why it is not the requested one.
+        backend, backend_note: the backend that summed the kernel matrix, and the reason if it is not the requested one.
     """
 
     sigma: float
@@ -64,7 +64,7 @@ class LayerStatistics:
 def compute_layer(
     scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: LayerPlan, layer: str
 ) -> LayerStatistics:
-    """Computes the statistics in one pass, and again in float64 if the first leaves less than one reliable digit.
+    """Computes the statistics in one pass, and again in float64 if this leaves less than one reliable digit.
 
     Raises:
         BadTensor: the squares of the features overflow, or σ is too small for features of this size.

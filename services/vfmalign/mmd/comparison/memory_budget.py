@@ -76,7 +76,7 @@ class _MemoryNeed:
 
 
 def get_peak_bytes(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> int:
-    """Returns the peak memory in bytes of comparing x, y and an optional reference, without the process itself."""
+    """Returns the peak memory in bytes of comparing x, y and an optional reference, without that of the process."""
     return _estimate_memory(shapes, options, engine).total
 
 

@@ -80,8 +80,8 @@ def check(sample: Sample, context: WorkContext = UNLIMITED) -> None:
     """Checks that the layers of a sample fit together; `context` is checked between blocks of rows.
 
     Raises:
-        BadTensor: there is no layer, a layer does not have two non-empty axes, contains NaN or infinity, or has another
-            number of rows.
+        BadTensor: there is no layer; or a layer does not have two non-empty axes, contains NaN or infinity, or differs
+            in its number of rows.
     """
     if not sample.layers:
         raise BadTensor("has no layer", field=sample.name, remedy="send the features of at least one layer")

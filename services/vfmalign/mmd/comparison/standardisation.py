@@ -1,6 +1,6 @@
 """Standardises one layer by a reference, and computes bandwidths of its raw and of its standardised features.
 
-Scale and bandwidth come from the reference. Computed from both samples, they would grow with the shift to measure.
+Scale and bandwidth come from the reference. If they were computed from both samples, they would grow with the shift.
 
 Legend: F rows that a scale is fitted to, N rows, C channels of the input, K channels that remain, T channels left out.
 """

@@ -21,8 +21,9 @@ class ComputeConfig:
     """Device, precision and resources of a computation.
 
     Attributes:
-        precision: minimum precision: `fast` rounds rows to bfloat16 on CUDA and equals `high` on a CPU, `high` is
-            float32, `exact` float64. A comparison always uses float64 if it is small or would lose digits otherwise.
+        precision: minimum precision. `fast` rounds rows to bfloat16 on CUDA and equals `high` on a CPU; `high` is
+            float32, and `exact` is float64. A comparison always uses float64 if it is small or would lose digits
+            otherwise.
         backend: backend that sums kernel matrices; `auto` is torch on every device.
         memory_bytes: memory limit of one comparison, checked before it starts.
         tile_shape: largest tile, rows × columns; None for the default of the device.

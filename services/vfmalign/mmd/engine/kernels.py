@@ -32,8 +32,9 @@ class BoundKernel:
             features that are not centred.
         scale: s.
         profile: f; overwrites a tile of scaled arguments with kernel values and returns it.
-        slope: |∂k/∂u|, u the argument without the scale; it bounds the error of a kernel value by that of the argument.
-            For distances, it is the largest slope in the range where kernel values matter; for products, at |k| = 1.
+        slope: |∂k/∂u|, where u is the argument without the scale. It bounds the error of a kernel value, given the
+            error of u. For distances, it is the largest slope in the range where kernel values matter; for products, it
+            is the slope at |k| = 1.
         gaussian_sigmas: σ of each Gaussian if the kernel is a mean of Gaussians; empty for other families.
         sigma: bandwidth, for backends that evaluate the kernel themselves; 0 if the kernel has none.
         sqrt_slope: c if |k(u + ε) − k(u)| grows as c·√ε near u = 0, which no slope bounds; 0 for smooth kernels.
@@ -68,7 +69,7 @@ def gaussian_mixture(sigma: float, channels: int) -> BoundKernel:
 def laplacian(sigma: float, channels: int) -> BoundKernel:
     """k(x, y) = exp(−‖x − y‖₂/σ) (Sriperumbudur et al., JMLR 2010, sec. 3, with the Euclidean norm).
 
-    Its slope in ‖x − y‖² is unbounded at 0; `slope` is the largest at distances from σ/8.
+    Its slope in ‖x − y‖² is unbounded at 0; `slope` is the largest slope at distances of σ/8 or more.
     """
 
     def profile(scaled_IJ: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class IdentityKey:
     """Key that compares an object by identity and holds only a weak reference to it.
 
     A large array can therefore be freed after its comparison, while small values computed from it are still cached.
-    After that, its key equals no other key, even if a new object gets the same address.
+    Once the array is freed, its key equals no other key, even if a new object gets the same address.
     """
 
     def __init__(self, thing: object) -> None:

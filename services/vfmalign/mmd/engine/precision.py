@@ -107,8 +107,8 @@ def error_bound(
     - Products. Their errors are assumed to be independent with mean 0 (Higham and Mary, SIAM J. Sci. Comput. 2019). A
       product of two rows of D channels errs by about u·√D·‖x‖‖y‖, and MMD² averages n² products.
     - Norms, and rows rounded to bfloat16. Their errors affect all kernel values of a row in the same way. They are
-      weighted by the witness function at the row, which is small, and for a rounded row also by the slope of the
-      witness function, which may be as large as the slope of one kernel even if the function itself is 0.
+      weighted by the witness function at the row, which is small. For a rounded row, they are also weighted by the
+      slope of the witness function, which may be as large as the slope of one kernel even if the function itself is 0.
     - Sums of a row over a tile. A sum errs by about u times the sum (0.8u measured), independent of the number of
       entries, so these errors only average out over n rows.
     - Errors that repeat in all rows and do not average out. They occur if kernel values repeat: if the kernel is much

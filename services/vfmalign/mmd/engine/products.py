@@ -36,7 +36,7 @@ def squared_distances(
     scale: float = 1.0,
     context: WorkContext = UNLIMITED,
 ) -> Tensor:
-    """Writes s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; small ones may be negative by rounding.
+    """Writes s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may make small values negative.
 
     The norms are added after the product. `addmm` onto the norms would save one pass over the tile, but it is slower.
     """
@@ -115,7 +115,7 @@ def _setting(precision: PrecisionName, device: torch.device) -> str:
 
 
 def warm_up(device: torch.device) -> None:
-    """Measures the libraries of a CPU now (about 0.1 s), so that the first large comparison need not."""
+    """Measures the libraries of a CPU now (about 0.1 s), so that the first large comparison does not have to."""
     _setting("float32", device)
 
 

@@ -77,11 +77,11 @@ class ArrayRows:
 
 
 class NpyRows:
-    """A `.npy` file. Each block maps it again, so that pages already read do not count as memory of the process.
+    """A `.npy` file. Each block maps the file again, so that pages already read do not count as memory of the process.
 
     Args:
         path: the file; nothing in it is ever unpickled.
-        name: name of the sample in errors. They do not contain the path, because it may identify a patient.
+        name: name of the sample in errors. Errors do not contain the path, because it may identify a patient.
 
     Raises:
         BadTensor: the file is not a `.npy` file of numbers, does not have two non-empty axes, or is not floating point.

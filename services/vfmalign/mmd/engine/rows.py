@@ -234,7 +234,7 @@ def central_point(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -
     `context` is checked before every few thousand channels.
 
     Distances do not depend on the point that is subtracted, but their rounding errors do. A single outlier could move
-    the mean far from all rows, so that every row would lose digits to its size.
+    the mean far from all rows. All centred rows would then be large and lose digits.
     """
     step = -(-int(features_NC.shape[0]) // _CENTRE_ROWS)
     channels = int(features_NC.shape[1])

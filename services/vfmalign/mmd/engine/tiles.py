@@ -101,7 +101,8 @@ class Matrix(Protocol):
             rows: I.
             columns: J, equal to `rows` or disjoint from them.
             kernels: kernels to evaluate.
-            squares: one entry per kernel, to which Σ k² over the rectangle without its diagonal is added; or empty.
+            squares: one entry per kernel, to which Σ k² over the rectangle without its diagonal is added; empty if Σ k²
+                is not needed.
             context: checked before every product, and between kernels.
         """
 
@@ -365,8 +366,8 @@ def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator
     """Yields rectangles that cover a symmetric matrix on and above its diagonal once: their rows, columns and blocks.
 
     Rectangles on the diagonal are squares. Rectangles above it are wide and come column by column from the top, so that
-    consecutive ones share their columns. No rectangle spans two blocks. Widths are rounded down to a multiple of the
-    height.
+    consecutive rectangles share their columns. No rectangle spans two blocks. Widths are rounded down to a multiple of
+    the height.
     """
     width = max(height, width - width % height)
     panels = list(_spans(block_sizes, height))

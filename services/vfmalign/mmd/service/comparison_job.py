@@ -57,7 +57,7 @@ class PreparedComparison:
 
     Attributes:
         samples: the samples of a short comparison; None if they have not been read yet.
-        short: whether it is short enough to run at the same time as another comparison.
+        short: whether the comparison is short enough to run at the same time as another comparison.
         by_layer: whether stored layers are read during the comparison, because not all fit into memory.
     """
 

@@ -2,9 +2,9 @@
 
 With φ_r(x) = (cos ω_r·x, sin ω_r·x), MMD² is the mean over frequencies of |mean φ_r(x) − mean φ_r(y)|² (Rahimi and
 Recht, NIPS 2007; Sutherland and Schneider, UAI 2015, sec. 3.3, with this pair of features, which has the smaller
-variance). Their variance over the frequencies estimates the error of the mean. The expectation of 1 − cos ω·(x̄ − ȳ)
-is known exactly, 1 − k(x̄, ȳ). This term is a control variate (Lavenberg and Welch, Management Science 27, 1981) that
-removes most of the error where the samples differ by a shift.
+variance). The variance of the terms over the frequencies estimates the error of the mean. The expectation of 1 − cos
+ω·(x̄ − ȳ) is known exactly: 1 − k(x̄, ȳ). This term is a control variate (Lavenberg and Welch, Management Science 27,
+1981) that removes most of the error where the samples differ by a shift.
 
 Rows are summed in buckets of whole groups, and the test and the jackknife treat a bucket as a group. A permutation of
 buckets is also a permutation of groups, so that the test stays exact.

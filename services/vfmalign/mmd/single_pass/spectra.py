@@ -6,8 +6,8 @@ By Bochner's theorem k(x, y) = E cos(ω·(x − y)) for ω from the kernel's spe
 
 The direction of ω is uniform and independent of its length. The lengths are stratified: many candidates are drawn and
 sorted, and one is chosen at random from each run of neighbours. Each ω still has the spectral distribution. High
-frequencies are rare and matter most if samples differ little. Stratification includes them in every set in proportion;
-a set of independent draws may lack them and then underestimate its own error.
+frequencies are rare and matter most if samples differ little. Stratification includes a proportional number of them in
+every set. A set of independent draws may lack them, and then underestimates its own error.
 
 Legend: R frequencies, C channels, K candidates for one length.
 """

@@ -61,8 +61,9 @@ def biased_paired(sums: PairedSums) -> FloatArray:
 def unbiased_paired(sums: PairedSums) -> FloatArray:
     """U-statistic over pairs, Lemma 6, eq. (4): (1/(n(n − 1))) Σ_{i≠j} h(z_i, z_j).
 
-    It excludes k(x_i, y_i), because pairing makes it larger than k(x_i, y_j) of independent rows. It is unbiased for
-    independent pairs. Pairs within a group stay in the mean; tests and intervals treat a group as one unit.
+    It excludes k(x_i, y_i), because pairing makes this value larger than k(x_i, y_j) of independent rows. It is
+    unbiased for independent pairs. Pairs within a group stay in the mean; tests and intervals treat a group as one
+    unit.
     """
     return (sums.total - sums.diagonal) / (sums.rows * (sums.rows - 1.0))
 

@@ -29,7 +29,7 @@ SignArray = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Permutations:
-    """Weights of groups in each permutation, and how a p-value counts them.
+    """Weights of groups in each permutation, and how a p-value counts the permutations.
 
     Attributes:
         weights_GB: for swaps, ±1 per group; for reassignments, 1 for groups labelled x and 0 for groups labelled y.

@@ -80,9 +80,9 @@ class MeasureInput:
 def cka(x: FeatureArray, y: FeatureArray, *, context: WorkContext = UNLIMITED) -> MeasureValue:
     """Returns the debiased linear centred kernel alignment of paired rows, a similarity in [−1, 1].
 
-    HSIC₁(K, L) / √(HSIC₁(K, K) HSIC₁(L, L)) of K = xxᵀ and L = yyᵀ (the ratio: Kornblith et al., ICML 2019; unbiased
-    terms in it: Nguyen, Raghu and Kornblith, ICLR 2021), where HSIC₁ is the unbiased estimator of Song et al.,
-    JMLR 13 (2012), and K̃ is K without its diagonal:
+    It is HSIC₁(K, L) / √(HSIC₁(K, K) HSIC₁(L, L)) with K = xxᵀ and L = yyᵀ. The ratio is from Kornblith et al., ICML
+    2019, and its unbiased terms from Nguyen, Raghu and Kornblith, ICLR 2021. HSIC₁ is the unbiased estimator of Song et
+    al., JMLR 13 (2012), and K̃ is K without its diagonal:
 
         HSIC₁ = [tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1] / (n(n−3))
 
@@ -138,7 +138,7 @@ def frechet(
     Args:
         x: features (n, c).
         y: features (m, c).
-        reference: features (r, c); None for x. Each has 3 to 8,192 rows, and r or c is at most 1,536.
+        reference: features (r, c); None for x. Each sample has 3 to 8,192 rows, and r or c is at most 1,536.
         context: checked before every product of matrices; the decomposition takes up to half a second.
 
     Raises:
@@ -180,7 +180,7 @@ def energy(x: FeatureArray, y: FeatureArray, *, paired: bool = False, context: W
     Args:
         x: features (n, c), n from 2 to 8,192.
         y: features (m, c), m from 2 to 8,192.
-        paired: row i of x and of y come from one case; needs n = m.
+        paired: whether row i of x and row i of y come from the same case; requires n = m.
         context: checked before every block of rows.
 
     Returns:

@@ -34,8 +34,8 @@ BIASED = (
 def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutations: Permutations) -> Estimate:
     """Returns the share of permutations with a statistic ≥ `observed`; differences within `tie_bound` are ties.
 
-    It is (1 + #)/(1 + B) for random permutations (Phipson and Smyth, SAGMB 2010), and #/2^G if all permutations are
-    enumerated, because they include the identity.
+    If # is the number of such permutations, the share is (1 + #)/(1 + B) for random permutations (Phipson and Smyth,
+    SAGMB 2010). If all permutations are enumerated, it is #/2^G, because they include the identity.
     """
     if permutations.absent_reason:
         return absent(permutations.absent_reason)
@@ -90,8 +90,9 @@ def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: 
 
     Returns:
         The interval. It is marked as degenerate if the test does not reject: near the null hypothesis, the estimator is
-        a degenerate U-statistic and not normal, so the coverage is unreliable. Without a test, this is unknown. It is
-        also marked if it is no wider than rounding errors: identical groups do not show how other groups vary.
+        a degenerate U-statistic and not normal, so the coverage is unreliable. Without a test, the interval is not
+        marked for this reason. It is also marked if it is no wider than rounding errors: identical groups do not show
+        how other groups vary.
     """
     degrees = min(theta_G.size for theta_G in left_out) - 1
     half = float(stdtrit(degrees, 0.5 + level / 2.0)) * standard_error(left_out)

@@ -19,12 +19,12 @@ class Architecture:
     Attributes:
         name: its key in `ARCHITECTURES`.
         build: builds the encoder with random weights drawn from torch's global generator.
-        preprocessing: the encoder's input unless a model card states another.
-        layers: layers that a check may compare: the layers that the gradient of every head reaches. The encoder's
-            `pooled` feature is not among them, because a dense head sends no gradient through the final norm.
+        preprocessing: the encoder's input, unless a model card states another input.
+        layers: layers that a check may compare, because the gradient of every head reaches them. They exclude the
+            encoder's `pooled` feature: a dense head sends no gradient through the final norm.
         primary_layer: the layer declared in advance for a check's main result.
         convert: converts upstream's state dicts.
-        files: contents of the files of a foreign checkpoint, in order; one file unless the encoder joins several
+        files: content of each file of a foreign checkpoint, in order; one file unless the encoder joins several
             networks.
     """
 

@@ -46,7 +46,7 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, 1, 1, channels))
 
     def forward(self, map_NDHWC: Tensor) -> Tensor:
-        """Returns gamma · x · n + beta + x, with n the relative norm; the shape is unchanged."""
+        """Returns gamma · x · n + beta + x, where n is the relative norm; the shape is unchanged."""
         norm_N111C = torch.linalg.vector_norm(map_NDHWC, dim=(1, 2, 3), keepdim=True)
         relative_N111C = norm_N111C / (norm_N111C.mean(dim=-1, keepdim=True) + EPSILON)
         # x · (1 + gamma · n) + beta reads the map once instead of three times.
@@ -116,7 +116,8 @@ class ConvNeXtV2(Encoder):
         """Runs the encoder.
 
         Args:
-            input_NCDHW: float input; D, H and W at least 16 voxels (a remainder smaller than the stride is dropped).
+            input_NCDHW: float input; D, H and W are at least 16 voxels. Voxels at the end that do not fill a stride are
+                dropped.
             slices_N2: not used.
 
         Returns:

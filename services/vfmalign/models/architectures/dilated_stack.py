@@ -37,10 +37,10 @@ class ConvolutionLayer(Record):
     """One layer: a convolution with zero padding that keeps the size (or divides it by the stride), norm, activation.
 
     Attributes:
-        channels: of the output.
+        channels: number of channels of the output.
         kernel: side of the kernel; odd, or equal to the stride.
         dilation: distance between the kernel's voxels.
-        stride: factor by which the map gets coarser, or finer where transposed.
+        stride: factor by which the map gets coarser, or finer if `transposed`.
         transposed: whether the convolution upsamples.
         bias: whether the convolution has a bias.
         norm: `instance` gives every channel of a study mean 0 and SD 1, without parameters.
@@ -67,8 +67,8 @@ class StackDescription(Record):
 
     Attributes:
         layers: layers from input to output.
-        compared: indices of the layers that checks compare, ascending; empty for every layer. The layers that a dense
-            head reads are compared in any case.
+        compared: indices of the layers that checks compare, ascending. If empty, checks compare every layer. They
+            always compare the layers that a dense head reads.
         input: the encoder's input. Every side is a multiple of the coarsest stride.
         initialisation: how random weights are drawn; `layer_sequential_unit_variance` is documented at `DilatedStack`.
     """
@@ -103,7 +103,7 @@ class StackDescription(Record):
 
     @property
     def dense(self) -> tuple[int, ...]:
-        """Indices of the layers that a dense head reads: those with a finer output than every later layer."""
+        """Indices of the layers that a dense head reads: their output is finer than that of every later layer."""
         strides = self.strides
         return tuple(i for i, stride in enumerate(strides) if all(stride < later for later in strides[i + 1 :]))
 

@@ -95,7 +95,7 @@ class ProFoundViT(Encoder):
 
         Args:
             input_NCDHW: the input.
-            visible_NK: indices of the K patches that the encoder sees; all where None.
+            visible_NK: indices of the K patches that the encoder sees; if None, it sees all patches.
 
         Returns:
             (N, 1 + K, C), the patches in the order of `visible_NK`.
@@ -135,7 +135,7 @@ class MaeDecoder(nn.Module):
 
     Args:
         encoder: the encoder that provides the tokens.
-        size: size of its own transformer.
+        size: size of the decoder's transformer.
     """
 
     def __init__(self, encoder: ProFoundViT, size: TransformerSize) -> None:
@@ -226,7 +226,7 @@ def _as_map(tokens_NLC: Tensor, grid_DHW: Stride) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Initialises as in the paper: Xavier uniform weights, with the patch projection as a matrix; zero biases."""
+    """Initialises as in the paper: Xavier uniform weights, treating the patch projection as a matrix; zero biases."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
         if module.bias is not None:

@@ -94,7 +94,7 @@ class SliceWiseEncoder(Encoder):
     """An encoder that preserves slices: its maps have one slice for each slice of the input."""
 
     def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
-        """Returns where a map belongs to padded slices, bool (N, 1, D, 1, 1)."""
+        """Returns a mask of a map's padded slices, bool (N, 1, D, 1, 1)."""
         if slices_N2 is None:
             return None
         index_ND, count_N1 = slice_indices(slices_N2.to(map_NCDHW.device), map_NCDHW.shape[2])
@@ -152,7 +152,7 @@ class SliceEncoder(SliceWiseEncoder):
         return maps
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Runs the encoder on every slice of the volumes; padded slices are not encoded, and 0 in all maps.
+        """Runs the encoder on every slice of the volumes except padded slices, which are 0 in all maps.
 
         Returns:
             `blocks.i` and `patch_tokens`: (N, C, D, H/patch, W/patch). `class_token`: (N, C, D, 1, 1).
@@ -179,7 +179,7 @@ class SliceEncoder(SliceWiseEncoder):
 
 
 class FusionEncoder(SliceWiseEncoder):
-    """One encoder per sequence; each layer is the concatenation of theirs along the channels.
+    """One encoder per sequence; each layer concatenates the layers of these encoders along the channels.
 
     Args:
         streams: names of the streams, in the order of the input's channels.
@@ -217,8 +217,9 @@ def slice_indices(slices_N2: Tensor, depth: int) -> tuple[Tensor, Tensor]:
 def adjacent_slices(volumes_NDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
     """Stacks every slice with its neighbours: (N, D, 3, H, W).
 
-    The first and the last slice of a volume get the stack of their neighbour, which is upstream's rule. A volume of one
-    slice repeats that slice three times, and so does the end of a patch that lacks the neighbour.
+    The first and the last slice of a volume get the stack of their neighbour, which is upstream's rule. In a volume of
+    one slice, this slice is repeated three times. If a neighbour lies beyond the end of a patch, the nearest slice of
+    the patch replaces it.
 
     Args:
         volumes_NDHW: slices of one sequence.

@@ -39,7 +39,7 @@ class Conversion:
         state: the weights, meant to fit the architecture.
         source_format: format of the state dict.
         dropped: names of the tensors left out, by reason.
-        initialised: names of the parameters that the file lacks and that were set, by reason.
+        initialised: names of the parameters that are missing in the file and were initialised, by reason.
     """
 
     state: StateDict
@@ -55,8 +55,9 @@ Converter = Callable[[Sequence[StateDict], str], Conversion]
 def convert_dense(files: Sequence[StateDict], subject: str) -> Conversion:
     """Converts one file with the encoder's own names, or a fine-tuned network that has the encoder as `encoder.*`.
 
-    Besides an encoder, a network for classification has `head.*`, and one for segmentation the parts of a UperNet or of
-    a UNETR. These are dropped. Any other tensor stays, so that the check against the architecture reports it.
+    Besides an encoder, a network for classification contains `head.*`; a network for segmentation contains the parts of
+    a UperNet or a UNETR. These are dropped. Any other tensor stays, so that the check against the architecture reports
+    it.
     """
     (tensors,) = files
     if not any(name.startswith(ENCODER) for name in tensors):
@@ -106,7 +107,7 @@ def convert_provicnet(files: Sequence[StateDict], subject: str) -> Conversion:
 
 
 def convert_provicnet_fusion(streams: Sequence[str]) -> Converter:
-    """Creates a converter for several sequences. It reads one file per stream, in their order, or one dense file."""
+    """Creates a converter for several sequences. It reads one file per stream, in stream order, or one dense file."""
 
     def convert(files: Sequence[StateDict], subject: str) -> Conversion:
         if len(files) == 1:

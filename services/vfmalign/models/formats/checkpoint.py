@@ -1,7 +1,7 @@
 """Import of foreign checkpoints: read without unpickling, converted by the architecture's rules, and reported on.
 
-A `.pth` file is read by torch's weights-only reader, which builds tensors and plain containers and rejects every other
-class except `argparse.Namespace`.
+A `.pth` file is read by torch's weights-only reader, which builds tensors, plain containers and `argparse.Namespace`,
+and rejects every other class.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ConvertedCheckpoint:
         state: dense weights that fit the architecture exactly.
         source_format: format of the file.
         dropped: names of the tensors and entries left out, by reason.
-        initialised: names of the parameters that the file lacks and that were set, by reason.
+        initialised: names of the parameters that are missing in the file and were initialised, by reason.
     """
 
     state: StateDict

@@ -22,7 +22,7 @@ ARCHITECTURE = "torch_export"
 
 
 class ExportedEncoder(Encoder):
-    """Encoder that runs an exported program: values of its graph are the layers; `pooled` averages the last one.
+    """Encoder that runs an exported program: its layers are values of the graph; `pooled` averages the last layer.
 
     Args:
         graph: the program's graph, which `check_program` accepted with these weights.
@@ -57,7 +57,7 @@ class ExportedEncoder(Encoder):
         return dict(self._graph.strides)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Every layer as a map; studies pass in batches of the size that the program was exported for."""
+        """Every layer as a map; studies are processed in batches of the size that the program was exported for."""
         parts = [self._run_batch(part) for part in torch.split(input_NCDHW, self._batch)]
         maps = {name: torch.cat([as_map(part[name], name) for part in parts]) for name in parts[0]}
         return {**maps, POOLED_LAYER: pool(next(reversed(maps.values())))}
@@ -82,6 +82,6 @@ def build_exported(state: StateDict, subject: str, device: torch.device | str = 
     """Checks a stored program and builds its encoder on `device`.
 
     Raises:
-        BadCheckpoint: the program may not run; see `check_program`.
+        BadCheckpoint: the program is not allowed to run; see `check_program`.
     """
     return ExportedEncoder(check_program(state, subject), state, subject).to(device).eval()

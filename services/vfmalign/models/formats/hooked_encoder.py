@@ -128,7 +128,7 @@ class _Outputs(nn.Module):
 
 
 def get_stride(output: object, shape_DHW: Stride) -> Stride | None:
-    """Stride of a map; None for tokens and vectors, and where a side does not divide the input's."""
+    """Stride of a map; None for tokens and vectors, and if a side does not divide the input's side."""
     if not isinstance(output, Tensor) or output.ndim != 5:
         return None
     sides = tuple(output.shape[2:])

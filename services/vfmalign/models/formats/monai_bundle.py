@@ -77,7 +77,7 @@ def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessin
         subject: name of the bundle in errors.
 
     Raises:
-        BadCheckpoint: a file is missing, or the configuration is more than a MONAI network with plain arguments.
+        BadCheckpoint: a file is missing, or the configuration contains more than a MONAI network with plain arguments.
         BadOption: a layer is not a submodule, or the input does not fit the network.
     """
     inference, metadata = (
@@ -143,10 +143,10 @@ def encode_architecture_name(
 def decode_architecture_name(name: str) -> Architecture:
     """Builds the architecture that a name encodes.
 
-    Names arrive in requests and job specs, so that every check is repeated here and not only at import.
+    Names arrive in requests and job specs. Every check of the import is therefore repeated here.
 
     Raises:
-        BadCheckpoint: the name asks for more than a MONAI network with plain arguments, or MONAI rejects the arguments.
+        BadCheckpoint: the name encodes more than a MONAI network with plain arguments, or MONAI rejects the arguments.
         BadOption: a layer is not a submodule, or does not return features.
     """
     try:

@@ -1,13 +1,13 @@
 """The operators that a stored program may call.
 
-Networks of timm, torchvision and MONAI in evaluation mode export to these operators, and some close relatives were
-added. An operator is listed with its overload. It is listed only if it
+Networks of timm, torchvision and MONAI in evaluation mode export to these operators. The list also contains some
+closely related operators. An operator is listed with its overload. It is listed only if it
 
 - has no effect besides its result, or besides changing its first argument in place,
 - initialises all of its result, with a shape that follows from the shapes of its arguments,
 - draws no random numbers,
-- and checks its arguments itself, unlike many of the operators (`native_batch_norm`, `as_strided`) to which torch
-  decomposes these.
+- and checks its arguments itself, unlike many of the operators (`native_batch_norm`, `as_strided`) into which torch
+  decomposes the listed operators.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def find_operator(operator: str, overload: str, subject: str) -> Operator:
 
 
 def check_arguments(function: Operator, arguments: Iterable[tuple[str, Argument]], subject: str) -> None:
-    """Checks the arguments of an allowed operator, as far as they are not tensors.
+    """Checks all arguments of an allowed operator that are not tensors.
 
     Raises:
         BadCheckpoint: an argument is unknown, given twice, or has a value that is not allowed.

@@ -43,15 +43,15 @@ def read_program(data: bytes, layers: Sequence[str], subject: str) -> StateDict:
 
     Args:
         data: the archive.
-        layers: values of the graph, or paths of submodules, which stand for the last value computed in them; the
-            program's outputs where empty.
+        layers: values of the graph, or paths of submodules. A path selects the last value computed in the submodule. If
+            empty, the layers are the program's outputs.
         subject: name of the program in errors.
 
     Returns:
-        The weights by their own names, real numbers as float32, and the graph under `program`.
+        The weights by their own names, with real numbers as float32, and the graph under `program`.
 
     Raises:
-        BadCheckpoint: the archive is damaged, or holds more than weights and a graph of ATen operators.
+        BadCheckpoint: the archive is damaged, or contains more than weights and a graph of ATen operators.
         BadOption: a layer is not a value of the graph.
     """
     entries = _read_entries(data, subject)

@@ -1,8 +1,8 @@
 """Checks a stored program before it runs: its operators, its weights and its cost.
 
-The same function checks a program when it is imported and every time it is loaded, because the bucket may have been
-changed in between. Nothing of the program runs during the check, except for the integer arithmetic that makes indices.
-All other operators are evaluated on torch's meta device, which computes shapes but holds no data.
+The same function checks a program when it is imported and every time it is loaded, because someone may have changed the
+stored program in between. Nothing of the program runs during the check, except for the integer arithmetic that makes
+indices. All other operators are evaluated on torch's meta device, which computes shapes but holds no data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_program(state: StateDict, subject: str) -> ProgramGraph:
         subject: name of the program in errors.
 
     Returns:
-        The graph, with operators that may be run with these weights.
+        The graph, whose operators are allowed to run with these weights.
 
     Raises:
         BadCheckpoint: the graph calls an operator that is not allowed, changes a weight, does not run, exceeds a limit,
@@ -45,7 +45,7 @@ def check_program(state: StateDict, subject: str) -> ProgramGraph:
 def measure_layers(
     graph: ProgramGraph, state: StateDict, subject: str
 ) -> tuple[dict[str, int], dict[str, tuple[int, int, int]]]:
-    """Checks a graph, except for its statements about its layers; see `check_program`.
+    """Checks a graph, except for what it declares about its layers; see `check_program`.
 
     Returns:
         The channels of its layers, and the strides of layers that are maps.

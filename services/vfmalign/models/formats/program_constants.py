@@ -1,8 +1,7 @@
 """Finds the values of a program that depend only on its weights, and checks the indices among these values.
 
-An index out of range ends the process on a GPU: the kernel's assertion makes the device unusable. An index may
-therefore not depend on the image, and the integer arithmetic that makes it is the one part of a program that is
-computed when the program is checked.
+On a GPU, an index out of range ends the process: the kernel's assertion makes the device unusable. An index must
+therefore not depend on the image. The check of a program computes only the integer arithmetic that produces indices.
 """
 
 from __future__ import annotations
@@ -61,10 +60,10 @@ class ProgramConstants:
             number: the node.
             values: all values after the node.
             changed: storages that the node changed; their content is no longer a constant.
-            cost: elements and operations of the node.
+            cost: number of elements plus operations of the node.
 
         Returns:
-            The problem of its indices; empty if there is none.
+            The problem with its indices; empty if there is no problem.
         """
         _, _, arguments, results = node = self._graph.nodes[number]
         self._costs.append(cost)

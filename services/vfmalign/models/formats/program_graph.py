@@ -81,7 +81,7 @@ def parse_graph(state: StateDict, subject: str) -> ProgramGraph:
     """Reads the graph that is stored with a program's weights.
 
     Raises:
-        BadCheckpoint: there is none, or it exceeds the bounds of `ProgramGraph`.
+        BadCheckpoint: there is no graph, or it exceeds the bounds of `ProgramGraph`.
     """
     text = state.get(PROGRAM)
     if text is None or text.dtype != torch.uint8 or text.ndim != 1 or text.numel() > MAX_GRAPH_BYTES:

@@ -63,7 +63,7 @@ class ProgramInterpreter:
         return inputs, list(named.values())
 
     def release(self, number: int, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Removes and returns the values that no operator after this one takes."""
+        """Removes and returns the values that no later operator uses."""
         return {name: values.pop(name) for name in self._released[number]}
 
     def _call(self, node: Node, function: Operator, arguments: dict[str, object]) -> Sequence[Tensor]:
@@ -86,7 +86,7 @@ class ProgramInterpreter:
 
 
 def list_argument_names(argument: Argument) -> list[str]:
-    """Names of the values that an argument takes."""
+    """Names of the values that an argument refers to."""
     kind, content = argument
     if kind == "tensor":
         return [cast(str, content)]

@@ -50,8 +50,8 @@ class ProgramMeasurement:
             Its layers, as tensors without data.
 
         Raises:
-            BadCheckpoint: an operator rejects its arguments, changes a weight, takes an index out of range or one that
-                depends on the image, or a limit is exceeded.
+            BadCheckpoint: an operator rejects its arguments, changes a weight, or uses an index that is out of range or
+                depends on the image; or the graph exceeds a limit.
         """
         meta, shape = torch.device("meta"), self._graph.input_shape
         if math.prod(shape) * torch.float32.itemsize > MAX_LIVE_BYTES:
@@ -132,7 +132,7 @@ class _DispatchMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return changed
 
     def take_cost(self) -> int:
-        """Returns the elements and operations since the last call of this method."""
+        """Returns the number of elements plus operations counted since the last call."""
         before, self._taken_cost = self._taken_cost, self.elements + self.flops
         return self._taken_cost - before
 

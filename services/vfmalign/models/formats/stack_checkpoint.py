@@ -1,8 +1,9 @@
 """Stacks of dilated convolutions as architectures, and the import of their checkpoints.
 
 The architecture's name encodes the description of a stack (`architectures.dilated_stack`), so that any reader of a
-model card, job or manifest can build it. A checkpoint holds only weights. For published families the description
-follows from their shapes and the family's pattern of dilations; for any other stack, a JSON file gives it.
+model card, job or manifest can build it. A checkpoint holds only weights. For published families, the description
+follows from the shapes of the weights and the family's pattern of dilations. For any other stack, a JSON file contains
+the description.
 
 Sources: MeshNet as in brainchop (github.com/neuroneural/brainchop), five layers of dilation 16, 8, 4, 2 and 1 repeated;
 Fedorov et al., arXiv 1612.00940, name the family. The dilated autoencoder is brainchop's for tissue segmentation.
@@ -96,7 +97,7 @@ def read_description(path: Path, adjust: Callable[[Preprocessing], Preprocessing
 
     Args:
         path: the file.
-        adjust: changes the file's input, or `DEFAULT_INPUT`, as the user wants it.
+        adjust: applies the user's changes to the file's input, or to `DEFAULT_INPUT`.
 
     Raises:
         BadOption: the file cannot be read, is too large or is not a description.
@@ -144,7 +145,7 @@ def find_convolutions(tensors: StateDict, subject: str) -> Weights:
     """Finds the weights of 3D convolutions, in the order of the numbers in their names.
 
     Raises:
-        BadCheckpoint: there are none.
+        BadCheckpoint: there are no such weights.
     """
     named = [(name.removesuffix(".weight"), tensor) for name, tensor in tensors.items() if tensor.ndim == 5]
     if not named or any(f"{module}.weight" not in tensors for module, _ in named):
@@ -205,10 +206,10 @@ class StackFamily:
     """A published family of stacks.
 
     Attributes:
-        describe: derives the layers from a checkpoint's weights, and from whether each has a bias; empty if they do not
-            belong to this family.
+        describe: derives the layers from a checkpoint's weights, and from which of its convolutions have a bias;
+            returns no layers if the weights do not belong to this family.
         pattern: description of a checkpoint of the family, for errors.
-        compared: indices of the compared layers of a stack of this many layers.
+        compared: returns the indices of the compared layers, given the number of layers.
         default: layers of the published widths, for pretraining from random weights.
     """
 

@@ -46,7 +46,7 @@ _UNREADABLE = (
 
 @dataclass
 class ObservedRows:
-    """Recorded observations: for the digest of each id, the digest of the features and the row.
+    """Recorded observations: for the digest of each id, the digest of the features and the number of the row.
 
     Attributes:
         features: digest of the features.

@@ -1,7 +1,7 @@
 """Selects the rows that MMD² compares.
 
-A window contains rows of the stream that entered the evidence. It is compared with one row per patient of the
-reference: every third of these rows determines scale and bandwidth, and only the others are compared, so that the
+A window contains rows of the stream that entered the evidence. It is compared with a reference of one row per patient.
+Every third row of this reference determines scale and bandwidth, and only the other rows are compared, so that the
 permutation test is exact.
 """
 
@@ -35,7 +35,7 @@ class Entered:
 
 
 def choose_windows(rows: int, width: int) -> list[range]:
-    """Returns the positions of windows of `width` rows: the last one at the end, the others at equal distances before.
+    """Returns the positions of windows of `width` rows: one at the end, the others at equal distances before it.
 
     Windows do not overlap, and there are at most `MAX_WINDOWS`. A stream shorter than a window is one window.
     """

@@ -1,6 +1,6 @@
 """Sequential tests for drift, valid at every look: they take arrays and return evidence.
 
-`Monitor` is the entry point. Rows enter one after the other, and each updates four pieces of evidence that the rows no
+`Monitor` is the entry point. Rows enter one after the other. Each row updates four pieces of evidence that the rows no
 longer follow the distribution of the reference. `references` prepares the reference; `row_scores`, `block_scores` and
 `strata` rank rows within one stratum; `betting` turns ranks into evidence, `thresholds` decides when it suffices for an
 alarm, and `state` stores a monitor exactly. `channels` describes which channels moved.

@@ -2,8 +2,8 @@
 
 A bet turns a cell into the mean of θ·u^(θ − 1) over the cell. The integral of this function over [0, 1] is 1: small
 p-values multiply the stake, others shrink it (Vovk et al., COPA 2021). Each statistic combines the bets of all θ. If
-unusually small scores also count, it includes bets on the mirrored cell. A statistic has K streams of cells, one per
-channel, which advance together; K is 1 for rows and blocks.
+unusually small scores also count, the statistic includes bets on the mirrored cell. A statistic has K streams of cells,
+one per channel, which advance together; K is 1 for rows and blocks.
 
 Legend: S bets, E schedules, K streams.
 """
@@ -30,7 +30,7 @@ _LARGEST_EXPONENT = 256
 def get_bets(lower: ArrayLike, upper: ArrayLike, *, mirrored: bool, thetas: Array = THETAS) -> Array:
     """Returns the means [S, K] of θ·u^(θ − 1), for each θ, over one cell or K cells from `lower` to `upper`.
 
-    With `mirrored`, the means over the mirrored cells follow.
+    If `mirrored`, the means over the mirrored cells follow the others.
     """
     lower_K, upper_K = np.atleast_1d(lower), np.atleast_1d(upper)
     bets = _get_means(lower_K, upper_K, thetas)
@@ -53,9 +53,9 @@ def get_shares(cells: int) -> Array:
 class Martingale:
     """Mixture of bets that begin at every cell, by four schedules. Each of K streams has its own mixture.
 
-    Of the reserve σ of a schedule, which is 1 at first, each cell stakes a share η equally among the S bets:
-    a ← (a + σ·η/S)·b, σ ← σ·(1 − η). The martingale is the mean of σ + Σ a over the schedules. It is 1 at first, and
-    its expectation stays 1 without drift.
+    Each schedule has a reserve σ, which is 1 at first. At each cell, it stakes a share η of σ, divided equally among
+    the S bets: a ← (a + σ·η/S)·b, σ ← σ·(1 − η). The martingale is the mean of σ + Σ a over the schedules. It is 1 at
+    first, and its expectation stays 1 without drift.
 
     Attributes:
         cells: number of cells of each stream so far.

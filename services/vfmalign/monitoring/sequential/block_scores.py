@@ -1,9 +1,9 @@
 """Scores of blocks of 4 and 16 rows of a stratum, which detect shifts that are too small to show in single rows.
 
-The rows of a block lie apart in their stratum, by 16 and by 8 rows: neighbours resemble each other where a scanner
-works in sessions, and a block of neighbours would stand out among random subsets without any drift. Rows at this
-distance form a *lane*, and a lane is divided into blocks; the lanes begin one after the other, so that their blocks end
-one after the other.
+Consecutive rows of a block lie apart in their stratum: by 16 rows in a block of 4, and by 8 rows in a block of 16. If a
+scanner works in sessions, neighbours resemble each other, and a block of neighbours would stand out among random
+subsets even without drift. Rows at this distance form a *lane*, and a lane is divided into blocks; the lanes begin one
+after the other, so that their blocks end one after the other.
 
 A block S is scored by its MMD² to the scoring rows and the pool, up to a term that is equal for all subsets:
 
@@ -11,8 +11,9 @@ A block S is scored by its MMD² to the scoring rows and the pool, up to a term 
 
 and ranked among B = 999 random subsets of the pool, which contains the block. The pool is drawn from a bag: the
 calibration rows of the stratum and the rows of its earlier blocks of this width. A pool starts with the whole bag, or
-with 256 random rows of a larger bag. Later blocks are added to the pool, and after 64 rows a new pool is drawn. Without
-drift, the block is a uniform subset of the pool, like the random ones. The cost of a row does not grow with the bag.
+with 256 random rows of a larger bag. Later blocks are added to the pool. After 64 added rows, a new pool is drawn.
+Without drift, the block is a uniform subset of the pool, like the random ones. The cost of a row does not grow with the
+bag.
 
 Legend: D channels, N rows of a stratum, P rows of the pool, R new rows, W rows of a block, B subsets.
 """
@@ -113,7 +114,7 @@ class BlockRanks:
         scorer: scorer of the reference.
         z_ND: standardised calibration rows of the stratum.
         scoring_sums_N: sum of each row's kernel values with the scoring rows.
-        rows: how many of these rows, at the end, are rows of the stream; used for a stored state.
+        rows: number of rows at the end of `z_ND` that are rows of the stream; used to restore a state.
 
     Attributes:
         calibration: number of calibration rows.

@@ -36,7 +36,7 @@ class Epoch:
         draws: random numbers of the epoch.
         start: why it began.
         reference: prepared reference.
-        by_run_length: whether the evidence is the statistic for a run length instead of α.
+        by_run_length: whether the evidence is the statistic for a run length instead of the one for α.
 
     Attributes:
         evidence: evidence of the sequential components.

@@ -1,4 +1,4 @@
-"""Permutation test whether the first rows of a stream look like the reference.
+"""Permutation test of whether the first rows of a stream look like the reference.
 
 If a stream differs from the reference from its first row on, its rows are soon ranked mostly among its own rows, and
 the sequential evidence shows little drift. This test compares the first N rows at once with the calibration rows. Its

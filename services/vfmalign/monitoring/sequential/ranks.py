@@ -2,7 +2,7 @@
 
 A cell is the interval (lower, upper) that contains a conformal p-value: if `greater` of N scores (including the score
 itself) exceed a score, its cell is (greater / N, (greater + 1) / N). Equal scores are ordered at random, because the
-bound of docs/monitoring-mathematics.md needs independent ranks: a wider cell for all equal scores would show which
+bound of docs/monitoring-mathematics.md requires independent ranks: a wider cell for all equal scores would show which
 earlier scores are equal to later ones.
 """
 

@@ -56,8 +56,8 @@ class MonitorOptions:
         run_length: number of rows A, 100 to 10⁹, instead of α: without drift, the probability of an alarm of an epoch
             within T rows is at most T/A, so the first alarm comes after A/2 or more rows on average.
         patient_window_days: days after which a patient may enter again; None for never.
-        first_patients: number N, 20 to 500, of first rows that are compared with the reference at once by a test that
-            uses 0.1 of α; None for no such test. Requires an α of at least 0.001, and no `run_length`.
+        first_patients: number N, 20 to 500, of first rows. One test compares them with the reference and uses 0.1 of α.
+            None for no such test. Requires an α of at least 0.001, and no `run_length`.
         seed: seed of all draws, 0 to 2⁶³ − 1.
 
     Raises:
@@ -159,17 +159,17 @@ class MonitorStatus:
     Attributes:
         epoch: number of the current epoch, from 1.
         start: why it began.
-        has_guarantee: whether the bound covers its alarm.
+        has_guarantee: whether the bound covers the alarm of this epoch.
         rows: number of rows that entered in the epoch.
         outcomes: number of observations by outcome, of all epochs.
-        log_evidence: ln M of each component (for channels, the largest value); with `run_length`, ln R, −∞ before the
-            first cell; for the first patients −ln p, 0 until they are complete.
+        log_evidence: ln M of each component; for channels, the largest value. With `run_length`, ln R, which is −∞
+            before the first cell. For the first patients, −ln p, which is 0 until they are complete.
         log_threshold: ln of the threshold of each component.
         blocks_are_active: whether blocks still bet; they stop after 20,000 rows of an epoch.
         alarm: first alarm of the epoch.
-        strata: rows of the epoch by stratum; empty without strata in the reference.
-        reference_strata: calibration rows by stratum; rows of other strata are ranked among the rows of their own
-            stratum.
+        strata: number of rows of the epoch by stratum; empty without strata in the reference.
+        reference_strata: number of calibration rows by stratum; rows of other strata are ranked among the rows of their
+            own stratum.
         extreme_rows: most extreme rows of the epoch, most extreme first.
         earlier: summaries of the earlier epochs.
     """

@@ -26,7 +26,7 @@ _STEPS = np.float32(2**20)
 
 @dataclass(frozen=True)
 class RowScorer:
-    """Scores rows by comparing them with the scoring rows of a reference, on which alone the scores depend.
+    """Scores rows by comparing them with the scoring rows of a reference. The scores depend on no other rows.
 
     Attributes:
         mean_D: mean of the scoring rows.

@@ -68,7 +68,7 @@ _log = logs.get(__name__)
 
 
 class Outdated(Unavailable):
-    """The monitor changed after the observations were checked; read its properties again, and check them again."""
+    """The monitor changed after the observations were checked: read its properties and check the observations again."""
 
     reason = "MONITOR_CHANGED"
 
@@ -103,7 +103,7 @@ class EvidenceKeeper:
             NotFound: the monitor was deleted.
             PreconditionFailed: the monitor watches features of another origin, or its state is outdated
                 (`StateReader.warm`).
-            Outdated: the properties of the monitor differ from `pins` now.
+            Outdated: the properties of the monitor now differ from `pins`.
             Cancelled, DeadlineExceeded: the call has ended.
             Unavailable, DataLoss: see `StateReader.warm`. Some of the observations may have been recorded.
         """

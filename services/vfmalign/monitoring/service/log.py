@@ -42,7 +42,7 @@ Columns = dict[str, Any]
 class Head:
     """Head of a monitor's log, read from the monitor's row; see `MonitorRow` for the attributes.
 
-    Every recording call reads and writes it, in about half the time of an ORM object.
+    Every recording call reads and writes the head. This takes about half the time of an ORM object.
     """
 
     tenant: str

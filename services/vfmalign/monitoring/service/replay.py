@@ -96,7 +96,8 @@ class StateReader:
         """Replays observations that other processes have recorded since `warm`, within a transaction.
 
         Returns:
-            False if there are too many for a transaction, or if the state belongs to another log: call `warm` again.
+            False if there are too many observations for a transaction, or if the state belongs to another log. In both
+            cases, call `warm` again.
         """
         if not _can_take_up(session, head, state):
             return False

@@ -1,7 +1,7 @@
 """Windowed MMD²: the MMD service compares the last rows of a monitor with its reference.
 
-The reference has one row per patient. Every third row determines scale and bandwidth, and only the others are compared,
-so that the permutation test is exact.
+The reference has one row per patient. Every third row determines scale and bandwidth, and only the other rows are
+compared, so that the permutation test is exact.
 
 Legend: N rows, C channels.
 """

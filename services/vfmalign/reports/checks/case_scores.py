@@ -18,7 +18,7 @@ class CaseSummary:
     """Scores of one network over the test cases, in the metric's unit.
 
     Attributes:
-        median: median of the cases that have a score.
+        median: median of all existing scores.
         worst: score of the worst case.
         worst_case: id of the worst case.
     """
@@ -42,7 +42,7 @@ def summarise_cases(scores: Mapping[Scored, Sequence[CaseScore]], metric: Metric
 
 
 def is_worse(metric: MetricSpec, score: float | None, baseline: float | None) -> bool:
-    """Whether a score is worse than the baseline's; False if either is absent."""
+    """Whether a score is worse than the baseline's; False if either score is absent."""
     if score is None or baseline is None:
         return False
     return score < baseline if metric.higher_is_better else score > baseline

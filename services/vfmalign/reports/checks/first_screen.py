@@ -37,7 +37,7 @@ _ACCEPTED: tuple[tuple[str, tuple[VerdictLabel, ...]], ...] = (
 
 @dataclass(frozen=True)
 class GateRow:
-    """One gate option of the command line, its intention, and the outcome of the check under it."""
+    """One gate option of the command line, its intention, and the outcome of the check under this option."""
 
     intention: str
     option: str
@@ -50,10 +50,10 @@ class FirstScreen:
 
     Attributes:
         summary: both answers in one sentence.
-        few_trainings: whether there are too few trainings for an answer; an old result may claim one nevertheless.
+        few_trainings: whether there are too few trainings for an answer; an old result may still contain an answer.
         limits: limits due to the number of patients; empty if the summary includes them.
-        scores: main metric of every network, and every metric that is worse than the naive baseline.
-        worse: scores below the naive baseline, in words.
+        scores: main metric of every network, and every metric by which the model scores worse than the naive baseline.
+        worse: scores that are worse than the naive baseline's, in words.
         shift: the shift with its interval and its ratio, in words.
         scale: figure of the shift on its scale; None if the shift has no ratio.
         repeat: command that repeats the check; empty if there is none.
@@ -81,7 +81,7 @@ def make_first_screen(
     Args:
         report: report of the check.
         metric: its primary metric.
-        scores: test scores of every network, of the first seed, for the median and the worst case.
+        scores: test scores of every network with the first seed, for the median and the worst case.
         spec: the request of the check.
     """
     result = report.result

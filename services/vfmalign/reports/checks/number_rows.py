@@ -27,7 +27,7 @@ MEASURE_SCALES = {
 
 @dataclass(frozen=True)
 class NumberRow:
-    """One formatted row of a table of numbers. For a measure, the field `interval` holds its scale."""
+    """One formatted row of a table of numbers. For a measure, the field `interval` contains its scale."""
 
     name: str
     value: str

@@ -36,7 +36,7 @@ class PageSources:
 
     Attributes:
         examples: example slices with predictions.
-        scores: test scores of every network, of the first seed.
+        scores: test scores of every network with the first seed.
         spec: the request of the check.
     """
 

@@ -13,7 +13,8 @@ _RECIPE_OPTIONS = ("preset", "epochs", "steps_per_epoch")
 def write_repeat_command(spec: CheckSpec) -> str:
     """Returns a command line that requests the check again, under a new id.
 
-    It is empty if the command line lacks an option for a field of the request; the API accepts `checks/<id>/spec.json`.
+    The result is empty if the command line lacks an option for a field of the request. In this case, you can send
+    `checks/<id>/spec.json` to the API.
     """
     unsupported = (
         spec.scratch_recipe, spec.specialised_recipe, spec.shuffled_labels, spec.random_weights,

@@ -41,7 +41,8 @@ def list_score_rows(
     Args:
         result: analysis of the check.
         metric: its primary metric.
-        scores: test scores of every network, of the first seed; median and worst case are left out without them.
+        scores: test scores of every network with the first seed. Without them, the median and the worst case are left
+            out.
     """
     of_seed = f", seed {result.seeds[0].seed}" if result.seeds else ""
     rows = [_make_mean_row_over_seeds(result, metric) if result.seeds else _make_mean_row(result, metric)]

@@ -30,8 +30,8 @@ class ForestRow:
     Attributes:
         label: name of the difference.
         estimate: value and interval.
-        text: both in words, or the reason for their absence.
-        bad: whether to colour the texts as worse than the naive baseline.
+        text: value and interval in words, or the reason why they are absent.
+        bad: whether the texts have the colour for "worse than the naive baseline".
     """
 
     label: str
@@ -100,7 +100,7 @@ def draw_shift_scale(shift: Estimate, random: float | None, text: str) -> Markup
     Args:
         shift: MMD² with its interval.
         random: MMD² to random weights; None if it is unknown because nothing moved.
-        text: both in words.
+        text: both numbers in words.
     """
     point, *ends = [value / random if random else 0.0 for value in _list_ends(shift)]
     axis = Axis(min(0.0, point, *ends), max(1.0, point, *ends))

@@ -1,6 +1,6 @@
 """Inline SVG elements: they use the colours of the page, and their text keeps its size at every width.
 
-Horizontal positions are percentages of the width, vertical ones pixels.
+Horizontal positions are percentages of the width; vertical positions are in pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def make_figure(identifier: str, title: str, description: str, height: int, part
     Args:
         identifier: id of the element, unique in its page.
         title: title of the figure.
-        description: its numbers in words.
+        description: the figure's numbers in words.
         height: in pixels.
         parts: its elements.
     """

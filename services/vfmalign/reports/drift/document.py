@@ -1,4 +1,4 @@
-"""Document about the state of a monitor. Its page, table and JSON are made from this document.
+"""Document about the state of a monitor. The monitor's page, table and JSON are made from this document.
 
 Its size does not grow with the stream: evidence is thinned, and windows, extreme rows and channels are limited.
 """
@@ -31,8 +31,8 @@ class ComponentEvidence(Record):
     """Evidence of one component.
 
     Attributes:
-        log_evidence: natural logarithm of the statistic that raises the alarm (for channels, of the largest); None
-            before its first value.
+        log_evidence: natural logarithm of the statistic that raises the alarm; for channels, of the largest statistic.
+            None before the first value.
         log_threshold: natural logarithm of the threshold of the alarm.
     """
 
@@ -42,7 +42,7 @@ class ComponentEvidence(Record):
 
     @property
     def is_reached(self) -> bool:
-        """Whether the evidence is at its threshold now; it may fall after an alarm."""
+        """Whether the evidence is at or above its threshold now. It may fall below the threshold after an alarm."""
         return self.log_evidence is not None and self.log_evidence >= self.log_threshold
 
 
@@ -51,8 +51,8 @@ class EvidencePoint(Record):
 
     Attributes:
         row: number of the row in the epoch, from 1.
-        log_evidence: natural logarithm by component, in the order of `DriftDocument.components`, without the first
-            patients.
+        log_evidence: natural logarithm of the evidence by component, in the order of `DriftDocument.components`,
+            without the component `first_patients`.
         time: when the row arrived; None if unknown.
     """
 
@@ -93,7 +93,7 @@ class AlarmRecord(Record):
 
 
 class StratumRows(Record):
-    """Number of calibration rows and of the epoch's rows in one stratum; the empty name is the unknown stratum."""
+    """Number of calibration rows and of the epoch's rows in one stratum. An empty name means an unknown stratum."""
 
     name: str
     reference: int
@@ -167,18 +167,18 @@ class DriftDocument(Record):
         first_patients: number of first rows that are compared with the reference in one test; None for no such test.
         seed: seed of all random draws.
         epoch: number of the epoch, from 1.
-        has_guarantee: whether the bound covers the alarm.
+        has_guarantee: whether the bound on false alarms covers the alarm of this epoch.
         outcomes: number of observations by outcome.
-        rows: number of rows that entered in the epoch.
+        rows: number of rows of the epoch that entered the evidence.
         blocks_are_active: whether blocks of rows still add evidence.
         alarm: first alarm of the epoch; None if there is none.
         components: current evidence and threshold.
-        history: at most `MAX_POINTS` moments.
+        history: evidence at no more than `MAX_POINTS` moments.
         peak: peak evidence of the epoch; None before the first evidence.
         mix: mix of strata; None without strata.
         window_rows: rows of a window; 0 for no windows.
         windows: windows of all rows over time, then of the last rows by stratum.
-        moved_rows: number of the last rows in the comparison of channels.
+        moved_rows: how many of the last rows are in the comparison of channels.
         notes: assumptions and limits, one sentence each.
         monitor: monitor of the service; None for a stream without a service.
     """

@@ -9,7 +9,7 @@ from vfmalign.core.domain.record import Record
 
 
 class Acknowledgement(Record):
-    """Acknowledgement of an alarm, with its note. It does not name the person."""
+    """Acknowledgement of an alarm, with its note. The record does not name the person."""
 
     time: datetime
     note: str = ""
@@ -56,10 +56,11 @@ class LiveMonitor(Record):
         first_row_time: when its first row arrived; None if unknown.
         last_observation_time: when the last observation of any epoch arrived; None if there is none.
         last_acquire_time: the latest time of acquisition; None if unknown.
-        late_observations: number of observations that were acquired earlier than one that had already arrived.
+        late_observations: number of observations that were acquired earlier than an observation that had already
+            arrived.
         future_observations: number of observations with a time of acquisition after their arrival.
         max_silence_hours: longest acceptable time without an observation, in hours; None for no limit.
-        window_time: when the last window was compared; None before the first.
+        window_time: when the last window was compared; None before the first window.
         earlier_epochs: earlier epochs, newest first.
     """
 

@@ -33,7 +33,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def format_power(log_value: float | None) -> str:
-    """Formats a number, given by its natural logarithm: plain from 0.01 to 9,999, else with a power of ten."""
+    """Formats a number, given its natural logarithm: as a decimal from 0.01 to 9,999, else with a power of ten."""
     if log_value is None:
         return ABSENT
     if math.log(0.01) <= log_value < math.log(9999.5):

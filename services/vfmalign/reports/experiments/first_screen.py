@@ -31,8 +31,8 @@ class FirstScreen:
     """Content of the first screen, in addition to the answers.
 
     Attributes:
-        gain, convergence: correlation of the shift with the gain and with convergence, about zero.
-        shares: pairs of model and task by their verdict over the specialised network; None if there is none.
+        gain, convergence: figures of the correlation of the shift with the gain, and with convergence.
+        shares: figure of the number of pairs of model and task with each verdict; None if there are no pairs.
         not_beaten: number of pairs of model and task that do not beat the naive baseline, in words; empty for none.
     """
 

@@ -38,7 +38,7 @@ class MarkerStyle:
 
 
 def assign_marker_styles(names: Sequence[str]) -> dict[str, MarkerStyle]:
-    """Assigns a colour and a shape to each name; shapes distinguish more names than colours, and grey prints."""
+    """Assigns a colour and a shape to each name; shapes distinguish more names than colours do, also in grey prints."""
     return {
         name: MarkerStyle(PALETTE[place % len(PALETTE)], _SHAPES[place % len(_SHAPES)])
         for place, name in enumerate(names)
