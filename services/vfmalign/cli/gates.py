@@ -98,7 +98,7 @@ class Decision:
     Attributes:
         condition: the condition.
         outcome: its outcome.
-        observed: the end of the interval; None if it is absent.
+        observed: value of the compared end; None if it is absent.
         level: the interval's nominal coverage; None if it is absent.
         remarks: why it is undecidable, and the limits of its meaning.
     """

@@ -239,7 +239,7 @@ def parse_choice(text: str, choices: Sequence[T], option: str) -> T:
     """Returns the choice that an option names.
 
     Raises:
-        BadOption: there is none of this name.
+        BadOption: no choice has this name.
     """
     for choice in choices:
         if choice == text:

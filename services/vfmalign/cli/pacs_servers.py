@@ -21,7 +21,7 @@ def find_server(name: str) -> PacsServer:
     """Returns the server of this name that the variables `VFMALIGN_DICOMWEB__NAME__*` describe.
 
     Raises:
-        BadOption: there is none of this name, or a variable is wrong.
+        BadOption: no server has this name, or a variable is wrong.
     """
     from vfmalign.imaging.dicom.pacs.servers import NAME_PATTERN, PacsSettings
 
@@ -42,7 +42,7 @@ def parse_query(texts: Sequence[str]) -> dict[str, str]:
     """Parses the values of `--query`.
 
     Raises:
-        BadOption: one is not KEY=VALUE, is no attribute of DICOM, or is given twice.
+        BadOption: a value is not KEY=VALUE, or its key is not an attribute of DICOM or occurs twice.
     """
     from vfmalign.imaging.dicom.pacs.client import check_query
 

@@ -28,7 +28,7 @@ def read_private(path: Path) -> bytes:
     """Reads a file that holds a token; refuses a file that other users can read or write.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         PreconditionFailed: it belongs to another user, or others may read or write it.
     """
     with path.open("rb") as file:

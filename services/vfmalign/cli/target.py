@@ -95,7 +95,7 @@ class Target:
         """Returns the deployment that the environment names, else the local stack of the state folder.
 
         Raises:
-            Unavailable: there is neither.
+            Unavailable: neither exists.
         """
         if (deployment := cls.from_environment()) is not None:
             return deployment
@@ -119,7 +119,7 @@ class Target:
 
         Raises:
             BadOption: the settings that name the object storage are missing or wrong.
-            PreconditionFailed: the local stack runs without one.
+            PreconditionFailed: the local stack runs without object storage.
         """
         return self.open_store()
 

@@ -67,7 +67,7 @@ class Operation:
         progress: current phase, counts and cause of waiting; after the end, how it ended.
         failure: set if the state is `failed`.
         cancel_requested: whether an operation with work in progress was asked to end.
-        retries, retried_at: how often a client has queued it again, and when it last did.
+        retries, retried_at: number of retries by clients, and time of the last one.
         created_by: key of the identity that created it; empty if the service created it.
     """
 
@@ -164,7 +164,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         return {state: numbers.get(state, 0) for state in self.states}
 
     def count_of_busiest_caller(self) -> int:
-        """Returns how many unfinished items the caller with the most of them has, for comparison with the quota."""
+        """Returns the largest number of unfinished items of one caller, for comparison with the quota."""
         number = sa.func.count()
         query = sa.select(number).select_from(self.table).group_by(self.table.created_by)
         query = query.where(self.table.created_by != "", self.table.state.not_in(TERMINAL_STATES))

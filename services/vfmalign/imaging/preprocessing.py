@@ -56,7 +56,7 @@ class PreparedStudy:
             the input, because nothing else is known of a study that is degraded in reality. A channel that the
             transform hid keeps its own units. Shares memory with the input if the transform changes nothing.
         scale: converts the input's signal into z-scores.
-        labels: label maps by id, (D, H, W) uint8. A study without a map differs from one with an empty map.
+        labels: label maps by id, (D, H, W) uint8. A missing map differs from an empty map.
         label_max: highest value of each whole label map, including outside the crop.
         spacing_mm: along D, H, W.
         slices: index in the study's grid of the first slice of the tensors, negative where slices were padded before

@@ -287,7 +287,7 @@ def check_study_size(sizes_bytes: Iterable[int], subject: str) -> None:
         subject: name of the case in errors.
 
     Raises:
-        BadVolume: they take more.
+        BadVolume: the volumes are larger.
     """
     if sum(sizes_bytes) > MAX_STUDY_BYTES:
         raise BadVolume(

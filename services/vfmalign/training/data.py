@@ -50,10 +50,11 @@ class PreparedCase:
         label_max: highest value of each whole label map, including outside the crop.
         classes: whether the case belongs to each class that it states.
         slices: first slice and number of slices, see `PreparedStudy`; None for a whole volume without padding.
-        positive: the case's class; None if the task has none.
+        positive: whether the case is in the task's class; None if the task has none.
         focus_DHW: bool, voxels on which patches are centred (`FOCUS_SHARE`); None for none.
         inside: share of each of the task's structures that lies in the field of view, by name.
-        whole: label maps beyond the field of view, to which segmentations are compared; None if it holds all.
+        whole: label maps that extend beyond the field of view, for scoring segmentations; None if it holds all
+            structures.
     """
 
     case: str

@@ -63,7 +63,7 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
         BadOption: fields do not fit together, or a name is unknown.
         BadDataset: the dataset is missing, damaged or different from the spec's, or a case lacks data for the task.
         NotFound: the model to start from does not exist.
-        DigestMismatch: its weights differ from those in the spec.
+        DigestMismatch: the model's weights differ from those in the spec.
         Conflict: an id under which the encoder is to be published belongs to another model.
         Leakage: a test case was seen in training or validation, or by the model from which the job starts.
     """

@@ -24,7 +24,7 @@ class Identity(NamedTuple):
 
 
 def issue(host: str = "") -> Identity:
-    """Creates a CA and returns an identity that it issued, for servers and clients on a host, by default 127.0.0.1.
+    """Creates a CA and returns an identity issued by the CA, for servers and clients on a host, by default 127.0.0.1.
 
     The key of the CA is discarded, so that nobody can issue another certificate.
     """

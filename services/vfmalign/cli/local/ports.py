@@ -19,7 +19,7 @@ class PortChoice:
     """How a start of a stack chooses ports. By default, services keep their ports, and new services get free ones.
 
     Attributes:
-        first: number the services' ports from this one, whatever they kept; 0 does not.
+        first: first of the services' ports, which replace those they kept; 0 for the default.
         any: use free ports for a service if its ports are taken, only for this start.
     """
 

@@ -66,7 +66,7 @@ class PollingPolicy:
         poll_s: seconds between two queries of a job.
         first_wait_s, longest_wait_s: first and longest pause in seconds before a stage with a transient error is tried
             again; the pause doubles each time.
-        max_checks: checks of one tenant that run at once.
+        max_checks: maximum number of checks of one tenant that run at once.
     """
 
     poll_s: float = 0.5

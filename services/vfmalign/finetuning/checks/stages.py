@@ -114,7 +114,7 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
 
     Raises:
         NotFound: the model or the dataset does not exist.
-        DigestMismatch: one of them has another digest than requested.
+        DigestMismatch: the model or the dataset has another digest than requested.
         InvalidInput: as `resolve_check`.
         DataLoss: the model's weights are missing.
         Leakage: a test case was seen in training, validation or pretraining.

@@ -61,7 +61,7 @@ def read_features(
     """Reads one layer of a check's feature sets; None if they are too large for a result.
 
     Raises:
-        NotFound: there is no such set.
+        NotFound: a set does not exist.
         DataLoss: a set is damaged.
     """
     sets = [read_feature_set(store, one.feature_set, one.manifest_sha256) for one in (after, reference)]

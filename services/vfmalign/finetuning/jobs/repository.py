@@ -43,8 +43,8 @@ class StoredJob(Operation):
         check_id: the check it belongs to; empty for a job without a check.
         request_id: id of the request that created it; part of its log lines.
         baseline: digest of its training if checks may share it (`request.baseline_digest`); else empty.
-        attempts: attempts launched so far.
-        setbacks: how many attempts ended since the training last made progress, and why.
+        attempts: number of attempts launched so far.
+        setbacks: numbers of attempts that ended since the training last made progress, by cause.
         not_before: earliest time of the next attempt.
         handle: data with which the launcher finds the running process.
         curve: the learning curve so far.

@@ -26,7 +26,7 @@ class Limits:
     """Limits of the supervisor.
 
     Attributes:
-        max_running: jobs of all tenants that are pending or running at once.
+        max_running: maximum number of pending and running jobs of all tenants.
         max_attempts: number of failures without progress in between after which a job fails.
         max_interruptions: number of interruptions without progress in between after which a job fails.
         retry_delay_s: pause before the second attempt in seconds; doubled for each further attempt.

@@ -29,7 +29,7 @@ class JobRounds:
     def reconcile(self) -> None:
         """Takes one action per job.
 
-        A free slot goes to the tenant with the fewest launched jobs; among equals, to the job that waits longest.
+        A free slot goes to the tenant with the fewest launched jobs; among such tenants, to the job that waits longest.
         """
         launched = {supervisor: supervisor.monitor() for supervisor in self._supervisors}
         waiting = {supervisor: deque(supervisor.find_startable()) for supervisor in self._supervisors}

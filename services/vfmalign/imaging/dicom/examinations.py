@@ -74,8 +74,8 @@ class Study:
     """One examination of one patient.
 
     Attributes:
-        patient: identifier of the patient with its issuer; private. Empty if the files state none. If they state
-            several, which is a problem, it is one of them.
+        patient: identifier of the patient with its issuer; private. Empty if the files state none. Several patients are
+            a problem; the field then holds one of them.
         uid: private.
         series: in order of number.
         segmentations: in order of number.

@@ -61,7 +61,7 @@ class Reading:
         max_items: maximum number of items; it may grow while the header is read.
 
     Attributes:
-        elements, items: how many have been read, including the current ones.
+        elements, items: numbers read so far, including the current ones.
     """
 
     def __init__(self, max_items: float) -> None:

@@ -60,7 +60,7 @@ def check_allowed(names: Collection[str]) -> frozenset[str]:
     """Checks and returns the names of refusals that are lifted.
 
     Raises:
-        BadOption: there is no such refusal.
+        BadOption: a name is not in `REFUSALS`.
     """
     if unknown := sorted(set(names) - REFUSALS.keys()):
         raise BadOption(

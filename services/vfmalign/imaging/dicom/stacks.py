@@ -218,7 +218,7 @@ def _to_affine(placed: Sequence[FrameGeometry]) -> NDArray[np.float64]:
 def name_orientation(geometry: FrameGeometry) -> str:
     """Returns `transverse`, `coronal` or `sagittal`, by the patient's axis that is closest to the normal, or `oblique`.
 
-    `oblique` is more than 45° from every axis, as far as possible: the largest component of the normal is below 0.7.
+    `oblique` means that the largest component of the normal is below 0.7, about 45° from the axis.
     """
     components = np.abs(geometry.normal)
     if components.max() < 0.7:

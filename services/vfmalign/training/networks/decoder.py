@@ -119,9 +119,9 @@ class DenseDecoder(nn.Module):
     """A UNETR-like decoder from the encoder's stage maps back to the input's grid.
 
     Every stage map is a skip connection, so that the gradient reaches each of the encoder's stages. With `input_skip`,
-    the input itself is another one at the resolutions above the stage maps', for detail that a stem of stride 4 cannot
-    preserve. Maps that all have one stride are converted by a `TokenPyramid` first. A map at the input's own resolution
-    is read by a `FullResolutionBlock`.
+    the input itself is a skip connection at the resolutions above the stage maps', for detail that a stem of stride 4
+    loses. Maps that all have one stride are converted by a `TokenPyramid` first. A map at the input's own resolution is
+    read by a `FullResolutionBlock`.
 
     Args:
         channels: channels of the stage maps, shallow to deep.

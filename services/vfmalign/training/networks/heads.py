@@ -35,8 +35,8 @@ class EncoderDecoder(nn.Module):
         input_skip: see `DenseDecoder`.
         residual: channels of the input to which the output is added, one per output channel; empty for none. The last
             convolution then starts at zero, so that the untrained network returns these channels.
-        background_first: whether the output has a channel per class, and the first one is by far the most frequent. The
-            untrained network then gives small probabilities to the others.
+        background_first: whether the output has a channel per class, and the first class is by far the most frequent.
+            The untrained network then gives small probabilities to the others.
     """
 
     def __init__(

@@ -100,7 +100,7 @@ def mmd(
 ) -> None:
     """Compare two samples of features, layer by layer.
 
-    Give either --paired or --independent, because the pairing decides which estimator is unbiased, and one of
+    Give either --paired or --independent, because the pairing decides which estimator is unbiased. Also give one of
     --reference, --sigma, --first and --set kernel.bandwidth_rule=pooled_median. Arrays that are too large for one
     message are uploaded, and the service deletes them after a day.
     """

@@ -113,9 +113,9 @@ def replace_reference(
 ) -> None:
     """Begin a new epoch, with another or the same reference.
 
-    Its evidence begins anew and spends its own share of alpha. Give the reason by exactly one of --fixed, --unseen and
-    --reset: it decides whether the bound of false alarms holds. Repeating the command changes nothing: with --unseen
-    at any time, otherwise until a row has entered.
+    Its evidence begins anew and spends its own share of alpha. Give exactly one of --fixed, --unseen and --reset as the
+    reason. Your choice decides whether the bound of false alarms holds. With --unseen, repeating the command never
+    changes anything; with the others, only until a row has entered.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     if not reference and not reset:
@@ -168,7 +168,7 @@ def update(
 def pause(monitor_id: MonitorArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Keep observations out of the evidence.
 
-    They are recorded as paused, and do not enter later.
+    They are recorded as paused, and are not added later, either.
     """
     _change(monitor_id, lambda client: client.monitors.pause(monitor_id), home, as_json=as_json)
 

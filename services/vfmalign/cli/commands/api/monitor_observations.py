@@ -131,7 +131,7 @@ def observe(
     """Send the rows of a feature set or of an array.
 
     Rows enter the evidence in their order. A row with an observation id that was recorded before is not recorded again:
-    after an interruption, repeat the command. The exit code is 2 if an id was recorded before with other content; all
+    after an interruption, repeat the command. If an id was recorded before with other content, the exit code is 2; all
     other rows are recorded.
     """
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))

@@ -118,8 +118,7 @@ def whoami(
 ) -> None:
     """Show the owner and the source of the token that commands send.
 
-    The token is read without verifying it, because the services do so, and is never shown itself. The exit code is 4
-    without a token.
+    The token is not verified, because the services verify it, and is never shown. The exit code is 4 without a token.
     """
     output = Output.to_terminal(as_json=as_json)
     credential = _find_credential(StateDirectory(home))

@@ -59,7 +59,7 @@ class Options:
         queue: Kueue's LocalQueue; empty for none.
         active_deadline_s: time limit of one attempt in seconds.
         ttl_s: seconds that a finished Job is kept.
-        nodes, processes_per_node: pods of one job and training processes in each.
+        nodes, processes_per_node: number of pods of one job, and of training processes in each pod.
     """
 
     template: str = "vfmalign-training"

@@ -93,7 +93,7 @@ def ended(job: Json, pods: Sequence[Json], options: Options, disruption: Json | 
         pods: its remaining pods.
         options: settings of every Job.
         disruption: condition `DisruptionTarget` of a pod that may no longer exist. An evicted pod is removed as soon as
-            it has ended, while the pods that lost it stay.
+            it has ended, while the other pods of the Job stay.
     """
     failed = condition(job, "Failed") or {}
     reason, message = failed.get("reason", ""), failed.get("message", "")

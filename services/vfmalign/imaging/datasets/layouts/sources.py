@@ -157,7 +157,7 @@ class DicomOptions:
             built-in declaration.
         allowed: names of the lifted `imaging.dicom.refusals.REFUSALS`.
         choices: numbers of the series that the user chose, by number of the study and by modality or label map.
-        accepts_defective: whether a usable series replaces a preferred series that is defective.
+        accepts_defective: whether a usable series replaces a defective series that is preferred.
         progress: called after every scanned file.
     """
 

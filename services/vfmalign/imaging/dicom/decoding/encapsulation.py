@@ -45,7 +45,7 @@ def read_frame(file: BinaryIO, start: int, index: int, header: Dataset, decoded_
         decoded_bytes: size of the frame, decoded.
 
     Raises:
-        Exception: of any type; there is no such frame, or it is longer than a frame of its size can be.
+        Exception: of any type; the frame does not exist, or is too long for its decoded size.
     """
     file.seek(start)
     tables = [header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]

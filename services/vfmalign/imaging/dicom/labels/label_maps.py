@@ -63,7 +63,7 @@ def read_label_map(
     Args:
         source: source of the files.
         segmentation: the object.
-        reference: the image that it was drawn on, or another in the same frame of reference.
+        reference: the image that it was drawn on, or another image in the same frame of reference.
         values: voxel value, from 1 to 255, by number of segment. Segments without a value are left out.
         name: name of the label map in errors: a generated id and the kind of the map.
 

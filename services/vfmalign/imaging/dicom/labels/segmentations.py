@@ -1,7 +1,7 @@
 """Segmentation objects (DICOM SEG): description of their segments, and label maps from their frames.
 
 A frame of a segmentation shows one segment in one plane or, in a LABELMAP, all segments. A file may leave out planes in
-which a segment has no voxel, so that its frames do not show the extent of the image. Frames are therefore placed on the
+which a segment has no voxel. Its frames then do not show the extent of the image. Frames are therefore placed on the
 grid of the image on which they were drawn, and every plane without a frame is empty.
 """
 

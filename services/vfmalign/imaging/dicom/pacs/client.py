@@ -67,8 +67,8 @@ class PacsLimits:
         instances: maximum number of instances of a study.
         study_bytes: maximum size of a study.
         attempts: maximum number of attempts for an operation.
-        first_wait_s: wait before the second attempt. It doubles with each further attempt. If the server's
-            `Retry-After` is longer, that applies instead, up to five minutes.
+        first_wait_s: wait before the second attempt. It doubles with each further attempt. A longer `Retry-After` of
+            the server replaces it, up to five minutes.
     """
 
     studies: int = 100_000
@@ -129,8 +129,8 @@ class PacsClient:
 
     All methods raise:
         PacsUnavailable: the server does not answer, breaks off or is overloaded, after several attempts.
-        PacsRefused: it rejects the credentials, or they cannot be read.
-        StudyNotFound: it does not have the requested data.
+        PacsRefused: the server rejects the credentials, or they cannot be read.
+        StudyNotFound: the server does not have the requested data.
         BadPacsAnswer: its answer cannot be used.
         DeadlineExceeded, Cancelled: see `WorkContext`.
 

@@ -55,7 +55,8 @@ class Preference(Record):
     """A preference among several volumes that meet the conditions. Exactly one field is set.
 
     Attributes:
-        largest, smallest: a numeric attribute; its largest or smallest value is preferred, and any value to none.
+        largest, smallest: a numeric attribute whose largest or smallest value is preferred; volumes without it come
+            last.
         conditions: volumes that meet them are preferred, if there are any.
     """
 
