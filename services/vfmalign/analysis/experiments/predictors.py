@@ -213,7 +213,7 @@ def _describe(rivals: Sequence[Predictor], test: LargestCorrelation | None, mode
     direction = "" if rho * best.expected_sign > 0 else ", with the opposite of the expected sign"
     if test.p_best > SIGNIFICANCE_LEVEL:
         p = format_p_value(test.p_best)
-        return f"{ranking}{direction}; so large a |ρ| is within what chance gives (p = {p}, for the largest of all)"
+        return f"{ranking}{direction}. Chance alone could produce a largest |ρ| of this size (p = {p})"
     summary = (
         f"{ranking}{direction}; this is more than chance (p = {format_p_value(test.p_best)}, for the largest of all)"
     )
