@@ -225,6 +225,9 @@ def prometheus(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         time.sleep(6)
         # Subqueries of a day have a value for each full minute.
         wait_until(lambda: time.time() // 60 > first_minute, "a full minute")
+        # The first probe takes place a minute after the start, and the budget is recorded last.
+        budget = 'slo:period_error_budget_remaining:ratio{sloth_id="finetuning-probes-success"}'
+        wait_until(lambda: len(running.query(budget)) > 0, "the objective of the probes")
         yield running
 
 
