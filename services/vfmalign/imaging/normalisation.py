@@ -103,8 +103,8 @@ def compute_moments(planes_KHW: Tensor, weights: AxisWeights | None = None) -> M
 
     Args:
         planes_KHW: float32.
-        weights: non-negative weights of the planes for each slice, so that a voxel is zero exactly if all planes that
-            contribute to it are zero there. None: the planes are the slices.
+        weights: weights of the planes for each slice. They are not negative: a voxel of a slice is zero only if it is
+            zero in all planes that contribute to the slice. None: the planes are the slices.
     """
     planes_KN = planes_KHW.flatten(1)
     weights = AxisWeights.identity(len(planes_KN)) if weights is None else weights

@@ -40,9 +40,9 @@ _PROGRAM_TIMEOUT_S = 30.0
 
 
 def get_health(address: str, files: TlsFiles | None = None, service: str = "") -> str:
-    """Returns the health of a server, or of one name in its health service, in lower case.
+    """Returns the health status of a server, or of one of its services, such as `serving`.
 
-    `unreachable` if it does not answer or does not know the name.
+    The status is `unreachable` if the server does not answer or does not know the service.
     """
 
     async def run() -> str:

@@ -74,7 +74,9 @@ answers_not_taken = Counter(
     registry=REGISTRY,
 )
 log_lines_lost = Counter(
-    "vfmalign_log_lines_lost", "Log lines that could not be written, such as to a full disk.", registry=REGISTRY
+    "vfmalign_log_lines_lost",
+    "Log lines that could not be written, for example because the disk was full.",
+    registry=REGISTRY,
 )
 grpc_handling_seconds = Histogram(
     "grpc_server_handling_seconds",

@@ -32,7 +32,7 @@ MAX_ROWS = 8192
 MAX_EIGEN_SIZE = 1536
 """Largest size of an eigenproblem, the smaller of rows and channels. It takes half a second and cannot be cancelled."""
 MAX_AXES = 64
-"""Largest number of principal axes of the Fréchet distance. Its bias is of the order axes/rows."""
+"""Largest number of principal axes of the Fréchet distance. The bias grows with this number."""
 BLOCK_ENTRIES = 2**20
 """Entries of one block of a matrix of products or distances."""
 
@@ -132,8 +132,8 @@ def frechet(
     (1982); S has the divisor n − 1. With S = RᵀR from the QR decomposition of the centred rows, tr (S_x S_y)^½ is the
     sum of the singular values of R_x R_yᵀ, which avoids the square root of a possibly singular matrix. The axes are the
     leading principal axes of the reference. Their number is below half the rows of the smallest sample, at most 64 and
-    at most the reference's rank. The bias is upwards and of the order axes/rows, so values of samples of different
-    sizes or dimensions are not comparable.
+    at most the reference's rank. The distance is biased upwards, in proportion to the number of axes divided by the
+    number of rows. Values of samples of different sizes or dimensions are therefore not comparable.
 
     Args:
         x: features (n, c).

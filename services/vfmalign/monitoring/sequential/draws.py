@@ -3,7 +3,7 @@
 They come from the counter-based generator Philox (Salmon et al., SC 2011). Its raw output is used, because it is the
 same in every version of numpy. A monitor therefore continues after a restart with the same draws.
 
-Legend: B subsets, W members of a subset.
+Legend: B subsets, W rows of a subset.
 """
 
 from __future__ import annotations
