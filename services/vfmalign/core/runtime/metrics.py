@@ -62,9 +62,9 @@ calls_by_role = Counter(
 )
 quota_used_ratio = Gauge(
     "vfmalign_quota_used_ratio",
-    "Used share of a quota of the tenant; above 1 if the quota was lowered since; absent without a limit. `jobs`, "
-    "`checks` and `experiments` have a quota for each caller, and the caller with the largest share counts; "
-    "`monitors`, `storage` and `uploads` one for each tenant. The last two are measured when uploads are announced.",
+    "Used share of a quota. Absent without a quota; above 1 if the quota was lowered later. Each caller has quotas of "
+    "`jobs`, `checks` and `experiments`, and the value is the largest share of any caller. Each tenant has quotas of "
+    "`monitors`, `storage` and `uploads`. The last two are measured when an upload is announced.",
     ("tenant", "quota"),
     registry=REGISTRY,
 )
