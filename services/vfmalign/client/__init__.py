@@ -1,4 +1,4 @@
-"""Typed Python client of the public API: numpy arrays in, records out, without torch.
+"""Typed Python client of the public API: it takes numpy arrays, returns records and needs no torch.
 
     from vfmalign.client import CheckSpec, Client, ComputeOptions, Task
 

@@ -51,9 +51,9 @@ class AsyncClient:
     Addresses, files, `tenant` and `token` that are not given are read from the environment:
     `VFMALIGN_FEATURES_ADDRESS`, `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_MONITORING_ADDRESS`,
     `VFMALIGN_CA_FILE`, `VFMALIGN_CERT_FILE`, `VFMALIGN_KEY_FILE`, `VFMALIGN_TENANT`, and `VFMALIGN_TOKEN` or
-    `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel; gRPC reconnects the channel and repeats calls
-    that the service could not take (UNAVAILABLE). If a channel has lost every server, the next call opens a new
-    channel, which looks up the name at once. A client belongs to the event loop of its first call.
+    `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel. gRPC reconnects a broken channel and repeats
+    calls that the service answers with UNAVAILABLE. If a channel has lost every server, the next call opens a new
+    channel, which looks up the service's name again at once. A client belongs to the event loop of its first call.
 
     Args:
         features_address: `host:port` of the feature service.
@@ -61,24 +61,24 @@ class AsyncClient:
         finetuning_address: `host:port` of the finetuning service: jobs, checks and experiments.
         monitoring_address: `host:port` of the monitoring service.
         ca_file: PEM file of the authorities that sign the services' certificates; without it, calls are not encrypted.
-        cert_file: PEM file of the certificate chain that the client presents to services that ask for one (mutual TLS).
-            A channel is opened anew after one of the three files was replaced.
-        key_file: PEM file of that certificate's unencrypted private key.
+        cert_file: PEM file of the client's certificate chain, for services that require one (mutual TLS). When one of
+            the three TLS files is replaced, the client opens new channels.
+        key_file: PEM file of the client certificate's unencrypted private key.
         tenant: tenant for which calls act; a caller with one tenant need not name it.
-        token: the caller's access token, sent with every call: the token itself, the path of a file that holds it (read
-            again when it changes), or a function that returns it (called before every call, on the event loop).
+        token: the caller's access token for every call: the token itself, the path of its file, or a function that
+            returns it. A changed file is read again. The function is called before every call, on the event loop.
         call_timeout_s: deadline of calls with one response, in seconds.
         stream_timeout_s: deadline of streaming calls, in seconds.
         wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
 
     Attributes:
-        features: features of studies and datasets; lists of models and datasets.
+        features: extraction of features; lists of models and datasets.
         datasets: imports of datasets.
         models: imports of models.
         mmd: comparisons of features.
         jobs: training jobs.
         checks: alignment checks.
-        experiments: models × tasks × seeds.
+        experiments: experiments (models × tasks × seeds).
         monitors: drift monitors.
 
     Raises:

@@ -38,7 +38,7 @@ def read_files(path: Path) -> list[bytes]:
 
 
 def read_archive(path: Path) -> bytes:
-    """Returns the content of a zip; raises as `read_files`."""
+    """Returns the content of a zip; raises the errors of `read_files`."""
     (content,) = _read([path])
     if not content:
         raise BadOption("the file is empty", field="dicom", remedy="give a folder of DICOM files, or a zip of them")
@@ -46,9 +46,9 @@ def read_archive(path: Path) -> bytes:
 
 
 def pack_files(contents: Sequence[bytes]) -> bytes:
-    """Packs files into a zip under numbers as names, because their own names may contain patients' names.
+    """Packs files into a zip and names them by numbers, because their own names may contain patients' names.
 
-    Equal files give equal bytes, so that a study that is sent again is not uploaded again.
+    The same files always give the same zip, so a study that is sent again is not uploaded again.
     """
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:

@@ -62,11 +62,11 @@ class StudyFeatures:
     Attributes:
         layers: float32 arrays by layer, (C) pooled or (C, D, H, W); empty if the features were stored.
         stored: safetensors files by layer; empty if the features were returned.
-        checkpoint_sha256: digest of the weights that computed them.
+        checkpoint_sha256: digest of the weights that computed the features.
         cost: cost of the call.
         preprocessing_sha256: digest of the preprocessing, for `FeatureOrigin`.
-        observation: outcome of the observation; None if the call asked for none.
-        series: DICOM series of each modality of the model; empty without `dicom`.
+        observation: outcome of the observation; None if the call requested no observation.
+        series: DICOM series of each modality; empty if the study was not passed as `dicom`.
     """
 
     layers: dict[str, Array]
@@ -80,11 +80,11 @@ class StudyFeatures:
 
 @dataclass(frozen=True)
 class ExtractedFeatureSet:
-    """A committed feature set, and the work that the call did.
+    """A committed feature set, and counts of what the call computed.
 
     Attributes:
         computed_cases: number of cases that the call computed.
-        recomputed_parts: number of committed parts that were lost or damaged, and computed again.
+        recomputed_parts: number of committed parts that the call computed again, because they were lost or damaged.
     """
 
     feature_set: FeatureSet
@@ -124,9 +124,9 @@ class AsyncFeaturesClient:
 
         Args:
             model_id: a published model.
-            volumes: one volume per modality that the model takes, such as `t2w`; none with `dicom`.
-            units: units by modality, `HU` if the model normalises by a window. A modality that is left out has an
-                arbitrary unit.
+            volumes: one volume per modality that the model takes, such as `t2w`; leave it out if you pass `dicom`.
+            units: unit of each modality; `HU` is required if the model normalises by a window. A modality that is left
+                out has an arbitrary unit.
             gland_mask: label map, for models that normalise inside the gland.
             dicom: the study as DICOM, in place of volumes. Files that do not fit into a message are uploaded; this
                 process then holds them in memory.
@@ -137,11 +137,11 @@ class AsyncFeaturesClient:
             input_transform: a task's input transform; if empty, the study is not transformed.
             checkpoint_sha256: expected digest of the weights; empty accepts any.
             store_as: id under which the features are stored; if empty, they are returned instead.
-            observation: the monitor that observes the features, and the description of the study that it records; only
-                for pooled features. The answer states the outcome. A failed observation does not fail the call.
+            observation: names the monitor that observes the features, and describes the study for it. Only pooled
+                features can be observed. The answer states the outcome. A failed observation does not fail the call.
 
         Raises:
-            BadOption: a file cannot be read, or an option does not go with the others.
+            BadOption: a file cannot be read, or two options cannot be combined.
             BadVolume: a volume is missing or cannot be used.
             NotFound: the model, a stored volume or the study at the PACS does not exist.
             Exhausted: the features do not fit into a message, or the service is busy.
@@ -233,7 +233,7 @@ class AsyncFeaturesClient:
 
         Args:
             request: names the model, the dataset and the split.
-            on_progress: called with the cases done so far; may be a coroutine function.
+            on_progress: called with the number of cases done so far; may be a coroutine function.
 
         Raises:
             NotFound: the model, the dataset or a volume does not exist.

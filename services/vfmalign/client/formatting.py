@@ -12,7 +12,7 @@ ABSENT = "–"
 
 
 def format_number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
-    """Formats a number with significant digits and a true minus sign; uses powers of ten if very small or large."""
+    """Formats a number with significant digits and a true minus sign; uses powers of ten for extreme values."""
     if value is None or not math.isfinite(value):
         return ABSENT
     sign = "+" if signed else ""
@@ -71,7 +71,7 @@ def format_duration(seconds: float) -> str:
 
 
 def to_text(name: str) -> str:
-    """Converts an identifier to text: underscores become spaces, and a task's parameters lose their names."""
+    """Converts an identifier to text: underscores become spaces, and the names of a task's parameters are left out."""
     kind, separator, parameters = name.replace("_", " ").partition(":")
     if not separator:
         return kind

@@ -25,7 +25,7 @@ from vfmalign.v1 import imports_pb2_grpc
 
 
 class AsyncDatasetsClient:
-    """Imports datasets. Remove everything that identifies patients first, as `vfmalign dataset import` does.
+    """Imports datasets. Before an upload, remove all that identifies patients, as `vfmalign dataset import` does.
 
     Args:
         open_channel: returns the channel to the feature service.
@@ -39,7 +39,7 @@ class AsyncDatasetsClient:
         """Uploads files of a future dataset: volumes as `.nii.gz`, or the datalist.
 
         Args:
-            import_id: chosen by the caller; an interrupted import continues under the same id.
+            import_id: an id that you choose; to continue an interrupted import, pass the same id.
             contents: at most 256 files. Files that the store already has are not sent again.
 
         Returns:
@@ -62,7 +62,7 @@ class AsyncDatasetsClient:
 
         Args:
             request: names the import, the dataset and the datalist.
-            on_progress: called with the cases done so far; may be a coroutine function.
+            on_progress: called with the number of cases done so far; may be a coroutine function.
 
         Raises:
             InvalidInput: the datalist or a volume cannot be used.
@@ -107,7 +107,7 @@ class AsyncModelsClient:
 
         Args:
             request: names the import, and describes the model.
-            on_progress: called with the phase that runs; may be a coroutine function.
+            on_progress: called with the phase that is running; may be a coroutine function.
 
         Raises:
             InvalidInput: the weights or the description cannot be used.

@@ -68,10 +68,10 @@ class AsyncMmdClient:
         return ComputeResponse.from_response(await stub.Compute(request, timeout=timeout_s))
 
     async def upload(self, features: LabelledFeatures | Array | Mapping[str, Array]) -> UploadedFeatures:
-        """Uploads arrays that are too large for a message; the result is a sample of `compute`.
+        """Uploads arrays that are too large for a message; pass the result to `compute` as a sample.
 
-        The service stores them under their digest and deletes them after a day by default. Arrays that it already has
-        are not sent again.
+        The service stores them under their digest and deletes them after a day by default. Arrays that the service
+        already has are not sent again.
 
         Args:
             features: an array of shape (rows, channels), or arrays by layer, with or without labels of the rows.

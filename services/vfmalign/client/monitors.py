@@ -38,7 +38,7 @@ class Observation:
 
     Attributes:
         study: id, patient, strata and time of the study.
-        layers: by layer, pooled features (C) or the reference to stored ones, as in `StudyFeatures`.
+        layers: for each layer, its pooled features (C) or a reference to stored features, as in `StudyFeatures`.
     """
 
     study: ObservedStudy
@@ -101,7 +101,7 @@ class AsyncMonitorsClient:
         created_before: datetime | None = None,
         limit: int | None = None,
     ) -> list[Monitor]:
-        """Lists monitors, newest first, without windows, channels and earlier epochs.
+        """Lists monitors, newest first; the records leave out windows, channels and earlier epochs.
 
         Args:
             states: states to list; empty for all.
@@ -143,8 +143,8 @@ class AsyncMonitorsClient:
             origin: model and processing that produced the features.
 
         Raises:
-            BadOption, BadTensor: an observation is wrong; none is then recorded.
-            NotFound: there is no monitor of this id, or features are not stored where an observation says.
+            BadOption, BadTensor: an observation is wrong; nothing is recorded.
+            NotFound: there is no monitor of this id, or an observation refers to features that are not stored.
             PreconditionFailed: the monitor watches features of another origin.
         """
         request = monitoring_pb2.ObserveRequest(
@@ -205,11 +205,11 @@ class AsyncMonitorsClient:
             monitor_id: the monitor.
             epoch: number of the epoch that ends.
             reference: reference of the new epoch; None, for a reset only, keeps the current one.
-            start: reason for the new epoch. It decides whether the epoch's bound holds.
+            start: reason for the new epoch. The reason decides whether the epoch's bound holds.
 
         Raises:
             BadOption: `start` is not one of the allowed values.
-            InvalidInput: an earlier epoch has seen patients of the reference, so that the bound would not hold.
+            InvalidInput: an earlier epoch has observed patients of the reference, so the bound would not hold.
             NotFound: the monitor or the reference does not exist.
             PreconditionFailed: another epoch has begun meanwhile.
         """
@@ -228,12 +228,12 @@ class AsyncMonitorsClient:
 
         Args:
             monitor_id: the monitor.
-            max_silence_hours: see `MonitorSpec`; 0 for never.
+            max_silence_hours: hours without an observation after which an alert fires; 0 for never.
             title: title of the report; empty for the monitor's id.
 
         Raises:
             BadOption: a value is out of range, or no setting is given.
-            Forbidden: somebody else created it, and the caller is not an admin.
+            Forbidden: somebody else created the monitor, and the caller is not an admin.
             NotFound: no monitor has this id.
         """
         request = monitoring_pb2.UpdateMonitorRequest(
@@ -255,7 +255,7 @@ class AsyncMonitorsClient:
         """Deletes a monitor with its observations and its evidence.
 
         Raises:
-            Forbidden: somebody else created it, and the caller is not an admin.
+            Forbidden: somebody else created the monitor, and the caller is not an admin.
             NotFound: no monitor has this id.
         """
         await self._stub().DeleteMonitor(monitoring_pb2.DeleteMonitorRequest(monitor_id=monitor_id))

@@ -127,7 +127,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         return await self._cancel(operation_id)
 
     async def retry(self, operation_id: str) -> OperationT:
-        """Queues a failed or cancelled operation again; the operation continues from what it has stored.
+        """Queues a failed or cancelled operation again; the operation continues from its stored results.
 
         A queued or running operation does not change. An operation that is being cancelled continues.
 
@@ -177,7 +177,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
             reconnect_s: seconds that the service may be unreachable.
 
         Raises:
-            DeadlineExceeded: the operation has not ended in time; it goes on.
+            DeadlineExceeded: the operation has not ended in time; it continues.
             NotFound: no operation has this id.
             Unavailable: the service stayed unreachable.
         """
@@ -225,7 +225,7 @@ class AsyncReportedClient(AsyncOperationsClient[SpecT, OperationT]):
 
         Args:
             operation_id: the operation.
-            report_format: `html`, `json`, or `csv` for the cells of an experiment.
+            report_format: `html`, `json`, or, for the cells of an experiment, `csv`.
 
         Raises:
             NotFound: no operation has this id.
@@ -279,9 +279,10 @@ class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
     STATES = STATES
 
     async def create_with_plans(self, check_id: str, spec: CheckSpec) -> tuple[Check, tuple[TrainingPlan, ...]]:
-        """Creates a check as `create` does. Also returns how many trainings it needs, and how many with one seed.
+        """Creates a check as `create` does, and also returns plans of its trainings.
 
-        The plans are empty if the check exists.
+        The first plan counts the trainings of the check, the second one the trainings with one seed. The plans are
+        empty if the check already exists.
         """
         request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=spec.to_proto())
         response = await self._stub().CreateCheck(request)

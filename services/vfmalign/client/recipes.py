@@ -19,7 +19,7 @@ MIN_SHARE = 0.25
 
 
 class TrainingBudget(Record):
-    """Optimiser steps of one network's training, and those of the preset that the check names."""
+    """Optimiser steps of one network's training, and of the preset that the check names."""
 
     network: Network
     steps: int
@@ -58,7 +58,7 @@ def apply_recipe(recipe: Recipe, base: TrainingRecipe) -> TrainingRecipe:
 
 
 def make_request(recipe: TrainingRecipe, preset: str) -> Recipe:
-    """Converts a recipe to a request that sets every field, so that a later change of the preset does not affect it."""
+    """Converts a recipe to a request that sets every field: later changes of the preset do not affect the request."""
     fields = recipe.model_dump(include=set(Recipe.model_fields), exclude_none=True)
     return Recipe.model_validate(fields | {"preset": preset})
 
@@ -69,7 +69,8 @@ def get_recipe(
     """Returns the recipe of one of a check's three trainings.
 
     The network from random weights has the recipe of the pretrained network, unless the spec sets another recipe. The
-    specialised network has its own rates and decays, but the same budget, unless the spec sets another budget.
+    specialised network has its own rates and decays. Its budget is that of the pretrained network, unless the spec sets
+    another budget.
 
     Args:
         spec: the requested check.
@@ -101,8 +102,8 @@ def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | N
         input_shape_DHW: see `get_recipe`.
 
     Returns:
-        The recipe. None if the spec sets a recipe for random weights or a rate of the common recipe, or if the preset
-        has the same recipe for both.
+        The recipe. None if the spec sets a recipe for random weights, if it sets a rate of the common recipe, or if the
+        preset has the same recipe for both kinds of weights.
     """
     if spec.scratch_recipe is not None or any(getattr(spec.recipe, name) is not None for name in _RATES):
         return None
@@ -124,7 +125,7 @@ def get_recipe_seed(spec: CheckSpec) -> int:
 
 
 def list_budgets(spec: CheckSpec) -> tuple[TrainingBudget, ...]:
-    """Returns each network's steps, and the steps of the pretrained network's preset; raises as `get_recipe`."""
+    """Returns the steps of each network and of the pretrained network's preset; raises the errors of `get_recipe`."""
     preset = get_finetuning_recipe("pretrained", spec.task.name, get_preset(spec.recipe))
     recipes = {network: get_recipe(spec, network) for network in get_args(Network)}
     return tuple(
@@ -134,5 +135,5 @@ def list_budgets(spec: CheckSpec) -> tuple[TrainingBudget, ...]:
 
 
 def find_shortest_budget(spec: CheckSpec) -> TrainingBudget:
-    """Returns the budget of the network that is trained least, which decides whether a check has a verdict."""
+    """Returns the budget of the network with the fewest steps, which decides whether a check has a verdict."""
     return min(list_budgets(spec), key=lambda budget: budget.steps)

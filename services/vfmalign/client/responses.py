@@ -72,7 +72,7 @@ async def read_last_event(
 async def read_stream(
     call: grpc.aio.UnaryStreamCall[RequestT, MessageT], unpack: Callable[[MessageT], T]
 ) -> AsyncGenerator[T, None]:
-    """Yields the unpacked messages of a stream, and ends the call when its reader leaves."""
+    """Yields the unpacked messages of a stream, and ends the call when the reader stops reading."""
     try:
         async for message in call:
             yield unpack(message)

@@ -28,7 +28,8 @@ class LabelledFeatures:
     Attributes:
         layers: one (N, C) array, or one per layer, all with the same number of rows.
         groups: patient of each row; empty means that every row is a group of its own.
-        case_ids: case of each row; empty if unknown. Paired samples that name cases must name the same ones.
+        case_ids: case of each row; empty if unknown. If two paired samples both name their cases, they must name the
+            same cases.
     """
 
     layers: Array | Mapping[str, Array]

@@ -19,7 +19,7 @@ Token = str | Path | Callable[[], str] | BearerToken
 
 
 class ClientSettings(ServiceClientSettings):
-    """Addresses of a deployment (`VFMALIGN_FEATURES_ADDRESS` …), its authorities, and the caller's token."""
+    """Addresses of a deployment (`VFMALIGN_FEATURES_ADDRESS` …), its certificate authorities and the caller's token."""
 
     features_address: str = Field(default="", description="host:port of the feature service")
     mmd_address: str = Field(default="", description="host:port of the MMD service")
@@ -28,8 +28,8 @@ class ClientSettings(ServiceClientSettings):
     tenant: str = Field(
         default="",
         pattern=rf"^({TENANT_PATTERN})?$",
-        description="tenant of all calls; if not set, the only tenant in the token; for direct access to the object "
-        "storage, default",
+        description="tenant of all calls; if not set, calls use the only tenant in the token, and direct access to "
+        "the object storage uses default",
     )
     token: SecretStr = Field(default=SecretStr(""), description="access token of the caller")
     token_file: FilePath | None = Field(

@@ -172,7 +172,7 @@ class Database:
 
         Raises:
             Conflict: a later version of the program has migrated the schema, or the database has a table of the service
-                but no version.
+                but no schema version.
             DataLoss: the file of the database is damaged.
             Unavailable: the database cannot be reached.
         """

@@ -1,7 +1,7 @@
 """Leadership: do the leader's work while this process holds the lease, and stand by otherwise.
 
 Renewals have a thread of their own, so that slow calls of the work cannot hold them up. The work ends when another
-process has taken the lease over; this process then stands by until it can acquire the lease again.
+process has taken the lease over. This process then stands by until it can acquire the lease again.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Leadership:
     Args:
         lease: this process's claim.
         begin: returns the work of a term.
-        announce: called with `LEADER` and whether this process leads, or with `ORCHESTRATION` and whether any process
-            leads.
+        announce: called with a name and a truth value: with `LEADER`, whether this process leads; with `ORCHESTRATION`,
+            whether any process leads.
     """
 
     def __init__(

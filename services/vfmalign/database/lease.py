@@ -4,7 +4,7 @@ The lease is one row of each service: holder, epoch, and expiry by the database'
 is free or expired, which increments the epoch, and renews it while it leads. A process that was paused does not notice
 that its lease has expired, so every write is checked:
 
-- Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. It locks the row and
+- Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. `verify` locks the row and
   compares holder and epoch. A takeover therefore comes either before the transaction, which then fails, or after it.
 - Writes to the object store cannot be part of a transaction. They run on `store.guarded_by(term.check_deadline)`, which
   compares a clock of this process with the start of the last successful renewal. If the process pauses right after this
@@ -78,7 +78,7 @@ class Term:
         database: holds the lease.
         holder, epoch: identify the term.
         ttl_s: seconds that a renewal adds.
-        requested: time of `_clock_s` at which the lease was requested.
+        requested: value of `_clock_s` when the lease was requested.
     """
 
     def __init__(self, database: Database, holder: str, epoch: int, ttl_s: float, requested: float) -> None:

@@ -1,14 +1,14 @@
 """Connections to PostgreSQL that wait for an answer for a bounded time.
 
-Three limits, because none covers everything:
+Three limits are set, because none covers every case:
 
 - `statement_timeout`: the server ends a statement that takes longer, even while it waits for a lock, and releases the
-  locks of the transaction. A server process that is stopped cannot do so.
+  locks of the transaction. A server process that is stopped cannot end statements.
 - `BoundedConnection`: the client gives up on a server that does not answer, because it is stopped or the network does
-  not reach it. TCP options (`tcp_user_timeout`, keepalives) detect only the latter, because the kernel acknowledges
-  data for a stopped process; on a Unix socket they have no effect.
+  not reach it. TCP options (`tcp_user_timeout`, keepalives) detect only an unreachable server, because the kernel
+  acknowledges data for a stopped process. On a Unix socket, these options have no effect.
 - `idle_in_transaction_session_timeout`: the server ends the transaction of a client that is stopped, or has left
-  without closing the connection; its row locks would hold up other processes.
+  without closing the connection. The row locks of this transaction would hold up other processes.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class LifecycleRow(OwnedRow):
 
 
 def belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:
-    """Returns the constraint that a row belongs to a row of another table; deleting that row deletes this row, too."""
+    """Returns a constraint: each row belongs to a row of another table, and is deleted together with it."""
     return sa.ForeignKeyConstraint(["tenant", column], [f"{table}.tenant", f"{table}.id"], ondelete="CASCADE")
 
 

@@ -1,8 +1,8 @@
 """Base class of the API's messages: conversion between a record and its protobuf message.
 
 Both directions go through protobuf's own JSON mapping, so a record needs no converter of its own: its fields have the
-names of the message's fields. Enum values appear in records as labels, `JOB_STATE_RUNNING` as `running`, and an
-unspecified value as an absent field.
+names of the message's fields. In a record, an enum value is a label, such as `running` for `JOB_STATE_RUNNING`. A field
+with the unspecified value is absent.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ApiMessage(Record):
             field: path of the message within the request, as errors name it.
 
         Raises:
-            BadOption: a field is missing, unknown or out of range; the error names it as the API does.
+            BadOption: a field is missing, unknown or out of range; the error names the field as the API does.
         """
         if cls.OMITTED:
             message = _without(message, cls.OMITTED)
@@ -85,7 +85,7 @@ class ApiMessage(Record):
         """Converts a message that a service returned.
 
         Raises:
-            Internal: this version of the client cannot read it.
+            Internal: this version of the client cannot read the message.
         """
         try:
             return cls.from_proto(message)
@@ -99,7 +99,7 @@ class ApiMessage(Record):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Converts JSON as the API defines it, such as that of `to_json_dict`; raises as `from_response`."""
+        """Converts JSON in the API's form, which `to_json_dict` writes; raises the errors of `from_response`."""
         return cls.from_response(Parse(text, cls.PROTO()))
 
     @classmethod
@@ -121,12 +121,12 @@ class ApiMessage(Record):
         return ParseDict(content, self.PROTO())
 
     def to_json_dict(self) -> dict[str, JsonValue]:
-        """Converts to JSON values as the API defines them: every field, and the proto's names of enum values."""
+        """Converts to JSON values in the API's form: with every field, and with the proto's names of enum values."""
         return to_json_dict(self.to_proto())
 
 
 def unset_means(default: object) -> BeforeValidator:
-    """Replaces the value that protobuf sends for an unset field, 0 or an empty list, by the default of the API."""
+    """Replaces an unset field's value by the API's default; protobuf sends 0 or an empty list for an unset field."""
 
     def replace(value: object, info: ValidationInfo) -> object:
         return default if info.context == VIA_PROTO and value in (0, []) else value
@@ -176,7 +176,7 @@ def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, s
     Args:
         error: pydantic's error.
         field: path of the validated message within the request.
-        names: path within the message of fields that have another name in the record.
+        names: for each field that has another name in the record, its path within the message.
     """
     problem = error.errors(include_input=False, include_url=False)[0]
     first, *rest = problem["loc"] or ("",)

@@ -1,6 +1,6 @@
 """Methods and rules of records beyond the fields of their messages: a generated record `X` derives from `XMethods`.
 
-Fields that methods use are declared for type checkers alone; the generated class defines them.
+Fields that methods use are declared here only for type checkers; the generated class defines them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class FileUploadMethods(ApiMessage):
 
     @classmethod
     def of(cls, sha256: str, request: PresignedRequest | None) -> Self:
-        """Returns the upload of a file by a signed request; without a request, the file is already stored."""
+        """Returns the upload of a file by a signed request; None means that the file is already stored."""
         if request is None:
             return cls(sha256=sha256, complete=True)
         return cls(sha256=sha256, url=request.url, headers=request.headers)
@@ -65,7 +65,7 @@ class EstimateMethods(ApiMessage):
 
 
 class ComputeResponseMethods(ApiMessage):
-    """Parts of the result of a comparison."""
+    """Methods of `ComputeResponse`, the result of a comparison."""
 
     if TYPE_CHECKING:
         layers: tuple[LayerResult, ...]
@@ -114,8 +114,8 @@ class RecipeMethods(SettableMessage):
 class StoredSpec(ApiMessage):
     """A specification that is stored and addressed by its digest.
 
-    Flags that are off, and unset fields that were added later, are left out. Specifications of versions without these
-    fields therefore keep their digests.
+    The stored JSON leaves out flags that are off, and unset fields that a later version added. Specifications of
+    versions without these fields therefore keep their digests.
     """
 
     LATER_FIELDS: ClassVar[Mapping[str, object]] = MappingProxyType({})

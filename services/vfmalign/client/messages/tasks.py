@@ -15,8 +15,8 @@ from vfmalign.v1 import common_pb2
 class Task(ApiMessage, task_text.Task):
     """A task with its parameters. It can be written in its short form: `Task.parse("segmentation:label=hippocampus")`.
 
-    Stored specs contain the short form. For a task without parameters, this is just the name, so that specs of versions
-    in which tasks had no parameters keep their digests.
+    Stored specs contain the short form. The short form of a task without parameters is its name. Specs from versions in
+    which tasks had no parameters therefore keep their digests.
     """
 
     PROTO: ClassVar[type[Message]] = common_pb2.Task

@@ -84,7 +84,7 @@ class Case(Record):
         volumes: by the id of the modality or label map.
         classes: by class, whether the case belongs to it. Classes that are derived from a label map, or unknown for the
             case, are left out.
-        numbers: numbers of the case, such as an age in years, by id.
+        numbers: numbers that describe the case, such as an age in years, by id.
         strata: how the case was acquired, such as `scanner`, `field_strength` or `site`, by id.
         series: DICOM series of its modalities; empty if the case was not imported from DICOM.
     """
@@ -99,12 +99,12 @@ class Case(Record):
 
 
 class Curation(Record):
-    """Decisions about individual studies by the user who ran the import.
+    """The import user's decisions about individual studies.
 
     Attributes:
         excluded: cases that the user left out by stating their numbers (`--exclude`).
         unusable: cases that were left out because they have problems (`--skip-unusable`).
-        chosen: by case, then by modality or label map: number of the series that the user named (`--choose`).
+        chosen: number of the series that the user named (`--choose`), by case and then by modality or label map.
     """
 
     excluded: tuple[Id, ...] = Field(default=(), max_length=MAX_CASES)
@@ -119,11 +119,11 @@ class DatasetManifest(Record):
 
     Attributes:
         declaration: modalities, label maps and classes of the cases; prostate mpMRI by default.
-        held_out: False where splits share cases on purpose, such as in a run with a single case.
+        held_out: False if splits share cases on purpose, such as in a run with a single case.
         phantom: True if the cases are generated: results on them are a rehearsal, not evidence.
         selections: rules that chose the DICOM series of the volumes, as the JSON of the member `selections` of a
             declaration file. `imaging.dicom.rules` reads and writes it. Empty if the volumes came from other files.
-        curation: which studies its import left out, and which series its user chose.
+        curation: which studies the import left out, and which series its user chose.
     """
 
     id: Id
@@ -170,7 +170,7 @@ class DatasetManifest(Record):
         return {kind: case.volumes[kind] for kind in self.declaration.label_names if kind in case.volumes}
 
     def list_mixed_series(self) -> tuple[str, ...]:
-        """Returns a text for each modality whose b-values differ between cases or are calculated in only some cases."""
+        """Returns a text for each modality with series of different b-values, or of which only some are calculated."""
         cases = {case.id: case for split in SPLITS for case in self.split(split)}
         counts: defaultdict[Modality, Counter[str]] = defaultdict(Counter)
         for taken in (taken for case in cases.values() for taken in case.series if taken.b_value is not None):

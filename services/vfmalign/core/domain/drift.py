@@ -64,10 +64,11 @@ class WindowComparison:
         stratum: stratum of the rows; empty for all.
         layers: layers that the stream and the reference have in common.
         first_row, last_row: numbers of the window's rows, from 1; 0 for a window without rows.
-        rows, reference_rows: number of rows of the stream and of the reference.
-        absent_reason: why the rows cannot be compared; empty otherwise.
-        x, y, scale: by layer, rows of the reference (`x`), rows of the stream (`y`), and the other rows of the
-            reference (`scale`), which set scale and bandwidth. Layers with a value that is not finite are left out.
+        rows, reference_rows: numbers of rows of the stream and of the reference.
+        absent_reason: why the rows cannot be compared; empty if they can.
+        x, y, scale: rows by layer. `x` contains rows of the reference, and `y` rows of the stream. `scale` contains the
+            other rows of the reference, which set scale and bandwidth. Layers with a value that is not finite are left
+            out.
     """
 
     stratum: str

@@ -59,11 +59,11 @@ class InvalidInput(VfmalignError):
 
 @contextmanager
 def within(path: str, **names: str) -> Iterator[None]:
-    """Completes the fields of errors about a part of a request, so that they are paths in the request.
+    """Completes the fields of errors about a part of a request: each field becomes a path in the whole request.
 
     Args:
         path: path of the part, such as `spec`.
-        names: for each field that has another name in the part: that name, such as `task="tasks[0]"`.
+        names: for each field that the request names differently, the request's name, such as `task="tasks[0]"`.
     """
     try:
         yield
@@ -137,7 +137,7 @@ class Leakage(PreconditionFailed):
 
 
 class DataLoss(VfmalignError):
-    """A stored object is missing, truncated or changed, although something refers to it (DATA_LOSS).
+    """A stored object that is still referred to is missing, truncated or changed (DATA_LOSS).
 
     Attributes:
         kind: kind of the lost artifact: `feature_set`, `model`, `volume`, `job_result`, `stage` or `report`. Programs
@@ -210,8 +210,8 @@ class StoreUnavailable(Unavailable):
 class StoreRefused(StoreUnavailable):
     """The object store rejects the credentials of this process.
 
-    UNAVAILABLE rather than UNAUTHENTICATED or PERMISSION_DENIED: the caller's own credentials are not the problem, and
-    the call succeeds once an operator has corrected the service's.
+    The code is UNAVAILABLE rather than UNAUTHENTICATED or PERMISSION_DENIED, because the caller's own credentials are
+    not the problem. The call succeeds once an operator has corrected the service's credentials.
     """
 
     reason = "STORE_REFUSED"
@@ -232,11 +232,12 @@ class PacsUnavailable(Unavailable):
 class PacsRefused(PreconditionFailed):
     """A PACS rejects the credentials that the operator configured, or these credentials cannot be read.
 
-    FAILED_PRECONDITION rather than PERMISSION_DENIED: as in `StoreRefused`, the caller's credentials are not the
-    problem.
+    The code is FAILED_PRECONDITION rather than PERMISSION_DENIED, because the caller's own credentials are not the
+    problem, as in `StoreRefused`.
 
     Attributes:
-        may_permit_others: whether the PACS accepts the credentials, but does not permit this request with them.
+        may_permit_others: True if the PACS accepts the credentials but does not permit this request; it may permit
+            others.
     """
 
     reason = "PACS_REFUSED"
@@ -244,7 +245,7 @@ class PacsRefused(PreconditionFailed):
 
 
 class StudyNotFound(NotFound):
-    """A PACS does not have a study, or none of the series that a request names."""
+    """A PACS does not have the study that a request names, or has none of the named series."""
 
     reason = "STUDY_NOT_FOUND"
 

@@ -59,10 +59,10 @@ class TrainingSpec(Record):
         kind: `pretrain` trains a fresh encoder by `objective`; `finetune` trains a head and an encoder on `task`.
         network: `pretrained` starts from the model; `scratch` is the same architecture with random weights;
             `specialised` is the task's own network: a UNet, or a DenseNet for classification.
-        model_id: empty for a training that neither starts from a model nor uses a model's input.
+        model_id: model that the training starts from, or whose input it uses; empty if there is none.
         task: None for pretraining.
         publish_as: model id under which the encoder is published; empty for `specialised`.
-        modality_map: model inputs by the modality of the dataset that feeds them.
+        modality_map: by modality of the dataset, the model input that it feeds.
         shuffled_labels: whether targets are permuted between the training cases, and between the validation cases.
         initial_seed: in a control, seed of the random weights that replace the model's weights.
         allow_cut_organs: whether the field of view may contain less than the share `field_of_view.REFUSE_BELOW` of a
@@ -90,7 +90,7 @@ class TrainingSpec(Record):
 
 
 class JobProgress(Record):
-    """`jobs/<id>/progress/<epoch>.json`: the API's `CurvePoint` with the totals; epoch 0 is before training.
+    """`jobs/<id>/progress/<epoch>.json`: the API's `CurvePoint` with total epochs and steps; epoch 0 precedes training.
 
     Attributes:
         validation_score: the task's primary metric on `val`; the validation loss for pretraining.
@@ -133,7 +133,7 @@ class MetricSpec(Record):
 
     @property
     def title(self) -> str:
-        """The name as text, with acronyms and proper names in their usual letters."""
+        """The name as text, with acronyms and proper names in their usual spelling."""
         return " ".join(_METRIC_SPELLINGS.get(word, word) for word in self.name.split("_"))
 
 

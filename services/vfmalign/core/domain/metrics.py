@@ -71,9 +71,9 @@ def list_structures(labels: Sequence[LabelMap]) -> tuple[Structure, ...]:
 def get_segmentation_metrics(structures: Sequence[Structure]) -> tuple[MetricSpec, ...]:
     """Returns the metrics of a segmentation, the primary one first.
 
-    If the structure that is drawn last is weighted or the only one, its Dice is the primary metric. Otherwise, the
-    primary metric is the mean Dice over all structures. The other metrics follow by kind and, within a kind, map by
-    map, starting with the map drawn last.
+    If the structure that is drawn last is the only structure or has a weight above 1, its Dice is the primary metric.
+    Otherwise, the primary metric is the mean Dice over all structures. The other metrics are ordered by kind, and
+    within a kind by map, starting with the map that is drawn last.
 
     Raises:
         BadOption: two metrics would have the same name.

@@ -111,7 +111,7 @@ def check_units(preprocessing: Preprocessing, units: Mapping[Modality, str], fie
     Other normalisations treat 0 as "no signal", as in MRI and in PET (SUVbw). In HU, 0 is water and −1000 is air.
 
     Args:
-        preprocessing: the model's, with its inputs named as the modalities.
+        preprocessing: the model's preprocessing, with its inputs named as the dataset's modalities.
         units: units by modality; empty or absent for an arbitrary unit.
         field: path in the request, for errors.
 

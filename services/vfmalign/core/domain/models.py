@@ -38,7 +38,7 @@ LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, patte
 
 
 class Preprocessing(Record):
-    """Input that an encoder expects. It is also the API's message, in which empty fields have their defaults."""
+    """Input that an encoder expects. The record is also the API's message, where an empty field means its default."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)  # the command line lists the fields with their meanings
 
@@ -72,7 +72,7 @@ class Preprocessing(Record):
     def content_digest(self) -> str:
         """Returns a digest of the preprocessing that does not depend on the names of the modalities.
 
-        If two datasets name their modalities differently, their features can be compared if this digest is the same.
+        Features of datasets that name their modalities differently can be compared if this digest is the same.
         """
         names = {modality: f"input_{index}" for index, modality in enumerate(self.modalities)}
         reference = names.get(self.reference, self.reference)
@@ -115,14 +115,14 @@ def _get_default_reference(modalities: tuple[Modality, ...]) -> Modality:
 
 
 class Layer(Record):
-    """A layer that features can be extracted from, and its number of channels. It is also the API's message."""
+    """A layer that features can be extracted from, and its number of channels; also the API's message."""
 
     name: LayerName
     channels: int = Field(ge=1, le=MAX_LAYER_CHANNELS)
 
 
 class PretrainingDataset(Record):
-    """A dataset that a model was pretrained on, with what is needed to detect leakage into a test split."""
+    """A dataset that a model was pretrained on, with the volumes and patients that show leakage into a test split."""
 
     dataset_id: Id
     dataset_digest: Sha256
@@ -141,8 +141,8 @@ class ModelCard(Record):
             states that leakage cannot be excluded.
         parent_model_id: the model this one was fine-tuned from; empty for a pretrained one.
         source: origin and licence of the weights; free text without patient data.
-        declaration: rules for reading inputs from DICOM: the JSON of a declaration file with its member `selections`,
-            which `imaging.datasets.layouts.derivation` reads and writes; empty for none.
+        declaration: rules for reading inputs from DICOM, as the JSON of a declaration file with its member
+            `selections`; empty for none. `imaging.datasets.layouts.derivation` reads and writes it.
     """
 
     id: Id

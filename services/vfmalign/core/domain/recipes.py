@@ -1,11 +1,11 @@
 """Training recipes by network, task and preset: the defaults of every job.
 
-All networks of one task share epochs, steps and batch size, so that a baseline has the same data and budget as the
-foundation model; learning rate, layer decay and weight decay differ by network. Random weights get no layer decay,
-because their early stages hold nothing to preserve.
+All networks of one task share epochs, steps and batch size, so a baseline has the same data and budget as the
+foundation model. Learning rate, layer decay and weight decay differ by network. Random weights get no layer decay,
+because their early stages have learned nothing worth preserving.
 
-Sources: AdamW, layer decay, warm-up and half cosine as in ConvNeXt V2's fine-tuning (Woo et al., CVPR 2023) and
-ProFound; rates tuned on seeded phantoms (`demo`).
+Sources: AdamW, layer decay, warm-up and half cosine are those of ConvNeXt V2's fine-tuning (Woo et al., CVPR 2023) and
+ProFound. The rates were tuned on seeded phantoms (`demo`).
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def fit_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int] | No
     """Limits the patches of a preset to the size of a model's input.
 
     Args:
-        recipe: a preset, without the fields of a request. A patch in a request that is too large is an error.
+        recipe: a preset, before a request changes its fields. A request whose patch is too large is an error.
         input_shape_DHW: size of the input in voxels; None if it is not known yet.
     """
     if recipe.patch_shape_dhw is None or input_shape_DHW is None:

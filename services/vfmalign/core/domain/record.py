@@ -15,7 +15,7 @@ from vfmalign.core.domain.errors import BadOption
 
 @dataclass(frozen=True)
 class TextFormat:
-    """Format of a text, such as an id, which requests (`bounds.proto`), records and files share.
+    """Format of a text, such as an id. Requests (`bounds.proto`), records and files share these formats.
 
     Attributes:
         form: regular expression of the whole text.
@@ -97,8 +97,8 @@ def check_key(key: str) -> str:
     """Checks that a key of object storage is canonical, so that no object has two keys.
 
     Raises:
-        ValueError: it is empty or too long, or has an empty, `.` or `..` segment, a control character, or a backslash,
-            which some stores read as a slash.
+        ValueError: the key is empty or too long, or contains an empty, `.` or `..` segment, a control character or a
+            backslash. Some stores read a backslash as a slash.
     """
     segments = key.split("/")
     is_text = key.isprintable() and "\\" not in key
@@ -132,7 +132,7 @@ def canonical_json(value: object) -> bytes:
 def describe_invalid(error: ValidationError) -> str:
     """Describes the first problem of a stored record in at most 300 characters, without the offending value.
 
-    Keys that are not names of fields are left out as well: they come from the writer of the object, and may name a
+    Keys that are not names of fields are left out as well: the writer of the object chose them, and they may name a
     patient.
     """
     problem = error.errors(include_input=False, include_url=False)[0]

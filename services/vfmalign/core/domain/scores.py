@@ -32,7 +32,7 @@ def aggregate_resamples(
         weight_RN: number of times each case counts, such as in a bootstrap resample.
 
     Returns:
-        R numbers; NaN if there are no cases, or where a metric of two classes lacks a class.
+        R numbers. A number is NaN if there are no cases, or if the metric needs two classes and one is missing.
     """
     with np.errstate(invalid="ignore"):
         if metric.of_set == "mean":

@@ -31,7 +31,7 @@ class Task(Record):
 
     Attributes:
         name: key in `tasks.TASKS`, unless the task is unknown.
-        parameters: parameters of the task; empty ones take the dataset's defaults.
+        parameters: parameters of the task; empty parameters take the dataset's defaults.
     """
 
     name: str

@@ -25,7 +25,7 @@ def open_regular_file(path: Path, max_bytes: int) -> BinaryIO:
     """Opens a regular file for reading. It never waits for a pipe, and never opens a device.
 
     Raises:
-        OSError: it cannot be opened, is not a regular file (EINVAL), or is larger than `max_bytes` (EFBIG).
+        OSError: the file cannot be opened, is not a regular file (EINVAL), or is larger than `max_bytes` (EFBIG).
     """
     _check_file(path.stat(), max_bytes)  # first, because opening a device may have effects
     # The path may name something else by now. O_NONBLOCK: opening a pipe would wait for its writer.
@@ -39,7 +39,7 @@ def open_regular_file(path: Path, max_bytes: int) -> BinaryIO:
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """Reads a regular file up to the size that it has when it is opened; raises as `open_regular_file`."""
+    """Reads a regular file up to the size that it has when it is opened; raises the errors of `open_regular_file`."""
     with open_regular_file(path, max_bytes) as file:
         return file.read(os.fstat(file.fileno()).st_size)
 
@@ -53,8 +53,8 @@ def parse_json(data: bytes | str, max_bytes: int, *, unique_names: bool = False)
         unique_names: if true, reject an object that repeats a name; if false, the last value counts.
 
     Raises:
-        ValueError: it is not JSON, is larger than `max_bytes`, is nested deeper than `MAX_JSON_DEPTH`, or contains NaN
-            or an infinite number. The message states the cause and quotes nothing of the document.
+        ValueError: the document is not JSON, is larger than `max_bytes`, is nested deeper than `MAX_JSON_DEPTH`, or
+            contains NaN or an infinite number. The message states the cause and quotes nothing of the document.
     """
     if len(data) > max_bytes:
         raise ValueError(f"larger than {_format_size(max_bytes)}")
@@ -84,7 +84,7 @@ def read_json(path: Path, max_bytes: int) -> JsonValue:
 
 
 def describe_failure(error: OSError | ValueError) -> str:
-    """Returns the cause of an error of `read_json`, without the file's path that the text of an OSError contains."""
+    """Returns the cause of an error of `read_json`; leaves out the path, which the text of an OSError contains."""
     return (error.strerror or "unknown reason") if isinstance(error, OSError) else str(error)
 
 

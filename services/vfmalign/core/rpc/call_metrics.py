@@ -1,7 +1,7 @@
 """Metrics of one method of the API: calls started and finished, their duration, and the side at fault for failures.
 
-The objectives of the services count failures that are the server's fault. A caller that sends invalid requests in a
-loop, or more than its quota, must not use up the services' error budget.
+The objectives of the services count only failures that are the server's fault. A caller that sends invalid requests in
+a loop, or more than its quota, must not use up the services' error budget.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class Method:
         Args:
             code: its status.
             seconds: its duration.
-            failure: the error that it ended with, if any.
-            time_limit_s: seconds from its arrival to its caller's deadline; None without a deadline.
+            failure: the error that the call ended with, if any.
+            time_limit_s: seconds from the call's arrival to the caller's deadline; None without a deadline.
         """
         self.handled[code].inc()
         self.seconds.observe(seconds)
@@ -117,7 +117,7 @@ def register_methods(services: Mapping[str, list[tuple[str, bool]]]) -> None:
     """Registers the metrics of every method, so that they are exported before the first call.
 
     Args:
-        services: by full name of a service: its methods, and whether each method streams its response.
+        services: for each service, by its full name, the methods, and whether each method streams its response.
     """
     for service, methods in services.items():
         for name, streams in methods:

@@ -2,7 +2,7 @@
 
 gRPC itself retries a call while the service answers UNAVAILABLE (service config, gRFC A6). Retries are safe because all
 RPCs are idempotent: creations take an id that the client chooses, all others compute or read. If a full service rejects
-a unary call, this module repeats the call after the delay that the service states, which gRPC does not know.
+a unary call, this module repeats the call after the delay that the service states, because gRPC ignores this delay.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
 Every call passes the same checks in the same order: the service is open, the caller is authenticated and may call the
 RPC, the caller is below its limit of concurrent calls, memory for the request is reserved, and the request is read and
-checked. Until gRPC is done with a call, the call counts, and its answer occupies memory.
+checked. Until gRPC is done with a call, the call counts towards its caller's limit, and its answer occupies memory.
 
 Handlers of unary requests are registered as handlers of request streams, which look the same on the wire. The handler
 then decides when to read the message: after it has reserved memory, and within a time limit. A message that cannot be
 parsed is an error like any other.
 
-Servicers raise errors of `core.domain.errors`. Any other exception becomes INTERNAL with a generic message; its
-traceback is written to the log alone, because it may contain data.
+Servicers raise errors of `core.domain.errors`. Any other exception becomes INTERNAL with a generic message; the
+traceback is written only to the log, because it may contain data.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Args:
         gate: admits or rejects calls.
         authenticator: identifies callers.
-        holds: calls and memory of the callers.
+        holds: limits the calls and the memory of callers.
     """
 
     def __init__(self, gate: Gate, authenticator: Authenticator, holds: Holds) -> None:

@@ -34,7 +34,7 @@ class PageTokens:
 
     @classmethod
     def of(cls, request: Message) -> Self:
-        """Returns the tokens of a list request. Every field except size and token of the page is a filter."""
+        """Returns the tokens of a list request. Every field except the page size and the page token is a filter."""
         filters = type(request)()
         filters.CopyFrom(request)
         for field in _PAGE_FIELDS:

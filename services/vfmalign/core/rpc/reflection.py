@@ -1,7 +1,7 @@
 """Server reflection in its versions v1 and v1alpha, because clients try either version first.
 
-The messages of both are the same on the wire. grpcio-reflection has v1alpha only, so its servicer also serves v1, with
-the description that clients ask for.
+The messages of both are the same on the wire. The package grpcio-reflection has only v1alpha. Its servicer therefore
+also serves v1, with the description of v1 that clients ask for.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Runs a service: listens, warms up, reports readiness, and drains on SIGTERM.
 
-Three ports: the API, with reflection and the health service's `Check`; Prometheus metrics; and for probes, a plaintext
-port that serves only the health service. A service is ready from the end of its warm-up until it drains. Readiness does
-not depend on the object store. The health service also has the name `liveness`, which is SERVING as long as the process
-answers.
+A service has three ports: the API, with reflection and the health service's `Check`; Prometheus metrics; and for
+probes, a plaintext port that serves only the health service. A service is ready from the end of its warm-up until it
+drains. Readiness does not depend on the object store. The health service also has the name `liveness`, which is SERVING
+as long as the process answers.
 """
 
 from __future__ import annotations
@@ -213,13 +213,13 @@ async def serve_api(
         add_services: adds the servicers.
         gate: admits or rejects calls.
         state: health service.
-        resources: stops the server at its end.
+        resources: exit stack that stops the server when it is closed.
 
     Returns:
         The server, the full names of its services, and its port.
 
     Raises:
-        SystemExit: code 2, after one sentence on stderr, where a setting is wrong.
+        SystemExit: code 2, after one sentence on stderr, if a setting is wrong.
     """
     limits = settings.server
     # SO_REUSEPORT is off: a second process on this port must fail instead of taking half of the calls. Connections have

@@ -1,8 +1,8 @@
 """Mapping between errors and gRPC statuses: servers pack errors, clients unpack them.
 
-Every error carries `google.rpc.ErrorInfo` (reason, domain `vfmalign`, and metadata with message, subject and remedy;
-of lost data also `kind` and `owner`). Invalid input also carries `BadRequest`, and errors that may be retried carry
-`RetryInfo`.
+Every error carries `google.rpc.ErrorInfo`: the reason, the domain `vfmalign`, and metadata with message, subject and
+remedy. For lost data, the metadata also contain `kind` and `owner`. Invalid input also carries `BadRequest`, and errors
+that may be retried carry `RetryInfo`.
 """
 
 from __future__ import annotations

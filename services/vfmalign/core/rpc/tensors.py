@@ -31,7 +31,7 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
         field: path of the message in the request, for errors.
 
     Raises:
-        BadTensor: its type, shape or byte count is wrong.
+        BadTensor: the type, shape or byte count of the tensor is wrong.
     """
     dtype = _DTYPES.get(tensor.data_type)
     if dtype is None:
@@ -62,8 +62,8 @@ def to_tensor(array: NDArray[Any], field: str = "tensor", *, allow_non_finite: b
     """Converts an array to a message. Only calls that define how to handle non-finite elements may send them.
 
     Raises:
-        BadTensor: its type or number of axes is not supported, it is empty, or an element is NaN or infinite and
-            this is not allowed.
+        BadTensor: the array is empty, has an unsupported type or number of axes, or has a NaN or infinite element
+            although this is not allowed.
     """
     number = _NUMBERS.get(array.dtype.newbyteorder("<"))
     if number is None:

@@ -24,8 +24,8 @@ class TlsFiles:
 
     Attributes:
         ca_file: the authorities that sign servers' certificates.
-        cert_file, key_file: the caller's own certificate chain and its unencrypted private key; None for a caller that
-            presents none.
+        cert_file, key_file: the caller's own certificate chain and its unencrypted private key; None if the caller
+            presents no certificate.
     """
 
     ca_file: Path
@@ -60,7 +60,7 @@ def server_credentials(certificate: Path, key: Path, client_ca: Path | None = No
     Args:
         certificate: the server's own certificate chain.
         key: its unencrypted private key.
-        client_ca: authorities for the certificates that callers must present; None asks callers for no certificate.
+        client_ca: authorities for the certificates that callers must present; if None, callers need no certificate.
 
     Raises:
         OSError: a file cannot be read.

@@ -29,7 +29,7 @@ def split_names(text: str) -> object:
     """Returns the entries of a setting, which is either a JSON list or separated by commas.
 
     Raises:
-        ValueError: it begins like a JSON list, but is none.
+        ValueError: the text begins like a JSON list, but is not one.
     """
     return json.loads(text) if text.lstrip().startswith("[") else text.replace(",", " ").split()
 

@@ -73,11 +73,11 @@ class _Call:
 class FairGate:
     """Lets calls in by tenant in turn, and within a tenant by caller in turn. It belongs to the event loop.
 
-    The next call comes from the tenant with the fewest calls inside, and if several tenants have equally few, from the
-    one whose last turn was longest ago. If all places are taken, a new call displaces a waiting call. Counting the new
-    call, the gate finds the tenant that holds the most places and, within that tenant, the caller that holds the most.
-    If that caller makes the new call, the gate refuses the new call. Otherwise, the gate removes that caller's newest
-    waiting call.
+    The next call comes from the tenant with the fewest calls inside. If several tenants have equally few, it comes from
+    the tenant whose last turn was longest ago. If all places are taken, a new call displaces a waiting call. Counting
+    the new call, the gate finds the tenant that holds the most places and, within that tenant, the caller that holds
+    the most. If that caller makes the new call, the gate refuses the new call. Otherwise, the gate removes that
+    caller's newest waiting call.
 
     Args:
         inside: maximum number of calls inside: one per thread, and one more if calls do other work before they need a
@@ -131,7 +131,7 @@ class FairGate:
         are read, because only the message names the queue of a call.
 
         Yields:
-            Whether the call is one of these few. If the call succeeds, use `forgive`.
+            Whether the call is one of these few early calls. If such a call succeeds, call `forgive`.
 
         Raises:
             QueueFull: the delay of the last refusal is not over, and there is no place.

@@ -1,7 +1,7 @@
 """`python -m vfmalign.core.runtime.health_probe`: check that this container's service is ready.
 
-Exit code 0 if it is, else 1 with one sentence on stderr. Used by the images' `HEALTHCHECK`; Kubernetes probes the
-health port itself.
+Exit code 0 if the service is ready; otherwise 1, after one sentence on stderr. Used by the images' `HEALTHCHECK`;
+Kubernetes probes the health port itself.
 """
 
 from __future__ import annotations

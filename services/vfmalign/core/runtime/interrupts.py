@@ -14,9 +14,8 @@ from contextlib import contextmanager
 def wake_for_signals() -> Iterator[None]:
     """Lets every signal wake the running event loop during a block; does nothing outside the main thread.
 
-    `asyncio.run` handles SIGINT in Python code, which the main thread runs between two instructions. If a signal
-    arrives just before this thread waits for events, or at another thread, it would stay unhandled until the next
-    event.
+    `asyncio.run` handles SIGINT in Python code, which the main thread runs between two instructions. A signal that
+    arrives at another thread, or just before this thread waits for events, would stay unhandled until the next event.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -41,7 +41,7 @@ _QUIET_LOGGERS = ("urllib3", "asyncio", "matplotlib", "PIL")
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
-    """Returns a logger. It reads the configuration when it is used, so it may be created at import."""
+    """Returns a logger, which may be created at import: it reads the configuration only when it is used."""
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger(module=name))
 
 

@@ -1,7 +1,7 @@
 """Prometheus metrics of all services in a registry of their own, and timers for stages of work.
 
 Metrics of a single service are defined in its own `metrics.py`, so that no other service exports them. A metric here
-that only some processes have carries a label, because a metric without labels is exported with 0 from the start.
+that only some processes export needs a label: a metric without labels is exported with 0 from the start.
 
 Label values are constants of the code or states, never ids of patients, cases or objects: these would identify people
 and grow without bound.
@@ -55,8 +55,8 @@ calls_failed = Counter(
 )
 calls_by_role = Counter(
     "vfmalign_calls_by_role",
-    "RPCs that callers were allowed to make, by their tenant and the role that allows it; of several roles, the first "
-    "in the table of docs/security.md.",
+    "RPCs that callers were allowed to make, by the caller's tenant and role. Of several roles that allow the RPC, the "
+    "first one in the table of docs/security.md counts.",
     ("tenant", "role", "grpc_service", "grpc_method"),
     registry=REGISTRY,
 )
@@ -70,7 +70,7 @@ quota_used_ratio = Gauge(
 )
 answers_not_taken = Counter(
     "vfmalign_answers_not_taken",
-    "Messages of answers that the caller did not read in time.",
+    "Answer messages that the caller did not read in time.",
     registry=REGISTRY,
 )
 log_lines_lost = Counter(
@@ -98,15 +98,15 @@ gpu_memory_used_bytes = Gauge(
 store_seconds = Histogram(
     "vfmalign_store_seconds",
     "Time of one attempt of a call to the object store, with the transfer of the object, in seconds. `operation` is "
-    "`get`, `head`, `list`, `put`, `delete`, `bucket` or `probe`, the regular list of no objects.",
+    "`get`, `head`, `list`, `put`, `delete`, `bucket` or `probe` (a regular check that the store answers).",
     ("operation",),
     buckets=SECONDS,
     registry=REGISTRY,
 )
 store_attempts = Counter(
     "vfmalign_store_attempts",
-    "Attempts of calls to the object store. The `outcome` is `failed` without an answer, with an error of the store or "
-    "where it refuses the keys; else `answered`.",
+    "Attempts of calls to the object store. The `outcome` is `failed` if the store does not answer, reports an "
+    "error of its own or refuses the keys; otherwise `answered`.",
     ("operation", "outcome"),
     registry=REGISTRY,
 )
@@ -118,7 +118,7 @@ store_failures = Counter(
 )
 store_last_success = Gauge(
     "vfmalign_store_last_success_timestamp_seconds",
-    "When the object store last answered the probe of this process, in seconds since 1970; its start before that.",
+    "Unix time at which the object store last answered this process's probe; until then, the start of the probe.",
     ("bucket",),
     registry=REGISTRY,
 )
@@ -178,7 +178,7 @@ class Stages:
                 self._seconds[name] += timing.seconds
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Adds times that were measured elsewhere, such as by an earlier attempt. The metric does not observe them."""
+        """Adds times that were measured elsewhere, such as by an earlier attempt; the metric of stages omits them."""
         with self._lock:
             for name, value in seconds.items():
                 self._seconds[name] = self._seconds.get(name, 0.0) + value
@@ -192,7 +192,7 @@ class Stages:
 def announce_build() -> None:
     """Exports the versions and the process's own metrics; calling it again changes nothing.
 
-    Counters and histograms do without their `_created` samples, which double the number of series.
+    Counters and histograms are exported without their `_created` samples, which would double the number of series.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
     build_info.labels(__version__, platform.python_version()).set(1)

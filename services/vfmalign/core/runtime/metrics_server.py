@@ -1,7 +1,7 @@
 """HTTP server of the metrics, for Prometheus.
 
-It serves few connections, without a thread for each, and with a time limit: a silent client occupies one descriptor
-for a few seconds. A connection beyond the limit replaces the oldest one.
+It serves few connections, and needs no thread for each. Because of a time limit, a silent client occupies a descriptor
+only for a few seconds. A connection beyond the limit replaces the oldest one.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ class ServerSettings(BaseModel, frozen=True):
         default=200,
         ge=1,
         le=100_000,
-        description="maximum concurrent calls of an identity, or without identities of an address; services are exempt",
+        description="maximum concurrent calls of an identity (or address, without authentication); services are exempt",
     )
     max_streams: int = Field(default=100, ge=1, le=10_000, description="maximum concurrent calls on one connection")
     max_connections: int = Field(default=1_000, ge=1, le=100_000, description="maximum open connections")
@@ -192,7 +192,7 @@ class ServerSettings(BaseModel, frozen=True):
         description="PEM file of the authorities that sign the certificates of callers (mutual TLS); if not set, "
         "callers need no certificate",
     )
-    ports_file: Path | None = Field(default=None, description="file to which the ports are written as JSON once open")
+    ports_file: Path | None = Field(default=None, description="file to which the open ports are written as JSON")
 
     @field_validator("request_memory_bytes")
     @classmethod

@@ -1,7 +1,7 @@
 """Thread pools for work that would block the event loop: each purpose has a bounded pool of its own.
 
 Calls do not use the default executor of asyncio (`asyncio.to_thread`), which all purposes share: calls that wait for an
-unresponsive store would block all others. Only the orchestrator's loops use it (ADR 0080).
+unresponsive store would block all others. Only the orchestrator's loops use the default executor (ADR 0080).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Threads(ThreadPoolExecutor):
         """Waits for a function that was submitted.
 
         If the caller is cancelled while the function waits for a thread, the function does not run. If the function is
-        already running, it is not interrupted: it checks `current_work` where it can stop.
+        already running, it is not interrupted; it checks `current_work` wherever it can stop.
         """
         with current_work.get().waiting_for(f"threads: {self._thread_name_prefix}"):
             return await asyncio.wrap_future(submitted)

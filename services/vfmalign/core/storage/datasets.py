@@ -2,8 +2,8 @@
 
 `datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI reads, with
 ids, groups, digests, label maps, classes, numbers and strata added to each item. Its key `declaration` lists the
-modalities, label maps and classes of the cases; without it, they are prostate mpMRI. `selections` holds the rules that
-chose the DICOM series, and `curation` the decisions of the import's user about individual studies.
+modalities, label maps and classes of the cases; a datalist without this key has those of prostate mpMRI. `selections`
+holds the rules that chose the DICOM series, and `curation` the decisions of the import's user about individual studies.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def save_dataset(store: ObjectStore, dataset: DatasetManifest) -> str:
 def to_datalist(dataset: DatasetManifest) -> dict[str, object]:
     """Converts a dataset to a datalist, in which paths are keys of the bucket.
 
-    `label` of an item is the last label map that the case has, which a segmentation draws over the others.
+    `label` of an item is the last label map that the case has; a segmentation draws this map over the others.
     """
     declaration = dataset.declaration
     values = declaration.labels[-1].values if declaration.labels else {}
@@ -145,7 +145,7 @@ def check_splits(dataset: DatasetManifest, labels: Mapping[str, str] | None = No
         labels: names of the cases in the error, by id; None to use the ids.
 
     Raises:
-        BadDataset: they overlap although the dataset is held out, or a case is listed twice.
+        BadDataset: splits overlap although the dataset is held out, or a split lists a case twice.
     """
     for split in SPLITS:
         ids = [case.id for case in dataset.split(split)]
@@ -167,7 +167,7 @@ def check_splits(dataset: DatasetManifest, labels: Mapping[str, str] | None = No
 
 
 def check_leakage(dataset: DatasetManifest, pretraining: Sequence[PretrainingDataset]) -> None:
-    """Checks that no test case is part of `train`, `val` or the model's pretraining.
+    """Checks that no test case is part of `train`, of `val` or of the model's pretraining.
 
     A dataset that is not held out is not checked against its own splits.
 

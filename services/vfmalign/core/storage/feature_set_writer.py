@@ -46,7 +46,7 @@ class FeatureSetWriter:
         self._channels: dict[str, int] = {}
 
     def count_stored_parts(self) -> int:
-        """Returns the number of stored parts, of any length and unverified."""
+        """Returns the number of stored parts, whatever their length; does not verify them."""
         return sum(1 for _ in self._store.list(f"{self._prefix}part-"))
 
     def parts_done(self, part_rows: int, manifest: Manifest | None = None) -> set[int]:
@@ -113,8 +113,8 @@ class FeatureSetWriter:
         Args:
             software: versions that computed the parts.
             replaced: manifest of the damaged set that is repaired. If the parts have the same bytes as before, this
-                manifest stays. Parts from another device may differ in the last bits; the new manifest then replaces
-                it.
+                manifest stays. Parts from another device may differ in the last bits; a new manifest then replaces this
+                one.
             replace: whether to replace a manifest that cannot be read.
 
         Raises:

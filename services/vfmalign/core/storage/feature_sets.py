@@ -119,7 +119,7 @@ class Manifest(Record):
 
 @dataclass(frozen=True)
 class CommittedSet:
-    """The stored manifest of a set: content, key, SHA-256 and size. The digest identifies what readers expect."""
+    """The stored manifest of a set: content, key, SHA-256 and size. Readers check the SHA-256."""
 
     manifest: Manifest
     key: str
@@ -141,11 +141,11 @@ def read_committed(store: ObjectStore, feature_set: str, sha256: str = "") -> Co
     Args:
         store: object store of the set.
         feature_set: id of the set.
-        sha256: digest of the manifest that the caller refers to; empty accepts the stored one.
+        sha256: digest of the manifest that the caller refers to; if empty, any stored manifest is accepted.
 
     Raises:
         NotFound: the set does not exist or was not committed, and the caller refers to no manifest.
-        DataLoss: the manifest is missing, too large, unreadable, describes another set, or is not the expected one.
+        DataLoss: the manifest is missing, too large or unreadable, describes another set, or has another digest.
     """
     key = manifest_key(feature_set)
     with lost_as("feature_set", feature_set, EXTRACT_AGAIN):
@@ -167,7 +167,7 @@ def read_named(store: ObjectStore, feature_set: str, sha256: str = "") -> Commit
     Args:
         store: object store of the set.
         feature_set: id of the set.
-        sha256: digest of the manifest; empty accepts the stored one.
+        sha256: digest of the manifest; if empty, any stored manifest is accepted.
 
     Raises:
         NotFound: the set does not exist or was not committed.
@@ -216,7 +216,7 @@ def read_feature_set(store: ObjectStore, feature_set: str, sha256: str = "") -> 
 
     Raises:
         NotFound: there is no such set.
-        DataLoss: its manifest or a part is missing, was changed, or does not match.
+        DataLoss: the manifest or a part is missing or was changed, or a part does not match the manifest.
     """
     manifest = read_manifest(store, feature_set, sha256)
     parts = [read_part(store, manifest, index) for index in range(len(manifest.parts))]

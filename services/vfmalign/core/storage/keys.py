@@ -1,7 +1,7 @@
 """Addresses of the artifacts in object storage.
 
-A step is done once its artifact exists, so addresses are deterministic and must not change. They are relative to the
-tenant; `ObjectStore` puts the tenant's name before them.
+A step is done once its artifact exists, so addresses are deterministic and must not change. Addresses are relative to
+the tenant; `ObjectStore` puts the tenant's name before them.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def outbox_key(monitor: str, time_ns: int, writer: str, sha256: str) -> str:
         monitor: id of the monitor.
         time_ns: nanoseconds since 1970, unique among the observations of the writer.
         writer: 8 hexadecimal digits, unique to the writing process.
-        sha256: digest of the object. The key contains the digest in place of ids.
+        sha256: digest of the object. The key contains this digest instead of the object's ids.
     """
     return f"{outbox_prefix(monitor)}{time_ns:020d}-{writer}-{sha256}.pb"
 

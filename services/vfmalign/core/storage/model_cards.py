@@ -69,7 +69,7 @@ def check_model_id(model_id: str) -> None:
     """Checks the form of an id.
 
     Raises:
-        BadOption: it is not an id.
+        BadOption: the text is not an id.
     """
     if not is_id(model_id):
         raise BadOption(

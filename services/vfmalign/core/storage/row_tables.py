@@ -24,7 +24,7 @@ def read_table(path: Path, rows: int, field: str) -> dict[str, list[str]]:
 
     Args:
         path: the file.
-        rows: number of rows that it describes.
+        rows: number of rows that the table describes.
         field: its name in errors.
 
     Raises:

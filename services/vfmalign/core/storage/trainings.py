@@ -46,7 +46,7 @@ def resolve_training(
         model: id of the model, or name of the architecture that is trained from random weights, for errors.
         preprocessing: preprocessing of the model, from its card or architecture.
         modality_map: names of the model's inputs by modality of the dataset.
-        recipes: recipes of the trainings, which share everything else.
+        recipes: recipes of the trainings, which differ in nothing else.
 
     Returns:
         The preprocessing with the model's inputs named as the dataset's modalities.

@@ -93,7 +93,7 @@ class UploadArea:
             ) from None
 
     def read(self, sha256: str, max_bytes: int) -> bytes:
-        """Returns a verified file; raises as `find` and `missing`."""
+        """Returns a verified file; raises the errors of `find` and `missing`."""
         data = self.find(sha256, max_bytes)
         if data is None:
             raise self.missing(sha256)
@@ -109,7 +109,7 @@ class UploadArea:
         )
 
     def clear(self, first: str) -> None:
-        """Deletes all files, first the file that names the others: a repeated call then finds no incomplete import."""
+        """Deletes all files, first the one that names the others: a repeated call then finds no partial import."""
         self.store.delete(self.key(first))
         for key in self.store.list(self.prefix):
             self.store.delete(key)

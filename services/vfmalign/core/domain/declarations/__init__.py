@@ -76,7 +76,7 @@ class CaseClass(Record):
 
 
 class TaskParameters(Record):
-    """Parameters of tasks. Each task uses some of them; an empty parameter takes the dataset's default."""
+    """Parameters of tasks. A task uses some of these parameters; an empty parameter takes the dataset's default."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -99,10 +99,10 @@ class DatasetDeclaration(Record):
 
     Attributes:
         name: its id, such as `prostate_mpmri`.
-        modalities: ids of the images. A case has all of them; the first defines the grid.
+        modalities: ids of the images, all of which every case has; the first image defines the grid.
         labels: label maps that a case may have.
         classes: classes that a case may belong to.
-        defaults: default parameters by name of task.
+        defaults: default parameters of each task, by its name.
         units: units by modality; modalities that are left out have an arbitrary unit.
     """
 

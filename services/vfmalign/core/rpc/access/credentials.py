@@ -1,8 +1,8 @@
 """Bearer tokens of outgoing calls: fixed, from a file that other programs may rewrite, or from a function.
 
-A token works like a password: it is sent only over encrypted channels and to this machine, unless a setting also allows
-plaintext to other machines. Calls over synchronous and asynchronous channels carry it as metadata, because gRPC rejects
-its own call credentials on every plaintext channel, even on the loopback interface.
+A token works like a password: it is sent only over encrypted channels or within this machine, unless a setting also
+allows plaintext to other machines. Calls over synchronous and asynchronous channels carry the token as metadata,
+because gRPC's own call credentials do not work on plaintext channels, not even on the loopback interface.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class BearerToken:
     Args:
         value: the token.
         file: file with the token, in place of `value`; it is read again when it changes.
-        function: returns the token, in place of both; called before every call, on the event loop.
+        function: returns the token, in place of `value` and `file`; called before every call, on the event loop.
         allow_plaintext: whether the token may be sent unencrypted to other machines, as in a network of trusted
             containers.
     """
@@ -60,7 +60,7 @@ class BearerToken:
         """Checks that the token may be sent to a target of gRPC.
 
         Raises:
-            BadOption: it would leave this machine unencrypted.
+            BadOption: the token would leave this machine unencrypted.
         """
         if not (encrypted or self._allow_plaintext or _is_local(address)):
             raise BadOption(

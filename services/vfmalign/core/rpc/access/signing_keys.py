@@ -1,8 +1,8 @@
 """Public keys that verify tokens: from a file, or from the discovery document of an OpenID provider.
 
-PyJWT's own `PyJWKClient` asks the provider again for every unknown key id, which callers can invent, and has no keys
-while the provider is down. Here, one request runs at a time, with a pause before the next one. While the provider is
-down, the last keys stay in use for a limited time.
+PyJWT's own `PyJWKClient` asks the provider again for every unknown key id, although callers can invent key ids. It has
+no keys while the provider is down. Here, only one request to the provider runs at a time, with a pause before the next
+one. While the provider is down, the last keys stay in use for a limited time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def parse_keys(document: bytes) -> Keys:
     A key without an id is listed under the empty text.
 
     Raises:
-        ValueError: it is not a JWKS document, or has no such key.
+        ValueError: the document is not a JWKS document, or has no key that may sign tokens.
     """
     content = parse_json(document, _MAX_DOCUMENT_BYTES)
     entries = content.get("keys") if isinstance(content, dict) else None
@@ -122,7 +122,7 @@ class ProviderKeys:
 
     Args:
         issuer: URL of the provider.
-        ca_file: PEM file of the authorities that sign its certificate; the system's by default.
+        ca_file: PEM file of the authorities that sign the provider's certificate; by default, the system's authorities.
         clock: returns the time in seconds.
     """
 

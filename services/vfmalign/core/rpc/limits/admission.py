@@ -1,9 +1,9 @@
-"""Admission of calls: how many a caller has at once, and memory for requests and answers.
+"""Admission of calls: how many calls a caller may have at once, and memory for requests and answers.
 
 gRPC reads the message of a unary call before its handler runs, so stalled senders of large messages fill a server's
-memory. Here, a call first reserves memory for the largest message. After reading, it keeps only the memory of its
-message while it works. Its answer occupies memory until the caller has read the answer. This may never happen, so a
-call counts until gRPC is done with the call.
+memory. Here, a call first reserves memory for a message of the maximum size. After reading its message, the call keeps
+only the memory of this message while it works. Its answer occupies memory until the caller has read the answer. As the
+caller may never do so, a call counts until gRPC is done with the call.
 
 If there is no room, a call waits. Free memory goes to the tenant that holds the least memory, and within it to the
 caller that holds the least. While a call waits, the oldest unfinished message or answer is given up, because a message
@@ -66,7 +66,7 @@ class _AnswerTimer:
 
 
 class ShareExhausted(Exhausted):
-    """A caller or tenant uses all of its own share of the memory, which is not the server's fault."""
+    """A caller or tenant uses all of its own share of the memory; this is not the server's fault."""
 
 
 @dataclass(eq=False)
@@ -75,9 +75,10 @@ class Reservation:
 
     Attributes:
         caller: who calls.
-        size_bytes: for a request, `message_bytes` while it is read, then its size; for an answer, its size.
-        granted: done once the memory is reserved.
-        started: when its transfer began, by the clock of the event loop.
+        size_bytes: for a request, `message_bytes` while its message is read, then the message's size; for an answer,
+            the answer's size.
+        granted: future that is done once the memory is reserved.
+        started: when the transfer of the message or answer began, by the clock of the event loop.
         deadline: ends a transfer that takes too long; None while nothing is received or sent.
     """
 
@@ -92,8 +93,8 @@ class Reservation:
 class Admission:
     """Calls of one process, and memory for their requests and answers.
 
-    One caller may use a part of the calls and half of the memory. All callers of one tenant together may use three
-    quarters of the memory. Others therefore cannot be locked out.
+    One caller may use only a part of the calls and half of the memory. All callers of one tenant together may use three
+    quarters of the memory. Therefore, no caller and no tenant can lock out the others.
 
     Attributes:
         calls_per_caller: maximum number of concurrent calls of one caller.

@@ -1,8 +1,8 @@
-"""Connections of the API: the callers that use each one, and how the server closes one.
+"""Connections of the API: which callers use a connection, and how the server closes it.
 
-gRPC's server cannot reset a call if the client does not read its answer: the status waits behind the answer, and
-nothing else ends a call (ADR 0084). The server can only close the connection, which ends all of its calls. A connection
-that several callers share, such as a proxy's, is never closed because of one of them.
+If a client does not read the answer of a call, gRPC's server cannot reset the call: the status waits behind the answer,
+and nothing else ends a call (ADR 0084). The server can only close the connection, which ends all of its calls. A
+connection that several callers share, such as a proxy's, is never closed because of one of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Connections:
     """Open connections with their callers.
 
     Attributes:
-        port: the server's own port; 0 while it is not known. Until then, no connection is closed.
+        port: the server's own port; 0 while it is not known, and no connection can be closed.
     """
 
     def __init__(self) -> None:

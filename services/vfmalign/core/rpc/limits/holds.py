@@ -1,6 +1,6 @@
 """Resources that a call holds until gRPC is done with it: a place among its caller's calls, and memory for its answer.
 
-Callers of the RPC that needs no identity share one small part of the calls and the memory, and can take nothing from
+Callers of the RPC that needs no identity share one small part of the calls and the memory. They cannot use the part of
 callers with an identity.
 """
 

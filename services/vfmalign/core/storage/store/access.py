@@ -12,7 +12,7 @@ class StoreAccess:
     """Keys in the bucket that one identity of the object store may read or write; every identity may list the bucket.
 
     Prefixes are keys of one tenant, until `of_tenants` puts the names of tenants before them. Listing is not limited to
-    prefixes: if an identity may not list, S3 answers its request for an absent object with 403 instead of 404.
+    prefixes: S3 reports absent objects with 403 instead of 404 to an identity that may not list.
 
     Attributes:
         read: prefixes of keys that it may read.
@@ -23,7 +23,7 @@ class StoreAccess:
     write: tuple[str, ...]
 
     def of_tenants(self, tenants: Iterable[str]) -> StoreAccess:
-        """Returns the same access to the objects of these tenants; its prefixes are those of names in the bucket."""
+        """Returns the same access to the objects of these tenants; its prefixes begin with the tenants' names."""
         names = tuple(tenants)
         return StoreAccess(
             read=tuple(f"{tenant}/{prefix}" for tenant in names for prefix in self.read),

@@ -26,7 +26,7 @@ def get_credential_provider(settings: StoreSettings) -> Provider:
     3. A web identity: `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`, exchanged at `AWS_ENDPOINT_URL_STS`.
     4. The IAM role of the container (`AWS_CONTAINER_CREDENTIALS_FULL_URI` or `_RELATIVE_URI`) or of the EC2 instance.
 
-    Credentials of 2 to 4 are renewed before they expire.
+    Credentials from sources 2 to 4 are renewed before they expire.
     """
     if settings.access_key:
         token = settings.session_token.get_secret_value()

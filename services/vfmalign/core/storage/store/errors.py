@@ -144,7 +144,8 @@ class StoreErrors:
 def describe_failure(status: int, code: str | None) -> str:
     """Returns the cause of a failure that the store itself reports.
 
-    MinIO says that its disk is full (507, `XMinioStorageFull`). SeaweedFS answers as for any other internal error.
+    MinIO says that its disk is full (507, `XMinioStorageFull`). SeaweedFS reports a full disk like any other internal
+    error.
     """
     answer = f"HTTP {status}{f' {code}' if code else ''}"
     if status == _FULL_STATUS:

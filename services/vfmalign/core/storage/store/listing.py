@@ -1,4 +1,4 @@
-"""Lists of a tenant's objects, and facts about an object that the store knows without reading it."""
+"""Lists of a tenant's objects, and facts about an object that are known without reading it."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class StoreListing(TenantKeys):
     ) -> dict[str, int]:
         """Returns the sizes of the objects below a prefix, by key; sends one request per thousand objects.
 
-        `accepts` selects objects by key. `before` selects objects that were written before this time. At most `limit`
-        of the objects that `accepts` selects are looked at.
+        `accepts` selects objects by key. `before` selects objects that were written before this time. Of the objects
+        that `accepts` selects, only the first `limit` are examined.
         """
 
         def sizes() -> dict[str, int]:

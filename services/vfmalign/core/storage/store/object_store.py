@@ -1,7 +1,7 @@
 """Object store: bytes, files and JSON records at keys of one tenant's part of an S3 bucket, verified by SHA-256.
 
-Transient failures are retried while the call that needs the object goes on. Synchronous and thread-safe; asynchronous
-code calls it in `threads.STORE`.
+Transient failures are retried as long as the call that needs the object is running. Synchronous and thread-safe;
+asynchronous code calls it in `threads.STORE`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class ObjectStore(StoreListing):
             max_bytes: maximum size in bytes.
 
         Raises:
-            NotFound, DigestMismatch, InvalidInput (too large), Unavailable.
+            NotFound, DigestMismatch, Unavailable; InvalidInput if the object is too large.
         """
         data = self._retry("get", key, lambda: b"".join(self._chunks(key, max_bytes)))
         self._verify(key, hashlib.sha256(data).hexdigest(), sha256)
@@ -117,12 +117,12 @@ class ObjectStore(StoreListing):
     def get_large(
         self, key: str, sha256: str | None = None, max_bytes: int | None = None, context: WorkContext = UNLIMITED
     ) -> memoryview:
-        """Returns the bytes of a large object without a second copy, which would hold the interpreter lock.
+        """Returns the bytes of a large object without a second copy: copying would hold the interpreter lock.
 
-        `context` is checked before every MiB.
+        `context` is checked before every MiB is read.
 
         Raises:
-            NotFound, DigestMismatch, InvalidInput (too large), Unavailable.
+            NotFound, DigestMismatch, Unavailable; InvalidInput if the object is too large.
         """
 
         def fetch() -> tuple[bytearray, str]:
@@ -177,7 +177,7 @@ class ObjectStore(StoreListing):
         """Returns the bytes of a JSON object of at most `MAX_DOCUMENT_BYTES`; see `get` for the digest.
 
         Raises:
-            NotFound, DigestMismatch, PreconditionFailed (too large), Unavailable.
+            NotFound, DigestMismatch, Unavailable; PreconditionFailed if the object is too large.
         """
         try:
             return self.get(key, sha256=sha256, max_bytes=MAX_DOCUMENT_BYTES)

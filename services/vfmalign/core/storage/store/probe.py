@@ -1,7 +1,7 @@
 """Probe of the object store: checks regularly that it answers, independently of the service's own calls.
 
-The service's own calls do not suffice: a call to a store that hangs neither fails nor ends for minutes, and a service
-without calls would not notice an outage.
+The service's own calls do not suffice. If the store hangs, a call neither fails nor ends for minutes. A service without
+calls would not notice an outage.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class StoreProbe:
     """Exports when the object store last answered, and logs when the store is lost and when it is back.
 
     Args:
-        settings: settings of the store; if they name none, the probe does nothing.
+        settings: settings of the store; if they name no store, the probe does nothing.
         period_s: pause between two probes.
     """
 

@@ -29,8 +29,8 @@ class _Announcement:
 class StorageQuota:
     """Counts the bytes of a tenant's objects and of announced uploads.
 
-    Until a URL expires, it accepts its file, even again after the file was published or deleted. Until then, the file
-    counts with its largest announced size, or with the size of the stored object if that is larger.
+    Until a URL expires, its file can be uploaded, even again after the file was published or deleted. Until then, the
+    file counts with the larger of its largest announced size and its stored size.
 
     Each process counts only the announcements that it received, so several processes together may exceed the quota by
     the announcements of one hour. Methods may be called from any thread.
@@ -62,10 +62,10 @@ class StorageQuota:
         Args:
             files: key and size in bytes of each file. A file that was announced before, or is already stored, needs no
                 further room.
-            valid_s: time in seconds for which the files may be uploaded.
+            valid_s: time in seconds within which the files may be uploaded.
 
         Raises:
-            TooLarge: the quota has no room for them, or too many files are announced. Nothing is reserved.
+            TooLarge: the quota has no room for the files, or too many files are announced. Nothing is reserved.
         """
         if not self.limit_bytes:
             return

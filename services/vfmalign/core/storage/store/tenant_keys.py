@@ -51,8 +51,8 @@ class TenantKeys:
 
         Args:
             uri: names the object.
-            prefixes: prefixes of the keys that the program may read; all by default. The store answers a request for
-                another key as if the credentials were wrong.
+            prefixes: prefixes of the keys that the program may read; all by default. The store answers a request for a
+                key outside them as if the credentials were wrong.
 
         Raises:
             InvalidInput: the URI names another bucket or tenant, a key that is not canonical, or a key outside the
