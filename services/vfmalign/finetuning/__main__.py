@@ -1,6 +1,6 @@
 """`python -m vfmalign.finetuning`: run the finetuning service.
 
-Every process serves the API. The one that holds the lease also does the orchestrator's work.
+Every process serves the API. The process that holds the lease also does the orchestrator's work.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@
 Between `queued` and `running`, a job is `pending`: launched, and waiting for its processes to start.
 
 Creation is idempotent: the same id with the same request returns the existing row. The first terminal state stays: if a
-result and a cancellation race, all later readers see the same outcome. Only `retry` leaves a terminal state, and
-`reopen` if a stored result was lost.
+result and a cancellation race, all later readers see the same outcome. An item leaves a
+terminal state only by `retry`, or by `reopen` if its stored result was lost.
 """
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ class Operation:
         return self.retried_at or self.created_at
 
     def must_follow(self, retried_at: datetime | None) -> bool:
-        """Returns whether the owner's retry (at `retried_at`) must retry this item, too: if it ended without a result.
+        """Returns whether the owner's retry (at `retried_at`) must also retry this item.
 
-        It stays as it is if it was queued after that retry, or succeeded while it was being cancelled.
+        It must if the item ended without a result. An item that was queued after that retry, or
+        succeeded while it was being cancelled, is not retried.
         """
         ended = self.state in {"failed", "cancelled"} or (self.cancel_requested and self.state != "succeeded")
         return retried_at is not None and self.queued_at < retried_at and ended
@@ -173,7 +174,9 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             return session.scalar(query) or 0
 
     def cancel(self, item_id: str) -> Item:
-        """Cancels an item. A queued item ends at once, a running one after its work has stopped; a finished item stays.
+        """Cancels an item.
+
+        A queued item ends at once. A running item ends after its work has stopped. A finished item does not change.
 
         Raises:
             NotFound: the id is unknown.
@@ -190,12 +193,12 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
     def retry(self, item_id: str) -> Item:
         """Queues a failed or cancelled item again; it keeps its artifacts and its history.
 
-        A queued or running item stays as it is. If it is being cancelled, the cancellation is withdrawn.
+        A queued or running item stays as it is. The cancellation of a running item is withdrawn.
 
         Raises:
             NotFound: the id is unknown.
-            PreconditionFailed: it succeeded.
-            Exhausted: its creator has reached the quota of unfinished items.
+            PreconditionFailed: the item has succeeded.
+            Exhausted: the creator of the item has reached the quota of unfinished items.
         """
         with self._database.session() as session:
             row = self._row(session, item_id)

@@ -1,6 +1,6 @@
 """Prometheus metrics that only the finetuning service exports.
 
-The leader exports the numbers of jobs, checks and experiments. Every process counts the ones that it ends itself.
+The leader exports the numbers of jobs, checks and experiments. Every process counts the operations that it ends itself.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def count_states(gauge: Gauge, tenants: Sequence[Mapping[_State, int]]) -> None:
 
 
 def count_waiting_jobs(tenants: Sequence[Mapping[str, int]]) -> None:
-    """Sets the numbers of waiting jobs by reason. Reasons without waiting jobs stay, with 0."""
+    """Sets the numbers of waiting jobs by reason. For reasons without waiting jobs, the number is 0."""
     present = sum((collections.Counter(numbers) for numbers in tenants), collections.Counter[str]())
     _waited_for.update(present)
     for reason in _waited_for:

@@ -72,7 +72,10 @@ class Probes:
         self._probes["store"] = self._write_room
 
     async def run(self) -> None:
-        """Probes until it is cancelled. Each service has a loop of its own, so that a slow one delays no other."""
+        """Probes until it is cancelled.
+
+        Each service has its own loop, so that a slow service does not delay the probes of others.
+        """
         try:
             await asyncio.gather(*(self._repeat(service, probe) for service, probe in self._probes.items()))
         finally:

@@ -35,7 +35,7 @@ class OperationServicer(ABC, Generic[Item, Packed]):
 
     Args:
         repository: repository of the operations.
-        watching: paces watching calls and ends them with the service.
+        watching: sets the interval of watching calls, and ends these calls when the service stops.
         wake: called after a change that the reconciler should see at once.
     """
 

@@ -1,7 +1,7 @@
 """Prometheus metrics of the monitoring service.
 
 The leader exports the state of the monitors; every process counts its own work. Ids of monitors are labels, because
-alerts name the monitor. The quota of each tenant bounds their number, and none identifies a patient.
+alerts name the monitor. The quota of each tenant bounds the number of monitors, and no id identifies a patient.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class MonitorSample:
 
 
 def export_samples(samples: Sequence[MonitorSample]) -> None:
-    """Exports the metrics of exactly these monitors. Series that remain are exported without a gap."""
+    """Exports the metrics of exactly these monitors. The series of monitors that remain have no gap."""
     values: dict[Gauge, dict[Labels, float | None]] = {gauge: {} for gauge in _GAUGES}
     for one in samples:
         labels: Labels = one.tenant, one.monitor

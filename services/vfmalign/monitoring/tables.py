@@ -36,7 +36,7 @@ class MonitorRow(OwnedRow):
         last_observed_at: when the last observation arrived.
         last_acquired_at: latest time of acquisition that was not in the future.
         lag_s: seconds from acquisition to arrival of the last observation; None if unknown.
-        resumed_at: when it was last resumed.
+        resumed_at: when the monitor was last resumed.
     """
 
     __tablename__ = "monitors"
@@ -107,9 +107,10 @@ class ObservationRow(_PartRow):
         sequence: number in the order of arrival, from 1.
         content_digest: digest of the content of the observation.
         row: number of the row in the epoch, from 1; 0 if it did not enter.
-        late, future: whether it was acquired before an earlier observation, or in the future.
-        log_rows, log_blocks_4, log_blocks_16, log_channels: ln of each statistic afterwards; None if the statistic is
-            0.
+        late, future: whether its acquisition precedes that of an observation with a lower number, or follows its
+            arrival.
+        log_rows, log_blocks_4, log_blocks_16, log_channels: ln of each statistic after this observation; None if the
+            statistic is 0.
     """
 
     __tablename__ = "monitor_observations"

@@ -1,4 +1,4 @@
-"""Cautions: limits to the meaning of a check's numbers, which a reader must know first."""
+"""Cautions: limits of what a check's numbers mean. A reader must know them first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vfmalign.core.formats.documents import pluralise
 
 
 class Caution(Record):
-    """A limit to the meaning of a check's numbers, which the reader must know first."""
+    """A limit of what a check's numbers mean. The reader must know it first."""
 
     title: str
     text: str
@@ -69,8 +69,8 @@ def _caution_about_shortened_training(result: CheckAnalysis) -> Caution | None:
         return None
     return Caution(
         title="Shortened training",
-        text=f"The {shortened.network} network was trained for {shortened}. With all of them, gain and shift may "
-        f"differ in size and sign. Below {100 * MIN_SHARE:g} % of the steps, there is no verdict.",
+        text=f"The {shortened.network} network was trained for {shortened}. With the full number of steps, gain "
+        f"and shift may differ in size and sign. Below {100 * MIN_SHARE:g} % of the steps, there is no verdict.",
     )
 
 

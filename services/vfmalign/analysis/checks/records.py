@@ -141,8 +141,8 @@ class CheckAnalysis(Record):
         leakage_known: False if the model card does not list the pretraining data.
         test_groups: number of patients in the test split.
         pretraining: whether pretraining helps; None in results of versions that did not assess it.
-        reference_groups: number of training patients; their features determine scale and bandwidth of MMD². None in
-            the cells of the published evidence, which older versions computed without recording it.
+        reference_groups: number of training patients; their features determine scale and bandwidth of MMD². None in the
+            cells of the published evidence, because older versions did not record this number.
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
         paired_similarity: by layer, the mean kernel between each case before and after; see `shift.paired_similarity`.
         measures: measures of the primary layer other than MMD², by name (`cka`, `frechet`, `energy`, `logme`,
@@ -153,9 +153,9 @@ class CheckAnalysis(Record):
             the seeds; `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures` and `shift_by_bandwidth`
             belong to the first seed.
         seed_variation: how shift and convergence vary with the seed; None with one seed.
-        cut_structures: structures with a share of less than `field_of_view.CAUTION_BELOW` in the model's field of view,
-            the smallest share first.
-        shortened: budget of the network that was trained least if it is below the recipe's budget; else None.
+        cut_structures: structures of which a share of less than `field_of_view.CAUTION_BELOW` lies in the model's field
+            of view; the smallest share first.
+        shortened: budget of the network that was trained least; None if it is not below the recipe's budget.
         mixed_series: see `DatasetManifest.list_mixed_series`.
         settings: the request, and the digests of its inputs.
     """
@@ -224,7 +224,7 @@ class LostArtifact(Record):
 
 
 class RunRecord(Record):
-    """Facts that differ between runs of the same check.
+    """Facts that differ between repeated runs of the same check.
 
     Attributes:
         losses: stored objects that were lost or damaged and created again.
@@ -244,7 +244,7 @@ class RunRecord(Record):
 
 
 class CheckReport(Record):
-    """`checks/<id>/report.json`: the last artifact of a check. If it exists, the check is done."""
+    """`checks/<id>/report.json`: the last artifact of a check. A check with this file is done."""
 
     result_digest: str
     result: CheckAnalysis

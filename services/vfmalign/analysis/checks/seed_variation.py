@@ -82,10 +82,10 @@ def summarise_estimates(estimates: Sequence[Estimate]) -> SeedSummary:
 
 
 def summarise_steps(seeds: Sequence[int], steps: Sequence[Steps]) -> StepsSummary:
-    """Averages steps over the seeds. One censored value makes the mean a lower bound; one absent value makes it absent.
+    """Averages steps over the seeds. If a value is absent, the mean is absent; if one is censored, it is a lower bound.
 
     Args:
-        seeds: seeds of the trainings, to name the ones without a value.
+        seeds: seeds of the trainings; the reason for an absent mean names seeds without a value.
         steps: steps of each training, in the same order.
     """
     missing = [f"seed {seed}: {one.absent_reason}" for seed, one in zip(seeds, steps, strict=True) if one.value is None]

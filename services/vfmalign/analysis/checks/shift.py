@@ -13,7 +13,7 @@ then is to its limit depends on the effective dimension of the features (docs/nu
 def shift_ratio(after: LayerResult, reinitialised: LayerResult) -> Estimate:
     """Returns the shift of a layer during fine-tuning, in units of the shift from pretrained to random weights.
 
-    Absent if the shift to random weights cannot be distinguished from zero, because the ratio would be noise.
+    The ratio is absent if the shift to random weights cannot be distinguished from zero: it would be noise.
     """
     if after.standardised is None or reinitialised.standardised is None:
         return absent("no standardised features")

@@ -20,7 +20,10 @@ _RELATIONS: Mapping[VerdictLabel, str] = {
 
 
 def write_summary(result: CheckAnalysis) -> str:
-    """Returns a sentence with both answers of a check. With too few trainings, it only states the differences."""
+    """Returns a sentence with both answers of a check.
+
+    With too few trainings, the sentence states only the differences.
+    """
     metric, verdict, pretraining = result.metric, result.verdict, result.pretraining
     differences = {
         name: f"{name} ({_format_difference(gain, metric)})"

@@ -2,9 +2,9 @@
 
 A check answers two questions: is the model better than the specialised network, and does pretraining help? Each answer
 compares a difference of scores (`rpg_specialised.absolute`, `rpg_scratch.absolute`) with 0 and with the smallest
-relevant difference of the metric. Relative gain, shift, p-values and convergence do not affect it. A label that claims
-something needs enough trainings, because another training gives other scores, and enough patients, because no test
-detects a subgroup that the sample does not contain.
+relevant difference of the metric. Relative gain, shift, p-values and convergence do not affect the answers. A label
+that claims something needs enough trainings, because another training gives other scores, and enough patients, because
+no test detects a subgroup that the sample does not contain.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Verdict(Record):
 
     @property
     def undecidable(self) -> bool:
-        """Whether the label is a reason why there is no verdict, instead of a result of the intervals."""
+        """Whether there is no verdict, so that the label states the reason."""
         return self.label in {"insufficient_data", "insufficient_training"}
 
 
@@ -56,15 +56,15 @@ def decide_verdict(
     """Answers one of the check's two questions from the gain over the question's baseline.
 
     The label is `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is
-    not marked as degenerate (`equivalence`). Otherwise, it is `gain` if the interval lies strictly above 0, `harm` if
-    strictly below 0, and else `inconclusive`. A difference that is proven to be irrelevant is therefore `equivalent`
-    even if it is also proven not to be 0. With fewer than `MIN_FOR_CLAIM` patients or `MIN_SEEDS` training seeds,
-    `inconclusive` replaces these labels. Networks that were trained too little give `insufficient_training`, whatever
-    their scores.
+    not marked as degenerate (`equivalence`). If the label is not `equivalent`, it is `gain` for an interval strictly
+    above 0, `harm` for an interval strictly below 0, and `inconclusive` for any other interval. A difference that is
+    proven to be irrelevant is therefore `equivalent` even if it is also proven not to be 0. With fewer than
+    `MIN_FOR_CLAIM` patients or `MIN_SEEDS` training seeds, `inconclusive` replaces these labels. If a network was
+    trained too little, the label is `insufficient_training`, whatever the scores.
 
     Args:
         gain: gain over the baseline.
-        metric: metric of the scores, with its smallest relevant difference; if it is 0, nothing is equivalent.
+        metric: metric of the scores; if its smallest relevant difference is 0, no networks are equivalent.
         held_out: whether the test cases were kept apart from training, validation and pretraining.
         seeds: number of training seeds.
         shortest: budget of the network that was trained least; None if every network has the budget of its preset.
@@ -100,7 +100,7 @@ def decide_verdict(
 
 
 def explain_limits(gain: Gain, metric: MetricSpec) -> str:
-    """Explains if there are too few patients to show a rare subgroup or equivalence; empty if there are enough."""
+    """Explains that there are too few patients to show a rare subgroup or equivalence; empty if there are enough."""
     limits = []
     if (label := _compare(gain, metric)[0]) in _CLAIMS:
         count = _count_patients(gain)
@@ -154,7 +154,10 @@ def _project_half_width(gain: Gain, variance: GainVariance, level: float, *, see
 
 
 def format_score(value: float, metric: MetricSpec, sign: str = "", *, finer: int = 0) -> str:
-    """Formats a value without its unit, to a tenth of the smallest relevant difference, plus `finer` decimals."""
+    """Formats a value without its unit, rounded to a tenth of the smallest relevant difference.
+
+    `finer` is a number of additional decimals.
+    """
     bound = metric.smallest_difference
     decimals = (min(9, max(0, 1 - math.floor(math.log10(bound)))) if bound else 3) + finer
     value = round(value, decimals)

@@ -77,11 +77,11 @@ def fit_curve(scores_T: Array) -> Array:
     point of the underlying curve; the fit averages over neighbours and exceeds it far less. There are no parameters to
     tune: only the shape regularises, and the point of inflection minimises the residual (Feng, Chen, Han, Carroll and
     Samworth, "Nonparametric, tuning-free estimation of S-shaped functions", JRSS B 84, 2022). As in their method, the
-    fit never falls. The exception is a fit that may first dip and later decline, if it is better by Schwarz's
-    criterion, T·log RSS + k·log T, with k = 2 more parameters: the start of the decline and its slope.
+    fit never falls, with one exception. A fit that may first dip and later decline is used if it is better by Schwarz's
+    criterion, T·log RSS + k·log T. It has k = 2 more parameters: the start of the decline and its slope.
 
     The fits are piecewise linear with slopes that change at knots: all inner validations, or 63 of them spread evenly.
-    A curve that already has this shape and up to 65 validations is returned unchanged.
+    A curve with up to 65 validations that already has this shape is returned unchanged.
 
     Args:
         scores_T: validation scores; returned unchanged below `MIN_VALIDATIONS`.

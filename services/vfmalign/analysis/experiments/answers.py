@@ -49,7 +49,7 @@ _UNITS: Mapping[Design, str] = {"within_task": "model", "within_model": "task"}
 
 
 class Answer(Record):
-    """A question with its answer in one or two short sentences, and the numbers that support it."""
+    """A question with its answer in one or two short sentences, and the numbers that support the answer."""
 
     question: str
     answer: str
@@ -80,7 +80,7 @@ def answer_questions(averages: Sequence[SeedAverage], claims: Sequence[Claim], b
     """Answers the questions from the claims about the gain.
 
     Args:
-        averages: models, counted in every task.
+        averages: results of each pair of model and task.
         claims: all claims.
         baselines: whether models of one task and seed were compared with one specialised network.
     """

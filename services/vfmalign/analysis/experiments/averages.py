@@ -55,7 +55,7 @@ class SeedAverage(Record):
         scratch_difference: gain over the same architecture from random weights, in the metric's unit.
         pretraining: verdict on `scratch_difference`, as in a check; None if it was not assessed.
         smallest_difference: smallest relevant difference δ of the metric, in its unit; 0 if none was set.
-        controls: MMD² of the cells' controls, averaged over the seeds that have one, by name.
+        controls: MMD² of each control by name, averaged over the seeds that have this control.
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
         convergence: steps to 95 % of the model's own rise as a share of all steps; None if absent or censored.

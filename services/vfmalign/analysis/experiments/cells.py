@@ -67,13 +67,13 @@ class Cell(Record):
         scratch_difference: gain over the same architecture with random weights in the metric's unit; None in results of
             versions that left it out.
         gain_scratch: relative gain over the same architecture with random weights, in per cent.
-        verdict, pretraining: answers of the check; the latter is None where it was not assessed.
+        verdict, pretraining: answers of the check; `pretraining` is None if the check did not assess it.
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
         steps_to_95: optimiser steps to 95 % of the model's own rise.
         budget: optimiser steps of the whole training.
         shift_variants: MMD² with other choices of layer, bandwidth, scaling and channels, by name of the variant.
-        controls: MMD² without information about the task, as a scale for `shift`.
+        controls: MMD² that is not due to the task, by name of the control; a scale for `shift`.
         scores: main metric of the test cases, by network.
     """
 
@@ -140,7 +140,7 @@ def make_cell(
         check: id of the check.
         task: task for which the model was fine-tuned.
         seed: seed of the training.
-        controls: MMD² of the primary layer of other fine-tunings of this cell.
+        controls: MMD² of the primary layer for the controls of this cell, by name.
 
     Raises:
         InvalidInput: a network lacks the scores for the gain, or the report belongs to another task.

@@ -53,10 +53,10 @@ class Claim(Record):
 
     Attributes:
         shift_measure: `mmd2_std`, which has a verdict, or another measure, which has none.
-        units: number of models (or tasks) with both numbers in every stratum that is used; 0 without ρ.
+        units: number of models (or tasks) with both numbers in every used stratum; 0 if ρ is not defined.
         rho: mean of the strata's ρ over these units; None if it is not defined.
-        rho_unflagged: mean of the strata's ρ, with weights N − 1, without points that do not beat the naive baseline
-            or are saturated.
+        rho_unflagged: mean of the strata's ρ, with weights N − 1. It excludes points that do not beat the naive
+            baseline or are saturated.
         rho_common_baselines: ρ with gains over one specialised network per task and seed.
         reversal: the few units that determine the sign of ρ; None if there are no such units.
         points_without_value: number of points that lack one of the two numbers.

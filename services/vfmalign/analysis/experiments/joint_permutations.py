@@ -64,8 +64,8 @@ class JointPermutations:
     def get_p_value(self, value_P: Array, observed: float) -> float:
         """Returns the probability that an order gives a statistic at least as large as the observed one.
 
-        It is the share of all orders if they are enumerated, else (1 + #)/(1 + P), where # is the number of such
-        orders.
+        If all orders are enumerated, this is their share of all orders; if not, it is (1 + #)/(1 + P), where # is their
+        number.
         """
         extreme = int((value_P >= observed - _TIE).sum())
         return extreme / len(self) if self.enumerated else (1 + extreme) / (1 + len(self))

@@ -24,7 +24,7 @@ MIN_TASKS = 6
 
 
 class ObjectiveDifference(Record):
-    """Masked model's number minus the contrastive model's in one task; None if either model lacks the number.
+    """A number of the masked model minus that of the contrastive model, in one task; None if either is absent.
 
     Attributes:
         flags: symbols of the flags of either model.
@@ -38,7 +38,7 @@ class ObjectiveDifference(Record):
 
 
 class SignTest(Record):
-    """Number of tasks with a difference above, below and at zero, and the p-value of an exact sign test."""
+    """Numbers of tasks with a difference above, below and at zero, and the p-value of an exact sign test."""
 
     above: int
     below: int
@@ -53,7 +53,7 @@ class ObjectivePair(Record):
         masked: model pretrained by masked reconstruction.
         contrastive: model pretrained by contrastive learning.
         rows: differences by task.
-        less_moved_gained_more: number of tasks in which the model that moved less gained more.
+        less_moved_gained_more: number of tasks in which the model with the smaller shift has the larger gain.
         both_known: number of tasks in which both numbers are known.
     """
 

@@ -48,7 +48,7 @@ class CommonBaselines(Record):
 
 
 def find_reversal(strata: Sequence[Stratum]) -> Reversal | None:
-    """Finds the fewest units without which the mean ρ changes its sign; None if it takes more than `MAX_LEFT_OUT`.
+    """Finds the fewest units without which the mean ρ changes its sign; None if they are more than `MAX_LEFT_OUT`.
 
     Args:
         strata: strata with the same units, each with a defined ρ.

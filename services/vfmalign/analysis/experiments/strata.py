@@ -42,7 +42,7 @@ class StratumResult(Record):
         name: the task or the model.
         pairs: number of units with both values.
         rho: ρ of these pairs; None if it is not defined.
-        used: whether the mean and the test include the stratum; they use the units that all such strata have.
+        used: whether the mean and the test include the stratum; both use only units that all used strata have.
     """
 
     name: str
@@ -81,7 +81,8 @@ def get_stratum_and_unit(numbers: HasModelAndTask, design: Design) -> tuple[str,
 def select_common_units(strata: Sequence[Stratum]) -> list[Stratum]:
     """Restricts the strata with a ρ to the units that all of them have.
 
-    Strata that lose their ρ by this are left out too; units that only these strata lacked are then included again.
+    If a stratum has no ρ for these units, it is left out, too. Units that only such strata lacked are then included
+    again.
     """
     defined = with_defined_rho(strata)
     while True:

@@ -14,15 +14,16 @@ few seeds would be far too narrow.
 
 Two networks share their patients but not their seeds. In the difference of their means, the variances of the seeds and
 the residual variances add up, and σ²_patient is the variance of the patients' differences. Trainings with the same seed
-draw their cases in the same order; if this made their scores similar, the interval would be wider than necessary.
+draw their cases in the same order. If this made their scores similar, the interval would be wider than necessary.
 
-Networks may have different numbers of seeds. If the question is whether a network beats another draw of a baseline's
-random weights, and not only the mean of the trained draws, the variance between the scores of these draws is added
-once more (a prediction interval).
+Networks may have different numbers of seeds. The question may be whether a network beats another draw of a baseline's
+random weights, and not only the mean of the trained draws. In this case, the variance between the scores of these draws
+is added once more (a prediction interval).
 
 Metrics of a set, such as an area under the ROC curve, are not defined for a single patient. They use jackknife
 pseudo-values G·θ − (G − 1)·θ₍₋g₎, as in the analysis of several readers of the same cases (Dorfman, Berbaum and Metz,
-Investigative Radiology 27 (1992), 723–731). For a mean of one case per patient, these equal the patients' values.
+Investigative Radiology 27 (1992), 723–731). For a mean with one case per patient, the pseudo-values equal the patients'
+values.
 
 Student's t is too narrow on the side of rare large losses (or gains) and too wide on the other side. Hall's
 transformation of the studentised mean T corrects the skewness (J. R. Stat. Soc. B 54 (1992), 221–228):
@@ -147,9 +148,10 @@ def analyse_crossed(
 
     Args:
         networks: values [S, G] of each network; `[x, -b]` for the difference of two. S may differ between them.
-        patient_degrees: degrees of freedom of the patients, if fewer than G − 1 determine the metric.
+        patient_degrees: degrees of freedom of the patients, if they are fewer than G − 1.
         correct_skewness: whether to correct intervals for the skewness of the patients' values.
-        another_draw: whether to add the variance of another draw of the last network, which has several seeds.
+        another_draw: whether to add the variance of another draw of the last network; needs several seeds of this
+            network.
     """
     n_groups = networks[0].shape[1]
     seeds = [len(value_SG) for value_SG in networks]

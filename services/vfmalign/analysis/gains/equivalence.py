@@ -6,8 +6,8 @@ mean squares account for differences that no test patient shows: their interval 
 With a metric of two classes, a case can at most change from right to wrong. Bonett and Price ("Adjusted Wald confidence
 interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012)) therefore add
 one pair for each direction. Here, each class gets two more patients: one for whom only the network is certain and
-right, and one for whom only the baseline is. Cases of other metrics have no such worst value. Their interval is marked
-as degenerate if few patients have different scores.
+right, and one for whom only the baseline is. Other metrics have no worst value of a case. Their interval is marked as
+degenerate if few patients have different scores.
 
 If the networks predict the same for every test patient, the interval for a metric of two classes depends only on the
 added patients. It is then the narrowest possible interval, and determines the minimum number of patients for
@@ -55,7 +55,8 @@ def allow_for_unseen_differences(
     """Returns the interval for a claim of equivalence.
 
     Args:
-        interval: interval of the difference of a mean. For metrics of two classes, only its level is used.
+        interval: interval of the difference of a mean. For metrics of two classes, only the level of this interval is
+            used.
         metric: specifies the aggregate of the cases.
         networks: scores [S, N] of the network and of the baseline; one seed is enough.
         positive_N: true class of each case; unused by a mean.
@@ -84,7 +85,7 @@ def allow_for_unseen_differences(
 
 
 def count_patients_for_equivalence(metric: MetricSpec, level: float) -> int:
-    """Returns how many patients of each class a claim of equivalence needs at least; 0 if the metric is a mean.
+    """Returns the minimum number of patients of each class for a claim of equivalence; 0 if the metric is a mean.
 
     Args:
         metric: metric of two classes, with a smallest relevant difference above 0.

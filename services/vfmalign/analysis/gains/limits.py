@@ -43,7 +43,8 @@ def without_empty_interval(estimate: Estimate, *, scale: float) -> Estimate:
 
     Args:
         estimate: a value with or without an interval.
-        scale: magnitude of the numbers that the value was computed from; their rounding errors do not count as a width.
+        scale: magnitude of the numbers that the value was computed from; a width within their rounding errors counts as
+            zero.
     """
     interval = estimate.interval
     if interval is None or interval.upper - interval.lower > 1e-9 * scale:

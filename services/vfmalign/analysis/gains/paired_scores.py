@@ -22,7 +22,7 @@ class PairedScores:
         score_N: metric of the network per case.
         baseline_N: metric of the baseline per case.
         groups: patient of each case.
-        left_out: number of cases without one of the values.
+        left_out: number of cases that lack one of the values.
         positive_N: class of each case; all False if the task has no classes.
     """
 
@@ -75,7 +75,7 @@ class CrossedScores:
         score_SN: metric of the network with each seed.
         baseline_SN: metric of the baseline with each of its seeds; it may have more seeds than the network.
         groups: patient of each case.
-        left_out: number of cases without one of the values.
+        left_out: number of cases that lack one of the values.
         positive_N: class of each case; all False if the task has no classes.
     """
 

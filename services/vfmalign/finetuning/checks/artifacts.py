@@ -87,7 +87,7 @@ class Outputs:
         return list(self._records.items())
 
     def restrict_to(self, stages: Iterable[str]) -> Outputs:
-        """Returns the artifacts of only these stages."""
+        """Returns the artifacts of the named stages only."""
         return Outputs({stage: self._records[stage] for stage in stages if stage in self._records})
 
     def get(self, stage: str, record: type[AnyRecord]) -> AnyRecord:
@@ -105,16 +105,16 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. The stages in `reads` and `after` precede it in the list of all stages.
+    """One stage. In the list of all stages, it follows the stages in `reads` and `after`.
 
     Attributes:
-        reads: stages that it depends on. It begins once their artifacts exist, and receives only these artifacts.
+        reads: stages whose artifacts it needs. It begins once these artifacts exist, and receives no others.
         find: returns the artifact, or None if it does not exist. Raises DataLoss if the stage has finished, but its
             artifact or an object that the artifact refers to is missing or changed; the stage then has to run again.
         make: does the work, stores the artifact and returns it.
         artifact: name of the artifact below `checks/<id>/`; empty for stages that wait for a job.
-        after: stages that must finish before it begins, although it does not read their artifacts.
-        training: the training of the job that it waits for; None if it waits for no job.
+        after: further stages that must finish before it begins; it does not read their artifacts.
+        training: for a stage that waits for a job, the training of this job; None for other stages.
     """
 
     name: str

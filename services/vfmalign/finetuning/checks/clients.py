@@ -23,8 +23,8 @@ class FeatureSetRef(Record):
     """`checks/<id>/stages/features_*.json`: a stored feature set.
 
     Attributes:
-        manifest_uri, manifest_sha256: its commit.
-        device, stage_seconds: cost of the call that committed it.
+        manifest_uri, manifest_sha256: URI and digest of its manifest.
+        device, stage_seconds: device and times of the call that committed it.
     """
 
     feature_set: str

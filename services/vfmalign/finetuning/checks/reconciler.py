@@ -92,7 +92,7 @@ class StatusBoard:
             await self._write()
 
     async def remove(self, stage: str) -> None:
-        """Removes a stage that has ended. If it was the last one, its progress stays until the next stage reports."""
+        """Removes a stage that has ended. The last running stage's progress stays until the next stage reports."""
         if self._stages.pop(stage, None) is not None and self._stages:
             await self._write()
 

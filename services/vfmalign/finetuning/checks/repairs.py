@@ -1,8 +1,9 @@
 """Repairs of lost or damaged objects of a check: the stage that creates them again, and the artifacts it invalidates.
 
-The stage that created a lost object runs again. Stages that have read it keep their artifacts, unless the object
-differs now: another processor may round differently, and then everything computed from it is computed again. The number
-of repairs per stage is limited; after that the check fails with the object and the remedy.
+The stage that created a lost object runs again. If the new object equals the lost one, stages that have read the object
+keep their artifacts. If it differs, because another processor may round differently, everything computed from it is
+computed again. The number of repairs per stage is limited. After that, the check fails with an error that names the
+object and the remedy.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Repairs:
 
     Attributes:
         stages: all stages of the check by name, in order.
-        active: by stage that runs again, the loss that it repairs.
+        active: the loss that is being repaired, by the stage that runs again.
     """
 
     check: StoredCheck
@@ -92,7 +93,7 @@ class Repairs:
             await self._invalidate(stage, outputs)
 
     def end(self, stage: str) -> None:
-        """Counts the repair, if a stage that has run again was repairing a loss."""
+        """Counts a repair, if the stage that has ended was repairing a loss."""
         loss = self.active.pop(stage, None)
         if loss is None:
             return

@@ -69,7 +69,7 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
 
 
 def read_report(store: ObjectStore, check: StoredCheck) -> CheckReport:
-    """Reads the report of a check that succeeded, and verifies the page beside it.
+    """Reads the report of a check that succeeded, and verifies its HTML page.
 
     Raises:
         DataLoss: a file is missing or changed.

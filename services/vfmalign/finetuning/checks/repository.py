@@ -148,9 +148,9 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     ) -> None:
         """Records how the open attempt ended.
 
-        Also call this for a stage that is found to have its artifact after a restart or a retry: the orchestrator was
-        killed between storing the artifact and this call, or the stage was cancelled while it stored the artifact. If
-        no attempt is open, success replaces the failure or cancellation of the latest attempt, and nothing else is
+        After a restart or a retry, also call this for a stage that already has its artifact. Such a stage was cancelled
+        while it stored the artifact, or the orchestrator was killed between storing the artifact and this call. If no
+        attempt is open, success replaces the failure or cancellation of the latest attempt, and nothing else is
         recorded.
 
         Args:

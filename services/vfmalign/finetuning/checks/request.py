@@ -92,7 +92,7 @@ def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: M
 
 
 def check_inputs(store: ObjectStore, jobs: JobRepository, check_id: str, spec: CheckSpec) -> tuple[TrainingPlan, ...]:
-    """Checks a requested check against its dataset and its model, before anything is stored.
+    """Validates a requested check with its dataset and its model, before anything is stored.
 
     If the store is unavailable, the stage `validate` does this once the store answers.
 

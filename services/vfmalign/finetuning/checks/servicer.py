@@ -30,7 +30,7 @@ class AlignmentServicer(
         checks, jobs: repositories.
         store: holds models, datasets and reports.
         wake: called after a change that the reconciler should see at once.
-        watching: paces watching calls and ends them with the service.
+        watching: sets the interval of watching calls, and ends these calls when the service stops.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Measures of the primary layer in addition to MMD²: CKA, Fréchet and energy distance, LogME and H-score.
 
-`MmdService` computes the first three, and MMD² with half and twice the bandwidth. LogME and H-score are computed here
-from the features before and the classes of the training cases. A measure that cannot be computed is absent with the
-reason, and the check continues.
+`MmdService` computes the first three, and MMD² with half and twice the bandwidth. LogME and H-score are computed here,
+from the classes of the training cases and their features before fine-tuning. A measure that cannot be computed is
+absent with the reason, and the check continues.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class Measures(Record):
 
 
 def measures_stage() -> Stage:
-    """Returns the stage that computes the measures. It uses the bandwidth of MMD² and the classes named by the job."""
+    """Returns the stage that computes the measures.
+
+    The stage uses the bandwidth of MMD² and the classes named by the job.
+    """
     return make_stage("measures", (*COMPARED, "features_after", "mmd", MAIN.stage), _make, Measures)
 
 
@@ -80,7 +83,7 @@ async def compute_shift_by_bandwidth(
 
     Args:
         mmd: client of the service.
-        request: the comparison, of the primary layer alone.
+        request: the comparison, restricted to the primary layer.
         sigma: bandwidth of the main comparison; None or 0 if the features could not be standardised.
     """
     if not sigma:
@@ -118,7 +121,7 @@ def compute_class_measures(
 
     Args:
         store: holds the feature set.
-        feature_set: features before, of the training cases.
+        feature_set: features of the training cases before fine-tuning.
         layer: name of the layer.
         labels: class of every case of the set, by id; empty for tasks without classes of cases.
     """

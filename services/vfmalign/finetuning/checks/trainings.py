@@ -1,9 +1,9 @@
 """Trainings of a check: three networks with each of its seeds, and the names of their jobs, encoders and stages.
 
-The first training of a network has the check's `seed`, further ones the seeds that follow it. Only the names of further
-trainings have a suffix, such as `check-pretrained-s2`. Where the preset has two recipes, both are tried first with the
-pretrained network and with random weights: `check-pretrained-r1` and so on. The first training with the chosen recipe
-then reuses the result of its trial.
+The first training of a network has the check's `seed`; further trainings have the seeds that follow. Only the names of
+further trainings have a suffix, such as `check-pretrained-s2`. If the preset has two recipes, each is first tried with
+the pretrained network and with random weights: `check-pretrained-r1` and so on. The first training with the chosen
+recipe then reuses the result of its trial.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class PlannedJob:
 
     Attributes:
         request: the requested job.
-        spec: the spec that its process reads.
+        spec: the spec that the job's process reads.
         shared: digest of the training; jobs with equal digests would train the same network.
     """
 

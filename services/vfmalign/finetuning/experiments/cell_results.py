@@ -39,13 +39,13 @@ class CellResult(Record):
 
     Attributes:
         cell: digest of the cell, see `PlannedCell.result_digest`.
-        check_id: the check that computed it, in the deployment where it ran.
+        check_id: id of the check that computed the result, in the deployment of that check.
         card: card of the model, without the digests of its pretraining data.
         report: report of the check, without its figures.
         scores: main metric of the test cases, by network.
         features: features for the control between seeds; None if they are too large.
-        processor_seconds: processor time of the trainings, by network. Cells that share a baseline name the same job,
-            and each of them includes its time.
+        processor_seconds: processor time of the trainings, by network. If cells share a baseline, each of them includes
+            the time of its job.
     """
 
     cell: Sha256

@@ -26,7 +26,7 @@ class CellStatus:
         begun: whether its check exists, belongs to this experiment and need not be retried.
         progress: what its check is doing or waiting for.
         failure: set if the cell failed.
-        restored: whether the result existed before, so that the cell needs no check.
+        restored: whether the result existed before the experiment, so that the cell needs no check.
     """
 
     cell: PlannedCell

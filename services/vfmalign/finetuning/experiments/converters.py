@@ -21,7 +21,7 @@ def to_message(
         experiment: the experiment.
         store: object store of its report.
         cells: status of every cell.
-        whole: False for lists, which leave out the cells.
+        whole: whether to include the cells; False for lists.
     """
     report = experiment.report if experiment.state == "succeeded" else None  # otherwise it is created again
     return messages.Experiment(

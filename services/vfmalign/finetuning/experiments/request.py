@@ -40,7 +40,7 @@ class PinnedInputs(Record):
         dataset_digest: digest of the dataset.
         model_sha256: digest of each model's weights, in the order of the spec.
         primary_metrics: primary metric of each task, in the order of the spec.
-        modality_maps: map of each model, in the order of the spec; empty without a map.
+        modality_maps: map of each model, in the order of the spec; empty for a model without a map.
     """
 
     dataset_digest: Sha256
@@ -100,7 +100,7 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
 
 
 def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
-    """Pins the inputs, and rejects inputs with which cells would fail, before they cost compute time.
+    """Pins the inputs, and rejects inputs that would make a cell fail, before any cell costs compute time.
 
     Raises:
         NotFound: a model or the dataset does not exist.

@@ -33,7 +33,7 @@ class ExperimentServicer(
         experiments: repository of experiments.
         checks: repository of checks.
         store: object store of models, datasets and reports.
-        watching: paces watching calls and ends them with the service.
+        watching: sets the interval of watching calls, and ends these calls when the service stops.
     """
 
     def __init__(

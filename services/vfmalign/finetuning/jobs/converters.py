@@ -19,7 +19,7 @@ def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_comman
     Args:
         job: the job.
         store: object store of its result.
-        whole: False for lists, which leave out the learning curve.
+        whole: whether to include the learning curve; False for lists.
         log_command: command that shows the log of the job's latest attempt.
     """
     # A job that reused another job's result has published nothing under its own name.

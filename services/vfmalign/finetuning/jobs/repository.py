@@ -4,7 +4,7 @@
       └───────────┴────────────┘
 
 A job returns from `pending` or `running` to `queued` if another attempt follows, and from `running` to `pending` if the
-platform replaces a pod of the attempt. A pending job occupies a slot: it has, or may have, a process.
+platform replaces a pod of the attempt. A pending job occupies a slot, because it may have a process.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class StoredJob(Operation):
         request_id: id of the request that created it; part of its log lines.
         baseline: digest of its training if checks may share it (`request.baseline_digest`); else empty.
         attempts: number of attempts launched so far.
-        setbacks: numbers of attempts that ended since the training last made progress, by cause.
+        setbacks: numbers of attempts that ended since the last progress of the training, by cause.
         not_before: earliest time of the next attempt.
         handle: data with which the launcher finds the running process.
         curve: the learning curve so far.
-        exit_code: exit code of the last process; None while one runs, or if its end was not observed.
+        exit_code: exit code of the last process; None while a process runs, or if the end was not observed.
         result: `result.json`, once it is stored.
     """
 
@@ -140,8 +140,8 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     def same_training(self, job: StoredJob) -> StoredJob | None:
         """Returns another job that trains the same baseline, so that its result can be reused or waited for.
 
-        This is a job that succeeded, else the earliest unfinished job that was queued before this one. Waiting only for
-        earlier jobs keeps two jobs from waiting for each other.
+        A job that succeeded comes first; if there is none, the earliest unfinished job that was queued before this one.
+        Waiting only for earlier jobs keeps two jobs from waiting for each other.
         """
         if not job.baseline:
             return None
@@ -167,7 +167,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             )
 
     def begin(self, job_id: str) -> StoredJob:
-        """Records the intent to launch an attempt before it is launched; the handle follows with `record`.
+        """Records the intent to launch an attempt before it is launched. `record` adds the handle later.
 
         The order matters: if the orchestrator is killed in between, the next one finds a pending job without a handle,
         and asks the launcher whether the process exists instead of starting a second one.
@@ -199,7 +199,8 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             job_id: the job.
             handle: data with which the launcher finds the attempt.
             progress: current activity of the job, or the reason why it waits.
-            started: True makes the job running, False pending; None (unknown) leaves the state.
+            started: whether the processes have started: True sets the state to running, False to pending. None
+                (unknown) does not change the state.
 
         Returns:
             Seconds from the job's creation to now if it has just started for the first time; else None.
@@ -216,7 +217,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             return float((row.started_at - row.created_at).total_seconds())
 
     def postpone(self, job_id: str, progress: Progress, *, delay_s: float) -> None:
-        """Reverts `begin` after nothing was launched; the next attempt has the same number.
+        """Reverts `begin` if nothing was launched. The next attempt has the same number.
 
         Args:
             job_id: the job.

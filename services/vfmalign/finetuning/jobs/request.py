@@ -71,7 +71,7 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
         BadDataset: a split has no case, or a case lacks data that the task needs.
         NotFound: the model or dataset does not exist.
         DigestMismatch: the model or the dataset has a different digest than requested.
-        Conflict: another model has an id under which the job would publish.
+        Conflict: the id under which the job would publish belongs to another model.
     """
     check_kind(request.kind, request.model_id, request.task)
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
@@ -106,7 +106,7 @@ def finetuning_spec(
     Args:
         job_id: the job.
         request: the requested job.
-        card: card of the model that it starts from, or that has the same architecture or input preparation.
+        card: card of the model that the job starts from, or whose architecture or input preparation the job uses.
         digest: digest of the dataset.
         recipe: how to train.
 
@@ -160,8 +160,9 @@ class BaselineTraining(Record):
 
     Attributes:
         version: version of vfmalign.
-        spec: spec of the job, without the names of the job itself. A baseline also omits the model that is compared
-            with it, because the weights are not read. A specialised network also omits the model's architecture.
+        spec: spec of the job, without the names of the job itself. For a baseline, it also omits the model to compare,
+            because a baseline does not read the weights of this model. For a specialised network, it also omits the
+            model's architecture.
         preprocessing: how inputs are prepared.
         check_id: id of the check, for a pretrained network that only the jobs of one check share.
     """

@@ -37,7 +37,7 @@ def check_encoder(store: ObjectStore, result: JobResult, *, read: bool = False) 
 
 
 def check_weights(store: ObjectStore, card: ModelCard, *, read: bool = False) -> None:
-    """Checks that a model's weights exist. Loading them verifies their bytes; with `read`, this function does so, too.
+    """Checks that a model's weights exist; with `read`, also verifies their bytes, as every load of the weights does.
 
     Raises:
         DataLoss: the weights are missing or changed.
@@ -69,7 +69,7 @@ def reopen_if_lost(jobs: JobRepository, store: ObjectStore, job_id: str) -> None
 
 
 def reopen(jobs: JobRepository, store: ObjectStore, job_id: str, detail: str) -> None:
-    """Queues a successful job again. It resumes from its last checkpoint, so it only tests and publishes.
+    """Queues a successful job again. The job resumes from its last checkpoint, so it only tests and publishes.
 
     Args:
         jobs: repository of jobs.

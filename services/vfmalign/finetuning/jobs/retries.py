@@ -1,8 +1,8 @@
 """Decides what follows an attempt without a result: another attempt after a delay, or failure of the job.
 
 Ended attempts count towards a limit until the training makes progress: a checkpoint of a later step than any before
-resets the counts. Interruptions from outside have a separate limit, because a kill from outside cannot be distinguished
-from a kill by a machine that runs out of memory, which would repeat for ever. Outages of the object store have no
+resets the counts. Interruptions from outside have a separate limit. They need one because a machine that runs out of
+memory may kill every attempt, and such a kill looks like a kill from outside. Outages of the object store have no
 limit.
 """
 
@@ -115,11 +115,12 @@ def decide(
     Args:
         seen: observed end of the attempt.
         failure: failure that the process stored. It is final. None if it stored none.
-        before: setbacks before this end, as of the current checkpoint.
+        before: setbacks before this attempt ended; none if it has made progress.
         attempt: number of the attempt that ended.
         limits: limits of attempts and delays.
         log_command: command that shows the log of the attempt.
-        stopping: whether the process was asked to stop because the service stops. This never counts as a setback.
+        stopping: whether the process was asked to stop because the service stops. Such a stop never counts as a
+            setback.
     """
     see_log = f"see its log: `{log_command}`"
     if failure is not None:

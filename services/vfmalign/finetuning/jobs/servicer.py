@@ -27,7 +27,7 @@ class FineTuningServicer(
         store: holds models, datasets and results.
         log_command: returns the command that shows the log of a job's attempt.
         wake: called after a change that the reconciler should see at once.
-        watching: paces watching calls and ends them with the service.
+        watching: sets the interval of watching calls, and ends these calls when the service stops.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class Origin:
     """Origin of a job: ids by which the processes of the job can be found on the platform.
 
     Attributes:
-        check: the check it belongs to; empty for a job without a check.
+        check: the check that created the job; empty for a job without a check.
         network: the network that it fine-tunes; empty for pretraining.
         request_id: the request that created it; empty where unknown.
         tenant: the tenant of the job; empty where unknown.
@@ -71,8 +71,8 @@ class Running:
 
     Attributes:
         handle: None until it is known.
-        message: the cause of waiting and the remedy; empty while it trains.
-        reason: UPPER_SNAKE_CASE constant for the cause of waiting; empty while it trains.
+        message: the cause of waiting and the remedy; empty while the attempt trains.
+        reason: UPPER_SNAKE_CASE constant for the cause of waiting; empty while the attempt trains.
         started: whether all of its processes have started; None if this cannot be determined now.
     """
 
@@ -87,12 +87,11 @@ class Exited:
     """State of an attempt without a living process.
 
     Attributes:
-        exit_code: as in a shell (128 + signal); None if its end was not observed, as after a restart of the
-            orchestrator.
+        exit_code: as in a shell (128 + signal); None if the end was not observed, for example because the orchestrator
+            restarted.
         message: the platform's report and the remedy; empty if the exit code is sufficient.
         cause: `platform` if its machine was removed; `memory` if the platform reports that it exceeded its memory;
-            `limit` if it reached a limit that another attempt would reach again; otherwise `exit`, and the exit code
-            decides.
+            `limit` if another attempt would reach the same limit again; `exit` if only the exit code shows the cause.
     """
 
     exit_code: int | None

@@ -155,7 +155,7 @@ class LocalLauncher:
         return shlex.join(["tail", "-n", "200", str(self._log_path(job))])
 
     def close(self) -> None:
-        """Does nothing, because the jobs hold the locks."""
+        """Does nothing, because the processes of the jobs hold the locks."""
 
     def _log_path(self, job: str) -> Path:
         return self._logs / f"{job}.log"

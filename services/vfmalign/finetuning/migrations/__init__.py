@@ -1,1 +1,1 @@
-"""Versions of the schema, one file each in `versions`. A released version never changes: add the next one."""
+"""Versions of the schema, one file each in `versions`. Never change a released version; add a new one."""

@@ -1,4 +1,4 @@
-"""Evidence over time. When there are too many points, every second one is dropped."""
+"""Evidence over time. When there are too many points, every second point is dropped."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class ObservedRows:
 
     Attributes:
         features: digest of the features.
-        rows: number of the row in the epoch, from 1; 0 if it did not enter.
+        rows: number of the row in the epoch, from 1; 0 if the observation did not enter the evidence.
     """
 
     features: dict[int, int] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class DriftState:
         monitor: the monitor.
         history: evidence of the monitor over time.
         observed: observations of the monitor.
-        fixed: options and digest of the reference. A continued stream must have the same ones.
+        fixed: options and digest of the reference. A continued stream must have the same options and reference.
     """
 
     monitor: Monitor

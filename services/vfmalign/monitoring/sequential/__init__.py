@@ -2,8 +2,8 @@
 
 `Monitor` is the entry point. Rows enter one after the other. Each row updates four pieces of evidence that the rows no
 longer follow the distribution of the reference. `references` prepares the reference; `row_scores`, `block_scores` and
-`strata` rank rows within one stratum; `betting` turns ranks into evidence, `thresholds` decides when it suffices for an
-alarm, and `state` stores a monitor exactly. `channels` describes which channels moved.
+`strata` rank rows within one stratum; `betting` turns ranks into evidence, `thresholds` decides when the evidence
+suffices for an alarm, and `state` stores a monitor exactly. `channels` describes which channels moved.
 
 docs/monitoring-mathematics.md derives the guarantee and names the function of each step.
 """

@@ -45,7 +45,7 @@ def _get_means(lower_K: Array, upper_K: Array, thetas: Array) -> Array:
 
 
 def get_shares(cells: int) -> Array:
-    """Returns, for each schedule, the share of its reserve that it stakes at cell number `cells`, counted from 0."""
+    """Returns, for each schedule, the share of its reserve that the schedule stakes at cell number `cells`, from 0."""
     slow = 1.0 - math.sqrt((SLOW_SCHEDULE + cells) / (SLOW_SCHEDULE + cells + 1.0))
     return np.array([*CONSTANT_SHARES, slow])
 

@@ -2,8 +2,8 @@
 
 Consecutive rows of a block lie apart in their stratum: by 16 rows in a block of 4, and by 8 rows in a block of 16. If a
 scanner works in sessions, neighbours resemble each other, and a block of neighbours would stand out among random
-subsets even without drift. Rows at this distance form a *lane*, and a lane is divided into blocks; the lanes begin one
-after the other, so that their blocks end one after the other.
+subsets even without drift. Rows at this distance form a *lane*, and a lane is divided into blocks. The lanes begin one
+after the other, so their blocks also end one after the other.
 
 A block S is scored by its MMD² to the scoring rows and the pool, up to a term that is equal for all subsets:
 
@@ -148,7 +148,7 @@ class BlockRanks:
 
         Args:
             z_D: standardised row.
-            scoring_sum: its sum of kernel values with the scoring rows.
+            scoring_sum: sum of the row's kernel values with the scoring rows.
             draws: random numbers of the epoch.
             number: number of the row in the epoch.
         """

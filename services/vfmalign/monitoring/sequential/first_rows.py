@@ -8,9 +8,9 @@ statistic is
 
 where z_i is 1 for a row of the stream and 0 for a calibration row. This is the squared length of the sum over strata of
 n·m/(n + m) times the difference of the mean embeddings. A difference between strata cancels, and the same change in all
-strata adds up. Without strata, S is MMD² times a constant. The labels z are permuted within strata, so that the test is
-exact under the same condition as the other evidence: rows of one stratum are exchangeable with its calibration rows,
-whatever the order in which the scanners worked.
+strata adds up. Without strata, S is MMD² times a constant. The labels z are permuted within strata. The test is
+therefore exact under the same condition as the other evidence: the rows of a stratum are exchangeable with its
+calibration rows. The order in which the scanners worked does not matter.
 
 Legend: N rows, D channels, B permutations.
 """

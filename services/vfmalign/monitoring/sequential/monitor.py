@@ -114,9 +114,9 @@ class Monitor:
         """Begins an epoch that was prepared with `prepare_epoch`; see `start_epoch`.
 
         Raises:
-            InvalidInput: an earlier epoch has seen a patient of the reference, and the start is
-                `EpochStart.UNSEEN_REFERENCE`, or `EpochStart.FIXED` after an epoch that rows may have caused. The
-                monitor is unchanged.
+            InvalidInput: an earlier epoch has seen a patient of the reference. This applies to
+                `EpochStart.UNSEEN_REFERENCE`, and to `EpochStart.FIXED` after an epoch that the rows may have caused.
+                The monitor is unchanged.
         """
         patients = epoch.reference.patients
         if seen := self._count_seen(epoch.start, patients):
@@ -137,7 +137,7 @@ class Monitor:
         strata: Sequence[str] | None = None,
         days: Sequence[int] | None = None,
     ) -> list[Observation]:
-        """Takes observations in the order of their arrival, and returns the result of each.
+        """Processes observations in the order of their arrival, and returns the result of each.
 
         Args:
             rows_ND: features.
@@ -148,7 +148,7 @@ class Monitor:
 
         Raises:
             BadTensor: the number of channels differs from the reference. No observation is taken.
-            InvalidInput: names do not match the rows, or days are missing.
+            InvalidInput: the number of ids, patients, strata or days is not the number of rows, or days are missing.
         """
         rows_ND = check_rows(rows_ND, "rows")
         channels = len(self.reference.scorer.mean_D)

@@ -18,7 +18,7 @@ _RECENT_SCORES = 2048
 
 
 class Cell(NamedTuple):
-    """Interval of a p-value in [0, 1]: small if the score is unusually large."""
+    """Interval of a p-value in [0, 1]. The p-value is small if the score is unusually large."""
 
     lower: float
     upper: float

@@ -37,7 +37,7 @@ class Outcome(StrEnum):
 
 
 class EpochStart(StrEnum):
-    """Why an epoch begins. This determines whether its guarantee holds."""
+    """Why an epoch begins. The reason determines whether the guarantee of the epoch holds."""
 
     FIXED = "fixed"
     """At a time that does not depend on the rows, such as a new model or an exchanged scanner."""
@@ -53,10 +53,10 @@ class MonitorOptions:
 
     Attributes:
         alpha: largest probability of ever raising an alarm without drift, in (0, 0.5].
-        run_length: number of rows A, 100 to 10⁹, instead of α: without drift, the probability of an alarm of an epoch
-            within T rows is at most T/A, so the first alarm comes after A/2 or more rows on average.
+        run_length: number of rows A, 100 to 10⁹, instead of α. Without drift, an epoch raises an alarm within T rows
+            with a probability of at most T/A. The first alarm therefore comes after A/2 or more rows on average.
         patient_window_days: days after which a patient may enter again; None for never.
-        first_patients: number N, 20 to 500, of first rows. One test compares them with the reference and uses 0.1 of α.
+        first_patients: number N of first rows, 20 to 500. One test compares them with the reference and uses 0.1 of α.
             None for no such test. Requires an α of at least 0.001, and no `run_length`.
         seed: seed of all draws, 0 to 2⁶³ − 1.
 
@@ -105,11 +105,11 @@ class Observation:
 
     Attributes:
         id: id of the observation.
-        outcome: whether it entered, or why not.
+        outcome: whether the observation entered the evidence, or why not.
         row: number of the row in the epoch, from 1; 0 if it did not enter.
         p_value: p-value of the row among the calibration and earlier rows of its stratum; None if it did not enter.
         log_evidence: ln of the statistic of each component after this observation.
-        raised_alarm: whether it raised the alarm of its epoch.
+        raised_alarm: whether the observation raised the alarm of its epoch.
     """
 
     id: str

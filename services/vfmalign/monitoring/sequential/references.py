@@ -1,10 +1,10 @@
 """The reference, which is fixed before the first row of an epoch arrives.
 
 The first row of each patient is kept, whatever its features. A seeded draw selects a third of the patients of every
-stratum as scoring rows, which define scale, bandwidth and scores. The others are calibration rows, among which the rows
-of the stream are ranked. Rows are standardised as for MMD² (docs/numbers.md), but no channel is left out: the scale of
-a channel that is constant in the scoring rows is a tenth of the median standard deviation, so that its first movement
-counts.
+stratum as scoring rows, which define scale, bandwidth and scores. The rows of all other patients are calibration rows,
+among which the rows of the stream are ranked. Rows are standardised as for MMD² (docs/numbers.md), but no channel is
+left out: the scale of a channel that is constant in the scoring rows is a tenth of the median standard deviation, so
+that its first change counts.
 
 Legend: N rows, D channels, G patients, S scoring rows, C calibration rows.
 """
@@ -53,7 +53,7 @@ class Reference:
 
     @property
     def is_stratified(self) -> bool:
-        """Whether any stratum is known; otherwise, strata of the stream are ignored."""
+        """Whether any stratum is known. If none is known, strata of the stream are ignored."""
         return any(self.strata)
 
 
@@ -118,7 +118,7 @@ def _order_by_stratum(uniforms_G: Array, strata: Sequence[str]) -> NDArray[np.in
 
 
 def make_scorer(rows_SD: Array) -> RowScorer:
-    """Builds a scorer from the scoring rows of the reference; it scores new rows.
+    """Builds the scorer of new rows from the scoring rows of the reference.
 
     Raises:
         BadTensor: no channel varies, values overflow or underflow, or at least half of all pairs of rows are identical.

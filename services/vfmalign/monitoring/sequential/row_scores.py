@@ -1,8 +1,8 @@
 """Scores of single rows, and kernel values between rows.
 
 The kernel is k(x, y) = exp(−‖x − y‖²/h). Its values are rounded to multiples of 2⁻²⁰, about 1e-6, so that float64 adds
-any number of them without error: a sum does not depend on the order of its terms, and identical rows have identical
-sums.
+any number of them without error. A sum therefore does not depend on the order of its terms, and identical rows have
+identical sums.
 
 Legend: D channels, S scoring rows, M and N rows, T bins.
 """

@@ -31,7 +31,7 @@ class ChannelRanks:
         counts_DT: number of rows with a value in or above each bin, and a column of zeros.
 
     Attributes:
-        counts_DT: the same, including the rows so far.
+        counts_DT: these numbers, including the rows so far.
     """
 
     def __init__(self, edges_DT: Array, counts_DT: NDArray[np.uint32]) -> None:

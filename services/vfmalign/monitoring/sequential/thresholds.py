@@ -27,7 +27,8 @@ def get_epoch_share(epoch: int) -> float:
     """Returns the share of α that epoch 1, 2, … uses; the shares of all epochs sum to 1.
 
     The first epoch has 0.8, because most monitors have only one epoch. Epoch k > 1 has 0.2 / (k·(k − 1)). An epoch with
-    a share of 0.001 needs e^6.9 times as much evidence as one with all of α: a few more rows of a clear drift.
+    a share of 0.001 needs e^6.9 times as much evidence as an epoch with all of α. If the drift is clear, a few more
+    rows provide this evidence.
     """
     return FIRST_EPOCH_SHARE if epoch == 1 else (1.0 - FIRST_EPOCH_SHARE) / (epoch * (epoch - 1))
 

@@ -21,7 +21,7 @@ def to_message(monitor: StoredMonitor, *, whole: bool = True) -> Monitor:
 
     Args:
         monitor: the monitor.
-        whole: False for lists, which leave out windows, channels and earlier epochs.
+        whole: whether to include windows, channels and earlier epochs; False for lists.
     """
     status = monitor.status
     counts = {name: count for name, count in monitor.counts.items() if name not in {"late", "future"}}

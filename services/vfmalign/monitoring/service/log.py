@@ -42,7 +42,8 @@ Columns = dict[str, Any]
 class Head:
     """Head of a monitor's log, read from the monitor's row; see `MonitorRow` for the attributes.
 
-    Every recording call reads and writes the head. This takes about half the time of an ORM object.
+    Every recording call reads and writes the head. With this class, it takes half the time that an ORM object would
+    take.
     """
 
     tenant: str
@@ -183,7 +184,7 @@ def make_results(
 
 
 def get_label(result: Columns) -> str:
-    """Returns the label under which an observation is counted."""
+    """Returns the value of the label `outcome` under which an observation is counted."""
     return "duplicate" if result["duplicate"] else str(result["outcome"])
 
 

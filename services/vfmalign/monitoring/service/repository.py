@@ -245,7 +245,7 @@ class MonitorRepository:
     def delete(self, monitor_id: str, uid: str) -> bool:
         """Hides a monitor permanently, and deletes some of its rows; returns whether no row is left.
 
-        Repeat the call until none is left: the id stays taken until then.
+        Repeat the call until it returns True. Until then, the id stays taken.
         """
         with self.database.session() as session:
             query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
@@ -317,10 +317,12 @@ class MonitorRepository:
 
 
 def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = False) -> MonitorRow:
-    """Returns the row of a monitor. `uid` excludes a later monitor with the same id; if empty, any monitor matches.
+    """Returns the row of a monitor.
+
+    `uid` excludes a later monitor with the same id. If `uid` is empty, any monitor with this id matches.
 
     Raises:
-        NotFound: the id is unknown, belongs to a later monitor, or to a monitor that is being deleted.
+        NotFound: the id is unknown, or belongs to a later monitor or to a monitor that is being deleted.
     """
     row = session.scalar(_SELECT_LOCKED if lock else _SELECT, {"monitor_id": monitor_id})
     if row is None or uid not in {"", row.uid}:

@@ -65,7 +65,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         keeper: records observations.
         epochs: changes references.
         store: object store of the tenant.
-        watching: paces watching calls and ends them with the service.
+        watching: sets the interval of watching calls, and ends these calls when the service stops.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class Snapshot(StoredFile):
     """A stored state.
 
     Attributes:
-        sequence: number of the last observation that it includes.
+        sequence: number of the last observation that the state includes.
     """
 
     sequence: int
@@ -48,7 +48,8 @@ class Snapshot(StoredFile):
 def write_snapshot(store: ObjectStore, owner: tuple[str, str], state: bytes, epoch: int, sequence: int) -> Snapshot:
     """Stores a state of the monitor with this id and `uid`.
 
-    Every call uses a new key: two processes may store the same state, and each deletes its object if it is unused.
+    Every call uses a new key, because two processes may store the same state. Each process deletes its own object if no
+        monitor uses it.
     """
     key = monitor_key(*owner, f"state/{epoch}-{sequence}-{uuid.uuid4().hex[:16]}.npz")
     file = StoredFile.of(key, state)

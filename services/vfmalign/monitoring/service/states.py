@@ -28,7 +28,7 @@ class State:
     Attributes:
         monitor: the monitor. Change it only while holding the monitor's lock.
         epoch: number of its epoch.
-        sequence: number of the last observation that it includes.
+        sequence: number of the last observation that the state includes.
         received_at: arrival of that observation; None if unknown.
     """
 
@@ -49,7 +49,7 @@ class States:
     """Least-recently-used cache of states, with a lock for each monitor. Thread-safe.
 
     Args:
-        memory_bytes: memory of all states together; a state that is larger is read again for every call.
+        memory_bytes: memory of all states together. A single state that is larger is read again for every call.
     """
 
     def __init__(self, memory_bytes: int) -> None:

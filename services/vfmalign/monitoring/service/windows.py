@@ -67,7 +67,7 @@ def is_due(monitor: StoredMonitor) -> bool:
 def read_windows(
     database: Database, monitor: StoredMonitor, reference: LoadedReference, kept_windows: int
 ) -> list[WindowRows]:
-    """Reads the last window of all rows, and of each stratum within the last `kept_windows` windows."""
+    """Reads the last window of all rows, and the last window of each stratum, from the last `kept_windows` windows."""
     width, most = monitor.spec.window_rows, _get_most_rows(max(monitor.layers.values()))
     of_epoch = InputRow.monitor_id == monitor.id, InputRow.epoch == monitor.epoch.number, InputRow.row > 0
     strata = sorted({name for name in reference.strata or () if name})

@@ -1,4 +1,4 @@
-"""The table of a report's first screen: scores of all networks. It marks scores worse than the naive baseline's."""
+"""The table of scores of all networks on a report's first screen; scores worse than the naive baseline's are marked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ScoreRow:
 def list_score_rows(
     result: CheckAnalysis, metric: MetricSpec, scores: Mapping[Scored, Sequence[CaseScore]]
 ) -> tuple[ScoreRow, ...]:
-    """Rows of the primary metric, and of every other metric that is worse than the naive baseline.
+    """Rows of the primary metric, and of every other metric whose score is worse than the naive baseline's.
 
     Args:
         result: analysis of the check.

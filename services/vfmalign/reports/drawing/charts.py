@@ -42,7 +42,7 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class LayerCell:
-    """One layer in the strip of layers: its shift, as a share of its shift to random weights."""
+    """One layer in the strip of layers, with its shift as a share of its shift to random weights."""
 
     name: str
     ratio: float | None
@@ -76,7 +76,7 @@ def draw_forest(
         rows: differences; the first row is the main one and determines the axis.
         identifier: id of the figure.
         title: title of the figure.
-        ends: meaning of the left and the right of zero.
+        ends: meanings of values on the left and on the right of zero.
         band: half the width of the band about zero; 0 for no band.
         limits: limits of the axis; chosen from the rows by default.
         format_tick: formats the label of a tick.
@@ -117,7 +117,7 @@ def draw_shift_scale(shift: Estimate, random: float | None, text: str) -> Markup
 
 
 def draw_layer_strip(layers: Sequence[LayerCell]) -> Markup:
-    """Draws one cell per layer with its ratio above and its name below; layers that moved more are darker."""
+    """Draws one cell per layer with its ratio above and its name below. Layers with a larger ratio are darker."""
     cells = sorted(layers, key=lambda cell: to_natural_order(cell.name))
     names = shorten_names([cell.name for cell in cells])
     shown = set(range(len(cells)))

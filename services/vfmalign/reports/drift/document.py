@@ -82,7 +82,8 @@ class AlarmRecord(Record):
         observation: id of the row's observation.
         components: components that had reached their thresholds.
         time: when the row arrived; None if unknown.
-        acknowledged: acknowledgement of the alarm; None if there is none, or for a stream without a service.
+        acknowledged: acknowledgement of the alarm; None if the alarm is not acknowledged, or for a stream without a
+            service.
     """
 
     row: int

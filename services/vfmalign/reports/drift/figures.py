@@ -71,7 +71,7 @@ class _Plot:
 
 
 def draw_evidence(document: DriftDocument) -> Markup:
-    """Draws the evidence of each component over the rows, divided by its threshold, as powers of ten, and the alarm."""
+    """Draws the alarm, and each component's evidence by row: divided by its threshold, as powers of ten."""
     lines = [
         [
             (point.row, max((value - one.log_threshold) / LN10, LOWEST_POWER))

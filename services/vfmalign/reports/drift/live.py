@@ -21,11 +21,11 @@ class EarlierEpoch(Record):
     Attributes:
         number: number of the epoch, from 1.
         start: why it began.
-        has_guarantee: whether the bound covers its alarm.
+        has_guarantee: whether the bound covers the alarm of this epoch.
         reference: id of its reference.
         start_time: when it began.
         rows: number of rows that entered.
-        alarm_row: number of the row that raised its first alarm; None if there was no alarm.
+        alarm_row: number of the row that raised the first alarm of the epoch; None if there was no alarm.
         alarm_time: when the alarm was raised.
         acknowledged: acknowledgement of the alarm; None if there is none.
     """
@@ -53,7 +53,7 @@ class LiveMonitor(Record):
         reference_sha256: digest of the manifest of the current epoch's reference.
         epoch_start: why the current epoch began.
         epoch_start_time: when it began.
-        first_row_time: when its first row arrived; None if unknown.
+        first_row_time: when the first row of the current epoch arrived; None if unknown.
         last_observation_time: when the last observation of any epoch arrived; None if there is none.
         last_acquire_time: the latest time of acquisition; None if unknown.
         late_observations: number of observations that were acquired earlier than an observation that had already

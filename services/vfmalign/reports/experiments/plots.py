@@ -38,7 +38,7 @@ class MarkerStyle:
 
 
 def assign_marker_styles(names: Sequence[str]) -> dict[str, MarkerStyle]:
-    """Assigns a colour and a shape to each name; shapes distinguish more names than colours do, also in grey prints."""
+    """Assigns a colour and a shape to each name. Shapes distinguish more names than colours, also in grey prints."""
     return {
         name: MarkerStyle(PALETTE[place % len(PALETTE)], _SHAPES[place % len(_SHAPES)])
         for place, name in enumerate(names)
@@ -161,7 +161,7 @@ def draw_heat_map(averages: Sequence[SeedAverage], quantity: str) -> bytes:
 
 
 def draw_predictors(comparison: PredictorComparison) -> bytes:
-    """Draws each predictor's mean ρ with the gain; ticks mark single tasks, dashed lines the range of chance."""
+    """Draws each predictor's mean ρ with the gain. Ticks mark single tasks. Dashed lines mark the range of chance."""
     shown = [predictor for predictor in comparison.predictors if predictor.rho is not None][::-1]
     with figure_style():
         figure = new_figure(5.4, 0.9 + 0.36 * len(shown))

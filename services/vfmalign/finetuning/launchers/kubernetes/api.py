@@ -48,7 +48,7 @@ class Refused(Unavailable):
 
 
 class Unanswered(Unavailable):
-    """The request was sent and no answer arrived: it may have been executed."""
+    """No answer to a request arrived. The API server may have executed the request."""
 
     retry_after_s = _RETRY_S
 

@@ -8,7 +8,7 @@ Three races are handled here:
   its annotations name this job and spec.
 - The list of Jobs is up to 5 s old. Before a Job counts as gone, or is deleted as a stray, it is read again.
 - A backup of the database may lead to an earlier attempt while a later one still runs. All other attempts are deleted
-  before one starts, so that two never train at once.
+  before one starts, so that two attempts never train at once.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ class KubernetesLauncher:
         *,
         origin: Origin = UNKNOWN_ORIGIN,
     ) -> Running:
-        """Creates the attempt's Job, or adopts it where it exists already.
+        """Creates the attempt's Job, or adopts this Job if it exists already.
 
         Raises:
-            Conflict: the name belongs to another job's Job.
+            Conflict: the Job with this name belongs to another job.
             Unavailable: nothing was started.
         """
         self._sweep()
@@ -128,7 +128,7 @@ class KubernetesLauncher:
         return seen
 
     def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
-        """Suspends the Job, so that its pods write a checkpoint and the Job stays; with `force`, deletes it.
+        """Suspends the Job: its pods write a checkpoint, and the Job stays. With `force`, deletes the Job instead.
 
         A Job in a Kueue queue is always deleted, because Kueue would resume it after the suspension.
         """

@@ -31,7 +31,7 @@ class JobList:
 
     @property
     def trouble(self) -> str:
-        """Error of the last attempt to list Jobs, in which case the previous list is used; else empty."""
+        """Error of the last attempt to list Jobs; empty if it succeeded. After an error, the previous list is used."""
         return self._trouble
 
     def get(self, name: str) -> Json | None:

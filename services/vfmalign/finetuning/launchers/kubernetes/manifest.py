@@ -76,7 +76,7 @@ class Options:
 
 
 def job_name(job: str, attempt: int) -> str:
-    """Returns the name of the Job of one attempt. It is stable, and valid for every id.
+    """Returns the name of the Job of one attempt. The name never changes, and is valid for every id.
 
     If the id had to be changed or shortened, the name ends in a digest of the id.
     """

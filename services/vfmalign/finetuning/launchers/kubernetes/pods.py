@@ -23,7 +23,7 @@ _MAX_TEXT = 300
 
 @dataclass(frozen=True)
 class StartupStatus:
-    """Whether the pods of a Job have started, and why not.
+    """Whether the pods of a Job have started, and the reason if they have not.
 
     Attributes:
         reason: UPPER_SNAKE_CASE constant; empty if nothing prevents the start.
