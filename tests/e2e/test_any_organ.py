@@ -113,3 +113,28 @@ def test_the_client_checks_another_task_with_two_recipes(world: Any, brain: str)
     assert check.result.metric.name == "psnr"
     assert check.result.rpg_specialised.cases == 2
     assert check.spec.modality_map == {"t1w": "input"}
+
+
+def test_the_command_line_deletes_the_check_and_its_inputs(world: Any, brain: str) -> None:
+    home = ["--home", str(world.home.path)]
+    before = set(world.store.list(""))
+    done = call("checks", "delete", "brain-anterior", *home, code=2)
+    assert "--yes" in done.err
+    planned = call("checks", "delete", "brain-anterior", "--dry-run", *home, "--json").document
+    assert planned["dry_run"] is True
+    assert set(world.store.list("")) == before
+    deleted = call("checks", "delete", "brain-anterior", "--yes", *home, "--json").document
+    assert deleted == planned | {"dry_run": False}
+    gone = before - set(world.store.list(""))
+    assert len(gone) == planned["deletion"]["objects"]
+    assert all(key.startswith(("checks/brain-anterior/", "jobs/brain-anterior-")) for key in gone)
+    assert "no such check" in call("checks", "delete", "brain-anterior", "--yes", *home, code=2).err
+    refused = call("jobs", "delete", "brain-resolution-pretrained", "--yes", *home, code=2)
+    assert "a part of the check brain-resolution" in refused.err
+    # The marks of the inputs of work that has ended stay for up to two minutes.
+    for key in world.store.list("uses/"):
+        world.store.delete(key)
+    shown = call("dataset", "delete", brain, "--yes", *home).out
+    assert f"dataset {brain} is deleted: 17 objects" in shown
+    call("models", "delete", "stack", "--yes", *home)
+    assert not [key for key in world.store.list("") if key.startswith(("volumes/brain/", "datasets/", "models/stack/"))]

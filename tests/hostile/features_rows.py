@@ -85,6 +85,27 @@ ROWS = (
         "feature_set_id",
     ),
     Row(
+        "deletion of a dataset with a path",
+        "FeatureService/DeleteDataset",
+        lambda _: pb.DeleteDatasetRequest(dataset_id="phantoms/../../other"),
+        INVALID,
+        "dataset_id",
+    ),
+    Row(
+        "deletion of all models",
+        "FeatureService/DeleteModel",
+        lambda _: pb.DeleteModelRequest(),
+        INVALID,
+        "model_id",
+    ),
+    Row(
+        "deletion of a feature set that is not there",
+        "FeatureService/DeleteFeatureSet",
+        lambda _: pb.DeleteFeatureSetRequest(feature_set_id="0" * 32),
+        "NOT_FOUND",
+        "0" * 32,
+    ),
+    Row(
         "token of another list",
         "FeatureService/ListFeatureSets",
         lambda _: pb.ListFeatureSetsRequest(page_token=PageTokens.of(pb.ListModelsRequest()).write("a")),

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -36,6 +37,7 @@ from vfmalign.features.settings import FeaturesSettings
 from vfmalign.features.workers import Workers
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
+from vfmalign.finetuning.deletions import Deletions
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -121,6 +123,7 @@ def serve_finetuning() -> tuple[ServiceSettings, AddServices]:
     database, store = open_database(settings.database_url), ObjectStore(settings.store)
     database.migrate()
     jobs, checks, experiments = JobRepository(database), CheckRepository(database), ExperimentRepository(database)
+    delete = Deletions(database, store).delete
     watching = Watching("finetuning", settings.reconciler.poll_s)
 
     def do_nothing() -> None:
@@ -128,13 +131,23 @@ def serve_finetuning() -> tuple[ServiceSettings, AddServices]:
 
     def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(
-            FineTuningServicer(jobs, store, log_command=lambda *_: "", wake=do_nothing, watching=watching), server
+            FineTuningServicer(
+                jobs,
+                store,
+                log_command=lambda *_: "",
+                delete=partial(delete, "job"),
+                wake=do_nothing,
+                watching=watching,
+            ),
+            server,
         )
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(
-            AlignmentServicer(checks, jobs, store, wake=do_nothing, watching=watching), server
+            AlignmentServicer(checks, jobs, store, delete=partial(delete, "check"), wake=do_nothing, watching=watching),
+            server,
         )
         experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(
-            ExperimentServicer(experiments, checks, store, watching=watching), server
+            ExperimentServicer(experiments, checks, store, delete=partial(delete, "experiment"), watching=watching),
+            server,
         )
         modules = (finetuning_pb2, alignment_pb2, experiment_pb2)
         return [module.DESCRIPTOR.services_by_name[name] for module, name in zip(modules, FINETUNING, strict=True)]

@@ -150,7 +150,7 @@ async def test_what_needs_the_database_alone_goes_on(stalled: StalledStore, conn
     database = open_database(f"sqlite:///{tmp_path / 'finetuning.db'}")
     database.migrate()
     checks, jobs, store = CheckRepository(database), JobRepository(database), ObjectStore(stalled.settings)
-    options: dict[str, Any] = {"wake": lambda: None, "watching": Watching("finetuning", 1.0)}
+    options: dict[str, Any] = {"delete": None, "wake": lambda: None, "watching": Watching("finetuning", 1.0)}
 
     def add(server: grpc.aio.Server) -> Any:
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(

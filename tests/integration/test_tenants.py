@@ -192,6 +192,25 @@ async def test_feature_sets_are_those_of_the_callers_tenant(open_api: Any) -> No
     await refuse(Forbidden, router.features.ListFeatureSets(pb.ListFeatureSetsRequest()))
 
 
+async def test_a_tenant_deletes_its_own_objects_and_only_a_curator_or_an_admin_may(
+    open_api: Any, stores: dict[str, ObjectStore]
+) -> None:
+    before = {key: stores["default"].get(key) for key in stores["default"].list("")}
+    theirs = await open_api("curator", "admin", claim="ward-7")
+    await refuse(NotFound, theirs.features.DeleteDataset(pb.DeleteDatasetRequest(dataset_id="only")))
+    await refuse(NotFound, theirs.features.DeleteModel(pb.DeleteModelRequest(model_id="only")))
+    await refuse(NotFound, theirs.features.DeleteFeatureSet(pb.DeleteFeatureSetRequest(feature_set_id="kept")))
+    dry = pb.DeleteModelRequest(model_id="shared", dry_run=True)
+    for role in ("viewer", "researcher", "router", "auditor", "finetuning"):
+        features = (await open_api(role, claim="ward-7")).features
+        await refuse(Forbidden, features.DeleteModel(dry))
+        await refuse(Forbidden, features.DeleteDataset(pb.DeleteDatasetRequest(dataset_id="only", dry_run=True)))
+        await refuse(Forbidden, features.DeleteFeatureSet(pb.DeleteFeatureSetRequest(feature_set_id="kept")))
+    for role in ("curator", "admin"):
+        assert (await (await open_api(role, claim="ward-7")).features.DeleteModel(dry)).deletion.objects == 2
+    assert {key: stores["default"].get(key) for key in stores["default"].list("")} == before
+
+
 async def test_each_tenant_extracts_with_its_own_weights_into_its_own_objects(
     open_api: Any, stores: dict[str, ObjectStore]
 ) -> None:

@@ -11,7 +11,7 @@ from vfmalign.cli.views.follow import View, follow_check, follow_experiment, fol
 from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.checks import Check, CheckSpec
-from vfmalign.client.messages.common import JobState, ObjectRef
+from vfmalign.client.messages.common import Deletion, JobState, ObjectRef
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
 from vfmalign.client.operations import AsyncOperationsClient, AsyncReportedClient, OperationT, ReportFormat, SpecT
@@ -51,6 +51,10 @@ class Resource(Generic[SpecT, OperationT]):
     def retry(self, target: Target, resource_id: str) -> OperationT:
         """Queues a failed or cancelled resource again."""
         return target.run(lambda client: self.select(client).retry(resource_id))
+
+    def delete(self, target: Target, resource_id: str, *, dry_run: bool) -> Deletion:
+        """Deletes a resource that has ended, or only measures it."""
+        return target.run(lambda client: self.select(client).delete(resource_id, dry_run=dry_run))
 
     def list(self, target: Target, states: Sequence[JobState], limit: int) -> list[OperationT]:
         """Returns the newest resources.

@@ -12,7 +12,7 @@ from typing import TypedDict
 import grpc
 
 from vfmalign.client.dicom import pack_files, read_archive, read_files
-from vfmalign.client.messages.common import Cost, FileContent, FileUpload, ObjectRef
+from vfmalign.client.messages.common import Cost, Deletion, FileContent, FileUpload, ObjectRef
 from vfmalign.client.messages.features import (
     CreateStudyUploadRequest,
     CreateStudyUploadResponse,
@@ -295,6 +295,30 @@ class AsyncFeaturesClient:
             datasets=tuple(dataset for page in pages for dataset in page.datasets),
             unreadable=tuple(item for page in pages for item in page.unreadable),
         )
+
+    async def delete_dataset(self, dataset_id: str, *, dry_run: bool = False) -> Deletion:
+        """Deletes a dataset and its volumes, or only measures them.
+
+        Raises:
+            NotFound: no dataset has this id.
+            PreconditionFailed: an unfinished job, check or experiment reads it.
+        """
+        request = features_pb2.DeleteDatasetRequest(dataset_id=dataset_id, dry_run=dry_run)
+        return Deletion.from_response((await self._stub().DeleteDataset(request)).deletion)
+
+    async def delete_model(self, model_id: str, *, dry_run: bool = False) -> Deletion:
+        """Deletes a model, or only measures it; raises as `delete_dataset`."""
+        request = features_pb2.DeleteModelRequest(model_id=model_id, dry_run=dry_run)
+        return Deletion.from_response((await self._stub().DeleteModel(request)).deletion)
+
+    async def delete_feature_set(self, feature_set_id: str, *, dry_run: bool = False) -> Deletion:
+        """Deletes a feature set or the features of a stored study, or only measures them.
+
+        Raises:
+            NotFound: nothing is stored under this id.
+        """
+        request = features_pb2.DeleteFeatureSetRequest(feature_set_id=feature_set_id, dry_run=dry_run)
+        return Deletion.from_response((await self._stub().DeleteFeatureSet(request)).deletion)
 
     async def get_feature_set(self, feature_set_id: str) -> FeatureSet:
         """Describes a feature set.

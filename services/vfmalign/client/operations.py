@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import grpc
 
 from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
-from vfmalign.client.messages.common import JOB_STATES, STATES, JobState
+from vfmalign.client.messages.common import JOB_STATES, STATES, Deletion, JobState
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
 from vfmalign.client.responses import RECONNECT_S, read_stream, reconnect
@@ -137,6 +137,16 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         """
         return await self._retry(operation_id)
 
+    async def delete(self, operation_id: str, *, dry_run: bool = False) -> Deletion:
+        """Deletes an operation that has ended, with its objects, or only measures the objects.
+
+        Raises:
+            NotFound: no operation has this id.
+            PreconditionFailed: it has not ended, unfinished work reads its results, or it is a part of another one.
+            Forbidden: another caller created it, and you are not an admin.
+        """
+        return await self._delete(operation_id, dry_run)
+
     async def watch(
         self,
         operation_id: str,
@@ -214,6 +224,9 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
     async def _retry(self, operation_id: str) -> OperationT: ...
 
     @abstractmethod
+    async def _delete(self, operation_id: str, dry_run: bool) -> Deletion: ...
+
+    @abstractmethod
     def _watch(self, operation_id: str) -> AsyncGenerator[OperationT, None]: ...
 
 
@@ -264,6 +277,10 @@ class AsyncJobsClient(AsyncOperationsClient[JobSpec, Job]):
         request = finetuning_pb2.RetryJobRequest(job_id=job_id)
         return Job.from_response((await self._stub().RetryJob(request)).job)
 
+    async def _delete(self, job_id: str, dry_run: bool) -> Deletion:
+        request = finetuning_pb2.DeleteJobRequest(job_id=job_id, dry_run=dry_run)
+        return Deletion.from_response((await self._stub().DeleteJob(request)).deletion)
+
     def _watch(self, job_id: str) -> AsyncGenerator[Job, None]:
         call = self._stub().WatchJob(finetuning_pb2.WatchJobRequest(job_id=job_id))
         return read_stream(call, lambda response: Job.from_response(response.job))
@@ -307,6 +324,10 @@ class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
         request = alignment_pb2.RetryCheckRequest(check_id=check_id)
         return Check.from_response((await self._stub().RetryCheck(request)).check)
 
+    async def _delete(self, check_id: str, dry_run: bool) -> Deletion:
+        request = alignment_pb2.DeleteCheckRequest(check_id=check_id, dry_run=dry_run)
+        return Deletion.from_response((await self._stub().DeleteCheck(request)).deletion)
+
     def _watch(self, check_id: str) -> AsyncGenerator[Check, None]:
         call = self._stub().WatchCheck(alignment_pb2.WatchCheckRequest(check_id=check_id))
         return read_stream(call, lambda response: Check.from_response(response.check))
@@ -344,6 +365,10 @@ class AsyncExperimentsClient(AsyncReportedClient[ExperimentSpec, Experiment]):
     async def _retry(self, experiment_id: str) -> Experiment:
         request = experiment_pb2.RetryExperimentRequest(experiment_id=experiment_id)
         return Experiment.from_response((await self._stub().RetryExperiment(request)).experiment)
+
+    async def _delete(self, experiment_id: str, dry_run: bool) -> Deletion:
+        request = experiment_pb2.DeleteExperimentRequest(experiment_id=experiment_id, dry_run=dry_run)
+        return Deletion.from_response((await self._stub().DeleteExperiment(request)).deletion)
 
     def _watch(self, experiment_id: str) -> AsyncGenerator[Experiment, None]:
         call = self._stub().WatchExperiment(experiment_pb2.WatchExperimentRequest(experiment_id=experiment_id))

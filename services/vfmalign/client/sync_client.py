@@ -103,6 +103,9 @@ class FeaturesClient(_SubClient[AsyncFeaturesClient]):
     list_models = _blocking(AsyncFeaturesClient.list_models)
     get_dataset = _blocking(AsyncFeaturesClient.get_dataset)
     list_datasets = _blocking(AsyncFeaturesClient.list_datasets)
+    delete_dataset = _blocking(AsyncFeaturesClient.delete_dataset)
+    delete_model = _blocking(AsyncFeaturesClient.delete_model)
+    delete_feature_set = _blocking(AsyncFeaturesClient.delete_feature_set)
     get_feature_set = _blocking(AsyncFeaturesClient.get_feature_set)
     list_feature_sets = _blocking(AsyncFeaturesClient.list_feature_sets)
 
@@ -136,6 +139,7 @@ class JobsClient(_SubClient[AsyncJobsClient]):
     list = _blocking(AsyncJobsClient.list)
     cancel = _blocking(AsyncJobsClient.cancel)
     retry = _blocking(AsyncJobsClient.retry)
+    delete = _blocking(AsyncJobsClient.delete)
     watch = _iterating(AsyncJobsClient.watch)
     wait = _blocking(AsyncJobsClient.wait)
 
@@ -149,6 +153,7 @@ class ChecksClient(_SubClient[AsyncChecksClient]):
     list = _blocking(AsyncChecksClient.list)
     cancel = _blocking(AsyncChecksClient.cancel)
     retry = _blocking(AsyncChecksClient.retry)
+    delete = _blocking(AsyncChecksClient.delete)
     watch = _iterating(AsyncChecksClient.watch)
     wait = _blocking(AsyncChecksClient.wait)
     get_report = _blocking(AsyncChecksClient.get_report)
@@ -162,6 +167,7 @@ class ExperimentsClient(_SubClient[AsyncExperimentsClient]):
     list = _blocking(AsyncExperimentsClient.list)
     cancel = _blocking(AsyncExperimentsClient.cancel)
     retry = _blocking(AsyncExperimentsClient.retry)
+    delete = _blocking(AsyncExperimentsClient.delete)
     watch = _iterating(AsyncExperimentsClient.watch)
     wait = _blocking(AsyncExperimentsClient.wait)
     get_report = _blocking(AsyncExperimentsClient.get_report)

@@ -16,6 +16,7 @@ from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.store.probe import StoreProbe
+from vfmalign.features.deletion import Deletions
 from vfmalign.features.dicom.folders import PrivateFolders, get_default_folder
 from vfmalign.features.dicom.reader import DicomReader
 from vfmalign.features.dicom.uploads import StudyUploads
@@ -53,7 +54,8 @@ def main() -> None:
         uploads = {
             tenant: StudyUploads(own, presigner, imports[tenant].quota, options) for tenant, own in stores.items()
         }
-        sweeps: list[Imports | StudyUploads] = [*imports.values(), *uploads.values()]
+        sweeps: list[Imports | StudyUploads | Deletions] = [*imports.values(), *uploads.values()]
+        sweeps += map(Deletions, stores.values())
         dicom = {
             tenant: DicomReader(own, settings.get_servers(tenant), folders, options) for tenant, own in stores.items()
         }

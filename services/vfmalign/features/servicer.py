@@ -28,6 +28,7 @@ from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.access import STORE_ACCESS
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import converters, listing, metrics
+from vfmalign.features.deletion import Deletions
 from vfmalign.features.dicom.reader import DicomReader, DicomRequest
 from vfmalign.features.dicom.reading import ReadStudy
 from vfmalign.features.dicom.uploads import StudyUploads
@@ -83,6 +84,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         self._uploads = uploads
         self._workers = workers
         self._outbox = outbox
+        self._deletions = Deletions(store)
         self._options = options
         self._max_message_bytes = max_message_bytes
 
@@ -119,6 +121,23 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         """See the proto."""
         feature_set = await STORE.run(listing.get_feature_set, self._store, request.feature_set_id)
         return pb.GetFeatureSetResponse(feature_set=feature_set.to_proto())
+
+    async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> pb.DeleteDatasetResponse:
+        """See the proto."""
+        deletion = await STORE.run(self._deletions.delete, "datasets", request.dataset_id, dry_run=request.dry_run)
+        return pb.DeleteDatasetResponse(deletion=deletion.to_proto())
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
+        """See the proto."""
+        deletion = await STORE.run(self._deletions.delete, "models", request.model_id, dry_run=request.dry_run)
+        return pb.DeleteModelResponse(deletion=deletion.to_proto())
+
+    async def DeleteFeatureSet(
+        self, request: pb.DeleteFeatureSetRequest, context: Context
+    ) -> pb.DeleteFeatureSetResponse:
+        """See the proto."""
+        deletion = await STORE.run(self._deletions.delete, "features", request.feature_set_id, dry_run=request.dry_run)
+        return pb.DeleteFeatureSetResponse(deletion=deletion.to_proto())
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
         """See the proto."""

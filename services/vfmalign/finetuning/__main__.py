@@ -28,6 +28,7 @@ from vfmalign.database.lease import Lease, Term, get_scope, migrate_unused
 from vfmalign.database.settings import make_state_folder
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
+from vfmalign.finetuning.deletions import Deletions
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -82,11 +83,21 @@ async def run(settings: FinetuningSettings) -> None:
         for tenant, own in tenancies.items():
             jobs, checks = JobRepository(own.database, quota.jobs), CheckRepository(own.database, quota.checks)
             experiments = ExperimentRepository(own.database, quota.experiments)
+            delete = Deletions(own.database, own.store).delete
             finetuning[tenant] = FineTuningServicer(
-                jobs, own.store, log_command=partial(show_log, tenant), wake=wake, watching=watching
+                jobs,
+                own.store,
+                log_command=partial(show_log, tenant),
+                delete=partial(delete, "job"),
+                wake=wake,
+                watching=watching,
             )
-            alignment[tenant] = AlignmentServicer(checks, jobs, own.store, wake=wake, watching=watching)
-            experiment[tenant] = ExperimentServicer(experiments, checks, own.store, watching=watching)
+            alignment[tenant] = AlignmentServicer(
+                checks, jobs, own.store, delete=partial(delete, "check"), wake=wake, watching=watching
+            )
+            experiment[tenant] = ExperimentServicer(
+                experiments, checks, own.store, delete=partial(delete, "experiment"), watching=watching
+            )
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(by_tenant(finetuning), server)
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(by_tenant(alignment), server)
         experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(by_tenant(experiment), server)

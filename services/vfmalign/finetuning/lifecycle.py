@@ -44,6 +44,7 @@ from vfmalign.database.database import Database
 from vfmalign.database.pagination import Page, PageRequest, read_page
 from vfmalign.database.tables import LifecycleRow, now
 from vfmalign.finetuning import metrics
+from vfmalign.finetuning.deleted import DeletedRow
 
 NO_FREE_SLOT = "NO_FREE_SLOT"
 """`Progress.reason` of an operation that waits because of a limit on concurrent work."""
@@ -164,6 +165,12 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             numbers = {row[0]: row[1] for row in session.execute(query)}
         return {state: numbers.get(state, 0) for state in self.states}
 
+    def list_unfinished(self) -> frozenset[str]:
+        """Returns the ids of the items that have not ended."""
+        query = sa.select(self.table.id).where(self.table.state.not_in(TERMINAL_STATES))
+        with self._database.snapshot() as session:
+            return frozenset(session.scalars(query))
+
     def count_of_busiest_caller(self) -> int:
         """Returns the largest number of unfinished items of one caller, for comparison with the quota."""
         number = sa.func.count()
@@ -261,7 +268,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         """Adds a queued row, unless its id exists.
 
         Raises:
-            Conflict: the id is taken by an item with a different request.
+            Conflict: the id is taken by an item with a different request, or by a deleted one.
             Exhausted: the caller has reached the quota of unfinished items.
         """
         row.request, row.request_digest = request.model_dump(mode="json"), request.digest()
@@ -271,13 +278,21 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         row.progress = _dump(Progress(phase="queued", detail=detail, reason=NO_FREE_SLOT))
         try:
             with self._database.session() as session:
-                if session.get(self.table, self._key(row.id)) is None:  # a repeated request does not use the quota
-                    self._check_quota(session, row)
+                if session.get(self.table, self._key(row.id)) is None:
+                    self._check_not_deleted(session, row.id)
+                    self._check_quota(session, row)  # a repeated request does not use the quota
                 session.add(row)
         except IntegrityError:
             with self._database.snapshot() as session:
                 return self._same(session.get_one(self.table, self._key(row.id)), request)
         return self._to_item(row)
+
+    def _check_not_deleted(self, session: Session, item_id: str) -> None:
+        """Checks that no operation with this id is being deleted, and that no check had it."""
+        if session.get(DeletedRow, (self._database.tenant, self.noun, item_id)) is not None:
+            raise Conflict(
+                f"a {self.noun} with this id was deleted", subject=item_id, remedy=f"choose another {self.noun} id"
+            )
 
     def _check_quota(self, session: Session, row: Row) -> None:
         """Checks that the creator of a row may have one more unfinished row.

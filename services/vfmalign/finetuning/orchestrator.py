@@ -10,17 +10,20 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.runtime import logs
+from vfmalign.core.storage.deletion import keep_sweeping
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Term
 from vfmalign.finetuning import metrics
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
 from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.deletions import Deletions
 from vfmalign.finetuning.experiments.cell_results import CellResults
 from vfmalign.finetuning.experiments.report_writer import ReportWriter
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
@@ -34,6 +37,7 @@ from vfmalign.finetuning.launchers.base import Launcher
 from vfmalign.finetuning.launchers.by_tenant import TenantLauncher
 from vfmalign.finetuning.probes import Probes
 from vfmalign.finetuning.settings import FinetuningSettings
+from vfmalign.finetuning.uses import Uses
 
 _log = logs.get(__name__)
 
@@ -67,6 +71,8 @@ class _TenantLoops:
         store, checks = tenancy.store, CheckRepository(tenancy.database)
         self.stored_checks, self.stored_experiments = checks, ExperimentRepository(tenancy.database)
         self._stored_jobs, self._quota = JobRepository(tenancy.database), settings.quota
+        self._uses, self._store = Uses(store), store
+        self._deletions = Deletions(tenancy.database, store)
         self.tenant = store.tenant
         self.checks = Reconciler(
             checks=checks,
@@ -94,6 +100,15 @@ class _TenantLoops:
             "experiments": self.stored_experiments.count_of_busiest_caller(),
         }
         return {name: used[name] / limit for name, limit in self._quota.model_dump().items() if limit}
+
+    def release_inputs(self) -> None:
+        """Lets others delete the inputs of operations that have ended."""
+        repositories = (self._stored_jobs, self.stored_checks, self.stored_experiments)
+        self._uses.release({repository.noun: repository.list_unfinished() for repository in repositories})
+
+    async def complete_deletions(self) -> None:
+        """Completes interrupted deletions at once and then every hour, until it is cancelled."""
+        await keep_sweeping(self._store, "interrupted deletions", self._deletions.complete)
 
     async def run_experiments(self) -> None:
         """Runs the loop over experiments."""
@@ -133,7 +148,7 @@ class Orchestrator:
         self._poll_s = settings.reconciler.poll_s
         self._stopping = False
         self._probes = probes
-        self._probing: asyncio.Task[None] | None = None
+        self._beside: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._loops: list[_TenantLoops] = []
         supervisors = []
@@ -150,19 +165,19 @@ class Orchestrator:
 
     async def run(self) -> None:
         """Runs the loops until `stop`."""
-        self._probing = asyncio.create_task(self._probes.run(), name="probes")
+        self._beside = {asyncio.create_task(self._probes.run(), name="probes")}
+        self._beside |= {asyncio.create_task(loops.complete_deletions(), name="deletions") for loops in self._loops}
         try:
             await asyncio.gather(self._run_rounds(), *(loops.run_experiments() for loops in self._loops))
         finally:
-            self._probing.cancel()
-            await asyncio.wait({self._probing})
+            self._end_beside()
+            await asyncio.wait(self._beside)
             metrics.clear_states()
 
     def stop(self) -> None:
-        """Ends the probes, and the loops after their current rounds."""
+        """Ends the probes and the deletions, and the loops after their current rounds."""
         self._stopping = True
-        if self._probing is not None:
-            self._probing.cancel()
+        self._end_beside()
         self._wake.set()
         for loops in self._loops:
             loops.experiments.stop()
@@ -176,6 +191,10 @@ class Orchestrator:
         if self._stops_jobs:
             await asyncio.to_thread(self._jobs.stop_all)
 
+    def _end_beside(self) -> None:
+        for task in self._beside:
+            task.cancel()
+
     async def _run_rounds(self) -> None:
         """Runs rounds over jobs and checks until `stop`, then ends the checks' drivers. Jobs continue."""
         while not self._stopping:
@@ -184,6 +203,7 @@ class Orchestrator:
             for loops in self._loops:
                 with logs.bound(tenant=loops.tenant):
                     await _try(loops.checks.reconcile)
+                    await _try(partial(asyncio.to_thread, loops.release_inputs))
             metrics.count_states(metrics.checks_waiting, [loops.checks.count_waiting() for loops in self._loops])
             await _try(lambda: asyncio.to_thread(self._count))
             if not self._stopping:

@@ -6,11 +6,12 @@ from vfmalign.database.database import Database
 from vfmalign.database.schema import Schema
 from vfmalign.database.settings import DEFAULT_TIMEOUT_S
 from vfmalign.database.tables import Base
+from vfmalign.finetuning import deleted as _deleted
 from vfmalign.finetuning.checks import tables as _checks
 from vfmalign.finetuning.experiments import tables as _experiments
 from vfmalign.finetuning.jobs import tables as _jobs
 
-_TABLES = (_jobs, _checks, _experiments)
+_TABLES = (_jobs, _checks, _experiments, _deleted)
 """Modules that add their tables to `Base` when they are imported."""
 SCHEMA = Schema("finetuning", "vfmalign.finetuning:migrations", Base.metadata, "orchestrator")
 

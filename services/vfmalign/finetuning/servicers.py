@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -11,8 +12,11 @@ import grpc
 from google.protobuf.message import Message
 
 from vfmalign.client.messages.base import ApiMessage, get_enum_label
-from vfmalign.client.messages.common import ObjectRef
-from vfmalign.core.domain.errors import BadOption, PreconditionFailed
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.common import Deletion, ObjectRef
+from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.client.messages.jobs import JobSpec
+from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
 from vfmalign.core.rpc.access.authorisation import check_ownership
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.rpc.watching import Watching, split_content
@@ -21,11 +25,14 @@ from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.pagination import PageRequest
 from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation
+from vfmalign.finetuning.uses import mark_uses
 from vfmalign.v1 import common_pb2
 
 Context = grpc.aio.ServicerContext[Message, Message]
 Item = TypeVar("Item", bound=Operation)
 Packed = TypeVar("Packed", bound=Message)
+Delete = Callable[[str, bool], Deletion]
+"""Called as `delete(id, dry_run)`."""
 _PAGE_BYTES = 4 * 2**20
 """A page ends before its messages exceed this size in bytes, whatever its number of rows."""
 
@@ -35,16 +42,30 @@ class OperationServicer(ABC, Generic[Item, Packed]):
 
     Args:
         repository: repository of the operations.
+        store: holds their inputs and artifacts.
+        delete: deletes an operation that has ended, or only measures it; see `Deletions.delete`.
         watching: sets the interval of watching calls, and ends these calls when the service stops.
         wake: called after a change that the reconciler should see at once.
     """
 
     def __init__(
-        self, repository: LifecycleRepository[Any, Item], *, watching: Watching, wake: Callable[[], None] = lambda: None
+        self,
+        repository: LifecycleRepository[Any, Item],
+        store: ObjectStore,
+        *,
+        delete: Delete,
+        watching: Watching,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._repository = repository
+        self._store = store
+        self._delete_item = delete
         self._watching = watching
         self._wake = wake
+
+    @abstractmethod
+    def _get_spec(self, item: Item) -> JobSpec | CheckSpec | ExperimentSpec:
+        """Returns the request of an operation."""
 
     @abstractmethod
     def _convert(self, item: Item, *, whole: bool = True) -> ApiMessage:
@@ -93,9 +114,21 @@ class OperationServicer(ABC, Generic[Item, Packed]):
 
     async def _retry(self, item_id: str) -> Packed:
         await self._check_owner(item_id)
-        item = await DATABASE.run(self._repository.retry, item_id)
+        item = await STORE.run(self._retry_marked, item_id)
         self._wake()
         return await self._pack(item)
+
+    def _retry_marked(self, item_id: str) -> Item:
+        item = self._repository.get(item_id)
+        mark_uses(self._store, self._repository.noun, item_id, self._get_spec(item))
+        return self._repository.retry(item_id)
+
+    async def _delete(self, item_id: str, *, dry_run: bool) -> common_pb2.Deletion:
+        with suppress(NotFound):  # its deletion may have been interrupted; whoever asks may complete it
+            await self._check_owner(item_id)
+        deletion = await STORE.run(self._delete_item, item_id, dry_run)
+        message: common_pb2.Deletion = deletion.to_proto()
+        return message
 
     async def _watch(self, item_id: str) -> AsyncIterator[Packed]:
         """Yields the message at every change until the operation has ended."""

@@ -520,3 +520,17 @@ class GetCheckReportResponse(_message.Message):
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     content: bytes
     def __init__(self, content: _Optional[bytes] = ...) -> None: ...
+
+class DeleteCheckRequest(_message.Message):
+    __slots__ = ("check_id", "dry_run")
+    CHECK_ID_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    check_id: str
+    dry_run: bool
+    def __init__(self, check_id: _Optional[str] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class DeleteCheckResponse(_message.Message):
+    __slots__ = ("deletion",)
+    DELETION_FIELD_NUMBER: _ClassVar[int]
+    deletion: _common_pb2.Deletion
+    def __init__(self, deletion: _Optional[_Union[_common_pb2.Deletion, _Mapping]] = ...) -> None: ...

@@ -60,6 +60,11 @@ class AlignmentServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_alignment__pb2.RetryCheckRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_alignment__pb2.RetryCheckResponse.FromString,
                 _registered_method=True)
+        self.DeleteCheck = channel.unary_unary(
+                '/vfmalign.v1.AlignmentService/DeleteCheck',
+                request_serializer=vfmalign_dot_v1_dot_alignment__pb2.DeleteCheckRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_alignment__pb2.DeleteCheckResponse.FromString,
+                _registered_method=True)
         self.WatchCheck = channel.unary_stream(
                 '/vfmalign.v1.AlignmentService/WatchCheck',
                 request_serializer=vfmalign_dot_v1_dot_alignment__pb2.WatchCheckRequest.SerializeToString,
@@ -113,6 +118,14 @@ class AlignmentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteCheck(self, request, context):
+        """Deletes a check that has ended, with its jobs and its report, but not the models that they published. The service keeps the model's
+        digest, the dataset id, the task and the times. A check of an experiment is deleted with the experiment. Otherwise as DeleteJob.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchCheck(self, request, context):
         """Streams the check at every change until it ends. A retried check can be watched again.
         """
@@ -154,6 +167,11 @@ def add_AlignmentServiceServicer_to_server(servicer, server):
                     servicer.RetryCheck,
                     request_deserializer=vfmalign_dot_v1_dot_alignment__pb2.RetryCheckRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_alignment__pb2.RetryCheckResponse.SerializeToString,
+            ),
+            'DeleteCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCheck,
+                    request_deserializer=vfmalign_dot_v1_dot_alignment__pb2.DeleteCheckRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_alignment__pb2.DeleteCheckResponse.SerializeToString,
             ),
             'WatchCheck': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchCheck,
@@ -302,6 +320,33 @@ class AlignmentService:
             '/vfmalign.v1.AlignmentService/RetryCheck',
             vfmalign_dot_v1_dot_alignment__pb2.RetryCheckRequest.SerializeToString,
             vfmalign_dot_v1_dot_alignment__pb2.RetryCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.AlignmentService/DeleteCheck',
+            vfmalign_dot_v1_dot_alignment__pb2.DeleteCheckRequest.SerializeToString,
+            vfmalign_dot_v1_dot_alignment__pb2.DeleteCheckResponse.FromString,
             options,
             channel_credentials,
             insecure,

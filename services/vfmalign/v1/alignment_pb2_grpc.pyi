@@ -47,6 +47,10 @@ class AlignmentServiceStub:
     """Queues a failed or cancelled check again, with its jobs. Finished stages are not repeated. A check that is queued or running does
     not change, and a check that is being cancelled continues. Fails with FAILED_PRECONDITION if the check succeeded.
     """
+    DeleteCheck: _grpc.UnaryUnaryMultiCallable[_alignment_pb2.DeleteCheckRequest, _alignment_pb2.DeleteCheckResponse]
+    """Deletes a check that has ended, with its jobs and its report, but not the models that they published. The service keeps the model's
+    digest, the dataset id, the task and the times. A check of an experiment is deleted with the experiment. Otherwise as DeleteJob.
+    """
     WatchCheck: _grpc.UnaryStreamMultiCallable[_alignment_pb2.WatchCheckRequest, _alignment_pb2.WatchCheckResponse]
     """Streams the check at every change until it ends. A retried check can be watched again."""
     GetCheckReport: _grpc.UnaryStreamMultiCallable[_alignment_pb2.GetCheckReportRequest, _alignment_pb2.GetCheckReportResponse]
@@ -70,6 +74,10 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
     RetryCheck: _aio.UnaryUnaryMultiCallable[_alignment_pb2.RetryCheckRequest, _alignment_pb2.RetryCheckResponse]  # type: ignore[assignment]
     """Queues a failed or cancelled check again, with its jobs. Finished stages are not repeated. A check that is queued or running does
     not change, and a check that is being cancelled continues. Fails with FAILED_PRECONDITION if the check succeeded.
+    """
+    DeleteCheck: _aio.UnaryUnaryMultiCallable[_alignment_pb2.DeleteCheckRequest, _alignment_pb2.DeleteCheckResponse]  # type: ignore[assignment]
+    """Deletes a check that has ended, with its jobs and its report, but not the models that they published. The service keeps the model's
+    digest, the dataset id, the task and the times. A check of an experiment is deleted with the experiment. Otherwise as DeleteJob.
     """
     WatchCheck: _aio.UnaryStreamMultiCallable[_alignment_pb2.WatchCheckRequest, _alignment_pb2.WatchCheckResponse]  # type: ignore[assignment]
     """Streams the check at every change until it ends. A retried check can be watched again."""
@@ -121,6 +129,16 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_alignment_pb2.RetryCheckResponse, _abc.Awaitable[_alignment_pb2.RetryCheckResponse]]:
         """Queues a failed or cancelled check again, with its jobs. Finished stages are not repeated. A check that is queued or running does
         not change, and a check that is being cancelled continues. Fails with FAILED_PRECONDITION if the check succeeded.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteCheck(
+        self,
+        request: _alignment_pb2.DeleteCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alignment_pb2.DeleteCheckResponse, _abc.Awaitable[_alignment_pb2.DeleteCheckResponse]]:
+        """Deletes a check that has ended, with its jobs and its report, but not the models that they published. The service keeps the model's
+        digest, the dataset id, the task and the times. A check of an experiment is deleted with the experiment. Otherwise as DeleteJob.
         """
 
     @_abc_1.abstractmethod

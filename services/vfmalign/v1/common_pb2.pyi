@@ -66,6 +66,14 @@ class ObjectRef(_message.Message):
     size_bytes: int
     def __init__(self, uri: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
+class Deletion(_message.Message):
+    __slots__ = ("objects", "size_bytes")
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    objects: int
+    size_bytes: int
+    def __init__(self, objects: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
 class LabelMap(_message.Message):
     __slots__ = ("name", "values", "may_be_empty", "weight", "within")
     class ValuesEntry(_message.Message):

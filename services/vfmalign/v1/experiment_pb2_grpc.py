@@ -61,6 +61,11 @@ class ExperimentServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentResponse.FromString,
                 _registered_method=True)
+        self.DeleteExperiment = channel.unary_unary(
+                '/vfmalign.v1.ExperimentService/DeleteExperiment',
+                request_serializer=vfmalign_dot_v1_dot_experiment__pb2.DeleteExperimentRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_experiment__pb2.DeleteExperimentResponse.FromString,
+                _registered_method=True)
         self.WatchExperiment = channel.unary_stream(
                 '/vfmalign.v1.ExperimentService/WatchExperiment',
                 request_serializer=vfmalign_dot_v1_dot_experiment__pb2.WatchExperimentRequest.SerializeToString,
@@ -117,6 +122,13 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteExperiment(self, request, context):
+        """Deletes an experiment that has ended, with its checks, their jobs, and the results of its cells. Otherwise as DeleteJob.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchExperiment(self, request, context):
         """Streams the experiment at every change until it ends. A retried experiment can be watched again.
         """
@@ -158,6 +170,11 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.RetryExperiment,
                     request_deserializer=vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentResponse.SerializeToString,
+            ),
+            'DeleteExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteExperiment,
+                    request_deserializer=vfmalign_dot_v1_dot_experiment__pb2.DeleteExperimentRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_experiment__pb2.DeleteExperimentResponse.SerializeToString,
             ),
             'WatchExperiment': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchExperiment,
@@ -307,6 +324,33 @@ class ExperimentService:
             '/vfmalign.v1.ExperimentService/RetryExperiment',
             vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentRequest.SerializeToString,
             vfmalign_dot_v1_dot_experiment__pb2.RetryExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.ExperimentService/DeleteExperiment',
+            vfmalign_dot_v1_dot_experiment__pb2.DeleteExperimentRequest.SerializeToString,
+            vfmalign_dot_v1_dot_experiment__pb2.DeleteExperimentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class ExperimentServiceStub:
     running does not change, and an experiment that is being cancelled continues. Fails with FAILED_PRECONDITION if the report has the
     results of all cells.
     """
+    DeleteExperiment: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.DeleteExperimentRequest, _experiment_pb2.DeleteExperimentResponse]
+    """Deletes an experiment that has ended, with its checks, their jobs, and the results of its cells. Otherwise as DeleteJob."""
     WatchExperiment: _grpc.UnaryStreamMultiCallable[_experiment_pb2.WatchExperimentRequest, _experiment_pb2.WatchExperimentResponse]
     """Streams the experiment at every change until it ends. A retried experiment can be watched again."""
     GetExperimentReport: _grpc.UnaryStreamMultiCallable[_experiment_pb2.GetExperimentReportRequest, _experiment_pb2.GetExperimentReportResponse]
@@ -79,6 +81,8 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     running does not change, and an experiment that is being cancelled continues. Fails with FAILED_PRECONDITION if the report has the
     results of all cells.
     """
+    DeleteExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.DeleteExperimentRequest, _experiment_pb2.DeleteExperimentResponse]  # type: ignore[assignment]
+    """Deletes an experiment that has ended, with its checks, their jobs, and the results of its cells. Otherwise as DeleteJob."""
     WatchExperiment: _aio.UnaryStreamMultiCallable[_experiment_pb2.WatchExperimentRequest, _experiment_pb2.WatchExperimentResponse]  # type: ignore[assignment]
     """Streams the experiment at every change until it ends. A retried experiment can be watched again."""
     GetExperimentReport: _aio.UnaryStreamMultiCallable[_experiment_pb2.GetExperimentReportRequest, _experiment_pb2.GetExperimentReportResponse]  # type: ignore[assignment]
@@ -134,6 +138,14 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         running does not change, and an experiment that is being cancelled continues. Fails with FAILED_PRECONDITION if the report has the
         results of all cells.
         """
+
+    @_abc_1.abstractmethod
+    def DeleteExperiment(
+        self,
+        request: _experiment_pb2.DeleteExperimentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiment_pb2.DeleteExperimentResponse, _abc.Awaitable[_experiment_pb2.DeleteExperimentResponse]]:
+        """Deletes an experiment that has ended, with its checks, their jobs, and the results of its cells. Otherwise as DeleteJob."""
 
     @_abc_1.abstractmethod
     def WatchExperiment(

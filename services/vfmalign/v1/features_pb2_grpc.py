@@ -65,6 +65,21 @@ class FeatureServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_features__pb2.GetFeatureSetRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_features__pb2.GetFeatureSetResponse.FromString,
                 _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/vfmalign.v1.FeatureService/DeleteDataset',
+                request_serializer=vfmalign_dot_v1_dot_features__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_features__pb2.DeleteDatasetResponse.FromString,
+                _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/vfmalign.v1.FeatureService/DeleteModel',
+                request_serializer=vfmalign_dot_v1_dot_features__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_features__pb2.DeleteModelResponse.FromString,
+                _registered_method=True)
+        self.DeleteFeatureSet = channel.unary_unary(
+                '/vfmalign.v1.FeatureService/DeleteFeatureSet',
+                request_serializer=vfmalign_dot_v1_dot_features__pb2.DeleteFeatureSetRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_features__pb2.DeleteFeatureSetResponse.FromString,
+                _registered_method=True)
         self.Extract = channel.unary_unary(
                 '/vfmalign.v1.FeatureService/Extract',
                 request_serializer=vfmalign_dot_v1_dot_features__pb2.ExtractRequest.SerializeToString,
@@ -128,6 +143,29 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteDataset(self, request, context):
+        """Deletes a dataset and its volumes. Results that were computed with it stay. Refuses while an unfinished job, check or experiment
+        reads it, and names one of them (IN_USE). If the call is interrupted, repeat it; otherwise the service goes on within an hour.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModel(self, request, context):
+        """Deletes a model: its card and its weights. Otherwise as DeleteDataset.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteFeatureSet(self, request, context):
+        """Deletes a feature set, or the features that Extract stored under an id (`store_as`). A check or monitor that still needs the set
+        asks for its extraction again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Extract(self, request, context):
         """Extracts the features of one study.
         """
@@ -183,6 +221,21 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetFeatureSet,
                     request_deserializer=vfmalign_dot_v1_dot_features__pb2.GetFeatureSetRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_features__pb2.GetFeatureSetResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=vfmalign_dot_v1_dot_features__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_features__pb2.DeleteDatasetResponse.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=vfmalign_dot_v1_dot_features__pb2.DeleteModelRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_features__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'DeleteFeatureSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteFeatureSet,
+                    request_deserializer=vfmalign_dot_v1_dot_features__pb2.DeleteFeatureSetRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_features__pb2.DeleteFeatureSetResponse.SerializeToString,
             ),
             'Extract': grpc.unary_unary_rpc_method_handler(
                     servicer.Extract,
@@ -363,6 +416,87 @@ class FeatureService:
             '/vfmalign.v1.FeatureService/GetFeatureSet',
             vfmalign_dot_v1_dot_features__pb2.GetFeatureSetRequest.SerializeToString,
             vfmalign_dot_v1_dot_features__pb2.GetFeatureSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.FeatureService/DeleteDataset',
+            vfmalign_dot_v1_dot_features__pb2.DeleteDatasetRequest.SerializeToString,
+            vfmalign_dot_v1_dot_features__pb2.DeleteDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.FeatureService/DeleteModel',
+            vfmalign_dot_v1_dot_features__pb2.DeleteModelRequest.SerializeToString,
+            vfmalign_dot_v1_dot_features__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteFeatureSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.FeatureService/DeleteFeatureSet',
+            vfmalign_dot_v1_dot_features__pb2.DeleteFeatureSetRequest.SerializeToString,
+            vfmalign_dot_v1_dot_features__pb2.DeleteFeatureSetResponse.FromString,
             options,
             channel_credentials,
             insecure,

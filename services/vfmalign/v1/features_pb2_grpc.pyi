@@ -45,6 +45,16 @@ class FeatureServiceStub:
     """Lists the feature sets in object storage."""
     GetFeatureSet: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetFeatureSetRequest, _features_pb2.GetFeatureSetResponse]
     """Describes one feature set."""
+    DeleteDataset: _grpc.UnaryUnaryMultiCallable[_features_pb2.DeleteDatasetRequest, _features_pb2.DeleteDatasetResponse]
+    """Deletes a dataset and its volumes. Results that were computed with it stay. Refuses while an unfinished job, check or experiment
+    reads it, and names one of them (IN_USE). If the call is interrupted, repeat it; otherwise the service goes on within an hour.
+    """
+    DeleteModel: _grpc.UnaryUnaryMultiCallable[_features_pb2.DeleteModelRequest, _features_pb2.DeleteModelResponse]
+    """Deletes a model: its card and its weights. Otherwise as DeleteDataset."""
+    DeleteFeatureSet: _grpc.UnaryUnaryMultiCallable[_features_pb2.DeleteFeatureSetRequest, _features_pb2.DeleteFeatureSetResponse]
+    """Deletes a feature set, or the features that Extract stored under an id (`store_as`). A check or monitor that still needs the set
+    asks for its extraction again.
+    """
     Extract: _grpc.UnaryUnaryMultiCallable[_features_pb2.ExtractRequest, _features_pb2.ExtractResponse]
     """Extracts the features of one study."""
     ExtractDataset: _grpc.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]
@@ -73,6 +83,16 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Lists the feature sets in object storage."""
     GetFeatureSet: _aio.UnaryUnaryMultiCallable[_features_pb2.GetFeatureSetRequest, _features_pb2.GetFeatureSetResponse]  # type: ignore[assignment]
     """Describes one feature set."""
+    DeleteDataset: _aio.UnaryUnaryMultiCallable[_features_pb2.DeleteDatasetRequest, _features_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
+    """Deletes a dataset and its volumes. Results that were computed with it stay. Refuses while an unfinished job, check or experiment
+    reads it, and names one of them (IN_USE). If the call is interrupted, repeat it; otherwise the service goes on within an hour.
+    """
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_features_pb2.DeleteModelRequest, _features_pb2.DeleteModelResponse]  # type: ignore[assignment]
+    """Deletes a model: its card and its weights. Otherwise as DeleteDataset."""
+    DeleteFeatureSet: _aio.UnaryUnaryMultiCallable[_features_pb2.DeleteFeatureSetRequest, _features_pb2.DeleteFeatureSetResponse]  # type: ignore[assignment]
+    """Deletes a feature set, or the features that Extract stored under an id (`store_as`). A check or monitor that still needs the set
+    asks for its extraction again.
+    """
     Extract: _aio.UnaryUnaryMultiCallable[_features_pb2.ExtractRequest, _features_pb2.ExtractResponse]  # type: ignore[assignment]
     """Extracts the features of one study."""
     ExtractDataset: _aio.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]  # type: ignore[assignment]
@@ -134,6 +154,34 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.GetFeatureSetResponse, _abc.Awaitable[_features_pb2.GetFeatureSetResponse]]:
         """Describes one feature set."""
+
+    @_abc_1.abstractmethod
+    def DeleteDataset(
+        self,
+        request: _features_pb2.DeleteDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.DeleteDatasetResponse, _abc.Awaitable[_features_pb2.DeleteDatasetResponse]]:
+        """Deletes a dataset and its volumes. Results that were computed with it stay. Refuses while an unfinished job, check or experiment
+        reads it, and names one of them (IN_USE). If the call is interrupted, repeat it; otherwise the service goes on within an hour.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _features_pb2.DeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.DeleteModelResponse, _abc.Awaitable[_features_pb2.DeleteModelResponse]]:
+        """Deletes a model: its card and its weights. Otherwise as DeleteDataset."""
+
+    @_abc_1.abstractmethod
+    def DeleteFeatureSet(
+        self,
+        request: _features_pb2.DeleteFeatureSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.DeleteFeatureSetResponse, _abc.Awaitable[_features_pb2.DeleteFeatureSetResponse]]:
+        """Deletes a feature set, or the features that Extract stored under an id (`store_as`). A check or monitor that still needs the set
+        asks for its extraction again.
+        """
 
     @_abc_1.abstractmethod
     def Extract(

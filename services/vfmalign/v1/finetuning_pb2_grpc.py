@@ -60,6 +60,11 @@ class FineTuningServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_finetuning__pb2.RetryJobRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_finetuning__pb2.RetryJobResponse.FromString,
                 _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/vfmalign.v1.FineTuningService/DeleteJob',
+                request_serializer=vfmalign_dot_v1_dot_finetuning__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_finetuning__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/vfmalign.v1.FineTuningService/WatchJob',
                 request_serializer=vfmalign_dot_v1_dot_finetuning__pb2.WatchJobRequest.SerializeToString,
@@ -109,6 +114,14 @@ class FineTuningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteJob(self, request, context):
+        """Deletes a job that has ended: its record and its objects, but not the model that it published. A job of a check is deleted with
+        the check. Only the creator and admins may delete it. If the call is interrupted, the service goes on by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
         """Streams the job at every change until it ends. A retried job can be watched again.
         """
@@ -143,6 +156,11 @@ def add_FineTuningServiceServicer_to_server(servicer, server):
                     servicer.RetryJob,
                     request_deserializer=vfmalign_dot_v1_dot_finetuning__pb2.RetryJobRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_finetuning__pb2.RetryJobResponse.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=vfmalign_dot_v1_dot_finetuning__pb2.DeleteJobRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_finetuning__pb2.DeleteJobResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -286,6 +304,33 @@ class FineTuningService:
             '/vfmalign.v1.FineTuningService/RetryJob',
             vfmalign_dot_v1_dot_finetuning__pb2.RetryJobRequest.SerializeToString,
             vfmalign_dot_v1_dot_finetuning__pb2.RetryJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.FineTuningService/DeleteJob',
+            vfmalign_dot_v1_dot_finetuning__pb2.DeleteJobRequest.SerializeToString,
+            vfmalign_dot_v1_dot_finetuning__pb2.DeleteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

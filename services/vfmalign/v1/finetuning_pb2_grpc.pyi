@@ -48,6 +48,10 @@ class FineTuningServiceStub:
     queued or running does not change, and a job that is being cancelled continues. Fails with FAILED_PRECONDITION if the job
     succeeded, unless its result or published encoder was lost; the job then creates it again.
     """
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_finetuning_pb2.DeleteJobRequest, _finetuning_pb2.DeleteJobResponse]
+    """Deletes a job that has ended: its record and its objects, but not the model that it published. A job of a check is deleted with
+    the check. Only the creator and admins may delete it. If the call is interrupted, the service goes on by itself.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_finetuning_pb2.WatchJobRequest, _finetuning_pb2.WatchJobResponse]
     """Streams the job at every change until it ends. A retried job can be watched again."""
 
@@ -70,6 +74,10 @@ class FineTuningServiceAsyncStub(FineTuningServiceStub):
     """Queues a failed or cancelled job again. It continues from its checkpoint, and the count of its attempts continues. A job that is
     queued or running does not change, and a job that is being cancelled continues. Fails with FAILED_PRECONDITION if the job
     succeeded, unless its result or published encoder was lost; the job then creates it again.
+    """
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_finetuning_pb2.DeleteJobRequest, _finetuning_pb2.DeleteJobResponse]  # type: ignore[assignment]
+    """Deletes a job that has ended: its record and its objects, but not the model that it published. A job of a check is deleted with
+    the check. Only the creator and admins may delete it. If the call is interrupted, the service goes on by itself.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_finetuning_pb2.WatchJobRequest, _finetuning_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams the job at every change until it ends. A retried job can be watched again."""
@@ -120,6 +128,16 @@ class FineTuningServiceServicer(metaclass=_abc_1.ABCMeta):
         """Queues a failed or cancelled job again. It continues from its checkpoint, and the count of its attempts continues. A job that is
         queued or running does not change, and a job that is being cancelled continues. Fails with FAILED_PRECONDITION if the job
         succeeded, unless its result or published encoder was lost; the job then creates it again.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _finetuning_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_finetuning_pb2.DeleteJobResponse, _abc.Awaitable[_finetuning_pb2.DeleteJobResponse]]:
+        """Deletes a job that has ended: its record and its objects, but not the model that it published. A job of a check is deleted with
+        the check. Only the creator and admins may delete it. If the call is interrupted, the service goes on by itself.
         """
 
     @_abc_1.abstractmethod

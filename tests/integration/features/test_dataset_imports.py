@@ -364,7 +364,7 @@ def test_an_import_goes_on_after_a_kill_of_the_service(
 
 def test_uploads_that_nobody_publishes_expire(as_caller: Callable[[str], Client], store: ObjectStore) -> None:
     as_caller(ADA).datasets.upload("i1", [b"a", b"b"])
-    assert delete_expired(store, INCOMING, 3600) == 0
+    assert delete_expired(store, INCOMING, 3600).objects == 0
     assert len(list_incoming(store)) == 2
-    assert delete_expired(store, INCOMING, -5) == 2
+    assert delete_expired(store, INCOMING, -5).objects == 2
     assert list_incoming(store) == []

@@ -131,6 +131,9 @@ async def test_what_another_tenant_has_does_not_exist(service, callers):
         read(ours.jobs.WatchJob(finetuning_pb2.WatchJobRequest(job_id=job))),
         ours.jobs.CancelJob(finetuning_pb2.CancelJobRequest(job_id=job)),
         ours.jobs.RetryJob(finetuning_pb2.RetryJobRequest(job_id=job)),
+        ours.jobs.DeleteJob(finetuning_pb2.DeleteJobRequest(job_id=job)),
+        ours.checks.DeleteCheck(alignment_pb2.DeleteCheckRequest(check_id=name)),
+        ours.experiments.DeleteExperiment(experiment_pb2.DeleteExperimentRequest(experiment_id=name)),
         ours.experiments.GetExperiment(experiment_pb2.GetExperimentRequest(experiment_id=name)),
     ):
         with pytest.raises(NotFound):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, Stor
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
+from vfmalign.finetuning.deletions import Deletions
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.schema import open_database
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
 SPEC = CheckSpec(model_id="m", dataset_id="d", task="segmentation")
 QUOTA = 3
-STORE = StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b")
 
 
 @pytest.fixture
@@ -46,16 +47,29 @@ def issuer() -> TokenIssuer:
 
 
 @pytest.fixture
-async def stub(checks: Any, issuer: TokenIssuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
-    monkeypatch.setattr("vfmalign.finetuning.checks.servicer.check_inputs", lambda *_: ())  # there is no store
-    servicer = AlignmentServicer(*checks, ObjectStore(STORE), wake=lambda: None, watching=Watching("finetuning", 1.0))
+async def stub(
+    checks: Any,
+    issuer: TokenIssuer,
+    store: ObjectStore,
+    store_settings: StoreSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Any]:
+    monkeypatch.setattr("vfmalign.finetuning.checks.servicer.check_inputs", lambda *_: ())  # nothing is stored
+    servicer = AlignmentServicer(
+        *checks,
+        store,
+        delete=partial(Deletions(checks[0]._database, store).delete, "check"),
+        wake=lambda: None,
+        watching=Watching("finetuning", 1.0),
+    )
 
     def add(server: grpc.aio.Server) -> list[Any]:
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(servicer, server)
         return [alignment_pb2.DESCRIPTOR.services_by_name["AlignmentService"]]
 
     auth = AuthSettings(mode="local", jwks_file=issuer.write_jwks(tmp_path / "jwks.json"))
-    settings = ServiceSettings(store=STORE, server=ServerSettings(grpc_port=0), auth=auth)
+    settings = ServiceSettings(store=store_settings, server=ServerSettings(grpc_port=0), auth=auth)
     async with AsyncExitStack() as resources:
         _, _, port = await serve_api(settings, add, Gate("open"), health.aio.HealthServicer(), resources)
         channel = await resources.enter_async_context(connect(f"127.0.0.1:{port}"))
@@ -93,6 +107,27 @@ async def test_researchers_end_and_restart_their_own_checks_alone(
         await change(stub, check_id, issuer.sign("admin", sub="eve"))
     with pytest.raises(NotFound):
         await change(stub, "none", bob)
+
+
+async def test_researchers_delete_their_own_checks_alone(stub: Any, checks: Any, issuer: TokenIssuer) -> None:
+    async def delete(token: str) -> Any:
+        return await stub.DeleteCheck(alignment_pb2.DeleteCheckRequest(check_id="of-ada"), metadata=bearer(token))
+
+    ada, bob, eve = issuer.sign("researcher", sub="ada"), issuer.sign("researcher", sub="bob"), issuer.sign("admin")
+    await create(stub, "of-ada", ada)
+    await cancel(stub, "of-ada", ada)
+    with pytest.raises(Forbidden) as caught:
+        await delete(bob)
+    assert caught.value.reason == "NOT_OWNER"
+    for role in ("viewer", "curator", "auditor", "router"):
+        with pytest.raises(Forbidden):
+            await delete(issuer.sign(role, sub="ada"))
+    assert (await delete(ada)).deletion.objects == 0
+    with pytest.raises(NotFound):
+        await delete(eve)
+    await create(stub, "of-bob", bob)
+    await cancel(stub, "of-bob", bob)
+    await stub.DeleteCheck(alignment_pb2.DeleteCheckRequest(check_id="of-bob"), metadata=bearer(eve))
 
 
 async def test_the_creator_is_recorded_once(stub: Any, checks: Any, issuer: TokenIssuer) -> None:

@@ -48,7 +48,9 @@ def servicer(tmp_path):
             recipe=TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
         )  # fmt: skip
         jobs.create(request, spec)
-    yield FineTuningServicer(jobs, None, log_command=str, wake=lambda: None, watching=Watching("finetuning", 1.0))
+    yield FineTuningServicer(
+        jobs, None, log_command=str, delete=None, wake=lambda: None, watching=Watching("finetuning", 1.0)
+    )
     database.close()
 
 
@@ -57,7 +59,9 @@ async def test_a_finished_check_lists_the_stages_that_ran(database, store):
     checks = CheckRepository(database)
     checks.create("c", CheckSpec(model_id="m", dataset_id="d", task="segmentation"))
     watching = Watching("finetuning", 1.0)
-    servicer = AlignmentServicer(checks, JobRepository(database), store, wake=lambda: None, watching=watching)
+    servicer = AlignmentServicer(
+        checks, JobRepository(database), store, delete=None, wake=lambda: None, watching=watching
+    )
 
     async def list_stages():
         check = (await servicer.GetCheck(alignment_pb2.GetCheckRequest(check_id="c"), None)).check
@@ -79,7 +83,9 @@ async def test_lists_hold_whole_specifications_and_invent_nothing(servicer, data
         assert (job.spec.recipe.epochs, job.spec.objective) == (7, features_pb2.OBJECTIVE_MASKED_RECONSTRUCTION)
     checks = CheckRepository(database)
     checks.create("c", CheckSpec(model_id="m", dataset_id="d", task="segmentation", permutations=99))
-    aligned = AlignmentServicer(checks, JobRepository(database), store, wake=str, watching=Watching("finetuning", 1.0))
+    aligned = AlignmentServicer(
+        checks, JobRepository(database), store, delete=None, wake=str, watching=Watching("finetuning", 1.0)
+    )
     (listed,) = (await aligned.ListChecks(alignment_pb2.ListChecksRequest(), None)).checks
     assert listed.spec.permutations == 99
     assert listed == (await aligned.GetCheck(alignment_pb2.GetCheckRequest(check_id="c"), None)).check

@@ -11,24 +11,39 @@ import re
 from vfmalign.core.domain.declarations import VolumeKind
 
 
+def volumes_prefix(dataset: str) -> str:
+    """Returns the prefix of a dataset's volumes."""
+    return f"volumes/{dataset}/"
+
+
 def volume_key(dataset: str, case: str, kind: VolumeKind) -> str:
     """Returns the address of one volume."""
-    return f"volumes/{dataset}/{case}/{kind}.nii.gz"
+    return f"{volumes_prefix(dataset)}{case}/{kind}.nii.gz"
+
+
+def dataset_prefix(dataset: str) -> str:
+    """Returns the prefix of a dataset's datalist."""
+    return f"datasets/{dataset}/"
 
 
 def dataset_key(dataset: str) -> str:
     """Returns the address of a dataset's datalist, which is written last to commit the dataset."""
-    return f"datasets/{dataset}/dataset.json"
+    return f"{dataset_prefix(dataset)}dataset.json"
+
+
+def model_prefix(model: str) -> str:
+    """Returns the prefix of a model's card and weights."""
+    return f"models/{model}/"
 
 
 def model_card_key(model: str) -> str:
     """Returns the address of a model card, which is written last to commit the model."""
-    return f"models/{model}/model.json"
+    return f"{model_prefix(model)}model.json"
 
 
 def weights_key(model: str, sha256: str) -> str:
     """Returns the address of a model's weights."""
-    return f"models/{model}/{sha256}.safetensors"
+    return f"{model_prefix(model)}{sha256}.safetensors"
 
 
 FEATURES = "features/"
@@ -81,6 +96,20 @@ def experiment_key(experiment: str, name: str) -> str:
 def monitor_key(monitor: str, uid: str, name: str) -> str:
     """Returns the address of a monitor's artifact; `uid` differs from that of earlier monitors with the same id."""
     return f"monitors/{monitor}/{uid}/{name}"
+
+
+def deletion_key(kind: str, object_id: str) -> str:
+    """Returns the address of the mark of an object that is being deleted; see `deletion`."""
+    return f"deletions/{kind}/{object_id}"
+
+
+USES = "uses/"
+"""Prefix of the marks of objects that unfinished operations read; see `deletion`."""
+
+
+def uses_prefix(kind: str, object_id: str) -> str:
+    """Returns the prefix of the marks of the operations that read an object."""
+    return f"{USES}{kind}/{object_id}/"
 
 
 INCOMING = "incoming/"

@@ -10,18 +10,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
-from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed, VfmalignError
-from vfmalign.core.runtime import logs
-from vfmalign.core.runtime.threads import STORE, Threads
+from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.runtime.threads import Threads
+from vfmalign.core.storage.deletion import Deleted, keep_sweeping
 from vfmalign.core.storage.keys import incoming_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import PresignedRequest, Presigner
 from vfmalign.core.storage.store.quota import StorageQuota
 
 _PARALLEL_REQUESTS = 8
-_SWEEP_PAUSE_S = 3600.0
-_LOG = logs.get("uploads")
 
 
 def digest_caller(caller: str) -> str:
@@ -141,7 +140,8 @@ class CallUploads:
 
     def start(self) -> None:
         """Begins to delete expired files."""
-        self._sweep = asyncio.create_task(keep_deleting_expired(self.store, self.prefix, self.age_s))
+        sweep = partial(delete_expired, self.store, self.prefix, self.age_s)
+        self._sweep = asyncio.create_task(keep_sweeping(self.store, "uploads", sweep))
 
     def close(self) -> None:
         """Ends the deletion of expired files."""
@@ -167,23 +167,9 @@ class CallUploads:
         return self.store.size_bytes(key) == size_bytes and key not in self.store.sizes_bytes(key, before=old)
 
 
-def delete_expired(store: ObjectStore, prefix: str, age_s: float) -> int:
-    """Deletes uploads of a tenant below a prefix that are older than `age_s` seconds; returns their number."""
+def delete_expired(store: ObjectStore, prefix: str, age_s: float) -> Deleted:
+    """Deletes uploads of a tenant below a prefix that are older than `age_s` seconds."""
     expired = store.sizes_bytes(prefix, before=datetime.now(UTC) - timedelta(seconds=age_s))
     for key in expired:
         store.delete(key)
-    return len(expired)
-
-
-async def keep_deleting_expired(store: ObjectStore, prefix: str, age_s: float) -> None:
-    """Deletes expired uploads of a tenant at once and then every hour, until it is cancelled."""
-    logs.bind(tenant=store.tenant)
-    while True:
-        try:
-            if deleted := await STORE.run(delete_expired, store, prefix, age_s):
-                _LOG.info("uploads_expired", files=deleted)
-        except VfmalignError as error:
-            _LOG.warning("uploads_not_swept", error=str(error))
-        except Exception:
-            _LOG.exception("uploads_not_swept")
-        await asyncio.sleep(_SWEEP_PAUSE_S)
+    return Deleted(len(expired), sum(expired.values()))

@@ -19,6 +19,7 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.deletion import check_not_deleted
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import CommittedSet, FeatureRequest, find_damaged_parts, read_committed
 from vfmalign.core.storage.model_cards import load_card
@@ -88,9 +89,11 @@ def extract_dataset(
         BadDataset: the split is empty.
         BadVolume: a stored volume is unusable.
         Cancelled: `hooks.cancelled` returned True; the next call continues with the stored parts.
+        Unavailable: the set is being deleted.
     """
     plan = _resolve(store, request)
     feature_set = plan.request.feature_set_id()
+    check_not_deleted(store, "features", feature_set)
     checkpoint_sha256 = get_weights_digest(plan.request, plan.card)
     stored = _find_set(store, plan, verify=request.verify)
     if stored.committed and stored.is_intact:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.domain.stored_objects import StoredFile
+from vfmalign.core.storage.deletion import check_not_deleted
 from vfmalign.core.storage.feature_sets import is_feature_set_id
 from vfmalign.core.storage.keys import features_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -31,8 +32,10 @@ def store_features(store: ObjectStore, study_id: str, features: Mapping[str, Ten
     Raises:
         BadOption: the id has the form of a feature set's id.
         Conflict: other features are stored under this id.
+        Unavailable: features that were stored under this id are being deleted.
     """
     check_study_id(study_id)
+    check_not_deleted(store, "features", study_id)
     stored = {}
     for layer, tensor in features.items():
         data = save({layer: tensor.contiguous()})

@@ -26,6 +26,7 @@ from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.datasets import check_splits, from_datalist, load_dataset, save_dataset, to_datalist
+from vfmalign.core.storage.deletion import check_not_deleted
 from vfmalign.core.storage.keys import dataset_key, volume_key
 from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
 from vfmalign.core.storage.uploads import UploadArea
@@ -59,6 +60,7 @@ def publish_dataset(
         BadVolume: a volume is unusable; the error names it by generated id and kind.
         Conflict: the dataset exists with different content, or another publication of its id stored a different volume.
         PreconditionFailed: a file was not uploaded, or its content differs.
+        Unavailable: a dataset with this id is being deleted.
     """
     store = uploads.store
     data = uploads.find(datalist_sha256, MAX_DOCUMENT_BYTES)
@@ -67,6 +69,7 @@ def publish_dataset(
             raise uploads.missing(datalist_sha256)
         return load_dataset(store, dataset_id)
     dataset = parse_datalist(data, dataset_id)
+    check_not_deleted(store, "datasets", dataset_id)
     is_committed = _check_id_is_free(store, dataset)
     cases = list({case.id: case for split in SPLITS for case in dataset.split(split)}.values())
     for done, case in enumerate(cases, start=1):

@@ -8,6 +8,7 @@ from vfmalign.client.messages.imports import PublishModelRequest
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, NotFound
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.storage.deletion import check_not_deleted
 from vfmalign.core.storage.keys import weights_key
 from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
 from vfmalign.core.storage.uploads import UploadArea
@@ -38,7 +39,9 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
         BadOption: the id, architecture, input, primary layer or declaration is invalid.
         Conflict: the id belongs to another model.
         PreconditionFailed: the weights were not uploaded, or their content differs.
+        Unavailable: a model with this id is being deleted.
     """
+    check_not_deleted(uploads.store, "models", request.model_id)
     state = _read_weights(uploads, request, max_bytes, context)
     options: dict[str, Any] = {
         "objective": request.objective,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Generic, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -22,11 +23,12 @@ from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
+from vfmalign.core.storage.deletion import keep_sweeping
 from vfmalign.core.storage.keys import INCOMING
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.store.quota import StorageQuota
-from vfmalign.core.storage.uploads import UploadArea, keep_deleting_expired
+from vfmalign.core.storage.uploads import UploadArea, delete_expired
 from vfmalign.features import converters
 from vfmalign.features.imports.datasets import Report, publish_dataset
 from vfmalign.features.imports.models import publish_model
@@ -65,7 +67,8 @@ class Imports:
 
     def start(self) -> None:
         """Starts the deletion of expired uploads."""
-        self._sweep = asyncio.create_task(keep_deleting_expired(self.store, INCOMING, self.options.upload_age_s))
+        sweep = partial(delete_expired, self.store, INCOMING, self.options.upload_age_s)
+        self._sweep = asyncio.create_task(keep_sweeping(self.store, "uploads", sweep))
 
     def close(self) -> None:
         """Stops the deletion of expired uploads."""

@@ -15,7 +15,8 @@ from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.servicers import Context, OperationServicer, stream_report
+from vfmalign.finetuning.servicers import Context, Delete, OperationServicer, stream_report
+from vfmalign.finetuning.uses import mark_uses
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
 _log = logs.get(__name__)
@@ -29,6 +30,7 @@ class AlignmentServicer(
     Args:
         checks, jobs: repositories.
         store: holds models, datasets and reports.
+        delete: see `OperationServicer`.
         wake: called after a change that the reconciler should see at once.
         watching: sets the interval of watching calls, and ends these calls when the service stops.
     """
@@ -39,13 +41,13 @@ class AlignmentServicer(
         jobs: JobRepository,
         store: ObjectStore,
         *,
+        delete: Delete,
         wake: Callable[[], None],
         watching: Watching,
     ) -> None:
-        super().__init__(checks, watching=watching, wake=wake)
+        super().__init__(checks, store, delete=delete, watching=watching, wake=wake)
         self._checks = checks
         self._jobs = jobs
-        self._store = store
 
     async def CreateCheck(
         self, request: alignment_pb2.CreateCheckRequest, context: Context
@@ -84,6 +86,13 @@ class AlignmentServicer(
         """Queues a check and its jobs again."""
         return alignment_pb2.RetryCheckResponse(check=await self._retry(request.check_id))
 
+    async def DeleteCheck(
+        self, request: alignment_pb2.DeleteCheckRequest, context: Context
+    ) -> alignment_pb2.DeleteCheckResponse:
+        """Deletes a check that has ended."""
+        deletion = await self._delete(request.check_id, dry_run=request.dry_run)
+        return alignment_pb2.DeleteCheckResponse(deletion=deletion)
+
     async def WatchCheck(
         self, request: alignment_pb2.WatchCheckRequest, context: Context
     ) -> AsyncIterator[alignment_pb2.WatchCheckResponse]:
@@ -106,8 +115,12 @@ class AlignmentServicer(
         # An existing check is returned even if its inputs have changed since: the check has pinned its own.
         if (check := self._checks.find(check_id, spec)) is not None:
             return check, ()
+        mark_uses(self._store, "check", check_id, spec)
         plans = check_inputs(self._store, self._jobs, check_id, spec)
         return self._checks.create(check_id, spec), plans
+
+    def _get_spec(self, item: StoredCheck) -> CheckSpec:
+        return item.request
 
     def _convert(self, item: StoredCheck, *, whole: bool = True) -> Check:
         report = None

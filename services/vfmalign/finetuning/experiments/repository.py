@@ -116,10 +116,15 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
         row.report = None
 
     def _to_item(self, row: ExperimentRow) -> StoredExperiment:
-        return StoredExperiment(
-            **common_fields(row),
-            spec=ExperimentSpec.model_validate(row.request),
-            pinned=PinnedInputs.model_validate(row.pinned_inputs),
-            restored=frozenset(row.restored_cells),
-            report=None if row.report is None else ExperimentRefs.model_validate(row.report),
-        )
+        return to_experiment(row)
+
+
+def to_experiment(row: ExperimentRow) -> StoredExperiment:
+    """Converts a row."""
+    return StoredExperiment(
+        **common_fields(row),
+        spec=ExperimentSpec.model_validate(row.request),
+        pinned=PinnedInputs.model_validate(row.pinned_inputs),
+        restored=frozenset(row.restored_cells),
+        report=None if row.report is None else ExperimentRefs.model_validate(row.report),
+    )

@@ -18,7 +18,8 @@ from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.converters import to_message
 from vfmalign.finetuning.experiments.repository import ExperimentRepository, StoredExperiment
 from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_inputs
-from vfmalign.finetuning.servicers import Context, OperationServicer, stream_report
+from vfmalign.finetuning.servicers import Context, Delete, OperationServicer, stream_report
+from vfmalign.finetuning.uses import mark_uses
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
 
 _log = logs.get(__name__)
@@ -33,16 +34,22 @@ class ExperimentServicer(
         experiments: repository of experiments.
         checks: repository of checks.
         store: object store of models, datasets and reports.
+        delete: see `OperationServicer`.
         watching: sets the interval of watching calls, and ends these calls when the service stops.
     """
 
     def __init__(
-        self, experiments: ExperimentRepository, checks: CheckRepository, store: ObjectStore, *, watching: Watching
+        self,
+        experiments: ExperimentRepository,
+        checks: CheckRepository,
+        store: ObjectStore,
+        *,
+        delete: Delete,
+        watching: Watching,
     ) -> None:
-        super().__init__(experiments, watching=watching)
+        super().__init__(experiments, store, delete=delete, watching=watching)
         self._experiments = experiments
         self._checks = checks
-        self._store = store
 
     async def CreateExperiment(
         self, request: experiment_pb2.CreateExperimentRequest, context: Context
@@ -78,6 +85,13 @@ class ExperimentServicer(
         """Queues an experiment and its checks again."""
         return experiment_pb2.RetryExperimentResponse(experiment=await self._retry(request.experiment_id))
 
+    async def DeleteExperiment(
+        self, request: experiment_pb2.DeleteExperimentRequest, context: Context
+    ) -> experiment_pb2.DeleteExperimentResponse:
+        """Deletes an experiment that has ended."""
+        deletion = await self._delete(request.experiment_id, dry_run=request.dry_run)
+        return experiment_pb2.DeleteExperimentResponse(deletion=deletion)
+
     async def WatchExperiment(
         self, request: experiment_pb2.WatchExperimentRequest, context: Context
     ) -> AsyncIterator[experiment_pb2.WatchExperimentResponse]:
@@ -99,9 +113,13 @@ class ExperimentServicer(
 
     def _create(self, experiment_id: str, spec: ExperimentSpec) -> StoredExperiment:
         # Look for the experiment first: its inputs are pinned already, and a model may have changed since.
-        return self._experiments.find(experiment_id, spec) or self._experiments.create(
-            experiment_id, spec, pin_inputs(self._store, spec)
-        )
+        if (experiment := self._experiments.find(experiment_id, spec)) is not None:
+            return experiment
+        mark_uses(self._store, "experiment", experiment_id, spec)
+        return self._experiments.create(experiment_id, spec, pin_inputs(self._store, spec))
+
+    def _get_spec(self, item: StoredExperiment) -> ExperimentSpec:
+        return item.spec
 
     def _convert(self, item: StoredExperiment, *, whole: bool = True) -> messages.Experiment:
         if whole and item.state == "succeeded" and item.report is not None:

@@ -13,7 +13,8 @@ from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.request import check_job_id, check_objective, resolve_job
 from vfmalign.finetuning.jobs.results import reopen_if_lost
-from vfmalign.finetuning.servicers import Context, OperationServicer
+from vfmalign.finetuning.servicers import Context, Delete, OperationServicer
+from vfmalign.finetuning.uses import mark_uses
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
 
@@ -26,6 +27,7 @@ class FineTuningServicer(
         jobs: repository of jobs.
         store: holds models, datasets and results.
         log_command: returns the command that shows the log of a job's attempt.
+        delete: see `OperationServicer`.
         wake: called after a change that the reconciler should see at once.
         watching: sets the interval of watching calls, and ends these calls when the service stops.
     """
@@ -36,12 +38,12 @@ class FineTuningServicer(
         store: ObjectStore,
         *,
         log_command: Callable[[str, int], str],
+        delete: Delete,
         wake: Callable[[], None],
         watching: Watching,
     ) -> None:
-        super().__init__(jobs, watching=watching, wake=wake)
+        super().__init__(jobs, store, delete=delete, watching=watching, wake=wake)
         self._jobs = jobs
-        self._store = store
         self._log_command = log_command
 
     async def CreateJob(
@@ -81,6 +83,13 @@ class FineTuningServicer(
         await STORE.run(reopen_if_lost, self._jobs, self._store, request.job_id)
         return finetuning_pb2.RetryJobResponse(job=await self._retry(request.job_id))
 
+    async def DeleteJob(
+        self, request: finetuning_pb2.DeleteJobRequest, context: Context
+    ) -> finetuning_pb2.DeleteJobResponse:
+        """Deletes a job that has ended."""
+        deletion = await self._delete(request.job_id, dry_run=request.dry_run)
+        return finetuning_pb2.DeleteJobResponse(deletion=deletion)
+
     async def WatchJob(
         self, request: finetuning_pb2.WatchJobRequest, context: Context
     ) -> AsyncIterator[finetuning_pb2.WatchJobResponse]:
@@ -90,7 +99,13 @@ class FineTuningServicer(
 
     def _create(self, job_id: str, spec: JobSpec) -> StoredJob:
         # An existing job is returned without resolving its spec: the stored model may have changed since.
-        return self._jobs.find(job_id, spec) or self._jobs.create(spec, resolve_job(self._store, job_id, spec))
+        if (job := self._jobs.find(job_id, spec)) is not None:
+            return job
+        mark_uses(self._store, "job", job_id, spec)
+        return self._jobs.create(spec, resolve_job(self._store, job_id, spec))
+
+    def _get_spec(self, item: StoredJob) -> JobSpec:
+        return item.request
 
     def _convert(self, item: StoredJob, *, whole: bool = True) -> Job:
         log_command = self._log_command(item.id, item.attempts) if item.attempts else ""

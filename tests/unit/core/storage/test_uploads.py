@@ -78,6 +78,6 @@ def test_clearing_begins_with_the_file_that_names_the_others(area: UploadArea, m
 def test_old_uploads_alone_expire(area: UploadArea) -> None:
     put(area, b"a")
     area.store.put("models/m/model.json", b"{}")
-    assert delete_expired(area.store, INCOMING, 60) == 0
-    assert delete_expired(area.store, INCOMING, -5) == 1
+    assert delete_expired(area.store, INCOMING, 60).objects == 0
+    assert delete_expired(area.store, INCOMING, -5).objects == 1
     assert list(area.store.list("")) == ["models/m/model.json"]

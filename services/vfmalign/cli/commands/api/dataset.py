@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vfmalign.cli.commands.api.dataset_import import IdOption, import_, write_notes
+from vfmalign.cli.deletion import DryRunOption, YesOption, delete
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.imports import import_phantoms
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
@@ -20,6 +21,7 @@ from vfmalign.cli.views.dataset_tables import describe_content, show_dataset, to
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.progress import progress_bar
 from vfmalign.cli.views.tables import new_table
+from vfmalign.client.messages.common import Deletion
 from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.record import ID
 
@@ -87,6 +89,27 @@ def show(
     """Show one dataset."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     _emit_dataset(target, ID.check(dataset_id, "dataset id"), output)
+
+
+@app.command("delete")
+def delete_(
+    dataset_id: Annotated[str, typer.Argument(metavar="DATASET", help="Id of the dataset.")],
+    *,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a dataset and its volumes. Results that were computed with it stay.
+
+    Your token needs the role curator or admin.
+    """
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+
+    def call(dry_run: bool) -> Deletion:
+        return target.run(lambda client: client.features.delete_dataset(dataset_id, dry_run=dry_run))
+
+    delete(f"dataset {dataset_id}", call, output, yes=yes, dry_run=dry_run)
 
 
 def _emit_dataset(target: Target, dataset_id: str, output: Output) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vfmalign.cli.deletion import DryRunOption, YesOption, delete
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     DatasetArgument,
@@ -23,6 +24,7 @@ from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_feature_sets, show_feature_set
 from vfmalign.client import AsyncClient
 from vfmalign.client.features import ExtractedFeatureSet
+from vfmalign.client.messages.common import Deletion
 from vfmalign.client.messages.features import ExtractDatasetRequest, ExtractDatasetResponse
 from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.task_text import Task
@@ -124,6 +126,27 @@ def show(
     output = Output.to_terminal(as_json=as_json)
     found = Target.find(StateDirectory(home)).run(lambda client: client.features.get_feature_set(feature_set_id))
     output.emit(found.to_json_dict(), show_feature_set(found))
+
+
+@app.command("delete")
+def delete_(
+    feature_set_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the feature set or of a stored study.")],
+    *,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a feature set, or the features of a stored study.
+
+    Your token needs the role curator or admin.
+    """
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+
+    def call(dry_run: bool) -> Deletion:
+        return target.run(lambda client: client.features.delete_feature_set(feature_set_id, dry_run=dry_run))
+
+    delete(f"feature set {feature_set_id}", call, output, yes=yes, dry_run=dry_run)
 
 
 def _emit_feature_set(result: ExtractedFeatureSet, output: Output) -> None:

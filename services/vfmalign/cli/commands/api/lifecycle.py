@@ -1,4 +1,4 @@
-"""Commands that jobs, checks and experiments share: list, cancel, retry, follow, and download a report."""
+"""Commands that jobs, checks and experiments share: list, cancel, retry, delete, follow, and download a report."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
+from vfmalign.cli.deletion import DryRunOption, YesOption, delete
 from vfmalign.cli.exits import OK, get_exit_code
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, StateOption, parse_choice
 from vfmalign.cli.resources import ReportedResource, Resource
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
-from vfmalign.client.messages.common import STATES, TERMINAL_STATES, JobState, ObjectRef, Progress
+from vfmalign.client.messages.common import STATES, TERMINAL_STATES, Deletion, JobState, ObjectRef, Progress
 from vfmalign.client.operations import OperationT, ReportFormat, SpecT
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, PreconditionFailed
 
@@ -34,7 +35,7 @@ def add_lifecycle(
     list_table: Callable[[Iterable[OperationT]], RenderableType],
     states: tuple[JobState, ...] = STATES,
 ) -> None:
-    """Adds the commands `list`, `cancel` and `retry` to a group; `states` are the states of the resource."""
+    """Adds the commands `list`, `cancel`, `retry` and `delete` to a group; `states` are the states of the resource."""
     noun = resource.noun
     one = f"an {noun}" if noun.startswith("e") else f"a {noun}"
 
@@ -70,10 +71,27 @@ def add_lifecycle(
         line = f"{noun} {resource_id}: {retried.state}; follow it with {target.get_command(f'watch {resource_id}')}"
         output.emit({noun: retried.to_json_dict()}, line)
 
+    def delete_(
+        resource_id: IdArgument,
+        *,
+        dry_run: DryRunOption = False,
+        yes: YesOption = False,
+        home: HomeOption = DEFAULT_HOME,
+        as_json: JsonOption = False,
+    ) -> None:
+        output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+
+        def call(dry_run: bool) -> Deletion:
+            return resource.delete(target, resource_id, dry_run=dry_run)
+
+        delete(f"{noun} {resource_id}", call, output, yes=yes, dry_run=dry_run)
+
     app.command("list", help=f"List {noun}s, newest first.")(list_)
     app.command("cancel", help=f"Cancel {one}. One that has ended stays as it is.")(cancel)
     help_ = f"Continue {one} that failed or was cancelled. Stored results are not computed again."
     app.command("retry", help=help_)(retry)
+    help_ = f"Delete {one} that has ended, with its objects. The models that it published stay."
+    app.command("delete", help=help_)(delete_)
 
 
 def follow(

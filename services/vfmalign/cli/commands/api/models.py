@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vfmalign.cli.commands.api.jobs import JobOption, create_job
+from vfmalign.cli.deletion import DryRunOption, YesOption, delete
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.imports import import_model as publish_model
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
@@ -32,6 +33,7 @@ from vfmalign.cli.set_option import Keys, SetOption, list_keys, parse_settings
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_models, show_model
+from vfmalign.client.messages.common import Deletion
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.domain.record import ID
@@ -121,6 +123,27 @@ def show(model_id: ModelArgument, home: HomeOption = DEFAULT_HOME, as_json: Json
     output = Output.to_terminal(as_json=as_json)
     model = Target.find(StateDirectory(home)).run(lambda client: client.features.get_model(model_id))
     output.emit(model.to_json_dict(), show_model(model))
+
+
+@app.command("delete")
+def delete_(
+    model_id: ModelArgument,
+    *,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a model: its card and its weights.
+
+    Your token needs the role curator or admin.
+    """
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+
+    def call(dry_run: bool) -> Deletion:
+        return target.run(lambda client: client.features.delete_model(model_id, dry_run=dry_run))
+
+    delete(f"model {model_id}", call, output, yes=yes, dry_run=dry_run)
 
 
 @app.command("import", epilog=list_keys(INPUT, notes=INPUT_NOTES))

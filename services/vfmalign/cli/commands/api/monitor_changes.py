@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vfmalign.cli.arrays import parse_feature_set
+from vfmalign.cli.deletion import YesOption, confirm
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption
 from vfmalign.cli.target import Target
@@ -180,18 +180,14 @@ def resume(monitor_id: MonitorArgument, home: HomeOption = DEFAULT_HOME, as_json
 
 def delete(
     monitor_id: MonitorArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Delete a monitor and all that it has recorded."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if not yes:
-        if not sys.stdin.isatty():
-            raise BadOption("there is no terminal to confirm the deletion", field="--yes", remedy="add --yes")
-        if not typer.confirm(f"Delete monitor {monitor_id} with its observations and its evidence?", err=True):
-            output.note("nothing is deleted", "yellow")
-            raise typer.Abort
+        confirm(f"Delete monitor {monitor_id} with its observations and its evidence?", output)
     target.run(lambda client: client.monitors.delete(monitor_id))
     output.emit(*describe_deletion(monitor_id))
 

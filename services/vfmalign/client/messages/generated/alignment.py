@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage, Time, unset_means
-from vfmalign.client.messages.generated.common import Estimate, Interval, ObjectRef, Progress, SoftwareVersion
+from vfmalign.client.messages.generated.common import Deletion, Estimate, Interval, ObjectRef, Progress, SoftwareVersion
 from vfmalign.client.messages.generated.finetuning import CurvePoint, Failure, Recipe
 from vfmalign.client.messages.generated.mmd import LayerResult
 from vfmalign.client.messages.methods import CheckSpecMethods
@@ -38,6 +38,8 @@ __all__ = [
     "CheckResult",
     "Check",
     "TrainingPlan",
+    "DeleteCheckRequest",
+    "DeleteCheckResponse",
     "CheckState",
     "VerdictLabel",
 ]
@@ -509,3 +511,23 @@ class TrainingPlan(ApiMessage):
     """Total number of trainings."""
     reused: int = 0
     """Trainings that are not run, because another check has trained or will train the same baseline."""
+
+
+class DeleteCheckRequest(ApiMessage):
+    """Request of DeleteCheck."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.DeleteCheckRequest
+
+    check_id: Id
+    """Check id."""
+    dry_run: bool = False
+    """Delete nothing; return what the call would delete."""
+
+
+class DeleteCheckResponse(ApiMessage):
+    """Response of DeleteCheck."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.DeleteCheckResponse
+
+    deletion: Deletion = Deletion()
+    """The deleted objects. After an interrupted deletion, those that were left."""

@@ -14,6 +14,7 @@ from vfmalign.v1 import common_pb2
 
 __all__ = [
     "ObjectRef",
+    "Deletion",
     "StageTiming",
     "Cost",
     "Interval",
@@ -43,6 +44,17 @@ class ObjectRef(ObjectRefMethods):
     """SHA-256 of the object's bytes. Data are verified against it when they are read."""
     size_bytes: int = Field(default=0, ge=0, le=9223372036854775807)
     """Size in bytes; 0 in requests if unknown."""
+
+
+class Deletion(ApiMessage):
+    """What a deletion removes from object storage, or would remove."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.Deletion
+
+    objects: int = 0
+    """Number of objects."""
+    size_bytes: int = 0
+    """Size of these objects in bytes."""
 
 
 class StageTiming(ApiMessage):

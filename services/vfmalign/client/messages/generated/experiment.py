@@ -9,7 +9,7 @@ from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage, Time, unset_means
 from vfmalign.client.messages.generated.alignment import CheckState
-from vfmalign.client.messages.generated.common import ObjectRef, Progress
+from vfmalign.client.messages.generated.common import Deletion, ObjectRef, Progress
 from vfmalign.client.messages.generated.finetuning import Failure, Recipe
 from vfmalign.client.messages.methods import ExperimentSpecMethods
 from vfmalign.client.messages.tasks import Task
@@ -23,6 +23,8 @@ __all__ = [
     "ExperimentCell",
     "ExperimentCounts",
     "Experiment",
+    "DeleteExperimentRequest",
+    "DeleteExperimentResponse",
     "ExperimentState",
 ]
 ExperimentState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -163,3 +165,23 @@ class Experiment(ApiMessage):
     """`experiments/<id>/report.html`, self-contained; absent until it succeeded."""
     cells_csv: ObjectRef | None = None
     """`experiments/<id>/cells.csv`, one line per cell; absent until it succeeded."""
+
+
+class DeleteExperimentRequest(ApiMessage):
+    """Request of DeleteExperiment."""
+
+    PROTO: ClassVar[type[Message]] = experiment_pb2.DeleteExperimentRequest
+
+    experiment_id: Id
+    """Experiment id."""
+    dry_run: bool = False
+    """Delete nothing; return what the call would delete."""
+
+
+class DeleteExperimentResponse(ApiMessage):
+    """Response of DeleteExperiment."""
+
+    PROTO: ClassVar[type[Message]] = experiment_pb2.DeleteExperimentResponse
+
+    deletion: Deletion = Deletion()
+    """The deleted objects. After an interrupted deletion, those that were left."""

@@ -8,7 +8,15 @@ from google.protobuf.message import Message
 from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage, Time, unset_means
-from vfmalign.client.messages.generated.common import Cost, FileContent, FileUpload, ObjectRef, ObservedStudy, Progress
+from vfmalign.client.messages.generated.common import (
+    Cost,
+    Deletion,
+    FileContent,
+    FileUpload,
+    ObjectRef,
+    ObservedStudy,
+    Progress,
+)
 from vfmalign.core.domain.datasets import Split, TakenSeries
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.modality_map import ModalityMap
@@ -38,6 +46,12 @@ __all__ = [
     "ExtractDatasetResponse",
     "CreateStudyUploadRequest",
     "CreateStudyUploadResponse",
+    "DeleteDatasetRequest",
+    "DeleteDatasetResponse",
+    "DeleteModelRequest",
+    "DeleteModelResponse",
+    "DeleteFeatureSetRequest",
+    "DeleteFeatureSetResponse",
     "Pooling",
     "ObservationDelivery",
     "Initialisation",
@@ -430,3 +444,63 @@ class CreateStudyUploadResponse(ApiMessage):
     """Reference to the uploaded file, for `DicomStudy`."""
     expire_time: Time
     """When the URL expires. An upload that has begun continues."""
+
+
+class DeleteDatasetRequest(ApiMessage):
+    """Request of DeleteDataset."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.DeleteDatasetRequest
+
+    dataset_id: Id
+    """Dataset id."""
+    dry_run: bool = False
+    """Delete nothing; return what the call would delete."""
+
+
+class DeleteDatasetResponse(ApiMessage):
+    """Response of DeleteDataset."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.DeleteDatasetResponse
+
+    deletion: Deletion = Deletion()
+    """The deleted objects. After an interrupted deletion, those that were left."""
+
+
+class DeleteModelRequest(ApiMessage):
+    """Request of DeleteModel."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.DeleteModelRequest
+
+    model_id: Id
+    """Model id."""
+    dry_run: bool = False
+    """Delete nothing; return what the call would delete."""
+
+
+class DeleteModelResponse(ApiMessage):
+    """Response of DeleteModel."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.DeleteModelResponse
+
+    deletion: Deletion = Deletion()
+    """The deleted objects. After an interrupted deletion, those that were left."""
+
+
+class DeleteFeatureSetRequest(ApiMessage):
+    """Request of DeleteFeatureSet."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.DeleteFeatureSetRequest
+
+    feature_set_id: Id
+    """Feature set id, or the id of a stored study."""
+    dry_run: bool = False
+    """Delete nothing; return what the call would delete."""
+
+
+class DeleteFeatureSetResponse(ApiMessage):
+    """Response of DeleteFeatureSet."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.DeleteFeatureSetResponse
+
+    deletion: Deletion = Deletion()
+    """The deleted objects. After an interrupted deletion, those that were left."""

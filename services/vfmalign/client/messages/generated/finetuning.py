@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage, Time
-from vfmalign.client.messages.generated.common import ObjectRef, Progress
+from vfmalign.client.messages.generated.common import Deletion, ObjectRef, Progress
 from vfmalign.client.messages.methods import JobSpecMethods, RecipeMethods
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.jobs import JobKind, Network
@@ -17,7 +17,7 @@ from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Id, OptionalId, OptionalSha256
 from vfmalign.v1 import finetuning_pb2
 
-__all__ = ["Recipe", "JobSpec", "CurvePoint", "Failure", "Job", "JobState"]
+__all__ = ["Recipe", "JobSpec", "CurvePoint", "Failure", "Job", "DeleteJobRequest", "DeleteJobResponse", "JobState"]
 JobState = Literal["queued", "pending", "running", "succeeded", "failed", "cancelled"]
 """State of a job."""
 
@@ -164,3 +164,23 @@ class Job(ApiMessage):
     or machine that runs it; empty before the first attempt. A cluster keeps the log as long as the Job, by default for
     a day.
     """
+
+
+class DeleteJobRequest(ApiMessage):
+    """Request of DeleteJob."""
+
+    PROTO: ClassVar[type[Message]] = finetuning_pb2.DeleteJobRequest
+
+    job_id: Id
+    """Job id."""
+    dry_run: bool = False
+    """Delete nothing; return what the call would delete."""
+
+
+class DeleteJobResponse(ApiMessage):
+    """Response of DeleteJob."""
+
+    PROTO: ClassVar[type[Message]] = finetuning_pb2.DeleteJobResponse
+
+    deletion: Deletion = Deletion()
+    """The deleted objects. After an interrupted deletion, those that were left."""

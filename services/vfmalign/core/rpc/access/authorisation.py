@@ -25,9 +25,10 @@ _EXTRACT = _COMPUTE | {"router"}
 _OBSERVE = frozenset({"researcher", "features", "router"})
 _CREATE = frozenset({"researcher"})
 _IMPORT = frozenset({"curator"})
+_CURATE = frozenset({"curator", "admin"})
 _END = frozenset({"researcher", "admin"})
-"""Cancel, retry, and calls that change a monitor. Only the creator and admins may make them (`check_ownership`), except
-that every researcher may acknowledge alarms."""
+"""Cancel, retry, delete, and calls that change a monitor. Only the creator and admins may make them
+(`check_ownership`), except that every researcher may acknowledge alarms."""
 
 _EXTRACT_PATH = "/vfmalign.v1.FeatureService/Extract"
 RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -38,6 +39,9 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.FeatureService/GetDataset": _READ_INPUTS,
         "/vfmalign.v1.FeatureService/ListFeatureSets": _READ,
         "/vfmalign.v1.FeatureService/GetFeatureSet": _READ,
+        "/vfmalign.v1.FeatureService/DeleteDataset": _CURATE,
+        "/vfmalign.v1.FeatureService/DeleteModel": _CURATE,
+        "/vfmalign.v1.FeatureService/DeleteFeatureSet": _CURATE,
         _EXTRACT_PATH: _EXTRACT,
         "/vfmalign.v1.FeatureService/ExtractDataset": _COMPUTE,
         "/vfmalign.v1.FeatureService/CreateStudyUpload": _CREATE,
@@ -54,6 +58,7 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.FineTuningService/WatchJob": _READ,
         "/vfmalign.v1.FineTuningService/CancelJob": _END,
         "/vfmalign.v1.FineTuningService/RetryJob": _END,
+        "/vfmalign.v1.FineTuningService/DeleteJob": _END,
         "/vfmalign.v1.AlignmentService/CreateCheck": _CREATE,
         "/vfmalign.v1.AlignmentService/GetCheck": _READ,
         "/vfmalign.v1.AlignmentService/GetCheckReport": _READ,
@@ -61,6 +66,7 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.AlignmentService/WatchCheck": _READ,
         "/vfmalign.v1.AlignmentService/CancelCheck": _END,
         "/vfmalign.v1.AlignmentService/RetryCheck": _END,
+        "/vfmalign.v1.AlignmentService/DeleteCheck": _END,
         "/vfmalign.v1.ExperimentService/CreateExperiment": _CREATE,
         "/vfmalign.v1.ExperimentService/GetExperiment": _READ,
         "/vfmalign.v1.ExperimentService/GetExperimentReport": _READ,
@@ -68,6 +74,7 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.ExperimentService/WatchExperiment": _READ,
         "/vfmalign.v1.ExperimentService/CancelExperiment": _END,
         "/vfmalign.v1.ExperimentService/RetryExperiment": _END,
+        "/vfmalign.v1.ExperimentService/DeleteExperiment": _END,
         "/vfmalign.v1.MonitoringService/CreateMonitor": _CREATE,
         "/vfmalign.v1.MonitoringService/GetMonitor": _READ | {"features"},
         "/vfmalign.v1.MonitoringService/GetMonitorReport": _READ,

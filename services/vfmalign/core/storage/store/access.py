@@ -50,14 +50,14 @@ class StoreAccess:
 _TRAINING = StoreAccess(read=("datasets/", "jobs/", "models/", "volumes/"), write=("jobs/", "models/"))
 _ORCHESTRATOR = StoreAccess(
     read=("cells/", "checks/", "datasets/", "experiments/", "features/", "jobs/", "models/", "studies/"),
-    write=("cells/", "checks/", "experiments/", "jobs/"),
+    write=("cells/", "checks/", "experiments/", "jobs/", "uses/"),
 )
 
 STORE_ACCESS: Mapping[str, StoreAccess] = MappingProxyType(
     {
         "features": StoreAccess(
             read=("datasets/", "features/", "incoming/", "models/", "outbox/", "uploads/", "volumes/"),
-            write=("datasets/", "features/", "incoming/", "models/", "outbox/", "volumes/"),
+            write=("datasets/", "deletions/", "features/", "incoming/", "models/", "outbox/", "volumes/"),
         ),
         "mmd": StoreAccess(read=("features/", "uploads/"), write=("uploads/features/",)),
         "finetuning": _ORCHESTRATOR,

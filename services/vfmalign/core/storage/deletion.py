@@ -1,0 +1,161 @@
+"""Deletion of stored objects, and the marks that keep it complete and away from objects in use.
+
+Marks are empty objects of two kinds:
+
+- `deletions/<kind>/<id>`: the object is being deleted. This mark is written first and removed last, so that an
+  interrupted deletion is found and completed.
+- `uses/<kind>/<id>/<operation>`: an unfinished operation reads the object.
+
+The deletion and the operation each write their own mark before they look for the other's. If both begin at the same
+time, at least one of them finds the other's mark and gives way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vfmalign.core.domain.errors import PreconditionFailed, Unavailable, VfmalignError
+from vfmalign.core.formats.documents import pluralise
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.threads import STORE, Threads
+from vfmalign.core.runtime.work_context import current_work
+from vfmalign.core.storage.keys import deletion_key, uses_prefix
+from vfmalign.core.storage.store.object_store import ObjectStore
+
+Kind = Literal["datasets", "models", "features"]
+"""Kind of an object that has marks. `features` are feature sets and stored studies."""
+NOUNS: dict[Kind, str] = {"datasets": "dataset", "models": "model", "features": "feature set"}
+_PARALLEL_REQUESTS = 8
+_SWEEP_PAUSE_S = 3600.0
+_LOG = logs.get("deletion")
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """Number and size in bytes of deleted objects."""
+
+    objects: int = 0
+    size_bytes: int = 0
+
+    def __add__(self, other: Deleted) -> Deleted:
+        return Deleted(self.objects + other.objects, self.size_bytes + other.size_bytes)
+
+
+def measure_below(store: ObjectStore, prefixes: Sequence[str]) -> Deleted:
+    """Returns the number and size of the objects below these prefixes."""
+    sizes = [size for prefix in prefixes for size in store.sizes_bytes(prefix).values()]
+    return Deleted(len(sizes), sum(sizes))
+
+
+def delete_below(store: ObjectStore, prefixes: Sequence[str]) -> Deleted:
+    """Deletes every object below these prefixes, one prefix after the other, until no object is left.
+
+    Raises:
+        Cancelled, DeadlineExceeded: the caller has left.
+    """
+    deleted = Deleted()
+    with Threads(_PARALLEL_REQUESTS, "deletion") as threads:
+
+        def delete(key: str) -> None:
+            current_work.get().checkpoint()
+            store.delete(key)
+
+        for prefix in prefixes:
+            while sizes := store.sizes_bytes(prefix):  # an upload in progress may have added an object
+                list(threads.map(delete, sizes))
+                deleted += Deleted(len(sizes), sum(sizes.values()))
+    return deleted
+
+
+def check_not_deleted(store: ObjectStore, kind: Kind, object_id: str) -> None:
+    """Checks that nobody is deleting an object, before work that writes or reads it.
+
+    Raises:
+        Unavailable: it is being deleted.
+    """
+    if is_being_deleted(store, kind, object_id):
+        raise Unavailable(
+            f"the {NOUNS[kind]} is being deleted",
+            subject=object_id,
+            remedy="choose another id, or repeat its deletion and try again",
+            reason="BEING_DELETED",
+        )
+
+
+def is_being_deleted(store: ObjectStore, kind: Kind, object_id: str) -> bool:
+    """Returns whether an object has the mark of a deletion. Every service may list marks, but not read them."""
+    key = deletion_key(kind, object_id)
+    return key in store.sizes_bytes(key)
+
+
+def delete_marked(store: ObjectStore, kind: Kind, object_id: str, prefixes: Sequence[str]) -> Deleted:
+    """Marks an object, deletes everything below its prefixes, and removes the mark. Completes an interrupted deletion.
+
+    Args:
+        store: the object store.
+        kind: kind of the object.
+        object_id: its id.
+        prefixes: prefixes of its objects. Below the first one are the objects by which readers find it.
+
+    Raises:
+        PreconditionFailed: an unfinished operation uses the object. Nothing is deleted.
+        Cancelled, DeadlineExceeded: the caller has left. The mark remains.
+    """
+    mark = deletion_key(kind, object_id)
+    store.put(mark, b"")
+    if store.sizes_bytes(prefixes[0]):
+        try:
+            check_unused(store, kind, object_id)
+        except PreconditionFailed:
+            store.delete(mark)
+            raise
+    deleted = delete_below(store, prefixes)
+    store.delete(mark)
+    return deleted
+
+
+def check_unused(store: ObjectStore, kind: Kind, object_id: str) -> None:
+    """Checks that no unfinished operation uses an object.
+
+    Raises:
+        PreconditionFailed: an operation uses it; the error names the first one.
+    """
+    prefix = uses_prefix(kind, object_id)
+    users = [key.removeprefix(prefix) for key in store.list(prefix)]
+    if users:
+        noun, _, user = users[0].partition("/")
+        others = f" and {pluralise(len(users) - 1, 'other operation')} use it" if len(users) > 1 else " uses it"
+        raise PreconditionFailed(
+            f"the {noun} {user}{others}",
+            subject=object_id,
+            remedy=f"wait until it has ended, or run `vfmalign {noun}s cancel {user}`",
+            reason="IN_USE",
+        )
+
+
+def list_marked(store: ObjectStore) -> list[tuple[Kind, str]]:
+    """Returns kind and id of the objects whose deletion is not complete."""
+    return [(kind, key.rpartition("/")[2]) for kind in NOUNS for key in store.list(deletion_key(kind, ""))]
+
+
+async def keep_sweeping(store: ObjectStore, name: str, sweep: Callable[[], Deleted]) -> None:
+    """Deletes what is due of a tenant, at once and then every hour, until it is cancelled.
+
+    Args:
+        store: objects of the tenant.
+        name: what is deleted, for the log.
+        sweep: deletes, and returns the number and size of the deleted objects.
+    """
+    logs.bind(tenant=store.tenant)
+    while True:
+        try:
+            if (deleted := await STORE.run(sweep)).objects:
+                _LOG.info("swept", kind=name, objects=deleted.objects, bytes=deleted.size_bytes)
+        except VfmalignError as error:
+            _LOG.warning("not_swept", kind=name, error=str(error))
+        except Exception:
+            _LOG.exception("not_swept", kind=name)
+        await asyncio.sleep(_SWEEP_PAUSE_S)

@@ -1,0 +1,94 @@
+"""Deletion of what this service owns: datasets with their volumes, models, feature sets and stored studies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from vfmalign.client.messages.common import Deletion
+from vfmalign.core.domain.errors import NotFound, PreconditionFailed
+from vfmalign.core.runtime import logs
+from vfmalign.core.storage.deletion import (
+    NOUNS,
+    Deleted,
+    Kind,
+    check_unused,
+    delete_marked,
+    is_being_deleted,
+    keep_sweeping,
+    list_marked,
+    measure_below,
+)
+from vfmalign.core.storage.feature_sets import is_feature_set_id
+from vfmalign.core.storage.keys import dataset_prefix, features_prefix, manifest_key, model_prefix, volumes_prefix
+from vfmalign.core.storage.store.object_store import ObjectStore
+
+_PREFIXES: Mapping[Kind, Callable[[str], tuple[str, ...]]] = MappingProxyType(
+    {
+        "datasets": lambda name: (dataset_prefix(name), volumes_prefix(name)),
+        "models": lambda name: (model_prefix(name),),
+        "features": lambda name: (features_prefix(name),),
+    }
+)
+_COMMANDS: Mapping[Kind, str] = MappingProxyType({"datasets": "dataset", "models": "models", "features": "features"})
+_log = logs.get(__name__)
+
+
+class Deletions:
+    """Deletes objects of one tenant, and completes interrupted deletions once an hour."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._sweep: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to complete interrupted deletions."""
+        self._sweep = asyncio.create_task(keep_sweeping(self._store, "interrupted deletions", self.complete))
+
+    def close(self) -> None:
+        """Ends the completion of interrupted deletions."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    def delete(self, kind: Kind, object_id: str, *, dry_run: bool) -> Deletion:
+        """Deletes an object, or continues its interrupted deletion.
+
+        Args:
+            kind: kind of the object.
+            object_id: its id.
+            dry_run: only measure what would be deleted.
+
+        Raises:
+            NotFound: there is no such object.
+            PreconditionFailed: an unfinished operation uses it.
+        """
+        if not self._exists(kind, object_id) and not is_being_deleted(self._store, kind, object_id):
+            raise NotFound(
+                f"no such {NOUNS[kind]}",
+                subject=object_id,
+                remedy=f"run `vfmalign {_COMMANDS[kind]} list` to see the available ids",
+            )
+        prefixes = _PREFIXES[kind](object_id)
+        if dry_run:
+            check_unused(self._store, kind, object_id)
+            deleted = measure_below(self._store, prefixes)
+        else:
+            deleted = delete_marked(self._store, kind, object_id, prefixes)
+            _log.info("deleted", kind=kind, id=object_id, objects=deleted.objects, bytes=deleted.size_bytes)
+        return Deletion(objects=deleted.objects, size_bytes=deleted.size_bytes)
+
+    def complete(self) -> Deleted:
+        """Completes interrupted deletions. An object that is in use again stays, and loses its mark."""
+        deleted = Deleted()
+        for kind, object_id in list_marked(self._store):
+            try:
+                deleted += delete_marked(self._store, kind, object_id, _PREFIXES[kind](object_id))
+            except PreconditionFailed as error:
+                _log.info("deletion_withdrawn", kind=kind, id=object_id, error=str(error))
+        return deleted
+
+    def _exists(self, kind: Kind, object_id: str) -> bool:
+        if kind == "features" and is_feature_set_id(object_id):  # an extraction in progress has parts, but no manifest
+            return self._store.exists(manifest_key(object_id))
+        return bool(self._store.sizes_bytes(_PREFIXES[kind](object_id)[0]))

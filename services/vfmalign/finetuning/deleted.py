@@ -1,0 +1,31 @@
+"""Table of deleted jobs, checks and experiments."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from vfmalign.database.tables import TenantRow
+
+
+class DeletedRow(TenantRow):
+    """A deletion whose objects are not all gone yet, or a check that was deleted.
+
+    Attributes:
+        noun: kind of the operation, such as `check`.
+        prefixes: prefixes of the objects to delete.
+        facts: what is kept of a check: the digest of its model, the dataset id, the task and its times; else empty.
+        finished_at: when the last object was deleted; None until then. Only checks keep their row.
+    """
+
+    __tablename__ = "deleted"
+
+    noun: Mapped[str] = mapped_column(sa.String(16), primary_key=True)
+    id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    prefixes: Mapped[list[Any]] = mapped_column(sa.JSON)
+    facts: Mapped[dict[str, Any]]
+    deleted_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]

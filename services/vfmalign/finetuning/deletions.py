@@ -1,0 +1,206 @@
+"""Deletion of jobs, checks and experiments that have ended: first their rows, in one transaction, then their objects.
+
+A row of `deleted` names the objects. Whoever finds it unfinished deletes them: a repeated call, or the leader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from vfmalign.client.messages.common import TERMINAL_STATES, Deletion
+from vfmalign.core.domain.errors import NotFound, PreconditionFailed
+from vfmalign.core.runtime import logs
+from vfmalign.core.storage.deletion import Deleted, delete_below, measure_below
+from vfmalign.core.storage.keys import cell_key, check_key, experiment_key, job_key
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.database.database import Database
+from vfmalign.database.tables import LifecycleRow, now
+from vfmalign.finetuning.checks.tables import CheckRow
+from vfmalign.finetuning.deleted import DeletedRow
+from vfmalign.finetuning.experiments.repository import to_experiment
+from vfmalign.finetuning.experiments.tables import ExperimentRow
+from vfmalign.finetuning.jobs.tables import JobRow
+
+Noun = Literal["job", "check", "experiment"]
+_TABLES: Mapping[Noun, type[LifecycleRow]] = MappingProxyType(
+    {"job": JobRow, "check": CheckRow, "experiment": ExperimentRow}
+)
+_log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Rows and objects that go with an operation.
+
+    Attributes:
+        checks, jobs: rows of checks and jobs.
+        prefixes: prefixes of the objects.
+    """
+
+    checks: Sequence[CheckRow]
+    jobs: Sequence[JobRow]
+    prefixes: list[str]
+
+
+class Deletions:
+    """Deletes the operations of one tenant."""
+
+    def __init__(self, database: Database, store: ObjectStore) -> None:
+        self._database, self._store = database, store
+
+    def delete(self, noun: Noun, item_id: str, dry_run: bool) -> Deletion:
+        """Deletes an operation, or continues its interrupted deletion.
+
+        Args:
+            noun: kind of the operation.
+            item_id: its id.
+            dry_run: only measure what would be deleted.
+
+        Raises:
+            NotFound: there is no such operation.
+            PreconditionFailed: it has not ended, unfinished work reads its results, or it is a part of a check or
+                experiment.
+        """
+        if dry_run:
+            with self._database.snapshot() as session:
+                prefixes = self._plan(session, noun, item_id).prefixes
+            deleted = measure_below(self._store, prefixes)
+        else:
+            with self._database.session() as session:
+                prefixes = self._remove(session, noun, item_id)
+            deleted = self._finish(noun, item_id, prefixes)
+        return Deletion(objects=deleted.objects, size_bytes=deleted.size_bytes)
+
+    def complete(self) -> Deleted:
+        """Deletes the objects that interrupted deletions have left."""
+        with self._database.snapshot() as session:
+            query = sa.select(DeletedRow).where(DeletedRow.finished_at.is_(None))
+            left = [(row.noun, row.id, row.prefixes) for row in session.scalars(query)]
+        return sum((self._finish(*one) for one in left), Deleted())
+
+    def _remove(self, session: Session, noun: Noun, item_id: str) -> list[str]:
+        """Removes the rows of an operation, and returns the prefixes of its objects."""
+        known = session.get(DeletedRow, (self._database.tenant, noun, item_id), with_for_update=True)
+        if known is not None and known.finished_at is None:
+            return list(known.prefixes)
+        plan, moment = self._plan(session, noun, item_id), now()
+        for check in plan.checks:
+            if check.id != item_id or noun != "check":
+                facts = _list_facts(check, plan.jobs)
+                session.add(DeletedRow(noun="check", id=check.id, prefixes=[], facts=facts, **_at(moment, moment)))
+        facts = _list_facts(plan.checks[0], plan.jobs) if noun == "check" else {}
+        session.add(DeletedRow(noun=noun, id=item_id, prefixes=plan.prefixes, facts=facts, **_at(moment, None)))
+        for row in (*plan.jobs, *plan.checks):
+            session.delete(row)
+        if noun == "experiment":
+            session.delete(self._get(session, noun, item_id))
+        return plan.prefixes
+
+    def _finish(self, noun: str, item_id: str, prefixes: Sequence[str]) -> Deleted:
+        deleted = delete_below(self._store, prefixes)
+        with self._database.session() as session:
+            row = session.get_one(DeletedRow, (self._database.tenant, noun, item_id), with_for_update=True)
+            row.finished_at, row.prefixes = now(), []
+        _log.info("deleted", kind=noun, id=item_id, objects=deleted.objects, bytes=deleted.size_bytes)
+        return deleted
+
+    def _plan(self, session: Session, noun: Noun, item_id: str) -> _Plan:
+        row = self._get(session, noun, item_id)
+        _check_ended(noun, row)
+        checks: Sequence[CheckRow] = ()
+        prefixes: list[str] = []
+        if isinstance(row, ExperimentRow):
+            cells = [cell for cell in to_experiment(row).cells if cell.check_id not in row.restored_cells]
+            ids = [cell.check_id for cell in cells]
+            checks = session.scalars(sa.select(CheckRow).where(CheckRow.id.in_(ids))).all()
+            prefixes = [experiment_key(item_id, ""), *(cell_key(cell.result_digest) for cell in cells)]
+        elif isinstance(row, CheckRow):
+            if (experiment := _find_experiment(session, item_id)) is not None:
+                raise _belongs_to(noun, item_id, "experiment", experiment)
+            checks = [row]
+        if isinstance(row, JobRow):
+            if row.check_id and session.get(CheckRow, (row.tenant, row.check_id)) is not None:
+                raise _belongs_to(noun, item_id, "check", row.check_id)
+            jobs: Sequence[JobRow] = [row]
+        else:
+            jobs = session.scalars(sa.select(JobRow).where(JobRow.check_id.in_([check.id for check in checks]))).all()
+        for check in checks:
+            _check_ended("check", check)
+        for job in jobs:
+            _check_ended("job", job)
+        _check_unshared(session, item_id, jobs)
+        prefixes += [check_key(check.id, "") for check in checks] + [job_key(job.id, "") for job in jobs]
+        return _Plan(checks, jobs, prefixes)
+
+    def _get(self, session: Session, noun: Noun, item_id: str) -> LifecycleRow:
+        row = session.get(_TABLES[noun], (self._database.tenant, item_id))
+        if row is None:
+            raise NotFound(
+                f"no such {noun}", subject=item_id[:128], remedy=f"run `vfmalign {noun}s list` to see the known ids"
+            )
+        return row
+
+
+def _check_ended(noun: str, row: LifecycleRow) -> None:
+    if row.state not in TERMINAL_STATES:
+        raise PreconditionFailed(
+            f"the {noun} {row.id} is {row.state}",
+            subject=row.id,
+            remedy=f"run `vfmalign {noun}s cancel {row.id}` and wait until it has ended",
+            reason="IN_USE",
+        )
+
+
+def _check_unshared(session: Session, item_id: str, jobs: Sequence[JobRow]) -> None:
+    """Checks that no unfinished job takes over a baseline that one of these jobs has trained."""
+    baselines = {job.baseline for job in jobs if job.baseline}
+    query = sa.select(JobRow).where(JobRow.baseline.in_(baselines), JobRow.state.not_in(TERMINAL_STATES))
+    if (user := session.scalars(query.limit(1)).first()) is not None:
+        noun, name = ("check", user.check_id) if user.check_id else ("job", user.id)
+        raise PreconditionFailed(
+            f"the {noun} {name} uses one of its trainings",
+            subject=item_id,
+            remedy=f"wait until it has ended, or run `vfmalign {noun}s cancel {name}`",
+            reason="IN_USE",
+        )
+
+
+def _find_experiment(session: Session, check_id: str) -> str | None:
+    """Returns the id of the experiment that a check is a cell of; None if it is of none."""
+    query = sa.select(ExperimentRow).where(sa.literal(check_id).startswith(ExperimentRow.id.concat("-")))
+    for row in session.scalars(query):
+        if check_id in {cell.check_id for cell in to_experiment(row).cells}:
+            return row.id
+    return None
+
+
+def _belongs_to(noun: str, item_id: str, owner: str, owner_id: str) -> PreconditionFailed:
+    return PreconditionFailed(
+        f"the {noun} is a part of the {owner} {owner_id}",
+        subject=item_id,
+        remedy=f"run `vfmalign {owner}s delete {owner_id}`, which deletes it as well",
+        reason="PART_OF_OTHER",
+    )
+
+
+def _list_facts(check: CheckRow, jobs: Sequence[JobRow]) -> dict[str, Any]:
+    """Returns what is kept of a deleted check."""
+    request = check.request
+    used = (job.request["model_sha256"] for job in jobs if job.check_id == check.id)
+    return {
+        "model_sha256": next((digest for digest in used if digest), request["model_sha256"]),
+        "dataset_id": request["dataset_id"],
+        "task": request["task"],
+        "created_at": check.created_at.isoformat(),
+        "finished_at": None if check.finished_at is None else check.finished_at.isoformat(),
+    }
+
+
+def _at(deleted: Any, finished: Any) -> dict[str, Any]:
+    return {"deleted_at": deleted, "finished_at": finished}
