@@ -148,7 +148,7 @@ def _render_claims(claims: Sequence[Claim]) -> str:
     text = (
         "The claims expect ρ below 0 for the gain and ρ above 0 for convergence. p comes from a two-sided test, which "
         "permutes the units (models or tasks) in all strata at once. If the mean ρ reaches the number in *needed*, p "
-        "is at most 0.05. Only MMD² gets a verdict. *ρ without ‡ †* leaves out the flagged pairs; if only two units "
+        "is at most 0.05. Only MMD² gets a verdict. *ρ without ‡ †* leaves out the flagged pairs. If only two units "
         "remain, ρ can only be +1 or −1. For *ρ, common baselines*, all models of a task and seed are compared with "
         "one specialised network"
     )
@@ -172,8 +172,8 @@ def _render_gains(averages: Sequence[SeedAverage]) -> str:
         f"{_describe_size(averages)}. For denoising and super-resolution, scores, differences and the smallest "
         "relevant difference δ are in dB. For the other tasks, scores are between 0 and 1. Intervals cover seeds and "
         "patients; the intervals of *minus random weights* also cover another draw of these weights. *Steps* is the "
-        "share of all steps after which the score reaches 95 % of its rise; if some seeds have no such step, "
-        "parentheses show how many seeds have one. Symbols: " + _describe_flags()
+        "share of all steps after which the score reaches 95 % of its rise. If some seeds have no such step, the "
+        "number in parentheses says how many seeds do. Symbols: " + _describe_flags()
     )
     return _section("Gain of every model in every task", header, rows, text)
 
@@ -237,8 +237,8 @@ def _summarise_controls(averages: Sequence[SeedAverage]) -> str:
     """The number of pairs of model and task in which a control is at least as large as the shift."""
     labels: Mapping[ControlName, str] = {
         "shuffled_labels": "Fine-tuning on shuffled labels moves the features at least as far as the task does",
-        "between_seeds": "Compared with the shift of the task, two trainings that differ only in their seed are at "
-        "least as far apart",
+        "between_seeds": "The distance between two trainings that differ only in their seed is at least the shift "
+        "of the task",
     }
     sentences = []
     for name, label in labels.items():

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class DatasetServiceStub:
     """Imports datasets. The client removes everything that identifies patients, uploads each file to its own URL, and publishes the dataset.
-    The server checks and stores the files. Nothing is visible before it is published, and only the caller can use its uploads.
+    The server checks and stores the files. No file is visible before the dataset is published. Only the caller can use its uploads.
     """
 
     def __init__(self, channel):
@@ -50,7 +50,7 @@ class DatasetServiceStub:
 
 class DatasetServiceServicer:
     """Imports datasets. The client removes everything that identifies patients, uploads each file to its own URL, and publishes the dataset.
-    The server checks and stores the files. Nothing is visible before it is published, and only the caller can use its uploads.
+    The server checks and stores the files. No file is visible before the dataset is published. Only the caller can use its uploads.
     """
 
     def CreateDatasetUploads(self, request, context):
@@ -92,7 +92,7 @@ def add_DatasetServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class DatasetService:
     """Imports datasets. The client removes everything that identifies patients, uploads each file to its own URL, and publishes the dataset.
-    The server checks and stores the files. Nothing is visible before it is published, and only the caller can use its uploads.
+    The server checks and stores the files. No file is visible before the dataset is published. Only the caller can use its uploads.
     """
 
     @staticmethod

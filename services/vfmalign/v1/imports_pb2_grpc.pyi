@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class DatasetServiceStub:
     """Imports datasets. The client removes everything that identifies patients, uploads each file to its own URL, and publishes the dataset.
-    The server checks and stores the files. Nothing is visible before it is published, and only the caller can use its uploads.
+    The server checks and stores the files. No file is visible before the dataset is published. Only the caller can use its uploads.
     """
 
     @_typing.overload
@@ -47,7 +47,7 @@ class DatasetServiceStub:
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
     """Imports datasets. The client removes everything that identifies patients, uploads each file to its own URL, and publishes the dataset.
-    The server checks and stores the files. Nothing is visible before it is published, and only the caller can use its uploads.
+    The server checks and stores the files. No file is visible before the dataset is published. Only the caller can use its uploads.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -62,7 +62,7 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Imports datasets. The client removes everything that identifies patients, uploads each file to its own URL, and publishes the dataset.
-    The server checks and stores the files. Nothing is visible before it is published, and only the caller can use its uploads.
+    The server checks and stores the files. No file is visible before the dataset is published. Only the caller can use its uploads.
     """
 
     @_abc_1.abstractmethod

@@ -232,7 +232,7 @@ def _describe_certainty(outcome: Outcome, claims: Sequence[Claim]) -> str:
         return "With none: there are too few comparable numbers for a verdict."
     p, claim = min(tests, key=lambda pair: pair[0])
     start = "With little" if outcome == "no_clear_relation" else "With some"
-    return f"{start}: the smaller p of the comparisons, that {_across(claim)}, is {format_p_value(p)}."
+    return f"{start}: the comparison {_across(claim)} has the smaller p, {format_p_value(p)}."
 
 
 def _explain_test(claim: Claim) -> str:

@@ -210,12 +210,12 @@ def _describe(rivals: Sequence[Predictor], test: LargestCorrelation | None, mode
     ranking = f"among the predictors that every task has, {ranking}"
     if test is None:
         return f"{ranking}; {models} models with all numbers in every task are too few to determine which predicts best"
-    direction = "" if rho * best.expected_sign > 0 else ", with the opposite of the expected sign"
+    direction = "" if rho * best.expected_sign > 0 else ". The sign of ρ is the opposite of the expected sign"
     if test.p_best > SIGNIFICANCE_LEVEL:
         p = format_p_value(test.p_best)
         return f"{ranking}{direction}. Chance alone could produce a largest |ρ| of this size (p = {p})"
     summary = (
-        f"{ranking}{direction}; this is more than chance (p = {format_p_value(test.p_best)}, for the largest of all)"
+        f"{ranking}{direction}. This is more than chance (p = {format_p_value(test.p_best)}, for the largest of all)"
     )
     if len(tied) > 1:
         return f"{summary}, but none leads"

@@ -117,12 +117,12 @@ def _describe(variants: Sequence[Variant], rho: float | None) -> str:
         return "the checks hold no shift with another layer, bandwidth or scaling"
     lowest, variant = min(known, key=lambda pair: pair[0])
     agreement = (
-        f"of the choices below, the ranking of the models agrees least with the main one for {variant.label}: "
+        f"the ranking of the models differs most from the main ranking for the choice “{variant.label}”: "
         f"mean τ {format_correlation(lowest)}"
     )
     opposite = [one.label for one in variants if rho and one.rho and rho * one.rho < 0]
     if rho is None:
         return agreement
     if opposite:
-        return f"{agreement}; with the gain, the correlation changes its sign for {', '.join(opposite)}"
-    return f"{agreement}; with the gain, the correlation has the same sign in all rows of this table"
+        return f"{agreement}. The correlation with the gain changes its sign for {', '.join(opposite)}"
+    return f"{agreement}. The correlation with the gain has the same sign in all rows of this table"

@@ -46,7 +46,7 @@ def answer(averages):
         (("supports", "supports"), "supports", "Yes, across models and across tasks.", "0.03", "one hint"),
         (("supports", "no_clear_relation"), "supports", "Yes across models; not clearly across tasks.", "0.03", "hint"),
         (("contradicts", "no_clear_relation"), "contradicts", "No: across models, less shift went with less gain.",
-         "With some: the smaller p of the comparisons, that across models, is 0.030.",
+         "With some: the comparison across models has the smaller p, 0.030.",
          "Do not prefer models for low shift."),
         (("supports", "contradicts"), "mixed", "disagree", "0.03", "Do not gate on shift."),
         (("no_clear_relation", "cannot support or contradict"), "no_clear_relation", "there is no clear relation",

@@ -27,7 +27,7 @@ def test_a_variant_that_ranks_like_the_main_shift_has_tau_1(make_cells):
         assert by_name[name].rho == pytest.approx(sensitivity.rho)
         assert [task.models for task in by_name[name].tasks] == [5, 5, 5, 5]
     assert by_name["raw"].tau < 0.9
-    assert "least with the main one for raw features" in sensitivity.sentence
+    assert "most from the main ranking for the choice “raw features”" in sensitivity.sentence
 
 
 def test_a_reversed_ranking_is_minus_1_and_changes_the_sign(make_cells):

@@ -46,11 +46,11 @@ __all__ = [
 CheckState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 """State of a check."""
 VerdictLabel = Literal["gain", "equivalent", "harm", "inconclusive", "insufficient_data", "insufficient_training"]
-"""Answer to one of two questions, decided by a difference of scores in this order: EQUIVALENT, then GAIN or HARM, else
+"""Answer to one of two questions. A difference of scores decides it, in this order: EQUIVALENT, then GAIN or HARM, else
 INCONCLUSIVE. `CheckResult.verdict` uses the difference to the specialised network, `CheckResult.pretraining` the
-difference to random initial weights. With fewer than 3 training seeds, the first three become INCONCLUSIVE, because
-nothing is known about other trainings. With fewer than 17 test patients, they do so too, because such a small sample
-too often lacks a whole subgroup of patients.
+difference to random initial weights. With fewer than 3 training seeds, EQUIVALENT, GAIN and HARM become INCONCLUSIVE,
+because nothing is known about other trainings. With fewer than 17 test patients, these three also become INCONCLUSIVE,
+because such a small sample too often lacks a whole subgroup of patients.
 """
 
 
@@ -150,7 +150,7 @@ class CheckStage(ApiMessage):
 
 
 class LayerShift(ApiMessage):
-    """How far features of one layer moved."""
+    """How far the features of one layer moved."""
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.LayerShift
 
@@ -184,7 +184,7 @@ class VarianceComponents(ApiMessage):
 
 class GainVariance(ApiMessage):
     """Variance of a difference of scores for S seeds and n patients: σ²_patient / n, plus σ²_seed / S + σ²_residual /
-    (S·n) of each network. For the difference to random initial weights, `another_draw` is added.
+    (S·n) of each network. The variance of the difference to random initial weights also contains `another_draw`.
     """
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.GainVariance

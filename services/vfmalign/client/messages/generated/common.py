@@ -101,7 +101,7 @@ class Interval(ApiMessage):
 
 
 class Estimate(EstimateMethods):
-    """A number that may be absent with a reason."""
+    """A number, or the reason why it is absent."""
 
     PROTO: ClassVar[type[Message]] = common_pb2.Estimate
 
@@ -176,7 +176,7 @@ class FileUpload(FileUploadMethods):
 
 
 class ObservedStudy(ApiMessage):
-    """A study that a monitor observes. It must not contain anything that identifies a patient."""
+    """A study that a monitor observes. No field may identify a patient."""
 
     PROTO: ClassVar[type[Message]] = common_pb2.ObservedStudy
 

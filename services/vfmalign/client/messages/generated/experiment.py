@@ -43,7 +43,7 @@ class SmallestDifference(ApiMessage):
 
 
 class ExperimentSpec(ExperimentSpecMethods):
-    """Specification of an experiment. It has at most 1,000 cells: models × tasks × seeds."""
+    """Specification of an experiment. An experiment has at most 1,000 cells: models × tasks × seeds."""
 
     PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentSpec
 

@@ -61,7 +61,7 @@ Pooling = Literal["mean", "none"]
 ObservationDelivery = Literal["queued", "dropped"]
 """State of an observation at the end of Extract."""
 Initialisation = Literal["checkpoint", "random"]
-"""Weights to extract a feature set with."""
+"""Weights of the encoder that extracts a feature set."""
 
 
 class Pretraining(ApiMessage):
@@ -148,7 +148,9 @@ class SplitSize(ApiMessage):
 
 
 class ClassCount(ApiMessage):
-    """Number of cases of a dataset that belong to a class or not. For all other cases, this is unknown."""
+    """Numbers of cases of a dataset that belong and that do not belong to a class. Of all other cases, the class is
+    unknown.
+    """
 
     PROTO: ClassVar[type[Message]] = features_pb2.ClassCount
 
@@ -165,7 +167,7 @@ class ClassCount(ApiMessage):
 
 
 class NumberRange(ApiMessage):
-    """Range of a number that cases have, such as an age in years."""
+    """Range of a number that the dataset states for its cases, such as the age in years."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.NumberRange
 
@@ -180,7 +182,7 @@ class NumberRange(ApiMessage):
 
 
 class StratumCount(ApiMessage):
-    """Number of cases in one stratum of acquisition."""
+    """Number of cases with one value of a stratum."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.StratumCount
 
@@ -265,7 +267,7 @@ class StudyObservation(ApiMessage):
 
 
 class DeliveredObservation(ApiMessage):
-    """Delivery of an observation. A failure never fails the extraction."""
+    """Delivery of an observation. If the delivery fails, the extraction still succeeds."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.DeliveredObservation
 

@@ -58,13 +58,14 @@ Precision = Literal["fast", "high", "exact"]
 used, which may be higher.
 """
 Measure = Literal["cka", "frechet", "energy"]
-"""A measure of shift other than MMD². It uses the standardised features if there is a reference, else the raw features.
+"""A measure of shift other than MMD². The measure uses the standardised features if there is a reference, else the raw
+features.
 """
 
 
 class UploadedFeatures(ApiMessage):
     """Arrays that are too large for a message and that a client uploaded to the deployment's bucket (CreateUpload).
-    Unlike a feature set, they do not record the model and the data of their rows.
+    Unlike a feature set, the arrays do not record the model and the data of their rows.
     """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.UploadedFeatures
@@ -300,7 +301,9 @@ class ProjectionPoint(ApiMessage):
 
 
 class Projection(ApiMessage):
-    """Principal-component projection of the primary layer, axes fitted on the reference (or x)."""
+    """Principal-component projection of the primary layer. The axes are fitted on the reference or, without a
+    reference, on x.
+    """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.Projection
 

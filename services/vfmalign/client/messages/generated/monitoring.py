@@ -36,9 +36,9 @@ __all__ = [
 MonitorState = Literal["active", "paused"]
 """State of a monitor."""
 EvidenceComponent = Literal["rows", "blocks_of_4", "blocks_of_16", "channels", "first_patients"]
-"""A component of the evidence; each has its own ranks."""
+"""A component of the evidence. Each component has its own ranks."""
 EpochStart = Literal["fixed", "unseen_reference", "reset"]
-"""Why an epoch begins. This determines whether its bound is valid."""
+"""Why an epoch begins. The reason determines whether the epoch's bound is valid."""
 ObservationOutcome = Literal["entered", "repeated_patient", "reference_patient", "not_finite", "paused", "conflict"]
 """Outcome of an observation."""
 
@@ -57,9 +57,7 @@ class MonitorReference(ApiMessage):
 
 
 class MonitorSpec(MonitorSpecMethods):
-    """Specification of a monitor. It is fixed at creation, except that the reference can be replaced, and title and
-    hours updated.
-    """
+    """Specification of a monitor. Only the reference, the title and the hours can be changed later."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.MonitorSpec
 
