@@ -28,11 +28,11 @@ BandedProduct: TypeAlias = tuple[Tensor, slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class AxisWeights:
-    """Weights that resample one axis. Their memory is proportional to the outputs times the width of the band.
+    """Weights that resample one axis. They take memory in proportion to the number of outputs times the band's width.
 
     Attributes:
         first_O: index of the first input of each output's band, from 0 to `size − B`.
-        weights_OB: float32, non-negative; an output without weights lies outside the inputs and is 0.
+        weights_OB: float32, non-negative. All weights of an output outside the inputs are 0.
         size: number of inputs.
     """
 
@@ -57,7 +57,8 @@ class AxisWeights:
     def interpolate(cls, size: int, size_out: int, step: float, start: float, sigma: float) -> AxisWeights:
         """Returns weights for linear interpolation after a Gaussian low-pass.
 
-        From the centre to the outer face of the first or last voxel, its value continues; beyond it, all weights are 0.
+        Between the centre and the outer face of the first or last voxel, the value of this voxel continues. Beyond the
+        outer face, all weights are 0.
 
         Args:
             size: number of inputs.
@@ -83,7 +84,7 @@ class AxisWeights:
         return cls(first_O, weights_OB.astype(np.float32), size)
 
     def get_window(self, start: int, count: int) -> AxisWeights:
-        """Returns weights of `count` outputs from `start` on; outputs before the first or after the last have none."""
+        """Returns weights of `count` outputs from `start` on; their weights are 0 where no output exists."""
         outputs = np.arange(start, start + count)
         inside = (outputs >= 0) & (outputs < len(self))
         outputs = np.clip(outputs, 0, len(self) - 1)
@@ -93,7 +94,8 @@ class AxisWeights:
         """Splits the weights into dense products of a few outputs each.
 
         Yields:
-            For each block of outputs: its weights, the range of inputs they refer to, and the range of outputs.
+            For each block of outputs: its weights, the range of inputs that the weights refer to, and the range of
+                outputs.
         """
         for start in range(0, len(self), outputs_per_product):
             outputs = slice(start, min(start + outputs_per_product, len(self)))
@@ -138,7 +140,7 @@ def get_positions(count: int, step: float, start: float) -> NDArray[np.float64]:
 
 
 def snap(position: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Moves positions within `SNAP_VOXELS` of a voxel's centre onto it."""
+    """Moves positions within `SNAP_VOXELS` of a voxel's centre onto this centre."""
     centre = np.rint(position)
     return np.where(np.abs(position - centre) <= SNAP_VOXELS, centre, position)
 

@@ -78,7 +78,7 @@ class _GzipFile:
         self.content = np.empty(self.limit, np.uint8).data
 
     def inflate_member(self) -> None:
-        """Decompresses the member at the position and moves behind it, or stops at the limit."""
+        """Decompresses from the position to the end of the gzip member, or to the limit."""
         decompressor = _inflater.decompressobj(wbits=31)
         while not decompressor.eof and self.size < self.limit:
             chunk = self._get_chunk()

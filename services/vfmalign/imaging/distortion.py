@@ -1,13 +1,13 @@
 """Simulated susceptibility distortion of echo-planar images: displacement along the phase-encoding axis, with pile-up.
 
 An off-resonance field ΔB displaces the signal at a position by d = ΔB / bandwidth along the phase-encoding axis and by
-almost nothing along the others (Jezzard & Balaban, Magn Reson Med 34 (1995)). The image shows signal density: where
-neighbouring positions are pushed together the signal piles up by 1 / (1 + ∂d/∂y), where they are pulled apart it thins
-out, and the total is unchanged. Signal is therefore transported as the mass between displaced edges, which conserves
-the total to rounding. The ratio of two images acquired in the same field, such as an ADC map, is displaced but does not
+almost nothing along the others (Jezzard & Balaban, Magn Reson Med 34 (1995)). The image shows signal density. The
+signal piles up by 1 / (1 + ∂d/∂y) where neighbouring positions are pushed together, and thins out where they are pulled
+apart. The total is unchanged. Signal is therefore transported as the mass between displaced edges, which conserves the
+total to rounding. The ratio of two images acquired in the same field, such as an ADC map, is displaced but does not
 pile up.
 
-The phase-encoding axis is H (front to back), the usual choice, along which gas in the rectum behind the gland disturbs
+The phase-encoding axis is H (front to back), the usual choice. Along it, gas in the rectum behind the gland disturbs
 the field most. Axes: D slices, H rows, W columns; E = H + 1 edges.
 """
 

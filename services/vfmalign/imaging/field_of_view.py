@@ -1,7 +1,7 @@
 """The part of a case's structures that a model sees.
 
-A model sees its input shape about the centre of the reference volume. What lies beyond is lost to training, but not to
-scores: label maps are also resampled to the model's grid continued as far as the structures reach (ADR 0082).
+A model sees its input shape about the centre of the reference volume. Training ignores everything beyond, but scores do
+not. For them, label maps are also resampled to the model's grid, continued as far as the structures reach (ADR 0082).
 
 Legend: D slices (feet to head), H rows (front to back), W columns (right to left); X, Y, Z are the same axes reversed.
 A box is an array of two rows, start and stop, in voxels along D, H, W of the study's grid.
@@ -37,7 +37,7 @@ class WholeLabels:
 
     Attributes:
         labels: by id, (D, H, W) uint8, on the model's grid continued as far as the structures reach.
-        window: place of the model's input in them.
+        window: place of the model's input in these label maps.
     """
 
     labels: dict[VolumeKind, Tensor]

@@ -1,7 +1,7 @@
 """The common grid of a study, and resampling onto it.
 
-The common grid takes its directions and field of view from the study's reference volume, reordered to LPS (X runs to
-the patient's left, Y to the back, Z to the head, whatever the order in the file), and its spacing from the caller.
+The common grid has the directions and the field of view of the study's reference volume; the caller sets its spacing.
+Its axes are in LPS order, whatever the order in the file: X runs to the patient's left, Y to the back, Z to the head.
 Every volume is interpolated once, directly onto this grid.
 
 Legend: X, Y, Z are array axes of a volume or grid; positions are in mm in NIfTI's RAS+ frame. D, H, W are the axes of a
@@ -99,13 +99,12 @@ def common_grid(reference: Volume, spacing_DHW_mm: tuple[float, float, float] | 
 class PlaneStack:
     """A resampled volume in factored form: every slice is a weighted sum of planes.
 
-    The planes are as many as the source has slices. A thick-slice volume on a fine grid takes several times less memory
-    in this form than written out, and its mean and variance follow from the planes alone
-    (`normalisation.compute_moments`).
+    There is one plane for each slice of the source. For a thick-slice volume on a fine grid, this form takes several
+    times less memory than all slices. Mean and variance follow from the planes alone (`normalisation.compute_moments`).
 
     Attributes:
         planes_KHW: float32, resampled to the grid within each plane.
-        weights: of the planes for each slice; a slice without weights lies outside the volume and is 0.
+        weights: weights of the planes for each slice; they are all 0 for a slice outside the volume.
     """
 
     planes_KHW: Tensor
@@ -145,12 +144,12 @@ def resample(volume: Volume, grid: Grid, *, labels: bool, name: str = "volume") 
 def resample_planes(volume: Volume, grid: Grid, name: str = "volume", origin: float = 0.0) -> PlaneStack:
     """Resamples an image to a grid as `resample` does, but returns planes and weights.
 
-    Values are measured from `origin`, so that voxels outside the volume, which are 0, have that value. The volume is
+    Values are measured from `origin`. A 0, as outside the volume, therefore means the value `origin`. The volume is
     converted to float32 in slabs, unless it is oblique.
 
-    If the axes of volume and grid agree, linear interpolation is separable: one set of weights per axis replaces the
-    lookup of every voxel, which is about ten times faster. Axes that become shorter come first, so that no intermediate
-    array is larger than both the volume and the grid. Oblique volumes are interpolated voxel by voxel.
+    If the axes of volume and grid agree, linear interpolation is separable. One set of weights per axis then replaces
+    the lookup of every voxel; this is about ten times faster. Axes that become shorter come first, so that no
+    intermediate array is larger than both the volume and the grid. Oblique volumes are interpolated voxel by voxel.
     """
     source = _to_lps(volume)
     matrix, offset = _index_map(source, grid)

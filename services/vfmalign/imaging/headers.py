@@ -110,7 +110,7 @@ def check_shape(sizes: Sequence[int], name: str) -> None:
         name: name of the volume in errors.
 
     Raises:
-        BadVolume: it has no voxels, or too many.
+        BadVolume: the volume has no voxels, or too many.
     """
     if min(sizes) < 1:
         raise BadVolume(f"empty volume: sizes {sizes}", subject=name, remedy="export the series again")
@@ -195,7 +195,7 @@ def parse_layout(header: nib.Nifti1Header, shape_XYZC: tuple[int, int, int, int]
     """Returns where and how the voxels are stored.
 
     Raises:
-        BadVolume: they are not real numbers, or their place is not plausible.
+        BadVolume: the voxels are not real numbers, or their place in the file is not plausible.
     """
     try:
         dtype = np.dtype(header.get_data_dtype())

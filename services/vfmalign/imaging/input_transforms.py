@@ -1,14 +1,14 @@
 """Input transforms of tasks: degradations that an encoder sees instead of the clean study.
 
-A transform is applied to the signal on the common grid, before normalisation and cropping. At that point zero means no
-signal, sums are meaningful, and the later normalisation gives what a study acquired in the degraded form would have
-given. Where a model normalises by a window in Hounsfield units, the signal is measured from its lower bound, and no
-voxel is empty.
+A transform is applied to the signal on the common grid, before normalisation and cropping. At that point, zero means no
+signal, and sums are meaningful. After normalisation, the values are those of a study that was acquired in the degraded
+form. Where a model normalises by a window in Hounsfield units, the signal is measured from the window's lower bound,
+and no voxel is empty.
 
-Transforms are deterministic, and feature requests and manifests name them, so that the features before and after
-fine-tuning are computed from the same inputs. A name such as `hidden:t2w+flair` applies a transform to some modalities
-only. To add a transform, write one function and add one entry to `INPUT_TRANSFORMS`, or to `MODALITY_TRANSFORMS` if it
-takes modalities.
+Transforms are deterministic, and feature requests and manifests state their names. Features before and after
+fine-tuning are therefore computed from the same inputs. A name such as `hidden:t2w+flair` applies a transform to some
+modalities only. To add a transform, write one function and add one entry to `INPUT_TRANSFORMS`, or to
+`MODALITY_TRANSFORMS` if it takes modalities.
 
 Legend: C channels (modalities), D slices, H rows, W columns.
 """
@@ -40,7 +40,7 @@ class StudyContext:
         modalities: names of the channels.
         spacing_mm: along D, H, W.
         reference_XYZ: the voxels of the reference as stored.
-        window: bounds of a normalisation by a window in HU; None for others.
+        window: bounds of a normalisation by a window in HU; None for other normalisations.
     """
 
     modalities: tuple[Modality, ...]
@@ -83,7 +83,7 @@ def half_resolution(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 
     As in an acquisition at half resolution, the inner half of k-space along H and W is kept and the rest is filled with
     zeros. Frequencies within the band are exact, the others are lost, and edges ring slightly, as they do in MRI.
-    Voxels that the scanner left empty stay empty; in Hounsfield units there are none.
+    Voxels that the scanner left empty stay empty. In Hounsfield units, no voxel is empty.
     """
     height, width = signal_CDHW.shape[-2:]
     passband_H = torch.fft.fftfreq(height).abs() < 0.25
@@ -107,8 +107,8 @@ def noisy(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 def noisy_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
     """Adds Rician noise to some modalities, or normal noise to modalities in Hounsfield units.
 
-    A magnitude image shows the magnitude of a complex signal. The two parts of the signal have independent normal noise
-    of equal SD (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34, 1995). The SD is
+    A magnitude image shows the magnitude of a complex signal. Its real and imaginary parts have independent normal
+    noise of equal SD (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34, 1995). The SD is
     `NOISE_SHARE` of the channel's bright tissue. Voxels that the scanner left empty stay empty. CT shows no magnitudes:
     its noise has either sign, and its SD is `NOISE_SHARE` of the window.
     """
@@ -137,7 +137,7 @@ def _bright(channel_DHW: Tensor) -> float:
 def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
     """Displaces the diffusion volumes by a simulated susceptibility field: the input of the distortion task.
 
-    DWI is a signal and piles up. ADC is a ratio of two such signals and is only displaced. T2W is acquired with a
+    DWI shows a signal, which piles up. ADC is a ratio of two such signals and is only displaced. T2W is acquired with a
     spin-echo train and is not distorted.
     """
     return distorted(signal_CDHW, context, ("dwi", "adc"))
@@ -147,7 +147,7 @@ def distorted(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Moda
     """Displaces some modalities by one simulated susceptibility field; see `distorted_diffusion`.
 
     Raises:
-        BadOption: they are in Hounsfield units.
+        BadOption: the modalities are in Hounsfield units.
     """
     if context.window is not None:
         raise BadOption(

@@ -33,7 +33,7 @@ class Moments:
 
     Attributes:
         count: number of nonzero voxels.
-        mean, std: 0 if there are none.
+        mean, std: 0 if all voxels are zero.
     """
 
     count: int
@@ -103,8 +103,8 @@ def compute_moments(planes_KHW: Tensor, weights: AxisWeights | None = None) -> M
 
     Args:
         planes_KHW: float32.
-        weights: weights of the planes for each slice. They are not negative: a voxel of a slice is zero only if it is
-            zero in all planes that contribute to the slice. None: the planes are the slices.
+        weights: weights of the planes for each slice. The weights are not negative, so that a voxel of a slice is zero
+            only if it is zero in all planes that contribute to the slice. None: the planes are the slices.
     """
     planes_KN = planes_KHW.flatten(1)
     weights = AxisWeights.identity(len(planes_KN)) if weights is None else weights
@@ -158,16 +158,16 @@ def scale_from_gland(signal_CDHW: Tensor, gland_DHW: Tensor) -> Scale:
 def scale_from_quantiles(
     channels: Iterable[Tensor], quantiles: tuple[float, float], names: Sequence[str], subject: str
 ) -> Scale:
-    """Scales so that two quantiles of each channel become 0 and 1, and clip to [0, 1].
+    """Scales so that two quantiles of each channel become 0 and 1, and clips to [0, 1].
 
-    Quantiles are over all voxels of a channel, zeros included, as brainchop (github.com/neuroneural/brainchop) takes
-    them; they are interpolated linearly between order statistics in float64. A channel that is 0 everywhere, because
-    an input transform hid it, keeps its units.
+    Quantiles are computed over all voxels of a channel, including zeros, as in brainchop
+    (github.com/neuroneural/brainchop). They are interpolated linearly between order statistics in float64. A channel
+    that is 0 everywhere, because an input transform hid it, keeps its units.
 
     Args:
         channels: (D, H, W) each, before cropping; read one after the other.
-        quantiles: the lower and the upper one, in [0, 1].
-        names: of the channels, for errors.
+        quantiles: the lower and the upper quantile, in [0, 1].
+        names: names of the channels in errors.
         subject: name of the study in errors.
 
     Raises:

@@ -3,10 +3,10 @@
 The steps are resampling to the common grid, which one modality defines (`Preprocessing.reference`), the input
 transform, cropping and padding, and normalisation. ProFound (github.com/pipiwang/ProFound, branch demo) normalises each
 channel by its z-score over nonzero voxels, then crops to the centre and pads with zeros; its data already lie on one
-grid, whereas volumes are resampled to one here (`grid`). A window in Hounsfield units needs no statistics: signals are
-measured from its lower bound, so that 0 means this bound in padding, outside a volume and in a hidden channel.
-ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland and resizes each slice
-to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and interpolates every volume only once.
+grid. Here, volumes are first resampled to one grid (`grid`). A window in Hounsfield units needs no statistics. Signals
+are measured from the window's lower bound. A 0 in padding, outside a volume or in a hidden channel therefore means this
+bound. ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland and resizes each
+slice to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and interpolates every volume only once.
 
 Legend: C channels (modalities), D slices (feet to head), H rows (front to back), W columns (right to left), K planes
 (the slices are weighted sums of them).
@@ -53,14 +53,14 @@ class PreparedStudy:
     Attributes:
         input_CDHW: float32, after the input transform.
         clean_CDHW: float32, before the input transform but on the input's scale. It is normalised by the statistics of
-            the input, because nothing else is known of a study that is degraded in reality. A channel that the
-            transform hid keeps its own units. Shares memory with the input if the transform changes nothing.
+            the input, because a study that is degraded in reality has no other statistics. A channel that the transform
+            hid keeps its own units. Shares memory with the input if the transform changes nothing.
         scale: converts the input's signal into z-scores.
         labels: label maps by id, (D, H, W) uint8. A missing map differs from an empty map.
         label_max: highest value of each whole label map, including outside the crop.
         spacing_mm: along D, H, W.
-        slices: index in the study's grid of the first slice of the tensors, negative where slices were padded before
-            it, and the number of slices of the grid.
+        slices: index of the tensors' first slice in the study's grid (negative if slices were padded before the grid),
+            and the grid's number of slices.
     """
 
     input_CDHW: Tensor
@@ -95,8 +95,8 @@ def prepare_study(
 
     Raises:
         BadOption: the input transform is unknown.
-        BadVolume: a modality is missing, does not overlap the reference, has no contrast or is too fine for the grid;
-            or a label map that may not be empty is empty, or less than `MIN_COVERAGE` of it lies in the crop.
+        BadVolume: a modality is missing, does not overlap the reference, has no contrast or is too fine for the grid.
+            Or a label map that may not be empty is empty, or less than `MIN_COVERAGE` of this map lies in the crop.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     transform = get_input_transform(input_transform)

@@ -52,8 +52,8 @@ class Volume:
     """A volume and the position of its voxels.
 
     Attributes:
-        array_XYZ: the values as float32 or, to save half to three quarters of the memory, as integers of 8 or 16 bits
-            if these hold the values; label maps hold small whole numbers.
+        array_XYZ: the values as float32 or, if possible, as integers of 8 or 16 bits, which save half to three quarters
+            of the memory. Label maps contain small whole numbers.
         affine: 4×4 float64, voxel index to patient position in mm (NIfTI's RAS+ axes).
     """
 
@@ -102,7 +102,7 @@ def decode(
         name: name of the volume in errors: a URI, a request field or a generated id.
         kind: modality or label map that the volume shows.
         is_label: whether it is a label map, which must hold whole numbers from 0 to 255, or an image, which must have
-            contrast. None checks neither: a volume of a dataset was checked when it was imported.
+            contrast. None skips both checks, because a volume of a dataset was checked when it was imported.
         context: checked while a file is decompressed.
 
     Raises:
@@ -283,7 +283,7 @@ def check_study_size(sizes_bytes: Iterable[int], subject: str) -> None:
     """Checks that the decoded volumes of a case take at most `MAX_STUDY_BYTES`; call it after reading each volume.
 
     Args:
-        sizes_bytes: of the volumes so far, see `Volume.size_bytes`.
+        sizes_bytes: sizes of the volumes so far, see `Volume.size_bytes`.
         subject: name of the case in errors.
 
     Raises:

@@ -1,9 +1,9 @@
 """Checkpoints of a running job: everything needed to continue as if it had not been interrupted.
 
-Tensors are stored as safetensors (nothing is ever pickled) under `jobs/<id>/checkpoint/<sha256>.safetensors`. The
-commit is `latest.json`, a single put after the tensors. Two processes of one job may overlap, for example while a pod
-is replaced. Each commit therefore names its tensors by digest, and a commit counts as absent if the other process has
-deleted its tensors: starting from the beginning gives the same result, only later.
+Tensors are stored as safetensors (nothing is ever pickled) under `jobs/<id>/checkpoint/<sha256>.safetensors`. A commit
+is a single put of `latest.json` after the tensors. Two processes of one job may overlap, for example while a pod is
+replaced. Each commit therefore names its tensors by digest. A commit counts as absent if the other process has deleted
+its tensors. The job then starts from the beginning, and has the same result, only later.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TrainerState(Record):
         loss_sum: sum of the training losses of the current epoch.
         curve: the validations done so far.
         best_epoch: epoch of the best validation so far.
-        best: the network's weights at that epoch.
+        best: the network's weights at `best_epoch`.
         state: network, optimiser and random states after `step`.
         stage_seconds: wall time per stage so far, over all attempts.
     """

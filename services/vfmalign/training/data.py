@@ -42,19 +42,19 @@ class PreparedCase:
         case: the case's id.
         group: the patient's generated id.
         input_CDHW: float32, after the task's input transform.
-        clean_CDHW: float32, before it, on the input's scale (see `imaging.preprocessing.PreparedStudy`).
+        clean_CDHW: float32, before this transform, on the input's scale (see `imaging.preprocessing.PreparedStudy`).
         labels: the task's label maps by id, (D, H, W) uint8, 0 outside.
         spacing_mm: along D, H, W.
         modalities: names of the channels.
         scale: scale between the input and its signal.
         label_max: highest value of each whole label map, including outside the crop.
-        classes: whether the case belongs to each class that it states.
+        classes: for each class that the case states, whether the case belongs to it.
         slices: first slice and number of slices, see `PreparedStudy`; None for a whole volume without padding.
         positive: whether the case is in the task's class; None if the task has none.
         focus_DHW: bool, voxels on which patches are centred (`FOCUS_SHARE`); None for none.
         inside: share of each of the task's structures that lies in the field of view, by name.
-        whole: label maps that extend beyond the field of view, for scoring segmentations; None if it holds all
-            structures.
+        whole: label maps that extend beyond the field of view, for scoring segmentations; None if no structure extends
+            beyond it.
     """
 
     case: str
@@ -223,9 +223,9 @@ def draw_batch(
     """Draws the batch of one step: takes cases from a seeded shuffle, cuts patches, and flips with probability 0.5.
 
     Args:
-        cases: the split to draw from. If the cases have classes, both are drawn equally often.
+        cases: the split to draw from. If the task has a class, cases in it and other cases are drawn equally often.
         step: 0-based number of the step in the whole job.
-        batch_size: number of cases. A batch contains no case twice unless there are fewer cases than that.
+        batch_size: number of cases. A batch contains no case twice unless `cases` has fewer cases.
         patch_shape_dhw: size of the patches, None for whole volumes.
         seed: the job's seed.
         device: device of the batch.
@@ -243,7 +243,7 @@ def draw_batch(
 
 
 def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Returns the indices of one step's cases. Every shuffle is cut into whole batches; its remainder is not used."""
+    """Returns the indices of one step's cases. A shuffle is cut into whole batches; the remaining cases are unused."""
     rounds = -(-batch_size // n_cases)  # number of shuffles for one batch
     per_round = max(1, n_cases // batch_size)
     number, place = divmod(step, per_round)

@@ -29,8 +29,8 @@ _log = logs.get(__name__)
 def get_exit_code(error: VfmalignError) -> int:
     """Returns the exit code for a training process that ends with this error.
 
-    An unavailable store and a lost process have codes of their own: the training did not fail, and while the store is
-    unavailable, the exit code is all that a process can leave.
+    An unavailable store and a lost process have their own codes, because the training did not fail. Without the store,
+    a process can report its end only by the exit code.
     """
     if isinstance(error, StoreUnavailable):
         return STORE_UNAVAILABLE

@@ -95,7 +95,7 @@ def run_job(
 ) -> None:
     """Runs a job to its result; a job that has a result is left unchanged.
 
-    All processes train. Only the main process performs the stages after that.
+    All processes train. Only the main process performs the stages after training.
 
     Args:
         store: the deployment's object storage.

@@ -1,10 +1,9 @@
 """`python -m vfmalign.training.launch … SPEC_URI`: start the processes of one job on this machine.
 
 The same command runs on every machine of the job, each with its own node rank. Together the processes train like a
-single one, in less time (docs/scale.md). The exit codes are the codes of `vfmalign.training`; the launcher ends with
-the code of the process that caused the end. On SIGTERM, all processes of the job on all machines store their state and
-end with 143.
-Nothing is restarted here: run the commands again to continue the job.
+single one, in less time (docs/scale.md). The exit codes are the codes of `vfmalign.training`. The launcher exits with
+the code of the process that caused the job to end. On SIGTERM, all processes of the job on all machines store their
+state and end with 143. Nothing is restarted here: run the commands again to continue the job.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def await_master(host: str, port: int, timeout_s: float) -> None:
-    """Waits until machine 0 accepts connections. Its name may not resolve before its pod runs.
+    """Waits until machine 0 accepts connections. The name of machine 0 may not resolve before its pod runs.
 
     torch would wait as well, but without reacting to SIGTERM.
 
@@ -72,9 +71,9 @@ def await_master(host: str, port: int, timeout_s: float) -> None:
 def root_cause(failures: Mapping[int, ProcessFailure]) -> int:
     """Returns the exit code of the process that caused the others to end.
 
-    A process that lost another one ends with 76, and a process that the launcher stopped with 143, often before the
-    process that caused it. Any other code therefore takes precedence, the final ones first. A process that was killed
-    (out of memory) counts if it ended first.
+    A process exits with 76 if it lost another one, and with 143 if the launcher stopped it, often before the process
+    that caused this. Any other code therefore takes precedence; codes of final failures come first. A process that was
+    killed (out of memory) counts if it ended first.
     """
     ordered = sorted(failures.values(), key=lambda failure: failure.timestamp)
     exit_codes = [failure.exitcode for failure in ordered]

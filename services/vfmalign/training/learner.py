@@ -33,7 +33,7 @@ class Learner(Protocol):
 
     @property
     def encoder(self) -> Encoder | None:
-        """The part to publish; None where the network has none."""
+        """The encoder, which is published; None if the network has none."""
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
@@ -65,7 +65,7 @@ class FineTuning:
     Attributes:
         task: loss and metrics.
         network: network from the input to the task's output.
-        encoder: the VFM in it, or None.
+        encoder: the VFM in the network, or None.
         device: device of the network.
     """
 

@@ -39,10 +39,10 @@ def parameter_groups(
 ) -> list[ParameterGroup]:
     """Groups parameters by their share of the learning rate and by weight decay.
 
-    In an encoder with layers 0…S−1 (stages with their downsampling, or a transformer's blocks), layer i gets the share
-    `encoder_rate · layer_decay ** (S − i)`, the parts of a transformer before its blocks get `encoder_rate ·
-    layer_decay ** (S + 1)`, and the final norm gets `encoder_rate`. Everything outside the encoder gets 1. If the names
-    of an encoder's layers are not recognised, the whole encoder gets `encoder_rate`. Frozen parameters are in no group.
+    The layers 0…S−1 of an encoder are stages with their downsampling, or a transformer's blocks. Layer i gets the share
+    `encoder_rate · layer_decay ** (S − i)`. The parts of a transformer before its blocks get `encoder_rate ·
+    layer_decay ** (S + 1)`. The final norm gets `encoder_rate`. Everything outside the encoder gets 1. If the names of
+    an encoder's layers are not recognised, the whole encoder gets `encoder_rate`. Frozen parameters are in no group.
 
     Args:
         network: a network; its encoder, if it has one, is the attribute `encoder`.

@@ -25,8 +25,8 @@ class JobPlan:
         spec: the job.
         architecture: the encoder's architecture (for `specialised`: an architecture with the same input).
         preprocessing: preprocessing of every case, with its inputs named as the dataset's modalities.
-        model_input: the same with the model's own names, as the published card states it.
-        parent: the model from which it starts, None for random weights.
+        model_input: the same preprocessing with the model's own names, as in the published card.
+        parent: the model from which the job starts, None for random weights.
         task: the task of a fine-tuning on the dataset, None for pretraining.
         dataset: the dataset.
     """

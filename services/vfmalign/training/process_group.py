@@ -2,12 +2,13 @@
 
 Every process draws the whole batch, which is seeded, and runs the network on its own shard of the samples. The outputs
 of the other processes are gathered, and every process computes the loss of the whole batch. A loss that couples samples
-(Dice over the batch, NT-Xent, a mean over hidden voxels) is therefore the one that a single process computes, whatever
-the shards. Gradients flow through a process's own outputs only, and `DistributedDataParallel` (Li et al., "PyTorch
-Distributed", VLDB 2020) adds them up. Only the main process validates and writes to object storage.
+(Dice over the batch, NT-Xent, a mean over hidden voxels) is therefore the same as in a single process, whatever the
+shards. Gradients flow through a process's own outputs only. `DistributedDataParallel` (Li et al., "PyTorch
+Distributed", VLDB 2020) adds the gradients of all processes. Only the main process validates and writes to object
+storage.
 
-Every collective call below must be made by all processes in the same order. A process that raised between two of them
-would leave the others waiting, so that errors and cancellation are exchanged before anyone acts on them.
+Every collective call below must be made by all processes in the same order. If a process raised an error between two
+calls, the others would wait for it. Processes therefore exchange errors and cancellations before acting on them.
 
 Axes: N batch.
 """
@@ -189,14 +190,14 @@ def shard_sizes(samples: int, world_size: int) -> list[int]:
 
 @contextmanager
 def init_process_group(device: str) -> Iterator[ProcessGroup]:
-    """Joins the processes that torch's launcher started for this job; a process started otherwise is alone.
+    """Joins the processes that torch's launcher started for this job; any other process works alone.
 
     Args:
         device: the device setting. Gradients are added by gloo on CPUs and by NCCL on CUDA devices.
 
     Raises:
         BadOption: this machine has fewer CUDA devices than processes.
-        ProcessLost: another process is lost. The job continues where it stopped when all are started again.
+        ProcessLost: another process is lost. When all processes are started again, the job continues where it stopped.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:

@@ -32,10 +32,10 @@ class ImportOptions:
     """Options of an import.
 
     Attributes:
-        layout: a name in `layouts.LAYOUTS`; None detects it.
-        declaration: modalities and label maps of the cases; None derives it.
-        shares: share of the patients in each split; None for the splits that the data state or, if they state none,
-            `splits.DEFAULT_SHARES`.
+        layout: a name in `layouts.LAYOUTS`; None detects the layout.
+        declaration: modalities and label maps of the cases; None derives them from the data.
+        shares: share of the patients in each split. None uses the splits that the data state or, if the data state
+            none, `splits.DEFAULT_SHARES`.
         splits: split of each case by name, in place of `shares`; see `assignments.read_splits`.
         patients: patient of each case by name, if the layout does not state it; see `assignments.read_patients`.
         only_with: modalities and label maps that a case must have; other cases are left out.
@@ -110,7 +110,7 @@ def discover(
     """Finds the cases and gives them ids; `report` is called after every DICOM file.
 
     Raises:
-        BadDataset: no case was found or would be left, or the patient table names unknown cases.
+        BadDataset: no case was found, every case would be left out, or the patient table names unknown cases.
         BadOption: the layout is unknown, `only_with` names something that is not declared, or the number of a case does
             not exist.
     """
@@ -202,6 +202,9 @@ def _leave_out_without(discovered: DiscoveredDataset, kinds: Sequence[VolumeKind
 
 
 def find_unknown(table: Iterable[str], names: Collection[str]) -> str:
-    """Lists entries in a user's table that name no case, by number, because their text may be a patient's name."""
+    """Returns the numbers of a table's entries that name no case.
+
+    Their text may be a patient's name, and is not shown.
+    """
     unknown = [f"entry {number}" for number, name in enumerate(table, start=1) if name not in names]
     return list_some(unknown, MAX_IN_LINE)

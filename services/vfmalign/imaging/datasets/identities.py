@@ -1,7 +1,7 @@
 """Pseudonymous ids: the secret they are derived from, and the local file that maps them back to patients.
 
-Only the ids leave the user's machine. They are keyed hashes: a patient has the same group id in every import, so that
-leakage between datasets can be detected, and without the secret neither names nor ids can be derived from each other.
+Only the ids leave the user's machine. They are keyed hashes. A patient has the same group id in every import, so that
+leakage between datasets can be detected. Without the secret, nobody can derive ids from names or names from ids.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def load_salt(path: Path) -> bytes:
     """Loads the machine's secret for ids; creates it on first use, readable by its owner only.
 
     Raises:
-        BadOption: the file cannot be created or does not hold a secret.
+        BadOption: the file cannot be created or does not contain a secret.
     """
     try:
         make_private_folder(path.parent)
@@ -51,7 +51,7 @@ def load_salt(path: Path) -> bytes:
 
 
 def keyed_id(salt: bytes, *parts: str) -> str:
-    """Derives an id of 16 hex digits from the parts; without the salt, neither id nor parts reveal the other."""
+    """Derives an id of 16 hex digits from the parts; without the salt, nobody can compute one from the other."""
     # Each part is preceded by its length, so that ("ab", "c") and ("a", "bc") give different ids.
     # File names that are not valid UTF-8 contain surrogates (PEP 383).
     encoded = [part.encode(errors="surrogateescape") for part in parts]
@@ -64,8 +64,8 @@ def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
 
     A name that a spreadsheet would read as a formula gets an apostrophe in front.
 
-    Existing rows are not replaced, because a refused import may have the id of a published dataset, and the rows of
-    that dataset would be lost.
+    Existing rows are not replaced. Otherwise, a refused import with a published dataset's id would replace that
+    dataset's rows.
 
     Args:
         path: the file; it is created with mode 0600.

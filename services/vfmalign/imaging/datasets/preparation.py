@@ -48,8 +48,8 @@ class PreparedDataset:
     """The result of a preparation.
 
     Attributes:
-        dataset: the future dataset; without the cases that have problems.
-        problems: reasons why the dataset cannot be imported; empty if it can.
+        dataset: the future dataset, without cases that have problems.
+        problems: reasons why the dataset cannot be imported; empty if there are none.
         notes: notes on cases that were left out, missing label maps and cut organs, as sentences without names.
         inside: shares of the structures in the field of view of the model; empty without a model.
     """
@@ -148,8 +148,8 @@ def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dic
     """Reads all volumes of a case; a file of several channels is read once.
 
     Raises:
-        BadVolume: a file cannot be read or used; the error names it by generated id and kind. Or the volumes are too
-            large together.
+        BadVolume: a file cannot be read or used, or all volumes together are too large. The error names a file by
+            generated id and kind.
     """
     kinds_by_source: dict[VolumeSource, list[VolumeKind]] = {}
     for kind, source in sorted(case.source.files.items()):

@@ -24,7 +24,7 @@ _TELLING = tuple(dict.fromkeys((*DERIVED, "SeriesDescription", "ImageType", "Ech
 
 @dataclass(frozen=True, eq=False)
 class Candidate(Generic[T]):
-    """A stack or segmentation that a selection may take.
+    """A stack or segmentation that a selection may choose.
 
     Attributes:
         label: its name within the study, such as `series 6 (b_value 800)`.
@@ -126,6 +126,6 @@ def _describe(candidate: Candidate[T], names: Iterable[str]) -> str:
 
 
 def list_some(texts: Sequence[str], count: int, separator: str = "; ") -> str:
-    """Lists the first of `count` texts."""
+    """Lists the first few of `count` texts."""
     more = [f"and {count - _MAX_LISTED} more"] if count > _MAX_LISTED else []
     return separator.join([*texts[:_MAX_LISTED], *more])

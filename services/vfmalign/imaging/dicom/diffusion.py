@@ -1,9 +1,10 @@
 """Diffusion weighting of a frame: its b-value, and whether it combines directions.
 
 The attributes of the standard take precedence (PS3.3, C.8.13.5.9), in classic instances and in functional groups. If a
-vendor does not write them, its private attributes are read: for Siemens (0019,xx0C) and (0019,xx0D), or the CSA header
-in older exports; for GE (0043,xx39), with flags in the digits above 100,000 of its first value, and (0043,xx30), the
-kind of image; for Philips (2001,xx03) and (2001,xx04). Private blocks are looked up by creator, never by element.
+vendor does not write them, its private attributes are read. For Siemens, these are (0019,xx0C) and (0019,xx0D), or the
+CSA header in older exports. For GE, (0043,xx39) has flags in the digits above 100,000 of its first value, and
+(0043,xx30) is the kind of image. For Philips, they are (2001,xx03) and (2001,xx04). Private blocks are looked up by
+creator, never by element.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _Stated = tuple[float | None, str]
 def read_diffusion(datasets: Sequence[Dataset]) -> dict[str, str | float]:
     """Returns the b-value in s/mm² as `b_value`, and the kind of weighting as `diffusion`; empty if none is stated.
 
-    Images of any sequence may state a value of zero, which `stacks` interprets with regard to the whole series.
+    Images of any sequence may state a b-value of zero; `stacks` compares it with the rest of the series.
 
     The kinds are `trace`, a combination of directions; `direction`, a single direction; `none`, an image without
     weighting; and `adc`, a map of the apparent diffusion coefficient, which has no b-value of its own.

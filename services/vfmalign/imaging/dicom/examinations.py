@@ -40,8 +40,8 @@ class Segment:
     """One segment of a segmentation, or one region of interest of a structure set.
 
     Attributes:
-        number: counts from 1; the numbers of regions may begin at 0.
-        label: free text; it may hold a name.
+        number: number of the segment, from 1, or of the region, which may be 0.
+        label: free text; it may contain a patient's name.
         codes: concepts of its category and type, each as `scheme:value`, such as `SCT:41216001`.
     """
 
@@ -74,8 +74,8 @@ class Study:
     """One examination of one patient.
 
     Attributes:
-        patient: identifier of the patient with its issuer; private. Empty if the files state none. Several patients are
-            a problem; the field then holds one of them.
+        patient: identifier of the patient with its issuer; private. Empty if the files state none. If they state
+            several patients, this is a problem of the study, and the field contains one of them.
         uid: private.
         series: in order of number.
         segmentations: in order of number.

@@ -1,7 +1,8 @@
 """Frames: the two-dimensional images of DICOM files, with their attributes.
 
-A classic instance holds one frame. An enhanced multi-frame instance holds many, with their attributes in functional
-groups (PS3.3, C.7.6.16). Both are read into the same record, so that other modules do not distinguish them.
+A classic instance holds one frame. An enhanced multi-frame instance holds many frames, with their attributes in
+functional groups (PS3.3, C.7.6.16). Frames of both kinds become the same record, so that other modules do not
+distinguish the kinds.
 
 Only the attributes of `KEYWORDS` are read. Free text among them may name a patient: see `screening`.
 """
@@ -183,7 +184,7 @@ def list_descriptions(header: Dataset) -> list[list[Dataset]]:
     """Returns, for each frame, the datasets that describe it, the most specific first.
 
     Raises:
-        BadVolume: several frames have no functional groups, or not one group each, or there are too many groups.
+        BadVolume: several frames have no functional groups, fewer or more groups than frames, or too many groups.
     """
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     count = int(header.get("NumberOfFrames") or 1)

@@ -1,6 +1,6 @@
 """Reading of untrusted headers: the errors and warnings of pydicom for damaged content are suppressed.
 
-They quote values of headers, which may be patients' names.
+These messages quote values of headers, which may be patients' names.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Reading:
             raise
 
     def check(self) -> None:
-        """Raises the error that `check_counts` raised, if any: pydicom replaces an error that occurs before an item."""
+        """Raises the error of `check_counts` again, if any, because pydicom may have replaced it by another error."""
         if self._ended is not None:
             raise self._ended
 
@@ -212,7 +212,7 @@ def get_representation(element: DataElement | RawDataElement) -> str | None:
 
 
 def is_cut_off(element: DataElement | RawDataElement) -> bool:
-    """Returns whether the file ends within an element's value; pydicom returns the part of the value that is there."""
+    """Returns whether the file ends within an element's value; pydicom then returns a part of the value."""
     if not isinstance(element, RawDataElement) or element.value is None or element.length == _UNDEFINED_LENGTH:
         return False
     return len(element.value) < element.length
@@ -228,7 +228,7 @@ def list_items(dataset: Dataset, reading: Reading) -> list[Dataset]:
         reading: counter of the items.
 
     Raises:
-        BadVolume: they exceed a limit of the header being read.
+        BadVolume: the items exceed a limit of the header being read.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     items: list[Dataset] = []
@@ -246,7 +246,8 @@ def list_items(dataset: Dataset, reading: Reading) -> list[Dataset]:
 def find(datasets: Sequence[Dataset], keyword: str) -> Any:
     """Returns an attribute's first non-empty value among some datasets; None if there is none.
 
-    A value that cannot be read, such as malformed text of a number, counts as absent: pydicom raises many types for it.
+    A value that cannot be read, such as malformed text of a number, counts as absent. (Pydicom raises errors of many
+    types for it.)
 
     Args:
         datasets: datasets to search, the most specific first.

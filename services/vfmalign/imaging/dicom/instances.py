@@ -114,7 +114,7 @@ def read_header(file: BinaryIO) -> Header:
     """Reads a header, from the beginning of the file.
 
     Raises:
-        BadVolume: it is damaged or too large; the error quotes nothing of it.
+        BadVolume: the header is damaged or too large; the error quotes no value of the header.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage("file"):

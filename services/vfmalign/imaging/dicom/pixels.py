@@ -1,8 +1,8 @@
 """Decodes pixels of DICOM frames, applies the modality LUT or rescale slope and intercept, and places them in a volume.
 
-Values are the values that the vendor displays: the modality transformation always applies, and a frame's own takes
-precedence. MONOCHROME1 concerns only the display and is not inverted. Real-world value maps and vendors' private
-scaling are not applied. Pixel padding is left unchanged.
+Values are the values that the vendor displays. The modality transformation always applies. If a frame states its own
+transformation, this one takes precedence. MONOCHROME1 concerns only the display and is not inverted. Real-world value
+maps and vendors' private scaling are not applied. Pixel padding is left unchanged.
 
 Legend: X, Y, Z are columns, rows and slices.
 """
@@ -63,7 +63,7 @@ _RESCALE = ("RescaleSlope", "RescaleIntercept")
 def read_stack(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -> Volume:
     """Returns the volume of a stack.
 
-    Frames are decoded one at a time, and only frames of the stack.
+    Only the frames of the stack are decoded, one at a time.
 
     Args:
         source: source of the stack's frames.
@@ -121,7 +121,9 @@ def decode_frames(
     *,
     is_rescaled: bool = True,
 ) -> _Frames:
-    """Decodes frames of an instance, and yields each frame's values, rows by columns. Close the result before the file.
+    """Decodes frames of an instance, and yields each frame's values, rows by columns.
+
+    Close the generator before you close the file.
 
     Args:
         stream: the file.

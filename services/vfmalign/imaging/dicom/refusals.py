@@ -1,7 +1,7 @@
 """Refusals: images with pixels that may contain a patient's name, and volumes with unknown relative positions.
 
 De-identification does not change pixels, so that text in the pixels remains. An option of the import can lift each
-refusal; the option is then recorded with the cases that it admits.
+refusal. The dataset records the option with the cases that it admits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Refusal(NamedTuple):
 
     Attributes:
         text: the problem of the series or the study.
-        applies: whether an image is refused, by its header; None for a problem that `selection.choose` finds.
+        applies: function that checks by an image's header whether it is refused; None for a problem that
+            `selection.choose` finds.
     """
 
     text: str

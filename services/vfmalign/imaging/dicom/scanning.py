@@ -85,7 +85,7 @@ class _ScannedSeries:
     places: dict[str, str] = field(default_factory=dict)
 
     def add_frame(self, frame: Frame) -> None:
-        """Adds a frame. If its attributes equal those of the last frame, as in most series, both frames share them."""
+        """Adds a frame. If its attributes equal those of the last frame, as in most series, both share one copy."""
         if self.frames and frame.attributes == self.frames[-1].attributes:
             frame = replace(frame, attributes=self.frames[-1].attributes)
         self.frames.append(frame)

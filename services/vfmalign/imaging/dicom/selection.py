@@ -29,7 +29,7 @@ class ChosenLabelMap(NamedTuple):
     Attributes:
         segmentation: the segmentation.
         values: value of the label map by number of segment.
-        reference: image that defines the grid: one on which it was drawn, or else the first modality.
+        reference: image that defines the grid: an image on which the label map was drawn, or else the first modality.
     """
 
     segmentation: Segmentation
@@ -46,7 +46,8 @@ class Choice:
         label_maps: sources by label map, without label maps that the study does not have.
         problems: reasons why volumes cannot be chosen, as sentences without names; in addition to `Study.problems`.
         lacks: modalities without a volume, each of which is one of the problems.
-        reasons: why a candidate was not chosen, by selection and label of the candidate; empty for the chosen one.
+        reasons: why a candidate was not chosen, by selection and label of the candidate; empty for the chosen
+            candidate.
         images, segmentations: the candidates, in order.
         allowed: refusals that apply to the chosen volumes, but that the user lifted; see `refusals`.
         notes: notes on volumes that replace a defective series, as sentences without names.
@@ -76,12 +77,12 @@ def choose(
         study: the study.
         declaration: modalities and label maps to choose.
         selections: selections that `rules.check_selections` accepts for the declaration; if empty, nothing is chosen.
-        allowed: names of the lifted `refusals.REFUSALS`, as for the scan. With `DEFECTIVE`, a usable volume replaces a
-            preferred volume that is defective.
-        chosen: number of a series, as printed in tables, by modality or label map, to which the choice is restricted.
+        allowed: names of the refusals that the user lifted, as for the scan. With `DEFECTIVE`, a usable volume replaces
+            a preferred volume that is defective.
+        chosen: by modality or label map, the number of the only series to choose from, as printed in tables.
 
     Raises:
-        BadOption: the study has no such series.
+        BadOption: the study has no series with a number in `chosen`.
     """
     accepts_defective = DEFECTIVE in allowed
     by_name = {selection.name: selection for selection in selections}

@@ -57,8 +57,8 @@ class ZipLimits:
     Attributes:
         files: maximum number of members.
         total_bytes: maximum total uncompressed size of its members.
-        directory_bytes: maximum size of the list of its members, which is read at once and takes ten times its size;
-            None for no limit.
+        directory_bytes: maximum size of the list of its members; None for no limit. The list is read at once and takes
+            ten times its size in memory.
     """
 
     files: int = MAX_FILES
@@ -175,11 +175,12 @@ class ZipSource:
 def open_source(path: Path) -> DicomSource:
     """Opens a folder, a zip, or the folder that a DICOMDIR lies in.
 
-    Hidden files and links to folders are left out, with a note. A DICOMDIR decides which files next to and below it are
-    used, in a zip as in a folder.
+    Hidden files and links to folders are left out, with a note. In folders and zips, a DICOMDIR decides which files
+    next to it and below it are used.
 
     Raises:
-        BadDataset: it is none of these, links out of itself, is too large, or is a zip that an import refuses.
+        BadDataset: the path is none of these, has links that lead out of it, is too large, or is a zip that an import
+            refuses.
         OSError: a folder cannot be read.
     """
     if path.is_dir():

@@ -1,8 +1,8 @@
 """Stacks: the frames of a series that form one volume, in order of position.
 
-A series may hold several volumes: b-values, echoes, time points, orientations. It is divided by the attributes in which
-these differ. Each part must be a regular grid: nothing is interpolated, left out or guessed. A missing first or last
-slice cannot be detected, because no attribute states the number of slices.
+A series may hold several volumes: b-values, echoes, time points, orientations. The series is divided by the attributes
+in which the volumes differ. Each part must be a regular grid: nothing is interpolated, left out or guessed. A missing
+first or last slice cannot be detected, because no attribute states the number of slices.
 """
 
 from __future__ import annotations

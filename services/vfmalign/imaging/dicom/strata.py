@@ -1,7 +1,7 @@
 """Strata: the parameters of a case's acquisition that a dataset may record.
 
 Besides voxels and geometry, only these values and `describe_series` enter a dataset. Numbers are rounded to the classes
-in which protocols differ (field strength as sold, echo times to 10 ms, repetition times to 1 s): a repetition time of
+in which protocols differ (field strength as sold, echo times to 10 ms, repetition times to 1 s). A repetition time of
 4,183 ms may identify a patient, whereas 4 s identifies a protocol. Text is written by a scanner; a text that only one
 patient has, or that may contain a name, is left out.
 """
@@ -48,7 +48,8 @@ class CaseAcquisition(NamedTuple):
     """Data from which the classes of a case are derived.
 
     Attributes:
-        attributes: attributes of each modality's volume. Private: patterns and words of their text are checked.
+        attributes: attributes of each modality's volume. Private; patterns and words of their text are checked before
+            they are recorded.
         private_words: see `Study`.
         allowed: refusals that were lifted for the case.
     """
@@ -64,7 +65,7 @@ class Stratum(NamedTuple):
     Attributes:
         name: its id or, if each modality has its own stratum, the end of their ids, such as `t2w_echo_time`.
         keyword: the attribute.
-        to_text: converts a value to its class; empty if it has none.
+        to_text: converts a value to its class; returns an empty text if the value has no class.
         is_text: whether the attribute is text by a person or a scanner.
     """
 
@@ -168,7 +169,7 @@ def make_strata(
     A value that only one of several patients has becomes `other`, because it would identify this patient.
 
     Args:
-        classes: see `classify`; of all cases of the dataset.
+        classes: classes of all cases of the dataset; see `classify`.
         patients: patient of each case.
         modalities: in declared order.
     """

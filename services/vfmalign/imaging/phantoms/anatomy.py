@@ -58,7 +58,8 @@ class Positions:
 
     Attributes:
         xyz: x, y and z in mm; each broadcasts to the grid's shape.
-        low, high: smallest and largest x on every plane of the grid's first axis, y of its second, z of its third.
+        low, high: smallest and largest coordinate on every plane of the grid: x for planes of the first axis, y for the
+            second, z for the third.
     """
 
     xyz: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -173,7 +174,7 @@ class Gland:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The pelvis of one case. Draw one with `patients.draw_anatomy`, sample it with `tissues`."""
+    """The pelvis of one case. Draw an anatomy with `patients.draw_anatomy`, and sample it with `tissues`."""
 
     gland: Gland
     nodules: tuple[Blob, ...]

@@ -81,7 +81,7 @@ def synthesise_dataset(
         spec: see `PhantomDataset`.
 
     Returns:
-        The dataset. If it exists with the same content, nothing is written.
+        The dataset. If the dataset exists with the same content, nothing is written.
 
     Raises:
         BadDataset: see `PhantomDataset`.

@@ -1,8 +1,8 @@
 """Seeded phantoms: prostate-like multi-parametric MRI studies with gland and lesion labels.
 
 Relaxation and diffusion of the tissues are turned into T2w, high-b DWI and ADC volumes as a scanner would acquire them.
-Each modality has its own grid, receive-coil bias, noise and small misregistration. Proton density shapes T2w and DWI
-but is stored in no volume and cancels in ADC, so that no modality can be computed from the others.
+Each modality has its own grid, receive-coil bias, noise and small misregistration. Proton density affects T2w and DWI,
+but cancels in ADC and is not stored. No modality can therefore be computed from the others.
 
 Tissue values are typical of 3 T (Bojorquez et al., Magn Reson Imaging 2017; PI-RADS v2.1 for the appearance of
 lesions), adjusted so that the tissue quantiles of a phantom are close to those of a real case
@@ -188,7 +188,7 @@ class _Body:
         self._adc_scale = np.exp(rng.normal(0.0, 0.05, len(Tissue))).astype(np.float32)
 
     def maps(self, positions: Positions, *, diffusion: bool) -> _Maps:
-        """Returns the tissue values at the positions; ADC and the unsuppressed share only if `diffusion` is set."""
+        """Returns the tissue values at positions, with ADC and the unsuppressed share only if `diffusion` is set."""
         tissue, gland, grade = self.anatomy.tissues(positions)
         texture = _TABLE["texture"][tissue]
         grain = texture * _sample(self._relaxation, positions)

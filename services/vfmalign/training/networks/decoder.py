@@ -1,7 +1,7 @@
 """Decoders: from an encoder's maps back to the input's grid.
 
 Normalisation is by groups within one sample. It keeps no running statistics, so that a learning rate of 0 leaves every
-weight unchanged, and it works for a batch of one and for a map of one voxel (a small patch at the deepest stage).
+weight unchanged. It also works for a batch of one and for a map of one voxel (a small patch at the deepest stage).
 
 Axes: N batch, C channels, D H W depth, height, width.
 """
@@ -47,15 +47,16 @@ class MergeBlock(nn.Module):
         self.block = _basic_block(deep_channels + skip_channels, skip_channels)
 
     def forward(self, deep_NCDHW: Tensor, skip_NCDHW: Tensor) -> Tensor:
-        """Concatenates, and reduces to the skip's channels."""
+        """Concatenates both maps, and reduces them to the channels of the skip."""
         return cast(Tensor, self.block(torch.cat((deep_NCDHW, skip_NCDHW), dim=1)))
 
 
 class FullResolutionBlock(nn.Module):
     """Reads the input together with a map of the same resolution.
 
-    Map and input are normalised, because nothing bounds the scale of the last map of a stack of convolutions. Beside
-    it, an input in [0, 1] has about a hundredth of the variance, and the network does not learn to use its detail.
+    Map and input are normalised, because nothing bounds the scale of the last map of a stack of convolutions. Without
+    normalisation, an input in [0, 1] has about a hundredth of the map's variance, and the network does not learn to use
+    the input's detail.
 
     Args:
         channels: channels of the map.
@@ -119,9 +120,9 @@ class DenseDecoder(nn.Module):
     """A UNETR-like decoder from the encoder's stage maps back to the input's grid.
 
     Every stage map is a skip connection, so that the gradient reaches each of the encoder's stages. With `input_skip`,
-    the input itself is a skip connection at the resolutions above the stage maps', for detail that a stem of stride 4
-    loses. Maps that all have one stride are converted by a `TokenPyramid` first. A map at the input's own resolution is
-    read by a `FullResolutionBlock`.
+    the input itself is a skip connection at resolutions above those of the stage maps. It provides detail that a stem
+    of stride 4 loses. Maps that all have one stride are converted by a `TokenPyramid` first. A map at the input's own
+    resolution is read by a `FullResolutionBlock`.
 
     Args:
         channels: channels of the stage maps, shallow to deep.
@@ -198,7 +199,7 @@ class DenseDecoder(nn.Module):
 
 
 def group_norm(channels: int = GROUPS) -> tuple[str, dict[str, int]]:
-    """MONAI's name and arguments of the norm of a block; fewer groups if they do not divide the channels."""
+    """MONAI's name and arguments for a block's norm; fewer groups if `GROUPS` does not divide the channels."""
     return ("group", {"num_groups": math.gcd(GROUPS, channels)})
 
 

@@ -36,7 +36,7 @@ class EncoderDecoder(nn.Module):
         residual: channels of the input to which the output is added, one per output channel; empty for none. The last
             convolution then starts at zero, so that the untrained network returns these channels.
         background_first: whether the output has a channel per class, and the first class is by far the most frequent.
-            The untrained network then gives small probabilities to the others.
+            The untrained network then gives small probabilities to the other classes.
     """
 
     def __init__(
@@ -146,8 +146,8 @@ class Projector(nn.Module):
 class SpecialisedUNet(nn.Module):
     """The task's own network without a foundation model: MONAI's residual UNet, starting at full resolution.
 
-    Its size depends on the input: 8 channels and 3 downsamplings for volumes of at most 64 voxels a side, which a CPU
-    can train, otherwise 32 and 4.
+    For volumes of at most 64 voxels a side, it has 8 channels and 3 downsamplings, which a CPU can train. For larger
+    volumes, it has 32 channels and 4 downsamplings.
 
     Args:
         in_channels: channels of the input.

@@ -34,7 +34,7 @@ def build_objective(
         seed: seed of the fixed masks and views of the validation.
 
     Raises:
-        BadOption: no pretraining objective has this name, or the recipe does not suit it.
+        BadOption: no pretraining objective has this name, or the recipe does not suit the objective.
     """
     if name not in OBJECTIVES:
         raise BadOption(

@@ -69,7 +69,7 @@ class Contrastive:
             return float(self._nt_xent(collate(cases, self.device), draw, self.network))
 
     def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
-        """None for every case: a single case has no contrast."""
+        """Returns None for every case, because the loss needs several cases."""
         return [{NT_XENT.name: None} for _ in cases]
 
     def panels(self, case: PreparedCase) -> list[Panel]:

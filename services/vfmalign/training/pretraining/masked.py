@@ -38,7 +38,7 @@ RECONSTRUCTION_ERROR = MetricSpec(name="masked_reconstruction_error", unit="", h
 
 
 class MaskedAutoencoder(nn.Module):
-    """ProFound's transformer with its decoder, which is half as wide and two thirds as deep, like the published one.
+    """ProFound's transformer with a decoder that is half as wide and two thirds as deep, like the published decoder.
 
     Args:
         encoder: the transformer, which sees the visible patches only.
@@ -148,12 +148,12 @@ class MaskedReconstruction:
 def hidden_units(
     shape_NCDHW: Sequence[int], draw: torch.Generator, units_DHW: Stride = UNITS_DHW, share: float = MASKED_SHARE
 ) -> Tensor:
-    """Draws which units are hidden: exactly `share` of each volume's, rounded down.
+    """Draws the hidden units of each volume; their number is `share` of all its units, rounded down.
 
     Args:
         shape_NCDHW: shape of the volumes.
         draw: the source of randomness.
-        units_DHW: units along each axis, at most one per voxel.
+        units_DHW: number of units along each axis, at most one per voxel.
         share: share of the hidden units.
 
     Returns:

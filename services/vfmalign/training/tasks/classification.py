@@ -1,8 +1,9 @@
 """Classification of cases: does a case belong to the class? One logit per case.
 
-A case states its class, or the class derives from a label map: the highest value of the map is at least a threshold. Of
-prostate mpMRI, a cancer is significant from ISUP grade group 2, where the grade is the value of the lesion map. A
-dataset with maps that never exceed 1 has masks instead of grades, and any voxel counts.
+A case states its class, or the class derives from a label map. A case is then in the class if the map's highest value
+is at least a threshold. For prostate mpMRI, the value of the lesion map is the ISUP grade group, and cancer is
+significant from group 2. If the maps of a dataset never exceed 1, they are masks instead of grades, and any nonzero
+voxel counts.
 
 Axes: N batch, D H W.
 """
@@ -49,7 +50,10 @@ class Classification:
     case_class: CaseClass
 
     def prepare(self, cases: Sequence[PreparedCase]) -> list[PreparedCase]:
-        """Adds the class to each case. It needs all splits: the class depends on the dataset's largest grade."""
+        """Adds the class to each case.
+
+        It needs all splits, because the class depends on the dataset's largest grade.
+        """
         positives = get_positives(cases, self.case_class)
         return [replace(case, positive=positive) for case, positive in zip(cases, positives, strict=True)]
 
@@ -60,7 +64,7 @@ class Classification:
         return functional.binary_cross_entropy_with_logits(output_N1[:, 0], batch.positive_N)
 
     def probability(self, output_1: Tensor, case: PreparedCase) -> float | None:
-        """Returns the predicted probability that the case is positive. Metrics over a set of cases use it."""
+        """Returns the predicted probability that the case is positive. Metrics over a set of cases use this value."""
         return float(output_1.sigmoid())
 
     def score(self, output_1: Tensor, case: PreparedCase) -> dict[str, float | None]:
@@ -71,7 +75,7 @@ class Classification:
         """Fits the naive baseline, which predicts the share of positive training cases, as a logit, for every case.
 
         Raises:
-            BadDataset: all training cases have the same class, so that nothing can be learned of the other.
+            BadDataset: all training cases have the same class, so that nothing can be learned about the other class.
         """
         share = fmean(bool(case.positive) for case in train)
         if share in (0.0, 1.0):
@@ -85,7 +89,7 @@ class Classification:
     def panels(self, output_1: Tensor, case: PreparedCase) -> list[Panel]:
         """Every channel of a slice, with the class and its prediction.
 
-        The slice has most of the label map from which the class derives; else it is the middle one.
+        The slice is the one with the most of the label map from which the class derives, or else the middle slice.
         """
         d = case.input_CDHW.shape[1] // 2
         outlines: tuple[NDArray[np.bool_], ...] = ()

@@ -1,7 +1,7 @@
 """Denoising: from a volume with simulated Rician noise back to the volume as it was acquired.
 
 The network predicts a residual over its input, so that step 0 of every curve is the score of the noisy input. The
-reference has the noise of its own acquisition, which no network can be asked to restore.
+reference contains the noise of its own acquisition, which no network can predict.
 """
 
 from __future__ import annotations

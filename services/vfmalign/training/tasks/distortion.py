@@ -1,8 +1,8 @@
 """Distortion correction: from a volume displaced and piled up by susceptibility back to the undistorted one.
 
-Of prostate mpMRI, the model sees T2W, which is not distorted, and DWI and ADC, which are distorted by the same field,
-and restores DWI alone. The network predicts a residual over the distorted volume, so that step 0 of every curve is the
-score of the uncorrected input.
+For prostate mpMRI, the model's input is T2W, DWI and ADC. T2W is not distorted; one field distorts DWI and ADC. The
+model restores DWI alone. The network predicts a residual over the distorted volume, so that step 0 of every curve is
+the score of the uncorrected input.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class Restoration:
     """Loss, metrics and panels of a task that restores modalities.
 
     Attributes:
-        restores: the modalities, as far as the model's input has them.
-        unit: unit of the output, in the unit of the clean channels.
+        restores: modalities to restore, as far as the model's input has them.
+        unit: unit of the output, expressed in the unit of the clean channels.
     """
 
     restores: tuple[Modality, ...]

@@ -2,9 +2,9 @@
 
 Scores are computed for whole structures: parts that the field of view cuts off count as missed (docs/numbers.md).
 
-Structures are drawn in order, a later one over an earlier one. Of prostate mpMRI, these are gland and lesion, and the
-Dice of the lesion is the primary metric. The gland is learned as well because it tells the network where a lesion can
-be, and because a batch without a lesion then still has a useful gradient.
+Structures are drawn in order, a later one over an earlier one. For prostate mpMRI, the structures are gland and lesion.
+The primary metric is the Dice of the lesion. The gland is learned as well because it tells the network where a lesion
+can be, and because a batch without a lesion then still has a useful gradient.
 
 Axes: N batch, C classes (background, then the structures), D H W.
 """
@@ -113,7 +113,7 @@ class Segmentation:
         return self._dice(predicted_DHW, true_DHW, structure)
 
     def score(self, output_CDHW: Tensor, case: PreparedCase) -> dict[str, float | None]:
-        """Returns Dice and HD95 per structure, and the predicted volume of optional ones that the reference lacks."""
+        """Returns Dice and HD95 by structure, and the predicted volume of optional structures that the case lacks."""
         predicted_DHW, true_DHW = self._get_classes(output_CDHW, case)
         values: dict[str, float | None] = {}
         for structure in self.structures:
@@ -128,7 +128,7 @@ class Segmentation:
         return {metric.name: values[metric.name] for metric in self.spec.metrics}
 
     def panels(self, output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
-        """Draws the slice with most of the last structure (otherwise of all): all channels, reference, prediction."""
+        """Draws the slice with most voxels of the last structure, or else of all: channels, reference, prediction."""
         predicted_DHW, true_DHW = output_CDHW.argmax(0), self.draw(case.labels)
         last_D = (true_DHW == len(self.structures)).sum((1, 2))
         d = int((last_D * true_DHW[0].numel() + (true_DHW > 0).sum((1, 2))).argmax())

@@ -31,10 +31,10 @@ class TrainableTask:
         score: every metric of an output and its case, by name.
         panels: images of an output and its case.
         naive_baseline: fits a prediction without a network to the training cases; returns the predictor.
-        prepare: completes all cases of a dataset once they are loaded, in order, such as with their classes.
+        prepare: completes the loaded cases of a whole dataset, in order, for example with their classes.
         classes: channels of a head that classifies voxels; 0 for other tasks.
         restores: modalities that the head predicts, as far as the model's input has them.
-        residual: whether the prediction is added to these channels of the input.
+        residual: whether the prediction is added to the input's channels of `restores`.
         classifies_cases: whether the head predicts one logit per case.
     """
 

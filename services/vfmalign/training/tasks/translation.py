@@ -1,15 +1,15 @@
 """Translation: one modality from others, such as the ADC map from T2W and one high-b DWI volume.
 
 The hidden channel of the target keeps its own units (see `imaging.preprocessing`). The target is therefore the quantity
-itself: the level of a z-score would be unknown. ADC is in 1e-3 mm²/s. The scale of any other modality differs
-from scan to scan and cannot be predicted either; such a target is divided by the mean of its nonzero voxels.
+itself: the level of a z-score would be unknown. ADC is in 1e-3 mm²/s. The scale of any other modality differs from scan
+to scan and cannot be predicted either. Such a target is divided by the mean of its nonzero voxels.
 
-The naive baseline is fitted to the training cases by least squares. For ADC it is a closed form. ADC = ln(S0 / Sb) / b
-needs two b-values, and a study contains a single DWI volume, so that S0 is missing. T2W takes its place: both show the
-same proton density weighted by an echo time, S0 ∝ ρ·exp(−TE_dwi / T2) and T2W ∝ ρ·exp(−TE_t2w / T2). Then
-ADC ≈ c0 + c1·ln DWI + c2·ln T2W, with c1 = −1/b and c2 ≈ 1/b in theory if b, both echo times and both gains are known.
-As they are not, every volume is divided by its mean, and the coefficients are fitted. A target of another contrast has
-no such form: it is fitted by the intensities of the inputs and their logarithms.
+The naive baseline is fitted to the training cases by least squares. For ADC, the baseline has a closed form. ADC =
+ln(S0 / Sb) / b needs two b-values, but a study contains a single DWI volume, so that S0 is missing. T2W replaces S0,
+because both show the same proton density weighted by an echo time, S0 ∝ ρ·exp(−TE_dwi / T2) and T2W ∝ ρ·exp(−TE_t2w /
+T2). Then ADC ≈ c0 + c1·ln DWI + c2·ln T2W, with c1 = −1/b and c2 ≈ 1/b in theory if b, both echo times and both gains
+are known. Here they are unknown, so that every volume is divided by its mean, and the coefficients are fitted. A target
+of another contrast has no closed form. It is fitted by the intensities of the inputs and their logarithms.
 
 Axes: D H W; K coefficients.
 """
@@ -112,7 +112,7 @@ def check_adc_unit(case: PreparedCase) -> None:
     """Rejects an ADC map that cannot be in 1e-6 mm²/s, since a model cannot learn from mixed units.
 
     Raises:
-        BadDataset: with the id of the case.
+        BadDataset: the map cannot be in this unit; the error names the case by id.
     """
     adc_DHW = case.clean_CDHW[case.modalities.index("adc")]
     median = float(adc_DHW[adc_DHW != 0].median())

@@ -1,9 +1,9 @@
 """BIDS-like layout: `sub-*/[ses-*/]anat/*_T1w.nii.gz`, with masks below `derivatives`.
 
-A case is a session, a patient is a subject. The suffix of an image is its modality; a derived declaration uses only
-suffixes that BIDS defines, because any other word of a file name may be a patient's name. A mask is a file
-`derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz` or `*_mask.nii.gz`. Its entity `label-` or `desc-` is the name of the
-label map or, without such an entity, its suffix. Tables such as participants.tsv are not read.
+Each session is a case, and each subject is a patient. The suffix of an image is its modality; a derived declaration
+uses only suffixes that BIDS defines, because any other word of a file name may be a patient's name. A mask is a file
+`derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz` or `*_mask.nii.gz`. The entity `label-` or `desc-` in its name is the
+name of the label map. Without such an entity, the suffix is used. Tables such as participants.tsv are not read.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     Raises:
         UndescribedData: no image has a suffix that BIDS defines.
         BadDataset: there is no image, or no modality is in every case.
-        OSError: `derivatives`, or every subject's folder, cannot be read.
+        OSError: `derivatives` cannot be read, or no folder of a subject can be read.
     """
     images, unreadable = _read_sessions(path, _list_images)
     if unreadable and not images:

@@ -70,7 +70,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
 
 
 def require_labels(cases: Sequence[CaseSource], label: VolumeKind) -> list[CaseSource]:
-    """Adds a problem to every case without a label map, unless no case has one."""
+    """Adds a problem to every case without a label map, unless no case has a label map."""
     if not any(label in case.files for case in cases):
         return list(cases)
     missing = f"there is no {label}, which other cases have"

@@ -47,7 +47,7 @@ class DeclarationFile(NamedTuple):
     selections: tuple[Selection, ...] = ()
 
     def to_text(self) -> str:
-        """Returns the file as the text that model cards store.
+        """Returns the declaration as the text that model cards store.
 
         Raises:
             BadOption: it is too long.
@@ -60,7 +60,8 @@ def read_declaration(text: str) -> DeclarationFile:
     """Reads a declaration, given the name of a built-in one or the path of a JSON file.
 
     Raises:
-        BadOption: there is no such file or name, or the file is not a declaration; the error names the wrong field.
+        BadOption: no file or built-in declaration has this name, or the file is not a declaration. The error then names
+            the wrong field.
     """
     if text in list_declarations():
         declaration = get_declaration(text)
@@ -86,7 +87,7 @@ def parse_declaration(content: bytes) -> DeclarationFile:
     """Parses a declaration in JSON, which may have a member `selections`.
 
     Raises:
-        BadOption: it is not JSON, or a field is wrong; the error names the field.
+        BadOption: the text is not JSON, or a field is wrong; the error names the field.
     """
     try:
         document = parse_json(content, MAX_DECLARATION_BYTES, unique_names=True)
@@ -108,7 +109,7 @@ def parse_declaration(content: bytes) -> DeclarationFile:
 
 
 def to_volume_id(text: object, default: str) -> VolumeKind:
-    """Converts a name to an id, such as `T1w (MPRAGE)` to `t1w_mprage`; returns `default` if no letter comes first."""
+    """Converts a name such as `T1w (MPRAGE)` to an id, `t1w_mprage`; `default` if the id would begin with no letter."""
     ascii_text = unicodedata.normalize("NFKD", str(text)).encode("ascii", "ignore").decode()
     candidate = re.sub(r"[^a-z0-9]+", "_", ascii_text.lower()).strip("_")[:32].rstrip("_")
     return candidate if VOLUME_KIND.matches(candidate) else default
@@ -228,7 +229,7 @@ def _derive_label_map(name: VolumeKind, files: Sequence[VolumeSource]) -> tuple[
 
 
 def read_values(file: VolumeSource) -> set[int] | None:
-    """Returns a label map's nonzero values; None if the file is no readable label map, which the validation reports."""
+    """Returns a label map's nonzero values; None if the validation will reject the file."""
     try:
         volume = file.read("label map", ("label",), ("label",))["label"]
     except BadVolume:

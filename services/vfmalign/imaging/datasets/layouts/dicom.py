@@ -86,8 +86,8 @@ class Rules:
 
     Attributes:
         declaration: modalities and label maps of a case.
-        selections: rules that choose a series or segmentation for each of them.
-        allowed: names of the lifted `refusals.REFUSALS`, and possibly `refusals.DEFECTIVE`.
+        selections: rules that choose a series or segmentation for each modality or label map.
+        allowed: names of the refusals that the user lifted (`refusals.REFUSALS`, `refusals.DEFECTIVE`).
         is_default: whether the user named no declaration.
         choices: see `DicomOptions`.
     """
@@ -133,7 +133,7 @@ def get_rules(declaration: DatasetDeclaration | None, options: DicomOptions) -> 
     """Returns the rules of an import; by default, the rules for prostate mpMRI.
 
     Raises:
-        BadOption: a modality has no selection, a refusal is unknown, or a series is chosen for something without a
+        BadOption: a modality has no selection, a refusal is unknown, or the user chose a series for an id without a
             rule.
     """
     chosen = declaration or get_declaration(DEFAULT_DECLARATION)
@@ -216,7 +216,7 @@ def to_dataset(
     """Builds the dataset of some studies.
 
     Args:
-        rules: rules that chose their volumes.
+        rules: rules that chose the volumes.
         outcomes: one for each study, ordered by identifier.
         files: sources of the volumes of each study.
         notes: notes on files that were left out.

@@ -100,7 +100,7 @@ def read(
     `receive`, which counts bytes.
 
     Raises:
-        BadOption: see `get_rules`; or the staging folder is full or cannot be written.
+        BadOption: see `get_rules`; also if the staging folder is full or cannot be written.
         BadDataset: no study matches.
         PacsUnavailable, PacsRefused, BadPacsAnswer: the server cannot be searched, is unavailable or rejects the
             credentials.
@@ -154,7 +154,7 @@ class _PacsReader:
     received: ByteProgress
 
     def fetch(self, study: FoundStudy) -> str:
-        """Downloads the instances of a study unless it is staged; returns a digest of the server's list of them."""
+        """Downloads a study's instances unless they are staged; returns a digest of the server's list of instances."""
         instances = self.client.list_instances(study.study_uid, (), self.context)
         listing = hashlib.sha256(canonical_json(instances)).hexdigest()
         if self.staging.read(study.study_uid, listing) is None:

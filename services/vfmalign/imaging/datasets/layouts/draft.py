@@ -32,7 +32,7 @@ class UndescribedData(BadDataset):
     """Data that no declaration describes.
 
     Attributes:
-        counts: number of cases that have a file with a name, by possible name in a declaration.
+        counts: for each name that a declaration could use, the number of cases that have a file with this name.
         draft: a declaration to correct; None if no image is in every case that has files.
         notes: possible mistakes in the draft, as sentences without names.
     """

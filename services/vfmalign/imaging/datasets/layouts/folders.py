@@ -43,7 +43,7 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Finds the cases, ordered by name; without a declaration they are prostate mpMRI.
+    """Finds the cases, ordered by name; without a declaration, they are read as prostate mpMRI.
 
     Links to folders are not followed, and a link to a file outside the folder is a problem of its case.
 

@@ -29,7 +29,7 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 def matches(path: Path) -> bool:
     """Returns whether a folder has the layout of nnU-Net.
 
-    Either its `dataset.json` has `channel_names`, or image names end in a channel number and label names do not.
+    In this layout, `dataset.json` has `channel_names`, or image names end in a channel number and label names do not.
     """
     if not (path / "imagesTr").is_dir():
         return False

@@ -101,8 +101,8 @@ def read_source(
 
     Args:
         path: what to import.
-        layout: a name in `LAYOUTS`; None detects it.
-        declaration: modalities and label maps of the cases; None derives it.
+        layout: a name in `LAYOUTS`; None detects the layout.
+        declaration: modalities and label maps of the cases; None derives them from the data.
         dicom: options of the layout `dicom`.
 
     Returns:
@@ -110,7 +110,7 @@ def read_source(
 
     Raises:
         BadOption: the layout is unknown.
-        BadDataset: there is nothing to import, the layout cannot be detected, or the data do not fit it.
+        BadDataset: there is nothing to import, the layout cannot be detected, or the data do not fit the layout.
     """
     if layout is not None and layout not in LAYOUTS:
         raise BadOption("unknown layout", field="--layout", remedy=f"choose one of {', '.join(LAYOUTS)}")

@@ -87,7 +87,7 @@ class CaseSource:
 
     Attributes:
         name: unique name of the case: a folder, the stem of a file, or the name in a table.
-        patient: the patient, if the layout states one; otherwise the name.
+        patient: the patient; if the layout states none, the name of the case.
         files: sources of the modalities and label maps.
         split: the split that the data state; None if they state none.
         classes, numbers, strata: see `core.domain.datasets.Case`.
@@ -155,9 +155,9 @@ class DicomOptions:
     Attributes:
         selections: rules that choose a series or segmentation for each modality or label map; empty for the rules of a
             built-in declaration.
-        allowed: names of the lifted `imaging.dicom.refusals.REFUSALS`.
+        allowed: names of the refusals that the user lifted; see `imaging.dicom.refusals.REFUSALS`.
         choices: numbers of the series that the user chose, by number of the study and by modality or label map.
-        accepts_defective: whether a usable series replaces a defective series that is preferred.
+        accepts_defective: whether a usable series replaces a preferred series that is defective.
         progress: called after every scanned file.
     """
 
@@ -190,7 +190,7 @@ def list_folders(folder: Path, prefix: str = "") -> list[Path]:
 
 
 def list_volumes(folder: Path) -> dict[str, list[Path]]:
-    """Maps stems to the NIfTI files directly in a folder, sorted by stem. Files with one stem have different endings.
+    """Maps stems to the NIfTI files directly in a folder, sorted by stem. Files of one stem differ in their endings.
 
     Raises:
         OSError: the folder cannot be read.
@@ -210,7 +210,10 @@ def list_some(items: Sequence[str], limit: int = MAX_NAMED) -> str:
 
 
 def describe_unreadable(error: OSError) -> str:
-    """Explains why a file or folder cannot be read. Leaves out its name, which the text of the error would include."""
+    """Explains why a file or folder cannot be read.
+
+    The text of the error itself would include the name of the file or folder.
+    """
     return f"cannot be read ({error.strerror or 'unknown reason'})"
 
 
@@ -240,7 +243,7 @@ def read_dataset_json(root: Path) -> dict[str, JsonValue] | None:
     """Reads `dataset.json`; None if it does not exist.
 
     Raises:
-        BadDataset: it cannot be read, is too large, or is not a JSON object.
+        BadDataset: the file cannot be read, is too large, or is not a JSON object.
     """
     path = root / "dataset.json"
     if not path.is_file():

@@ -1,8 +1,8 @@
 """Staging folder: the studies that an import from a PACS has already read, so that a repeated import continues.
 
-The folder is private and lies on the user's machine. For each study it holds the instances during the download, and
-then the volumes as the dataset stores them and a file with the other data of the study. That file is written last and
-marks the study as done.
+The folder is private and lies on the user's machine. While a study is downloaded, the folder contains its instances.
+Then it contains the volumes as the dataset stores them, and a file with the study's other data. This data file is
+written last and marks the study as done.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StagedStudy(Record):
     Attributes:
         listing: digest of the server's list of instances.
         outcome: data that the dataset records about the study; None for a study without an image.
-        series: label of each of its series, by identifier.
+        series: label of each series of the study, by identifier.
         notes: notes on files that were left out.
     """
 
@@ -48,7 +48,7 @@ class StagingFolder:
 
     Args:
         path: path of the folder, which is created with mode 0700 when it is opened. Its files have mode 0600.
-        max_bytes: maximum total size of the volumes in it.
+        max_bytes: maximum total size of the volumes in the folder.
         is_temporary: whether the folder is deleted at the end of the import, unless an earlier import left data in it.
 
     Attributes:
@@ -99,7 +99,7 @@ class StagingFolder:
         return staged if staged.listing == listing else None
 
     def list_files(self, outcome: StudyOutcome) -> dict[VolumeKind, VolumeFile]:
-        """Returns the volume files of a study; they do not exist for a study with problems."""
+        """Returns the paths of a study's volumes; a study with problems has no such files."""
         folder = self._get_folder(outcome.study_uid)
         return {kind: VolumeFile(folder / f"{kind}.nii.gz") for kind in outcome.kinds}
 

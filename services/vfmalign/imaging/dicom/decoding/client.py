@@ -39,7 +39,7 @@ class Request(NamedTuple):
     Attributes:
         frame: stored bytes, without encapsulation.
         syntax: transfer syntax.
-        plugin: plugin of pydicom that decodes it.
+        plugin: plugin of pydicom that decodes the frame.
         options: properties of the image for pydicom, see `as_pixel_options`.
         shape: rows and columns.
         dtype: type of a pixel.
@@ -54,10 +54,10 @@ class Request(NamedTuple):
 
 
 class Decoders:
-    """Processes that decode frames. They start on demand, and stay for further frames.
+    """Processes that decode frames. The processes start on demand, and stay for further frames.
 
     Args:
-        count: maximum number of processes. If all are busy, a thread waits.
+        count: maximum number of processes. If all processes are busy, a thread waits for one.
         timeout_s: time limit for a frame.
         command: command that starts a process.
     """
@@ -78,7 +78,7 @@ class Decoders:
             name: name of its volume in errors.
 
         Raises:
-            BadVolume: it is damaged, or its decoder crashes or takes too long.
+            BadVolume: the frame is damaged, or its decoder crashes or takes too long.
             Unavailable: no process can be started.
         """
         with self._turns:

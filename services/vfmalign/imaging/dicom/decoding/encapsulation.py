@@ -42,10 +42,10 @@ def read_frame(file: BinaryIO, start: int, index: int, header: Dataset, decoded_
         start: offset of the pixels in the file.
         index: number of the frame, from 0.
         header: header of the instance.
-        decoded_bytes: size of the frame, decoded.
+        decoded_bytes: size of the decoded frame.
 
     Raises:
-        Exception: of any type; the frame does not exist, or is too long for its decoded size.
+        Exception: of any type, if the frame does not exist or is too long for its decoded size.
     """
     file.seek(start)
     tables = [header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]

@@ -18,7 +18,7 @@ def write_message(stream: BinaryIO, header: Mapping[str, Any], payload: bytes | 
     """Writes a header and the bytes that belong to it.
 
     Raises:
-        OSError: the other side has ended.
+        OSError: the other process has ended.
     """
     encoded = json.dumps(header).encode()
     stream.write(_LENGTH.pack(len(encoded)) + encoded)
@@ -27,10 +27,10 @@ def write_message(stream: BinaryIO, header: Mapping[str, Any], payload: bytes | 
 
 
 def read_header(stream: BinaryIO) -> dict[str, Any]:
-    """Reads a header, after which its bytes follow.
+    """Reads a header; the bytes that belong to it follow.
 
     Raises:
-        EOFError: the other side has ended.
+        EOFError: the other process has ended.
         ValueError: the header is too long, or not a JSON object.
     """
     length = stream.read(_LENGTH.size)

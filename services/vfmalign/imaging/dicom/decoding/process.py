@@ -1,7 +1,7 @@
 """The process that decodes frames: `python -m vfmalign.imaging.dicom.decoding.process`.
 
-It reads frames from its standard input and writes their pixels to its standard output. It ends at the end of its input,
-or after the first frame that it cannot decode, because that frame may have damaged its memory.
+It reads frames from its standard input and writes their pixels to its standard output. The process ends at the end of
+its input. It also ends after a frame that it cannot decode, because such a frame may have damaged its memory.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> bool:
-    """Decodes one frame; returns whether another may follow."""
+    """Decodes one frame; returns whether the process can decode another one."""
     try:
         request = read_header(requests)
     except EOFError:
@@ -62,7 +62,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> bool:
 
 
 def limit_memory(size_bytes: int) -> None:
-    """Limits what the process allocates from now on; only on Linux, because other systems enforce no such limit."""
+    """Limits the memory that the process allocates from now on; only Linux enforces this limit."""
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         soft = pages * resource.getpagesize() + size_bytes

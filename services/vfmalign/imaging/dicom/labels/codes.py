@@ -40,7 +40,7 @@ def _read_code(concept: Dataset) -> str:
 def has_code(segment: Segment, code: str) -> bool:
     """Returns whether a segment is described by a coded concept.
 
-    Codes of SNOMED in older objects (`SRT:T-92000`) are equal to the codes that replaced them.
+    Older codes of SNOMED (`SRT:T-92000`) count as equal to the codes that replaced them.
     """
     return any(_to_code(code) == _to_code(own) for own in segment.codes)
 

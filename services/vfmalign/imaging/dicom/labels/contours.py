@@ -1,11 +1,11 @@
 """Rasterises contours, which are closed polygons in a plane.
 
-A voxel is enclosed if its centre is. Centres have integer coordinates, beginning with (0, 0) in the first column and
-row, and a voxel extends half a voxel to every side of its centre.
+A voxel is enclosed if its centre is enclosed. Centres have integer coordinates, and (0, 0) is the centre of the voxel
+in the first column and row. A voxel extends by 0.5 to every side of its centre.
 
-All contours of a plane count together, by the even-odd rule: a centre is inside if a ray from it crosses edges an odd
-number of times. A contour within another contour therefore cuts a hole, a keyhole's channel of zero width leaves no
-voxel out, and the direction in which a contour was drawn does not matter.
+The even-odd rule applies to all contours of a plane together: a centre is inside if a ray from it crosses edges an odd
+number of times. A contour within another contour therefore cuts a hole. The channel of a keyhole has no width, so that
+it excludes no voxel. A contour's direction does not matter.
 
 Edges are half-open: a centre on a contour is inside if the area lies on the side of larger columns and rows. Contours
 with a common edge therefore share no voxel and leave no gap.
@@ -29,10 +29,10 @@ centre.
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """Edges of a plane's contours that cross its rows.
+    """Edges of a plane's contours that cross rows of the plane.
 
     Attributes:
-        start_N2, end_N2: column and row of their ends; the end with the smaller row is first.
+        start_N2, end_N2: column and row of both ends of an edge; the end with the smaller row is first.
         first_N: first row that each edge crosses.
         rows_N: number of rows that each edge crosses, at least 1.
         columns: number of columns of the plane.
@@ -54,7 +54,7 @@ def find_edges(contours: Sequence[NDArray[np.float64]], columns: int, rows: int)
     """Finds the edges that cross rows.
 
     Args:
-        contours: (vertices, 2), column and row of each vertex, finite; the last is joined to the first.
+        contours: (vertices, 2), column and row of each vertex, finite; the last vertex is joined to the first.
         columns: number of columns of the plane. Contours may extend beyond it.
         rows: number of rows of the plane.
     """

@@ -49,7 +49,7 @@ def check_frame_of_reference(own: object, reference: Stack, name: str) -> None:
         name: name of the label map in errors.
 
     Raises:
-        BadVolume: the two differ, or are unknown.
+        BadVolume: the two frames of reference differ, or one is unknown.
     """
     if not own or own != reference.frames[0].frame_of_reference_uid:
         raise BadVolume(

@@ -37,7 +37,7 @@ def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
         label: its name in problems and tables.
 
     Raises:
-        BadVolume: it describes no segments, or cannot be read.
+        BadVolume: the object describes no segments, or cannot be read.
     """
     with refuse_damage("segmentation"):
         module = segmentations if has_pixels(header) else structure_sets
@@ -63,7 +63,7 @@ def read_label_map(
     Args:
         source: source of the files.
         segmentation: the object.
-        reference: the image that it was drawn on, or another image in the same frame of reference.
+        reference: the image on which the segments were drawn, or another image in the same frame of reference.
         values: voxel value, from 1 to 255, by number of segment. Segments without a value are left out.
         name: name of the label map in errors: a generated id and the kind of the map.
 

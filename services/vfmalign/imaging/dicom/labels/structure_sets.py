@@ -1,7 +1,7 @@
 """Structure sets of radiotherapy (RTSTRUCT): description of their regions of interest, and label maps from contours.
 
-A region is drawn as contours in slices of an image. A contour belongs to the slice in its plane; nothing is drawn
-between slices, and a contour between slices is refused.
+A region is drawn as contours in slices of an image. A contour belongs to the slice in its plane. Nothing is drawn
+between slices. A contour between slices is refused.
 
 Legend: P is points of a contour.
 """

@@ -67,8 +67,8 @@ class PacsLimits:
         instances: maximum number of instances of a study.
         study_bytes: maximum size of a study.
         attempts: maximum number of attempts for an operation.
-        first_wait_s: wait before the second attempt. It doubles with each further attempt. A longer `Retry-After` of
-            the server replaces it, up to five minutes.
+        first_wait_s: wait before the second attempt. The wait doubles with each further attempt. A longer `Retry-After`
+            of the server applies instead, up to five minutes.
     """
 
     studies: int = 100_000
@@ -104,7 +104,7 @@ class Downloaded:
 
     Attributes:
         instances: number of its instances.
-        size_bytes: total size of their files.
+        size_bytes: total size of the instances' files.
     """
 
     instances: int
@@ -128,10 +128,10 @@ class PacsClient:
     """Client of one server, for one thread at a time.
 
     All methods raise:
-        PacsUnavailable: the server does not answer, breaks off or is overloaded, after several attempts.
-        PacsRefused: the server rejects the credentials, or they cannot be read.
+        PacsUnavailable: after several attempts, the server still does not answer, breaks off or is overloaded.
+        PacsRefused: the server rejects the credentials, or their files cannot be read.
         StudyNotFound: the server does not have the requested data.
-        BadPacsAnswer: its answer cannot be used.
+        BadPacsAnswer: the server's answer cannot be used.
         DeadlineExceeded, Cancelled: see `WorkContext`.
 
     Args:
@@ -176,7 +176,7 @@ class PacsClient:
 
         Args:
             study_uid: the study.
-            series_uids: its series to list; all of them by default.
+            series_uids: series of the study to list; by default all series.
             context: limits of the work.
         """
         path, fields = f"/studies/{study_uid}/instances", {"includefield": _SERIES}

@@ -71,7 +71,7 @@ class InstanceWriter:
         """Processes the next bytes of the answer.
 
         Raises:
-            BadPacsAnswer: they are not parts with DICOM instances.
+            BadPacsAnswer: the bytes are not parts with DICOM instances.
         """
         try:
             self._parser.write(data)
@@ -89,7 +89,7 @@ class InstanceWriter:
         """Ends the answer, which must be complete.
 
         Raises:
-            PacsUnavailable: its last boundary is missing.
+            PacsUnavailable: the last boundary of the answer is missing.
         """
         if not self._is_complete:
             raise to_unavailable(self._server, "its answer ended early")

@@ -111,7 +111,7 @@ class PacsServer(BaseModel, frozen=True, extra="forbid"):
         """Returns the content of a file with a token or password, without the line end.
 
         Raises:
-            PacsRefused: it cannot be read, is empty, or has several lines.
+            PacsRefused: the file cannot be read, is empty, or has several lines.
         """
         try:
             text = read_regular_file(path, MAX_SECRET_BYTES).decode().strip("\r\n")

@@ -64,7 +64,7 @@ class Answer:
         self._span_left_s = server.timeout_seconds
 
     def read(self) -> bytes:
-        """Returns the bytes that have arrived, or waits for some; returns no bytes at the end of the answer.
+        """Returns the next bytes, and waits until some have arrived; returns empty bytes at the end of the answer.
 
         Raises:
             PacsUnavailable: the connection broke off, or is too slow.

@@ -1,9 +1,9 @@
 """Standardised uptake values by body weight (SUVbw): tissue activity per gram, divided by injected activity per gram.
 
-Activity concentration is converted to SUVbw by the patient's weight, the injected dose and its decay until the
-reference time of the images' decay correction. That time is found as in the vendor-neutral calculation of QIBA's
-profile for FDG-PET. Weight, dose and times are used here and stored nowhere. A missing attribute is reported by its
-keyword, and never assumed.
+The conversion from activity concentration uses the patient's weight and the injected dose, less its decay until the
+reference time of the images' decay correction. This reference time is found as in the vendor-neutral calculation of
+QIBA's profile for FDG-PET. Weight, dose and times are used here and stored nowhere. A missing attribute is reported by
+its keyword, and never assumed.
 
 Legend: X, Y, Z are columns, rows and slices.
 """

@@ -1,7 +1,7 @@
 """Rules that choose a series of a study for each modality and label map. The JSON files in this folder are built in.
 
 A declaration file may contain `selections`, one for each modality and label map. Datasets and model cards can store
-them as text (`encode_selections`), so that a service reads a study like the import.
+selections as text (`encode_selections`), so that a service reads a study by the import's rules.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Preference(Record):
     Attributes:
         largest, smallest: a numeric attribute whose largest or smallest value is preferred; volumes without it come
             last.
-        conditions: volumes that meet them are preferred, if there are any.
+        conditions: volumes that meet these conditions are preferred to all others.
     """
 
     largest: NumberKeyword | None = None
@@ -76,7 +76,7 @@ class SegmentRule(Record):
     Attributes:
         number: the segment of this number.
         label: condition on the label of a segment.
-        code: concept, such as `SCT:41216001`, or one of several, that the segment has as category or type.
+        code: concept, such as `SCT:41216001`, or several; the segment must have one of them as category or type.
     """
 
     number: int | None = Field(default=None, ge=1, le=65_535)
@@ -105,7 +105,7 @@ class Selection(Record):
     Attributes:
         name: id of the modality or label map.
         conditions: conditions on the volume or segmentation.
-        prefer: preferences among several that meet them, in order of precedence.
+        prefer: preferences among several volumes that meet the conditions, in order of precedence.
         segments: for a label map, the segments of each of its values; several segments of one value are united.
     """
 
@@ -157,17 +157,17 @@ def encode_selections(selections: Sequence[Selection]) -> str:
     """Returns selections as the text that datasets store: JSON, which is the same for equal selections.
 
     Raises:
-        BadOption: it is longer than `MAX_RULES_LENGTH`.
+        BadOption: the text is longer than `MAX_RULES_LENGTH`.
     """
     dumped = [selection.model_dump(mode="json", by_alias=True, exclude_none=True) for selection in selections]
     return check_length(canonical_json(dumped).decode())
 
 
 def check_length(text: str) -> str:
-    """Checks the length of rules before they are stored, and returns them.
+    """Checks the length of rules before they are stored, and returns the rules.
 
     Raises:
-        BadOption: it is longer than `MAX_RULES_LENGTH`.
+        BadOption: the text is longer than `MAX_RULES_LENGTH`.
     """
     if len(text) > MAX_RULES_LENGTH:
         raise BadOption(
@@ -182,7 +182,7 @@ def parse_selections(text: str, declaration: DatasetDeclaration) -> tuple[Select
     """Parses selections and checks them against their declaration.
 
     Raises:
-        BadOption: they are not selections, or do not fit; the error names the field.
+        BadOption: the text is not selections, or they do not fit the declaration; the error names the field.
     """
     try:
         content = parse_json(text, MAX_RULES_LENGTH, unique_names=True)
