@@ -126,7 +126,7 @@ ROWS = (
     compute("no shape", f"{TENSOR}.shape", x=tensor(shape=[])),
     compute("one byte too few", f"{TENSOR}.data", x=tensor(data=bytes(23))),
     compute("unknown type 9", f"{TENSOR}.data_type", x=tensor(data_type=9)),
-    compute("features of NaN", "x.layers", x=tensor(data=NAN)),
+    compute("features of NaN", TENSOR, x=tensor(data=NAN)),
     compute("another number of channels", "y", x=tensor(shape=[3, 2])),
     compute("-5 frequencies", "frequencies", frequencies=-5, estimator=mmd_pb2.ESTIMATOR_RANDOM_FOURIER),
     compute("2^31 - 1 frequencies", "frequencies", frequencies=2**31 - 1, estimator=mmd_pb2.ESTIMATOR_RANDOM_FOURIER),

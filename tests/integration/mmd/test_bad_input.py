@@ -55,13 +55,33 @@ def _twice(message):
     message.x.inline.layers[1].layer = message.x.inline.layers[0].layer
 
 
+def _one_axis(message):
+    message.x.inline.layers[1].features.CopyFrom(to_tensor(np.zeros(ROWS, np.float32)))
+
+
+def _fewer_rows(message):
+    message.x.inline.layers[1].features.CopyFrom(to_tensor(np.zeros((ROWS - 1, CHANNELS), np.float32)))
+
+
+def _other_channels(message):
+    message.y.inline.layers[1].features.CopyFrom(to_tensor(np.zeros((ROWS, CHANNELS - 1), np.float32)))
+
+
+def _split_case(message):
+    message.x.inline.case_ids.extend(["case-0", "case-0", *(f"case-{row}" for row in range(2, ROWS))])
+
+
 def _long_label(message):
     message.x.inline.groups.extend(["g" * 129] * ROWS)
 
 
 BAD_REQUESTS = [
     (_short, "BAD_TENSOR", "x.inline.layers[0].features.data"),
-    (_nan, "BAD_TENSOR", "y.layers[stages.3]"),
+    (_nan, "BAD_TENSOR", "y.inline.layers[1].features"),
+    (_one_axis, "BAD_TENSOR", "x.inline.layers[1].features"),
+    (_fewer_rows, "BAD_TENSOR", "x.inline.layers[1].features"),
+    (_other_channels, "BAD_TENSOR", "y.inline.layers[1].features"),
+    (_split_case, "BAD_OPTION", "x.inline.case_ids"),
     (_no_type, "BAD_TENSOR", "x.inline.layers[0].features.data_type"),
     (_no_source, "BAD_OPTION", "x"),
     (_twice, "BAD_TENSOR", "x.inline.layers[1].layer"),
@@ -104,7 +124,7 @@ async def test_swapped_cases_stop_the_comparison(service, store, sets):
     swapped = store_set(store, sets[0]["y"], cases)
     error = await failure(service.Compute(request_of(sets[1], y=stored(swapped))))
     assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, "CASE_ORDER_MISMATCH")
-    assert "2 of 16 rows" in error.text
+    assert error.text.startswith("y.feature_set_id: the case of 2 of 16 rows")
     await works(service, sets)
 
 
@@ -168,6 +188,13 @@ async def test_what_is_wrong_with_an_uploaded_array_is_said(service, store, sets
     text = pb.UploadedFeatures(object=common_pb2.ObjectRef(uri=store.uri(ref.key), sha256=ref.sha256))
     error = await refused(pb.FeatureSource(uploaded=text))
     assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "x.uploaded.object")
+    nan = features(1)
+    nan["stages.3"][3, 2] = np.nan
+    error = await refused(uploaded(store, nan))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "x.uploaded.object")
+    assert "layer `stages.3`: row 3 (from 0) contains NaN or infinity" in error.text
+    error = await refused(uploaded(store, x, groups=["g"]))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "x.uploaded.groups")
     big = uploaded(store, {"stages.2": np.zeros((100_000, 200), np.float16)})
     error = await refused(big)
     assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "TOO_LARGE")

@@ -296,8 +296,8 @@ def bad(array, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: bad(x, np.nan), r"x\.layers\[features\]: row 3 \(from 0\) contains NaN or infinity"),
-        (lambda x: bad(x, np.inf), r"x\.layers\[features\]: row 3 \(from 0\) contains NaN or infinity"),
+        (lambda x: bad(x, np.nan), r"^x: layer `features`: row 3 \(from 0\) contains NaN or infinity"),
+        (lambda x: bad(x, np.inf), r"^x: layer `features`: row 3 \(from 0\) contains NaN or infinity"),
         (lambda x: x[:, 0], r"expected shape \[rows, channels\], got \[24\]"),
         (lambda x: x[None], r"expected shape \[rows, channels\], got \[1, 24, 3\]"),
         (lambda x: x[:0], r"got \[0, 3\]"),

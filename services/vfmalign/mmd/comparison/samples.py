@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -40,12 +40,14 @@ class Sample:
             together and are read one after another.
         groups: group (patient) of each row; empty if every row is its own group.
         case_ids: case of each row; empty if unknown.
+        source: field of `FeatureSource` that the request sets; None outside a request.
     """
 
     name: str
     layers: Mapping[str, Features]
     groups: tuple[str, ...] = ()
     case_ids: tuple[str, ...] = ()
+    source: Literal["feature_set_id", "inline", "uploaded"] | None = None
 
     @property
     def rows(self) -> int:
@@ -56,6 +58,20 @@ class Sample:
     def is_streamed(self) -> bool:
         """Whether some features are streams."""
         return not all(isinstance(features, np.ndarray) for features in self.layers.values())
+
+    def get_layer_path(self, layer: str) -> str:
+        """Returns the path of the field of the request that contains a layer; `name` outside a request."""
+        if self.source == "inline":  # layers are in the order of the request
+            return f"{self._path}.layers[{list(self.layers).index(layer)}].features"
+        return f"{self._path}.object" if self.source == "uploaded" else self._path
+
+    def get_label_path(self, labels: str) -> str:
+        """Returns the path of the field of the request that contains `groups` or `case_ids`."""
+        return self._path if self.source == "feature_set_id" else f"{self._path}.{labels}"
+
+    @property
+    def _path(self) -> str:
+        return self.name if self.source is None else f"{self.name}.{self.source}"
 
 
 def read_layer(features: Features, context: WorkContext) -> FeatureArray:
@@ -87,50 +103,47 @@ def check(sample: Sample, context: WorkContext = UNLIMITED) -> None:
         raise BadTensor("has no layer", field=sample.name, remedy="send the features of at least one layer")
     rows: int | None = None
     for layer, features in sample.layers.items():
-        field, shape = f"{sample.name}.layers[{layer}]", get_shape(features)
-        if len(shape) != 2 or 0 in shape:
-            raise BadTensor(
-                f"expected shape [rows, channels], got {list(shape)}", field=field, remedy="pool to one row per case"
-            )
-        if rows is not None and shape[0] != rows:
-            raise BadTensor(
-                f"has {shape[0]} rows, but the previous layers have {rows}",
-                field=field,
-                remedy="send the same rows in every layer",
-            )
-        if isinstance(features, np.ndarray):
-            _check_finite(features, field, context)
-        rows = shape[0]
+        if problem := _find_problem(features, rows, context):
+            message, remedy = problem
+            raise BadTensor(f"layer `{layer}`: {message}", field=sample.get_layer_path(layer), remedy=remedy)
+        rows = get_shape(features)[0]
     for labels, what in ((sample.groups, "groups"), (sample.case_ids, "case_ids")):
         if labels and len(labels) != rows:
             raise BadTensor(
                 f"has {len(labels)} {what} for {rows} rows",
-                field=f"{sample.name}.{what}",
+                field=sample.get_label_path(what),
                 remedy="send one label per row, or none",
             )
 
 
-def _check_finite(features_NC: FeatureArray, field: str, context: WorkContext) -> None:
+def _find_problem(features: Features, rows: int | None, context: WorkContext) -> tuple[str, str] | None:
+    """Returns what is wrong with a layer, and the remedy; `rows` is the number of rows of earlier layers."""
+    shape = get_shape(features)
+    if len(shape) != 2 or 0 in shape:
+        return f"expected shape [rows, channels], got {list(shape)}", "pool to one row per case"
+    if rows not in (None, shape[0]):
+        return f"has {shape[0]} rows, but the previous layers have {rows}", "send the same rows in every layer"
+    if isinstance(features, np.ndarray) and (row := _find_non_finite_row(features, context)) is not None:
+        return f"row {row} (from 0) contains NaN or infinity", "leave out rows without valid features"
+    return None
+
+
+def _find_non_finite_row(features_NC: FeatureArray, context: WorkContext) -> int | None:
+    """Returns the first row that contains NaN or infinity, if there is one."""
     rows, channels = features_NC.shape
     step = max(1, _ENTRIES_AT_ONCE // channels)
     for start in range(0, rows, step):
         if start:
             context.checkpoint()
-        _check_finite_block(features_NC[start : start + step], start, field)
-
-
-def _check_finite_block(features_NC: FeatureArray, start: int, field: str) -> None:
-    # A finite sum proves that all entries are finite, in a fraction of the time of checking each entry.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(features_NC.sum(dtype=np.float32)):
-            return
-    finite_N = np.isfinite(features_NC).all(axis=1)
-    if not finite_N.all():
-        raise BadTensor(
-            f"row {start + int(finite_N.argmin())} (from 0) contains NaN or infinity",
-            field=field,
-            remedy="leave out rows without valid features",
-        )
+        block_NC = features_NC[start : start + step]
+        # A finite sum proves that all entries are finite, in a fraction of the time of checking each entry.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(block_NC.sum(dtype=np.float32)):
+                continue
+        finite_N = np.isfinite(block_NC).all(axis=1)
+        if not finite_N.all():
+            return start + int(finite_N.argmin())
+    return None
 
 
 def number_groups(sample: Sample) -> Sample:
@@ -146,7 +159,7 @@ def number_groups(sample: Sample) -> Sample:
     if group_of_N[-1] + 1 != len(set(sample.groups)):
         raise BadOption(
             f"the rows of a group of `{sample.name}` are not contiguous, but streams need contiguous groups",
-            field=f"{sample.name}.groups",
+            field=sample.get_label_path("groups"),
             remedy="sort the rows by group",
         )
     return replace(sample, groups=tuple(f"{group:012d}" for group in group_of_N))
@@ -226,9 +239,10 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
         widths = {sample.name: get_shape(sample.layers[layer])[1] for sample in samples}
         if len(set(widths.values())) > 1:
             text = ", ".join(f"{width} in `{name}`" for name, width in widths.items())
+            other = next(sample for sample in samples if widths[sample.name] != widths[samples[0].name])
             raise BadTensor(
                 f"layer `{layer}` has different numbers of channels: {text}",
-                field="layers",
+                field=other.get_layer_path(layer),
                 remedy="send arrays with the same channels, or extract all samples with models of one architecture",
             )
     return tuple(names)
@@ -287,7 +301,7 @@ def _check_pairs(x: Sample, y: Sample) -> None:
             raise CaseOrderMismatch(
                 f"the {what} of {len(wrong)} of {x.rows} rows differs between `{x.name}` and `{y.name}`, "
                 f"first in row {wrong[0]} (from 0)",
-                subject=f"{y.name}.{field}",
+                subject=y.get_label_path(field),
                 remedy="extract both feature sets from the same split in the same order",
             )
 
@@ -317,6 +331,6 @@ def _check_groups_of_cases(sample: Sample) -> None:
             raise BadOption(
                 f"row {row} (from 0) repeats the case of an earlier row in another group, but rows of one case are not "
                 "independent",
-                field=f"{sample.name}.case_ids",
+                field=sample.get_label_path("case_ids"),
                 remedy="put all rows of a case into one group in `groups`, or give every row its own case",
             )

@@ -56,26 +56,18 @@ def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
                 remedy="send each layer once",
             )
         layers[name] = to_array(layer.features, field=f"{field}.inline.layers[{index}].features")
-    _check_labels(message.inline, f"{field}.inline", next((len(array) for array in layers.values()), None))
-    return Sample(field, layers, tuple(message.inline.groups), tuple(message.inline.case_ids))
+    _check_labels(message.inline, f"{field}.inline")
+    return Sample(field, layers, tuple(message.inline.groups), tuple(message.inline.case_ids), source="inline")
 
 
-def _check_labels(
-    message: mmd_pb2.InlineFeatures | mmd_pb2.UploadedFeatures, field: str, rows: int | None = None
-) -> None:
-    """Checks the groups and cases of the rows before they are copied.
+def _check_labels(message: mmd_pb2.InlineFeatures | mmd_pb2.UploadedFeatures, field: str) -> None:
+    """Checks the groups and cases of the rows.
 
     Raises:
-        BadTensor: there is not one label per row (if the number of rows is known), or a label is empty.
+        BadTensor: a label is empty.
     """
     for name in ("groups", "case_ids"):
         labels = getattr(message, name)
-        if labels and rows is not None and len(labels) != rows:
-            raise BadTensor(
-                f"has {len(labels)} labels for {rows} rows",
-                field=f"{field}.{name}",
-                remedy="send one label per row, or none",
-            )
         if "" in labels:
             row = next(row for row, label in enumerate(labels) if not label)
             raise BadTensor("is empty", field=f"{field}.{name}[{row}]", remedy="use short generated ids")

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -45,11 +45,13 @@ class Stored:
     Attributes:
         name: its field in the request.
         manifest_sha256: expected digest of its manifest; empty accepts any.
+        field: its field in `FeatureSource`.
     """
 
     name: str
     feature_set: str
     manifest_sha256: str = ""
+    field: ClassVar[Literal["feature_set_id"]] = "feature_set_id"
 
     @property
     def key(self) -> Hashable:
@@ -67,6 +69,7 @@ class Uploaded:
     groups: tuple[str, ...] = ()
     case_ids: tuple[str, ...] = ()
     size_bytes: int = 0
+    field: ClassVar[Literal["uploaded"]] = "uploaded"
 
     @property
     def key(self) -> Hashable:
@@ -128,14 +131,14 @@ class FeatureReader:
             if source.key not in read:
                 read[source.key] = self._cache.get_or_create(source.key, partial(self._layers, source, context), _bytes)
             labels = self._manifests[source.key] if isinstance(source, Stored) else source
-            samples.append(Sample(source.name, read[source.key], labels.groups, labels.case_ids))
+            samples.append(Sample(source.name, read[source.key], labels.groups, labels.case_ids, source.field))
         return samples
 
     def _open(self, source: Stored) -> Sample:
         """Returns a stored set as streams of its layers."""
         manifest = self._manifests[source.key]
         layers = {spec.name: StoredRows(self._store, manifest, spec.name) for spec in manifest.layers}
-        return Sample(source.name, layers, manifest.groups, manifest.case_ids)
+        return Sample(source.name, layers, manifest.groups, manifest.case_ids, source.field)
 
     def _get_shape(self, source: Source) -> SampleShape:
         if isinstance(source, Sample):
@@ -182,7 +185,7 @@ class FeatureReader:
 
     def _require_store(self, source: Stored | Uploaded) -> None:
         if self._optional_store is None:
-            raise get_missing_store(f"{source.name}.{'feature_set_id' if isinstance(source, Stored) else 'uploaded'}")
+            raise get_missing_store(f"{source.name}.{source.field}")
 
     def _read_header(self, source: Uploaded) -> SafetensorsHeader:
         """Reads the header of an object and checks it against the object's size."""
