@@ -78,7 +78,9 @@ def backup(stack: Cli) -> Path:
     secrets = done.document["secrets"]
     assert [secret.partition(":")[0] for secret in secrets] == ["tokens/", "private/"]
     assert all(f"the backup will contain a secret: {secret}" in done.err.replace("\n", " ") for secret in secrets)
-    assert done.document["files"] == len(read_entries(stack.folder / "stack.tar"))
+    names = [entry.name for entry, _ in read_entries(stack.folder / "stack.tar")]
+    assert (names[0], names[-1]) == ("backup.json", "SHA256SUMS")
+    assert done.document["files"] == len(names[1:-1])
     return stack.folder / "stack.tar"
 
 
@@ -135,6 +137,7 @@ def test_the_digests_are_those_of_sha256sum(backup: Path, tmp_path: Path) -> Non
 def test_a_restored_stack_has_the_same_objects_files_and_tokens(stack: Cli, backup: Path, target: Cli) -> None:
     target.home.path.mkdir()
     done = target.call("restore", str(backup))
+    assert f"restored {len(read_entries(backup)) - 2} files to" in done.out.replace("\n", " ")
     assert "`vfmalign up --detach`" in done.out.replace("\n", " ")
     assert read_objects(target.home) == OBJECTS
     for name, content in PRIVATE.items():

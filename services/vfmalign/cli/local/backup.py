@@ -20,7 +20,7 @@ import sqlite3
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,7 @@ def list_secrets(directory: StateDirectory) -> list[str]:
 
 
 def back_up(directory: StateDirectory, file: Path, secrets: Sequence[str], notify: Notify, progress: Progress) -> int:
-    """Writes a backup of a stack, running or stopped, and returns the number of its files.
+    """Writes a backup of a stack, running or stopped, and returns the number of the stack's files in it.
 
     The file has mode 0600, and appears once it is complete.
 
@@ -86,7 +86,12 @@ def back_up(directory: StateDirectory, file: Path, secrets: Sequence[str], notif
             stream.flush()
             os.fsync(stream.fileno())
         unfinished.rename(file)
-    return len(writer.digests)
+    return count_files(writer.digests)
+
+
+def count_files(names: Iterable[str]) -> int:
+    """Returns how many names in a backup are files of the stack."""
+    return sum(name.startswith((HOME, BUCKET)) for name in names)
 
 
 class _Writer:

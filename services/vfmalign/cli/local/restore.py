@@ -38,7 +38,7 @@ _MARKER = "restoring"
 
 
 def restore(directory: StateDirectory, file: Path, notify: Notify, progress: Progress) -> int:
-    """Restores a backup into the state folder of a stack, and returns the number of its files.
+    """Restores a backup into the state folder of a stack, and returns the number of restored files.
 
     Raises:
         BadOption: the folder is not empty, or the file cannot be read.
@@ -69,7 +69,7 @@ def restore(directory: StateDirectory, file: Path, notify: Notify, progress: Pro
             problem = f"no folder can take the place of {home} ({error.strerror})"  # a mount point, for example
             raise BadOption(problem, field="--home", remedy="name a folder that does not exist") from None
         raise
-    return len(digests)
+    return backup.count_files(digests)
 
 
 def _verify(file: Path, progress: Progress) -> dict[str, str]:

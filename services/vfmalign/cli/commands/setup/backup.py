@@ -37,7 +37,7 @@ def backup(file: FileArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOpt
     size_bytes = file.stat().st_size
     output.emit(
         {"file": str(file), "files": count, "size_bytes": size_bytes, "secrets": secrets},
-        f"{file}: {count:,} files, {size_bytes / 2**20:,.1f} MiB",
+        f"{file}: {count:,} files of the stack, {size_bytes / 2**20:,.1f} MiB",
     )
 
 
