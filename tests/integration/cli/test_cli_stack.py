@@ -72,7 +72,8 @@ def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
     assert details["finetuning"].endswith("lists jobs and checks; leads")
     assert details["monitoring"].endswith("lists monitors; leads")
     assert details["tokens"] == (
-        "admitted: that of finetuning by features and mmd, that of features by monitoring, that of monitoring by mmd"
+        "admitted: that of finetuning by features, that of finetuning by mmd, that of finetuning by monitoring, "
+        "that of features by monitoring, that of monitoring by mmd"
     )
     secrets = json.loads((cli.home.path / "state.json").read_text())["store"]
     assert (cli.home.path / "state.json").stat().st_mode & 0o777 == 0o600

@@ -31,11 +31,13 @@ WORKING_SPACE_GIB = 1.0
 """Room for the objects of a first check, beyond what the S3 server keeps free."""
 PYTHONS = ((3, 11), (3, 14))
 _CALLS = {
-    "finetuning": (("features", "mmd"), "checks wait"),
-    "features": (("monitoring",), "observations do not reach their monitors"),
-    "monitoring": (("mmd",), "windows of monitors have no MMD²"),
+    ("finetuning", "features"): "checks wait",
+    ("finetuning", "mmd"): "checks wait",
+    ("finetuning", "monitoring"): "every probe of monitoring fails",
+    ("features", "monitoring"): "observations do not reach their monitors",
+    ("monitoring", "mmd"): "windows of monitors have no MMD²",
 }
-"""By service: the services that it calls, and the consequence if one of them refuses it."""
+"""By calling and called service: the consequence if the called service refuses the token."""
 _WITHOUT_LEADER = {
     "finetuning": "no process leads, so checks and jobs do not go on",
     "monitoring": "no process leads, so windows are not computed and metrics of monitors are not exported",
@@ -216,28 +218,25 @@ def _check_tokens(target: Target, failed: list[str]) -> Step:
     folder, credential = target.directory.tokens, target.credential
 
     def call_as_each() -> str:
-        for caller in _CALLS:
+        for caller, called in _CALLS:
             token = TokenFiles.find(folder, caller).token
-            _call_as(caller, replace(target, credential=replace(credential, token=token)))
-        calls = (f"that of {caller} by {' and '.join(called)}" for caller, (called, _) in _CALLS.items())
-        return f"admitted: {', '.join(calls)}"
+            _call_as(caller, called, replace(target, credential=replace(credential, token=token)))
+        return "admitted: " + ", ".join(f"that of {caller} by {called}" for caller, called in _CALLS)
 
     return _run("tokens", call_as_each)
 
 
-def _call_as(caller: str, target: Target) -> None:
-    called, consequence = _CALLS[caller]
-    for name in called:
-        try:
-            probes.call_as_service(name, target)
-        except (Unauthenticated, Forbidden) as error:
-            raise type(error)(
-                f"{name} refuses the token of {caller} ({error.message}), so {consequence}",
-                subject=f"tokens/{caller}/token",
-                remedy=f"run {target.get_command('down')}, then {target.get_command('up --detach')}, which draws new "
-                "tokens where one is damaged",
-                reason=error.reason,
-            ) from None
+def _call_as(caller: str, called: str, target: Target) -> None:
+    try:
+        probes.call_as_service(caller, called, target)
+    except (Unauthenticated, Forbidden) as error:
+        raise type(error)(
+            f"{called} refuses the token of {caller} ({error.message}), so {_CALLS[caller, called]}",
+            subject=f"tokens/{caller}/token",
+            remedy=f"run {target.get_command('down')}, then {target.get_command('up --detach')}, which draws new "
+            "tokens where one is damaged",
+            reason=error.reason,
+        ) from None
 
 
 def _describe_role(target: Target, name: str) -> str:
