@@ -273,10 +273,8 @@ def _import(
     target = Target.find(state_directory)
     state_directory.create()
     mapping = mapping or state_directory.private / "mapping.csv"
-    mapping_note = (
-        f"{mapping} maps the ids to folders, or to studies and patients; it is readable by you only and stays on this "
-        "machine"
-    )
+    copies = "; `vfmalign backup` includes it" if state_directory.private in mapping.parents else ""
+    mapping_note = f"{mapping} maps ids to folders or studies; only you can read it, and it is never uploaded{copies}"
     try:
         with progress_bar(output) as progress:
             salt = load_salt(state_directory.private / "salt")

@@ -122,6 +122,10 @@ def test_an_import_lists_its_problems_as_a_dry_run_does(invoke, monkeypatch, tmp
     assert "error: dataset brain: it cannot be imported:\n  case 3 of 4, c-" in err
     mapping = tmp_path / ".vfmalign" / "private" / "mapping.csv"
     assert str(mapping.relative_to(tmp_path)) in " ".join(err.split())
+    assert "only you can read it, and it is never uploaded; `vfmalign backup` includes it" in " ".join(err.split())
+    _, _, err = invoke(*arguments, "--mapping", "elsewhere.csv")
+    assert "elsewhere.csv maps ids to folders" in " ".join(err.split())
+    assert "backup" not in err
     document, dry = (json.loads(invoke(*arguments, "--json", *extra)[1]) for extra in ((), ("--dry-run",)))
     assert document["problems"] == dry["problems"]
     assert document["error"] == dry["error"]
