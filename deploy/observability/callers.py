@@ -67,7 +67,7 @@ def _draw_quotas() -> Sequence[timeseries.Panel]:
         "Quotas used",
         "Used share of each quota. For jobs, checks and experiments, it is the share of the caller who uses most; for "
         "monitors, storage and uploads, the share of the tenant. VfmalignQuotaNearlyUsed fires above 90 %. `storage` "
-        "and `uploads` were measured at the last upload.",
+        "and `uploads` were measured at the last upload, or above 90 % within three minutes.",
         [(f"max by (namespace, tenant, quota) (vfmalign_quota_used_ratio{{{TENANTS}}})", "{{quota}} ({{tenant}})")],
         unit="percentunit",
         section="vfmalignquotanearlyused",

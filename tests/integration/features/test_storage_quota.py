@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -56,6 +57,27 @@ def test_a_quota_of_one_prefix_counts_nothing_else(tenant: ObjectStore) -> None:
     quota.announce([("incoming/x/i1/a", 50)], 60)
     labels = {"tenant": tenant.tenant, "quota": "storage"}
     assert REGISTRY.get_sample_value("vfmalign_quota_used_ratio", labels) == 1
+
+
+async def test_deleted_objects_count_no_more_although_nobody_uploads(
+    tenant: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_REMEASURED_AFTER_S", 0.01)
+    quota = StorageQuota(tenant, 300, setting="THE_SETTING", uploads="incoming/")
+    with pytest.raises(TooLarge):
+        quota.announce([("incoming/x/i1/a", 1)], 60)
+
+    def get_share() -> float | None:
+        return REGISTRY.get_sample_value("vfmalign_quota_used_ratio", {"tenant": tenant.tenant, "quota": "storage"})
+
+    assert get_share() == 1
+    measuring = asyncio.create_task(quota.keep_measured())
+    tenant.delete("volumes/a/b/t2w.nii.gz")
+    async with asyncio.timeout(60):
+        while get_share() == 1:  # noqa: ASYNC110 - a metric
+            await asyncio.sleep(0.01)
+    measuring.cancel()
+    assert get_share() == pytest.approx(1 / 3)
 
 
 def test_an_upload_that_arrived_counts_once(tenant: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,8 @@ quota_used_ratio = Gauge(
     "vfmalign_quota_used_ratio",
     "Used share of a quota. Absent without a quota; above 1 if the quota was lowered later. Each caller has quotas of "
     "`jobs`, `checks` and `experiments`, and the value is the largest share of any caller. Each tenant has quotas of "
-    "`monitors`, `storage` and `uploads`. The last two are measured when an upload is announced.",
+    "`monitors`, `storage` and `uploads`. The last two are measured when an upload is announced, and every three "
+    "minutes while the value is above 0.9.",
     ("tenant", "quota"),
     registry=REGISTRY,
 )

@@ -136,17 +136,18 @@ class CallUploads:
     quota: StorageQuota
     url_s: int
     age_s: int
-    _sweep: asyncio.Task[None] | None = None
+    _tasks: Sequence[asyncio.Task[None]] = ()
 
     def start(self) -> None:
-        """Begins to delete expired files."""
+        """Begins to delete expired files, and to measure the quota while it is nearly used."""
         sweep = partial(delete_expired, self.store, self.prefix, self.age_s)
-        self._sweep = asyncio.create_task(keep_sweeping(self.store, "uploads", sweep))
+        tasks = keep_sweeping(self.store, "uploads", sweep), self.quota.keep_measured()
+        self._tasks = [asyncio.create_task(task) for task in tasks]
 
     def close(self) -> None:
-        """Ends the deletion of expired files."""
-        if self._sweep is not None:
-            self._sweep.cancel()
+        """Ends what `start` began."""
+        for task in self._tasks:
+            task.cancel()
 
     def sign(self, key: str, size_bytes: int, sha256: str) -> tuple[PresignedRequest | None, datetime]:
         """Returns the request that uploads a file (None if it is already stored), and when the request expires.

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from vfmalign.core.domain.errors import TooLarge
+from vfmalign.core.domain.errors import TooLarge, VfmalignError
+from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import quota_used_ratio
+from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 _MEASURED_FOR_S = 60.0
 """Age at which sizes are measured again: the store answers one request per thousand objects."""
 _MAX_ANNOUNCED = 200_000
 """Files that may be announced at a time; they take 60 MB of memory."""
+_NEARLY_USED, _REMEASURED_AFTER_S = 0.9, 180.0
+"""Share above which VfmalignQuotaNearlyUsed fires, and the pause after which the quota is then measured again."""
+_LOG = logs.get("quota")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,24 @@ class StorageQuota:
                 self._announced[key] = _Announcement(size, expire_s)
             self._used_bytes += added
             self._export()
+
+    async def keep_measured(self) -> None:
+        """Measures again from time to time while little room is left, until it is cancelled.
+
+        The metric would otherwise keep its value when nobody uploads after objects were deleted.
+        """
+        logs.bind(tenant=self.store.tenant)
+        while self.limit_bytes:
+            await asyncio.sleep(_REMEASURED_AFTER_S)
+            if self._used_bytes > _NEARLY_USED * self.limit_bytes:
+                try:
+                    await STORE.run(self._remeasure)
+                except VfmalignError as error:
+                    _LOG.warning("quota_not_measured", error=str(error))
+
+    def _remeasure(self) -> None:
+        with self._lock:
+            self._measure(time.monotonic())
 
     def _check(self, added_bytes: int, added_files: int) -> None:
         subject = f"tenant {self.store.tenant}"
