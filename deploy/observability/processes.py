@@ -98,6 +98,18 @@ def draw_processes() -> Sequence[timeseries.Panel]:
             unit="none",
             section="vfmalignprobefails",
         ),
+        plot(
+            "Time since the last sweep",
+            "Once an hour, services delete what is due. VfmalignSweepLate fires after a day.",
+            [
+                (
+                    f"time() - max by (namespace, job, kind) (vfmalign_last_sweep_timestamp_seconds{{{JOBS}}})",
+                    "{{job}} {{kind}}",
+                )
+            ],
+            unit="s",
+            section="vfmalignsweeplate",
+        ),
     )
 
 

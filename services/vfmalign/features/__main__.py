@@ -55,7 +55,7 @@ def main() -> None:
             tenant: StudyUploads(own, presigner, imports[tenant].quota, options) for tenant, own in stores.items()
         }
         sweeps: list[Imports | StudyUploads | Deletions] = [*imports.values(), *uploads.values()]
-        sweeps += map(Deletions, stores.values())
+        sweeps += [Deletions(own, settings.retention.features_days) for own in stores.values()]
         dicom = {
             tenant: DicomReader(own, settings.get_servers(tenant), folders, options) for tenant, own in stores.items()
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from vfmalign.client.messages.common import Deletion
@@ -21,7 +22,14 @@ from vfmalign.core.storage.deletion import (
     measure_below,
 )
 from vfmalign.core.storage.feature_sets import is_feature_set_id
-from vfmalign.core.storage.keys import dataset_prefix, features_prefix, manifest_key, model_prefix, volumes_prefix
+from vfmalign.core.storage.keys import (
+    FEATURES,
+    dataset_prefix,
+    features_prefix,
+    manifest_key,
+    model_prefix,
+    volumes_prefix,
+)
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 _PREFIXES: Mapping[Kind, Callable[[str], tuple[str, ...]]] = MappingProxyType(
@@ -36,18 +44,24 @@ _log = logs.get(__name__)
 
 
 class Deletions:
-    """Deletes objects of one tenant, and completes interrupted deletions once an hour."""
+    """Deletes objects of one tenant. Once an hour, it completes interrupted deletions and deletes old features.
 
-    def __init__(self, store: ObjectStore) -> None:
+    Args:
+        store: objects of the tenant.
+        features_days: age in days at which feature sets and stored studies are deleted; None to keep them.
+    """
+
+    def __init__(self, store: ObjectStore, features_days: int | None = None) -> None:
         self._store = store
+        self._features_days = features_days
         self._sweep: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins to complete interrupted deletions."""
-        self._sweep = asyncio.create_task(keep_sweeping(self._store, "interrupted deletions", self.complete))
+        """Begins the sweeps."""
+        self._sweep = asyncio.create_task(keep_sweeping(self._store, "features", self.sweep))
 
     def close(self) -> None:
-        """Ends the completion of interrupted deletions."""
+        """Ends the sweeps."""
         if self._sweep is not None:
             self._sweep.cancel()
 
@@ -78,6 +92,17 @@ class Deletions:
             _log.info("deleted", kind=kind, id=object_id, objects=deleted.objects, bytes=deleted.size_bytes)
         return Deletion(objects=deleted.objects, size_bytes=deleted.size_bytes)
 
+    def sweep(self) -> Deleted:
+        """Completes interrupted deletions, and deletes features of which every object is old."""
+        deleted = self.complete()
+        if self._features_days is None:
+            return deleted
+        old = self._store.sizes_bytes(FEATURES, before=datetime.now(UTC) - timedelta(days=self._features_days))
+        young = {_get_folder(key) for key in self._store.sizes_bytes(FEATURES).keys() - old.keys()}
+        for name in sorted({_get_folder(key) for key in old} - young):
+            deleted += delete_marked(self._store, "features", name, _PREFIXES["features"](name))
+        return deleted
+
     def complete(self) -> Deleted:
         """Completes interrupted deletions. An object that is in use again stays, and loses its mark."""
         deleted = Deleted()
@@ -92,3 +117,8 @@ class Deletions:
         if kind == "features" and is_feature_set_id(object_id):  # an extraction in progress has parts, but no manifest
             return self._store.exists(manifest_key(object_id))
         return bool(self._store.sizes_bytes(_PREFIXES[kind](object_id)[0]))
+
+
+def _get_folder(key: str) -> str:
+    """Returns the id of the feature set or study to which an object belongs."""
+    return key.removeprefix(FEATURES).partition("/")[0]

@@ -115,6 +115,17 @@ class OutboxOptions(BaseModel, frozen=True):
     )
 
 
+class RetentionSettings(BaseModel, frozen=True):
+    """`VFMALIGN_RETENTION__*` of the feature service."""
+
+    features_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="age in days at which feature sets and stored studies are deleted; if not set, they are kept",
+    )
+
+
 class FeaturesSettings(ServiceSettings, ServiceClientSettings):
     """All settings of the feature service."""
 
@@ -124,6 +135,7 @@ class FeaturesSettings(ServiceSettings, ServiceClientSettings):
         description="host:port of the monitoring service; if not set, the observations of Extract requests are dropped",
     )
     outbox: OutboxOptions = OutboxOptions()
+    retention: RetentionSettings = RetentionSettings()
     dicomweb: PacsServers = Field(default_factory=dict)
 
     @field_validator("dicomweb")

@@ -6,7 +6,9 @@ A row of `deleted` names the objects. Whoever finds it unfinished deletes them: 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ from sqlalchemy.orm import Session
 from vfmalign.client.messages.common import TERMINAL_STATES, Deletion
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed
 from vfmalign.core.runtime import logs
-from vfmalign.core.storage.deletion import Deleted, delete_below, measure_below
+from vfmalign.core.storage.deletion import Deleted, delete_below, measure_below, record_deletion
 from vfmalign.core.storage.keys import cell_key, check_key, experiment_key, job_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
@@ -77,6 +79,32 @@ class Deletions:
             deleted = self._finish(noun, item_id, prefixes)
         return Deletion(objects=deleted.objects, size_bytes=deleted.size_bytes)
 
+    def sweep(self, jobs_days: int | None, checks_days: int | None) -> Deleted:
+        """Completes interrupted deletions, and deletes operations that ended long ago.
+
+        An operation that unfinished work needs, or that is a part of another one, stays.
+
+        Args:
+            jobs_days: days after which jobs of no check are deleted; None to keep them.
+            checks_days: days after which experiments and checks are deleted; None to keep them.
+        """
+        deleted = self.complete()
+        ages: Mapping[Noun, int | None] = {"experiment": checks_days, "check": checks_days, "job": jobs_days}
+        for noun, days in ages.items():
+            for item_id in () if days is None else self._list_old(noun, days):
+                with suppress(PreconditionFailed):
+                    found = self.delete(noun, item_id, dry_run=False)
+                    deleted += Deleted(found.objects, found.size_bytes)
+        return deleted
+
+    def _list_old(self, noun: Noun, days: int) -> Sequence[str]:
+        table = _TABLES[noun]
+        query = sa.select(table.id).where(table.finished_at < now() - timedelta(days=days))
+        if noun == "job":
+            query = query.where(JobRow.check_id == "")
+        with self._database.snapshot() as session:
+            return session.scalars(query.order_by(table.finished_at)).all()
+
     def complete(self) -> Deleted:
         """Deletes the objects that interrupted deletions have left."""
         with self._database.snapshot() as session:
@@ -103,7 +131,7 @@ class Deletions:
         return plan.prefixes
 
     def _finish(self, noun: str, item_id: str, prefixes: Sequence[str]) -> Deleted:
-        deleted = delete_below(self._store, prefixes)
+        deleted = record_deletion(f"{noun}s", delete_below(self._store, prefixes))
         with self._database.session() as session:
             row = session.get_one(DeletedRow, (self._database.tenant, noun, item_id), with_for_update=True)
             row.finished_at, row.prefixes = now(), []

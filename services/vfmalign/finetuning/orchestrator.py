@@ -72,7 +72,8 @@ class _TenantLoops:
         self.stored_checks, self.stored_experiments = checks, ExperimentRepository(tenancy.database)
         self._stored_jobs, self._quota = JobRepository(tenancy.database), settings.quota
         self._uses, self._store = Uses(store), store
-        self._deletions = Deletions(tenancy.database, store)
+        sweep, days = Deletions(tenancy.database, store).sweep, settings.retention
+        self._sweep = partial(sweep, jobs_days=days.jobs_days, checks_days=days.checks_days)
         self.tenant = store.tenant
         self.checks = Reconciler(
             checks=checks,
@@ -106,9 +107,9 @@ class _TenantLoops:
         repositories = (self._stored_jobs, self.stored_checks, self.stored_experiments)
         self._uses.release({repository.noun: repository.list_unfinished() for repository in repositories})
 
-    async def complete_deletions(self) -> None:
-        """Completes interrupted deletions at once and then every hour, until it is cancelled."""
-        await keep_sweeping(self._store, "interrupted deletions", self._deletions.complete)
+    async def keep_sweeping(self) -> None:
+        """Deletes what is due at once and then every hour, until it is cancelled."""
+        await keep_sweeping(self._store, "operations", self._sweep)
 
     async def run_experiments(self) -> None:
         """Runs the loop over experiments."""
@@ -166,7 +167,7 @@ class Orchestrator:
     async def run(self) -> None:
         """Runs the loops until `stop`."""
         self._beside = {asyncio.create_task(self._probes.run(), name="probes")}
-        self._beside |= {asyncio.create_task(loops.complete_deletions(), name="deletions") for loops in self._loops}
+        self._beside |= {asyncio.create_task(loops.keep_sweeping(), name="sweep") for loops in self._loops}
         try:
             await asyncio.gather(self._run_rounds(), *(loops.run_experiments() for loops in self._loops))
         finally:
@@ -175,7 +176,7 @@ class Orchestrator:
             metrics.clear_states()
 
     def stop(self) -> None:
-        """Ends the probes and the deletions, and the loops after their current rounds."""
+        """Ends the probes and the sweeps, and the loops after their current rounds."""
         self._stopping = True
         self._end_beside()
         self._wake.set()

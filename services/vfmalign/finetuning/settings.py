@@ -118,6 +118,23 @@ class QuotaSettings(BaseModel, frozen=True):
     )
 
 
+class RetentionSettings(BaseModel, frozen=True):
+    """`VFMALIGN_RETENTION__*` of the finetuning service."""
+
+    jobs_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="days after its end at which a job that belongs to no check is deleted; if not set, jobs are kept",
+    )
+    checks_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="days after its end at which a check or an experiment is deleted; if not set, they are kept",
+    )
+
+
 class FinetuningServerSettings(ServerSettings, frozen=True):
     """`VFMALIGN_SERVER__*` of the finetuning service, which receives small requests only."""
 
@@ -144,6 +161,7 @@ class FinetuningSettings(ServiceSettings, ServiceClientSettings):
     launcher: LauncherSettings = LauncherSettings()
     reconciler: ReconcilerSettings = ReconcilerSettings()
     quota: QuotaSettings = QuotaSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @field_validator("state_dir")
     @classmethod

@@ -56,7 +56,9 @@ async def run(settings: MonitoringSettings) -> None:
     leading: asyncio.Task[None]
 
     def start_leading(term: Term) -> Leader:
-        return Leader(term, tenancies, options, settings.quota.monitors)
+        return Leader(
+            term, tenancies, options, settings.quota.monitors, observations_days=settings.retention.observations_days
+        )
 
     async def announce(name: str, serves: bool) -> None:
         status = health_pb2.HealthCheckResponse

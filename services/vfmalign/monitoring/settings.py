@@ -49,6 +49,17 @@ class MonitoringOptions(BaseModel, frozen=True):
     )
 
 
+class RetentionSettings(BaseModel, frozen=True):
+    """`VFMALIGN_RETENTION__*` of the monitoring service."""
+
+    observations_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="age in days at which the rows of observations are deleted; if not set, they are kept",
+    )
+
+
 class MonitoringSettings(ServiceSettings, ServiceClientSettings):
     """Settings that the monitoring service reads from its environment."""
 
@@ -64,6 +75,7 @@ class MonitoringSettings(ServiceSettings, ServiceClientSettings):
     lease: LeaseSettings = LeaseSettings()
     quota: QuotaSettings = QuotaSettings()
     monitoring: MonitoringOptions = MonitoringOptions()
+    retention: RetentionSettings = RetentionSettings()
 
     @field_validator("state_dir")
     @classmethod

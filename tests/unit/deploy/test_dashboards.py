@@ -39,6 +39,8 @@ _TARGET_LABELS = {"job", "pod", "instance", "namespace"}
 _SUFFIXES = ("", "_total", "_bucket", "_count", "_sum")
 NOT_SHOWN = {
     "grpc_server_started": "its calls are shown when they end",
+    "vfmalign_deleted_objects": "deletions are rare, and the log names each",
+    "vfmalign_deleted_bytes": "the same",
     "vfmalign_build_info": "the variables of the dashboards read it",
     "vfmalign_engine_cpu_seconds": "a comparison counts when it ends; the CPU of its process shows whether it works",
     "vfmalign_pacs_received_bytes": "no question of an operator is about it",

@@ -1,8 +1,10 @@
 """Deletion of jobs, checks and experiments on both databases and a real S3 server: what goes, and what refuses."""
 
 import itertools
+from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 from tests.unit.finetuning.experiments.test_repository import PINNED, REFS, make_spec
 from tests.unit.finetuning.jobs.test_repository import request, spec
 
@@ -10,11 +12,15 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Deletion
 from vfmalign.core.domain.errors import Cancelled, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.storage.keys import cell_key, check_key, experiment_key, job_key
+from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.checks.tables import CheckRow
 from vfmalign.finetuning.deleted import DeletedRow
 from vfmalign.finetuning.deletions import Deletions
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
+from vfmalign.finetuning.experiments.tables import ExperimentRow
 from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.tables import JobRow
 
 
 @pytest.fixture
@@ -164,3 +170,37 @@ def test_another_tenant_neither_finds_nor_loses_anything(database, jobs, bucket)
         theirs.delete("job", "a", dry_run=False)
     assert jobs.get("a").state == "failed"
     assert len(list(bucket.list("jobs/a/"))) == 3
+
+
+def test_a_sweep_deletes_what_ended_long_ago_and_nothing_unfinished(
+    deletions, database, experiments, checks, jobs, bucket
+):
+    add_job(jobs, bucket, "job")
+    jobs.create(request(), spec("queued"))
+    add_check(checks, jobs, bucket, "check")
+    experiment = experiments.create("e", make_spec(), PINNED)
+    for cell in experiment.cells:
+        add_check(checks, jobs, bucket, cell.check_id, cell.request)
+    experiments.begin("e")
+    everything = list(bucket.list(""))
+
+    def age(days):
+        with database.session() as session:
+            for table in (JobRow, CheckRow, ExperimentRow):
+                ended = table.finished_at.is_not(None)
+                session.execute(sa.update(table).where(ended).values(finished_at=now() - timedelta(days=days)))
+
+    age(30)
+    assert deletions.sweep(None, None).objects == 0
+    assert deletions.sweep(31, 31).objects == 0
+    assert list(bucket.list("")) == everything
+    assert deletions.sweep(29, None).objects == 3
+    with pytest.raises(NotFound):
+        jobs.get("job")
+    assert deletions.sweep(29, 29).objects == 7, "the checks of an unfinished experiment stay"
+    assert jobs.get("queued").state == "queued"
+    experiments.succeed("e", REFS, "finished")
+    assert deletions.sweep(29, 29).objects == 0
+    age(30)
+    assert deletions.sweep(29, 29).objects == 7 * len(experiment.cells)
+    assert list(bucket.list("")) == []

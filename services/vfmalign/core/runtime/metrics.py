@@ -74,6 +74,22 @@ answers_not_taken = Counter(
     "Answer messages that the caller did not read in time.",
     registry=REGISTRY,
 )
+deleted_objects = Counter(
+    "vfmalign_deleted_objects",
+    "Objects that a call or a sweep has deleted from the object storage, by kind.",
+    ("kind",),
+    registry=REGISTRY,
+)
+deleted_bytes = Counter(
+    "vfmalign_deleted_bytes", "Size of the objects that a call or a sweep has deleted.", ("kind",), registry=REGISTRY
+)
+last_sweep = Gauge(
+    "vfmalign_last_sweep_timestamp_seconds",
+    "Time of the last complete sweep, which takes place every hour and deletes what is due, in seconds since 1970; "
+    "before the first one, the start of the service.",
+    ("tenant", "kind"),
+    registry=REGISTRY,
+)
 log_lines_lost = Counter(
     "vfmalign_log_lines_lost",
     "Log lines that could not be written, for example because the disk was full.",

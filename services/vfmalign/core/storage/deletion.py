@@ -19,7 +19,7 @@ from typing import Literal
 
 from vfmalign.core.domain.errors import PreconditionFailed, Unavailable, VfmalignError
 from vfmalign.core.formats.documents import pluralise
-from vfmalign.core.runtime import logs
+from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.threads import STORE, Threads
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.keys import deletion_key, uses_prefix
@@ -112,7 +112,7 @@ def delete_marked(store: ObjectStore, kind: Kind, object_id: str, prefixes: Sequ
         except PreconditionFailed:
             store.delete(mark)
             raise
-    deleted = delete_below(store, prefixes)
+    deleted = record_deletion(kind, delete_below(store, prefixes))
     store.delete(mark)
     return deleted
 
@@ -141,21 +141,31 @@ def list_marked(store: ObjectStore) -> list[tuple[Kind, str]]:
     return [(kind, key.rpartition("/")[2]) for kind in NOUNS for key in store.list(deletion_key(kind, ""))]
 
 
-async def keep_sweeping(store: ObjectStore, name: str, sweep: Callable[[], Deleted]) -> None:
+def record_deletion(kind: str, deleted: Deleted) -> Deleted:
+    """Adds deleted objects to the metrics, and returns them."""
+    metrics.deleted_objects.labels(kind).inc(deleted.objects)
+    metrics.deleted_bytes.labels(kind).inc(deleted.size_bytes)
+    return deleted
+
+
+async def keep_sweeping(store: ObjectStore, kind: str, sweep: Callable[[], Deleted]) -> None:
     """Deletes what is due of a tenant, at once and then every hour, until it is cancelled.
 
     Args:
         store: objects of the tenant.
-        name: what is deleted, for the log.
+        kind: kind of what is deleted, for the log and the metrics.
         sweep: deletes, and returns the number and size of the deleted objects.
     """
     logs.bind(tenant=store.tenant)
+    last = metrics.last_sweep.labels(store.tenant, kind)
+    last.set_to_current_time()
     while True:
         try:
             if (deleted := await STORE.run(sweep)).objects:
-                _LOG.info("swept", kind=name, objects=deleted.objects, bytes=deleted.size_bytes)
+                _LOG.info("swept", kind=kind, objects=deleted.objects, bytes=deleted.size_bytes)
+            last.set_to_current_time()
         except VfmalignError as error:
-            _LOG.warning("not_swept", kind=name, error=str(error))
+            _LOG.warning("not_swept", kind=kind, error=str(error))
         except Exception:
-            _LOG.exception("not_swept", kind=name)
+            _LOG.exception("not_swept", kind=kind)
         await asyncio.sleep(_SWEEP_PAUSE_S)

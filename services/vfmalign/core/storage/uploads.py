@@ -14,7 +14,7 @@ from functools import partial
 
 from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed
 from vfmalign.core.runtime.threads import Threads
-from vfmalign.core.storage.deletion import Deleted, keep_sweeping
+from vfmalign.core.storage.deletion import Deleted, keep_sweeping, record_deletion
 from vfmalign.core.storage.keys import incoming_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import PresignedRequest, Presigner
@@ -173,4 +173,4 @@ def delete_expired(store: ObjectStore, prefix: str, age_s: float) -> Deleted:
     expired = store.sizes_bytes(prefix, before=datetime.now(UTC) - timedelta(seconds=age_s))
     for key in expired:
         store.delete(key)
-    return Deleted(len(expired), sum(expired.values()))
+    return record_deletion("uploads", Deleted(len(expired), sum(expired.values())))

@@ -7,6 +7,8 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 
 import numpy as np
 import sqlalchemy as sa
@@ -16,12 +18,13 @@ from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.monitors import ChannelShift
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.runtime import logs
-from vfmalign.core.runtime.metrics import quota_used_ratio
+from vfmalign.core.runtime.metrics import last_sweep, quota_used_ratio
 from vfmalign.core.runtime.work_context import WorkContext, current_work
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Term
+from vfmalign.database.tables import now
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.service import windows
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
@@ -29,7 +32,7 @@ from vfmalign.monitoring.service.references import MAX_REFERENCE_BYTES, LoadedRe
 from vfmalign.monitoring.service.repository import PAUSED, MonitorRepository, StoredMonitor
 from vfmalign.monitoring.service.snapshots import delete_objects
 from vfmalign.monitoring.settings import MonitoringOptions
-from vfmalign.monitoring.tables import InputRow, MonitorRow
+from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
 
 _CLEAN_S = 600.0
 _UNUSED_S = 24 * 3600.0
@@ -68,12 +71,20 @@ class Leader:
         tenancies: resources by tenant.
         options: intervals and retention.
         max_monitors: quota of monitors of each tenant.
+        observations_days: age in days at which the rows of observations are deleted; None to keep them.
     """
 
     def __init__(
-        self, term: Term, tenancies: Mapping[str, Tenancy], options: MonitoringOptions, max_monitors: int
+        self,
+        term: Term,
+        tenancies: Mapping[str, Tenancy],
+        options: MonitoringOptions,
+        max_monitors: int,
+        *,
+        observations_days: int | None = None,
     ) -> None:
         self._term, self._tenancies = term, tenancies
+        self._observations_days = observations_days
         self._max_monitors = max_monitors
         self._options = options
         self._databases = {name: one.database.guarded_by(term.verify) for name, one in tenancies.items()}
@@ -199,12 +210,15 @@ class Leader:
         for tenant, tenancy in self._tenancies.items():
             with _logging_failure(tenant=tenant):
                 for monitor_id, uid in await asyncio.to_thread(self._clean_objects, tenant, tenancy):
-                    await self._clean_monitor(self._databases[tenant], monitor_id, uid)
+                    for delete in (self._delete_inputs, self._delete_observations):
+                        await self._repeat_deletion(partial(delete, self._databases[tenant], monitor_id, uid))
+                last_sweep.labels(tenant, "observations").set_to_current_time()
 
-    async def _clean_monitor(self, database: Database, monitor_id: str, uid: str) -> None:
+    async def _repeat_deletion(self, delete: Callable[[], bool]) -> None:
+        """Calls `delete` until it returns True."""
         while not self._stopped.is_set():
             started = time.monotonic()
-            if await asyncio.to_thread(self._delete_inputs, database, monitor_id, uid):
+            if await asyncio.to_thread(delete):
                 return
             await _yield_database(started)
 
@@ -243,6 +257,28 @@ class Leader:
             part = unused if rest is None else (*unused, InputRow.sequence < rest)
             session.execute(sa.delete(InputRow).where(*part), execution_options={"synchronize_session": False})
             return rest is None
+
+    def _delete_observations(self, database: Database, monitor_id: str, uid: str) -> bool:
+        """Deletes the rows of some old observations that no restart replays; returns whether none is left."""
+        if self._observations_days is None:
+            return True
+        with database.session() as session:
+            query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
+            monitor = session.scalar(query.with_for_update())
+            if monitor is None or monitor.earlier_snapshot is None:
+                return True
+            old = (
+                ObservationRow.monitor_id == monitor.id,
+                ObservationRow.sequence <= monitor.earlier_snapshot["sequence"],
+                ObservationRow.received_at < now() - timedelta(days=self._observations_days),
+            )
+            chosen = sa.select(ObservationRow.sequence).where(*old).order_by(ObservationRow.sequence)
+            part = session.scalars(chosen.limit(_DELETED_INPUTS)).all()
+            condition = (ObservationRow.monitor_id == monitor.id, ObservationRow.sequence.in_(part))
+            session.execute(
+                sa.delete(ObservationRow).where(*condition), execution_options={"synchronize_session": False}
+            )
+            return len(part) < _DELETED_INPUTS
 
 
 def _end_export() -> None:

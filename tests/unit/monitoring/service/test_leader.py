@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from unittest.mock import MagicMock
 
@@ -31,13 +32,14 @@ from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.database.lease import Lease
+from vfmalign.database.tables import now
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.schema import open_database
 from vfmalign.monitoring.service import leader as leader_module
 from vfmalign.monitoring.service import replay, repository
 from vfmalign.monitoring.service.leader import Leader, Tenancy
 from vfmalign.monitoring.settings import MonitoringOptions
-from vfmalign.monitoring.tables import INPUTS, InputRow, MonitorRow
+from vfmalign.monitoring.tables import INPUTS, InputRow, MonitorRow, ObservationRow
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 UNUSED = "monitors/gone/uid/state/1-0.npz"
@@ -104,6 +106,31 @@ async def test_features_are_deleted_in_parts_between_which_others_write(database
     assert left[-1] == 60 - min(earlier, 60 - 16), "those of the last window and since the snapshot stay"
     assert max(before - after for before, after in pairwise(left)) == 4
     assert Process(database, store).observe("m", draw(1, seed=9), 60)[0]["row"] == 61
+
+
+@pytest.mark.parametrize(("days", "kept"), [(None, "all"), (30, "all"), (10, "replayed")])
+async def test_old_rows_go_once_no_restart_replays_them(database, store, monkeypatch, days, kept):
+    monkeypatch.setattr(leader_module, "_DELETED_INPUTS", 7)
+    process = Process(database, store, snapshot_rows=20)
+    create(process.monitors, store, "m", window_rows=16)
+    observe_many(process)
+    with database.session() as session:
+        session.execute(sa.update(ObservationRow).values(received_at=now() - timedelta(days=20)))
+        earlier = session.scalars(sa.select(MonitorRow)).one().earlier_snapshot["sequence"]
+    process.observe("m", draw(5, seed=9), 60)
+    leader = Leader(
+        Lease(database, 60.0).try_acquire(),
+        {"default": Tenancy(database, store, process.keeper, None)},
+        MonitoringOptions(kept_windows=1),
+        50,
+        observations_days=days,
+    )
+    await leader._clean()
+    with database.snapshot() as session:
+        left = session.scalars(sa.select(ObservationRow.sequence).order_by(ObservationRow.sequence)).all()
+    assert left == list(range(1 if kept == "all" else earlier + 1, 66))
+    assert Process(database, store).observe("m", draw(1, seed=8), 65)[0]["row"] == 66, "the evidence goes on"
+    assert process.monitors.get("m").counts["entered"] == 66
 
 
 async def test_a_tenant_whose_store_is_away_keeps_no_other_from_being_cleaned(database, store):
