@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.alert_rules import load_groups
 from tests.containers.conftest import CHECK_TIMEOUT_S, UP_TIMEOUT_S, Compose
 from tests.faults.stack.test_kills import same_numbers
+from tests.integration.cli.test_api_examples import build_go, mmd2, read_value, run_program
 from tests.monitor_program import COUNTS, EARLY_ROWS, PROGRAM, ROWS, check_undisturbed
 
 from vfmalign.v1 import alignment_pb2
@@ -86,6 +87,14 @@ def test_another_user_of_the_machine_gets_nothing(compose: Compose, owner_token:
             with pytest.raises(grpc.RpcError) as caught:
                 list(reflection.ServerReflectionInfo(iter([request]), timeout=30))
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED, service
+
+
+@pytest.mark.timeout(UP_TIMEOUT_S + 120)
+def test_the_example_in_go_gets_its_answer(compose: Compose, owner_token: Path, tmp_path: Path) -> None:
+    printed = run_program(f"127.0.0.1:{compose.ports['MMD_PORT']}", owner_token, build_go(tmp_path))
+    assert read_value(printed, "MMD²") == pytest.approx(mmd2(), abs=1e-6)
+    assert 0 < read_value(printed, "p") <= 1
+    assert "NotFound NOT_FOUND | feature set some-feature-set | " in printed
 
 
 @pytest.mark.timeout(UP_TIMEOUT_S + 120)

@@ -46,13 +46,18 @@ def mmd2() -> float:
 
 
 def run_example(stack: Cli, *command: str, token_file: Path | None = None) -> str:
-    """Runs an example in the root of the repository, as the page says, and returns what it prints."""
+    """Runs an example with the address and the token of a stack."""
     state = stack.home.read()
+    return run_program(state.services["mmd"].ports.address, token_file or state.token_file, *command)
+
+
+def run_program(address: str, token_file: Path, *command: str) -> str:
+    """Runs an example in the root of the repository, as the page says, and returns what it prints."""
     environment = {
         **os.environ,
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
-        "VFMALIGN_MMD_ADDRESS": state.services["mmd"].ports.address,
-        "VFMALIGN_TOKEN_FILE": str(token_file or state.token_file),
+        "VFMALIGN_MMD_ADDRESS": address,
+        "VFMALIGN_TOKEN_FILE": str(token_file),
     }
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
@@ -132,13 +137,13 @@ def test_node(mmd_alone: Cli, tmp_path: Path) -> None:
     assert "p absent: no test was requested" in printed
 
 
-def test_go(mmd_alone: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds the program with Debian's packages, which need no module proxy."""
+def build_go(folder: Path) -> str:
+    """Builds the example with Debian's packages, which need no module proxy, and returns the path of the program."""
     if not all(shutil.which(program) for program in ("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc")):
         pytest.skip("go, protoc or its plugins are not installed (see .ci/run)")
     if not GRPC_GO.is_file() or "func NewClient(" not in GRPC_GO.read_text():
         pytest.skip("grpc-go 1.63 or later is not installed (Debian 13: golang-google-grpc-dev)")
-    sources = tmp_path / "src"
+    sources = folder / "src"
     program = sources / "example.com/vfmalign/first"
     program.mkdir(parents=True)
     protos = [f"vfmalign/v1/{name}.proto" for name in ("bounds", "common", "mmd")]
@@ -146,11 +151,18 @@ def test_go(mmd_alone: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ["protoc", f"-I{ROOT / 'proto'}", f"--go_out={sources}", f"--go-grpc_out={sources}", *protos], check=True
     )
     shutil.copy(EXAMPLES / "go/main.go", program)
-    monkeypatch.setenv("GOPATH", f"{tmp_path}{os.pathsep}{GO_PACKAGES}")
-    monkeypatch.setenv("GO111MODULE", "off")
-    monkeypatch.setenv("GOCACHE", os.environ.get("GOCACHE") or str(Path.home() / ".cache/go-build"))
-    subprocess.run(["go", "build", "-o", tmp_path / "first", "example.com/vfmalign/first"], check=True)
-    printed = run_example(mmd_alone, str(tmp_path / "first"))
+    variables = {
+        "GOPATH": f"{folder}{os.pathsep}{GO_PACKAGES}",
+        "GO111MODULE": "off",
+        "GOCACHE": os.environ.get("GOCACHE") or str(Path.home() / ".cache/go-build"),
+    }
+    command = ["go", "build", "-o", folder / "first", "example.com/vfmalign/first"]
+    subprocess.run(command, env={**os.environ, **variables}, check=True)
+    return str(folder / "first")
+
+
+def test_go(mmd_alone: Cli, tmp_path: Path) -> None:
+    printed = run_example(mmd_alone, build_go(tmp_path))
     assert read_value(printed, "MMD²") == pytest.approx(mmd2(), abs=1e-6)
     assert 0 < read_value(printed, "p") <= 1
     assert "FailedPrecondition NO_OBJECT_STORAGE | x.feature_set_id | send the features inline" in printed
