@@ -1,6 +1,7 @@
 """The program `vfmalign`: its commands, and the mapping of errors to messages and exit codes.
 
-`vfmalign --help` must stay fast: everything but typer and the error classes is imported when a command needs it.
+`vfmalign --help` must stay fast: only typer and the error classes are imported at the start, all other modules when a
+command needs them.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Command(NamedTuple):
     """A command of the program.
 
     Attributes:
-        target: `module:attribute` of its function, or of the `typer.Typer` of a group of commands.
-        help: its line in `vfmalign --help`: the help of a group, or the first sentence of a function's docstring (a
-            test compares them).
+        target: `module:attribute` of the command's function, or of the `typer.Typer` of a group.
+        help: the line in `vfmalign --help`. A test compares it with the help of the group, or with the first sentence
+            of the function's docstring.
     """
 
     target: str
@@ -47,7 +48,7 @@ COMMANDS: dict[str, Command] = {
     "status": Command(f"{_SETUP}.stack:status", "Show the processes of the local stack and their addresses."),
     "backup": Command(
         f"{_SETUP}.backup:backup",
-        "Write the local stack to one file: databases, objects, tokens and the patients behind ids.",
+        "Write the local stack to one file: databases, objects, tokens, and the patients of the ids.",
     ),
     "restore": Command(f"{_SETUP}.backup:restore", "Restore a backup of a local stack into an empty state folder."),
     "doctor": Command(f"{_SETUP}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
@@ -55,12 +56,14 @@ COMMANDS: dict[str, Command] = {
         f"{_SETUP}.login:login",
         "Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.",
     ),
-    "logout": Command(f"{_SETUP}.login:logout", "Delete the login, and end it at the provider where that is possible."),
+    "logout": Command(
+        f"{_SETUP}.login:logout", "Delete the login, and end it at the provider if the provider supports this."
+    ),
     "whoami": Command(f"{_SETUP}.login:whoami", "Show the owner and the source of the token that commands send."),
     "store": Command(f"{_SETUP}.store:app", "Prepare the object storage of a deployment."),
     "demo": Command(f"{_SETUP}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
     "dataset": Command(f"{_API}.dataset:app", "Import, generate, list and show datasets."),
-    "dicom": Command(f"{_SETUP}.dicom:app", "Show what DICOM files hold, and which series rules take."),
+    "dicom": Command(f"{_SETUP}.dicom:app", "Show the contents of DICOM files, and which series the rules select."),
     "models": Command(f"{_API}.models:app", "List, show, import and pretrain models."),
     "extract": Command(f"{_API}.features:extract", "Extract the features of a dataset's split."),
     "features": Command(f"{_API}.features:app", "List and show feature sets."),
@@ -92,7 +95,7 @@ class LazyGroup(TyperGroup):
     """Lists the commands of `COMMANDS`, and imports only the command that is run or completed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Returns the command that the first argument names, with its name and the other arguments."""
+        """Returns the name of the command in the first argument, the command, and the other arguments."""
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None:
             command = self.commands[name] = _load(name)

@@ -20,7 +20,7 @@ OTHER_BYTES = 64 * 2**10
 
 
 def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
-    """Reads an argument: the array of a .npy file, or a feature set as `ID` or, in one version, as `ID@SHA256`.
+    """Reads an argument: the path of a .npy file, or a feature set as `ID` or `ID@SHA256` (one version).
 
     Args:
         text: the argument.
@@ -45,7 +45,7 @@ def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
 def parse_feature_set(
     text: str, field: str, problem: str = "is neither the id of a feature set nor a .npy file"
 ) -> tuple[str, str]:
-    """Reads an argument that names a feature set, as `ID` or, in one version, as `ID@SHA256`.
+    """Reads an argument that names a feature set as `ID` or `ID@SHA256` (one version).
 
     Args:
         text: the argument.
@@ -53,14 +53,14 @@ def parse_feature_set(
         problem: message of the error.
 
     Returns:
-        The id, and the digest of the manifest, which is empty for the stored version.
+        The id, and the digest of the manifest. The digest is empty if the argument is only an id.
 
     Raises:
-        BadOption: the argument has another form.
+        BadOption: the argument has neither form.
     """
     if text.endswith(".npz"):
         raise BadOption(
-            "an archive of arrays (.npz) is not read", field=field, remedy="save the array by numpy.save as a .npy file"
+            "archives (.npz) are not supported", field=field, remedy="save the array with numpy.save as a .npy file"
         )
     feature_set, at, manifest_sha256 = text.partition("@")
     if not is_id(feature_set) or (at and not SHA256.matches(manifest_sha256)):
@@ -74,13 +74,13 @@ def upload_large_samples(
     """Uploads the arrays if they are too large for one message; otherwise returns the samples unchanged.
 
     Args:
-        samples: by name of the argument; one array may occur several times.
+        samples: samples by name of the argument; several arguments may share one array.
         target: the deployment; its MMD service receives the uploads.
         notify: called with a sentence about each upload.
 
     Raises:
         BadTensor: the arrays are too large for a message, and the service has no object storage.
-        VfmalignError: the upload failed otherwise.
+        VfmalignError: the upload failed for another reason.
     """
     size = sum(sample.nbytes for sample in samples.values() if not isinstance(sample, str | StoredFeatureSet))
     if size + OTHER_BYTES <= MESSAGE_BYTES:

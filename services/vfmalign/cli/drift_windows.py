@@ -1,6 +1,6 @@
 """Windowed MMD² of a stream: a service or this process computes the comparisons.
 
-A comparison that fails does not hold up the evidence: its window states the reason.
+A failed comparison does not delay the evidence: the window of the comparison states the reason.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def compute_windows(
 
     Args:
         comparisons: comparisons that the monitor asks for.
-        target: the deployment; its MMD service compares, and is not asked again once it has failed. None for this
-            process.
+        target: the deployment whose MMD service compares; None for this process. After its first failure, the service
+            is not called again.
         seed: of the permutations.
-        report: called with the numbers of comparisons done and of all.
+        report: called with the numbers of finished and of all comparisons.
     """
     options = ComputeOptions.from_fields(
         pairing="independent",

@@ -1,4 +1,4 @@
-"""Exit codes of the commands. Scripts rely on them: change neither table without a line in the changelog."""
+"""Exit codes of the commands. Scripts rely on them: mention every change of a table in the changelog."""
 
 from __future__ import annotations
 

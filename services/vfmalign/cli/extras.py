@@ -42,8 +42,8 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
     """Wraps the imports of optional packages: turns a missing package into an error that names the extra.
 
     Args:
-        extra: the extra that installs them.
-        purpose: purpose that needs them, such as `importing a dataset`.
+        extra: the extra that installs the packages.
+        purpose: purpose that needs the packages, such as `importing a dataset`.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -58,7 +58,7 @@ def require_modules(extra: str, purpose: str, modules: tuple[str, ...]) -> None:
     """Checks that modules are installed, without importing them.
 
     Raises:
-        PreconditionFailed: one of them is not.
+        PreconditionFailed: a module is not installed.
     """
     for module in modules:
         if find_spec(module) is None:
@@ -77,7 +77,8 @@ def missing_extra(extra: str, purpose: str, package: str) -> PreconditionFailed:
 def get_install_command(extra: str) -> str:
     """Returns the command that adds an extra to this installation, from the clone, wheel or index that it came from.
 
-    The name alone would be unsafe: it is on no public index, where anybody could claim it (SECURITY.md).
+    Installing by name alone would be unsafe: no public index has this package yet, so anybody could publish one under
+    its name (SECURITY.md).
     """
     source = _read_source()
     url = str(source.get("url", ""))

@@ -100,7 +100,7 @@ class Decision:
         outcome: its outcome.
         observed: value of the compared end; None if it is absent.
         level: the interval's nominal coverage; None if it is absent.
-        remarks: why it is undecidable, and the limits of its meaning.
+        remarks: why the condition is undecidable, or what its outcome does not show.
     """
 
     condition: Condition
@@ -118,8 +118,8 @@ class VerdictDecision:
         question: the question that the verdict answers, a key of `QUESTIONS`.
         accepted: the verdicts that the option names; at least one.
         observed: the check's verdict; None if it has none.
-        outcome: undecidable with too few trainings, without a verdict, and if a verdict for lack of data or training is
-            not accepted.
+        outcome: undecidable if there are too few trainings or no verdict, or if the verdict says that data or training
+            are insufficient and the gate does not accept this.
     """
 
     question: Question
@@ -216,7 +216,7 @@ def evaluate_gate(conditions: Sequence[Condition], observed: Mapping[str, Observ
 
 
 def passed(decisions: Sequence[Decision | VerdictDecision]) -> bool:
-    """Returns whether a gate passes: it has conditions or accepted verdicts, and all of them pass."""
+    """Returns whether all decisions of a gate pass; False if there are none."""
     return bool(decisions) and all(decision.outcome is Outcome.PASSED for decision in decisions)
 
 

@@ -56,7 +56,7 @@ class ImportSource:
             self.staging.remove()
 
     def forget(self, names: Sequence[str]) -> None:
-        """Deletes the staged data of cases with problems, which may be corrected before the import is repeated."""
+        """Deletes the staged data of cases with problems. The cases may be corrected before the next import."""
         if self.staging is not None:
             self.staging.forget(names)
 
@@ -99,7 +99,9 @@ def open_import_source(
 
 def _check_path(path: Path | None, pacs: PacsChoice) -> Path:
     if pacs.query or pacs.studies is not None:
-        raise BadOption(f"required by {_PACS_OPTIONS}", field="--dicomweb", remedy="name a server, or leave them out")
+        raise BadOption(
+            f"required by {_PACS_OPTIONS}", field="--dicomweb", remedy="name a server, or leave these options out"
+        )
     if path is None:
         raise BadOption("there is nothing to import", field="DIR", remedy="give a folder or file, or --dicomweb")
     return path

@@ -1,4 +1,4 @@
-"""Import of datasets and models through the feature service: the user's token is enough."""
+"""Import of datasets and models through the feature service. The user needs only a token."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def import_model(
         target: the deployment.
         model_id: id to publish under; derived from architecture and weights where empty.
         imported: the model.
-        objective: objective that the weights were trained by.
+        objective: objective with which the weights were trained.
         source: origin and licence of the weights.
         primary_layer: layer of the main result; the architecture's own where empty.
         declaration: rules for DICOM, see `ModelCard`.

@@ -36,12 +36,12 @@ def name_option(field: str, program: Any, arguments: Sequence[str]) -> str:
 
     Args:
         field: path of the field, such as `spec.recipe.epochs`.
-        program: the program, which has run.
-        arguments: arguments with which it ran.
+        program: the program, after it has run.
+        arguments: arguments with which the program ran.
 
     Returns:
-        Its name, such as `--epochs` or `DATASET`; the field itself if the command has no option for it, such as
-        `recipe.batch_size`, which is a key of `--set`.
+        Its name, such as `--epochs` or `DATASET`. If there is none, the field itself, such as `recipe.batch_size`, a
+        key of `--set`.
     """
     command = program
     for argument in arguments:

@@ -48,7 +48,7 @@ TaskOption = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
-        help=f"Task: {', '.join(TASKS)}. May hold its parameters, such as "
+        help=f"Task: {', '.join(TASKS)}. May contain its parameters, such as "
         "segmentation:label=hippocampus,structure=anterior (docs/gates.md).",
     ),
 ]
@@ -57,7 +57,7 @@ LabelsOption = Annotated[
     typer.Option(
         "--label",
         metavar="MAPS",
-        help="Segmentation: label maps, separated by commas; a later one is drawn over an earlier one. Repeatable.",
+        help="Segmentation: label maps, separated by commas. Later maps are drawn over earlier maps. Repeatable.",
     ),
 ]
 StructuresOption = Annotated[
@@ -89,8 +89,8 @@ QueryOption = Annotated[
     typer.Option(
         "--query",
         metavar="KEY=VALUE",
-        help="Studies of the PACS that match, such as ModalitiesInStudy=MR or StudyDate=20250101-20251231. Repeatable; "
-        "all must hold.",
+        help="Read only studies that match, such as ModalitiesInStudy=MR or StudyDate=20250101-20251231. Repeatable; a "
+        "study must match all of them.",
     ),
 ]
 AllowCutOrgansOption = Annotated[
@@ -111,8 +111,8 @@ SmallestDifferenceOption = Annotated[
     typer.Option(
         "--smallest-difference",
         metavar="X",
-        help="Smallest relevant difference in the unit of the task's primary metric, up to 1000: differences that are "
-        "shown to be smaller are `equivalent`. The metric's own by default (docs/numbers.md).",
+        help="Smallest relevant difference in the unit of the task's primary metric, up to 1000. Differences that are "
+        "shown to be smaller are `equivalent`. By default, the value of the metric (docs/numbers.md).",
     ),
 ]
 SmallestDifferencesOption = Annotated[
@@ -121,7 +121,7 @@ SmallestDifferencesOption = Annotated[
         "--smallest-difference",
         metavar="METRIC=X",
         help="METRIC=VALUE: smallest relevant difference of a task's primary metric, in its unit, such as "
-        "lesion_dice=0.02; the metric's own by default. Repeatable.",
+        "lesion_dice=0.02; by default, the value of the metric. Repeatable.",
     ),
 ]
 PermutationsOption = Annotated[
@@ -133,7 +133,7 @@ BootstrapOption = Annotated[
         "--bootstrap",
         CheckSpec,
         "bootstrap_resamples",
-        text="Bootstrap resamples of the gains' intervals, where they are bootstrapped.",
+        text="Number of resamples for the intervals of gains that are bootstrapped.",
     ),
 ]
 SeedOption = Annotated[
@@ -145,8 +145,8 @@ SeedsOption = Annotated[
         "--seeds",
         CheckSpec,
         "seeds",
-        text="Train each network this often, with the seeds that follow --seed. With fewer than 3, no verdict is gain, "
-        "equivalent or harm.",
+        text="Train each network this many times, with the seeds from --seed on. With fewer than 3, no verdict is "
+        "gain, equivalent or harm.",
     ),
 ]
 RandomSeedsOption = Annotated[
@@ -155,8 +155,8 @@ RandomSeedsOption = Annotated[
         "--random-seeds",
         CheckSpec,
         "random_seeds",
-        text="Train the network from random weights this often, at least as often as the others. More trainings make "
-        "the answer on pretraining more precise.",
+        text="Train the network from random weights this many times, at least as often as the others. More trainings "
+        "make the answer on pretraining more precise.",
     ),
 ]
 ShuffledLabelsOption = Annotated[
@@ -195,7 +195,7 @@ def parse_map(pairs: list[str] | None) -> dict[str, str]:
     """Parses the pairs of `--map`.
 
     Raises:
-        BadOption: a pair has another form, or names a modality twice.
+        BadOption: a pair is malformed, or names a modality twice.
     """
     modality_map: dict[str, str] = {}
     for pair in pairs or ():
@@ -214,7 +214,7 @@ def parse_choices(texts: list[str] | None) -> dict[int, dict[str, str]]:
     """Parses `--choose`: returns series numbers by study number, then by modality or label map.
 
     Raises:
-        BadOption: a text has another form, or chooses twice.
+        BadOption: a text is malformed, or chooses a series for the second time.
     """
     choices: dict[int, dict[str, str]] = {}
     for text in texts or ():
@@ -256,7 +256,7 @@ def parse_splits(texts: Sequence[str], kind: type[N], option: str) -> dict[Split
     """Parses pairs of a split and a number; a later pair overrides an earlier one.
 
     Raises:
-        BadOption: a pair has another form.
+        BadOption: a pair is malformed.
     """
     numbers: dict[Split, N] = {}
     known = {str(split): split for split in get_args(Split)}

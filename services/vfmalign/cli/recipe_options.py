@@ -1,4 +1,4 @@
-"""The recipe and the task of a training: from `--recipe`, `--set` and options of their own."""
+"""Builds the recipe and the task of a training from `--recipe`, `--set` and further options."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def list_recipe_keys(*groups: Keys, pretraining: bool = False) -> str:
     presets = _PRETRAINING if pretraining else _FINETUNING
     return list_keys(
         *groups,
-        notes="They override --recipe; its file has the keys of the recipe without `recipe.`. Where several defaults "
-        "are listed, the one of the task or model applies.",
+        notes="These keys override --recipe. The file of --recipe has the keys of the recipe, without `recipe.`. If "
+        "several defaults are listed, the default of the task or model applies.",
         describe_default=lambda group, field: _describe_defaults(field, presets) if group is RECIPE else "",
     )
 

@@ -45,7 +45,7 @@ class Resource(Generic[SpecT, OperationT]):
             return target.run(lambda client: self.show_progress(client, resource_id, view))
 
     def cancel(self, target: Target, resource_id: str) -> OperationT:
-        """Requests that a resource stops. A resource that has ended stays as it is."""
+        """Requests that a resource stops. A resource that has ended does not change."""
         return target.run(lambda client: self.select(client).cancel(resource_id))
 
     def retry(self, target: Target, resource_id: str) -> OperationT:
@@ -61,7 +61,7 @@ class Resource(Generic[SpecT, OperationT]):
 
         Args:
             target: the deployment.
-            states: states to list; without any, all states.
+            states: states to list; if empty, all states.
             limit: the largest number of resources.
         """
         return target.run(lambda client: self.select(client).list(states, limit=limit))

@@ -1,4 +1,4 @@
-"""`--set KEY=VALUE`: fields of records that have no option of their own. `--help` lists them from the records."""
+"""`--set KEY=VALUE`: fields of records that have no option of their own. `--help` lists these fields."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Keys:
         record: class of the record.
         prefix: part of a key before the dot; empty for keys that are the names of the fields.
         fields: which of its fields; all by default.
-        choices: values of fields that are texts for the record.
+        choices: allowed values of fields that the record itself defines only as texts.
     """
 
     record: type[Record]

@@ -49,7 +49,7 @@ class Target:
         addresses: `host:port` by service.
         local: the state of the local stack; None for a deployment that the environment names.
         files: files for TLS; None for plaintext.
-        credential: the token that calls carry; None for none.
+        credential: the token that calls carry; None for calls without a token.
         directory: the state folder of the local stack.
     """
 
@@ -63,7 +63,7 @@ class Target:
     def from_environment(cls) -> Target | None:
         """Returns the deployment that the environment names, or None.
 
-        It may have only some services, such as MMD: calls to a service without an address fail.
+        The deployment may have only some services, such as MMD. Calls to a service without an address fail.
 
         Raises:
             PreconditionFailed: others can read the file of this user's login.

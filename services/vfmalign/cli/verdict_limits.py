@@ -79,7 +79,7 @@ def list_limits_of_dataset(dataset: Dataset) -> list[str]:
 
 
 def describe_work(spec: CheckSpec, plans: Sequence[TrainingPlan]) -> str:
-    """Returns how much a check trains. No time is known before the device has shown how fast it is."""
+    """Returns how much a check trains. It states no time, because the speed of the device is not known yet."""
     budgets = list_budgets(spec)
     steps = sum(budget.steps for budget in budgets) // len(budgets)
     trainings = "; ".join(

@@ -108,7 +108,7 @@ def test_doctor_finds_a_service_whose_own_token_is_refused(
     step = done.document["steps"][-1]
     refusal = f"{called} refuses the token of {caller} (the token's signature is wrong), so {consequence}"
     assert refusal in step["detail"]
-    assert "which draws new tokens where one is damaged" in step["remedy"]
+    assert "which replaces damaged tokens" in step["remedy"]
     assert signature[1:] not in done.out + done.err
     assert cli.call("doctor", "--json").document["ok"]
 
@@ -369,7 +369,7 @@ def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: st
     assert watched["check"]["state"] == "CHECK_STATE_CANCELLED"
     assert "there is no report, because the check is cancelled" in cli.call("checks", "report", "c1", code=2).err
     gated = cli.call("checks", "show", "c1", "--gate", "mmd2.upper<=1", code=2)
-    assert "the gate needs a result, and the check is cancelled" in gated.err
+    assert "the gate needs a result, but the check is cancelled" in gated.err
 
 
 def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:

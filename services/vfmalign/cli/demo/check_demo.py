@@ -1,7 +1,7 @@
 """`vfmalign demo`: one alignment check on phantoms, from an empty stack to the report.
 
 Every number follows from the seed. The demo runs on a stack of its own, or on the deployment that the environment
-names, where running it again shows the existing result.
+names. On a deployment, a second run shows the existing result.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ MARKER_FILE = "demo"
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """The parameters of a demo, from which its ids follow."""
+    """The parameters of a demo. They determine its ids."""
 
     seed: int
     task: str
@@ -95,7 +95,7 @@ def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: P
     """Runs the demo on a stack of its own, in a state folder.
 
     Raises:
-        VfmalignError: a step failed. The folder with its logs is kept.
+        VfmalignError: a step failed. The state folder is kept with the step's logs.
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
     create_reports_folder(reports)

@@ -8,7 +8,7 @@ SHA256SUMS     last: the digest of every other file, in the form of `sha256sum`
 A monitor's database and objects must come from one moment. The backup therefore holds the write lock of their database
 while it copies both: no observation is recorded, and no state of a monitor is replaced or deleted. Observations wait in
 the outbox, which is copied meanwhile. Everything else is copied while it changes, first the database and then the
-objects: services create again, or continue without, an object that was replaced between the two.
+objects. If an object is replaced in between, the services create it again or continue without it.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class _Writer:
         """Adds objects; leaves out objects that are deleted meanwhile.
 
         Raises:
-            PreconditionFailed: a key is not canonical, so that no service wrote the object.
+            PreconditionFailed: a key is not canonical, so no service can have written the object.
         """
         for number, key in enumerate(keys, 1):
             try:

@@ -1,9 +1,9 @@
 """Credentials of a trial stack in containers, in one volume. Each container mounts its own folder of the volume.
 
-The folder of a holder, `owner` or a service, has its token, the public key of all tokens, and its keys of the S3 server
-as an AWS credentials file. The folder `s3` has the files of the S3 server: the identities that these keys belong to,
-and certificates, which are required at its internal ports. The folder `dicom-gateway` has the certificate of the DICOM
-gateway and the password that it asks for; `features` has the same password, and the CA's certificate.
+The folder of a holder (`owner` or a service) contains the holder's token, the public key of all tokens, and the
+holder's keys of the S3 server as an AWS credentials file. The folder `s3` contains the identities of these keys, and
+the certificates that the internal ports of the S3 server require. The folder `dicom-gateway` contains the certificate
+of the DICOM gateway and its password. `features` contains the same password, and the certificate of the CA.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DICOM_GATEWAY = "dicom-gateway"
 def renew(folder: Path) -> None:
     """Replaces all credentials of a folder by new ones. Files have mode 0600, folders 0700.
 
-    Services read theirs again; the S3 server has to be restarted.
+    Services read their new credentials by themselves; the S3 server has to be restarted.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -44,7 +44,7 @@ def renew(folder: Path) -> None:
 
 
 def renew_dicom_gateway(folder: Path) -> None:
-    """Replaces certificate and password of the DICOM gateway, which reads them again.
+    """Replaces the certificate and the password of the DICOM gateway. It reads the new files by itself.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vfmalign.cli.local.credentials", description=main.__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument(
-        "--renew", action="store_true", help="replace credentials that are there; restart the S3 server afterwards"
+        "--renew", action="store_true", help="replace existing credentials; restart the S3 server afterwards"
     )
     options = parser.parse_args(arguments)
     if options.renew or not _is_complete(options.folder):

@@ -201,7 +201,7 @@ def _describe_health(name: str, target: Target, health: str) -> Unavailable:
         return Unavailable(
             f"its process {process.pid} is alive and does not answer, so it hangs",
             subject=target.addresses[name],
-            remedy=f"`ps -o stat= -p {process.pid}` shows T where it was stopped (`kill -CONT {process.pid}`); else "
+            remedy=f"`ps -o stat= -p {process.pid}` shows T if it was stopped (`kill -CONT {process.pid}`); else "
             f"`kill -9 {process.pid}`, and the stack starts it again; {log}",
         )
     return Unavailable(f"its health is `{health}`", subject=target.addresses[name], remedy=log)
@@ -233,8 +233,8 @@ def _call_as(caller: str, called: str, target: Target) -> None:
         raise type(error)(
             f"{called} refuses the token of {caller} ({error.message}), so {_CALLS[caller, called]}",
             subject=f"tokens/{caller}/token",
-            remedy=f"run {target.get_command('down')}, then {target.get_command('up --detach')}, which draws new "
-            "tokens where one is damaged",
+            remedy=f"run {target.get_command('down')}, then {target.get_command('up --detach')}, which replaces "
+            "damaged tokens",
             reason=error.reason,
         ) from None
 

@@ -49,7 +49,7 @@ def get_service_environment(
     Args:
         directory: the state folder.
         store: the stack's object storage; None for a stack without one.
-        ports: of every service of the stack.
+        ports: ports of every service of the stack.
         name: the service.
         settings: override the defaults for one machine.
     """
@@ -75,10 +75,11 @@ def get_service_environment(
 def get_malloc_settings(service: str) -> dict[str, str]:
     """Returns variables with which glibc keeps freed memory for a service's next request.
 
-    By default glibc returns the memory of each large array to the kernel, and every page of the next one faults again:
-    a quarter of a convolutional encoder's forward pass at full size, 9 ms of an MMD request of 6 MB (measured;
-    `python -m bench.forward`, `make bench BENCH='--only endpoint'`). The limit holds for the whole process, because all
-    threads share one arena. Training processes inherit the variables from `finetuning`. Other allocators ignore them.
+    By default, glibc returns the memory of each large array to the kernel, so every page of the next array faults
+    again. This takes a quarter of a convolutional encoder's forward pass at full size, and 9 ms of an MMD request of 6
+    MB (measured; `python -m bench.forward`, `make bench BENCH='--only endpoint'`). The limit holds for the whole
+    process, because all threads share one arena. Training processes inherit the variables from `finetuning`. Other
+    allocators ignore them.
 
     Args:
         service: of a local stack.

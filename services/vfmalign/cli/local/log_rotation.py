@@ -15,7 +15,7 @@ def rotate(folders: Iterable[Path], max_bytes: int = MAX_LOG_BYTES) -> None:
     """Copies, then empties, every log in these folders that exceeds a size.
 
     Processes keep writing to the file that they hold open, as with `copytruncate` of logrotate: they append to it, so
-    that they continue at its new end. Lines that are written between the two steps are lost.
+    that they continue at its new end. Lines that are written between copying and emptying are lost.
     """
     for folder in folders:
         for log in folder.glob("*.log"):

@@ -1,4 +1,4 @@
-"""Ports of the loopback interface: which are free, and which ones the services of a stack take."""
+"""Ports of the loopback interface: which are free, and which ones the services of a stack use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PortChoice:
     """How a start of a stack chooses ports. By default, services keep their ports, and new services get free ones.
 
     Attributes:
-        first: first of the services' ports, which replace those they kept; 0 for the default.
+        first: first of the new ports, which replace the ports that services kept; 0 for the default.
         any: use free ports for a service if its ports are taken, only for this start.
     """
 

@@ -97,7 +97,7 @@ def call_as_service(caller: str, called: str, target: Target) -> None:
     """Makes a call that one service makes to another; the credential of `target` is the caller's token.
 
     Raises:
-        VfmalignError: the call failed, such as for a token that is refused.
+        VfmalignError: the call failed, for example because the token is refused.
     """
     if (caller, called) != ("features", "monitoring"):
         call(called, target)

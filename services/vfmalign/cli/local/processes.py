@@ -20,8 +20,8 @@ _POLL_S = 0.05
 class ProcessRef(Record):
     """A process, identified by its pid and its start, so that a reused pid is noticed.
 
-    The start is in seconds since the system booted. A start in seconds since 1970 would change with the clock, as after
-    a pause of a virtual machine.
+    The start is in seconds since the system booted. A start in seconds since 1970 would change with the clock, for
+    example after a pause of a virtual machine.
     """
 
     pid: int
@@ -85,7 +85,7 @@ def wait_for_exit(processes: Sequence[ProcessRef], timeout_s: float) -> list[Pro
 
 
 def find_processes_with_open_files(folder: Path) -> Iterator[ProcessRef]:
-    """Yields the user's other processes that hold a file below a folder open, as jobs hold their lock."""
+    """Yields the user's other processes with an open file below a folder, such as jobs with their lock file."""
     prefix, own_pid, user = f"{folder.resolve()}{os.sep}", os.getpid(), os.getuid()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""The stacks of this user on this machine. A command that finds no stack can therefore name those that run.
+"""The stacks of this user on this machine. A command that finds no stack can therefore name the running stacks.
 
 A stack that runs has a file with the path of its state folder. The file of a stack that was killed is ignored.
 """

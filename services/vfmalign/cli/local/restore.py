@@ -1,8 +1,8 @@
 """Restores a backup into an empty state folder.
 
 The whole file is verified before anything is written. The stack is then built in a folder beside the state folder,
-which takes its place by one rename: a state folder is complete or absent, also after a kill. The next restore deletes
-the remains of one that was killed.
+which takes its place by one rename: a state folder is complete or absent, also after a kill. If a restore was killed,
+the next one deletes its remains.
 """
 
 from __future__ import annotations

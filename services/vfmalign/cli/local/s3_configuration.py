@@ -31,7 +31,7 @@ _PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer
 
 
 def get_arguments(directory: Path, ports: dict[str, int]) -> list[str]:
-    """Returns the options of `weed server`. Run it in `directory`: some paths, and those of TLS, are relative to it."""
+    """Returns the options of `weed server`. Run it in `directory`: some paths, as those of TLS, are relative."""
     return [
         f"-dir={directory / 'data'}",
         "-ip=127.0.0.1",
@@ -64,7 +64,7 @@ def get_arguments(directory: Path, ports: dict[str, int]) -> list[str]:
 
 
 def load_or_create(directory: Path) -> dict[str, Any]:
-    """Returns the server's ports and keys. The first start draws them, and stores them in files of mode 0600."""
+    """Returns the server's ports and keys. The first start generates and stores them, in files of mode 0600."""
     path = directory / "server.json"
     stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     config: dict[str, Any] = {
@@ -110,7 +110,7 @@ def _list_actions(access: StoreAccess) -> list[str]:
 
 
 def renew_certificates(directory: Path) -> None:
-    """Writes new certificates. From the next start, every port except the S3 port admits only holders of these."""
+    """Writes new certificates. From the next start, every port except the S3 port admits only their holders."""
     with needs_extra("local", "the local S3 server"):
         from vfmalign.cli.local import certificates
     identity = certificates.issue()

@@ -67,7 +67,8 @@ def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subpr
 
     Raises:
         PreconditionFailed: the program is not installed.
-        Unavailable: its disk is too full, or it did not start; the message names the folder or the log.
+        Unavailable: the server's disk is too full, or the server did not start; the message names the folder or the
+            log.
     """
     directory = directory.absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,8 +144,8 @@ def _require_free_space(directory: Path) -> None:
 def stop(pid: int, *, grace_s: float = 1.0) -> None:
     """Stops a server with all its processes.
 
-    A graceful shutdown of SeaweedFS waits up to half a minute for its parts. Acknowledged writes are on disk before,
-    so killing it loses nothing (tested).
+    A graceful shutdown of SeaweedFS waits up to half a minute for its parts. Acknowledged writes are already on disk,
+    so killing the server loses nothing (tested).
 
     Args:
         pid: the server's process id.

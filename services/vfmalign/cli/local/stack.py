@@ -69,8 +69,7 @@ class Stack:
         directory: the state folder.
         notify: called with one sentence for every event.
         settings: environment variables of the services, instead of the defaults for this machine.
-        services: the services to run. The S3 server is started unless none of them needs it; without any service, it
-            runs alone.
+        services: the services to run. The S3 server is started if one of them needs it, or if there are no services.
         port_choice: how to choose the services' ports.
     """
 
@@ -318,9 +317,9 @@ def running_stack(
     settings: Mapping[str, str] = NO_SETTINGS,
     services: Collection[str] = SERVICES,
 ) -> Iterator[StackState]:
-    """Runs a stack during a block. It holds the folder's lock, is supervised by a thread, and is always stopped.
+    """Runs a stack during a block. The stack holds the folder's lock, and a thread supervises it.
 
-    It has no other callers, so it may take any port.
+    The stack is always stopped at the end. It has no other callers, so it may take any port.
     """
     with directory.single_instance_lock():
         stack = Stack(directory, notify, settings, services, PortChoice(any=True))

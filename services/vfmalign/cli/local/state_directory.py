@@ -54,7 +54,7 @@ class ServiceState(Record):
         ports: kept for the life of the stack and across restarts, so that clients find the service again.
         process: the running process; None while the service is down.
         serving: whether the service has reported that it serves.
-        restarts: how often it died and was restarted since the stack came up.
+        restarts: how often the service died and was restarted since the start of the stack.
     """
 
     ports: ServicePorts

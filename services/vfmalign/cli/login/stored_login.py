@@ -35,7 +35,7 @@ class Login(Record):
 
     @classmethod
     def from_tokens(cls, client: ProviderClient, tokens: Tokens) -> Login:
-        """Returns the login that a provider's response begins."""
+        """Returns a new login with the tokens of a provider's response."""
         expires_at = None if tokens.expires_in is None else time.time() + tokens.expires_in
         return cls(
             client=client,
@@ -46,7 +46,7 @@ class Login(Record):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the access token is valid for a while."""
+        """Whether the access token stays valid for a while longer."""
         return self.expires_at is None or time.time() < self.expires_at - _MARGIN_S
 
 

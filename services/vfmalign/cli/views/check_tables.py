@@ -49,7 +49,7 @@ def show_check(check: Check, report: str) -> list[RenderableType]:
         ),
         "",
         *_show_remarks(result),
-        Text("The report and --json have all numbers.", style="dim"),
+        Text("The report and --json contain all numbers.", style="dim"),
         Text.assemble("Report: ", (report, "bold")),
     ]
 

@@ -49,7 +49,7 @@ class ShownStudy:
     """A study with the candidates that selections take.
 
     Attributes:
-        number: from 1, in the order in which an import counts its cases.
+        number: number of the study, from 1, in the order in which an import counts its cases.
         study: the study.
         choice: all candidates, and the candidates that selections take.
         attributes: attributes that the selections test.

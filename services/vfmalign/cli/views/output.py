@@ -57,7 +57,7 @@ class Output:
     def fail(
         self, error: VfmalignError, document: Mapping[str, object] | None = None, *renderables: RenderableType
     ) -> None:
-        """Writes an error: a sentence of cause and one of remedy; with `--json` also as the document's `error`.
+        """Writes an error as two sentences, cause and remedy; with `--json`, also as the document's field `error`.
 
         Args:
             error: the error.

@@ -152,7 +152,7 @@ def show_top_channels(layers: Sequence[LayerResult]) -> list[RenderableType]:
 
 
 def list_top_channels_estimates(layers: Sequence[LayerResult]) -> list[Estimate]:
-    """Returns the estimates without a value in `show_top_channels`, which need a reason."""
+    """Returns the estimates of `show_top_channels` that have no value, so that their reasons can be shown."""
     without = [
         layer.top_channels.shift_without.mmd2
         for layer in layers

@@ -92,8 +92,8 @@ RequireOption = Annotated[
     typer.Option(
         "--require",
         metavar="VERDICTS",
-        help=f"Exit with code 5 unless the verdict is one of these: {', '.join(VERDICTS)}. Such as gain,equivalent. "
-        "Repeatable.",
+        help="Exit with code 5 unless the verdict is in this list, such as gain,equivalent. Repeatable. Verdicts: "
+        f"{', '.join(VERDICTS)}.",
     ),
 ]
 RequirePretrainingOption = Annotated[
@@ -101,7 +101,7 @@ RequirePretrainingOption = Annotated[
     typer.Option(
         "--require-pretraining",
         metavar="VERDICTS",
-        help="Exit with code 5 unless the answer on pretraining is one of these, such as gain: the model is better "
+        help="Exit with code 5 unless the answer on pretraining is in this list. `gain` means that the model is better "
         "than the same network from random weights. Repeatable.",
     ),
 ]
@@ -110,7 +110,7 @@ ControlOption = Annotated[
     typer.Option(
         "--control",
         metavar="NAME",
-        help=f"Run the check on an untrained copy of the model as well, and show it beside: {RANDOM_WEIGHTS}.",
+        help=f"Also run the check on an untrained copy of the model, and show both results. Value: {RANDOM_WEIGHTS}.",
     ),
 ]
 
@@ -153,13 +153,13 @@ def check(
     """Run an alignment check.
 
     A check fine-tunes the model on the task and measures how far its features move and what the fine-tuning gains.
-    A task takes its parameters from the options, or else from the dataset's defaults. Examples: --task segmentation
-    --label hippocampus --structure anterior; --task classification --class NAME; --task
-    translation:from=t1w+flair,to=t2w; --task super_resolution:modality=t1w; --task distortion:modality=dwi.
+    Where no option sets a parameter of the task, the dataset's default applies. Examples: --task segmentation --label
+    hippocampus --structure anterior; --task classification --class NAME; --task translation:from=t1w+flair,to=t2w;
+    --task super_resolution:modality=t1w; --task distortion:modality=dwi.
 
-    The recipe's options apply to the pretrained network and to its twin from random weights; the specialised network
-    shares their budget and keeps its own learning rate. --map t1w=input feeds the dataset's t1w to a model that names
-    its input differently.
+    The recipe's options apply to the pretrained network and to its twin from random weights. The specialised network
+    gets the same training budget, but keeps its own learning rate. --map t1w=input feeds the dataset's t1w to a model
+    that names its input differently.
 
     If a gate cannot pass with this dataset or recipe, the command ends before anything is trained.
     """
@@ -239,13 +239,13 @@ def show(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one check. With a gate, exit with code 5 unless it passes."""
+    """Show one check. If you set a gate, exit with code 5 unless it passes."""
     required = Gate.parse(gate, require, require_pretraining)
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = CHECKS.get(target, check_id)
     if required and stored.state != "succeeded":
         raise PreconditionFailed(
-            f"the gate needs a result, and the check is {stored.state}",
+            f"the gate needs a result, but the check is {stored.state}",
             subject=check_id,
             remedy=f"see {target.get_command(f'checks show {check_id}')}",
         )
@@ -274,7 +274,7 @@ def _name_page(target: Target, check_id: str) -> str:
 
 
 def find_dataset(target: Target, dataset_id: str) -> Dataset | None:
-    """Returns a dataset's description; None if the dataset does not exist, which creating the check reports."""
+    """Returns a dataset's description; None if there is no such dataset (creating the check then fails)."""
     with suppress(NotFound, PreconditionFailed):
         return target.run(lambda client: client.features.get_dataset(dataset_id))
     return None

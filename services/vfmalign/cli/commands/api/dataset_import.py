@@ -1,4 +1,4 @@
-"""`vfmalign dataset import`: a folder, a zip, a CSV file or the studies of a PACS as a dataset.
+"""`vfmalign dataset import`: imports a folder, a zip, cases of a CSV file or studies of a PACS as a dataset.
 
 Names of files and folders are never printed: they are often patients' names.
 """
@@ -62,8 +62,8 @@ DeclarationOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Modalities, label maps and classes: a JSON file, prostate_mpmri, brain_t1w or hippocampus; derived by "
-        "default. For DICOM, its selections choose the series.",
+        help="Declaration of modalities, label maps and classes: a JSON file, prostate_mpmri, brain_t1w or "
+        "hippocampus; derived by default. For DICOM, its selections choose the series.",
     ),
 ]
 ShareOption = Annotated[
@@ -73,10 +73,11 @@ ShareOption = Annotated[
     ),
 ]
 SplitsOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Splits by case: JSON, or CSV with the columns folder,split.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Split of each case: a JSON file, or CSV with the columns folder,split."),
 ]
 PatientsOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Patients by case: CSV with the columns folder,patient.")
+    Path | None, typer.Option(metavar="FILE", help="Patient of each case: CSV with the columns folder,patient.")
 ]
 OnlyWithOption = Annotated[
     list[str] | None,
@@ -90,7 +91,7 @@ ShowNamesOption = Annotated[
     bool,
     typer.Option(
         "--show-names",
-        help="Print the folder, file or cell of every case that problems and notes name: it may be a patient's name.",
+        help="Print the folders, files or cells of the cases in problems and notes. They may be patients' names.",
     ),
 ]
 AllowOption = Annotated[
@@ -99,7 +100,7 @@ AllowOption = Annotated[
         metavar="NAMES",
         help="Use DICOM that is refused because its pixels may name a patient (burned_in_annotation, "
         "secondary_capture, overlay), or because its volumes share no coordinates (frames_of_reference); separated by "
-        "commas. Look at the images first. The choice is recorded with their cases.",
+        "commas. Look at the images first. The choice is recorded with the cases.",
     ),
 ]
 AcceptDefectiveOption = Annotated[
@@ -107,7 +108,7 @@ AcceptDefectiveOption = Annotated[
     typer.Option(
         "--accept-defective",
         help="If a DICOM series that the rules prefer cannot be used, for example because a slice is missing, take the "
-        "next one. This is noted, and recorded with the cases.",
+        "next one. A note says so, and the choice is recorded with the cases.",
     ),
 ]
 ExcludeOption = Annotated[
@@ -120,8 +121,8 @@ ChooseOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="N:NAME=SERIES",
-        help="Take a modality or label map of study N only from this series, such as 3:t2w=10, by the numbers that "
-        "`vfmalign dicom show` prints. Repeatable.",
+        help="Take a modality or label map of study N only from this series, such as 3:t2w=10. `vfmalign dicom show` "
+        "prints the numbers. Repeatable.",
     ),
 ]
 SkipUnusableOption = Annotated[
@@ -138,13 +139,13 @@ ForModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="ID",
-        help="Model that the dataset is for: if its field of view cuts a structure, the case is named, and refused if "
-        "less than 90 % of the structure lies inside.",
+        help="Model that the dataset is for. If its field of view cuts a structure of a case, the case is listed. If "
+        "less than 90 % of the structure lies inside, the case is refused.",
     ),
 ]
 StudiesOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Studies of the PACS: CSV with the column study, their StudyInstanceUID."),
+    typer.Option(metavar="FILE", help="Studies of the PACS: CSV with their StudyInstanceUIDs in the column study."),
 ]
 MaxStagingOption = Annotated[
     float,
@@ -329,7 +330,7 @@ def _dry_run(
     write_notes(notes, output, dataset)
     output.note("dry run: nothing was written")
     if (prepared.problems or prepared.notes) and not options.show_names:
-        output.note("--show-names adds the folder, file or cell of each case named above; it may be a patient's name")
+        output.note("--show-names adds the folders, files or cells of these cases; they may be patients' names")
     if prepared.problems:
         raise typer.Exit(BAD_INPUT)
 

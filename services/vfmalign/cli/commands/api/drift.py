@@ -53,7 +53,7 @@ AlphaOption = Annotated[
     ),
 ]
 DriftLayerOption = Annotated[
-    str, typer.Option(metavar="LAYER", help="Layer that raises the alarm; the reference's first one by default.")
+    str, typer.Option(metavar="LAYER", help="Layer that can raise the alarm; by default the reference's first layer.")
 ]
 ByOption = Annotated[
     str,
@@ -65,22 +65,22 @@ ByOption = Annotated[
 ]
 ReferenceTableOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="CSV with a line for each row of REFERENCE: patient, and perhaps strata."),
+    typer.Option(metavar="FILE", help="CSV with a line for each row of REFERENCE: patient, and optionally strata."),
 ]
 StreamTableOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="CSV with a line for each row of STREAM: patient, and perhaps observation (its id), day (as 2026-03-01) "
-        "and strata.",
+        help="CSV with a line for each row of STREAM: patient, and optionally observation (its id), day (as "
+        "2026-03-01) and strata.",
     ),
 ]
 FirstPatientsOption = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Also compare the first N patients, 20 to 500, with the reference in one test, within strata: it detects "
-        "a stream that differs from its first row on, and takes a tenth of alpha.",
+        help="Also compare the first N patients (20 to 500) with the reference in one test, within strata. The test "
+        "detects a stream that differs from its first row on. It uses a tenth of alpha.",
     ),
 ]
 DriftStateOption = Annotated[
@@ -195,7 +195,7 @@ def choose_alpha(alpha: float | None, run_length: int | None) -> float:
     """Returns `--alpha`, or its default.
 
     Raises:
-        BadOption: a run length, which replaces it, is given as well.
+        BadOption: both `--alpha` and a run length are given; a run length replaces it.
     """
     if alpha is not None and run_length:
         raise BadOption("it replaces --alpha, but both are given", field="run_length", remedy="give one of them")
@@ -203,14 +203,14 @@ def choose_alpha(alpha: float | None, run_length: int | None) -> float:
 
 
 def evaluate_alarm(document: DriftDocument) -> Outcome:
-    """Returns the outcome of `--require no_alarm`, which is undecidable if no row entered."""
+    """Returns the outcome of `--require no_alarm`; undecidable if no row entered the evidence."""
     if document.alarm is not None:
         return Outcome.FAILED
     return Outcome.PASSED if document.rows else Outcome.UNDECIDABLE
 
 
 def write_page(path: Path, content: bytes, option: str) -> None:
-    """Replaces a file that a user has named.
+    """Writes a file that the user has named; an existing file is replaced.
 
     Args:
         path: the file.

@@ -112,7 +112,7 @@ def experiment(
     """Run an alignment check for every model, task and seed.
 
     One report covers all checks of the experiment. The recipe's options apply to the pretrained networks and to those
-    from random weights; the specialised networks share their budget and keep their own learning rates.
+    from random weights. The specialised networks get the same training budget, but keep their own learning rates.
     """
     chosen = parse_settings(settings, RECIPE)
     recipe = build_recipe(chosen, recipe_file, preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch)
@@ -146,7 +146,7 @@ def experiment(
 
 @app.command()
 def show(experiment_id: ExperimentArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show one experiment. Finished cells are shown with their results, the others with their state."""
+    """Show one experiment. Finished cells are shown with their results, unfinished cells with their state."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = EXPERIMENTS.get(target, experiment_id)
     warn_without_leader(target, stored.state, output)
@@ -160,7 +160,7 @@ def report(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Download the report of a finished experiment. It is a page, JSON and CSV."""
+    """Download the report of a finished experiment. It consists of a page, JSON and CSV."""
     emit_report(EXPERIMENTS, experiment_id, reports, home, as_json=as_json)
 
 
@@ -194,7 +194,7 @@ def finish_experiment(
         experiment: the experiment.
         output: receives the result.
         reports: folder for the downloaded report.
-        further_lines: lines that a terminal shows after it.
+        further_lines: lines that a terminal shows after the result.
         fields: fields that `--json` adds.
 
     Raises:
@@ -212,7 +212,7 @@ def parse_smallest_differences(texts: Sequence[str]) -> tuple[SmallestDifference
     """Parses smallest relevant differences, each `METRIC=VALUE`.
 
     Raises:
-        BadOption: a text has another form, or the value is not a number above 0 and at most 1,000.
+        BadOption: a text does not have this form, or the value is not a number above 0 and at most 1,000.
     """
     differences = []
     for text in texts:

@@ -82,9 +82,9 @@ def finetune(
 ) -> None:
     """Fine-tune a model on a task, without an alignment check.
 
-    A task takes its parameters from the options, or else from the dataset's defaults. Examples: --task segmentation
-    --label hippocampus --structure anterior; --task classification --class NAME; --task
-    translation:from=t1w+flair,to=t2w; --task super_resolution:modality=t1w; --task distortion:modality=dwi.
+    Where no option sets a parameter of the task, the dataset's default applies. Examples: --task segmentation --label
+    hippocampus --structure anterior; --task classification --class NAME; --task translation:from=t1w+flair,to=t2w;
+    --task super_resolution:modality=t1w; --task distortion:modality=dwi.
     """
     chosen = parse_settings(settings, RECIPE, TASK)
     full_task = build_task(task, chosen, labels=labels, structures=structures, class_name=class_name)

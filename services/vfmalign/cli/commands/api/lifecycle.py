@@ -87,7 +87,7 @@ def add_lifecycle(
         delete(f"{noun} {resource_id}", call, output, yes=yes, dry_run=dry_run)
 
     app.command("list", help=f"List {noun}s, newest first.")(list_)
-    app.command("cancel", help=f"Cancel {one}. One that has ended stays as it is.")(cancel)
+    app.command("cancel", help=f"Cancel {one}. If it has ended, nothing changes.")(cancel)
     help_ = f"Continue {one} that failed or was cancelled. Stored results are not computed again."
     app.command("retry", help=help_)(retry)
     help_ = f"Delete {one} that has ended, with its objects. The models that it published stay."
@@ -133,7 +133,7 @@ def emit_created(
 
 
 def describe_state(state: JobState) -> str:
-    """Returns, as a predicate, the state of a resource that was created or existed with the same specification."""
+    """Returns the state of a resource as the predicate of a sentence, such as `has succeeded` or `is running`."""
     return _PREDICATES.get(state, f"is {state}")
 
 
@@ -145,7 +145,7 @@ def get_next_step(target: Target, noun: str, resource_id: str, state: JobState) 
 
 
 def warn_without_leader(target: Target, state: JobState, output: Output) -> None:
-    """Warns that unfinished work does not go on if no orchestrator leads."""
+    """Warns, if no orchestrator leads, that unfinished work does not continue."""
     from vfmalign.cli.local.probes import get_health  # imports the S3 client
 
     address = target.addresses.get("finetuning", "")
@@ -168,7 +168,7 @@ def create_reports_folder(folder: Path) -> None:
 def emit_report(
     resource: ReportedResource[SpecT, OperationT], resource_id: str, reports: Path, home: Path, *, as_json: bool
 ) -> None:
-    """Downloads the report of a resource that has succeeded, and writes where it is.
+    """Downloads the report of a resource that has succeeded, and prints its path.
 
     Raises:
         PreconditionFailed: there is no report.
@@ -188,7 +188,7 @@ class FinalReport:
     """The report of a resource that has ended.
 
     Attributes:
-        places: the path of every file by extension; empty without a report, or if it cannot be written.
+        places: the path of every file by extension; empty if there is no report or it cannot be written.
         document: fields that `--json` adds.
         code: exit code of the download.
     """
@@ -240,11 +240,11 @@ def download_report(
         folder: where the files are written.
 
     Returns:
-        The path of every file by extension, and the page's `uri`.
+        The path of every file by extension, and as `uri` the stored location of the page.
 
     Raises:
         BadOption: the folder cannot be written.
-        DigestMismatch: the report was written anew since `files` were read.
+        DigestMismatch: the report was written again after `files` was read.
     """
     places = {"uri": files["html"].uri}
     contents = resource.get_report(target, resource_id, files)
@@ -253,7 +253,7 @@ def download_report(
     for extension, content in contents.items():
         if hashlib.sha256(content).hexdigest() != files[extension].sha256:
             raise DigestMismatch(
-                f"the report ({extension}) was written anew", subject=resource_id, remedy="run the command again"
+                f"the report ({extension}) was written again", subject=resource_id, remedy="run the command again"
             )
         path = folder / f"{resource_id}.{extension}"
         with _writing_reports():
@@ -273,7 +273,7 @@ def _writing_reports() -> Iterator[None]:
 
 
 def no_report(target: Target, noun: str, resource_id: str, state: str, progress: Progress) -> PreconditionFailed:
-    """Returns the error for a report that does not exist, or was lost and is written again."""
+    """Returns the error for a report that does not exist, or that was lost and is being written again."""
     lost = f" again: {progress.detail}" if progress.reason == "ARTIFACT_LOST" else ""
     return PreconditionFailed(
         f"there is no report, because the {noun} is {state}{lost}",

@@ -1,4 +1,4 @@
-"""`vfmalign mmd`: compare two samples of features, stored feature sets or arrays of this machine."""
+"""`vfmalign mmd`: compares two samples of features: stored feature sets, or arrays on this machine."""
 
 from __future__ import annotations
 

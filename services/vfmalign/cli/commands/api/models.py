@@ -87,13 +87,13 @@ RulesOption = Annotated[
         "--declaration",
         metavar="NAME",
         help="Declaration with the selections of DICOM series for the model's inputs: a JSON file or a name. "
-        "`Extract` follows them if a request names no dataset.",
+        "`Extract` uses the selections if a request names no dataset.",
     ),
 ]
 ImportObjectiveOption = Annotated[
     str,
     typer.Option(
-        "--objective", metavar="NAME", help=f"Objective that the weights were trained by: {', '.join(OBJECTIVES)}."
+        "--objective", metavar="NAME", help=f"Objective with which the weights were trained: {', '.join(OBJECTIVES)}."
     ),
 ]
 
@@ -162,7 +162,7 @@ def import_(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a foreign model and publish it with a card. Nothing in it is unpickled or executed.
+    """Convert a foreign model and publish it with a card. Nothing in the model's files is unpickled or executed.
 
     Your token needs the role curator.
 
@@ -213,7 +213,7 @@ def pretrain(
     dataset_id: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET", help="Id of the dataset: trained on its split `pretrain`, validated on its split `val`."
+            metavar="DATASET", help="Id of the dataset: split `pretrain` is for training, split `val` for validation."
         ),
     ],
     *,
@@ -238,7 +238,7 @@ def pretrain(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Pretrain a new encoder and publish it. It is trained on the dataset's split `pretrain`."""
+    """Pretrain a new encoder and publish it. The dataset's split `pretrain` is used for training."""
     chosen = parse_settings(settings, RECIPE)
     recipe = build_recipe(chosen, recipe_file, preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch)
     spec = JobSpec.from_fields(

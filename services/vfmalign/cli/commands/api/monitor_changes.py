@@ -53,8 +53,8 @@ def acknowledge(
 ) -> None:
     """Record that you have seen the alarm.
 
-    Shows the alarm of the current epoch first. The alert ends; the alarm stays, and the evidence continues.
-    A later acknowledgement does not replace the first one.
+    Shows the alarm of the current epoch first. The alert ends, but the alarm stays, and the evidence continues. A later
+    acknowledgement does not replace the first one.
     """
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     seen = get_monitor(target, monitor_id)
@@ -88,8 +88,8 @@ def replace_reference(
         bool,
         typer.Option(
             "--fixed",
-            help="This time and REFERENCE were fixed without regard to the observations, such as for a new model or an "
-            "exchanged scanner: the bound of false alarms holds.",
+            help="You chose this time and REFERENCE without regard to the observations, for example because of a new "
+            "model or scanner. The bound of false alarms holds.",
         ),
     ] = False,
     unseen: Annotated[
@@ -113,9 +113,9 @@ def replace_reference(
 ) -> None:
     """Begin a new epoch, with another or the same reference.
 
-    Its evidence begins anew and spends its own share of alpha. Give exactly one of --fixed, --unseen and --reset as the
-    reason. Your choice decides whether the bound of false alarms holds. With --unseen, repeating the command never
-    changes anything; with the others, only until a row has entered.
+    The evidence begins anew, with its own share of alpha. Give exactly one of --fixed, --unseen and --reset as the
+    reason. Your choice decides whether the bound of false alarms holds. If you repeat the command with --unseen,
+    nothing changes. With --fixed or --reset, repeating it begins another epoch if a row has entered the current one.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     if not reference and not reset:
@@ -128,7 +128,7 @@ def replace_reference(
         lambda client: client.monitors.replace_reference(monitor_id, ended, new, start), PREPARE_TIMEOUT_S
     )
     if repeated:
-        output.note("the same command began this epoch before; nothing changes", "yellow")
+        output.note("the same command has already begun this epoch; nothing changes", "yellow")
     if monitor.origin != before.origin:
         output.note(_describe_exchange(before, monitor), "yellow")
     output.emit(to_document(monitor), describe_epoch(monitor))
@@ -140,7 +140,8 @@ def update(
     max_silence_hours: Annotated[
         int | None,
         typer.Option(
-            metavar="HOURS", help="Hours without an observation after which VfmalignMonitorSilent fires; 0 for never."
+            metavar="HOURS",
+            help="Hours without an observation after which the alert VfmalignMonitorSilent fires; 0 for never.",
         ),
     ] = None,
     title: Annotated[

@@ -52,7 +52,7 @@ TableOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="CSV with a line for each row of the .npy file: observation (an id of its own), patient, perhaps day (as "
+        help="CSV with a line for each row of the .npy file: observation (a unique id), patient, optionally day (as "
         "2026-03-01), and the monitor's stratum. Ids must not identify a patient.",
     ),
 ]
@@ -60,8 +60,8 @@ SameModelOption = Annotated[
     bool,
     typer.Option(
         "--same-model",
-        help="Declare that the .npy file holds features of the monitor's model, weights, preprocessing and layer, "
-        "which cannot be checked.",
+        help="Declare that the .npy file holds features of the monitor's model, weights, preprocessing and layer. "
+        "The service cannot check this.",
     ),
 ]
 StartOption = Annotated[
@@ -74,11 +74,11 @@ class ObserveSummary:
     """Summary of how a monitor answered the rows of a source.
 
     Attributes:
-        start: first row that was sent, from 0.
+        start: number of the first row that was sent; rows count from 0.
         rows: number of rows that were answered.
         outcomes: number of newly recorded rows by outcome.
-        duplicates: rows that were recorded before.
-        late: rows that were acquired before an earlier one.
+        duplicates: number of rows that were recorded before.
+        late: number of rows that were acquired earlier than a row that arrived before.
         conflicts: numbers, from 1, of rows with an id that was recorded before with other content.
         alarm: the row that raised the alarm.
     """
@@ -130,8 +130,8 @@ def observe(
 ) -> None:
     """Send the rows of a feature set or of an array.
 
-    Rows enter the evidence in their order. A row with an observation id that was recorded before is not recorded again:
-    after an interruption, repeat the command. If an id was recorded before with other content, the exit code is 2; all
+    Rows enter the evidence in their order. After an interruption, repeat the command: a row is not recorded again if
+    its observation id was recorded before. If an id was recorded before with other content, the exit code is 2, but all
     other rows are recorded.
     """
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
@@ -239,7 +239,7 @@ def _read_studies(table: Path, rows: int, stratum: str) -> list[ObservedStudy]:
     for line, value in enumerate(values, start=2):
         if len(value) > MAX_STRATUM or not value.isprintable():
             raise InvalidInput(
-                f"line {line:,} has more than {MAX_STRATUM} characters in `{stratum}`, or one that is not printable",
+                f"line {line:,} has more than {MAX_STRATUM} characters in `{stratum}`, or one that is unprintable",
                 field="table",
                 remedy="correct this cell",
             )

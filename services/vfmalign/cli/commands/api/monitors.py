@@ -84,7 +84,8 @@ def create(
     max_silence_hours: Annotated[
         int | None,
         typer.Option(
-            metavar="HOURS", help="Hours without an observation after which VfmalignMonitorSilent fires; 0 for never."
+            metavar="HOURS",
+            help="Hours without an observation after which the alert VfmalignMonitorSilent fires; 0 for never.",
         ),
     ] = None,
     settings: SetOption = None,
@@ -93,8 +94,8 @@ def create(
 ) -> None:
     """Create a monitor of the features of one model.
 
-    Only its reference can be replaced later. If the studies of one stratum are exchangeable, the probability of ever
-    raising a false alarm is at most alpha; there is no bound under autocorrelation or seasons. Example: vfmalign
+    Later, you can replace only its reference. If the studies of one stratum are exchangeable, the probability of ever
+    raising a false alarm is at most alpha. There is no bound under autocorrelation or seasons. Example: vfmalign
     monitors create prostate-3t REFERENCE --by scanner.
     """
     output = Output.to_terminal(as_json=as_json)
@@ -140,8 +141,8 @@ def show(
 ) -> None:
     """Show whether and since when a monitor alarms.
 
-    It also shows how strong the evidence is, what changed, and whether somebody has acknowledged the alarm. With
-    --require no_alarm, exit with code 5 if the current epoch has an alarm, acknowledged or not, or no row.
+    The output also says how strong the evidence is, what changed, and whether somebody has acknowledged the alarm. With
+    --require no_alarm, exit with code 5 if the current epoch has an alarm (acknowledged or not) or has no row.
     """
     if require:
         parse_choice(require, (NO_ALARM,), "--require")
@@ -201,7 +202,7 @@ def report(
 ) -> None:
     """Write the current page of a monitor.
 
-    A name that ends in .json gives the same content as JSON.
+    If the name of the file ends in .json, the content is written as JSON.
     """
     output, path = Output.to_terminal(as_json=as_json), file or Path(f"{monitor_id}.html")
     if path.suffix.lower() not in _FORMATS:

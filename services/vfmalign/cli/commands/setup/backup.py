@@ -20,10 +20,10 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="File of the 
 
 
 def backup(file: FileArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Write the local stack to one file: databases, objects, tokens and the patients behind ids.
+    """Write the local stack to one file: databases, objects, tokens, and the patients of the ids.
 
-    The stack may run or be stopped. While the monitors are copied, observations wait. The file contains secrets, which
-    the command lists first; only you can read it. Whoever has the file has the data: keep it encrypted
+    The stack may be running or stopped. While the monitors are copied, observations wait. The command first lists the
+    secrets that the file will contain. Only you can read the file. Whoever has the file has the data: keep it encrypted
     (docs/operations.md).
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
@@ -44,8 +44,8 @@ def backup(file: FileArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOpt
 def restore(file: FileArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Restore a backup of a local stack into an empty state folder.
 
-    The file must be of this version of vfmalign, and is verified before anything is written. If the command is
-    interrupted, the state folder is empty as before; run it again. Then start the stack with `vfmalign up`.
+    This version of vfmalign must have written the file. The file is verified before anything is restored. If the
+    command is interrupted, the state folder is empty as before; run it again. Then start the stack with `vfmalign up`.
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)

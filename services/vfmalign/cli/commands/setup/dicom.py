@@ -46,14 +46,16 @@ def show(
     ] = None,
     show_text: Annotated[
         bool,
-        typer.Option("--show-text", help="Print what headers say, such as descriptions, which may name a patient."),
+        typer.Option("--show-text", help="Print free text of headers, such as descriptions. It may name a patient."),
     ] = False,
     show_names: Annotated[
         bool, typer.Option("--show-names", help="Print identifiers of patients and studies.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show studies (of a PACS, at most 20) and series, which series each selection takes, and why not the others.
+    """Show studies and series, which series each selection takes, and why it leaves out the others.
+
+    Of a PACS, at most 20 studies are shown.
 
     Examples:
     vfmalign dicom show export.zip

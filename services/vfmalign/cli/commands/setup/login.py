@@ -29,7 +29,7 @@ ClientIdOption = Annotated[
         "--client-id",
         metavar="ID",
         envvar="VFMALIGN_LOGIN__CLIENT_ID",
-        help="Id of the command line at the provider: a public client.",
+        help="Client id under which the provider knows vfmalign, as a public client.",
     ),
 ]
 ScopeOption = Annotated[
@@ -53,13 +53,16 @@ RolesClaimOption = Annotated[
         "--roles-claim",
         metavar="CLAIM",
         envvar="VFMALIGN_AUTH__ROLES_CLAIM",
-        help="Claim with the roles, as configured for the services.",
+        help="Claim that contains the roles, as configured for the services.",
     ),
 ]
 TenantClaimOption = Annotated[
     str,
     typer.Option(
-        "--tenant-claim", metavar="CLAIM", envvar="VFMALIGN_AUTH__TENANT_CLAIM", help="Claim with the tenant, likewise."
+        "--tenant-claim",
+        metavar="CLAIM",
+        envvar="VFMALIGN_AUTH__TENANT_CLAIM",
+        help="Claim that contains the tenant, as configured for the services.",
     ),
 ]
 
@@ -73,10 +76,10 @@ def login(
 ) -> None:
     """Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.
 
-    The access token is kept in a file that only you can read, renewed before it expires if the provider allows it, and
-    sent to the services that VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS, VFMALIGN_FINETUNING_ADDRESS and
-    VFMALIGN_MONITORING_ADDRESS name.
-    Without --issuer, logs in again as before. A local stack needs no login.
+    The access token is kept in a file that only you can read. It is renewed before it expires if the provider allows
+    it. Commands send it to the services that VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS,
+    VFMALIGN_FINETUNING_ADDRESS and VFMALIGN_MONITORING_ADDRESS name. Without --issuer, the command logs in at the same
+    provider as before. A local stack needs no login.
     """
     output, file = Output.to_terminal(as_json=as_json), LoginFile()
     client = _choose_client(file, issuer, client_id, scope, resource)
@@ -94,7 +97,7 @@ def login(
 
 
 def logout(as_json: JsonOption = False) -> None:
-    """Delete the login, and end it at the provider where that is possible."""
+    """Delete the login, and end it at the provider if the provider supports this."""
     output, file = Output.to_terminal(as_json=as_json), LoginFile()
     stored = file.read()
     file.delete()
@@ -103,7 +106,7 @@ def logout(as_json: JsonOption = False) -> None:
         try:
             revoked = Provider(stored.client).revoke(stored.refresh_token or stored.access_token)
         except VfmalignError as error:
-            output.note(f"the provider was not told: {error.message}", "yellow")
+            output.note(f"the login could not be ended at the provider: {error.message}", "yellow")
     output.emit(
         {"was_logged_in": stored is not None, "revoked": revoked},
         "logged out" if stored is not None else "there was no login",
@@ -118,7 +121,8 @@ def whoami(
 ) -> None:
     """Show the owner and the source of the token that commands send.
 
-    The token is not verified, because the services verify it, and is never shown. The exit code is 4 without a token.
+    The token itself is never shown. The command does not verify it, because the services do. If there is no token, the
+    exit code is 4.
     """
     output = Output.to_terminal(as_json=as_json)
     credential = _find_credential(StateDirectory(home))

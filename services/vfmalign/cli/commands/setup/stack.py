@@ -41,12 +41,12 @@ PortOption = Annotated[
         metavar="N",
         min=1024,
         max=65_524,
-        help="First port: N to N+3 are the APIs of features, mmd, finetuning and monitoring, the next four their "
-        "metrics, the last four their health. With --only, N, N+1 and N+2. Later starts keep the ports.",
+        help="First port. N to N+3 are the APIs of features, mmd, finetuning and monitoring; the next four ports are "
+        "their metrics; the last four, their health. With --only: N, N+1 and N+2. Later starts keep the ports.",
     ),
 ]
 AnyPortOption = Annotated[
-    bool, typer.Option("--any-port", help="Replace ports that are taken by free ones, only for this start.")
+    bool, typer.Option("--any-port", help="If ports are in use, take free ports instead, only for this start.")
 ]
 
 
@@ -62,8 +62,8 @@ def up(
     """Start a local stack: object storage and the services, or MMD alone.
 
     A service that dies is restarted. Services keep their ports and tokens across restarts of the stack. Press Ctrl-C
-    to stop the stack. With `--only mmd` the stack is the MMD service alone, and callers send their features in the
-    request; docs/api.md shows how.
+    to stop the stack. With `--only mmd`, the stack is the MMD service alone. Callers then send their features in the
+    request (docs/api.md).
     """
     services: Sequence[str] = SERVICES
     if only is None:

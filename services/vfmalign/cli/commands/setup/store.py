@@ -35,8 +35,8 @@ def init(
 ) -> None:
     """Create the bucket, unless it exists, and check it.
 
-    The check covers what the services need from it. The environment names endpoint, region, bucket and credentials as
-    it does for the services: AWS_ENDPOINT_URL_S3, AWS_REGION, VFMALIGN_BUCKET (vfmalign by default), and
+    The check covers what the services need from the bucket. The environment names endpoint, region, bucket and
+    credentials as it does for the services: AWS_ENDPOINT_URL_S3, AWS_REGION, VFMALIGN_BUCKET (vfmalign by default), and
     AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or another source of credentials. The command can be repeated.
     `vfmalign up` creates the bucket of its own store.
     """
@@ -81,10 +81,10 @@ def policy(
         ),
     ] = DEFAULT_TENANT,
 ) -> None:
-    """Print the policy for a service's access to the bucket. AWS, MinIO, Ceph and others accept the document.
+    """Print the policy for a service's access to the bucket. AWS, MinIO, Ceph and others accept the policy.
 
-    Attach it to credentials that only this service has. `vfmalign up` gives the services such credentials by itself;
-    on Kubernetes, the Secret vfmalign-store-SERVICE holds them (docs/operations.md).
+    Attach the policy to credentials that only this service has. `vfmalign up` gives its services such credentials. On
+    Kubernetes, the Secret vfmalign-store-SERVICE holds them (docs/operations.md).
     """
     if service not in STORE_ACCESS:
         raise BadOption(

@@ -110,7 +110,7 @@ def test_a_stream_without_drift_passes(invoke: Invoke, files: list[str]) -> None
         (("--report", "gone/page.html"), "--report: the file cannot be written"),
         (("--set", "seed=-1"), "seed: seed is -1"),
         (("gone.npy",), "STREAM: there is no such file"),
-        (("stream.npz",), "STREAM: an archive of arrays (.npz) is not read"),
+        (("stream.npz",), "STREAM: archives (.npz) are not supported"),
     ],
 )
 def test_a_wrong_option_or_file_is_named(

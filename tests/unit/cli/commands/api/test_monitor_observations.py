@@ -192,7 +192,7 @@ def test_a_table_that_cannot_be_used_is_refused_without_its_words(
 
 def test_a_source_that_is_neither_is_named_before_its_options(run: Invoke, monitoring: Monitoring) -> None:
     neither = "is neither the id of a feature set nor a .npy file"
-    for source, problem in (("march.npz", "an archive of arrays (.npz) is not read"), ("march.NPY", neither)):
+    for source, problem in (("march.npz", "archives (.npz) are not supported"), ("march.NPY", neither)):
         code, _, err = run("observe", "m1", source, "--table", "march.csv", "--same-model")
         assert (code, f"SOURCE: {problem}" in err) == (exits.BAD_INPUT, True)
 
