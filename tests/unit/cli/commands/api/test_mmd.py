@@ -24,7 +24,7 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "empty.npy", np.zeros((0, 8)))
     with pytest.raises(errors.BadTensor, match="the array of 0 rows and 8 channels is empty"):
         arrays.parse_sample(str(tmp_path / "empty.npy"), "X")
-    with pytest.raises(errors.BadOption, match="archives .* are not supported"):
+    with pytest.raises(errors.BadOption, match=r"archives .* are not supported"):
         arrays.parse_sample("arrays.npz", "X")
     np.save(tmp_path / "nan.npy", np.array([[0, 1], [2, np.nan]]))
     with pytest.raises(errors.BadTensor, match=r"row 1 \(from 0\) contains NaN"):
