@@ -68,7 +68,7 @@ class Imports:
     def start(self) -> None:
         """Starts the deletion of expired uploads."""
         sweep = partial(delete_expired, self.store, INCOMING, self.options.upload_age_s)
-        self._sweep = asyncio.create_task(keep_sweeping(self.store, "uploads", sweep))
+        self._sweep = asyncio.create_task(keep_sweeping(self.store, "imports", sweep))
 
     def close(self) -> None:
         """Stops the deletion of expired uploads."""
