@@ -137,4 +137,5 @@ def test_the_command_line_deletes_the_check_and_its_inputs(world: Any, brain: st
     shown = call("dataset", "delete", brain, "--yes", *home).out
     assert f"dataset {brain} is deleted: 17 objects" in shown
     call("models", "delete", "stack", "--yes", *home)
-    assert not [key for key in world.store.list("") if key.startswith(("volumes/brain/", "datasets/", "models/stack/"))]
+    deleted_prefixes = ("volumes/brain/", "datasets/brain/", "models/stack/")
+    assert not [key for key in world.store.list("") if key.startswith(deleted_prefixes)]

@@ -129,7 +129,8 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
     async def retry(self, operation_id: str) -> OperationT:
         """Queues a failed or cancelled operation again; the operation continues from its stored results.
 
-        A queued or running operation does not change. An operation that is being cancelled continues.
+        A queued or running operation does not change. If you retry an operation that is being cancelled, the
+        cancellation is withdrawn.
 
         Raises:
             NotFound: no operation has this id.

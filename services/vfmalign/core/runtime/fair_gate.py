@@ -127,8 +127,8 @@ class FairGate:
         """Refuses the current caller if it repeats a refused call too early and would be refused again.
 
         Enter this block before reading a call's message, because reading takes longer than a refusal. The body reads
-        the message. Until the block ends, an early call counts as if it had a place. Nevertheless, a few early calls
-        are read, because only the message names the queue of a call.
+        the message. Until the block ends, an early call counts as if it had a place. Nevertheless, the
+        messages of a few early calls are read, because a call's queue is named only in its message.
 
         Yields:
             Whether the call is one of these few early calls. If such a call succeeds, call `forgive`.

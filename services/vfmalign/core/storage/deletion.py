@@ -88,7 +88,7 @@ def check_not_deleted(store: ObjectStore, kind: Kind, object_id: str) -> None:
 def is_being_deleted(store: ObjectStore, kind: Kind, object_id: str) -> bool:
     """Returns whether an object has the mark of a deletion. Every service may list marks, but not read them."""
     key = deletion_key(kind, object_id)
-    return key in store.sizes_bytes(key)
+    return key in store.list(key)
 
 
 def delete_marked(store: ObjectStore, kind: Kind, object_id: str, prefixes: Sequence[str]) -> Deleted:

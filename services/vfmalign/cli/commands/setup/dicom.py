@@ -41,7 +41,8 @@ def show(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Declaration with selections that choose series: a JSON file or a name [{DEFAULT_DECLARATION}].",
+            help="Declaration with the rules that choose the series: a JSON file, or a built-in name "
+            f"[{DEFAULT_DECLARATION}].",
         ),
     ] = None,
     show_text: Annotated[
