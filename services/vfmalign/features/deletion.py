@@ -24,9 +24,11 @@ from vfmalign.core.storage.deletion import (
 from vfmalign.core.storage.feature_sets import is_feature_set_id
 from vfmalign.core.storage.keys import (
     FEATURES,
+    dataset_key,
     dataset_prefix,
     features_prefix,
     manifest_key,
+    model_card_key,
     model_prefix,
     volumes_prefix,
 )
@@ -34,11 +36,12 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 
 _PREFIXES: Mapping[Kind, Callable[[str], tuple[str, ...]]] = MappingProxyType(
     {
-        "datasets": lambda name: (dataset_prefix(name), volumes_prefix(name)),
-        "models": lambda name: (model_prefix(name),),
-        "features": lambda name: (features_prefix(name),),
+        "datasets": lambda name: (dataset_key(name), dataset_prefix(name), volumes_prefix(name)),
+        "models": lambda name: (model_card_key(name), model_prefix(name)),
+        "features": lambda name: (manifest_key(name), features_prefix(name)),
     }
 )
+"""Prefixes of each kind. Without the object of the first one, readers do not find the others."""
 _COMMANDS: Mapping[Kind, str] = MappingProxyType({"datasets": "dataset", "models": "models", "features": "features"})
 _log = logs.get(__name__)
 
@@ -97,10 +100,11 @@ class Deletions:
         deleted = self.complete()
         if self._features_days is None:
             return deleted
-        old = self._store.sizes_bytes(FEATURES, before=datetime.now(UTC) - timedelta(days=self._features_days))
-        young = {_get_folder(key) for key in self._store.sizes_bytes(FEATURES).keys() - old.keys()}
-        for name in sorted({_get_folder(key) for key in old} - young):
-            deleted += delete_marked(self._store, "features", name, _PREFIXES["features"](name))
+        limit = datetime.now(UTC) - timedelta(days=self._features_days)
+        for name in sorted(set(map(_get_folder, self._store.sizes_bytes(FEATURES, before=limit)))):
+            prefix = features_prefix(name)  # listed again, because the deletion of the others may have taken hours
+            if (found := self._store.sizes_bytes(prefix)) and found == self._store.sizes_bytes(prefix, before=limit):
+                deleted += delete_marked(self._store, "features", name, _PREFIXES["features"](name))
         return deleted
 
     def complete(self) -> Deleted:
@@ -114,9 +118,9 @@ class Deletions:
         return deleted
 
     def _exists(self, kind: Kind, object_id: str) -> bool:
-        if kind == "features" and is_feature_set_id(object_id):  # an extraction in progress has parts, but no manifest
-            return self._store.exists(manifest_key(object_id))
-        return bool(self._store.sizes_bytes(_PREFIXES[kind](object_id)[0]))
+        if kind == "features" and not is_feature_set_id(object_id):  # a stored study has no manifest
+            return bool(self._store.sizes_bytes(features_prefix(object_id)))
+        return self._store.exists(_PREFIXES[kind](object_id)[0])
 
 
 def _get_folder(key: str) -> str:

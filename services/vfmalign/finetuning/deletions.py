@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -33,6 +33,7 @@ Noun = Literal["job", "check", "experiment"]
 _TABLES: Mapping[Noun, type[LifecycleRow]] = MappingProxyType(
     {"job": JobRow, "check": CheckRow, "experiment": ExperimentRow}
 )
+Row = TypeVar("Row", CheckRow, JobRow)
 _log = logs.get(__name__)
 
 
@@ -71,7 +72,11 @@ class Deletions:
         """
         if dry_run:
             with self._database.snapshot() as session:
-                prefixes = self._plan(session, noun, item_id).prefixes
+                known = session.get(DeletedRow, (self._database.tenant, noun, item_id))
+                if known is not None and known.finished_at is None:
+                    prefixes = list(known.prefixes)
+                else:
+                    prefixes = self._plan(session, noun, item_id).prefixes
             deleted = measure_below(self._store, prefixes)
         else:
             with self._database.session() as session:
@@ -92,7 +97,7 @@ class Deletions:
         ages: Mapping[Noun, int | None] = {"experiment": checks_days, "check": checks_days, "job": jobs_days}
         for noun, days in ages.items():
             for item_id in () if days is None else self._list_old(noun, days):
-                with suppress(PreconditionFailed):
+                with suppress(PreconditionFailed, NotFound):  # it is in use, or a call has deleted it
                     found = self.delete(noun, item_id, dry_run=False)
                     deleted += Deleted(found.objects, found.size_bytes)
         return deleted
@@ -114,10 +119,12 @@ class Deletions:
 
     def _remove(self, session: Session, noun: Noun, item_id: str) -> list[str]:
         """Removes the rows of an operation, and returns the prefixes of its objects."""
-        known = session.get(DeletedRow, (self._database.tenant, noun, item_id), with_for_update=True)
+        # The lock makes a retry of the operation, and another deletion, wait until this one is recorded.
+        session.get(_TABLES[noun], (self._database.tenant, item_id), with_for_update=True)
+        known = session.get(DeletedRow, (self._database.tenant, noun, item_id))
         if known is not None and known.finished_at is None:
             return list(known.prefixes)
-        plan, moment = self._plan(session, noun, item_id), now()
+        plan, moment = self._plan(session, noun, item_id, lock=True), now()
         for check in plan.checks:
             if check.id != item_id or noun != "check":
                 facts = _list_facts(check, plan.jobs)
@@ -138,18 +145,22 @@ class Deletions:
         _log.info("deleted", kind=noun, id=item_id, objects=deleted.objects, bytes=deleted.size_bytes)
         return deleted
 
-    def _plan(self, session: Session, noun: Noun, item_id: str) -> _Plan:
+    def _plan(self, session: Session, noun: Noun, item_id: str, *, lock: bool = False) -> _Plan:
+        def read(query: sa.Select[Row]) -> Sequence[Row]:
+            return session.scalars(query.with_for_update() if lock else query).all()
+
         row = self._get(session, noun, item_id)
         _check_ended(noun, row)
         checks: Sequence[CheckRow] = ()
         prefixes: list[str] = []
         if isinstance(row, ExperimentRow):
             cells = [cell for cell in to_experiment(row).cells if cell.check_id not in row.restored_cells]
-            ids = [cell.check_id for cell in cells]
-            checks = session.scalars(sa.select(CheckRow).where(CheckRow.id.in_(ids))).all()
+            digests = {cell.check_id: cell.request_digest for cell in cells}
+            found = read(sa.select(CheckRow).where(CheckRow.id.in_(digests), CheckRow.created_by == ""))
+            checks = [check for check in found if check.request_digest == digests[check.id]]
             prefixes = [experiment_key(item_id, ""), *(cell_key(cell.result_digest) for cell in cells)]
         elif isinstance(row, CheckRow):
-            if (experiment := _find_experiment(session, item_id)) is not None:
+            if (experiment := _find_experiment(session, row)) is not None:
                 raise _belongs_to(noun, item_id, "experiment", experiment)
             checks = [row]
         if isinstance(row, JobRow):
@@ -157,7 +168,7 @@ class Deletions:
                 raise _belongs_to(noun, item_id, "check", row.check_id)
             jobs: Sequence[JobRow] = [row]
         else:
-            jobs = session.scalars(sa.select(JobRow).where(JobRow.check_id.in_([check.id for check in checks]))).all()
+            jobs = read(sa.select(JobRow).where(JobRow.check_id.in_([check.id for check in checks])))
         for check in checks:
             _check_ended("check", check)
         for job in jobs:
@@ -186,9 +197,14 @@ def _check_ended(noun: str, row: LifecycleRow) -> None:
 
 
 def _check_unshared(session: Session, item_id: str, jobs: Sequence[JobRow]) -> None:
-    """Checks that no unfinished job takes over a baseline that one of these jobs has trained."""
+    """Checks that no unfinished job, or job of an unfinished check, takes over the result of one of these jobs."""
     baselines = {job.baseline for job in jobs if job.baseline}
-    query = sa.select(JobRow).where(JobRow.baseline.in_(baselines), JobRow.state.not_in(TERMINAL_STATES))
+    unfinished = sa.select(CheckRow.id).where(CheckRow.state.not_in(TERMINAL_STATES))
+    query = sa.select(JobRow).where(
+        JobRow.baseline.in_(baselines),
+        JobRow.id.not_in([job.id for job in jobs]),
+        JobRow.state.not_in(TERMINAL_STATES) | JobRow.check_id.in_(unfinished),
+    )
     if (user := session.scalars(query.limit(1)).first()) is not None:
         noun, name = ("check", user.check_id) if user.check_id else ("job", user.id)
         raise PreconditionFailed(
@@ -199,11 +215,17 @@ def _check_unshared(session: Session, item_id: str, jobs: Sequence[JobRow]) -> N
         )
 
 
-def _find_experiment(session: Session, check_id: str) -> str | None:
-    """Returns the id of the experiment that a check is a cell of; None if it is of none."""
-    query = sa.select(ExperimentRow).where(sa.literal(check_id).startswith(ExperimentRow.id.concat("-")))
+def _find_experiment(session: Session, check: CheckRow) -> str | None:
+    """Returns the id of the experiment that has created a check as one of its cells; None if there is none.
+
+    A caller's check may have the id, and even the request, of a cell.
+    """
+    if check.created_by:
+        return None
+    query = sa.select(ExperimentRow).where(sa.literal(check.id).startswith(ExperimentRow.id.concat("-")))
     for row in session.scalars(query):
-        if check_id in {cell.check_id for cell in to_experiment(row).cells}:
+        cells = to_experiment(row).cells
+        if any((cell.check_id, cell.request_digest) == (check.id, check.request_digest) for cell in cells):
             return row.id
     return None
 

@@ -165,11 +165,11 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             numbers = {row[0]: row[1] for row in session.execute(query)}
         return {state: numbers.get(state, 0) for state in self.states}
 
-    def list_unfinished(self) -> frozenset[str]:
-        """Returns the ids of the items that have not ended."""
-        query = sa.select(self.table.id).where(self.table.state.not_in(TERMINAL_STATES))
+    def list_unfinished(self) -> dict[str, dict[str, Any]]:
+        """Returns the requests of the items that have not ended, as JSON by id."""
+        query = sa.select(self.table.id, self.table.request).where(self.table.state.not_in(TERMINAL_STATES))
         with self._database.snapshot() as session:
-            return frozenset(session.scalars(query))
+            return {row[0]: row[1] for row in session.execute(query)}
 
     def count_of_busiest_caller(self) -> int:
         """Returns the largest number of unfinished items of one caller, for comparison with the quota."""
@@ -288,7 +288,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         return self._to_item(row)
 
     def _check_not_deleted(self, session: Session, item_id: str) -> None:
-        """Checks that no operation with this id is being deleted, and that no check had it."""
+        """Checks that no operation with this id was deleted."""
         if session.get(DeletedRow, (self._database.tenant, self.noun, item_id)) is not None:
             raise Conflict(
                 f"a {self.noun} with this id was deleted", subject=item_id, remedy=f"choose another {self.noun} id"

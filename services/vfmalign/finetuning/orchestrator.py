@@ -102,10 +102,11 @@ class _TenantLoops:
         }
         return {name: used[name] / limit for name, limit in self._quota.model_dump().items() if limit}
 
-    def release_inputs(self) -> None:
-        """Lets others delete the inputs of operations that have ended."""
+    def mark_inputs(self) -> None:
+        """Keeps others from deleting the inputs of unfinished operations."""
         repositories = (self._stored_jobs, self.stored_checks, self.stored_experiments)
-        self._uses.release({repository.noun: repository.list_unfinished() for repository in repositories})
+        if self._uses.is_due():
+            self._uses.update({repository.noun: repository.list_unfinished() for repository in repositories})
 
     async def keep_sweeping(self) -> None:
         """Deletes what is due at once and then every hour, until it is cancelled."""
@@ -204,7 +205,7 @@ class Orchestrator:
             for loops in self._loops:
                 with logs.bound(tenant=loops.tenant):
                     await _try(loops.checks.reconcile)
-                    await _try(partial(asyncio.to_thread, loops.release_inputs))
+                    await _try(partial(asyncio.to_thread, loops.mark_inputs))
             metrics.count_states(metrics.checks_waiting, [loops.checks.count_waiting() for loops in self._loops])
             await _try(lambda: asyncio.to_thread(self._count))
             if not self._stopping:

@@ -25,7 +25,7 @@ from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.pagination import PageRequest
 from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation
-from vfmalign.finetuning.uses import mark_uses
+from vfmalign.finetuning.uses import marking_uses
 from vfmalign.v1 import common_pb2
 
 Context = grpc.aio.ServicerContext[Message, Message]
@@ -120,8 +120,8 @@ class OperationServicer(ABC, Generic[Item, Packed]):
 
     def _retry_marked(self, item_id: str) -> Item:
         item = self._repository.get(item_id)
-        mark_uses(self._store, self._repository.noun, item_id, self._get_spec(item))
-        return self._repository.retry(item_id)
+        with marking_uses(self._store, self._repository.noun, item_id, self._get_spec(item)):
+            return self._repository.retry(item_id)
 
     async def _delete(self, item_id: str, *, dry_run: bool) -> common_pb2.Deletion:
         with suppress(NotFound):  # its deletion may have been interrupted; whoever asks may complete it

@@ -7,37 +7,45 @@ database of this service.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.client.messages.jobs import JobSpec
+from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.deletion import Kind, check_not_deleted
 from vfmalign.core.storage.keys import USES, uses_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 _GRACE_S = 60.0
 """Marks are not removed before this age, because an operation writes its marks before its row."""
-_PAUSE_S = 60.0
+_POLL_S = 5.0
+_LIST_S = 60.0
 
 
-def mark_uses(store: ObjectStore, noun: str, item_id: str, spec: JobSpec | CheckSpec | ExperimentSpec) -> None:
-    """Marks the inputs of an operation before it is created or retried. If that fails, the leader removes the marks.
+@contextmanager
+def marking_uses(store: ObjectStore, noun: str, item_id: str, spec: Record) -> Iterator[None]:
+    """Marks the inputs of an operation that the block creates or retries. If the block fails, the marks go again.
 
     Raises:
         Unavailable: one of the inputs is being deleted.
     """
-    models = spec.model_ids if isinstance(spec, ExperimentSpec) else (spec.model_id,)
-    inputs: list[tuple[Kind, str]] = [("datasets", spec.dataset_id), *(("models", name) for name in models if name)]
-    for kind, name in inputs:
-        store.put(f"{uses_prefix(kind, name)}{noun}/{item_id}", b"")
-    for kind, name in inputs:
-        check_not_deleted(store, kind, name)
+    inputs = _list_inputs(spec.model_dump(mode="json"))
+    marks = [_get_mark(one, noun, item_id) for one in inputs]
+    for mark in marks:
+        store.put(mark, b"")
+    try:
+        for kind, name in inputs:
+            check_not_deleted(store, kind, name)
+        yield
+    except BaseException:
+        for mark in marks:
+            store.delete(mark)
+        raise
 
 
 class Uses:
-    """Removes the marks of operations that have ended. The leader calls it in every round.
+    """Keeps the marks of unfinished operations, and removes those of the others. The leader calls it in every round.
 
     Args:
         store: object store of the tenant.
@@ -45,20 +53,41 @@ class Uses:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._unfinished: Mapping[str, frozenset[str]] | None = None
-        self._next = 0.0
+        self._wanted: frozenset[str] | None = None
+        self._next_poll = self._next_list = 0.0
 
-    def release(self, unfinished: Mapping[str, frozenset[str]]) -> None:
-        """Removes marks at once if the unfinished operations have changed, and otherwise once a minute.
+    def is_due(self) -> bool:
+        """Returns whether `update` should be called: every few seconds."""
+        return time.monotonic() >= self._next_poll
+
+    def update(self, unfinished: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+        """Updates the marks at once if the unfinished operations have changed, and otherwise once a minute.
 
         Args:
-            unfinished: ids of all unfinished operations, by noun.
+            unfinished: requests of all unfinished operations, as JSON by noun and id.
         """
-        if unfinished == self._unfinished and time.monotonic() < self._next:
+        self._next_poll = time.monotonic() + _POLL_S
+        wanted = frozenset(
+            _get_mark(one, noun, item_id)
+            for noun, requests in unfinished.items()
+            for item_id, request in requests.items()
+            for one in _list_inputs(request)
+        )
+        if wanted == self._wanted and time.monotonic() < self._next_list:
             return
+        for key in wanted.difference(self._store.list(USES)):  # reopened, or older than this version
+            self._store.put(key, b"")
         moment = datetime.now(UTC) - timedelta(seconds=_GRACE_S)
-        for key in self._store.sizes_bytes(USES, before=moment):
-            noun, item_id = key.split("/")[-2:]
-            if item_id not in unfinished.get(noun, frozenset()):
-                self._store.delete(key)
-        self._unfinished, self._next = unfinished, time.monotonic() + _PAUSE_S
+        for key in self._store.sizes_bytes(USES, before=moment).keys() - wanted:
+            self._store.delete(key)
+        self._wanted, self._next_list = wanted, time.monotonic() + _LIST_S
+
+
+def _list_inputs(request: Mapping[str, Any]) -> list[tuple[Kind, str]]:
+    """Returns kind and id of the inputs that a request of a job, check or experiment names."""
+    models = request.get("model_ids") or [request.get("model_id", "")]
+    return [("datasets", request["dataset_id"]), *(("models", name) for name in models if name)]
+
+
+def _get_mark(used: tuple[Kind, str], noun: str, item_id: str) -> str:
+    return f"{uses_prefix(*used)}{noun}/{item_id}"

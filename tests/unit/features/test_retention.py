@@ -1,9 +1,11 @@
 """Features are deleted when every object of theirs is old, on a real S3 server."""
 
+import itertools
 import time
 
 import pytest
 
+from vfmalign.core.domain.errors import Cancelled
 from vfmalign.core.runtime import metrics
 from vfmalign.core.storage.keys import deletion_key, features_prefix
 from vfmalign.features.deletion import Deletions
@@ -40,3 +42,20 @@ def test_features_go_when_all_their_objects_are_old(bucket):
     left = [key for key in everything if old_set not in key and "old-study" not in key]
     assert list(bucket.list("")) == left
     assert not bucket.exists(deletion_key("features", old_set))
+
+
+def test_the_object_by_which_readers_find_the_others_goes_first(bucket):
+    """Otherwise, a kill might leave a model that is listed and has no weights."""
+    for name in ("model.json", f"{'0' * 64}.safetensors"):
+        bucket.put(f"models/m/{name}", b"12345")
+    writes = itertools.count()
+
+    def stop():
+        if next(writes) == 2:  # after the mark and the first object
+            raise Cancelled("the caller has left")
+
+    with pytest.raises(Cancelled):
+        Deletions(bucket.guarded_by(stop)).delete("models", "m", dry_run=False)
+    assert list(bucket.list("models/m/")) == [f"models/m/{'0' * 64}.safetensors"]
+    bucket.put("uses/models/m/check/late", b"")
+    assert Deletions(bucket).complete().objects == 1, "half a model is not kept"

@@ -1,6 +1,7 @@
 """Deletion of jobs, checks and experiments on both databases and a real S3 server: what goes, and what refuses."""
 
 import itertools
+import threading
 from datetime import timedelta
 
 import pytest
@@ -204,3 +205,70 @@ def test_a_sweep_deletes_what_ended_long_ago_and_nothing_unfinished(
     age(30)
     assert deletions.sweep(29, 29).objects == 7 * len(experiment.cells)
     assert list(bucket.list("")) == []
+
+
+def test_a_callers_check_with_the_id_of_a_cell_stays_the_callers(
+    deletions, database, experiments, checks, jobs, bucket
+):
+    experiment = experiments.create("e", make_spec(), PINNED)
+    cell = experiment.cells[0]
+    add_check(checks, jobs, bucket, cell.check_id)  # with another request
+    experiments.begin("e")
+    experiments.fail("e", "it failed", "NO_CHECK_SUCCEEDED")
+    assert deletions.delete("experiment", "e", dry_run=False).objects == 0
+    assert deletions.delete("check", cell.check_id, dry_run=False).objects == 7
+
+    cell = experiments.create("f", make_spec(), PINNED).cells[0]
+    add_check(checks, jobs, bucket, cell.check_id, cell.request)  # with the same one
+    with database.session() as session:
+        session.execute(sa.update(CheckRow).values(created_by="https://idp#bob"))
+    experiments.begin("f")
+    experiments.fail("f", "it failed", "NO_CHECK_SUCCEEDED")
+    assert deletions.delete("experiment", "f", dry_run=False).objects == 0
+    assert deletions.delete("check", cell.check_id, dry_run=False).objects == 7
+
+
+def test_a_retry_waits_for_a_deletion_and_then_finds_nothing(deletions, jobs, bucket, monkeypatch):
+    add_job(jobs, bucket, "a")
+    retried, threads, plan = [], [], deletions._plan
+
+    def retry():
+        try:
+            retried.append(jobs.retry("a"))
+        except Exception as error:
+            retried.append(error)
+
+    def plan_while_it_is_retried(*arguments, **options):
+        found = plan(*arguments, **options)
+        threads.append(threading.Thread(target=retry))
+        threads[0].start()
+        threads[0].join(0.5)
+        assert threads[0].is_alive(), "the retry did not wait"
+        return found
+
+    monkeypatch.setattr(deletions, "_plan", plan_while_it_is_retried)
+    assert deletions.delete("job", "a", dry_run=False).objects == 3
+    threads[0].join(60)
+    assert isinstance(retried[0], NotFound), retried
+
+
+def test_a_dry_run_shows_what_an_interrupted_deletion_has_left(database, jobs, bucket):
+    def fail():
+        raise Cancelled("the caller has left")
+
+    add_job(jobs, bucket, "a")
+    with pytest.raises(Cancelled):
+        Deletions(database, bucket.guarded_by(fail)).delete("job", "a", dry_run=False)
+    deletions = Deletions(database, bucket)
+    assert deletions.delete("job", "a", dry_run=True).objects == 3
+    assert deletions.delete("job", "a", dry_run=False).objects == 3
+
+
+def test_the_trainings_that_an_unfinished_check_has_taken_over_stay(deletions, checks, jobs, bucket):
+    add_check(checks, jobs, bucket, "c")
+    checks.create("other", CheckSpec(model_id="m", dataset_id="demo", task="segmentation"))
+    add_job(jobs, bucket, "other-specialised", "other", "c-specialised")
+    with pytest.raises(PreconditionFailed, match="the check other uses one of its trainings"):
+        deletions.delete("check", "c", dry_run=False)
+    checks.fail("other", "it failed", "JOB_FAILED")
+    assert deletions.delete("check", "c", dry_run=False).objects == 7

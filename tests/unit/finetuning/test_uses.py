@@ -5,10 +5,10 @@ import pytest
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.core.domain.errors import Unavailable
+from vfmalign.core.domain.errors import BadOption, Unavailable
 from vfmalign.core.storage.keys import USES, deletion_key
 from vfmalign.finetuning import uses
-from vfmalign.finetuning.uses import Uses, mark_uses
+from vfmalign.finetuning.uses import Uses, marking_uses
 
 CHECK = CheckSpec(model_id="m", dataset_id="d", task="segmentation")
 MARKS = {
@@ -31,32 +31,43 @@ def bucket(store):
 @pytest.mark.parametrize("noun", MARKS)
 def test_each_input_of_an_operation_is_marked(bucket, noun):
     spec, marks = MARKS[noun]
-    mark_uses(bucket, noun, "a", spec)
+    with marking_uses(bucket, noun, "a", spec):
+        assert list(bucket.list(USES)) == [USES + mark for mark in marks]
     assert list(bucket.list(USES)) == [USES + mark for mark in marks]
 
 
-def test_an_input_that_is_being_deleted_refuses(bucket):
+def test_an_operation_that_is_not_created_leaves_no_mark(bucket):
+    with pytest.raises(BadOption), marking_uses(bucket, "check", "a", CHECK):
+        raise BadOption("the task is unknown", field="task")
+    assert list(bucket.list(USES)) == []
     for kind, name in (("datasets", "d"), ("models", "m")):
         bucket.put(deletion_key(kind, name), b"")
-        with pytest.raises(Unavailable, match="is being deleted") as caught:
-            mark_uses(bucket, "check", "a", CHECK)
+        with pytest.raises(Unavailable, match="is being deleted") as caught, marking_uses(bucket, "check", "a", CHECK):
+            pytest.fail("it began")
         assert caught.value.subject == name
+        assert list(bucket.list(USES)) == []
         bucket.delete(deletion_key(kind, name))
-    mark_uses(bucket, "check", "a", CHECK)
 
 
-def test_marks_go_when_the_work_has_ended_but_not_while_it_is_being_created(bucket, monkeypatch):
-    for noun, name in (("check", "a"), ("job", "a"), ("job", "b")):
-        mark_uses(bucket, noun, name, CHECK)
-    released = Uses(bucket)
-    released.release({"job": frozenset({"b"})})
-    assert len(list(bucket.list(USES))) == 6, "their rows may not be there yet"
+def test_marks_follow_the_unfinished_operations(bucket, monkeypatch):
+    def names(noun_and_name):
+        return [f"{USES}{kind}/{noun_and_name}" for kind in ("datasets/d", "models/m")]
+
+    request = CHECK.model_dump(mode="json")
+    with marking_uses(bucket, "check", "new", CHECK):
+        Uses(bucket).update({"job": {"b": request}})
+        assert sorted(bucket.list(USES)) == sorted(names("check/new") + names("job/b")), "its row may not be there yet"
+    kept = Uses(bucket)
+    assert kept.is_due()
+    kept.update({"job": {"a": request, "b": request}, "check": {}})
+    assert not kept.is_due()
+    assert set(bucket.list(USES)) == {*names("check/new"), *names("job/a"), *names("job/b")}
     monkeypatch.setattr(uses, "_GRACE_S", -5.0)
-    released.release({"job": frozenset({"b"})})
+    kept.update({"job": {"a": request, "b": request}, "check": {}})
     assert len(list(bucket.list(USES))) == 6, "nothing has changed, and the last look was less than a minute ago"
-    released.release({"job": frozenset({"a", "b"}), "check": frozenset()})
-    assert list(bucket.list(USES)) == [
-        f"{USES}{mark}" for mark in ("datasets/d/job/a", "datasets/d/job/b", "models/m/job/a", "models/m/job/b")
-    ]
-    released.release({"job": frozenset()})
+    kept.update({"job": {"b": request}})
+    assert list(bucket.list(USES)) == names("job/b")
+    kept.update({"job": {}})
     assert list(bucket.list(USES)) == []
+    kept.update({"check": {"reopened": request}})
+    assert list(bucket.list(USES)) == names("check/reopened")

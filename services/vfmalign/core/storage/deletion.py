@@ -46,8 +46,8 @@ class Deleted:
 
 def measure_below(store: ObjectStore, prefixes: Sequence[str]) -> Deleted:
     """Returns the number and size of the objects below these prefixes."""
-    sizes = [size for prefix in prefixes for size in store.sizes_bytes(prefix).values()]
-    return Deleted(len(sizes), sum(sizes))
+    sizes = _list_sizes(store, prefixes)
+    return Deleted(len(sizes), sum(sizes.values()))
 
 
 def delete_below(store: ObjectStore, prefixes: Sequence[str]) -> Deleted:
@@ -63,11 +63,17 @@ def delete_below(store: ObjectStore, prefixes: Sequence[str]) -> Deleted:
             current_work.get().checkpoint()
             store.delete(key)
 
-        for prefix in prefixes:
-            while sizes := store.sizes_bytes(prefix):  # an upload in progress may have added an object
+        while _list_sizes(store, prefixes):  # work in progress may have added an object
+            for prefix in prefixes:
+                sizes = store.sizes_bytes(prefix)
                 list(threads.map(delete, sizes))
                 deleted += Deleted(len(sizes), sum(sizes.values()))
     return deleted
+
+
+def _list_sizes(store: ObjectStore, prefixes: Sequence[str]) -> dict[str, int]:
+    """Returns the sizes of the objects below these prefixes, which may overlap, by key."""
+    return {key: size for prefix in prefixes for key, size in store.sizes_bytes(prefix).items()}
 
 
 def check_not_deleted(store: ObjectStore, kind: Kind, object_id: str) -> None:
@@ -98,7 +104,7 @@ def delete_marked(store: ObjectStore, kind: Kind, object_id: str, prefixes: Sequ
         store: the object store.
         kind: kind of the object.
         object_id: its id.
-        prefixes: prefixes of its objects. Below the first one are the objects by which readers find it.
+        prefixes: prefixes of its objects. The first one is the key of the object by which readers find it.
 
     Raises:
         PreconditionFailed: an unfinished operation uses the object. Nothing is deleted.

@@ -85,6 +85,7 @@ def publish_dataset(
             else:
                 _add_volume(store, dataset.id, ref, data)
         report("publish", done, len(cases))
+    check_not_deleted(store, "datasets", dataset_id)  # its deletion may have begun meanwhile
     save_dataset(store, dataset)
     uploads.clear(datalist_sha256)
     return dataset

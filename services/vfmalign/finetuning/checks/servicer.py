@@ -16,7 +16,7 @@ from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.servicers import Context, Delete, OperationServicer, stream_report
-from vfmalign.finetuning.uses import mark_uses
+from vfmalign.finetuning.uses import marking_uses
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
 _log = logs.get(__name__)
@@ -115,9 +115,9 @@ class AlignmentServicer(
         # An existing check is returned even if its inputs have changed since: the check has pinned its own.
         if (check := self._checks.find(check_id, spec)) is not None:
             return check, ()
-        mark_uses(self._store, "check", check_id, spec)
-        plans = check_inputs(self._store, self._jobs, check_id, spec)
-        return self._checks.create(check_id, spec), plans
+        with marking_uses(self._store, "check", check_id, spec):
+            plans = check_inputs(self._store, self._jobs, check_id, spec)
+            return self._checks.create(check_id, spec), plans
 
     def _get_spec(self, item: StoredCheck) -> CheckSpec:
         return item.request

@@ -19,7 +19,7 @@ from vfmalign.finetuning.experiments.converters import to_message
 from vfmalign.finetuning.experiments.repository import ExperimentRepository, StoredExperiment
 from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_inputs
 from vfmalign.finetuning.servicers import Context, Delete, OperationServicer, stream_report
-from vfmalign.finetuning.uses import mark_uses
+from vfmalign.finetuning.uses import marking_uses
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
 
 _log = logs.get(__name__)
@@ -115,8 +115,8 @@ class ExperimentServicer(
         # Look for the experiment first: its inputs are pinned already, and a model may have changed since.
         if (experiment := self._experiments.find(experiment_id, spec)) is not None:
             return experiment
-        mark_uses(self._store, "experiment", experiment_id, spec)
-        return self._experiments.create(experiment_id, spec, pin_inputs(self._store, spec))
+        with marking_uses(self._store, "experiment", experiment_id, spec):
+            return self._experiments.create(experiment_id, spec, pin_inputs(self._store, spec))
 
     def _get_spec(self, item: StoredExperiment) -> ExperimentSpec:
         return item.spec

@@ -14,7 +14,7 @@ from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.request import check_job_id, check_objective, resolve_job
 from vfmalign.finetuning.jobs.results import reopen_if_lost
 from vfmalign.finetuning.servicers import Context, Delete, OperationServicer
-from vfmalign.finetuning.uses import mark_uses
+from vfmalign.finetuning.uses import marking_uses
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
 
@@ -101,8 +101,8 @@ class FineTuningServicer(
         # An existing job is returned without resolving its spec: the stored model may have changed since.
         if (job := self._jobs.find(job_id, spec)) is not None:
             return job
-        mark_uses(self._store, "job", job_id, spec)
-        return self._jobs.create(spec, resolve_job(self._store, job_id, spec))
+        with marking_uses(self._store, "job", job_id, spec):
+            return self._jobs.create(spec, resolve_job(self._store, job_id, spec))
 
     def _get_spec(self, item: StoredJob) -> JobSpec:
         return item.request

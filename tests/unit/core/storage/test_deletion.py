@@ -19,7 +19,7 @@ from vfmalign.core.storage.deletion import (
 from vfmalign.core.storage.keys import deletion_key, uses_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 
-PREFIXES = ("datasets/a/", "volumes/a/")
+PREFIXES = ("datasets/a/dataset.json", "datasets/a/", "volumes/a/")
 
 
 @pytest.fixture
