@@ -51,7 +51,7 @@ async def read_last_event(
     Args:
         call: the stream.
         record: class of its messages.
-        on_progress: called with every progress; may be a coroutine function.
+        on_progress: called with each update of the progress; may be a coroutine function.
 
     Returns:
         The last message, which holds the result; None if there was none.

@@ -37,7 +37,7 @@ def decompress(data: bytes | memoryview, limit: int, name: str, context: WorkCon
         context: checked before every chunk.
 
     Raises:
-        BadVolume: the gzip data are damaged, truncated or in more than `MAX_GZIP_MEMBERS` members.
+        BadVolume: the gzip data are damaged or truncated, or have more than `MAX_GZIP_MEMBERS` members.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if data[:2] != _GZIP_MAGIC:

@@ -150,7 +150,7 @@ def _load_case(store: ObjectStore, case: Case, task: TaskSpec | None, preprocess
 def prepare_case(
     volumes: Mapping[VolumeKind, Volume], case: Case, task: TaskSpec | None, preprocessing: Preprocessing
 ) -> PreparedCase:
-    """Prepares the volumes of a case; raises as `load_cases`."""
+    """Prepares the volumes of a case; raises the errors of `load_cases`."""
     labels = task.labels if task is not None else ()
     for label in labels:
         _check_values(volumes[label.name], label, case.id)

@@ -141,7 +141,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         """Returns another job that trains the same baseline, so that its result can be reused or waited for.
 
         A job that succeeded comes first; if there is none, the earliest unfinished job that was queued before this one.
-        Waiting only for earlier jobs keeps two jobs from waiting for each other.
+        A job waits only for earlier jobs, so two jobs never wait for each other.
         """
         if not job.baseline:
             return None

@@ -1,4 +1,4 @@
-"""Evidence from the cells of p-values: test martingales and Shiryaev–Roberts statistics.
+"""Evidence from the cells in which p-values lie: test martingales and Shiryaev–Roberts statistics.
 
 A bet turns a cell into the mean of θ·u^(θ − 1) over the cell. The integral of this function over [0, 1] is 1: small
 p-values multiply the stake, others shrink it (Vovk et al., COPA 2021). Each statistic combines the bets of all θ. If
