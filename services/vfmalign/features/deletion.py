@@ -103,7 +103,7 @@ class Deletions:
         limit = datetime.now(UTC) - timedelta(days=self._features_days)
         for name in sorted(set(map(_get_folder, self._store.sizes_bytes(FEATURES, before=limit)))):
             prefix = features_prefix(name)  # listed again, because the deletion of the others may have taken hours
-            if (found := self._store.sizes_bytes(prefix)) and found == self._store.sizes_bytes(prefix, before=limit):
+            if (sizes := self._store.sizes_bytes(prefix)) and sizes == self._store.sizes_bytes(prefix, before=limit):
                 deleted += delete_marked(self._store, "features", name, _PREFIXES["features"](name))
         return deleted
 

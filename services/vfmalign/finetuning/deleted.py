@@ -1,4 +1,4 @@
-"""Table of deleted jobs, checks and experiments."""
+"""Table of deleted jobs, checks and experiments, whose ids cannot be used again."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from vfmalign.core.domain.errors import Conflict
 from vfmalign.database.tables import TenantRow
 
 
@@ -29,3 +30,13 @@ class DeletedRow(TenantRow):
     facts: Mapped[dict[str, Any]]
     deleted_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+
+
+def check_id_unused(session: Session, tenant: str, noun: str, item_id: str) -> None:
+    """Checks that no operation with this id was deleted.
+
+    Raises:
+        Conflict: one was.
+    """
+    if session.get(DeletedRow, (tenant, noun, item_id)) is not None:
+        raise Conflict(f"a {noun} with this id was deleted", subject=item_id, remedy=f"choose another {noun} id")

@@ -42,10 +42,11 @@ class _Plan:
     """Rows and objects that go with an operation.
 
     Attributes:
-        checks, jobs: rows of checks and jobs.
+        experiments, checks, jobs: their rows.
         prefixes: prefixes of the objects.
     """
 
+    experiments: Sequence[ExperimentRow]
     checks: Sequence[CheckRow]
     jobs: Sequence[JobRow]
     prefixes: list[str]
@@ -98,8 +99,8 @@ class Deletions:
         for noun, days in ages.items():
             for item_id in () if days is None else self._list_old(noun, days):
                 with suppress(PreconditionFailed, NotFound):  # it is in use, or a call has deleted it
-                    found = self.delete(noun, item_id, dry_run=False)
-                    deleted += Deleted(found.objects, found.size_bytes)
+                    deletion = self.delete(noun, item_id, dry_run=False)
+                    deleted += Deleted(deletion.objects, deletion.size_bytes)
         return deleted
 
     def _list_old(self, noun: Noun, days: int) -> Sequence[str]:
@@ -125,16 +126,14 @@ class Deletions:
         if known is not None and known.finished_at is None:
             return list(known.prefixes)
         plan, moment = self._plan(session, noun, item_id, lock=True), now()
-        for check in plan.checks:
-            if check.id != item_id or noun != "check":
-                facts = _list_facts(check, plan.jobs)
-                session.add(DeletedRow(noun="check", id=check.id, prefixes=[], facts=facts, **_at(moment, moment)))
-        facts = _list_facts(plan.checks[0], plan.jobs) if noun == "check" else {}
-        session.add(DeletedRow(noun=noun, id=item_id, prefixes=plan.prefixes, facts=facts, **_at(moment, None)))
-        for row in (*plan.jobs, *plan.checks):
-            session.delete(row)
-        if noun == "experiment":
-            session.delete(self._get(session, noun, item_id))
+        facts = {("check", check.id): _list_facts(check, plan.jobs) for check in plan.checks}
+        for kind, name in {(noun, item_id), *facts}:
+            row = DeletedRow(noun=kind, id=name, facts=facts.get((kind, name), {}), deleted_at=moment)
+            is_part = (kind, name) != (noun, item_id)
+            row.prefixes, row.finished_at = ([], moment) if is_part else (plan.prefixes, None)
+            session.add(row)
+        for removed in (*plan.jobs, *plan.checks, *plan.experiments):
+            session.delete(removed)
         return plan.prefixes
 
     def _finish(self, noun: str, item_id: str, prefixes: Sequence[str]) -> Deleted:
@@ -156,8 +155,8 @@ class Deletions:
         if isinstance(row, ExperimentRow):
             cells = [cell for cell in to_experiment(row).cells if cell.check_id not in row.restored_cells]
             digests = {cell.check_id: cell.request_digest for cell in cells}
-            found = read(sa.select(CheckRow).where(CheckRow.id.in_(digests), CheckRow.created_by == ""))
-            checks = [check for check in found if check.request_digest == digests[check.id]]
+            of_service = read(sa.select(CheckRow).where(CheckRow.id.in_(digests), CheckRow.created_by == ""))
+            checks = [check for check in of_service if check.request_digest == digests[check.id]]
             prefixes = [experiment_key(item_id, ""), *(cell_key(cell.result_digest) for cell in cells)]
         elif isinstance(row, CheckRow):
             if (experiment := _find_experiment(session, row)) is not None:
@@ -175,7 +174,7 @@ class Deletions:
             _check_ended("job", job)
         _check_unshared(session, item_id, jobs)
         prefixes += [check_key(check.id, "") for check in checks] + [job_key(job.id, "") for job in jobs]
-        return _Plan(checks, jobs, prefixes)
+        return _Plan([row] if isinstance(row, ExperimentRow) else [], checks, jobs, prefixes)
 
     def _get(self, session: Session, noun: Noun, item_id: str) -> LifecycleRow:
         row = session.get(_TABLES[noun], (self._database.tenant, item_id))
@@ -250,7 +249,3 @@ def _list_facts(check: CheckRow, jobs: Sequence[JobRow]) -> dict[str, Any]:
         "created_at": check.created_at.isoformat(),
         "finished_at": None if check.finished_at is None else check.finished_at.isoformat(),
     }
-
-
-def _at(deleted: Any, finished: Any) -> dict[str, Any]:
-    return {"deleted_at": deleted, "finished_at": finished}

@@ -44,7 +44,7 @@ from vfmalign.database.database import Database
 from vfmalign.database.pagination import Page, PageRequest, read_page
 from vfmalign.database.tables import LifecycleRow, now
 from vfmalign.finetuning import metrics
-from vfmalign.finetuning.deleted import DeletedRow
+from vfmalign.finetuning.deleted import check_id_unused
 
 NO_FREE_SLOT = "NO_FREE_SLOT"
 """`Progress.reason` of an operation that waits because of a limit on concurrent work."""
@@ -279,20 +279,13 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         try:
             with self._database.session() as session:
                 if session.get(self.table, self._key(row.id)) is None:
-                    self._check_not_deleted(session, row.id)
+                    check_id_unused(session, self._database.tenant, self.noun, row.id)
                     self._check_quota(session, row)  # a repeated request does not use the quota
                 session.add(row)
         except IntegrityError:
             with self._database.snapshot() as session:
                 return self._same(session.get_one(self.table, self._key(row.id)), request)
         return self._to_item(row)
-
-    def _check_not_deleted(self, session: Session, item_id: str) -> None:
-        """Checks that no operation with this id was deleted."""
-        if session.get(DeletedRow, (self._database.tenant, self.noun, item_id)) is not None:
-            raise Conflict(
-                f"a {self.noun} with this id was deleted", subject=item_id, remedy=f"choose another {self.noun} id"
-            )
 
     def _check_quota(self, session: Session, row: Row) -> None:
         """Checks that the creator of a row may have one more unfinished row.

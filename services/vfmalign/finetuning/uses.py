@@ -53,7 +53,7 @@ class Uses:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._wanted: frozenset[str] | None = None
+        self._expected: frozenset[str] | None = None
         self._next_poll = self._next_list = 0.0
 
     def is_due(self) -> bool:
@@ -67,20 +67,20 @@ class Uses:
             unfinished: requests of all unfinished operations, as JSON by noun and id.
         """
         self._next_poll = time.monotonic() + _POLL_S
-        wanted = frozenset(
+        expected = frozenset(
             _get_mark(one, noun, item_id)
             for noun, requests in unfinished.items()
             for item_id, request in requests.items()
             for one in _list_inputs(request)
         )
-        if wanted == self._wanted and time.monotonic() < self._next_list:
+        if expected == self._expected and time.monotonic() < self._next_list:
             return
-        for key in wanted.difference(self._store.list(USES)):  # reopened, or older than this version
+        for key in expected.difference(self._store.list(USES)):  # reopened, or older than this version
             self._store.put(key, b"")
         moment = datetime.now(UTC) - timedelta(seconds=_GRACE_S)
-        for key in self._store.sizes_bytes(USES, before=moment).keys() - wanted:
+        for key in self._store.sizes_bytes(USES, before=moment).keys() - expected:
             self._store.delete(key)
-        self._wanted, self._next_list = wanted, time.monotonic() + _LIST_S
+        self._expected, self._next_list = expected, time.monotonic() + _LIST_S
 
 
 def _list_inputs(request: Mapping[str, Any]) -> list[tuple[Kind, str]]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vfmalign.cli.commands.api.dataset_import import IdOption, import_, write_notes
-from vfmalign.cli.deletion import DryRunOption, YesOption, delete
+from vfmalign.cli.commands.api.deletion import DryRunOption, YesOption, delete
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.imports import import_phantoms
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vfmalign.cli.deletion import DryRunOption, YesOption, delete
+from vfmalign.cli.commands.api.deletion import DryRunOption, YesOption, delete
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     DatasetArgument,

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.deletion import DryRunOption, YesOption, delete
+from vfmalign.cli.commands.api.deletion import DryRunOption, YesOption, delete
 from vfmalign.cli.exits import OK, get_exit_code
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, StateOption, parse_choice

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vfmalign.cli.commands.api.deletion import DryRunOption, YesOption, delete
 from vfmalign.cli.commands.api.jobs import JobOption, create_job
-from vfmalign.cli.deletion import DryRunOption, YesOption, delete
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.imports import import_model as publish_model
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory

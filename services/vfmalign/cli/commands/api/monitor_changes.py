@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vfmalign.cli.arrays import parse_feature_set
-from vfmalign.cli.deletion import YesOption, confirm
+from vfmalign.cli.commands.api.deletion import YesOption, confirm
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption
 from vfmalign.cli.target import Target

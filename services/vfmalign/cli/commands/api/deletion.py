@@ -42,7 +42,8 @@ def delete(name: str, call: Callable[[bool], Deletion], output: Output, *, yes: 
         dry_run: only measure.
     """
     if dry_run:
-        output.emit(_to_document(found := call(True), dry_run=True), f"{name}: {_describe(found)} would be deleted")
+        measured = call(True)
+        output.emit(_to_document(measured, dry_run=True), f"{name}: {_describe(measured)} would be deleted")
         return
     if not yes:
         confirm(f"Delete {name} ({_describe(call(True))})?", output)
