@@ -48,7 +48,7 @@ COMMANDS: dict[str, Command] = {
     "status": Command(f"{_SETUP}.stack:status", "Show the processes of the local stack and their addresses."),
     "backup": Command(
         f"{_SETUP}.backup:backup",
-        "Write the local stack to one file: databases, objects, tokens, and the patients of the ids.",
+        "Write the local stack to one file: databases, objects, tokens, and the table of patients and ids.",
     ),
     "restore": Command(f"{_SETUP}.backup:restore", "Restore a backup of a local stack into an empty state folder."),
     "doctor": Command(f"{_SETUP}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
@@ -56,9 +56,7 @@ COMMANDS: dict[str, Command] = {
         f"{_SETUP}.login:login",
         "Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.",
     ),
-    "logout": Command(
-        f"{_SETUP}.login:logout", "Delete the login, and end it at the provider if the provider supports this."
-    ),
+    "logout": Command(f"{_SETUP}.login:logout", "Delete the login, and end it at the provider if possible."),
     "whoami": Command(f"{_SETUP}.login:whoami", "Show the owner and the source of the token that commands send."),
     "store": Command(f"{_SETUP}.store:app", "Prepare the object storage of a deployment."),
     "demo": Command(f"{_SETUP}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),

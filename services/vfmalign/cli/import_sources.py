@@ -99,9 +99,7 @@ def open_import_source(
 
 def _check_path(path: Path | None, pacs: PacsChoice) -> Path:
     if pacs.query or pacs.studies is not None:
-        raise BadOption(
-            f"required by {_PACS_OPTIONS}", field="--dicomweb", remedy="name a server, or leave these options out"
-        )
+        raise BadOption(f"required by {_PACS_OPTIONS}", field="--dicomweb", remedy="name a server, or leave these out")
     if path is None:
         raise BadOption("there is nothing to import", field="DIR", remedy="give a folder or file, or --dicomweb")
     return path

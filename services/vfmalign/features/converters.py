@@ -274,7 +274,7 @@ def to_observed(
 ) -> OutboxEntry:
     """Describes the pooled features of a study for a monitor.
 
-    The b-values from its DICOM are added after the strata of the request, up to the maximum number of strata.
+    The b-values from the study's DICOM are added after the strata of the request, up to the maximum number of strata.
     """
     strata = {**observation.study.strata, **b_values, **observation.study.strata}
     room = observation.study.get_bounds("strata").max_count

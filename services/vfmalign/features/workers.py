@@ -26,7 +26,7 @@ class Workers:
         lists: reads pages of objects, which is slow for datasets with many cases.
         dicom: reads studies as DICOM.
         dicom_slots: held while the voxels of a study are in memory, until it is prepared.
-        gate, dicom_gate: admit studies that are sent as volumes and as DICOM.
+        gate, dicom_gate: admit studies that are sent as volumes (`gate`) or as DICOM (`dicom_gate`).
     """
 
     def __init__(self, options: FeaturesOptions) -> None:

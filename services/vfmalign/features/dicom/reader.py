@@ -82,7 +82,7 @@ class DicomReader:
             BadOption, NotFound, PreconditionFailed: see `load_rules`; also if the server, upload or study does not
                 exist.
             BadVolume: see `read_study`.
-            StudyTooLarge: its files have more than `dicom_study_bytes`.
+            StudyTooLarge: the files of the study have more than `dicom_study_bytes`.
             PacsUnavailable, PacsRefused, BadPacsAnswer: see `PacsClient`.
             Exhausted: the disk is full.
             Cancelled, DeadlineExceeded: see `WorkContext`; also after `dicom_timeout_s`.

@@ -1,9 +1,9 @@
 """Extracts the features of a dataset's split into a stored feature set.
 
-Extraction is idempotent. The id of a set is the digest of the resolved request. An intact set is not computed again. If
-an extraction was interrupted, or parts or the manifest of a committed set were lost or damaged, only the missing parts
-are computed. Several machines can share the work: each calls `extract_shard`, and `reduce` commits the set once all
-parts are stored.
+Extraction is idempotent. The id of a set is the digest of the resolved request. An intact set is not computed again.
+After an interruption, or if objects of a committed set were lost or damaged, only the missing and damaged parts are
+computed. Several machines can share the work: each calls `extract_shard`, and `reduce` commits the set once all parts
+are stored.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class ExtractionPlan:
 
 @dataclass(frozen=True)
 class Shard:
-    """One machine's share of a feature set: the parts whose number, from 0, equals `index` modulo `count`."""
+    """One machine's share of a feature set: the parts with a number (from 0) that equals `index` modulo `count`."""
 
     index: int = 0
     count: int = 1

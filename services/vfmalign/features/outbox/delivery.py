@@ -58,7 +58,7 @@ class Outbox:
     def check(self, monitor: str, origin: FeatureOrigin) -> Check:
         """Starts to check that the monitor exists and watches an origin. If not, `deliver` drops the observation.
 
-        The check is one call. Start it before the features are computed.
+        The check is one call. Start the check before the features are computed.
         """
         return self._start(self._check(monitor, origin))
 
@@ -69,7 +69,8 @@ class Outbox:
 
         Args:
             observed: the observation.
-            check: result of `check`. If it has not finished, the observation is stored, and the sender finds out.
+            check: result of `check`. If the check has not finished, the observation is stored, and the sender finds out
+                whether the monitor accepts it.
         """
         try:
             delivered = await self._deliver(observed, None if check is None else _get_refusal(check))

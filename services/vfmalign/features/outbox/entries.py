@@ -120,7 +120,7 @@ def delete_entries(store: ObjectStore, keys: Sequence[str]) -> list[str]:
     """Deletes objects; returns the keys of the deleted objects.
 
     Raises:
-        VfmalignError: the store did not delete the first object. The remaining ones are sent again, which has no
+        VfmalignError: the store did not delete the first object. Objects that remain are sent again, which has no
             effect.
     """
     deleted: list[str] = []

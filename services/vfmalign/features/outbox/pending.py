@@ -18,8 +18,8 @@ _END_NS = 9 * 10**18
 class PendingKeys:
     """Keys of the waiting observations of one tenant. Use it only in the event loop.
 
-    It mirrors the objects in the store. Writes and deletions by this process change it at once; changes by other
-    processes appear with the next listing.
+    The keys mirror the objects in the store. Writes and deletions by this process change the keys at once. Changes by
+    other processes appear with the next listing.
 
     Args:
         tenant: name of the tenant, for metrics.
@@ -41,7 +41,7 @@ class PendingKeys:
 
     @property
     def limit(self) -> int:
-        """Maximum number of keys that a survey reads: one more than may wait."""
+        """Maximum number of keys that a survey reads: one more than the maximum number of waiting observations."""
         return self._options.max_observations + 1
 
     def begin(self, monitor: str, size_bytes: int, sha256: str) -> str:

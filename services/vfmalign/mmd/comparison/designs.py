@@ -238,8 +238,8 @@ class WildBootstrapDesign(PairedDesign):
     """Design for independent samples of equal size: random signs of pairs (row i of x and of y) replace permutations.
 
     If x and y have the same distribution, Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the
-    statistic (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014). It costs a quarter of what
-    permutations cost.
+    statistic (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014). The bootstrap costs a quarter
+    of what permutations cost.
     """
 
     def __init__(self, x: Sample, y: Sample) -> None:

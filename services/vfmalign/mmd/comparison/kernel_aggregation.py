@@ -41,9 +41,9 @@ def get_largest_statistic(
     """Returns the maximum over kernels k of MMD²_k / (s_k^¾ · r_k^¼).
 
     s_k is the SD over all labellings and r_k the root mean square of k. Dividing by r alone (FUSE) gives wide kernels
-    little weight, because most of their mean square is a constant that cancels in MMD². Dividing by s alone gives them
-    as much weight as narrow ones, of which fewer are informative. The exponent was chosen on simulated alternatives
-    (docs/adr/0028-*.md).
+    little weight, because most of their mean square is a constant that cancels in MMD². Dividing by s alone gives wide
+    kernels as much weight as narrow ones, which loses the power of the narrow ones. The exponent was chosen on
+    simulated alternatives (docs/adr/0028-*.md).
 
     Args:
         statistics: statistics of each kernel, observed and permuted.

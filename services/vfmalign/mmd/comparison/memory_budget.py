@@ -44,7 +44,7 @@ class SampleShape:
 
 
 def get_sample_shape(sample: Sample) -> SampleShape:
-    """Returns the size of a sample. It accepts malformed features, because `samples.check` rejects them."""
+    """Returns the size of a sample. Malformed features are accepted, because `samples.check` rejects them."""
     shapes = {layer: get_shape(features) or (0,) for layer, features in sample.layers.items()}
     rows = max((shape[0] for shape in shapes.values()), default=0)
     channels = {layer: shape[-1] if len(shape) > 1 else 0 for layer, shape in shapes.items()}

@@ -51,11 +51,11 @@ class SizedLruCache:
         return int(self._entries.currsize)
 
     def get_or_create(self, key: Hashable, factory: Callable[[], _T], sizeof: Callable[[_T], int]) -> _T:
-        """Returns the value of a key, creating it if it is missing. Stores it unless it is larger than `max_bytes`.
+        """Returns the value of a key. A missing value is created, and stored unless it is larger than `max_bytes`.
 
         Args:
             key: equal keys must have equal values.
-            factory: creates the value. It runs without the lock, because it may take long.
+            factory: creates the value; runs without the lock, because this may take long.
             sizeof: returns the size of the value in bytes.
         """
         with self._lock:

@@ -330,8 +330,8 @@ def accumulate(
             permutations, and by the caller every few milliseconds if several threads compute tiles.
         squares: whether to sum k² as well.
         shard: (index, count): only the tiles with number % count = index, for processes that all-reduce their sums.
-        threads: number of threads that compute tiles; None to choose it by the device and the number of tiles. It
-            changes the sums only if products round differently in one thread and in several.
+        threads: number of threads that compute tiles; None to choose it by the device and the number of tiles. This
+            number changes the sums only if products round differently in one thread and in several.
     """
     accumulator = Accumulator(layout, kernels, matrix)
     height, width = tile_shape or default_tile_shape(matrix.device)

@@ -7,7 +7,7 @@ By Bochner's theorem k(x, y) = E cos(ω·(x − y)) for ω from the kernel's spe
 The direction of ω is uniform and independent of its length. The lengths are stratified: many candidates are drawn and
 sorted, and one is chosen at random from each run of neighbours. Each ω still has the spectral distribution. High
 frequencies are rare and matter most if samples differ little. Stratification includes a proportional number of them in
-every set. A set of independent draws may lack them, and then underestimates its own error.
+every set. A set of independent draws may lack high frequencies, and then underestimates its own error.
 
 Legend: R frequencies, C channels, K candidates for one length.
 """
@@ -103,7 +103,7 @@ def draw_spectrum(kernel: str, sigma: float, channels: int, count: int, seed: in
         kernel: a name in `KERNELS`.
         sigma: bandwidth in feature units.
         channels: C.
-        count: R; 0 for the default. For a mixture it is rounded up to a multiple of the number of widths.
+        count: R; 0 for the default. For a mixture, R is rounded up to a multiple of the number of widths.
         seed: from 0 to 2⁶⁴ − 1.
 
     Raises:

@@ -79,8 +79,8 @@ def _share(at_least: int, permutations: Permutations) -> float:
 def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: float | None) -> Interval:
     """Returns the delete-one-group jackknife interval (Arvesen, Ann. Math. Stat. 1969, for U-statistics).
 
-    Its half-width is the standard error times the quantile of Student's t. The degrees of freedom are G − 1 of the
-    sample with the fewest groups.
+    Its half-width is the standard error times the quantile of Student's t. The degrees of freedom are G − 1, with G of
+    the sample with the fewest groups.
 
     Args:
         observed: the estimate θ.
@@ -89,10 +89,10 @@ def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: 
         p: p-value of the test; None without a test.
 
     Returns:
-        The interval. It is marked as degenerate if the test does not reject: near the null hypothesis, the estimator is
-        a degenerate U-statistic and not normal, so the coverage is unreliable. Without a test, the interval is not
-        marked for this reason. It is also marked if it is no wider than rounding errors: identical groups do not show
-        how other groups vary.
+        The interval, which is marked as degenerate if the test does not reject: near the null hypothesis, the estimator
+        is a degenerate U-statistic and not normal, so the coverage is unreliable. Without a test, the interval is not
+        marked for this reason. An interval is also marked if it is no wider than rounding errors: identical groups do
+        not show how other groups vary.
     """
     degrees = min(theta_G.size for theta_G in left_out) - 1
     half = float(stdtrit(degrees, 0.5 + level / 2.0)) * standard_error(left_out)
@@ -113,7 +113,7 @@ def bias_reason(observed: float, unbiased: float, left_out: Sequence[FloatArray]
 
     Args:
         observed: the estimate.
-        unbiased: the same mean over pairs of rows from different groups only.
+        unbiased: the estimate from pairs of rows of different groups only.
         left_out: the estimate without each group.
         rounding: largest difference of the two estimates that rounding can cause.
     """

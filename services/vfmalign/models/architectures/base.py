@@ -20,7 +20,7 @@ class Architecture:
         name: its key in `ARCHITECTURES`.
         build: builds the encoder with random weights drawn from torch's global generator.
         preprocessing: the encoder's input, unless a model card states another input.
-        layers: layers that a check may compare, because the gradient of every head reaches them. They exclude the
+        layers: layers that a check may compare, because the gradient of every head reaches them. The layers exclude the
             encoder's `pooled` feature: a dense head sends no gradient through the final norm.
         primary_layer: the layer declared in advance for a check's main result.
         convert: converts upstream's state dicts.

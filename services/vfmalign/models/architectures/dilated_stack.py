@@ -137,9 +137,10 @@ class DilatedStack(Encoder):
 
     Random weights are normal and scaled layer by layer, so that the response of every convolution to a smooth random
     volume of the input's size has a mean square of 1 (layer-sequential unit variance: Mishkin & Matas, "All you need
-    is a good init", ICLR 2016, arXiv 1511.06422); biases are 0. This costs one forward pass. Torch's default returns
-    nearly the same map for any input. A gain for each activation (He et al., ICCV 2015) does not suffice: at a dilation
-    of 16, most taps of a small volume lie in the zero padding, and a narrow stack multiplies the error of every layer.
+    is a good init", ICLR 2016, arXiv 1511.06422); biases are 0. This costs one forward pass. With torch's default
+    initialisation, the encoder returns nearly the same map for any input. A gain for each activation (He et al., ICCV
+    2015) does not suffice: at a dilation of 16, most taps of a small volume lie in the zero padding, and a narrow stack
+    multiplies the error of every layer.
     """
 
     def __init__(self, description: StackDescription) -> None:

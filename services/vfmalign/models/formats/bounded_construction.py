@@ -43,8 +43,9 @@ def bounded_construction(*, readable_ranges: bool = False) -> Iterator[None]:
 
     Args:
         readable_ranges: whether to compute the values of `torch.linspace`, and nothing else, on the CPU. SwinUNETR
-            reads its drop rates back while it is built, which fails on the meta device. Its tables of positions would
-            take gigabytes on the CPU before they are registered: they grow with the sixth power of the window.
+            reads its drop rates back while it is built, which fails on the meta device. On the CPU, its tables of
+            positions would take gigabytes before they are registered: the tables grow with the sixth power of the
+            window.
 
     Raises:
         BadCheckpoint: the network exceeds `MAX_MODULES` or `MAX_ELEMENTS`.

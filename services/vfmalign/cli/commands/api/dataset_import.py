@@ -73,8 +73,7 @@ ShareOption = Annotated[
     ),
 ]
 SplitsOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Split of each case: a JSON file, or CSV with the columns folder,split."),
+    Path | None, typer.Option(metavar="FILE", help="Split of each case: JSON, or CSV with the columns folder,split.")
 ]
 PatientsOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Patient of each case: CSV with the columns folder,patient.")

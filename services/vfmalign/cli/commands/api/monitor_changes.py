@@ -140,8 +140,7 @@ def update(
     max_silence_hours: Annotated[
         int | None,
         typer.Option(
-            metavar="HOURS",
-            help="Hours without an observation after which the alert VfmalignMonitorSilent fires; 0 for never.",
+            metavar="HOURS", help="Hours without observations until the alert VfmalignMonitorSilent fires; 0: never."
         ),
     ] = None,
     title: Annotated[

@@ -20,7 +20,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="File of the 
 
 
 def backup(file: FileArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Write the local stack to one file: databases, objects, tokens, and the patients of the ids.
+    """Write the local stack to one file: databases, objects, tokens, and the table of patients and ids.
 
     The stack may be running or stopped. While the monitors are copied, observations wait. The command first lists the
     secrets that the file will contain. Only you can read the file. Whoever has the file has the data: keep it encrypted

@@ -59,10 +59,7 @@ RolesClaimOption = Annotated[
 TenantClaimOption = Annotated[
     str,
     typer.Option(
-        "--tenant-claim",
-        metavar="CLAIM",
-        envvar="VFMALIGN_AUTH__TENANT_CLAIM",
-        help="Claim that contains the tenant, as configured for the services.",
+        "--tenant-claim", metavar="CLAIM", envvar="VFMALIGN_AUTH__TENANT_CLAIM", help="Claim that contains the tenant."
     ),
 ]
 
@@ -97,7 +94,7 @@ def login(
 
 
 def logout(as_json: JsonOption = False) -> None:
-    """Delete the login, and end it at the provider if the provider supports this."""
+    """Delete the login, and end it at the provider if possible."""
     output, file = Output.to_terminal(as_json=as_json), LoginFile()
     stored = file.read()
     file.delete()
