@@ -12,6 +12,7 @@ from typing import Literal, Self
 
 import grpc
 
+from vfmalign.client.erasures import AsyncErasuresClient, ErasingService
 from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.imports import AsyncDatasetsClient, AsyncModelsClient
 from vfmalign.client.mmd import AsyncMmdClient
@@ -80,6 +81,7 @@ class AsyncClient:
         checks: alignment checks.
         experiments: experiments (models × tasks × seeds).
         monitors: drift monitors.
+        erasures: erasures of patients.
 
     Raises:
         BadOption: a setting is wrong.
@@ -138,6 +140,8 @@ class AsyncClient:
         self.checks = AsyncChecksClient(partial(self._channel, "finetuning"))
         self.experiments = AsyncExperimentsClient(partial(self._channel, "finetuning"))
         self.monitors = AsyncMonitorsClient(partial(self._channel, "monitoring"))
+        services: tuple[ErasingService, ...] = ("features", "finetuning", "monitoring")
+        self.erasures = AsyncErasuresClient({service: partial(self._channel, service) for service in services})
 
     async def __aenter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from vfmalign.client.async_client import AsyncClient
+from vfmalign.client.erasures import AsyncErasuresClient
 from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.imports import AsyncDatasetsClient, AsyncModelsClient
 from vfmalign.client.mmd import AsyncMmdClient
@@ -191,6 +192,13 @@ class MonitorsClient(_SubClient[AsyncMonitorsClient]):
     get_report = _blocking(AsyncMonitorsClient.get_report)
 
 
+class ErasuresClient(_SubClient[AsyncErasuresClient]):
+    """Erasures of patients."""
+
+    erase = _blocking(AsyncErasuresClient.erase)
+    get = _blocking(AsyncErasuresClient.get)
+
+
 class Client:
     """Calls the services of a deployment and waits for their answers.
 
@@ -209,6 +217,7 @@ class Client:
         self.checks = ChecksClient(self._async.checks, self._thread)
         self.experiments = ExperimentsClient(self._async.experiments, self._thread)
         self.monitors = MonitorsClient(self._async.monitors, self._thread)
+        self.erasures = ErasuresClient(self._async.erasures, self._thread)
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from vfmalign.v1 import alignment_pb2 as vfmalign_dot_v1_dot_alignment__pb2
+from vfmalign.v1 import erasure_pb2 as vfmalign_dot_v1_dot_erasure__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -75,6 +76,16 @@ class AlignmentServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportResponse.FromString,
                 _registered_method=True)
+        self.ErasePatient = channel.unary_unary(
+                '/vfmalign.v1.AlignmentService/ErasePatient',
+                request_serializer=vfmalign_dot_v1_dot_erasure__pb2.ErasePatientRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_erasure__pb2.ErasePatientResponse.FromString,
+                _registered_method=True)
+        self.GetErasure = channel.unary_unary(
+                '/vfmalign.v1.AlignmentService/GetErasure',
+                request_serializer=vfmalign_dot_v1_dot_erasure__pb2.GetErasureRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_erasure__pb2.GetErasureResponse.FromString,
+                _registered_method=True)
 
 
 class AlignmentServiceServicer:
@@ -140,6 +151,20 @@ class AlignmentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ErasePatient(self, request, context):
+        """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetErasure(self, request, context):
+        """Returns the receipt of an erasure.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AlignmentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +207,16 @@ def add_AlignmentServiceServicer_to_server(servicer, server):
                     servicer.GetCheckReport,
                     request_deserializer=vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportResponse.SerializeToString,
+            ),
+            'ErasePatient': grpc.unary_unary_rpc_method_handler(
+                    servicer.ErasePatient,
+                    request_deserializer=vfmalign_dot_v1_dot_erasure__pb2.ErasePatientRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_erasure__pb2.ErasePatientResponse.SerializeToString,
+            ),
+            'GetErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetErasure,
+                    request_deserializer=vfmalign_dot_v1_dot_erasure__pb2.GetErasureRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_erasure__pb2.GetErasureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -401,6 +436,60 @@ class AlignmentService:
             '/vfmalign.v1.AlignmentService/GetCheckReport',
             vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportRequest.SerializeToString,
             vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ErasePatient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.AlignmentService/ErasePatient',
+            vfmalign_dot_v1_dot_erasure__pb2.ErasePatientRequest.SerializeToString,
+            vfmalign_dot_v1_dot_erasure__pb2.ErasePatientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.AlignmentService/GetErasure',
+            vfmalign_dot_v1_dot_erasure__pb2.GetErasureRequest.SerializeToString,
+            vfmalign_dot_v1_dot_erasure__pb2.GetErasureResponse.FromString,
             options,
             channel_credentials,
             insecure,

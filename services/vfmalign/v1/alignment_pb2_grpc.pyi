@@ -6,6 +6,7 @@ Alignment checks: what fine-tuning moved and what it gained."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from vfmalign.v1 import alignment_pb2 as _alignment_pb2
+from vfmalign.v1 import erasure_pb2 as _erasure_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -55,6 +56,10 @@ class AlignmentServiceStub:
     """Streams the check at every change until it ends. A retried check can be watched again."""
     GetCheckReport: _grpc.UnaryStreamMultiCallable[_alignment_pb2.GetCheckReportRequest, _alignment_pb2.GetCheckReportResponse]
     """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report."""
+    ErasePatient: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ErasePatientRequest, _erasure_pb2.ErasePatientResponse]
+    """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
+    GetErasure: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.GetErasureRequest, _erasure_pb2.GetErasureResponse]
+    """Returns the receipt of an erasure."""
 
 @_typing.type_check_only
 class AlignmentServiceAsyncStub(AlignmentServiceStub):
@@ -83,6 +88,10 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
     """Streams the check at every change until it ends. A retried check can be watched again."""
     GetCheckReport: _aio.UnaryStreamMultiCallable[_alignment_pb2.GetCheckReportRequest, _alignment_pb2.GetCheckReportResponse]  # type: ignore[assignment]
     """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report."""
+    ErasePatient: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ErasePatientRequest, _erasure_pb2.ErasePatientResponse]  # type: ignore[assignment]
+    """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
+    GetErasure: _aio.UnaryUnaryMultiCallable[_erasure_pb2.GetErasureRequest, _erasure_pb2.GetErasureResponse]  # type: ignore[assignment]
+    """Returns the receipt of an erasure."""
 
 class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs alignment checks: features before, fine-tuning and its baselines, features after, MMD, report."""
@@ -156,5 +165,21 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_alignment_pb2.GetCheckReportResponse], _abc.AsyncIterator[_alignment_pb2.GetCheckReportResponse]]:
         """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report."""
+
+    @_abc_1.abstractmethod
+    def ErasePatient(
+        self,
+        request: _erasure_pb2.ErasePatientRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.ErasePatientResponse, _abc.Awaitable[_erasure_pb2.ErasePatientResponse]]:
+        """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
+
+    @_abc_1.abstractmethod
+    def GetErasure(
+        self,
+        request: _erasure_pb2.GetErasureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.GetErasureResponse, _abc.Awaitable[_erasure_pb2.GetErasureResponse]]:
+        """Returns the receipt of an erasure."""
 
 def add_AlignmentServiceServicer_to_server(servicer: AlignmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,6 +5,7 @@ Inference-time feature extraction."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from vfmalign.v1 import erasure_pb2 as _erasure_pb2
 from vfmalign.v1 import features_pb2 as _features_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -65,6 +66,10 @@ class FeatureServiceStub:
     """Returns a URL to upload a zip of a study's DICOM files to, for studies that are too large for a message. Idempotent; a file that
     has already been uploaded is marked as complete. Only the caller can use the file, and the service deletes it after some time.
     """
+    ErasePatient: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ErasePatientRequest, _erasure_pb2.ErasePatientResponse]
+    """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
+    GetErasure: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.GetErasureRequest, _erasure_pb2.GetErasureResponse]
+    """Returns the receipt of an erasure."""
 
 @_typing.type_check_only
 class FeatureServiceAsyncStub(FeatureServiceStub):
@@ -103,6 +108,10 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Returns a URL to upload a zip of a study's DICOM files to, for studies that are too large for a message. Idempotent; a file that
     has already been uploaded is marked as complete. Only the caller can use the file, and the service deletes it after some time.
     """
+    ErasePatient: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ErasePatientRequest, _erasure_pb2.ErasePatientResponse]  # type: ignore[assignment]
+    """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
+    GetErasure: _aio.UnaryUnaryMultiCallable[_erasure_pb2.GetErasureRequest, _erasure_pb2.GetErasureResponse]  # type: ignore[assignment]
+    """Returns the receipt of an erasure."""
 
 class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
     """Extracts features of studies and datasets with a vision foundation model's encoder."""
@@ -210,5 +219,21 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns a URL to upload a zip of a study's DICOM files to, for studies that are too large for a message. Idempotent; a file that
         has already been uploaded is marked as complete. Only the caller can use the file, and the service deletes it after some time.
         """
+
+    @_abc_1.abstractmethod
+    def ErasePatient(
+        self,
+        request: _erasure_pb2.ErasePatientRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.ErasePatientResponse, _abc.Awaitable[_erasure_pb2.ErasePatientResponse]]:
+        """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
+
+    @_abc_1.abstractmethod
+    def GetErasure(
+        self,
+        request: _erasure_pb2.GetErasureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.GetErasureResponse, _abc.Awaitable[_erasure_pb2.GetErasureResponse]]:
+        """Returns the receipt of an erasure."""
 
 def add_FeatureServiceServicer_to_server(servicer: FeatureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from vfmalign.v1 import bounds_pb2 as _bounds_pb2
 from vfmalign.v1 import common_pb2 as _common_pb2
+from vfmalign.v1 import erasure_pb2 as _erasure_pb2
 from vfmalign.v1 import features_pb2 as _features_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper

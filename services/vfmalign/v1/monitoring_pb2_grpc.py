@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from vfmalign.v1 import erasure_pb2 as vfmalign_dot_v1_dot_erasure__pb2
 from vfmalign.v1 import monitoring_pb2 as vfmalign_dot_v1_dot_monitoring__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -94,6 +95,16 @@ class MonitoringServiceStub:
                 '/vfmalign.v1.MonitoringService/GetMonitorReport',
                 request_serializer=vfmalign_dot_v1_dot_monitoring__pb2.GetMonitorReportRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_monitoring__pb2.GetMonitorReportResponse.FromString,
+                _registered_method=True)
+        self.ErasePatient = channel.unary_unary(
+                '/vfmalign.v1.MonitoringService/ErasePatient',
+                request_serializer=vfmalign_dot_v1_dot_erasure__pb2.ErasePatientRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_erasure__pb2.ErasePatientResponse.FromString,
+                _registered_method=True)
+        self.GetErasure = channel.unary_unary(
+                '/vfmalign.v1.MonitoringService/GetErasure',
+                request_serializer=vfmalign_dot_v1_dot_erasure__pb2.GetErasureRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_erasure__pb2.GetErasureResponse.FromString,
                 _registered_method=True)
 
 
@@ -191,6 +202,20 @@ class MonitoringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ErasePatient(self, request, context):
+        """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetErasure(self, request, context):
+        """Returns the receipt of an erasure.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitoringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -253,6 +278,16 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
                     servicer.GetMonitorReport,
                     request_deserializer=vfmalign_dot_v1_dot_monitoring__pb2.GetMonitorReportRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_monitoring__pb2.GetMonitorReportResponse.SerializeToString,
+            ),
+            'ErasePatient': grpc.unary_unary_rpc_method_handler(
+                    servicer.ErasePatient,
+                    request_deserializer=vfmalign_dot_v1_dot_erasure__pb2.ErasePatientRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_erasure__pb2.ErasePatientResponse.SerializeToString,
+            ),
+            'GetErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetErasure,
+                    request_deserializer=vfmalign_dot_v1_dot_erasure__pb2.GetErasureRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_erasure__pb2.GetErasureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -580,6 +615,60 @@ class MonitoringService:
             '/vfmalign.v1.MonitoringService/GetMonitorReport',
             vfmalign_dot_v1_dot_monitoring__pb2.GetMonitorReportRequest.SerializeToString,
             vfmalign_dot_v1_dot_monitoring__pb2.GetMonitorReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ErasePatient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.MonitoringService/ErasePatient',
+            vfmalign_dot_v1_dot_erasure__pb2.ErasePatientRequest.SerializeToString,
+            vfmalign_dot_v1_dot_erasure__pb2.ErasePatientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.MonitoringService/GetErasure',
+            vfmalign_dot_v1_dot_erasure__pb2.GetErasureRequest.SerializeToString,
+            vfmalign_dot_v1_dot_erasure__pb2.GetErasureResponse.FromString,
             options,
             channel_credentials,
             insecure,

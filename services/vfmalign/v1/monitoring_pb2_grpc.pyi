@@ -5,6 +5,7 @@ Drift monitors: whether the features of a model in use still come from the distr
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from vfmalign.v1 import erasure_pb2 as _erasure_pb2
 from vfmalign.v1 import monitoring_pb2 as _monitoring_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -69,6 +70,10 @@ class MonitoringServiceStub:
     """
     GetMonitorReport: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.GetMonitorReportRequest, _monitoring_pb2.GetMonitorReportResponse]
     """Streams the current report of a monitor: the page, or the same content as JSON."""
+    ErasePatient: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ErasePatientRequest, _erasure_pb2.ErasePatientResponse]
+    """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
+    GetErasure: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.GetErasureRequest, _erasure_pb2.GetErasureResponse]
+    """Returns the receipt of an erasure."""
 
 @_typing.type_check_only
 class MonitoringServiceAsyncStub(MonitoringServiceStub):
@@ -111,6 +116,10 @@ class MonitoringServiceAsyncStub(MonitoringServiceStub):
     """
     GetMonitorReport: _aio.UnaryStreamMultiCallable[_monitoring_pb2.GetMonitorReportRequest, _monitoring_pb2.GetMonitorReportResponse]  # type: ignore[assignment]
     """Streams the current report of a monitor: the page, or the same content as JSON."""
+    ErasePatient: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ErasePatientRequest, _erasure_pb2.ErasePatientResponse]  # type: ignore[assignment]
+    """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
+    GetErasure: _aio.UnaryUnaryMultiCallable[_erasure_pb2.GetErasureRequest, _erasure_pb2.GetErasureResponse]  # type: ignore[assignment]
+    """Returns the receipt of an erasure."""
 
 class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
     """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything."""
@@ -222,5 +231,21 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_monitoring_pb2.GetMonitorReportResponse], _abc.AsyncIterator[_monitoring_pb2.GetMonitorReportResponse]]:
         """Streams the current report of a monitor: the page, or the same content as JSON."""
+
+    @_abc_1.abstractmethod
+    def ErasePatient(
+        self,
+        request: _erasure_pb2.ErasePatientRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.ErasePatientResponse, _abc.Awaitable[_erasure_pb2.ErasePatientResponse]]:
+        """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
+
+    @_abc_1.abstractmethod
+    def GetErasure(
+        self,
+        request: _erasure_pb2.GetErasureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_erasure_pb2.GetErasureResponse, _abc.Awaitable[_erasure_pb2.GetErasureResponse]]:
+        """Returns the receipt of an erasure."""
 
 def add_MonitoringServiceServicer_to_server(servicer: MonitoringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

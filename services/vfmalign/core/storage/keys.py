@@ -112,6 +112,11 @@ def uses_prefix(kind: str, object_id: str) -> str:
     return f"{USES}{kind}/{object_id}/"
 
 
+def erasures_prefix(service: str) -> str:
+    """Returns the prefix of a service's receipts for the erasure of patients."""
+    return f"erasures/{service}/"
+
+
 INCOMING = "incoming/"
 """Prefix of files that clients upload for an import."""
 

@@ -26,6 +26,7 @@ _OBSERVE = frozenset({"researcher", "features", "router"})
 _CREATE = frozenset({"researcher"})
 _IMPORT = frozenset({"curator"})
 _CURATE = frozenset({"curator", "admin"})
+_ERASE = frozenset({"admin"})
 _END = frozenset({"researcher", "admin"})
 """Cancel, retry, delete, and calls that change a monitor. Only the creator and admins may make them
 (`check_ownership`), except that every researcher may acknowledge alarms."""
@@ -45,6 +46,8 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         _EXTRACT_PATH: _EXTRACT,
         "/vfmalign.v1.FeatureService/ExtractDataset": _COMPUTE,
         "/vfmalign.v1.FeatureService/CreateStudyUpload": _CREATE,
+        "/vfmalign.v1.FeatureService/ErasePatient": _ERASE,
+        "/vfmalign.v1.FeatureService/GetErasure": _ERASE,
         "/vfmalign.v1.DatasetService/CreateDatasetUploads": _IMPORT,
         "/vfmalign.v1.DatasetService/PublishDataset": _IMPORT,
         "/vfmalign.v1.ModelService/CreateModelUploads": _IMPORT,
@@ -67,6 +70,8 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.AlignmentService/CancelCheck": _END,
         "/vfmalign.v1.AlignmentService/RetryCheck": _END,
         "/vfmalign.v1.AlignmentService/DeleteCheck": _END,
+        "/vfmalign.v1.AlignmentService/ErasePatient": _ERASE,
+        "/vfmalign.v1.AlignmentService/GetErasure": _ERASE,
         "/vfmalign.v1.ExperimentService/CreateExperiment": _CREATE,
         "/vfmalign.v1.ExperimentService/GetExperiment": _READ,
         "/vfmalign.v1.ExperimentService/GetExperimentReport": _READ,
@@ -87,6 +92,8 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.MonitoringService/PauseMonitor": _END,
         "/vfmalign.v1.MonitoringService/ResumeMonitor": _END,
         "/vfmalign.v1.MonitoringService/DeleteMonitor": _END,
+        "/vfmalign.v1.MonitoringService/ErasePatient": _ERASE,
+        "/vfmalign.v1.MonitoringService/GetErasure": _ERASE,
         # The interfaces are public, but a stranger does not learn which ones this server has.
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ROLES,
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ROLES,

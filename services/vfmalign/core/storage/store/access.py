@@ -49,19 +49,50 @@ class StoreAccess:
 
 _TRAINING = StoreAccess(read=("datasets/", "jobs/", "models/", "volumes/"), write=("jobs/", "models/"))
 _ORCHESTRATOR = StoreAccess(
-    read=("cells/", "checks/", "datasets/", "experiments/", "features/", "jobs/", "models/", "studies/"),
-    write=("cells/", "checks/", "experiments/", "jobs/", "uses/"),
+    read=(
+        "cells/",
+        "checks/",
+        "datasets/",
+        "erasures/finetuning/",
+        "experiments/",
+        "features/",
+        "jobs/",
+        "models/",
+        "studies/",
+    ),
+    write=("cells/", "checks/", "erasures/finetuning/", "experiments/", "jobs/", "uses/"),
 )
 
 STORE_ACCESS: Mapping[str, StoreAccess] = MappingProxyType(
     {
         "features": StoreAccess(
-            read=("datasets/", "features/", "incoming/", "models/", "outbox/", "uploads/", "volumes/"),
-            write=("datasets/", "deletions/", "features/", "incoming/", "models/", "outbox/", "volumes/"),
+            read=(
+                "datasets/",
+                "erasures/features/",
+                "features/",
+                "incoming/",
+                "models/",
+                "outbox/",
+                "uploads/",
+                "volumes/",
+            ),
+            write=(
+                "datasets/",
+                "deletions/",
+                "erasures/features/",
+                "features/",
+                "incoming/",
+                "models/",
+                "outbox/",
+                "volumes/",
+            ),
         ),
         "mmd": StoreAccess(read=("features/", "uploads/"), write=("uploads/features/",)),
         "finetuning": _ORCHESTRATOR,
-        "monitoring": StoreAccess(read=("datasets/", "features/", "monitors/"), write=("monitors/",)),
+        "monitoring": StoreAccess(
+            read=("datasets/", "erasures/monitoring/", "features/", "monitors/"),
+            write=("erasures/monitoring/", "monitors/"),
+        ),
         "training": _TRAINING,
     }
 )

@@ -1,0 +1,3 @@
+"""Messages of `erasure.proto`."""
+
+from vfmalign.client.messages.generated.erasure import *

@@ -1,0 +1,237 @@
+"""Receipts of one service's erasures, which also mark the erased patients.
+
+A receipt is stored below `erasures/<service>/` before anything is removed, and holds everything that is needed to
+continue after a restart. It names the patient by an HMAC of the group. The HMACs of one service share a key, so that
+looking for erased patients costs one HMAC per patient and key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+
+from vfmalign.client.messages.erasure import ErasedDataset, ErasedObject, ErasePatientRequest, Erasure, PatientDigest
+from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
+from vfmalign.core.domain.record import Record, Sha256
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.threads import Threads
+from vfmalign.core.storage.deletion import Deleted, keep_sweeping
+from vfmalign.core.storage.keys import erasures_prefix
+from vfmalign.core.storage.store.object_store import ObjectStore
+
+Service = Literal["features", "finetuning", "monitoring"]
+_PARALLEL_REQUESTS = 8
+_log = logs.get(__name__)
+
+
+def digest_identifier(key: str, identifier: str) -> str:
+    """Returns HMAC-SHA256 of an identifier, hexadecimal; `key` is hexadecimal, too."""
+    return hmac.digest(bytes.fromhex(key), identifier.encode(), hashlib.sha256).hex()
+
+
+class StoredErasure(Record):
+    """A receipt, and what only its service sees.
+
+    Attributes:
+        receipt: the receipt.
+        identifiers: HMACs of further identifiers of the patient: digests of volumes, or ids of observations.
+    """
+
+    receipt: Erasure
+    identifiers: tuple[Sha256, ...] = ()
+
+    def matches(self, group: str) -> bool:
+        """Returns whether a group is that of the patient."""
+        patient = self.receipt.patient
+        return bool(patient.key) and digest_identifier(patient.key, group) == patient.hmac
+
+    def has_identifier(self, identifier: str) -> bool:
+        """Returns whether the patient has this further identifier."""
+        key = self.receipt.patient.key
+        return bool(self.identifiers) and digest_identifier(key, identifier) in self.identifiers
+
+    def digest_all(self, identifiers: Iterable[str]) -> tuple[Sha256, ...]:
+        """Returns the HMACs of identifiers, for `identifiers`."""
+        return tuple(sorted({digest_identifier(self.receipt.patient.key, one) for one in identifiers}))
+
+    def joined(self, plan: Plan) -> StoredErasure:
+        """Returns the erasure with what a plan adds to it. An object that was in an earlier plan keeps its numbers."""
+        objects = {(one.kind, one.id): one for one in self.receipt.objects}
+        for one in plan.objects:
+            known = objects.get((one.kind, one.id))
+            if known is None or known.outcome == "kept":
+                objects[one.kind, one.id] = one
+        datasets = dict.fromkeys((*self.receipt.datasets, *plan.datasets))
+        receipt = self.receipt.model_copy(update={"objects": tuple(objects.values()), "datasets": tuple(datasets)})
+        identifiers = tuple(sorted({*self.identifiers, *plan.identifiers}))
+        return StoredErasure(receipt=receipt, identifiers=identifiers)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an erasure would remove now.
+
+    Attributes:
+        objects: entries of the receipt.
+        datasets: versions of datasets that contain the patient.
+        identifiers: HMACs of further identifiers; see `StoredErasure`.
+    """
+
+    objects: Sequence[ErasedObject] = ()
+    datasets: Sequence[ErasedDataset] = ()
+    identifiers: Sequence[Sha256] = ()
+
+
+class Eraser(Protocol):
+    """Finds and removes what one service stores of a patient. Both methods may be repeated at any time."""
+
+    def plan(self, erasure: StoredErasure) -> Plan:
+        """Returns what `remove` would remove now. Changes nothing."""
+        ...
+
+    def remove(self, erasure: StoredErasure) -> bool:
+        """Removes what the plans found; returns whether everything is removed, or the rest must wait."""
+        ...
+
+
+@dataclass
+class Erasures:
+    """Erasures of one tenant in one service.
+
+    Attributes:
+        store: objects of the tenant.
+        service: the service.
+        eraser: finds and removes what the service stores.
+    """
+
+    store: ObjectStore
+    service: Service
+    eraser: Eraser
+    _sweep: asyncio.Task[None] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Begins to continue interrupted erasures, at once and then every hour."""
+        self._sweep = asyncio.create_task(keep_sweeping(self.store, "erasures", self.resume))
+
+    def close(self) -> None:
+        """Ends what `start` began."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    def erase(self, request: ErasePatientRequest, requested_by: str) -> Erasure:
+        """Erases a patient, or continues the erasure of this id; returns the receipt.
+
+        Args:
+            request: the request.
+            requested_by: who calls.
+
+        Raises:
+            BadOption: the request names no patient, or in two ways.
+            Conflict: the id belongs to the erasure of another patient.
+        """
+        _check_names_patient(request)
+        known = self._find(request.erasure_id)
+        erasure = self._create(request, requested_by) if known is None else known
+        if known is not None and not _is_continued_by(known, request):
+            raise Conflict(
+                "the erasure has another patient or another choice for models",
+                subject=f"erasure {request.erasure_id}",
+                remedy="choose another erasure id, or repeat the same request",
+            )
+        observations = erasure.digest_all(request.observation_ids)
+        erasure = erasure.joined(Plan(datasets=request.datasets, identifiers=observations))
+        if request.dry_run:
+            return erasure.joined(self.eraser.plan(erasure)).receipt
+        return self._carry_out(erasure)
+
+    def get(self, erasure_id: str) -> Erasure:
+        """Returns the receipt of an erasure.
+
+        Raises:
+            NotFound: the service has none of this id.
+        """
+        erasure = self._find(erasure_id)
+        if erasure is None:
+            raise NotFound(
+                f"{self.service} has no such erasure",
+                subject=f"erasure {erasure_id}",
+                remedy="check the id; private/erasures.jsonl lists the erasures of `vfmalign erase`",
+            )
+        return erasure.receipt
+
+    def resume(self) -> Deleted:
+        """Continues the erasures that are not complete; returns nothing, because the eraser counts what it deletes."""
+        for erasure in self.list():
+            if erasure.receipt.complete_time is None:
+                self._carry_out(erasure)
+        return Deleted()
+
+    def list(self) -> list[StoredErasure]:
+        """Returns all erasures."""
+        with Threads(_PARALLEL_REQUESTS, "erasures") as threads:
+            return list(threads.map(self._read, self.store.list(erasures_prefix(self.service))))
+
+    def _carry_out(self, erasure: StoredErasure) -> Erasure:
+        erasure = erasure.joined(self.eraser.plan(erasure))
+        self._save(erasure)
+        complete_time = datetime.now(UTC) if self.eraser.remove(erasure) else None
+        receipt = erasure.receipt.model_copy(update={"complete_time": complete_time})
+        self._save(erasure.model_copy(update={"receipt": receipt}))
+        _log.info("erased", id=receipt.erasure_id, complete=complete_time is not None, objects=len(receipt.objects))
+        return receipt
+
+    def _create(self, request: ErasePatientRequest, requested_by: str) -> StoredErasure:
+        patient = request.patient
+        if not patient.key:
+            keys = (erasure.receipt.patient.key for erasure in self.list())
+            key = next(keys, "") or secrets.token_hex(32)
+            patient = PatientDigest(key=key, hmac=digest_identifier(key, request.group) if request.group else "")
+        receipt = Erasure(
+            erasure_id=request.erasure_id,
+            service=self.service,
+            patient=patient,
+            models=request.models,
+            requested_by=requested_by,
+            create_time=datetime.now(UTC),
+        )
+        return StoredErasure(receipt=receipt)
+
+    def _find(self, erasure_id: str) -> StoredErasure | None:
+        with suppress(NotFound):
+            return self._read(self._key(erasure_id))
+        return None
+
+    def _read(self, key: str) -> StoredErasure:
+        return self.store.read(key, StoredErasure)
+
+    def _save(self, erasure: StoredErasure) -> None:
+        self.store.write(self._key(erasure.receipt.erasure_id), erasure)
+
+    def _key(self, erasure_id: str) -> str:
+        return f"{erasures_prefix(self.service)}{erasure_id}.json"
+
+
+def _check_names_patient(request: ErasePatientRequest) -> None:
+    has_digest = bool(request.patient.key and request.patient.hmac)
+    if has_digest != bool(request.patient.key or request.patient.hmac) or (has_digest and request.group):
+        raise BadOption(
+            "the patient is named twice or in part", field="patient", remedy="set `group`, or both fields of `patient`"
+        )
+    if not (request.group or has_digest or request.observation_ids):
+        raise BadOption("no patient is named", field="group", remedy="set `group`, `patient` or `observation_ids`")
+
+
+def _is_continued_by(erasure: StoredErasure, request: ErasePatientRequest) -> bool:
+    receipt = erasure.receipt
+    if request.models != receipt.models:
+        return False
+    if request.group:
+        return erasure.matches(request.group)
+    return request.patient.hmac in {"", receipt.patient.hmac}
