@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 from vfmalign.cli.imports import to_stored_datalist
@@ -10,6 +11,7 @@ from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.runtime.work_context import UNLIMITED
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.uploads import UploadArea
+from vfmalign.features.erasure import check_not_erased, make_erasures
 from vfmalign.features.imports.datasets import publish_dataset
 from vfmalign.imaging.datasets.discovery import DiscoveredDataset, ImportOptions
 from vfmalign.imaging.datasets.importer import DatasetToImport, prepare_discovered, prepare_import
@@ -52,7 +54,10 @@ def publish(
             upload(uploads, data)
         report("upload", done, len(checked.discovered.cases))
     datalist_sha256 = upload(uploads, to_stored_datalist(checked.dataset))
-    return publish_dataset(uploads, checked.dataset.id, datalist_sha256, report, UNLIMITED)
+    check_patients = partial(check_not_erased, make_erasures(store))
+    return publish_dataset(
+        uploads, checked.dataset.id, datalist_sha256, report, UNLIMITED, check_patients=check_patients
+    )
 
 
 def upload(uploads: UploadArea, data: bytes) -> str:

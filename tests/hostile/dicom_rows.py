@@ -216,7 +216,9 @@ ROWS = (
     Row(
         "DICOM: a router that stores features",
         EXTRACT,
-        lambda _: request(pb.DicomStudy(reference=pb.PacsReference(server="main", study_uid="1.2")), store_as="mine"),
+        lambda _: request(
+            pb.DicomStudy(reference=pb.PacsReference(server="main", study_uid="1.2")), store_as="mine", store_group="g"
+        ),
         "PERMISSION_DENIED",
         "MISSING_ROLE",
         (),

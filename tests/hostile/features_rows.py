@@ -161,6 +161,7 @@ ROWS = (
     extract("transform of 500 modalities", "input_transform", input_transform="hidden:" + "+".join(["a"] * 500)),
     extract("stored under a path", "store_as", store_as="../x"),
     extract("stored under the id of a set", "store_as", store_as="0" * 32),
+    extract("stored without a group", "store_group", store_as="mine"),
     extract("weights of another digest", "micro", checkpoint_sha256="0" * 64, code="FAILED_PRECONDITION"),
     extract("digest of letters", "checkpoint_sha256", checkpoint_sha256="x"),
     stored("volume in another bucket", URI, "s3://other/x"),

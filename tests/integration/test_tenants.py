@@ -218,7 +218,7 @@ async def test_each_tenant_extracts_with_its_own_weights_into_its_own_objects(
     answers = []
     for tenant in TENANTS:
         study = pb.Study(volumes=[pb.StudyVolume(modality=kind, nifti=data) for kind in MODALITIES])
-        request = pb.ExtractRequest(model_id="shared", study=study, store_as="kept")
+        request = pb.ExtractRequest(model_id="shared", study=study, store_as="kept", store_group="g")
         answers.append(await (await open_api("researcher", claim=tenant)).features.Extract(request))
     assert answers[0].checkpoint_sha256 != answers[1].checkpoint_sha256
     for tenant, answer in zip(TENANTS, answers, strict=True):

@@ -11,11 +11,6 @@ from vfmalign.client.messages.erasure import ErasePatientRequest, Erasure
 from vfmalign.v1 import alignment_pb2_grpc, erasure_pb2, features_pb2_grpc, monitoring_pb2_grpc
 
 ErasingService = Literal["features", "finetuning", "monitoring"]
-_Stub = (
-    features_pb2_grpc.FeatureServiceAsyncStub
-    | alignment_pb2_grpc.AlignmentServiceAsyncStub
-    | monitoring_pb2_grpc.MonitoringServiceAsyncStub
-)
 
 
 class AsyncErasuresClient:
@@ -48,7 +43,13 @@ class AsyncErasuresClient:
         request = erasure_pb2.GetErasureRequest(erasure_id=erasure_id)
         return Erasure.from_response((await self._stub(service).GetErasure(request)).erasure)
 
-    def _stub(self, service: ErasingService) -> _Stub:
+    def _stub(
+        self, service: ErasingService
+    ) -> (
+        features_pb2_grpc.FeatureServiceAsyncStub
+        | alignment_pb2_grpc.AlignmentServiceAsyncStub
+        | monitoring_pb2_grpc.MonitoringServiceAsyncStub
+    ):
         channel = self._open_channel[service]()
         if service == "features":
             return features_pb2_grpc.FeatureServiceStub(channel)

@@ -118,6 +118,7 @@ class AsyncFeaturesClient:
         input_transform: str = "",
         checkpoint_sha256: str = "",
         store_as: str = "",
+        store_group: str = "",
         observation: StudyObservation | None = None,
     ) -> StudyFeatures:
         """Extracts the features of one study.
@@ -137,6 +138,7 @@ class AsyncFeaturesClient:
             input_transform: a task's input transform; if empty, the study is not transformed.
             checkpoint_sha256: expected digest of the weights; empty accepts any.
             store_as: id under which the features are stored; if empty, they are returned instead.
+            store_group: group of the patient, by which an erasure finds the stored features; required with `store_as`.
             observation: names the monitor that observes the features, and describes the study for it. Only pooled
                 features can be observed. The answer states the outcome. A failed observation does not fail the call.
 
@@ -170,6 +172,7 @@ class AsyncFeaturesClient:
             pooling=_POOLINGS[pooling],
             input_transform=input_transform,
             store_as=store_as,
+            store_group=store_group,
             observation=None if observation is None else observation.to_proto(),
         )
         response = await self._stub().Extract(request)

@@ -16,10 +16,12 @@ from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.store.probe import StoreProbe
+from vfmalign.erasures.receipts import Erasures
 from vfmalign.features.deletion import Deletions
 from vfmalign.features.dicom.folders import PrivateFolders, get_default_folder
 from vfmalign.features.dicom.reader import DicomReader
 from vfmalign.features.dicom.uploads import StudyUploads
+from vfmalign.features.erasure import make_erasures
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.device import choose_device
 from vfmalign.features.extraction.extractor import warm_up
@@ -54,7 +56,8 @@ def main() -> None:
         uploads = {
             tenant: StudyUploads(own, presigner, imports[tenant].quota, options) for tenant, own in stores.items()
         }
-        sweeps: list[Imports | StudyUploads | Deletions] = [*imports.values(), *uploads.values()]
+        sweeps: list[Imports | StudyUploads | Deletions | Erasures]
+        sweeps = [*imports.values(), *uploads.values(), *map(make_erasures, stores.values())]
         sweeps += [Deletions(own, settings.retention.features_days) for own in stores.values()]
         dicom = {
             tenant: DicomReader(own, settings.get_servers(tenant), folders, options) for tenant, own in stores.items()

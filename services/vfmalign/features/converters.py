@@ -52,6 +52,12 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
     """
     if request.store_as:
         check_study_id(request.store_as)
+    if bool(request.store_as) != bool(request.store_group):
+        raise BadOption(
+            "stored features need an id and the patient's group",
+            field="store_group" if request.store_as else "store_as",
+            remedy="set both, or neither",
+        )
     input_transform = request.input_transform or "identity"
     get_input_transform(input_transform)
     pooling = get_enum_label(features_pb2.Pooling.DESCRIPTOR, request.pooling) or "mean"
@@ -78,6 +84,7 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
         pooling=cast(messages.Pooling, pooling),
         input_transform=input_transform,
         store_as=request.store_as,
+        store_group=request.store_group,
         observation=observation,
     )
 

@@ -34,7 +34,7 @@ from vfmalign.core.storage.keys import (
 )
 from vfmalign.core.storage.store.object_store import ObjectStore
 
-_PREFIXES: Mapping[Kind, Callable[[str], tuple[str, ...]]] = MappingProxyType(
+PREFIXES: Mapping[Kind, Callable[[str], tuple[str, ...]]] = MappingProxyType(
     {
         "datasets": lambda name: (dataset_key(name), dataset_prefix(name), volumes_prefix(name)),
         "models": lambda name: (model_card_key(name), model_prefix(name)),
@@ -86,7 +86,7 @@ class Deletions:
                 subject=object_id,
                 remedy=f"run `vfmalign {_COMMANDS[kind]} list` to see the available ids",
             )
-        prefixes = _PREFIXES[kind](object_id)
+        prefixes = PREFIXES[kind](object_id)
         if dry_run:
             check_unused(self._store, kind, object_id)
             deleted = measure_below(self._store, prefixes)
@@ -104,7 +104,7 @@ class Deletions:
         for name in sorted(set(map(_get_folder, self._store.sizes_bytes(FEATURES, before=limit)))):
             prefix = features_prefix(name)  # listed again, because the deletion of the others may have taken hours
             if (sizes := self._store.sizes_bytes(prefix)) and sizes == self._store.sizes_bytes(prefix, before=limit):
-                deleted += delete_marked(self._store, "features", name, _PREFIXES["features"](name))
+                deleted += delete_marked(self._store, "features", name, PREFIXES["features"](name))
         return deleted
 
     def complete(self) -> Deleted:
@@ -112,7 +112,7 @@ class Deletions:
         deleted = Deleted()
         for kind, object_id in list_marked(self._store):
             try:
-                deleted += delete_marked(self._store, kind, object_id, _PREFIXES[kind](object_id))
+                deleted += delete_marked(self._store, kind, object_id, PREFIXES[kind](object_id))
             except PreconditionFailed as error:
                 _log.info("deletion_withdrawn", kind=kind, id=object_id, error=str(error))
         return deleted
@@ -120,7 +120,7 @@ class Deletions:
     def _exists(self, kind: Kind, object_id: str) -> bool:
         if kind == "features" and not is_feature_set_id(object_id):  # a stored study has no manifest
             return bool(self._store.sizes_bytes(features_prefix(object_id)))
-        return self._store.exists(_PREFIXES[kind](object_id)[0])
+        return self._store.exists(PREFIXES[kind](object_id)[0])
 
 
 def _get_folder(key: str) -> str:

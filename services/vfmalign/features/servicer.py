@@ -16,22 +16,27 @@ from grpc.aio import ServicerContext
 
 from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages.features import CreateStudyUploadRequest, ListFeatureSetsRequest, Pooling
-from vfmalign.core.domain.errors import Cancelled
+from vfmalign.core.domain.errors import Cancelled, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.rpc.access.authorisation import check_extraction
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.deletion import delete_below
+from vfmalign.core.storage.keys import features_prefix
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.access import STORE_ACCESS
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.erasures.servicer import ErasureRpcs
 from vfmalign.features import converters, listing, metrics
 from vfmalign.features.deletion import Deletions
 from vfmalign.features.dicom.reader import DicomReader, DicomRequest
 from vfmalign.features.dicom.reading import ReadStudy
 from vfmalign.features.dicom.uploads import StudyUploads
+from vfmalign.features.erasure import check_group_not_erased, make_erasures
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.dataset_extraction import extract_dataset
 from vfmalign.features.extraction.device import MemoryMeter, describe_device
@@ -52,7 +57,7 @@ Context = ServicerContext[Message, Message]
 _STOP_POLL_S = 1.0
 
 
-class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
+class FeatureServicer(ErasureRpcs, features_pb2_grpc.FeatureServiceServicer):
     """FeatureService.
 
     Args:
@@ -84,6 +89,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         self._uploads = uploads
         self._workers = workers
         self._outbox = outbox
+        self._erasures = make_erasures(store)
         self._deletions = Deletions(store)
         self._options = options
         self._max_message_bytes = max_message_bytes
@@ -187,7 +193,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         stored = None
         if request.store_as:
             with stages.stage("write"):
-                stored = await STORE.run(store_features, self._store, request.store_as, features)
+                stored = await STORE.run(self._store_features, request, features)
         delivered = None
         if request.observation is not None:
             with stages.stage("observe"):
@@ -206,6 +212,16 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             observation=delivered,
             series=[pb.TakenSeries(**taken.model_dump(exclude_none=True)) for taken in read.series],
         )
+
+    def _store_features(self, request: StudyRequest, features: Features) -> dict[str, StoredFile]:
+        check_group_not_erased(self._erasures, request.store_group, request.store_as)
+        stored = store_features(self._store, request.store_as, request.store_group, features)
+        try:
+            check_group_not_erased(self._erasures, request.store_group, request.store_as)
+        except PreconditionFailed:  # the erasure began meanwhile, and may not have seen the study
+            delete_below(self._store, [features_prefix(request.store_as)])
+            raise
+        return stored
 
     async def _prepare(
         self, request: StudyRequest, sources: Sequence[Source], card: ModelCard, stages: Stages

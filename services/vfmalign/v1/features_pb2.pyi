@@ -331,7 +331,7 @@ class Study(_message.Message):
     def __init__(self, volumes: _Optional[_Iterable[_Union[StudyVolume, _Mapping]]] = ..., gland_mask: _Optional[_Union[GlandMask, _Mapping]] = ..., dicom: _Optional[_Union[DicomStudy, _Mapping]] = ...) -> None: ...
 
 class ExtractRequest(_message.Message):
-    __slots__ = ("model_id", "checkpoint_sha256", "study", "layers", "pooling", "input_transform", "store_as", "observation")
+    __slots__ = ("model_id", "checkpoint_sha256", "study", "layers", "pooling", "input_transform", "store_as", "observation", "store_group")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
     STUDY_FIELD_NUMBER: _ClassVar[int]
@@ -340,6 +340,7 @@ class ExtractRequest(_message.Message):
     INPUT_TRANSFORM_FIELD_NUMBER: _ClassVar[int]
     STORE_AS_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    STORE_GROUP_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     checkpoint_sha256: str
     study: Study
@@ -348,7 +349,8 @@ class ExtractRequest(_message.Message):
     input_transform: str
     store_as: str
     observation: StudyObservation
-    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., study: _Optional[_Union[Study, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., store_as: _Optional[str] = ..., observation: _Optional[_Union[StudyObservation, _Mapping]] = ...) -> None: ...
+    store_group: str
+    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., study: _Optional[_Union[Study, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., store_as: _Optional[str] = ..., observation: _Optional[_Union[StudyObservation, _Mapping]] = ..., store_group: _Optional[str] = ...) -> None: ...
 
 class StudyObservation(_message.Message):
     __slots__ = ("monitor_id", "study")

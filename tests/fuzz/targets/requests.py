@@ -226,7 +226,8 @@ def make_seeds() -> Mapping[str, bytes]:
         "ComputeRequest": compute,
         "ComputeBatchRequest": mmd_pb2.ComputeBatchRequest(requests=[compute]),
         "ExtractRequest": features_pb2.ExtractRequest(
-            model_id="m", study=study, layers=["a"], pooling=1, input_transform="hidden:t2w", store_as="s"
+            model_id="m", study=study, layers=["a"], pooling=1, input_transform="hidden:t2w", store_as="s",
+            store_group="g",
         ),
         "ExtractDatasetRequest": features_pb2.ExtractDatasetRequest(
             model_id="m", dataset_id="d", split=4, initialisation=2, initialisation_seed=3, modality_map={"t2w": "t2w"}

@@ -51,7 +51,12 @@ async def test_a_stored_study_with_its_gland_and_all_layers(
 async def test_stage_maps_stored_out(service, store, phantoms, expected_features, close, study_of):
     layers = ["stages.1", "stages.3"]
     request = pb.ExtractRequest(
-        model_id="micro", study=study_of(phantoms[0]), layers=layers, pooling=pb.POOLING_NONE, store_as="study-maps"
+        model_id="micro",
+        study=study_of(phantoms[0]),
+        layers=layers,
+        pooling=pb.POOLING_NONE,
+        store_as="study-maps",
+        store_group="patient",
     )
     response = await service.Extract(request)
     expected = expected_features(phantoms[0], layers, "none")

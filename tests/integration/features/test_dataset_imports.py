@@ -20,6 +20,7 @@ from tests.integration.features.callers import ADA, BOB, ISSUER, VIEWER, describ
 from vfmalign.cli.imports import to_stored_datalist
 from vfmalign.client import Client
 from vfmalign.client.messages.common import FileContent, FileUpload
+from vfmalign.client.messages.erasure import ErasePatientRequest
 from vfmalign.client.messages.imports import (
     CreateDatasetUploadsRequest,
     CreateDatasetUploadsResponse,
@@ -36,9 +37,10 @@ from vfmalign.core.domain.errors import (
     Unavailable,
 )
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.keys import INCOMING, dataset_key
+from vfmalign.core.storage.keys import INCOMING, dataset_key, erasures_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.uploads import UploadArea, delete_expired
+from vfmalign.features.erasure import make_erasures
 from vfmalign.imaging.datasets.importer import DatasetToImport, prepare_import
 from vfmalign.v1 import imports_pb2, imports_pb2_grpc
 
@@ -168,6 +170,26 @@ def test_a_publication_that_loses_a_race_replaces_no_volume(
 
     with pytest.raises(Conflict, match="another running or interrupted publication of this id"):
         import_directly(changed, store, publish_first, import_id="second")
+    check_volumes(store, checked)
+
+
+@pytest.mark.parametrize("moment", [("publish", 1), ("publish", 3)])
+def test_a_dataset_that_is_published_while_its_patient_is_erased_goes_again(
+    checked: DatasetToImport, store: ObjectStore, moment: tuple[str, int]
+) -> None:
+    group = checked.dataset.test[0].group
+
+    def erase(phase: str, done: int, total: int) -> None:
+        if (phase, done) == moment:
+            request = ErasePatientRequest(erasure_id="racing", group=group, models="keep")
+            make_erasures(store).erase(request, "")
+
+    with pytest.raises(PreconditionFailed) as caught:
+        import_directly(checked, store, erase)
+    assert (caught.value.reason, group in str(caught.value)) == ("ERASED_PATIENT", False)
+    assert not [*store.list("datasets/ward/"), *store.list("volumes/ward/")]
+    store.delete(f"{erasures_prefix('features')}racing.json")
+    import_directly(checked, store)
     check_volumes(store, checked)
 
 

@@ -171,7 +171,9 @@ def test_a_router_may_extract_by_reference_alone(service: Server, study: Path) -
         forbidden = (
             lambda: client.features.extract("micro", dicom=study, rules_dataset_id=RULES),
             lambda: client.features.extract("micro", {"t2w": b""}),
-            lambda: client.features.extract("micro", dicom=reference, rules_dataset_id=RULES, store_as="kept"),
+            lambda: client.features.extract(
+                "micro", dicom=reference, rules_dataset_id=RULES, store_as="kept", store_group="g"
+            ),
             lambda: client.features.upload_study(b"zip"),
             lambda: client.features.get_model("micro"),
         )

@@ -201,7 +201,7 @@ async def test_features_larger_than_a_message_must_be_stored(store, start_server
             await service.Extract(request)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "set `store_as` to store them" in caught.value.details()
-        request.store_as = "large"
+        request.store_as, request.store_group = "large", "patient"
         response = await service.Extract(request)
         assert len(response.layers) == 4
         # 16·4·16·16 + 32·2·8·8 + 64·1·4·4 + 128·1·4·4 values in float32, and the files' headers.

@@ -100,7 +100,9 @@ def test_the_monitor_observes_the_features_that_the_caller_gets(client, server, 
 
 def test_stored_features_are_observed_as_well(client, server, monitoring, phantoms) -> None:
     volumes = {kind: encode(phantoms[0][kind]) for kind in MODALITIES}
-    features = client.features.extract("micro", volumes, store_as="observed", observation=observe(1))
+    features = client.features.extract(
+        "micro", volumes, store_as="observed", store_group="patient", observation=observe(1)
+    )
     assert features.stored
     assert features.observation is not None
     assert features.observation.delivery == "queued"
@@ -141,7 +143,7 @@ def test_features_that_are_not_finite_are_observed_although_the_extraction_fails
     )
     volumes = {kind: encode(phantoms[0][kind]) for kind in MODALITIES}
     layers = ("stages.2", "stages.3")
-    for number, fields in enumerate(({"store_as": "broken"}, {}), 30):
+    for number, fields in enumerate(({"store_as": "broken", "store_group": "patient"}, {}), 30):
         with nullcontext() if fields else pytest.raises(BadTensor, match="NaN or infinite"):
             client.features.extract("broken", volumes, layers=layers, observation=observe(number), **fields)
         observation = wait_for(monitoring, number)

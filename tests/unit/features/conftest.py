@@ -70,3 +70,8 @@ def publish_model_fixture():
 @pytest.fixture(scope="session", name="small_volume")
 def small_volume_fixture():
     return small_volume
+
+
+@pytest.fixture(scope="session", name="upload_case")
+def upload_case_fixture():
+    return upload_case

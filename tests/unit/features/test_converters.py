@@ -67,7 +67,7 @@ def test_extract_in_full():
     )
     request = extract_request(
         study=study, checkpoint_sha256=SHA, layers=["stages.1"], pooling=pb.POOLING_NONE, store_as="mine",
-        input_transform="half_resolution",
+        store_group="g", input_transform="half_resolution",
     )  # fmt: skip
     asked = converters.to_study_request(request, key_of)
     assert asked.sources == (
@@ -91,6 +91,8 @@ def volume(**source):
         ({"input_transform": "blur"}, "input_transform"),
         ({"store_as": "../x"}, "store_as"),
         ({"store_as": "0" * 32}, "store_as"),
+        ({"store_as": "mine"}, "store_group"),
+        ({"store_group": "g"}, "store_as"),
         ({"study": volume(modality="", nifti=b"x")}, "study.volumes[0].modality"),
         ({"study": volume(modality="PET", nifti=b"x")}, "study.volumes[0].modality"),
         ({"study": volume(modality="gland", nifti=b"x")}, "study.volumes[0].modality"),
@@ -178,14 +180,16 @@ def test_a_modality_sent_twice(store, card, small_volume):
 
 def test_stored_features_keep_their_meaning(store):
     features = {"stages.3": torch.ones(3), "pooled": torch.zeros(2)}
-    first = store_features(store, "kept", features)
+    first = store_features(store, "kept", "g", features)
     assert first["pooled"].key == "features/kept/pooled.safetensors"
     assert first["pooled"].size_bytes == len(store.get(first["pooled"].key, sha256=first["pooled"].sha256))
-    assert store_features(store, "kept", features) == first
+    assert store_features(store, "kept", "g", features) == first
     with pytest.raises(Conflict, match="other features are stored under this id"):
-        store_features(store, "kept", {"pooled": torch.ones(2)})
+        store_features(store, "kept", "g", {"pooled": torch.ones(2)})
+    with pytest.raises(Conflict, match="another group is stored under this id"):
+        store_features(store, "kept", "h", features)
     with pytest.raises(BadOption, match="32 hex digits belong to feature sets"):
-        store_features(store, "0" * 32, features)
+        store_features(store, "0" * 32, "g", features)
 
 
 def test_models_are_listed_page_by_page(store, publish_model, capsys):

@@ -13,15 +13,23 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
-from vfmalign.core.domain.errors import BadDataset, CaseOrderMismatch, DataLoss, NotFound, Unavailable
+from vfmalign.core.domain.errors import (
+    BadDataset,
+    CaseOrderMismatch,
+    DataLoss,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+)
 from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.core.storage.deletion import check_not_deleted
+from vfmalign.core.storage.deletion import check_not_deleted, delete_below
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import CommittedSet, FeatureRequest, find_damaged_parts, read_committed
+from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features.extraction.cache import ModelCache
@@ -106,9 +114,14 @@ def extract_dataset(
     with hooks.stages.stage("load_model"):
         encoder = _encoder(models, plan)
     writer = _writer(store, plan)
-    computed = extract_missing(store, plan, encoder, writer, options=options, hooks=hooks, manifest=manifest)
+    try:
+        computed = extract_missing(store, plan, encoder, writer, options=options, hooks=hooks, manifest=manifest)
+    except DataLoss:  # the volume of an erased patient is not a loss
+        _check_dataset_stays(store, plan.request)
+        raise
     with hooks.stages.stage("commit"):
         committed = writer.commit(_software(), replaced=stored.committed, replace=stored.manifest_unusable)
+        _check_dataset_stays(store, plan.request)
     recomputed = computed.parts if stored.committed or stored.manifest_unusable else 0
     _report_repair(stored, committed, recomputed)
     return ExtractionResult(feature_set, committed, checkpoint_sha256, computed.cases, recomputed)
@@ -189,6 +202,7 @@ def reduce(
             remedy="extract these shards, then run reduce again",
         )
     committed = writer.commit(_software(), replaced=stored.committed, replace=stored.manifest_unusable)
+    _check_dataset_stays(store, plan.request)
     return ExtractionResult(feature_set, committed, checkpoint_sha256)
 
 
@@ -245,6 +259,15 @@ def get_weights_digest(request: FeatureRequest, card: ModelCard) -> str:
 
 def _writer(store: ObjectStore, plan: ExtractionPlan) -> FeatureSetWriter:
     return FeatureSetWriter(store, plan.request, [case.id for case in plan.cases], [case.group for case in plan.cases])
+
+
+def _check_dataset_stays(store: ObjectStore, request: FeatureRequest) -> None:
+    """Deletes the new set if its dataset was deleted or changed meanwhile, because a patient may have been erased."""
+    try:
+        load_dataset(store, request.dataset_id, digest=request.dataset_digest)
+    except (NotFound, PreconditionFailed):
+        delete_below(store, (manifest_key(request.feature_set_id()), features_prefix(request.feature_set_id())))
+        raise
 
 
 def _software() -> dict[str, str]:

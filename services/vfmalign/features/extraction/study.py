@@ -48,6 +48,7 @@ class StudyRequest:
         pooling: `mean`, or `none` for whole feature maps.
         input_transform: name in `imaging.input_transforms.INPUT_TRANSFORMS`.
         store_as: id under which the features are stored; empty returns them in the response.
+        store_group: group of the patient whose features are stored.
         observation: names the monitor that observes the features; None for none.
     """
 
@@ -58,6 +59,7 @@ class StudyRequest:
     pooling: Pooling
     input_transform: str
     store_as: str
+    store_group: str
     observation: StudyObservation | None = None
 
 

@@ -8,7 +8,7 @@ are replaced only if their dataset is committed and the import restores it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest
 from vfmalign.core.domain.declarations import LabelMap, VolumeKind
@@ -30,6 +30,7 @@ from vfmalign.core.storage.deletion import check_not_deleted
 from vfmalign.core.storage.keys import dataset_key, volume_key
 from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
 from vfmalign.core.storage.uploads import UploadArea
+from vfmalign.features.erasure import discard
 from vfmalign.imaging.datasets.label_maps import check_label_map
 from vfmalign.imaging.dicom.rules import parse_selections
 from vfmalign.imaging.grid import check_study
@@ -41,7 +42,13 @@ Report = Callable[[str, int, int], None]
 
 
 def publish_dataset(
-    uploads: UploadArea, dataset_id: str, datalist_sha256: str, report: Report, context: WorkContext
+    uploads: UploadArea,
+    dataset_id: str,
+    datalist_sha256: str,
+    report: Report,
+    context: WorkContext,
+    *,
+    check_patients: Callable[[DatasetManifest], None],
 ) -> DatasetManifest:
     """Checks and stores an uploaded dataset.
 
@@ -51,6 +58,7 @@ def publish_dataset(
         datalist_sha256: digest of the datalist.
         report: called after every case, in the phases `verify` and `publish`.
         context: checked before every volume.
+        check_patients: raises PreconditionFailed if a patient was erased.
 
     Returns:
         The dataset. If an earlier call published it and deleted its uploads, nothing is read or written.
@@ -59,7 +67,7 @@ def publish_dataset(
         BadDataset: the datalist does not have the form that an import writes.
         BadVolume: a volume is unusable; the error names it by generated id and kind.
         Conflict: the dataset exists with different content, or another publication of its id stored a different volume.
-        PreconditionFailed: a file was not uploaded, or its content differs.
+        PreconditionFailed: a file was not uploaded, or its content differs; or a patient was erased.
         Unavailable: a dataset with this id is being deleted.
     """
     store = uploads.store
@@ -69,26 +77,46 @@ def publish_dataset(
             raise uploads.missing(datalist_sha256)
         return load_dataset(store, dataset_id)
     dataset = parse_datalist(data, dataset_id)
+    check_patients(dataset)
     check_not_deleted(store, "datasets", dataset_id)
     is_committed = _check_id_is_free(store, dataset)
     cases = list({case.id: case for split in SPLITS for case in dataset.split(split)}.values())
     for done, case in enumerate(cases, start=1):
         _check_case(uploads, dataset, case, context)
         report("verify", done, len(cases))
+    try:
+        _store_volumes(uploads, dataset, cases, report, context, replace=is_committed)
+        check_not_deleted(store, "datasets", dataset_id)  # its deletion may have begun meanwhile
+        save_dataset(store, dataset)
+    finally:
+        try:
+            check_patients(dataset)
+        except PreconditionFailed:
+            discard(store, dataset)
+            raise
+    uploads.clear(datalist_sha256)
+    return dataset
+
+
+def _store_volumes(
+    uploads: UploadArea,
+    dataset: DatasetManifest,
+    cases: Sequence[Case],
+    report: Report,
+    context: WorkContext,
+    *,
+    replace: bool,
+) -> None:
     for done, case in enumerate(cases, start=1):
         for ref in case.volumes.values():
             context.checkpoint()
             # Copied by this process, not by the store: the client might replace an upload after its check.
             data = uploads.read(ref.sha256, MAX_ENCODED_BYTES)
-            if is_committed:
-                store.put(ref.key, data)
+            if replace:
+                uploads.store.put(ref.key, data)
             else:
-                _add_volume(store, dataset.id, ref, data)
+                _add_volume(uploads.store, dataset.id, ref, data)
         report("publish", done, len(cases))
-    check_not_deleted(store, "datasets", dataset_id)  # its deletion may have begun meanwhile
-    save_dataset(store, dataset)
-    uploads.clear(datalist_sha256)
-    return dataset
 
 
 def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:

@@ -30,6 +30,7 @@ from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.store.quota import StorageQuota
 from vfmalign.core.storage.uploads import UploadArea, delete_expired
 from vfmalign.features import converters
+from vfmalign.features.erasure import check_not_erased, make_erasures
 from vfmalign.features.imports.datasets import Report, publish_dataset
 from vfmalign.features.imports.models import publish_model
 from vfmalign.features.settings import FeaturesOptions
@@ -57,6 +58,7 @@ class Imports:
 
     def __init__(self, store: ObjectStore, presigner: Presigner, queue: WorkQueue, options: FeaturesOptions) -> None:
         self.store = store
+        self.check_patients = partial(check_not_erased, make_erasures(store))
         self.options = options
         self._presigner = presigner
         self._queue = queue
@@ -141,7 +143,14 @@ class DatasetServicer(imports_pb2_grpc.DatasetServiceServicer):
         record = messages.PublishDatasetRequest.from_proto(request)
         uploads = self._imports.get_uploads(record.import_id)
         events = self._imports.publish(
-            lambda report, work: publish_dataset(uploads, record.dataset_id, record.datalist_sha256, report, work)
+            lambda report, work: publish_dataset(
+                uploads,
+                record.dataset_id,
+                record.datalist_sha256,
+                report,
+                work,
+                check_patients=self._imports.check_patients,
+            )
         )
         async for event in events:
             if isinstance(event, Progress):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.cut_organs import CASES, INPUT
 
+from vfmalign.client.messages.erasure import ErasePatientRequest
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import (
@@ -26,6 +27,7 @@ from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_sets import Manifest, read_feature_set
 from vfmalign.core.storage.keys import features_prefix, volume_key
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.features.erasure import make_erasures
 from vfmalign.features.extraction.dataset_extraction import extract_dataset
 from vfmalign.features.extraction.extractor import extract
 from vfmalign.features.extraction.parts import ExtractionOptions, Hooks
@@ -369,3 +371,32 @@ def test_a_bad_volume_stops_the_set_and_names_its_object(store, models, dataset,
     # What came before the bad case is stored and serves once the dataset is mended.
     assert around.reports == [(0, 5), (3, 5)]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+
+
+@pytest.mark.parametrize("moment", ["first part", "last part"])
+def test_a_set_that_is_extracted_while_a_patient_is_erased_goes_again(
+    store, models, upload_case, publish_model, moment
+):
+    store = store.of_tenant(moment.replace(" ", "-"))
+    models = models.of_store(store)
+    card = publish_model(store, "net")
+    cases = tuple(upload_case(store, "racing", number) for number in range(4))
+    save_dataset(store, DatasetManifest(id="racing", test=cases))
+    around, receipts = Surroundings(), []
+
+    def erase(done: int, total: int) -> None:
+        if done == (1 if moment == "first part" else total):
+            request = ErasePatientRequest(erasure_id="e1", group=cases[0].group, models="keep")
+            receipts.append(make_erasures(store).erase(request, ""))
+
+    hooks = Hooks(around._compute, around.stages, erase, lambda: False)
+    request = ExtractDatasetRequest(model_id=card.id, dataset_id="racing", split="test")
+    with pytest.raises(PreconditionFailed) as caught:
+        extract_dataset(store, models, request, ExtractionOptions(batch_size=1, part_cases=1, readers=1), hooks)
+    assert (caught.value.reason, len(receipts)) == ("DIGEST_MISMATCH", 1)
+    assert receipts[0].complete_time is None, "the extraction was running"
+    assert not list(store.list("features/"))
+    make_erasures(store).resume()
+    assert make_erasures(store).get("e1").complete_time
+    again = extract_dataset(store, models, request, OPTIONS, Surroundings().hooks)
+    assert again.committed.manifest.groups == (cases[2].group, cases[3].group)

@@ -25,6 +25,7 @@ from vfmalign.core.domain.errors import (
     DigestMismatch,
     InvalidInput,
     PreconditionFailed,
+    StoreRefused,
 )
 from vfmalign.core.domain.record import Record, describe_invalid
 from vfmalign.core.domain.stored_objects import StoredObject
@@ -229,6 +230,16 @@ class ObjectStore(StoreListing):
 
         return self._write("put", key, write)
 
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        """Replaces an object that was written by one of the `put` methods.
+
+        Returns:
+            False if the object no longer has the bytes `old`. It may have the bytes `new`, if an answer was lost.
+        """
+        etag = hashlib.md5(old, usedforsecurity=False).hexdigest()
+        headers = {"If-Match": f'"{etag}"', "Content-Type": "application/json"}
+        return self._write("put", key, lambda: self._request("PUT", key, new, headers)) != 412
+
     def upload(self, key: str, path: Path) -> StoredObject:
         """Streams a file into an object and returns its key and digest."""
 
@@ -264,6 +275,14 @@ class ObjectStore(StoreListing):
             Unavailable: the store does not answer.
         """
         return self._retry("bucket", "", lambda: bool(self._client.bucket_exists(self.bucket)))
+
+    def is_versioned(self) -> bool:
+        """Returns whether the bucket keeps versions of deleted objects, as far as this service may know."""
+        try:
+            status = self._retry("bucket", "", lambda: self._client.get_bucket_versioning(self.bucket).status)
+        except StoreRefused:
+            return True
+        return status in {"Enabled", "Suspended"}
 
     def probe(self) -> None:
         """Checks that the store answers, has the bucket and accepts the keys, by listing a prefix without objects.
