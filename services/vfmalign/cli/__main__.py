@@ -79,6 +79,8 @@ COMMANDS: dict[str, Command] = {
         f"{_API}.experiments:app", "List, show, cancel and retry experiments, and fetch their reports."
     ),
     "jobs": Command(f"{_API}.jobs:app", "List, show, cancel and retry training jobs."),
+    "erase": Command(f"{_API}.erasures:erase", "Erase a patient from datasets, results and monitors."),
+    "erasures": Command(f"{_API}.erasures:app", "Show the receipts of erasures, and repeat erasures after a restore."),
 }
 
 # \b keeps the line breaks of a paragraph.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -11,6 +13,11 @@ from vfmalign.client.messages.erasure import ErasePatientRequest, Erasure
 from vfmalign.v1 import alignment_pb2_grpc, erasure_pb2, features_pb2_grpc, monitoring_pb2_grpc
 
 ErasingService = Literal["features", "finetuning", "monitoring"]
+
+
+def digest_identifier(key: str, identifier: str) -> str:
+    """Returns HMAC-SHA256 of an identifier, such as a group, hexadecimal; `key` is hexadecimal, too."""
+    return hmac.digest(bytes.fromhex(key), identifier.encode(), hashlib.sha256).hex()
 
 
 class AsyncErasuresClient:

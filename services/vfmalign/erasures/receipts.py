@@ -8,15 +8,14 @@ looking for erased patients costs one HMAC per patient and key.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Protocol
 
+from vfmalign.client.erasures import ErasingService, digest_identifier
 from vfmalign.client.messages.erasure import ErasedDataset, ErasedObject, ErasePatientRequest, Erasure, PatientDigest
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
 from vfmalign.core.domain.record import Record, Sha256
@@ -26,14 +25,8 @@ from vfmalign.core.storage.deletion import Deleted, keep_sweeping
 from vfmalign.core.storage.keys import erasures_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 
-Service = Literal["features", "finetuning", "monitoring"]
 _PARALLEL_REQUESTS = 8
 _log = logs.get(__name__)
-
-
-def digest_identifier(key: str, identifier: str) -> str:
-    """Returns HMAC-SHA256 of an identifier, hexadecimal; `key` is hexadecimal, too."""
-    return hmac.digest(bytes.fromhex(key), identifier.encode(), hashlib.sha256).hex()
 
 
 class StoredErasure(Record):
@@ -112,7 +105,7 @@ class Erasures:
     """
 
     store: ObjectStore
-    service: Service
+    service: ErasingService
     eraser: Eraser
     _sweep: asyncio.Task[None] | None = field(default=None, init=False)
 

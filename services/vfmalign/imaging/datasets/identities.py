@@ -60,7 +60,7 @@ def keyed_id(salt: bytes, *parts: str) -> str:
 
 
 def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
-    """Adds rows to the local mapping file, and never removes any.
+    """Adds rows to the local mapping file. Only an erasure removes rows.
 
     A name that a spreadsheet would read as a formula gets an apostrophe in front.
 
@@ -74,21 +74,63 @@ def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
     Raises:
         BadOption: the file cannot be written, or is not a mapping file.
     """
-    known: list[tuple[str, ...]] = []
     try:
-        if path.exists():
-            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as old:
-                known = [tuple(row[column] for column in MAPPING_COLUMNS) for row in csv.DictReader(old)]
-        # mkstemp creates files of mode 0600.
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".mapping-")
-        with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as new:
-            cells = dict.fromkeys(tuple(map(_to_cell, row)) for row in (*known, *rows))
-            csv.writer(new).writerows([MAPPING_COLUMNS, *cells])
-        os.replace(temporary, path)
+        _write_mapping(path, [*_read_mapping(path), *(tuple(map(_to_cell, row)) for row in rows)])
     except (OSError, KeyError, ValueError, csv.Error):
         raise BadOption(
             "the mapping file cannot be written, or is not a mapping file", field="mapping", remedy="name another file"
         ) from None
+
+
+def find_group(path: Path, *, case: str = "", row: int = 0) -> str:
+    """Returns the group of a case, or of a row of the mapping file; row 1 is below the header.
+
+    Raises:
+        BadOption: the file has no such case or row, cannot be read, or names several groups for the case.
+    """
+    field = "--case" if case else "--from-mapping"
+    try:
+        rows = _read_mapping(path)
+    except (OSError, KeyError, ValueError, csv.Error):
+        raise BadOption("the mapping file cannot be read", field=field, remedy="name the patient by GROUP") from None
+    found = {cells[2] for number, cells in enumerate(rows, start=1) if (cells[1] == case if case else number == row)}
+    if len(found) != 1:
+        problem = "belongs to several patients" if found else "is not in the mapping file"
+        raise BadOption(f"the {'case' if case else 'row'} {problem}", field=field, remedy="name the patient by GROUP")
+    return found.pop()
+
+
+def remove_from_mapping(path: Path, group: str) -> bool:
+    """Removes the rows of a patient from the mapping file; returns whether there were any.
+
+    Raises:
+        BadOption: the file cannot be written, or is not a mapping file.
+    """
+    try:
+        rows = _read_mapping(path)
+        kept = [cells for cells in rows if cells[2] != group]
+        if len(kept) < len(rows):
+            _write_mapping(path, kept)
+        return len(kept) < len(rows)
+    except (OSError, KeyError, ValueError, csv.Error):
+        raise BadOption(
+            "the patient's rows cannot be removed", field=str(path), remedy="delete the rows of this group yourself"
+        ) from None
+
+
+def _read_mapping(path: Path) -> list[tuple[str, ...]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as old:
+        return [tuple(row[column] for column in MAPPING_COLUMNS) for row in csv.DictReader(old)]
+
+
+def _write_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
+    # mkstemp creates files of mode 0600.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".mapping-")
+    with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as new:
+        csv.writer(new).writerows([MAPPING_COLUMNS, *dict.fromkeys(rows)])
+    os.replace(temporary, path)
 
 
 def _to_cell(text: str) -> str:

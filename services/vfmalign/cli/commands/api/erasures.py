@@ -1,0 +1,206 @@
+"""`vfmalign erase` erases a patient from every service; `vfmalign erasures` shows receipts and repeats erasures."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from vfmalign.cli.commands.api.deletion import DryRunOption, YesOption, confirm
+from vfmalign.cli.erasure_log import ErasureLog, LoggedErasure
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
+from vfmalign.cli.options import HomeOption, JsonOption, parse_choice
+from vfmalign.cli.target import Target
+from vfmalign.cli.views.output import Output
+from vfmalign.cli.views.tables import format_time, new_table
+from vfmalign.client import AsyncClient
+from vfmalign.client.erasures import ErasingService
+from vfmalign.client.messages.erasure import ErasePatientRequest, Erasure, ModelPolicy
+from vfmalign.core.domain.errors import BadOption, NotFound, Unavailable
+from vfmalign.core.formats.documents import pluralise
+
+app = typer.Typer()
+
+_SERVICES: tuple[ErasingService, ...] = get_args(ErasingService)
+_CALL_S, _WAIT_S, _POLL_S = 3600.0, 150.0, 5.0
+"""A service notices within two minutes that an operation has ended, and only then deletes what it used."""
+
+
+def erase(
+    group: Annotated[str, typer.Argument(metavar="[GROUP]", help="Group of the patient.")] = "",
+    *,
+    models: Annotated[
+        str, typer.Option(metavar="keep|delete", help="Keep or delete models that were trained on the patient.")
+    ],
+    case: Annotated[str, typer.Option(metavar="CASE", help="The patient of this case of private/mapping.csv.")] = "",
+    from_mapping: Annotated[
+        int, typer.Option(metavar="ROW", help="The patient of this row of private/mapping.csv; 1 is below the header.")
+    ] = 0,
+    observations: Annotated[
+        list[str] | None,
+        typer.Option("--observation", metavar="ID", help="An observation to erase from all monitors. May be repeated."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Erase a patient from datasets, results and monitors.
+
+    Your token needs the role admin. If the command is interrupted, run it again. At the end, it removes the patient
+    from private/mapping.csv.
+    """
+    from vfmalign.imaging.datasets.identities import find_group, remove_from_mapping
+
+    output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
+    target, log = Target.find(directory), ErasureLog(directory.private)
+    policy: ModelPolicy = parse_choice(models, get_args(ModelPolicy), "--models")
+    mapping = directory.private / "mapping.csv"
+    if bool(group) + bool(case) + bool(from_mapping) > 1:
+        raise BadOption("the patient is named twice", field="GROUP", remedy="give GROUP, --case or --from-mapping")
+    if case or from_mapping:
+        group = find_group(mapping, case=case, row=from_mapping)
+    if not group and not observations:
+        raise BadOption(
+            "no patient is named", field="GROUP", remedy="give GROUP, --case, --from-mapping or --observation"
+        )
+    request = ErasePatientRequest.from_fields(
+        erasure_id=log.find(group, policy) or f"erase-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+        group=group,
+        models=policy,
+        observation_ids=tuple(observations or ()),
+    )
+    if dry_run or not yes:
+        _emit(_call(target, request.model_copy(update={"dry_run": True})), output if dry_run else _to_stderr())
+        if dry_run:
+            return
+        confirm("Erase this patient?", output)
+    receipts = _carry_out(target, request, log, output)
+    _emit(receipts, output)
+    _check_complete(receipts)
+    if group and remove_from_mapping(mapping, group):
+        output.note("the patient is removed from private/mapping.csv")
+
+
+@app.command()
+def show(
+    erasure_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the erasure.")],
+    *,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the receipts of an erasure, which together are its certificate."""
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+
+    async def get(client: AsyncClient) -> list[Erasure]:
+        found = []
+        for service in _SERVICES:
+            with suppress(NotFound):
+                found.append(await client.erasures.get(service, erasure_id))
+        return found
+
+    receipts = target.run(get)
+    if not receipts:
+        raise NotFound(
+            "no service has this erasure",
+            subject=erasure_id,
+            remedy="check the id; private/erasures.jsonl of the administrator who ran it lists the ids",
+        )
+    _emit(receipts, output)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file private/erasures.jsonl.")],
+    *,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat all erasures after a backup was restored.
+
+    Your token needs the role admin. Patients who are not in the restored data are passed over.
+    """
+    output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
+    target, logged = Target.find(directory), ErasureLog.read(file)
+    receipts: list[Erasure] = []
+    for number, one in enumerate(logged, start=1):
+        output.note(f"erasure {number} of {len(logged)}: {one.erasure_id}")
+        request = ErasePatientRequest.from_fields(
+            erasure_id=one.erasure_id, patient=one.patient, models=one.models, observation_ids=()
+        )
+        receipts += _carry_out(target, request, None, output)
+    _emit(receipts, output)
+    _check_complete(receipts)
+
+
+def _carry_out(target: Target, request: ErasePatientRequest, log: ErasureLog | None, output: Output) -> list[Erasure]:
+    """Calls the services until each has completed its part, or time is up."""
+    end = time.monotonic() + _WAIT_S
+    while True:
+        receipts = _call(target, request, log)
+        waiting = [receipt.service for receipt in receipts if receipt.complete_time is None]
+        if not waiting or time.monotonic() > end:
+            return receipts
+        output.note(f"waiting for {' and '.join(waiting)}, where something still runs")
+        time.sleep(_POLL_S)
+
+
+def _call(target: Target, request: ErasePatientRequest, log: ErasureLog | None = None) -> list[Erasure]:
+    """Calls each service once. The first one finds the datasets, and names the patient to the others by a digest."""
+    receipts: list[Erasure] = []
+
+    def call(service: ErasingService, one: ErasePatientRequest) -> Erasure:
+        return target.run(lambda client: client.erasures.erase(service, one), call_timeout_s=_CALL_S)
+
+    named = request
+    if request.group or request.patient.key:
+        first = call("features", request.model_copy(update={"observation_ids": ()}))
+        receipts.append(first)
+        if log is not None:
+            log.add(LoggedErasure(erasure_id=request.erasure_id, patient=first.patient, models=request.models))
+        named = request.model_copy(update={"group": "", "patient": first.patient, "observation_ids": ()})
+        receipts.append(call("finetuning", named.model_copy(update={"datasets": first.datasets})))
+    receipts.append(call("monitoring", named.model_copy(update={"observation_ids": request.observation_ids})))
+    return receipts
+
+
+def _check_complete(receipts: Sequence[Erasure]) -> None:
+    for receipt in receipts:
+        if receipt.complete_time is None:
+            raise Unavailable(
+                f"{receipt.service} has not removed everything yet",
+                subject=f"erasure {receipt.erasure_id}",
+                remedy="the service continues by itself; run the command again later to see the end",
+                reason="ERASURE_RUNS",
+            )
+
+
+def _emit(receipts: Sequence[Erasure], output: Output) -> None:
+    table = new_table("Erasure", "service", "kind", "id", "outcome", "count", "MB", "note", numbers=("count", "MB"))
+    for receipt in receipts:
+        for one in receipt.objects:
+            size = f"{one.size_bytes / 1e6:,.1f}" if one.size_bytes else ""
+            table.add_row(receipt.service, one.kind, one.id, one.outcome or "", f"{one.count:,}", size, one.note)
+    lines = [_describe(receipt) for receipt in receipts]
+    output.emit({"receipts": [receipt.to_json_dict() for receipt in receipts]}, table, "\n".join(lines))
+
+
+def _describe(receipt: Erasure) -> str:
+    end = "not complete" if receipt.complete_time is None else f"complete {format_time(receipt.complete_time)}"
+    models = "kept" if receipt.models == "keep" else "deleted"
+    datasets = f"; {pluralise(len(receipt.datasets), 'dataset version')}" if receipt.datasets else ""
+    return (
+        f"{receipt.service}: {receipt.erasure_id}, requested {format_time(receipt.create_time)} by "
+        f"{receipt.requested_by or 'nobody'}, {end}; trained models {models}{datasets}"
+    )
+
+
+def _to_stderr() -> Output:
+    terminal = Output.to_terminal()
+    return Output(as_json=False, out=terminal.err, err=terminal.err)

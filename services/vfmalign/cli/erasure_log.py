@@ -1,0 +1,64 @@
+"""`private/erasures.jsonl`: the erasures of this state folder, to repeat them after a backup was restored.
+
+Each line names the patient by a digest. Keep a copy outside of the backups: a restored folder has an older file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from vfmalign.cli.private_files import write_private
+from vfmalign.client.erasures import digest_identifier
+from vfmalign.client.messages.erasure import ModelPolicy, PatientDigest
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.record import Id, Record
+
+
+class LoggedErasure(Record):
+    """An erasure: its id, the digest of the patient, and what was done with models."""
+
+    erasure_id: Id
+    patient: PatientDigest
+    models: ModelPolicy
+
+
+class ErasureLog:
+    """The file of a folder `private`."""
+
+    def __init__(self, private: Path) -> None:
+        self._path = private / "erasures.jsonl"
+
+    def add(self, erasure: LoggedErasure) -> None:
+        """Adds an erasure, unless the file has it."""
+        known = ErasureLog.read(self._path) if self._path.exists() else []
+        if erasure not in known:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(self._path, b"".join(one.to_json() + b"\n" for one in (*known, erasure)))
+
+    def find(self, group: str, models: ModelPolicy) -> str:
+        """Returns the id of the last erasure of a patient with this choice for models; empty if there is none."""
+        if not group or not self._path.exists():
+            return ""
+        for one in reversed(ErasureLog.read(self._path)):
+            if (digest_identifier(one.patient.key, group), models) == (one.patient.hmac, one.models):
+                return one.erasure_id
+        return ""
+
+    @classmethod
+    def read(cls, path: Path) -> list[LoggedErasure]:
+        """Reads the erasures of a file.
+
+        Raises:
+            BadOption: the file cannot be read, or is not a list of erasures.
+        """
+        try:
+            lines = path.read_bytes().splitlines()
+            return [LoggedErasure.model_validate_json(line) for line in lines]
+        except OSError as error:
+            raise BadOption(f"the file cannot be read ({error.strerror})", field=str(path)) from None
+        except ValidationError:
+            raise BadOption(
+                "the file is not a list of erasures", field=str(path), remedy="name a file private/erasures.jsonl"
+            ) from None
