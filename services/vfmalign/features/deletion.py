@@ -1,4 +1,4 @@
-"""Deletion of what this service owns: datasets with their volumes, models, feature sets and stored studies."""
+"""Deletion of this service's objects: datasets with their volumes, models, feature sets and stored studies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Deletions:
 
     Args:
         store: objects of the tenant.
-        features_days: age in days at which feature sets and stored studies are deleted; None to keep them.
+        features_days: feature sets and stored studies are deleted at this age in days; None keeps them.
     """
 
     def __init__(self, store: ObjectStore, features_days: int | None = None) -> None:
@@ -74,11 +74,11 @@ class Deletions:
         Args:
             kind: kind of the object.
             object_id: its id.
-            dry_run: only measure what would be deleted.
+            dry_run: if true, only measure what would be deleted.
 
         Raises:
-            NotFound: there is no such object.
-            PreconditionFailed: an unfinished operation uses it.
+            NotFound: the object does not exist.
+            PreconditionFailed: an unfinished operation uses the object.
         """
         if not self._exists(kind, object_id) and not is_being_deleted(self._store, kind, object_id):
             raise NotFound(
@@ -96,7 +96,7 @@ class Deletions:
         return Deletion(objects=deleted.objects, size_bytes=deleted.size_bytes)
 
     def sweep(self) -> Deleted:
-        """Completes interrupted deletions, and deletes features of which every object is old."""
+        """Completes interrupted deletions. Then deletes feature sets and studies whose objects are all old enough."""
         deleted = self.complete()
         if self._features_days is None:
             return deleted
@@ -108,7 +108,10 @@ class Deletions:
         return deleted
 
     def complete(self) -> Deleted:
-        """Completes interrupted deletions. An object that is in use again stays, and loses its mark."""
+        """Completes interrupted deletions.
+
+        If an operation uses an object again, the object is kept and its mark is removed.
+        """
         deleted = Deleted()
         for kind, object_id in list_marked(self._store):
             try:

@@ -13,13 +13,13 @@ from vfmalign.database.tables import TenantRow
 
 
 class DeletedRow(TenantRow):
-    """A deleted operation. Its id cannot be used again.
+    """A deleted operation. The id of a deleted operation cannot be used again.
 
     Attributes:
         noun: kind of the operation, such as `check`.
         prefixes: prefixes of the objects to delete.
-        facts: what is kept of a check: the digest of its model, the dataset id, the task and its times; else empty.
-        finished_at: when the last object was deleted; None until then.
+        facts: for a check, the digest of its model, the dataset id, the task and its times; otherwise empty.
+        finished_at: time when the last object was deleted; None until then.
     """
 
     __tablename__ = "deleted"

@@ -1,6 +1,9 @@
-"""Deletion of jobs, checks and experiments that have ended: first their rows, in one transaction, then their objects.
+"""Deletion of finished jobs, checks and experiments.
 
-A row of `deleted` names the objects. Whoever finds it unfinished deletes them: a repeated call, or the leader.
+Their rows are deleted first, in one transaction, then their objects.
+
+A row of the table `deleted` lists the objects. If that deletion is interrupted, a repeated call or the leader completes
+it.
 """
 
 from __future__ import annotations
@@ -64,12 +67,12 @@ class Deletions:
         Args:
             noun: kind of the operation.
             item_id: its id.
-            dry_run: only measure what would be deleted.
+            dry_run: if true, only measure what would be deleted.
 
         Raises:
-            NotFound: there is no such operation.
-            PreconditionFailed: it has not ended, unfinished work reads its results, or it is a part of a check or
-                experiment.
+            NotFound: the operation does not exist.
+            PreconditionFailed: the operation has not ended, it is part of a check or experiment, or unfinished work
+                reads its results.
         """
         if dry_run:
             with self._database.snapshot() as session:
@@ -88,11 +91,11 @@ class Deletions:
     def sweep(self, jobs_days: int | None, checks_days: int | None) -> Deleted:
         """Completes interrupted deletions, and deletes operations that ended long ago.
 
-        An operation that unfinished work needs, or that is a part of another one, stays.
+        An operation is kept if unfinished work needs it, or if it is part of another operation.
 
         Args:
-            jobs_days: days after which jobs of no check are deleted; None to keep them.
-            checks_days: days after which experiments and checks are deleted; None to keep them.
+            jobs_days: jobs that belong to no check are deleted after this number of days; None keeps them.
+            checks_days: experiments and checks are deleted after this number of days; None keeps them.
         """
         deleted = self.complete()
         ages: Mapping[Noun, int | None] = {"experiment": checks_days, "check": checks_days, "job": jobs_days}
@@ -112,7 +115,7 @@ class Deletions:
             return session.scalars(query.order_by(table.finished_at)).all()
 
     def complete(self) -> Deleted:
-        """Deletes the objects that interrupted deletions have left."""
+        """Deletes the remaining objects of interrupted deletions."""
         with self._database.snapshot() as session:
             query = sa.select(DeletedRow).where(DeletedRow.finished_at.is_(None))
             left = [(row.noun, row.id, row.prefixes) for row in session.scalars(query)]

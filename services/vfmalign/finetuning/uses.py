@@ -1,4 +1,4 @@
-"""Marks of the datasets and models that unfinished operations read, so that nobody deletes them meanwhile.
+"""Marks of the datasets and models that unfinished operations read. The marks prevent their deletion.
 
 See `core.storage.deletion` for the protocol. The feature service, which deletes datasets and models, cannot read the
 database of this service.
@@ -25,7 +25,9 @@ _LIST_S = 60.0
 
 @contextmanager
 def marking_uses(store: ObjectStore, noun: str, item_id: str, spec: Record) -> Iterator[None]:
-    """Marks the inputs of an operation that the block creates or retries. If the block fails, the marks go again.
+    """Marks the inputs of the operation that the `with` block creates or retries.
+
+    If the block fails, the marks are removed.
 
     Raises:
         Unavailable: one of the inputs is being deleted.
@@ -45,7 +47,9 @@ def marking_uses(store: ObjectStore, noun: str, item_id: str, spec: Record) -> I
 
 
 class Uses:
-    """Keeps the marks of unfinished operations, and removes those of the others. The leader calls it in every round.
+    """Keeps the marks of unfinished operations, and removes the marks of all other operations.
+
+    The leader calls `update` in every round.
 
     Args:
         store: object store of the tenant.
@@ -57,14 +61,14 @@ class Uses:
         self._next_poll = self._next_list = 0.0
 
     def is_due(self) -> bool:
-        """Returns whether `update` should be called: every few seconds."""
+        """Returns whether `update` is due. It is due every few seconds."""
         return time.monotonic() >= self._next_poll
 
     def update(self, unfinished: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-        """Updates the marks at once if the unfinished operations have changed, and otherwise once a minute.
+        """Updates the marks at once if the set of unfinished operations has changed, and otherwise once a minute.
 
         Args:
-            unfinished: requests of all unfinished operations, as JSON by noun and id.
+            unfinished: the request of each unfinished operation as JSON, by kind and id of the operation.
         """
         self._next_poll = time.monotonic() + _POLL_S
         expected = frozenset(

@@ -1,1 +1,1 @@
-"""Volumes in, tensors out: NIfTI, DICOM, grids, preprocessing, input transforms, datasets and phantoms."""
+"""Imaging: NIfTI, DICOM, grids, preprocessing, input transforms, datasets and phantoms."""

@@ -1,6 +1,6 @@
 """Weights for resampling along one axis. Each output is a weighted sum of a few neighbouring inputs, stored as a band.
 
-Legend: O output and I input positions along one axis; B inputs of a band; L distances between two inputs.
+Legend: O output and I input positions along one axis; B inputs per band; L distances between two inputs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ BandedProduct: TypeAlias = tuple[Tensor, slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class AxisWeights:
-    """Weights that resample one axis. They take memory in proportion to the number of outputs times the band's width.
+    """Weights that resample one axis. Memory use is proportional to the number of outputs times the band's width.
 
     Attributes:
-        first_O: index of the first input of each output's band, from 0 to `size − B`.
-        weights_OB: float32, non-negative. All weights of an output outside the inputs are 0.
+        first_O: for each output, the index of the first input of its band, from 0 to `size − B`.
+        weights_OB: float32, non-negative. If an output lies outside the inputs, all its weights are 0.
         size: number of inputs.
     """
 
@@ -50,22 +50,23 @@ class AxisWeights:
 
     @classmethod
     def identity(cls, size: int) -> AxisWeights:
-        """Returns weights that copy every input."""
+        """Returns weights that copy every input unchanged."""
         return cls(np.arange(size), np.ones((size, 1), np.float32), size)
 
     @classmethod
     def interpolate(cls, size: int, size_out: int, step: float, start: float, sigma: float) -> AxisWeights:
         """Returns weights for linear interpolation after a Gaussian low-pass.
 
-        Between the centre and the outer face of the first or last voxel, the value of this voxel continues. Beyond the
-        outer face, all weights are 0.
+        Between the centre and the outer face of the first or last voxel, the output equals this voxel. Beyond the outer
+        face, all weights are 0.
 
         Args:
             size: number of inputs.
             size_out: number of outputs.
-            step: distance between two outputs, in inputs.
-            start: position of the first output, in inputs.
-            sigma: standard deviation of the low-pass in inputs; boundaries follow `ndimage`'s mode `nearest`.
+            step: distance between two outputs, in input voxels.
+            start: position of the first output, in input voxels.
+            sigma: standard deviation of the low-pass, in input voxels. Boundaries are handled as in `ndimage`'s mode
+                `nearest`.
         """
         position = get_positions(size_out, step, start)
         within = is_within_extent(position, size)
@@ -84,18 +85,20 @@ class AxisWeights:
         return cls(first_O, weights_OB.astype(np.float32), size)
 
     def get_window(self, start: int, count: int) -> AxisWeights:
-        """Returns weights of `count` outputs from `start` on; their weights are 0 where no output exists."""
+        """Returns the weights of `count` outputs, beginning at output `start`.
+
+        Outputs that do not exist get weights of 0.
+        """
         outputs = np.arange(start, start + count)
         inside = (outputs >= 0) & (outputs < len(self))
         outputs = np.clip(outputs, 0, len(self) - 1)
         return AxisWeights(self.first_O[outputs], self.weights_OB[outputs] * inside[:, None], self.size)
 
     def split_products(self, outputs_per_product: int) -> Iterator[BandedProduct]:
-        """Splits the weights into dense products of a few outputs each.
+        """Splits the weights into dense matrices of a few outputs each.
 
         Yields:
-            For each block of outputs: its weights, the range of inputs that the weights refer to, and the range of
-                outputs.
+            For each block of outputs: its weights, the range of inputs that they refer to, and the range of outputs.
         """
         for start in range(0, len(self), outputs_per_product):
             outputs = slice(start, min(start + outputs_per_product, len(self)))
@@ -103,13 +106,16 @@ class AxisWeights:
             yield torch.from_numpy(weights), band, outputs
 
     def sum_inputs(self) -> NDArray[np.float64]:
-        """Returns the sum of each input's weights over all outputs."""
+        """Returns, for each input, the sum of its weights over all outputs."""
         inputs_OB = self.first_O[:, None] + np.arange(self.width)
         sums_I = np.bincount(inputs_OB.ravel(), self.weights_OB.ravel(), minlength=self.size)
         return sums_I.astype(np.float64, copy=False)
 
     def compute_gram(self) -> NDArray[np.float64]:
-        """Returns products of two inputs' weights, summed over all outputs: entry (i, l) is for inputs i and i − l."""
+        """Returns the products of two inputs' weights, summed over all outputs.
+
+        Entry (i, l) is for the inputs i and i − l.
+        """
         weights_OB = self.weights_OB.astype(np.float64)
         gram_IL = np.zeros((self.size, self.width))
         for lag in range(self.width):
@@ -119,7 +125,7 @@ class AxisWeights:
         return gram_IL
 
     def get_contributors(self) -> Iterator[tuple[int, ...]]:
-        """Yields, for each output, the inputs that have a weight."""
+        """Yields, for each output, the inputs whose weight is not zero."""
         for first, weights_B in zip(self.first_O.tolist(), self.weights_OB, strict=True):
             yield tuple((first + np.flatnonzero(weights_B)).tolist())
 
@@ -135,7 +141,7 @@ class AxisWeights:
 
 
 def get_positions(count: int, step: float, start: float) -> NDArray[np.float64]:
-    """Returns positions along an axis; those within `SNAP_VOXELS` of a voxel's centre are moved onto this centre."""
+    """Returns positions along an axis. Positions within `SNAP_VOXELS` of a voxel's centre are moved onto it."""
     return snap(start + step * np.arange(count, dtype=np.float64))
 
 
@@ -146,7 +152,7 @@ def snap(position: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def is_within_extent(position: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
-    """Returns whether positions lie within a source axis, including the voxels' outer faces (1 % tolerance)."""
+    """Returns whether positions lie within a source axis, up to the outer faces of its voxels (1 % tolerance)."""
     return (position >= -0.51) & (position <= size - 0.49)
 
 

@@ -1,4 +1,4 @@
-"""Decompression of untrusted gzip files: linear in their size, bounded in memory and members, and cancellable."""
+"""Decompression of untrusted gzip files. It takes linear time, bounds memory and members, and can be cancelled."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def decompress(data: bytes | memoryview, limit: int, name: str, context: WorkContext) -> memoryview:
-    """Returns at most the first `limit` uncompressed bytes of a file, and does not decompress more than that.
+    """Returns at most the first `limit` uncompressed bytes of a file. Decompression stops at this limit.
 
     Args:
-        data: the file, compressed with gzip or not.
+        data: the file's content, compressed with gzip or not.
         limit: maximum number of uncompressed bytes.
-        name: name of the file in errors.
+        name: name of the file in error messages.
         context: checked before every chunk.
 
     Raises:
-        BadVolume: the gzip data are damaged or truncated, or have more than `MAX_GZIP_MEMBERS` members.
+        BadVolume: the gzip data are damaged or truncated, or contain more than `MAX_GZIP_MEMBERS` members.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if data[:2] != _GZIP_MAGIC:
@@ -78,7 +78,7 @@ class _GzipFile:
         self.content = np.empty(self.limit, np.uint8).data
 
     def inflate_member(self) -> None:
-        """Decompresses from the position to the end of the gzip member, or to the limit."""
+        """Decompresses from the current position to the end of the gzip member, or to the limit."""
         decompressor = _inflater.decompressobj(wbits=31)
         while not decompressor.eof and self.size < self.limit:
             chunk = self._get_chunk()
@@ -95,7 +95,7 @@ class _GzipFile:
             self.position += len(chunk) - len(decompressor.unused_data) - len(decompressor.unconsumed_tail)
 
     def skip_zeros(self) -> None:
-        """Moves to the next byte that is not 0."""
+        """Moves the position to the next nonzero byte."""
         while chunk := self._get_chunk():
             rest = chunk.lstrip(b"\0")
             self.position += len(chunk) - len(rest)

@@ -1,13 +1,13 @@
-"""Deletion of stored objects, and the marks that keep it complete and away from objects in use.
+"""Deletion of stored objects, with marks that protect objects in use and let interrupted deletions be completed.
 
 Marks are empty objects of two kinds:
 
-- `deletions/<kind>/<id>`: the object is being deleted. This mark is written first and removed last, so that an
-  interrupted deletion is found and completed.
+- `deletions/<kind>/<id>`: the object is being deleted. This mark is written first and removed last. It shows which
+  deletions were interrupted and must be completed.
 - `uses/<kind>/<id>/<operation>`: an unfinished operation reads the object.
 
-The deletion and the operation each write their own mark before they look for the other's. If both begin at the same
-time, at least one of them finds the other's mark and gives way.
+The deletion and the operation each write their own mark before they look for the mark of the other. If both begin at
+the same time, at least one of them finds the other's mark and stops.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOG = logs.get("deletion")
 
 @dataclass(frozen=True)
 class Deleted:
-    """Number and size in bytes of deleted objects."""
+    """Number of deleted objects, and their total size in bytes."""
 
     objects: int = 0
     size_bytes: int = 0
@@ -45,7 +45,7 @@ class Deleted:
 
 
 def measure_below(store: ObjectStore, prefixes: Sequence[str]) -> Deleted:
-    """Returns the number and size of the objects below these prefixes."""
+    """Returns the number and total size of the objects below these prefixes."""
     sizes = _list_sizes(store, prefixes)
     return Deleted(len(sizes), sum(sizes.values()))
 
@@ -54,7 +54,7 @@ def delete_below(store: ObjectStore, prefixes: Sequence[str]) -> Deleted:
     """Deletes every object below these prefixes, one prefix after the other, until no object is left.
 
     Raises:
-        Cancelled, DeadlineExceeded: the caller has left.
+        Cancelled, DeadlineExceeded: the caller has cancelled the call, or its deadline has passed.
     """
     deleted = Deleted()
     with Threads(_PARALLEL_REQUESTS, "deletion") as threads:
@@ -77,7 +77,7 @@ def _list_sizes(store: ObjectStore, prefixes: Sequence[str]) -> dict[str, int]:
 
 
 def check_not_deleted(store: ObjectStore, kind: Kind, object_id: str) -> None:
-    """Checks that nobody is deleting an object, before work that writes or reads it.
+    """Checks that an object is not being deleted. Call this before work that writes or reads the object.
 
     Raises:
         Unavailable: it is being deleted.
@@ -92,7 +92,7 @@ def check_not_deleted(store: ObjectStore, kind: Kind, object_id: str) -> None:
 
 
 def is_being_deleted(store: ObjectStore, kind: Kind, object_id: str) -> bool:
-    """Returns whether an object has the mark of a deletion. Every service may list marks, but not read them."""
+    """Returns whether an object has a deletion mark. Every service may list marks, but no service may read them."""
     key = deletion_key(kind, object_id)
     return key in store.list(key)
 
@@ -104,11 +104,11 @@ def delete_marked(store: ObjectStore, kind: Kind, object_id: str, prefixes: Sequ
         store: the object store.
         kind: kind of the object.
         object_id: its id.
-        prefixes: prefixes of its objects. The first one is the key of the object by which readers find it.
+        prefixes: prefixes of its objects. The first one is the key of the object that readers look up first.
 
     Raises:
         PreconditionFailed: an unfinished operation uses the object. Nothing is deleted.
-        Cancelled, DeadlineExceeded: the caller has left. The mark remains.
+        Cancelled, DeadlineExceeded: the caller has cancelled the call, or its deadline has passed. The mark remains.
     """
     mark = deletion_key(kind, object_id)
     store.put(mark, b"")
@@ -127,7 +127,7 @@ def check_unused(store: ObjectStore, kind: Kind, object_id: str) -> None:
     """Checks that no unfinished operation uses an object.
 
     Raises:
-        PreconditionFailed: an operation uses it; the error names the first one.
+        PreconditionFailed: at least one operation uses the object. The error names the first one.
     """
     prefix = uses_prefix(kind, object_id)
     users = [key.removeprefix(prefix) for key in store.list(prefix)]
@@ -143,24 +143,24 @@ def check_unused(store: ObjectStore, kind: Kind, object_id: str) -> None:
 
 
 def list_marked(store: ObjectStore) -> list[tuple[Kind, str]]:
-    """Returns kind and id of the objects whose deletion is not complete."""
+    """Returns the kinds and ids of the objects whose deletion is not complete."""
     return [(kind, key.rpartition("/")[2]) for kind in NOUNS for key in store.list(deletion_key(kind, ""))]
 
 
 def record_deletion(kind: str, deleted: Deleted) -> Deleted:
-    """Adds deleted objects to the metrics, and returns them."""
+    """Adds deleted objects to the metrics. Returns them unchanged."""
     metrics.deleted_objects.labels(kind).inc(deleted.objects)
     metrics.deleted_bytes.labels(kind).inc(deleted.size_bytes)
     return deleted
 
 
 async def keep_sweeping(store: ObjectStore, kind: str, sweep: Callable[[], Deleted]) -> None:
-    """Deletes what is due of a tenant, at once and then every hour, until it is cancelled.
+    """Runs `sweep` for a tenant at once and then every hour, until the task is cancelled.
 
     Args:
         store: objects of the tenant.
-        kind: kind of what is deleted, for the log and the metrics.
-        sweep: deletes, and returns the number and size of the deleted objects.
+        kind: kind of the deleted objects, for the log and the metrics.
+        sweep: deletes what is due, and returns the number and size of the deleted objects.
     """
     logs.bind(tenant=store.tenant)
     last = metrics.last_sweep.labels(store.tenant, kind)

@@ -1,6 +1,6 @@
 """Tables supplied by the user: the patient of each case, the split of each case, and the studies to import.
 
-The layout determines the name of a case: its folder, the stem of its file, its name in a CSV, or its StudyInstanceUID.
+The layout determines a case's name: its folder, the stem of its file, its name in a CSV, or its StudyInstanceUID.
 Errors never quote these tables, because they contain patients' names.
 """
 

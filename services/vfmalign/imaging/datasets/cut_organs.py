@@ -1,4 +1,4 @@
-"""Checks, when a dataset is imported for a model, whether the model's field of view cuts off organs."""
+"""Checks whether a model's field of view cuts off organs. It runs when a dataset is imported for the model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vfmalign.imaging.volumes import Volume
 
 @dataclass(frozen=True)
 class ImportingModel:
-    """A model that a dataset is imported for.
+    """The model for which a dataset is imported.
 
     Attributes:
         id: id of the model.
         preprocessing: input of the model.
-        modality_map: the model's inputs by modality of the dataset.
-        allow_cut_organs: whether cases with less than `REFUSE_BELOW` of a structure in the field of view are accepted.
+        modality_map: maps each modality of the dataset to an input of the model.
+        allow_cut_organs: accept cases even if less than `REFUSE_BELOW` of a structure lies in the field of view.
     """
 
     id: str
@@ -50,11 +50,11 @@ class CutOrgansCheck:
         self._inside: dict[str, dict[VolumeKind, float]] = {}
 
     def measure(self, case_id: str, volumes: Mapping[VolumeKind, Volume]) -> None:
-        """Measures one case; raises like `measure_field_of_view`."""
+        """Measures one case. Raises the errors of `measure_field_of_view`."""
         self._inside[case_id] = measure_field_of_view(volumes, self._input, self._structures, case_id).inside
 
     def list_shares(self, dataset: DatasetManifest) -> tuple[CaseInside, ...]:
-        """Returns the shares of structures in the field of view, for each case of the dataset that has a structure."""
+        """Returns, for each case with structures, the share of each structure that lies in the field of view."""
         return tuple(
             CaseInside(case=case.id, split=split, inside=self._inside[case.id])
             for split in SPLITS
@@ -63,12 +63,15 @@ class CutOrgansCheck:
         )
 
     def list_notes(self, dataset: DatasetManifest, labels: Mapping[str, str]) -> list[str]:
-        """Returns a note about structures that the field of view cuts, if any; the note names cases by `labels`."""
+        """Returns a note about structures that the field of view cuts off, if there are any.
+
+        It names cases by `labels`.
+        """
         note = report_cut(self.list_shares(dataset), CAUTION_BELOW, self._model.id, labels)
         return [note] if note else []
 
     def list_problems(self, dataset: DatasetManifest, labels: Mapping[str, str]) -> list[str]:
-        """Returns the problem because of which the dataset is refused, if any; the problem names cases by `labels`."""
+        """Returns the problem for which the dataset is refused, if there is one. It names cases by `labels`."""
         problem = report_cut(self.list_shares(dataset), REFUSE_BELOW, self._model.id, labels)
         if not problem or self._model.allow_cut_organs:
             return []

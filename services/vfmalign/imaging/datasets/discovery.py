@@ -1,4 +1,4 @@
-"""Discovery of an import's cases: their files, generated ids, and the cases that the user leaves out."""
+"""Discovery of the cases of an import: their files, their generated ids, and the cases that the user excludes."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ class ImportOptions:
     Attributes:
         layout: a name in `layouts.LAYOUTS`; None detects the layout.
         declaration: modalities and label maps of the cases; None derives them from the data.
-        shares: share of the patients in each split. None uses the splits that the data state or, if the data state
-            none, `splits.DEFAULT_SHARES`.
-        splits: split of each case by name, in place of `shares`; see `assignments.read_splits`.
-        patients: patient of each case by name, if the layout does not state it; see `assignments.read_patients`.
+        shares: share of the patients in each split. If it is None, the splits stated in the data are used, and
+            otherwise `splits.DEFAULT_SHARES`.
+        splits: maps each case's name to its split, and replaces `shares`; see `assignments.read_splits`.
+        patients: maps each case's name to its patient, if the layout does not state it; see
+            `assignments.read_patients`.
         only_with: modalities and label maps that a case must have; other cases are left out.
-        exclude: numbers of the cases that are left out, from 1.
-        skips_unusable: leave out the cases that have problems.
-        show_names: also show the name of a case's folder, file or cell, which may be a patient's name.
+        exclude: numbers of the cases to leave out; the first case has number 1.
+        skips_unusable: leave out cases that have problems.
+        show_names: also show the name of a case's folder, file or cell, although it may be a patient's name.
         dicom: options of the layout `dicom`.
         seed: seed of the split.
-        model: the model for which the dataset is imported; None if it is not known.
+        model: the model for which the dataset is imported; None if no model is given.
     """
 
     layout: str | None = None
@@ -70,7 +71,7 @@ class PseudonymousCase:
         group: generated id of the patient.
         patient: the patient. Private, as is the source.
         source: the files.
-        place: position of the case, which does not reveal its name: `line 7` of a table, or `case 7 of 8`, by name.
+        place: position of the case, without its name: `line 7` of a table, or `case 7 of 8` in the order of names.
     """
 
     id: str
@@ -81,7 +82,7 @@ class PseudonymousCase:
 
     @property
     def label(self) -> str:
-        """Name of the case in problems."""
+        """Name of the case in problem messages."""
         return f"{self.place}, {self.id}"
 
 
@@ -92,7 +93,7 @@ class DiscoveredDataset:
     Attributes:
         layout: name of the layout.
         source: cases found by the layout, with patients' names.
-        cases: in order of the source.
+        cases: the included cases, in the order of the source.
         left_out: cases that the user excluded, or that lack a file that the user requires.
         curation: see `DatasetManifest`.
     """
@@ -107,12 +108,12 @@ class DiscoveredDataset:
 def discover(
     path: Path, dataset_id: str, salt: bytes, options: ImportOptions, report: ProgressCallback = ignore_progress
 ) -> DiscoveredDataset:
-    """Finds the cases and gives them ids; `report` is called after every DICOM file.
+    """Finds the cases and assigns ids to them. `report` is called after every DICOM file.
 
     Raises:
         BadDataset: no case was found, every case would be left out, or the patient table names unknown cases.
-        BadOption: the layout is unknown, `only_with` names something that is not declared, or the number of a case does
-            not exist.
+        BadOption: the layout is unknown, `only_with` names an undeclared modality or label map, or no case has a given
+            number.
     """
     layout, source = read_source(path, options.layout, options.declaration, replace(options.dicom, progress=report))
     return name_cases(layout, source, dataset_id, salt, options)
@@ -121,7 +122,7 @@ def discover(
 def name_cases(
     layout: str, source: SourceDataset, dataset_id: str, salt: bytes, options: ImportOptions
 ) -> DiscoveredDataset:
-    """Assigns ids to the cases of a source; raises like `discover`."""
+    """Assigns ids to the cases of a source. Raises the errors of `discover`."""
     patients = options.patients or {}
     if unknown := find_unknown(patients, {case.name for case in source.cases}):
         raise BadDataset(
@@ -167,7 +168,7 @@ def name_cases(
 
 
 def leave_out(discovered: DiscoveredDataset, reasons: Mapping[str, str], option: str) -> DiscoveredDataset:
-    """Leaves out some cases by id, with a note on each case and reason."""
+    """Excludes cases by id, and returns a note for each excluded case and its reason."""
     cases = tuple(case for case in discovered.cases if case.id not in reasons)
     left_out = [case for case in discovered.cases if case.id in reasons]
     if left_out and not cases:
@@ -202,9 +203,9 @@ def _leave_out_without(discovered: DiscoveredDataset, kinds: Sequence[VolumeKind
 
 
 def find_unknown(table: Iterable[str], names: Collection[str]) -> str:
-    """Returns the numbers of a table's entries that name no case.
+    """Returns the numbers of the table entries that match no case.
 
-    Their text may be a patient's name, and is not shown.
+    The text of an entry may be a patient's name and is not shown.
     """
     unknown = [f"entry {number}" for number, name in enumerate(table, start=1) if name not in names]
     return list_some(unknown, MAX_IN_LINE)

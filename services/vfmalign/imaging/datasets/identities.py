@@ -1,4 +1,4 @@
-"""Pseudonymous ids: the secret they are derived from, and the local file that maps them back to patients.
+"""Pseudonymous ids. A local secret is used to derive them, and a local file maps them back to patients.
 
 Only the ids leave the user's machine. They are keyed hashes. A patient has the same group id in every import, so that
 leakage between datasets can be detected. Without the secret, nobody can derive ids from names or names from ids.
@@ -25,7 +25,7 @@ MAPPING_COLUMNS = ("dataset", "case", "group", "folder", "patient")
 
 
 def load_salt(path: Path) -> bytes:
-    """Loads the machine's secret for ids; creates it on first use, readable by its owner only.
+    """Loads this machine's secret for ids. On first use, creates a file for it that only its owner can read.
 
     Raises:
         BadOption: the file cannot be created or does not contain a secret.
@@ -51,7 +51,7 @@ def load_salt(path: Path) -> bytes:
 
 
 def keyed_id(salt: bytes, *parts: str) -> str:
-    """Derives an id of 16 hex digits from the parts; without the salt, nobody can compute one from the other."""
+    """Derives an id of 16 hex digits from the parts. Without the salt, neither can be computed from the other."""
     # Each part is preceded by its length, so that ("ab", "c") and ("a", "bc") give different ids.
     # File names that are not valid UTF-8 contain surrogates (PEP 383).
     encoded = [part.encode(errors="surrogateescape") for part in parts]
@@ -62,14 +62,14 @@ def keyed_id(salt: bytes, *parts: str) -> str:
 def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
     """Adds rows to the local mapping file. Only an erasure removes rows.
 
-    A name that a spreadsheet would read as a formula gets an apostrophe in front.
+    A name that a spreadsheet would read as a formula is written with an apostrophe in front.
 
     Existing rows are not replaced. Otherwise, a refused import with a published dataset's id would replace that
     dataset's rows.
 
     Args:
         path: the file; it is created with mode 0600.
-        rows: cells in the order of `MAPPING_COLUMNS`; rows that the file already has are skipped.
+        rows: cells in the order of `MAPPING_COLUMNS`. Rows that are already in the file are skipped.
 
     Raises:
         BadOption: the file cannot be written, or is not a mapping file.

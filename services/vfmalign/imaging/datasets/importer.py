@@ -1,7 +1,7 @@
-"""Import of a dataset from disk under pseudonyms: the steps of the client before anything is uploaded.
+"""Import of a dataset from disk under pseudonyms. These steps run on the client before the upload.
 
-Volumes are decoded, checked and encoded again, which drops every text field of their headers. Nothing is uploaded
-before every case has passed validation.
+Volumes are decoded, checked and encoded again. All text fields of their headers are removed. Nothing is uploaded until
+every case has passed validation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DatasetToImport:
     inside: tuple[CaseInside, ...] = ()
 
     def encode_cases(self) -> Iterator[list[bytes]]:
-        """Reads the files again; yields the volumes of each case as they are stored.
+        """Reads the files again and yields the volumes of each case in their stored form.
 
         Raises:
             BadDataset: a file has changed since it was checked.
@@ -71,12 +71,13 @@ def prepare_import(
         path: see `layouts.LAYOUTS`.
         dataset_id: id of the new dataset.
         options: layout, declaration, splits and patients.
-        mapping_path: local file that maps ids to patients (mode 0600); rows are added to it.
-        salt: the machine's secret, see `identities.load_salt`.
-        progress: called after every DICOM file that is scanned, and after every case.
+        mapping_path: local file that maps ids to patients (mode 0600). Rows are added to it.
+        salt: this machine's secret; see `identities.load_salt`.
+        progress: called after every scanned DICOM file and after every case.
 
     Returns:
-        The dataset. If there is only one patient, train, val and test share its cases and nothing is held out.
+        The dataset. If there is only one patient, the splits train, val and test contain the same cases and nothing is
+        held out.
 
     Raises:
         UnusableCases: cases cannot be used.
@@ -95,7 +96,7 @@ def prepare_discovered(
     mapping_path: Path,
     progress: ProgressCallback | None = None,
 ) -> DatasetToImport:
-    """Reads and checks cases that were discovered; see `prepare_import`."""
+    """Reads and checks cases that have already been discovered; see `prepare_import`."""
     cases = (*discovered.cases, *discovered.left_out)
     rows = [(dataset_id, case.id, case.group, case.source.name, case.patient) for case in cases]
     # Written before validation, because problems name cases by id and the user looks up the folder in this file.

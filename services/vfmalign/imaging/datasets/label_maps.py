@@ -8,7 +8,7 @@ from vfmalign.imaging.volumes import Volume
 
 
 def check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
-    """Refuses undeclared values, and an empty map unless it is declared with `may_be_empty`."""
+    """Rejects undeclared values. Also rejects an empty map, unless it is declared with `may_be_empty`."""
     values = volume.list_values()
     if undeclared := sorted(values - set(label.values)):
         raise BadVolume(

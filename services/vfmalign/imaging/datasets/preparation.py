@@ -1,7 +1,6 @@
 """Preparation of an import: splits and validation of the discovered cases. It writes nothing.
 
-Every volume is decoded, checked and hashed here, so that after a preparation without problems only the transfer can
-fail.
+Every volume is decoded, checked and hashed in this step. If it finds no problem, only the transfer can still fail.
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ class PreparedDataset:
     """The result of a preparation.
 
     Attributes:
-        dataset: the future dataset, without cases that have problems.
+        dataset: the prepared dataset; cases with problems are omitted.
         problems: reasons why the dataset cannot be imported; empty if there are none.
-        notes: notes on cases that were left out, missing label maps and cut organs, as sentences without names.
-        inside: shares of the structures in the field of view of the model; empty without a model.
+        notes: notes on omitted cases, missing label maps and cut organs, as sentences without patients' names.
+        inside: shares of the structures that lie in the model's field of view; empty without a model.
     """
 
     dataset: DatasetManifest
@@ -145,11 +144,11 @@ def _to_problem(error: VfmalignError, case: PseudonymousCase) -> Problem:
 
 
 def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dict[VolumeKind, Volume]:
-    """Reads all volumes of a case; a file of several channels is read once.
+    """Reads all volumes of a case. A file with several channels is read only once.
 
     Raises:
-        BadVolume: a file cannot be read or used, or all volumes together are too large. The error names a file by
-            generated id and kind.
+        BadVolume: a file cannot be read or used, or the volumes together are too large. The error identifies a file by
+            generated case id and kind.
     """
     kinds_by_source: dict[VolumeSource, list[VolumeKind]] = {}
     for kind, source in sorted(case.source.files.items()):

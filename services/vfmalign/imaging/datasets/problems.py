@@ -1,4 +1,4 @@
-"""Problems that prevent the import of a dataset. Cases with the same problem are combined in one line."""
+"""Problems that prevent the import of a dataset. Cases with the same problem are listed in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Problem(NamedTuple):
     """A reason why a dataset cannot be imported.
 
     Attributes:
-        text: the cause and its remedy, without names.
+        text: the cause and its remedy, without patients' names.
         case: label of the case; empty for a problem of the whole dataset.
     """
 
@@ -30,7 +30,7 @@ class UnusableCases(BadDataset):
     """A dataset that has problems.
 
     Attributes:
-        problems: all problems; the message has one line for each distinct problem.
+        problems: all problems. The error message has one line for each distinct problem.
         cases: labels of the cases with problems.
     """
 

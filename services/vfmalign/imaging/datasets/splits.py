@@ -14,15 +14,15 @@ DEFAULT_SHARES: dict[Split, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
 def split_groups(groups: Collection[str], shares: Mapping[Split, float], seed: int) -> dict[str, Split]:
-    """Assigns groups to splits in the given shares. Each split with a nonzero share gets at least one group.
+    """Assigns groups to splits according to the given shares. Each split with a nonzero share gets at least one group.
 
     Args:
         groups: ids of the patients.
         shares: share of each split; they sum to 1.
-        seed: equal seeds and groups give equal splits.
+        seed: seed of the random assignment. The same seed and groups always give the same splits.
 
     Raises:
-        BadDataset: shares are negative or do not sum to 1, or there are fewer groups than splits.
+        BadDataset: the shares are negative or do not sum to 1, or there are fewer groups than splits.
     """
     remedy = "give the share of every split, such as train=0.6, val=0.2 and test=0.2"
     if any(not 0.0 <= share <= 1.0 for share in shares.values()):

@@ -1,1 +1,1 @@
-"""DICOM examinations in, volumes out: reading, dividing, choosing and decoding series."""
+"""DICOM examinations: reads, divides, selects and decodes series into volumes."""

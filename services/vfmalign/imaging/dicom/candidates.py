@@ -1,4 +1,4 @@
-"""Candidates of a selection: the stacks and segmentations of a study, with texts that can be printed."""
+"""Candidates for a selection: the stacks and segmentations of a study, with texts that are safe to print."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _TELLING = tuple(dict.fromkeys((*DERIVED, "SeriesDescription", "ImageType", "Ech
 
 @dataclass(frozen=True, eq=False)
 class Candidate(Generic[T]):
-    """A stack or segmentation that a selection may choose.
+    """A stack or segmentation that a selection rule may choose.
 
     Attributes:
-        label: its name within the study, such as `series 6 (b_value 800)`.
+        label: name within the study, such as `series 6 (b_value 800)`.
         item: the stack or segmentation.
-        private_words: private words of its study; see `Study`.
-        problem: reason why it cannot be used; empty otherwise.
+        private_words: private words of the candidate's study; see `Study`.
+        problem: reason why the candidate cannot be used; empty otherwise.
         acquired_s: see `Series`.
     """
 
@@ -41,38 +41,38 @@ class Candidate(Generic[T]):
     acquired_s: float | None = None
 
     def is_of(self, series: str) -> bool:
-        """Returns whether the candidate belongs to the series that has this number in printed tables."""
+        """Returns whether the candidate belongs to the series with this number in printed tables."""
         return re.sub(r" \(.*\)|, (volume|object) \d+", "", self.label) == f"series {series}"
 
     def find_unmet(self, conditions: Conditions) -> str:
-        """Returns why the candidate's attributes do not meet conditions; empty if they do."""
+        """Returns the reason why the candidate's attributes do not meet the conditions; empty if they do."""
         return find_unmet(conditions, self.item.attributes, self.show)
 
     def screen(self, text: str) -> str:
-        """Returns a text from the candidate's headers in a form that can be printed."""
+        """Returns a text from the candidate's headers in a form that is safe to print."""
         return screen_text(text, self.private_words)
 
     def screen_code(self, code: str) -> str:
-        """Returns a coded concept in a form that can be printed."""
+        """Returns a coded concept in a form that is safe to print."""
         return screen_code(code, self.private_words)
 
     @property
     def printable(self) -> dict[str, AttributeValue]:
-        """Attributes of the candidate in a form that can be printed."""
+        """Attributes of the candidate in a form that is safe to print."""
         return screen_attributes(self.item.attributes, self.private_words)
 
     def show(self, name: str) -> str:
-        """Returns an attribute as a short text that can be printed."""
+        """Returns an attribute as a short text that is safe to print."""
         return show_attribute(self.item.attributes, name, self.private_words)
 
 
 def show_attribute(attributes: Attributes, name: str, private_words: PrivateWords) -> str:
-    """Returns an attribute as a short text that can be printed."""
+    """Returns an attribute as a short text that is safe to print."""
     return format_value(screen_attributes({name: attributes[name]}, private_words)[name])
 
 
 def list_stacks(series: Series, private_words: PrivateWords) -> Iterable[Candidate[Stack]]:
-    """Lists the stacks of a series, each with a label that distinguishes it within the study."""
+    """Lists the stacks of a series. Each has a label that is unique within the study."""
     labels: Counter[str] = Counter()
     for stack in series.stacks:
         attributes = stack.attributes
@@ -85,7 +85,7 @@ def list_stacks(series: Series, private_words: PrivateWords) -> Iterable[Candida
 
 
 def summarise_reasons(reasons: Mapping[str, str]) -> list[str]:
-    """Returns each reason once with its candidates, such as `no b_value: series 3, series 9`."""
+    """Returns each distinct reason with its candidates, such as `no b_value: series 3, series 9`."""
     labels: dict[str, list[str]] = {}
     for label, reason in reasons.items():
         if reason:
@@ -94,7 +94,7 @@ def summarise_reasons(reasons: Mapping[str, str]) -> list[str]:
 
 
 def tell_apart(candidates: Sequence[Candidate[T]]) -> str:
-    """Lists candidates with the attributes in which they differ."""
+    """Lists candidates with the attributes that distinguish them."""
     attributes = [candidate.item.attributes for candidate in candidates]
     differing = [name for name in _TELLING if len({values.get(name) for values in attributes}) > 1]
     differing = [name for name in differing if name != "SeriesNumber"]  # it is part of the label

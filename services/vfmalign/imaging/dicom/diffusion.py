@@ -1,10 +1,10 @@
-"""Diffusion weighting of a frame: its b-value, and whether it combines directions.
+"""Diffusion weighting of a frame: its b-value, and whether it combines several directions.
 
-The attributes of the standard take precedence (PS3.3, C.8.13.5.9), in classic instances and in functional groups. If a
-vendor does not write them, its private attributes are read. For Siemens, these are (0019,xx0C) and (0019,xx0D), or the
-CSA header in older exports. For GE, (0043,xx39) has flags in the digits above 100,000 of its first value, and
-(0043,xx30) is the kind of image. For Philips, they are (2001,xx03) and (2001,xx04). Private blocks are looked up by
-creator, never by element.
+Attributes of the standard (PS3.3, C.8.13.5.9) take precedence, in classic instances and in functional groups. If they
+are missing, the vendor's private attributes are read. For Siemens, these attributes are (0019,xx0C) and (0019,xx0D), or
+the CSA header in older exports. For GE, the first value of (0043,xx39) contains flags in the digits above 100,000;
+(0043,xx30) is the kind of image. For Philips, these attributes are (2001,xx03) and (2001,xx04). Private blocks are
+located by their creator, never by a fixed element number.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ _Stated = tuple[float | None, str]
 
 
 def read_diffusion(datasets: Sequence[Dataset]) -> dict[str, str | float]:
-    """Returns the b-value in s/mm² as `b_value`, and the kind of weighting as `diffusion`; empty if none is stated.
+    """Returns the b-value in s/mm² as `b_value` and the kind of weighting as `diffusion`.
 
-    Images of any sequence may state a b-value of zero; `stacks` compares it with the rest of the series.
+    The result is empty if neither is stated. Images of any sequence may state a b-value of zero. The module
+    `stacks` compares it with the rest of the series.
 
     The kinds are `trace`, a combination of directions; `direction`, a single direction; `none`, an image without
     weighting; and `adc`, a map of the apparent diffusion coefficient, which has no b-value of its own.
 
     Args:
-        datasets: datasets that describe the frame, the most specific first.
+        datasets: datasets that describe the frame, beginning with the most specific one.
     """
     image_type = {text.upper() for text in list_texts(datasets, "ImageType") + list_texts(datasets, "FrameType")}
     if any(text == "ADC" or text.startswith(("ADC_", "ADC ")) for text in image_type):

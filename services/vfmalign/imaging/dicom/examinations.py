@@ -1,4 +1,4 @@
-"""Examinations: the content of a source as studies, series and stacks.
+"""Examinations: the studies, series and stacks of a source.
 
 A study is one case. Everything that identifies a patient stays in the fields that are marked as private.
 """
@@ -18,12 +18,12 @@ class Series:
     """One series.
 
     Attributes:
-        label: name in problems and tables, such as `series 6`; unique in its study.
+        label: name in problem messages and tables, such as `series 6`; unique in its study.
         uid: private.
-        stacks: the volumes of the series; a stack that does not form a volume states its problem.
-        problem: reason why the series cannot be used, such as annotation in the pixels; empty otherwise.
-        allowed: refusals that apply to its images, but that the user lifted; see `refusals`.
-        acquired_s: time of day of its first image, in seconds; None if the images state none. Private: only
+        stacks: the volumes of the series. A stack that does not form a volume has a problem.
+        problem: reason why the series cannot be used, such as text burned into the pixels; empty otherwise.
+        allowed: refusals that apply to its images but that the user overrode; see `refusals`.
+        acquired_s: time of day of the first image in seconds; None if the images state no time. Private: only
             differences are printed.
     """
 
@@ -40,9 +40,9 @@ class Segment:
     """One segment of a segmentation, or one region of interest of a structure set.
 
     Attributes:
-        number: number of the segment, from 1, or of the region, which may be 0.
+        number: number of the segment (from 1) or of the region (from 0).
         label: free text; it may contain a patient's name.
-        codes: concepts of its category and type, each as `scheme:value`, such as `SCT:41216001`.
+        codes: coded concepts of the segment's category and type, each as `scheme:value`, such as `SCT:41216001`.
     """
 
     number: int
@@ -52,14 +52,14 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """An object that shows structures: a segmentation (DICOM SEG), or a structure set (RTSTRUCT) with its contours.
+    """A DICOM object that shows structures: a segmentation (SEG) or a structure set with contours (RTSTRUCT).
 
     Attributes:
         label: see `Series`.
-        file: its file in the source; private.
+        file: name of the file in the source; private.
         attributes: attributes in its header.
-        references: identifiers of the series that it was drawn on; private.
-        segments: its segments, in order of number.
+        references: identifiers of the series on which the structures were drawn; private.
+        segments: the object's segments, in order of number.
     """
 
     label: str
@@ -74,13 +74,13 @@ class Study:
     """One examination of one patient.
 
     Attributes:
-        patient: identifier of the patient with its issuer; private. Empty if the files state none. If they state
-            several patients, this is a problem of the study, and the field contains one of them.
+        patient: identifier of the patient with its issuer; private. The value is empty if the files state no patient.
+            If the files state several patients, this is a problem of the study, and the value is one of these patients.
         uid: private.
         series: in order of number.
         segmentations: in order of number.
         private_words: see `screening`. Private.
-        problems: reasons why the study cannot be used, such as a series that belongs to several studies.
+        problems: reasons why the study cannot be used, for example that a series belongs to several studies.
     """
 
     patient: str

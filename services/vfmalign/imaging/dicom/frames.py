@@ -1,10 +1,10 @@
 """Frames: the two-dimensional images of DICOM files, with their attributes.
 
-A classic instance holds one frame. An enhanced multi-frame instance holds many frames, with their attributes in
-functional groups (PS3.3, C.7.6.16). Frames of both kinds become the same record, so that other modules do not
-distinguish the kinds.
+A classic instance contains one frame. An enhanced multi-frame instance contains many frames. Functional groups contain
+their attributes (PS3.3, C.7.6.16). Both kinds of frames are read into the same record, so that other modules need not
+distinguish them.
 
-Only the attributes of `KEYWORDS` are read. Free text among them may name a patient: see `screening`.
+Only the attributes of `KEYWORDS` are read. Free text in attributes may contain a patient's name; see `screening`.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ frames states some of the classic attributes once, with the values of its first 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FrameGeometry:
-    """Where a frame lies, in DICOM's patient axes (LPS).
+    """Position and orientation of a frame in DICOM's patient axes (LPS).
 
     Attributes:
-        position_mm: (3,), centre of the first voxel.
-        orientation: (2, 3), unit vectors along a row (to the next column) and along a column (to the next row).
-        spacing_mm: distance between neighbouring rows, and between neighbouring columns.
+        position_mm: (3,), position of the centre of the first voxel.
+        orientation: (2, 3), unit vectors towards the next column and towards the next row.
+        spacing_mm: distance between neighbouring rows and distance between neighbouring columns.
     """
 
     position_mm: NDArray[np.float64]
@@ -118,12 +118,12 @@ class Frame:
     """One image.
 
     Attributes:
-        file: name of its file in the source. Private: it may hold a patient's name.
-        index: number of the frame in its instance, from 0.
+        file: name of the frame's file in the source. Private: the name may contain a patient's name.
+        index: index of the frame in its instance, from 0.
         series_uid, instance_uid: identifiers; private.
-        geometry: None if the frame states none.
-        attributes: values by keyword of `KEYWORDS` and name of `DERIVED`; attributes without a value are left out.
-        frame_of_reference_uid: identifier of the space that positions lie in; private.
+        geometry: position and orientation; None if the frame states none.
+        attributes: values by keyword of `KEYWORDS` and by name of `DERIVED`. Attributes without a value are omitted.
+        frame_of_reference_uid: identifier of the coordinate system of the positions; private.
     """
 
     file: str
@@ -143,7 +143,7 @@ def list_frames(header: Dataset, file: str) -> list[Frame]:
         file: name of the file in its source.
 
     Raises:
-        BadVolume: the header is damaged, or a geometry or a number of frames cannot be used.
+        BadVolume: the header is damaged, or a geometry or the number of frames cannot be used.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage("instance"):
@@ -168,7 +168,7 @@ def list_frames(header: Dataset, file: str) -> list[Frame]:
 
 
 def read_time_of_day(header: Dataset) -> float | None:
-    """Returns the time of acquisition in seconds since midnight; None if the instance does not state it."""
+    """Returns the acquisition time in seconds since midnight; None if the instance does not state it."""
     texts = to_first_text(find([header], "AcquisitionTime")), to_first_text(find([header], "AcquisitionDateTime"))[8:]
     stated = next(filter(None, map(_TIME.match, texts)), None)
     return None if stated is None else 3600.0 * int(stated[1]) + 60 * int(stated[2]) + int(stated[3] or 0)
@@ -181,10 +181,11 @@ def _check_size(attributes: dict[str, AttributeValue]) -> dict[str, AttributeVal
 
 
 def list_descriptions(header: Dataset) -> list[list[Dataset]]:
-    """Returns, for each frame, the datasets that describe it, the most specific first.
+    """Returns, for each frame, the datasets that describe it, beginning with the most specific one.
 
     Raises:
-        BadVolume: several frames have no functional groups, fewer or more groups than frames, or too many groups.
+        BadVolume: several frames have no functional groups, or the number of groups is too high or does not match the
+            frames.
     """
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     count = int(header.get("NumberOfFrames") or 1)
@@ -218,7 +219,10 @@ def _list_items(groups: Dataset) -> list[Dataset]:
 
 
 def read_attributes(datasets: Sequence[Dataset]) -> dict[str, AttributeValue]:
-    """Returns the attributes of `KEYWORDS` in some datasets; the first dataset with an attribute takes precedence."""
+    """Returns the attributes of `KEYWORDS` in these datasets.
+
+    If several contain an attribute, the first one takes precedence.
+    """
     attributes: dict[str, AttributeValue] = {}
     for keyword in (*_IN_GROUPS, *KEYWORDS) if len(datasets) > 1 else KEYWORDS:
         name = _IN_GROUPS.get(keyword, keyword)
@@ -249,10 +253,10 @@ def _to_numbers(value: Any) -> AttributeValue | None:
 
 
 def read_geometry(datasets: Sequence[Dataset]) -> FrameGeometry | None:
-    """Returns the geometry of a frame; None if position, orientation or spacing is not stated.
+    """Returns the geometry of a frame; None if position, orientation or spacing is missing.
 
     Raises:
-        BadVolume: the direction cosines or the spacing are not plausible.
+        BadVolume: the direction cosines or the spacing are implausible.
     """
     position = _to_vector(find(datasets, "ImagePositionPatient"), 3)
     orientation = _to_vector(find(datasets, "ImageOrientationPatient"), 6)

@@ -1,6 +1,6 @@
-"""Reading of untrusted headers: the errors and warnings of pydicom for damaged content are suppressed.
+"""Reading of untrusted headers. pydicom's errors and warnings about damaged content are suppressed.
 
-These messages quote values of headers, which may be patients' names.
+Those messages quote header values, which may be patients' names.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ _START_BYTES = 8
 
 
 class Reading:
-    """Counts of elements and items while a header and all of its sequences are read.
+    """Counts the elements and items of a header and all of its sequences while they are read.
 
     Args:
-        max_items: maximum number of items; it may grow while the header is read.
+        max_items: maximum number of items. It may be raised while the header is read.
 
     Attributes:
-        elements, items: numbers read so far, including the current ones.
+        elements, items: numbers of elements and items read so far, including the current ones.
     """
 
     def __init__(self, max_items: float) -> None:
@@ -70,7 +70,7 @@ class Reading:
         self._ended: VfmalignError | None = None
 
     def check_counts(self) -> None:
-        """Checks that the counts are within their limits and that the work was not cancelled.
+        """Checks that the counts are within their limits and that the work has not been cancelled.
 
         Raises:
             BadVolume: there are too many elements or items.
@@ -87,7 +87,7 @@ class Reading:
             raise
 
     def check(self) -> None:
-        """Raises the error of `check_counts` again, if any, because pydicom may have replaced it by another error."""
+        """Raises the last error of `check_counts` again, if there was one. pydicom may have replaced it by another."""
         if self._ended is not None:
             raise self._ended
 
@@ -98,7 +98,7 @@ _reading: ContextVar[Reading | None] = ContextVar("vfmalign_dicom_reading", defa
 
 @contextmanager
 def count_reading(max_items: int) -> Iterator[Reading]:
-    """Counts the elements and items that are read in the block."""
+    """Counts the elements and items that the `with` block reads."""
     reading = Reading(max_items)
     token = _reading.set(reading)
     try:
@@ -108,7 +108,7 @@ def count_reading(max_items: int) -> Iterator[Reading]:
 
 
 class CheckedBytes(io.BytesIO):
-    """Bytes that pydicom parses element by element, within the limits of the header being read."""
+    """Bytes that pydicom parses element by element, subject to the limits of the header being read."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
@@ -142,16 +142,16 @@ def _check_character_sets(value: bytes) -> None:
 
 
 def refuse_header(message: str) -> BadVolume:
-    """Returns the error for a header that is rejected."""
+    """Returns the error for a rejected header."""
     return BadVolume(message, subject="file", remedy="export it again, or move it away")
 
 
 @contextmanager
 def refuse_damage(name: str) -> Iterator[None]:
-    """Converts every error of pydicom in the block to `BadVolume`, and suppresses its warnings.
+    """Converts every pydicom error in the `with` block to `BadVolume`, and suppresses pydicom's warnings.
 
     Args:
-        name: name of the object in errors; never a file name, which may contain a patient's name.
+        name: name of the object in error messages. It must not be a file name, which may contain a patient's name.
     """
     silence_libraries()
     try:
@@ -171,7 +171,7 @@ def refuse_damage(name: str) -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Stops pydicom from printing header values and from converting long ones, for the rest of the process."""
+    """For the rest of the process, stops pydicom from printing header values and from converting long ones."""
     config.settings.reading_validation_mode = config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     # Not `warnings.catch_warnings`, which would undo the filters of another thread.
@@ -202,7 +202,10 @@ def _convert_value(raw: RawDataElement, data: dict[str, Any], **options: Any) ->
 
 
 def get_representation(element: DataElement | RawDataElement) -> str | None:
-    """Returns the type of a value; if the transfer syntax does not state it, the type that the standard defines."""
+    """Returns the type of a value.
+
+    If the transfer syntax does not state types, this is the type defined by the standard.
+    """
     if element.VR not in (None, VR.UN) or element.tag >> 16 & 1:
         return element.VR
     try:
@@ -212,23 +215,26 @@ def get_representation(element: DataElement | RawDataElement) -> str | None:
 
 
 def is_cut_off(element: DataElement | RawDataElement) -> bool:
-    """Returns whether the file ends within an element's value; pydicom then returns a part of the value."""
+    """Returns whether the file ends within an element's value.
+
+    In this case, pydicom returns only a part of the value.
+    """
     if not isinstance(element, RawDataElement) or element.value is None or element.length == _UNDEFINED_LENGTH:
         return False
     return len(element.value) < element.length
 
 
 def list_items(dataset: Dataset, reading: Reading) -> list[Dataset]:
-    """Returns the items in the sequences of a dataset; a damaged sequence counts as absent.
+    """Returns the items in the sequences of a dataset. A damaged sequence is treated as absent.
 
-    A sequence that is cut off is not parsed, so that `is_cut_off` still detects it.
+    A truncated sequence is not parsed, so that `is_cut_off` still detects the truncation.
 
     Args:
-        dataset: a header, or an item of it.
+        dataset: a header, or an item of a header.
         reading: counter of the items.
 
     Raises:
-        BadVolume: the items exceed a limit of the header being read.
+        BadVolume: the number of items exceeds a limit of the header being read.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     items: list[Dataset] = []
@@ -244,13 +250,13 @@ def list_items(dataset: Dataset, reading: Reading) -> list[Dataset]:
 
 
 def find(datasets: Sequence[Dataset], keyword: str) -> Any:
-    """Returns an attribute's first non-empty value among some datasets; None if there is none.
+    """Returns the first non-empty value of an attribute in several datasets; None if there is none.
 
-    A value that cannot be read, such as malformed text of a number, counts as absent. (Pydicom raises errors of many
-    types for it.)
+    An unreadable value, such as a malformed number, is treated as absent. (pydicom raises errors of many types for such
+    values.)
 
     Args:
-        datasets: datasets to search, the most specific first.
+        datasets: datasets to search, beginning with the most specific one.
         keyword: keyword of the attribute.
     """
     tag = BaseTag(tag_for_keyword(keyword) or 0)
@@ -270,7 +276,7 @@ def find(datasets: Sequence[Dataset], keyword: str) -> Any:
 
 
 def find_private(datasets: Sequence[Dataset], creator: str, group: int, element: int) -> Any:
-    """Returns a value from a creator's private block; None if the block has no such readable value."""
+    """Returns a value from a creator's private block; None if the block does not contain it in readable form."""
     for dataset in datasets:
         try:
             return dataset.private_block(group, creator)[element].value
@@ -282,7 +288,10 @@ def find_private(datasets: Sequence[Dataset], creator: str, group: int, element:
 
 
 def to_first_text(value: Any) -> str:
-    """Returns the first value as text, or an empty text. In an implicit transfer syntax, text may arrive as bytes."""
+    """Returns the first value as text; empty if there is none.
+
+    If the transfer syntax does not state types, text may arrive as bytes.
+    """
     if isinstance(value, MULTIPLE):
         value = value[0] if value else ""
     if isinstance(value, bytes):
@@ -291,7 +300,7 @@ def to_first_text(value: Any) -> str:
 
 
 def cut_text(text: str, most: int) -> str:
-    """Shortens a text to at most `most` characters, without dividing a word."""
+    """Shortens a text to at most `most` characters, at the end of a word."""
     stripped = text.strip()
     return stripped if len(stripped) <= most else re.sub(r"\S*\Z", "", stripped[: most + 1]).rstrip()
 

@@ -1,4 +1,4 @@
-"""Instances: DICOM files recognised among others, and read up to their pixels in bounded memory."""
+"""Instances: recognises DICOM files among other files, and reads them up to their pixels in bounded memory."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ _PIXEL_KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelDa
 
 
 class Pixels(NamedTuple):
-    """The element that holds the pixels.
+    """The element that contains the pixels.
 
     Attributes:
         keyword: keyword of the attribute.
         representation: type of the value; None if the transfer syntax does not state it.
-        start: offset of the value in the file, or in the inflated file.
-        length: stated length in bytes; 2³² - 1 if none is stated.
+        start: offset of the value in the file. For a deflated file, offset in the inflated data.
+        length: stated length in bytes; 2³² - 1 if no length is stated.
     """
 
     keyword: str
@@ -83,7 +83,7 @@ class Header:
 
     Attributes:
         dataset: the elements before the pixels.
-        pixels: location of the pixels; None if there are none.
+        pixels: location of the pixels; None if the file has none.
     """
 
     dataset: Dataset
@@ -91,30 +91,30 @@ class Header:
 
 
 def is_zip(start: bytes) -> bool:
-    """Returns whether a file with these first bytes is a zip."""
+    """Returns whether these first bytes of a file are those of a zip."""
     return start.startswith(_ZIP_MAGIC)
 
 
 def has_preamble(start: bytes) -> bool:
-    """Returns whether a file with these first bytes is DICOM, with the preamble of PS3.10."""
+    """Returns whether these first bytes of a file contain the DICOM preamble of PS3.10."""
     return start[_PREAMBLE_BYTES:].startswith(_MAGIC)
 
 
 def may_be_dicom(start: bytes) -> bool:
-    """Returns whether these first bytes of a file hold the preamble, or a possible first element of a data set."""
+    """Returns whether these first bytes of a file contain the preamble, or a plausible first element of a data set."""
     return has_preamble(start) or _PLAUSIBLE.match(start) is not None
 
 
 def read_start(file: BinaryIO) -> bytes:
-    """Reads the first bytes of a file, from which its kind is detected."""
+    """Reads the first bytes of a file, which suffice to detect its kind."""
     return file.read(_PREAMBLE_BYTES + len(_MAGIC))
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Reads a header, from the beginning of the file.
+    """Reads a header from the beginning of a file.
 
     Raises:
-        BadVolume: the header is damaged or too large; the error quotes no value of the header.
+        BadVolume: the header is damaged or too large. The error quotes no header values.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage("file"):
@@ -125,14 +125,14 @@ def read_header(file: BinaryIO) -> Header:
 
 
 def read_elements(file: BinaryIO, max_items: int) -> Header:
-    """Reads the elements up to the pixels, from the beginning of the file; see `read_header`.
+    """Reads the elements up to the pixels from the beginning of a file; see `read_header`.
 
     Args:
         file: DICOM file.
-        max_items: maximum number of items in its sequences.
+        max_items: maximum number of items in the header's sequences.
 
     Raises:
-        Exception: of any type, if the file is damaged.
+        Exception: any type of exception, if the file is damaged.
     """
     plain = to_plain(file)
     data, size = b"", _FIRST_BYTES
@@ -149,9 +149,9 @@ def read_elements(file: BinaryIO, max_items: int) -> Header:
 
 
 def to_plain(file: BinaryIO) -> BinaryIO:
-    """Returns the file, positioned at its beginning; inflates the file if its transfer syntax is deflated.
+    """Returns the file, positioned at its beginning. Inflates it if its transfer syntax is deflated.
 
-    Pydicom would inflate it without a limit.
+    pydicom would inflate the file without a size limit.
 
     Raises:
         BadVolume: the inflated file is too large.

@@ -1,10 +1,10 @@
 """Decodes pixels of DICOM frames, applies the modality LUT or rescale slope and intercept, and places them in a volume.
 
-Values are the values that the vendor displays. The modality transformation always applies. If a frame states its own
-transformation, this one takes precedence. MONOCHROME1 concerns only the display and is not inverted. Real-world value
-maps and vendors' private scaling are not applied. Pixel padding is left unchanged.
+Values are those that the vendor's software displays. The modality transformation always applies. If a frame states its
+own transformation, it takes precedence over that of the instance. MONOCHROME1 affects only the display, so the values
+are not inverted. Real-world value maps and vendors' private scaling are ignored. Pixel padding is left unchanged.
 
-Legend: X, Y, Z are columns, rows and slices.
+Legend: X columns, Y rows, Z slices.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def read_stack(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -
 
     Args:
         source: source of the stack's frames.
-        stack: a stack without a problem.
-        name: name of the volume in errors.
+        stack: a stack that has no problem.
+        name: name of the volume in error messages.
         kind: modality or label map that the volume shows.
 
     Raises:
@@ -121,19 +121,19 @@ def decode_frames(
     *,
     is_rescaled: bool = True,
 ) -> _Frames:
-    """Decodes frames of an instance, and yields each frame's values, rows by columns.
+    """Decodes frames of an instance. Yields each frame's values as a rows × columns array.
 
     Close the generator before you close the file.
 
     Args:
         stream: the file.
-        indices: numbers of the frames, from 0.
-        name: name of the volume in errors.
+        indices: indices of the frames, from 0.
+        name: name of the volume in error messages.
         photometric: supported values of PhotometricInterpretation.
-        is_rescaled: whether the modality transformation applies.
+        is_rescaled: whether to apply the modality transformation.
 
     Raises:
-        BadVolume: the pixels are in colour or damaged, or their transfer syntax is not supported.
+        BadVolume: the pixels are in colour or damaged, or their transfer syntax is unsupported.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage(name):

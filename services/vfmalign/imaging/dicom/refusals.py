@@ -1,7 +1,7 @@
-"""Refusals: images with pixels that may contain a patient's name, and volumes with unknown relative positions.
+"""Refusals: images whose pixels may contain a patient's name, and volumes whose relative positions are unknown.
 
-De-identification does not change pixels, so that text in the pixels remains. An option of the import can lift each
-refusal. The dataset records the option with the cases that it admits.
+De-identification does not change pixels, so text in the pixels remains. Each refusal can be overridden by an import
+option. The dataset records this option with each case that was imported because of it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Refusal(NamedTuple):
     """A reason to refuse an image or a study.
 
     Attributes:
-        text: the problem of the series or the study.
-        applies: function that checks by an image's header whether it is refused; None for a problem that
+        text: the problem of the series or study.
+        applies: function that returns whether an image is refused, given its header. None for a problem that
             `selection.choose` finds.
     """
 
@@ -58,7 +58,7 @@ REFUSALS: Mapping[str, Refusal] = {
 
 
 def check_allowed(names: Collection[str]) -> frozenset[str]:
-    """Checks and returns the names of refusals that are lifted.
+    """Checks names of overridden refusals and returns them.
 
     Raises:
         BadOption: a name is not in `REFUSALS`.
@@ -76,7 +76,7 @@ def list_refusals(header: Dataset) -> frozenset[str]:
 
 
 def describe_refusals(names: Collection[str]) -> str:
-    """Returns why a series is refused, with the option that lifts the refusals; empty if there are none."""
+    """Returns why a series is refused and which option overrides this; empty if there are no refusals."""
     listed = sorted(names)
     if not listed:
         return ""
@@ -85,14 +85,14 @@ def describe_refusals(names: Collection[str]) -> str:
 
 
 def is_image(header: Dataset) -> bool:
-    """Returns whether an instance is an image, not a report, a presentation state or an object of radiotherapy."""
+    """Returns whether an instance is an image, rather than a report, a presentation state or a radiotherapy object."""
     if _get_kind(header).startswith(_RADIOTHERAPY):
         return False
     return ("Rows" in header and "Columns" in header) or name_kind(header).endswith("Image Storage")
 
 
 def name_kind(header: Dataset) -> str:
-    """Returns the standard's name for the kind of an object, such as `RT Structure Set Storage`."""
+    """Returns the standard's name for the type of an object, such as `RT Structure Set Storage`."""
     uid = _get_kind(header)
     name = UID(uid).name  # the identifier itself if it is not in the standard
     return name if name != uid else "an unknown kind"

@@ -1,4 +1,4 @@
-"""The options and steps that the `delete` commands share."""
+"""Options and steps shared by the `delete` commands."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def confirm(question: str, output: Output) -> None:
     """Asks the user to confirm a deletion.
 
     Raises:
-        BadOption: there is no terminal.
-        typer.Abort: the user refuses.
+        BadOption: standard input is not a terminal.
+        typer.Abort: the user did not confirm the deletion.
     """
     if not sys.stdin.isatty():
         raise BadOption("there is no terminal to confirm the deletion", field="--yes", remedy="add --yes")
@@ -32,11 +32,11 @@ def confirm(question: str, output: Output) -> None:
 
 
 def delete(name: str, call: Callable[[bool], Deletion], output: Output, *, yes: bool, dry_run: bool) -> None:
-    """Measures an object, asks unless `yes`, deletes it, and writes what was deleted.
+    """Measures an object, asks the user unless `yes` is set, deletes the object, and prints what was deleted.
 
     Args:
-        name: kind and id of the object.
-        call: deletes it; with True, it only measures.
+        name: the object's kind and id.
+        call: deletes the object; if called with True, it only measures the object.
         output: where the result goes.
         yes: do not ask.
         dry_run: only measure.

@@ -1,9 +1,10 @@
 """BIDS-like layout: `sub-*/[ses-*/]anat/*_T1w.nii.gz`, with masks below `derivatives`.
 
-Each session is a case, and each subject is a patient. The suffix of an image is its modality; a derived declaration
-uses only suffixes that BIDS defines, because any other word of a file name may be a patient's name. A mask is a file
-`derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz` or `*_mask.nii.gz`. The entity `label-` or `desc-` in its name is the
-name of the label map. Without such an entity, the suffix is used. Tables such as participants.tsv are not read.
+Each session is a case, and each subject is a patient. The suffix of an image is its modality. A derived declaration
+uses only suffixes that BIDS defines, because other words in a file name may be a patient's name. A mask is a file that
+matches `derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz` or `*_mask.nii.gz`. The value of the entity `label-` or `desc-`
+in its file name is the name of the label map. Without such an entity, the suffix of the file name is used. Tables such
+as participants.tsv are not read.
 """
 
 from __future__ import annotations
@@ -47,17 +48,17 @@ _FilesByCase: TypeAlias = dict[str, _Files]
 
 
 def matches(path: Path) -> bool:
-    """Returns whether a folder holds subjects with anatomical images."""
+    """Returns whether a folder contains subjects with anatomical images."""
     sessions, unreadable = _read_sessions(path, lambda folder: {})
     return bool(sessions or unreadable)
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Finds the cases. Without a declaration, a modality is a suffix that every case has.
+    """Finds the cases. Without a declaration, the modalities are the image suffixes that occur in every case.
 
     Raises:
         UndescribedData: no image has a suffix that BIDS defines.
-        BadDataset: there is no image, or no modality is in every case.
+        BadDataset: there is no image, or no modality occurs in every case.
         OSError: `derivatives` cannot be read, or no folder of a subject can be read.
     """
     images, unreadable = _read_sessions(path, _list_images)

@@ -1,7 +1,7 @@
 """Layout of the Medical Segmentation Decathlon: `dataset.json` with lists of images and labels.
 
 Also reads two folders of files with equal names (`imagesTr` and `labelsTr`, or `images` and `labels`), with or without
-`dataset.json`. A file with several modalities has a fourth axis in the order of `modality` in `dataset.json`.
+`dataset.json`. A file with several modalities has a fourth axis. Its order is that of `modality` in `dataset.json`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))
 
 
 def matches(path: Path) -> bool:
-    """Returns whether a folder has the layout of the Decathlon."""
+    """Returns whether a folder has the Decathlon layout."""
     if nnunet.matches(path):
         return False
     content = read_dataset_json(path) if path.is_dir() else None
@@ -45,7 +45,7 @@ def matches(path: Path) -> bool:
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     """Finds the cases. Without a declaration, derives one from `dataset.json` or, if there is none, from the files.
 
-    The lists `validation` and `test` become splits if their items have labels. Items without labels, such as the
+    The lists `validation` and `test` are used as splits if their items have labels. Items without labels, such as the
     Decathlon's own test images, are left out.
 
     Raises:
@@ -70,7 +70,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
 
 
 def require_labels(cases: Sequence[CaseSource], label: VolumeKind) -> list[CaseSource]:
-    """Adds a problem to every case without a label map, unless no case has a label map."""
+    """If at least one case has a label map, reports a problem for every case without one."""
     if not any(label in case.files for case in cases):
         return list(cases)
     missing = f"there is no {label}, which other cases have"

@@ -1,4 +1,4 @@
-"""Declarations of imported datasets, which the user supplies or which are derived from the data."""
+"""Declarations of imported datasets. The user supplies them, or they are derived from the data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class DeclarationFile(NamedTuple):
     selections: tuple[Selection, ...] = ()
 
     def to_text(self) -> str:
-        """Returns the declaration as the text that model cards store.
+        """Returns the declaration in the text form that model cards store.
 
         Raises:
             BadOption: it is too long.
@@ -57,11 +57,11 @@ class DeclarationFile(NamedTuple):
 
 
 def read_declaration(text: str) -> DeclarationFile:
-    """Reads a declaration, given the name of a built-in one or the path of a JSON file.
+    """Reads a declaration from a JSON file, or a built-in declaration by name.
 
     Raises:
         BadOption: no file or built-in declaration has this name, or the file is not a declaration. The error then names
-            the wrong field.
+            the invalid field.
     """
     if text in list_declarations():
         declaration = get_declaration(text)
@@ -84,10 +84,10 @@ def read_declaration(text: str) -> DeclarationFile:
 
 
 def parse_declaration(content: bytes) -> DeclarationFile:
-    """Parses a declaration in JSON, which may have a member `selections`.
+    """Parses a declaration in JSON. It may contain a member `selections`.
 
     Raises:
-        BadOption: the text is not JSON, or a field is wrong; the error names the field.
+        BadOption: the text is not JSON, or a field is invalid. The error names the field.
     """
     try:
         document = parse_json(content, MAX_DECLARATION_BYTES, unique_names=True)
@@ -109,7 +109,10 @@ def parse_declaration(content: bytes) -> DeclarationFile:
 
 
 def to_volume_id(text: object, default: str) -> VolumeKind:
-    """Converts a name such as `T1w (MPRAGE)` to an id, `t1w_mprage`; `default` if the id would begin with no letter."""
+    """Converts a name such as `T1w (MPRAGE)` to an id such as `t1w_mprage`.
+
+    Returns `default` if the id would not begin with a letter.
+    """
     ascii_text = unicodedata.normalize("NFKD", str(text)).encode("ascii", "ignore").decode()
     candidate = re.sub(r"[^a-z0-9]+", "_", ascii_text.lower()).strip("_")[:32].rstrip("_")
     return candidate if VOLUME_KIND.matches(candidate) else default
@@ -121,7 +124,7 @@ def declare(
     """Builds a derived declaration.
 
     Raises:
-        BadDataset: names are repeated, or there are too many.
+        BadDataset: a name occurs twice, or there are too many names.
     """
     try:
         return DatasetDeclaration.model_validate(
@@ -183,21 +186,21 @@ def _read_label_names(labels: object) -> dict[int, VolumeKind]:
 
 
 class DerivedLabelMaps(NamedTuple):
-    """Derived label maps, and notes on values that occur in few files."""
+    """Derived label maps, and notes on values that occur in only a few files."""
 
     maps: list[LabelMap]
     notes: tuple[str, ...] = ()
 
 
 def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) -> DerivedLabelMaps:
-    """Derives label maps from the values in their files: value v becomes the structure `value_v`.
+    """Derives the structures of label maps from the values in the files: value v becomes the structure `value_v`.
 
     Args:
-        cases: the cases. Cases with problems are not read, because their paths may lead anywhere.
-        names: ids of the label maps; a label map that no usable case has is left out.
+        cases: the cases. Files of cases with problems are not read, because their paths may lead outside the folder.
+        names: ids of the label maps. A label map that occurs in no usable case is omitted.
 
     Raises:
-        BadDataset: a label map is 0 everywhere in every case, or has too many values for a label map.
+        BadDataset: a label map is 0 everywhere in all cases, or has too many different values.
     """
     usable = [case for case in cases if not case.problems]
     maps: list[LabelMap] = []
@@ -229,7 +232,7 @@ def _derive_label_map(name: VolumeKind, files: Sequence[VolumeSource]) -> tuple[
 
 
 def read_values(file: VolumeSource) -> set[int] | None:
-    """Returns a label map's nonzero values; None if the validation will reject the file."""
+    """Returns a label map's nonzero values; None if validation will reject the file."""
     try:
         volume = file.read("label map", ("label",), ("label",))["label"]
     except BadVolume:

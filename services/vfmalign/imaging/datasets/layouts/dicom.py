@@ -1,7 +1,7 @@
-"""Layout of DICOM files: a folder at any depth, a zip, or the files that a DICOMDIR lists. A case is a study.
+"""Layout of DICOM files. They lie in a folder at any depth, in a zip, or are listed in a DICOMDIR. A case is a study.
 
 The selections in the declaration file assign series to modalities, and segmentations to label maps. A case is named by
-its StudyInstanceUID, and its patient by PatientID with the issuer; both names stay in `CaseSource`.
+its StudyInstanceUID, and its patient by PatientID and issuer. Neither name leaves `CaseSource`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DicomImage:
     unit: str = ""
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
-        """Reads the modality, as `VolumeSource` describes; errors name the series."""
+        """Reads the modality as described in `VolumeSource`. Errors name the series."""
         read_image = read_suv if self.unit == SUVBW else read_stack
         return {kind: read_image(self.source, self.stack, f"{case}/{kind} ({self.label})", kind) for kind in kinds}
 
@@ -82,13 +82,13 @@ class DicomLabelMap:
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules that choose the volumes of a study.
+    """Rules that select the volumes of a study.
 
     Attributes:
         declaration: modalities and label maps of a case.
         selections: rules that choose a series or segmentation for each modality or label map.
-        allowed: names of the refusals that the user lifted (`refusals.REFUSALS`, `refusals.DEFECTIVE`).
-        is_default: whether the user named no declaration.
+        allowed: names of the refusals that the user has overridden (`refusals.REFUSALS`, `refusals.DEFECTIVE`).
+        is_default: whether the default declaration is used, because the user gave none.
         choices: see `DicomOptions`.
     """
 
@@ -99,7 +99,7 @@ class Rules:
     choices: Mapping[int, Mapping[VolumeKind, str]] = field(default_factory=dict)
 
     def choose(self, study: Study, number: int) -> Choice:
-        """Chooses the volumes of study `number`, counted from 1; raises like `selection.choose`."""
+        """Chooses the volumes of study `number`, counted from 1. Raises the errors of `selection.choose`."""
         return choose(study, self.declaration, self.selections, self.allowed, self.choices.get(number, {}))
 
 
@@ -114,7 +114,7 @@ class StudyOutcome(Record):
         series: see `core.domain.datasets.Case`.
         notes: see `Choice`.
         chosen: see `CaseSource`.
-        undrawn: label maps for which no segmentation was chosen; None for a study without segmentations.
+        undrawn: label maps for which no segmentation was chosen; None if the study contains no segmentations.
     """
 
     study_uid: str
@@ -151,7 +151,8 @@ def get_rules(declaration: DatasetDeclaration | None, options: DicomOptions) -> 
 def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptions) -> SourceDataset:
     """Finds the cases.
 
-    Every header is read once here. The pixels of chosen series are read during validation, and again during upload.
+    Every header is read once, in this function. The pixels of chosen series are read during validation, and again
+    during upload.
 
     Raises:
         BadOption: see `get_rules`.
@@ -175,7 +176,7 @@ def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptio
 
 
 def describe_outcome(study: Study, choice: Choice, rules: Rules, number: int = 1) -> StudyOutcome:
-    """Returns the data that a dataset records about a study."""
+    """Returns the data to record in the dataset about a study."""
     attributes = {kind: stack.attributes for kind, stack in choice.stacks.items()}
     acquisition = CaseAcquisition(attributes, study.private_words, choice.allowed)
     taken = {name for name, reasons in choice.reasons.items() if "" in reasons.values()}
@@ -213,11 +214,11 @@ def to_dataset(
     files: Sequence[Mapping[VolumeKind, VolumeSource]],
     notes: Sequence[str],
 ) -> SourceDataset:
-    """Builds the dataset of some studies.
+    """Builds a dataset from studies.
 
     Args:
         rules: rules that chose the volumes.
-        outcomes: one for each study, ordered by identifier.
+        outcomes: one outcome for each study, ordered by study identifier.
         files: sources of the volumes of each study.
         notes: notes on files that were left out.
     """

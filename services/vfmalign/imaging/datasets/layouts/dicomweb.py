@@ -1,6 +1,8 @@
-"""Imports from a PACS: downloads one study while reading the previous one. The rules are those for importing files.
+"""Imports from a PACS.
 
-Only the volumes of a study are kept, in the staging folder, so that memory and temporary files do not grow with the
+While one study is read, the next one is downloaded. Series are chosen by the same rules as in imports of files.
+
+The staging folder keeps only the volumes of each study. Memory and temporary files therefore do not grow with the
 number of studies. A study that cannot be fetched becomes a case with a problem, and the import continues.
 """
 
@@ -58,7 +60,7 @@ class PacsStudies:
 
     Attributes:
         client: client of the server.
-        query: conditions on the studies, see `PacsClient.find_studies`; ignored if `study_uids` is set.
+        query: conditions on the studies; see `PacsClient.find_studies`. Ignored if `study_uids` is set.
         study_uids: identifiers of the studies; empty to use the query.
     """
 
@@ -80,7 +82,7 @@ class PacsStudies:
 
 
 def make_staging_name(server: PacsServer, declaration: DatasetDeclaration | None, options: DicomOptions) -> str:
-    """Returns the name of the staging folder, which all imports from one server by the same rules share."""
+    """Returns the name of the staging folder. All imports from one server by the same rules share this folder."""
     rules = get_rules(declaration, options)
     selections = [selection.model_dump(mode="json") for selection in rules.selections]
     declared = rules.declaration.model_dump(mode="json")
@@ -94,13 +96,13 @@ def read(
     options: DicomOptions,
     staging: StagingFolder,
 ) -> SourceDataset:
-    """Finds the cases, and reads their volumes into the staging folder, which must be open.
+    """Finds the cases and reads their volumes into the staging folder, which must already be open.
 
-    `options.progress` is called with the stages `searching PACS NAME` and `download`, which count studies, and
-    `receive`, which counts bytes.
+    The stages reported to `options.progress` are `searching PACS NAME` and `download` (count studies), and `receive`
+    (counts bytes).
 
     Raises:
-        BadOption: see `get_rules`; also if the staging folder is full or cannot be written.
+        BadOption: as in `get_rules`, or the staging folder is full or cannot be written.
         BadDataset: no study matches.
         PacsUnavailable, PacsRefused, BadPacsAnswer: the server cannot be searched, is unavailable or rejects the
             credentials.
@@ -154,7 +156,10 @@ class _PacsReader:
     received: ByteProgress
 
     def fetch(self, study: FoundStudy) -> str:
-        """Downloads a study's instances unless they are staged; returns a digest of the server's list of instances."""
+        """Downloads a study's instances unless they are already staged.
+
+        Returns a digest of the server's list of instances.
+        """
         instances = self.client.list_instances(study.study_uid, (), self.context)
         listing = hashlib.sha256(canonical_json(instances)).hexdigest()
         if self.staging.read(study.study_uid, listing) is None:

@@ -1,7 +1,7 @@
-"""Draft of a declaration for undescribed data, from the words that the file names share.
+"""Draft of a declaration for undescribed data, based on words that several file names contain.
 
 A word in a file name may be a patient's name. A word is used only if it occurs in the files of at least two patients
-and of half of all patients, and in no folder name.
+and of half of all patients. It must not occur in any folder name.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class UndescribedData(BadDataset):
     """Data that no declaration describes.
 
     Attributes:
-        counts: for each name that a declaration could use, the number of cases that have a file with this name.
-        draft: a declaration to correct; None if no image is in every case that has files.
-        notes: possible mistakes in the draft, as sentences without names.
+        counts: maps each possible name for a declaration to the number of cases that have such a file.
+        draft: a declaration for the user to correct; None if no image occurs in every case that has files.
+        notes: possible mistakes in the draft, as sentences without patients' names.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class UndescribedData(BadDataset):
 
 
 def name_files(files_by_case: Mapping[str, Sequence[Path]]) -> dict[str, dict[VolumeKind, list[Path]]]:
-    """Names the files of each case by the words that distinguish them, such as `t1w_gd`; leaves out other files.
+    """Names each case's files by their distinguishing words, such as `t1w_gd`. Files without such words are omitted.
 
     Args:
-        files_by_case: files by case; the name of a case begins with the patient's folder.
+        files_by_case: maps each case's name to its files. The name begins with the patient's folder.
     """
     words_by_case = {case: [_split(get_stem(file.name)) for file in files] for case, files in files_by_case.items()}
     shared = find_shared_words({case: set(chain(*lists)) for case, lists in words_by_case.items()})
@@ -79,7 +79,7 @@ def name_files(files_by_case: Mapping[str, Sequence[Path]]) -> dict[str, dict[Vo
 
 
 def find_shared_words(words_by_case: Mapping[str, Collection[str]]) -> set[str]:
-    """Returns the words that are safe to show: enough patients share them, and no case's name contains them."""
+    """Returns the words that are safe to show. Enough patients share them, and no case name contains them."""
     patients: dict[str, set[str]] = {}
     for case, words in words_by_case.items():
         for word in set(words) - _list_folder_words(case):
@@ -92,9 +92,9 @@ def describe(message: str, kinds_by_case: KindsByCase, derived: DerivedLabelMaps
     """Returns the error for undescribed data.
 
     Args:
-        message: the mismatch between data and declaration.
+        message: describes the mismatch between data and declaration.
         kinds_by_case: see `name_files`.
-        derived: the label maps; None detects them by the values in the files.
+        derived: the label maps. If it is None, they are detected by the values in the files.
     """
     counts = Counter(kind for kinds in kinds_by_case.values() for kind in kinds)
     ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

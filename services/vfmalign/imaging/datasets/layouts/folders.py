@@ -1,7 +1,7 @@
 """Layout of one folder per case, at any depth, or of a single folder with the files of one case.
 
-The words of a file name determine the modality or label map: the words of a declared id or, for prostate mpMRI, the
-words that exporters use (`t2`, `adc`, `dwi` or `hbv`, `gland` or `mask`, `lesion`).
+The words of a file name determine the modality or label map. They are the words of a declared id or, for prostate
+mpMRI, those that exporters use (`t2`, `adc`, `dwi` or `hbv`, `gland` or `mask`, `lesion`).
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Finds the cases, ordered by name; without a declaration, they are read as prostate mpMRI.
+    """Finds the cases, ordered by name. Without a declaration, they are read as prostate mpMRI.
 
-    Links to folders are not followed, and a link to a file outside the folder is a problem of its case.
+    Links to folders are not followed. A link to a file outside the folder is reported as a problem of its case.
 
     Raises:
-        UndescribedData: no file matches a declared modality or label map, or no case has one of the modalities.
-        BadDataset: the folder cannot be read as this layout.
+        UndescribedData: no file matches a declared modality or label map, or a modality is missing in every case.
+        BadDataset: the folder does not have this layout.
     """
     chosen = declaration or get_declaration(_PROSTATE)
     files_by_case, unreadable = _find_files(path)

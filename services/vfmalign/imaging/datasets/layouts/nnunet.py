@@ -1,6 +1,6 @@
-"""Layout of nnU-Net: `imagesTr/CASE_0000.nii.gz`, one file per channel, `labelsTr/CASE.nii.gz` and `dataset.json`.
+"""Layout of nnU-Net: `imagesTr/CASE_0000.nii.gz` (one file per channel), `labelsTr/CASE.nii.gz` and `dataset.json`.
 
-Version 1 names the channels in `modality`, version 2 in `channel_names`.
+Version 1 names the channels in `modality`. Version 2 names them in `channel_names`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 def matches(path: Path) -> bool:
-    """Returns whether a folder has the layout of nnU-Net.
+    """Returns whether a folder has the nnU-Net layout.
 
-    In this layout, `dataset.json` has `channel_names`, or image names end in a channel number and label names do not.
+    In this layout, `dataset.json` contains `channel_names`, or only names of images end in a channel number.
     """
     if not (path / "imagesTr").is_dir():
         return False

@@ -1,4 +1,4 @@
-"""The layouts that can be imported. To add one, write a module and add an entry to `LAYOUTS`."""
+"""Registry of the layouts that can be imported. To add one, write a module and add an entry to `LAYOUTS`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MAX_PROBED = 100
 
 @dataclass(frozen=True)
 class DatasetLayout:
-    """A way to lay out a dataset on disk.
+    """A layout of datasets on disk.
 
     Attributes:
-        matches: detects the layout of a folder or file by names and the first bytes of files.
-        read: finds the cases; takes the user's declaration, or None to derive one, and the options of DICOM.
+        matches: returns whether a folder or file has this layout, judged by names and the first bytes of files.
+        read: finds the cases. It takes the user's declaration (None to derive one) and the DICOM options.
     """
 
     matches: Callable[[Path], bool]
@@ -110,7 +110,7 @@ def read_source(
 
     Raises:
         BadOption: the layout is unknown.
-        BadDataset: there is nothing to import, the layout cannot be detected, or the data do not fit the layout.
+        BadDataset: there is nothing to import, the layout cannot be detected, or the data do not match the layout.
     """
     if layout is not None and layout not in LAYOUTS:
         raise BadOption("unknown layout", field="--layout", remedy=f"choose one of {', '.join(LAYOUTS)}")

@@ -1,4 +1,4 @@
-"""Cases on disk in the form that all layouts share, and helpers for the paths of their files.
+"""Cases on disk in a form common to all layouts, and helpers for the paths of their files.
 
 Names of files, folders and cases often contain patients' names or numbers. They stay inside `CaseSource` and never
 appear in errors.
@@ -34,22 +34,25 @@ OUTSIDE = "the path leaves the folder, is absolute, or contains `..`"
 
 
 class VolumeSource(Protocol):
-    """Source of one or several volumes of a case."""
+    """Source of one or more volumes of a case."""
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
         """Reads and checks the volumes.
 
         Args:
             case: generated id of the case, for errors.
-            kinds: modalities and label maps to read from this source.
+            kinds: modalities and label maps to read.
             labels: ids of the dataset's label maps.
 
         Raises:
-            BadVolume: a volume cannot be read or used; the subject is `case/kind`.
+            BadVolume: a volume cannot be read or used. The error's subject is `case/kind`.
         """
 
     def digest(self) -> bytes:
-        """Returns the SHA-256 of the content, independent of names and paths; raises like `read`, or an OSError."""
+        """Returns the SHA-256 of the content, independent of names and paths.
+
+        Raises the errors of `read`, or an OSError.
+        """
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class VolumeFile:
 
     Attributes:
         path: path of the file.
-        channels: kinds along the fourth axis, in order; empty for a file of three axes.
+        channels: modalities or label maps along the fourth axis, in order; empty for a file with three axes.
     """
 
     path: Path
@@ -87,17 +90,17 @@ class CaseSource:
 
     Attributes:
         name: unique name of the case: a folder, the stem of a file, or the name in a table.
-        patient: the patient; if the layout states none, the name of the case.
-        files: sources of the modalities and label maps.
-        split: the split that the data state; None if they state none.
+        patient: the patient; the name of the case if the layout states no patient.
+        files: source of each modality and label map.
+        split: the split stated in the data; None if they state none.
         classes, numbers, strata: see `core.domain.datasets.Case`.
-        problems: reasons why the case cannot be imported, without names.
-        lacks: missing modalities and label maps; each is also one of the problems.
+        problems: reasons why the case cannot be imported, without patients' names.
+        lacks: missing modalities and label maps. Each of them is also listed in `problems`.
         place: position in a table, such as `line 7`; empty for other layouts.
-        acquired: strata that DICOM states, see `imaging.dicom.strata.classify`; the dataset records the values that
+        acquired: strata that DICOM states; see `imaging.dicom.strata.classify`. The dataset records only values that
             several patients share. None without DICOM.
         series: see `core.domain.datasets.Case`.
-        chosen: number of the series that the user named, by modality or label map.
+        chosen: for each modality or label map, the number of the series that the user chose.
     """
 
     name: str
@@ -115,7 +118,7 @@ class CaseSource:
     chosen: Mapping[VolumeKind, str] = field(default_factory=dict)
 
     def is_without(self, kinds: Collection[VolumeKind]) -> bool:
-        """Returns whether the case lacks one of these kinds, and has no problem besides missing files."""
+        """Returns whether the case lacks one of these kinds and has only missing files as problems."""
         return any(kind not in self.files for kind in kinds) and len(self.problems) == len(self.lacks)
 
 
@@ -124,9 +127,9 @@ class SourceDataset:
     """Cases found by a layout.
 
     Attributes:
-        declaration: supplied by the user, or derived from the data.
+        declaration: declaration supplied by the user or derived from the data.
         cases: in order of name.
-        notes: notes on data that were left out, as sentences without names.
+        notes: notes on omitted data, as sentences without patients' names.
         selections: rules that chose the DICOM series, in the form of `DatasetManifest`; empty for other layouts.
     """
 
@@ -153,11 +156,11 @@ class DicomOptions:
     """Options for importing DICOM.
 
     Attributes:
-        selections: rules that choose a series or segmentation for each modality or label map; empty for the rules of a
-            built-in declaration.
-        allowed: names of the refusals that the user lifted; see `imaging.dicom.refusals.REFUSALS`.
-        choices: numbers of the series that the user chose, by number of the study and by modality or label map.
-        accepts_defective: whether a usable series replaces a preferred series that is defective.
+        selections: rules that choose a series or segmentation for each modality or label map. If empty, the rules of a
+            built-in declaration apply.
+        allowed: names of the refusals that the user overrode; see `imaging.dicom.refusals.REFUSALS`.
+        choices: maps study number and modality or label map to the number of the series that the user chose.
+        accepts_defective: if the preferred series is defective, use another usable series.
         progress: called after every scanned file.
     """
 
@@ -169,7 +172,7 @@ class DicomOptions:
 
 
 def is_volume(name: str) -> bool:
-    """Returns whether a file name has an ending of NIfTI and is not hidden (such as macOS's `._t2.nii`)."""
+    """Returns whether a file name ends like NIfTI and is not hidden (such as macOS's `._t2.nii`)."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
@@ -179,10 +182,12 @@ def get_stem(name: str) -> str:
 
 
 def list_folders(folder: Path, prefix: str = "") -> list[Path]:
-    """Returns the subfolders whose names begin with a prefix, sorted by path; empty if the folder does not exist.
+    """Returns the subfolders whose names begin with a prefix, sorted by path.
+
+    Returns none if the folder does not exist.
 
     Raises:
-        OSError: the folder cannot be read; `Path.glob` would ignore this error.
+        OSError: the folder cannot be read. (`Path.glob` would ignore this error.)
     """
     if not folder.is_dir():
         return []
@@ -190,7 +195,9 @@ def list_folders(folder: Path, prefix: str = "") -> list[Path]:
 
 
 def list_volumes(folder: Path) -> dict[str, list[Path]]:
-    """Maps stems to the NIfTI files directly in a folder, sorted by stem. Files of one stem differ in their endings.
+    """Maps each stem to the NIfTI files of this stem that lie directly in a folder, sorted by stem.
+
+    Files with the same stem have different endings.
 
     Raises:
         OSError: the folder cannot be read.
@@ -212,13 +219,13 @@ def list_some(items: Sequence[str], limit: int = MAX_NAMED) -> str:
 def describe_unreadable(error: OSError) -> str:
     """Explains why a file or folder cannot be read.
 
-    The text of the error itself would include the name of the file or folder.
+    The error's own text would contain the name of the file or folder.
     """
     return f"cannot be read ({error.strerror or 'unknown reason'})"
 
 
 def resolve_below(root: Path, text: str) -> Path | None:
-    """Resolves a path in the user's data, including links; None if the file does not lie below the folder.
+    """Resolves a path in the user's data, including links. Returns None if the file does not lie below the folder.
 
     Args:
         root: the folder.

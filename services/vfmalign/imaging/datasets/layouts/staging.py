@@ -1,8 +1,8 @@
-"""Staging folder: the studies that an import from a PACS has already read, so that a repeated import continues.
+"""Staging folder of an import from a PACS. It contains the studies already read, so that a repeated import continues.
 
-The folder is private and lies on the user's machine. While a study is downloaded, the folder contains its instances.
-Then it contains the volumes as the dataset stores them, and a file with the study's other data. This data file is
-written last and marks the study as done.
+The folder is private and lies on the user's machine. During the download of a study, the folder contains its instances.
+Afterwards, it contains the volumes in the form of the dataset, and a file with the study's other data. This data file
+is written last. It marks the study as done.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class StagedStudy(Record):
 
     Attributes:
         listing: digest of the server's list of instances.
-        outcome: data that the dataset records about the study; None for a study without an image.
-        series: label of each series of the study, by identifier.
-        notes: notes on files that were left out.
+        outcome: data about the study to record in the dataset; None for a study without an image.
+        series: maps each series identifier of the study to a label.
+        notes: notes on omitted files.
     """
 
     listing: str
@@ -47,12 +47,12 @@ class StagingFolder:
     """The folder of one import.
 
     Args:
-        path: path of the folder, which is created with mode 0700 when it is opened. Its files have mode 0600.
+        path: path of the folder. It is created with mode 0700 when it is opened. Its files have mode 0600.
         max_bytes: maximum total size of the volumes in the folder.
-        is_temporary: whether the folder is deleted at the end of the import, unless an earlier import left data in it.
+        is_temporary: delete the folder at the end of the import, unless it contained data of an earlier import.
 
     Attributes:
-        is_kept: whether the folder stays for a repeated import.
+        is_kept: whether the folder is kept for a repeated import.
     """
 
     def __init__(self, path: Path, max_bytes: int, *, is_temporary: bool = False) -> None:
@@ -87,11 +87,11 @@ class StagingFolder:
                     self.remove()
 
     def get_download_folder(self, study_uid: str) -> Path:
-        """Returns the folder of a study's instances."""
+        """Returns the folder for a study's instances."""
         return self._get_folder(study_uid) / "instances"
 
     def read(self, study_uid: str, listing: str) -> StagedStudy | None:
-        """Returns a staged study; None if it was not read, or if the server's list of instances has changed."""
+        """Returns a staged study; None if it was not read, or if the server's list of its instances has changed."""
         try:
             staged = StagedStudy.model_validate_json((self._get_folder(study_uid) / _DONE).read_bytes())
         except (FileNotFoundError, ValidationError):
@@ -99,7 +99,7 @@ class StagingFolder:
         return staged if staged.listing == listing else None
 
     def list_files(self, outcome: StudyOutcome) -> dict[VolumeKind, VolumeFile]:
-        """Returns the paths of a study's volumes; a study with problems has no such files."""
+        """Returns the paths of a study's volumes. The files do not exist if the study has problems."""
         folder = self._get_folder(outcome.study_uid)
         return {kind: VolumeFile(folder / f"{kind}.nii.gz") for kind in outcome.kinds}
 
@@ -107,7 +107,7 @@ class StagingFolder:
         """Writes a volume.
 
         Raises:
-            BadOption: the folder would be too large.
+            BadOption: the folder would exceed its maximum size.
         """
         path = self._get_folder(study_uid) / f"{kind}.nii.gz"
         self._size_bytes += len(data) - (path.stat().st_size if path.exists() else 0)
@@ -120,7 +120,7 @@ class StagingFolder:
         _write_durably(path, data)
 
     def write(self, study_uid: str, staged: StagedStudy) -> None:
-        """Marks a study as done, and deletes its instances."""
+        """Marks a study as done and deletes its instances."""
         _write_durably(self._get_folder(study_uid) / _DONE, staged.to_json())
         self.discard_instances(study_uid)
 

@@ -1,8 +1,8 @@
 """Layout of a CSV file that lists the cases: one line per case, with paths relative to the file's folder.
 
 Columns: `case` (required), `group` (the patient; by default the case), `split`, `image:ID` (one per modality, at least
-one), `label:ID`, `class:ID`, `number:ID` and `stratum:ID`. In the last four, an empty cell means that the value is
-unknown. Errors state the line.
+one), `label:ID`, `class:ID`, `number:ID` and `stratum:ID`. In the last four columns, an empty cell means that the value
+is unknown. Errors state the line.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Finds the cases. Without a declaration, the columns name modalities, label maps and classes.
+    """Finds the cases. Without a declaration, the column headers define the modalities, label maps and classes.
 
     Raises:
-        BadDataset: the file is too large or not CSV, or its header is wrong.
+        BadDataset: the file is too large, is not CSV, or has an invalid header.
         OSError: it cannot be read.
     """
     if not path.is_file():

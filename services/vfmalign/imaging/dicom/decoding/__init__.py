@@ -1,1 +1,1 @@
-"""Decoding of compressed frames in processes of their own, which a damaged or hostile frame may crash (ADR 0099)."""
+"""Decoding of compressed frames in separate processes, because a bad frame may crash a decoder (ADR 0099)."""

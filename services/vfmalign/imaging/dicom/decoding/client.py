@@ -1,4 +1,4 @@
-"""Pool of processes that decode frames: each serves one thread at a time, and is replaced if it fails."""
+"""Pool of processes that decode frames. Each process serves one thread at a time and is replaced if it fails."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Request(NamedTuple):
     Attributes:
         frame: stored bytes, without encapsulation.
         syntax: transfer syntax.
-        plugin: plugin of pydicom that decodes the frame.
-        options: properties of the image for pydicom, see `as_pixel_options`.
+        plugin: pydicom plugin that decodes the frame.
+        options: image properties for pydicom; see `as_pixel_options`.
         shape: rows and columns.
         dtype: type of a pixel.
     """
@@ -54,11 +54,11 @@ class Request(NamedTuple):
 
 
 class Decoders:
-    """Processes that decode frames. The processes start on demand, and stay for further frames.
+    """Processes that decode frames. The processes start on demand and are reused for further frames.
 
     Args:
-        count: maximum number of processes. If all processes are busy, a thread waits for one.
-        timeout_s: time limit for a frame.
+        count: maximum number of processes. If all processes are busy, a thread waits until one is free.
+        timeout_s: time limit for decoding one frame.
         command: command that starts a process.
     """
 
@@ -75,7 +75,7 @@ class Decoders:
 
         Args:
             request: the frame.
-            name: name of its volume in errors.
+            name: name of the frame's volume in error messages.
 
         Raises:
             BadVolume: the frame is damaged, or its decoder crashes or takes too long.
@@ -110,7 +110,7 @@ class Decoders:
 
 @cache
 def get_decoders() -> Decoders:
-    """Returns the decoders of this process."""
+    """Returns the decoder pool of the current process."""
     decoders = Decoders()
     atexit.register(decoders.close)
     os.register_at_fork(after_in_child=get_decoders.cache_clear)  # two processes cannot share the pipes
@@ -150,7 +150,7 @@ class _Decoder:
             raise _fail_to_start("it ended before it was ready") from None
 
     def decode(self, request: Request, timeout_s: float, name: str) -> NDArray[Any]:
-        """Decodes a frame; see `Decoders.decode`. After an error, the process cannot be used again."""
+        """Decodes a frame; see `Decoders.decode`. After an error, the process cannot be reused."""
         header = {
             "syntax": request.syntax,
             "plugin": request.plugin,
@@ -190,7 +190,7 @@ class _Decoder:
             timer.cancel()
 
     def is_running(self) -> bool:
-        """Returns whether the process is still running; it may have ended, for example because memory ran out."""
+        """Returns whether the process is still running. It may have ended, for example because memory ran out."""
         return self._process.poll() is None
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""Extracts encoded frames of a file with pydicom, which reads only as much of the file as a frame can take."""
+"""Extracts encoded frames from a file with pydicom, and reads no more of the file than a frame can take."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ def read_frame(file: BinaryIO, start: int, index: int, header: Dataset, decoded_
 
     Args:
         file: file with encapsulated pixels.
-        start: offset of the pixels in the file.
-        index: number of the frame, from 0.
+        start: offset of the pixel data in the file.
+        index: index of the frame, from 0.
         header: header of the instance.
         decoded_bytes: size of the decoded frame.
 
     Raises:
-        Exception: of any type, if the frame does not exist or is too long for its decoded size.
+        Exception: any type of exception, if the frame does not exist or its encoded form is too long for its decoded
+            size.
     """
     file.seek(start)
     tables = [header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]

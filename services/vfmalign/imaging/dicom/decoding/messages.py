@@ -1,6 +1,6 @@
-"""Messages to and from a process that decodes frames: the length of a JSON header, the header, and raw bytes.
+"""Messages to and from a decoding process. A message has the length of a JSON header, the header, and raw bytes.
 
-The receiver knows the number of raw bytes from the header, or beforehand. Nothing is unpickled.
+The receiver knows the number of raw bytes in advance or from the header. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MAX_HEADER_BYTES = 2**12
 
 
 def write_message(stream: BinaryIO, header: Mapping[str, Any], payload: bytes | memoryview = b"") -> None:
-    """Writes a header and the bytes that belong to it.
+    """Writes a header and the bytes that follow it.
 
     Raises:
         OSError: the other process has ended.
@@ -27,7 +27,7 @@ def write_message(stream: BinaryIO, header: Mapping[str, Any], payload: bytes | 
 
 
 def read_header(stream: BinaryIO) -> dict[str, Any]:
-    """Reads a header; the bytes that belong to it follow.
+    """Reads a header but not the bytes that follow it.
 
     Raises:
         EOFError: the other process has ended.

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> bool:
-    """Decodes one frame; returns whether the process can decode another one."""
+    """Decodes one frame. Returns whether the process can decode another one."""
     try:
         request = read_header(requests)
     except EOFError:
@@ -62,7 +62,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> bool:
 
 
 def limit_memory(size_bytes: int) -> None:
-    """Limits the memory that the process allocates from now on; only Linux enforces this limit."""
+    """Limits the memory that the process allocates from now on. Only Linux enforces this limit."""
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         soft = pages * resource.getpagesize() + size_bytes
@@ -71,7 +71,7 @@ def limit_memory(size_bytes: int) -> None:
 
 
 def decode(request: Mapping[str, Any], frame: bytes) -> NDArray[np.generic]:
-    """Decodes a frame exactly as pydicom decodes it within a file."""
+    """Decodes a frame with the same result as pydicom gives for a frame within a file."""
     pixels_YX, _ = get_decoder(request["syntax"]).as_array(
         encapsulate([frame]), index=0, raw=True, decoding_plugin=request["plugin"], **request["options"]
     )

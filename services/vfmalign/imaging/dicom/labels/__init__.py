@@ -1,1 +1,1 @@
-"""Label maps: drawn structures as voxels on the grid of the image that they were drawn on."""
+"""Label maps: structures converted to voxels on the grid of the image on which they were drawn."""

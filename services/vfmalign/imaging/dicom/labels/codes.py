@@ -14,11 +14,11 @@ _MODIFIERS = "SegmentedPropertyTypeModifierCodeSequence"
 
 
 def read_codes(items: Iterable[Dataset], keywords: Sequence[str]) -> tuple[str, ...]:
-    """Returns the coded concepts in sequences of the items, including modifiers, each as `scheme:value`.
+    """Returns the coded concepts in the items' sequences, including modifiers, each as `scheme:value`.
 
     Args:
         items: datasets that describe one structure.
-        keywords: keywords of the sequences of concepts.
+        keywords: keywords of the sequences that contain concepts.
     """
     concepts = list(_list_items(items, keywords))
     concepts += _list_items(concepts, (_MODIFIERS,))
@@ -38,9 +38,9 @@ def _read_code(concept: Dataset) -> str:
 
 
 def has_code(segment: Segment, code: str) -> bool:
-    """Returns whether a segment is described by a coded concept.
+    """Returns whether a coded concept describes a segment.
 
-    Older codes of SNOMED (`SRT:T-92000`) count as equal to the codes that replaced them.
+    Older SNOMED codes (`SRT:T-92000`) are treated as equal to the codes that replaced them.
     """
     return any(_to_code(code) == _to_code(own) for own in segment.codes)
 

@@ -1,16 +1,16 @@
-"""Rasterises contours, which are closed polygons in a plane.
+"""Rasterises contours. A contour is a closed polygon in a plane.
 
 A voxel is enclosed if its centre is enclosed. Centres have integer coordinates, and (0, 0) is the centre of the voxel
-in the first column and row. A voxel extends by 0.5 to every side of its centre.
+in the first column and row. A voxel extends 0.5 from its centre in each direction.
 
-The even-odd rule applies to all contours of a plane together: a centre is inside if a ray from it crosses edges an odd
-number of times. A contour within another contour therefore cuts a hole. The channel of a keyhole has no width, so that
-it excludes no voxel. A contour's direction does not matter.
+The even-odd rule is applied to all contours of a plane together: a centre is inside if a ray from it crosses an odd
+number of edges. A contour within another contour therefore cuts a hole. A keyhole contour joins its outer and inner
+parts by a channel of no width, which excludes no voxel. The direction of a contour does not matter.
 
-Edges are half-open: a centre on a contour is inside if the area lies on the side of larger columns and rows. Contours
-with a common edge therefore share no voxel and leave no gap.
+Edges are half-open: a centre on a contour is inside if the enclosed area is on the side of larger columns and rows.
+Contours with a common edge therefore share no voxel and leave no gap.
 
-Legend: N is edges, X and Y are columns and rows.
+Legend: N edges; X columns and Y rows.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ centre.
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """Edges of a plane's contours that cross rows of the plane.
+    """Edges that cross rows of the plane, from all contours of the plane.
 
     Attributes:
-        start_N2, end_N2: column and row of both ends of an edge; the end with the smaller row is first.
+        start_N2, end_N2: column and row of the two ends of each edge. The end with the smaller row comes first.
         first_N: first row that each edge crosses.
         rows_N: number of rows that each edge crosses, at least 1.
         columns: number of columns of the plane.
@@ -46,7 +46,7 @@ class Edges:
 
     @property
     def crossings(self) -> int:
-        """Number of crossings of edges with rows, which determines the time and the memory of `fill`."""
+        """Number of crossings between edges and rows. It determines the time and memory that `fill` needs."""
         return int(self.rows_N.sum())
 
 
@@ -54,7 +54,7 @@ def find_edges(contours: Sequence[NDArray[np.float64]], columns: int, rows: int)
     """Finds the edges that cross rows.
 
     Args:
-        contours: (vertices, 2), column and row of each vertex, finite; the last vertex is joined to the first.
+        contours: (vertices, 2), finite column and row of each vertex. The last vertex is joined to the first.
         columns: number of columns of the plane. Contours may extend beyond it.
         rows: number of rows of the plane.
     """
@@ -71,7 +71,7 @@ def find_edges(contours: Sequence[NDArray[np.float64]], columns: int, rows: int)
 
 
 def fill(edges: Edges) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Returns the columns and the rows of the voxels that contours enclose."""
+    """Returns the columns and rows of the voxels that the contours enclose."""
     if not edges.crossings:
         return np.empty(0, np.intp), np.empty(0, np.intp)
     edge_C = np.repeat(np.arange(len(edges.rows_N)), edges.rows_N)

@@ -1,6 +1,6 @@
-"""Grid on which a label map is drawn; each voxel has one value.
+"""Grid on which a label map is drawn. Each voxel has one value.
 
-Legend: X, Y, Z are columns, rows and slices.
+Legend: X columns, Y rows, Z slices.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ MAX_LABEL = 64
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A voxel grid: sizes along columns, rows and slices, and the affine that places them in RAS+ axes."""
+    """A voxel grid: its sizes along columns, rows and slices, and the affine from voxel indices to RAS+ positions."""
 
     sizes: tuple[int, int, int]
     affine: NDArray[np.float64]
 
 
 def to_grid(reference: Stack) -> Grid:
-    """Returns the grid of an image, which must be a stack without a problem."""
+    """Returns the grid of an image. The image must be a stack without a problem."""
     columns, rows = (int(cast(float, reference.attributes[name])) for name in ("Columns", "Rows"))
     return Grid((columns, rows, len(reference.frames)), cast(NDArray[np.float64], reference.affine))
 
 
 def check_frame_of_reference(own: object, reference: Stack, name: str) -> None:
-    """Refuses an object that is not known to be in the frame of reference of the image.
+    """Refuses an object unless it is known to share the image's frame of reference.
 
     Args:
-        own: identifier of the object's frame of reference; None if it states none.
+        own: identifier of the object's frame of reference; None if the object states none.
         reference: the image.
-        name: name of the label map in errors.
+        name: name of the label map in error messages.
 
     Raises:
-        BadVolume: the two frames of reference differ, or one is unknown.
+        BadVolume: the two frames of reference differ, or one of them is unknown.
     """
     if not own or own != reference.frames[0].frame_of_reference_uid:
         raise BadVolume(
@@ -60,7 +60,7 @@ def check_frame_of_reference(own: object, reference: Stack, name: str) -> None:
 
 
 class Drawing:
-    """A label map that is being drawn.
+    """A label map while it is drawn.
 
     Args:
         grid: grid to draw on.
@@ -72,7 +72,7 @@ class Drawing:
         self._overlapping = 0
 
     def add(self, index: tuple[Any, ...], value: int) -> None:
-        """Gives voxels a value from 1 to 255.
+        """Sets voxels to a value from 1 to 255.
 
         Args:
             index: columns, rows and slices of the voxels, as arrays or numbers.
@@ -86,7 +86,7 @@ class Drawing:
         """Returns the label map.
 
         Raises:
-            BadVolume: a voxel was given several values.
+            BadVolume: a voxel already has another value.
         """
         if self._overlapping:
             raise BadVolume(

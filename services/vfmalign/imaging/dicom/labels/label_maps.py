@@ -1,4 +1,4 @@
-"""Segmentations and structure sets: description of their structures, and conversion to label maps."""
+"""Segmentations and structure sets: reads descriptions of their structures, and converts them to label maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOP_CLASSES = (*segmentations.SOP_CLASSES, structure_sets.SOP_CLASS)
 
 
 def has_pixels(header: Dataset) -> bool:
-    """Returns whether an object of one of `SOP_CLASSES` holds voxels rather than contours."""
+    """Returns whether an object of one of `SOP_CLASSES` stores voxels rather than contours."""
     return bool(header.get("SOPClassUID") != structure_sets.SOP_CLASS)
 
 
@@ -32,9 +32,9 @@ def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
     """Reads the description of an object.
 
     Args:
-        header: everything before the pixels; for a structure set, everything.
-        file: name of the file in its source.
-        label: its name in problems and tables.
+        header: all elements before the pixels; for a structure set, all elements.
+        file: name of the object's file in the source.
+        label: the object's name in problem messages and tables.
 
     Raises:
         BadVolume: the object describes no segments, or cannot be read.
@@ -58,17 +58,17 @@ def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
 def read_label_map(
     source: DicomSource, segmentation: Segmentation, reference: Stack, values: Mapping[int, int], name: str
 ) -> Volume:
-    """Reads segments as one label map, on the image's grid or, if its voxels do not match, on the segments' own grid.
+    """Reads segments into one label map, on the image's grid or, if their voxels do not match it, on their own grid.
 
     Args:
         source: source of the files.
         segmentation: the object.
         reference: the image on which the segments were drawn, or another image in the same frame of reference.
-        values: voxel value, from 1 to 255, by number of segment. Segments without a value are left out.
-        name: name of the label map in errors: a generated id and the kind of the map.
+        values: maps segment number to voxel value, from 1 to 255. Segments without a value are omitted.
+        name: name of the label map in error messages: a generated id and the kind of the map.
 
     Raises:
-        BadVolume: the object cannot be read or placed, or segments of different values overlap.
+        BadVolume: the object cannot be read or placed, or segments with different values overlap.
     """
     # Implausible numbers may overflow; the resulting positions lie on no grid.
     with refuse_damage(name), np.errstate(all="ignore"), source.open(segmentation.file) as stream:

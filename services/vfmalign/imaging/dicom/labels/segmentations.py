@@ -1,8 +1,8 @@
-"""Segmentation objects (DICOM SEG): description of their segments, and label maps from their frames.
+"""Segmentation objects (DICOM SEG): reads descriptions of their segments, and converts their frames to label maps.
 
-A frame of a segmentation shows one segment in one plane or, in a LABELMAP, all segments. A file may leave out planes in
-which a segment has no voxel. Its frames then do not show the extent of the image. Frames are therefore placed on the
-grid of the image on which they were drawn, and every plane without a frame is empty.
+A frame of a segmentation shows one segment in one plane. In a LABELMAP, a frame shows all segments. A file may omit the
+planes in which a segment has no voxel. The frames then do not cover the extent of the image. Frames are therefore
+placed on the grid of the image on which they were drawn. Planes without a frame are empty.
 """
 
 from __future__ import annotations
@@ -82,14 +82,16 @@ def list_references(header: Dataset) -> Iterator[str]:
 
 
 def draw(stream: BinaryIO, header: Dataset, reference: Stack, values: Mapping[int, int], name: str) -> Volume:
-    """Draws segments on the grid of an image or, if the segments do not match the image's voxels, on their own grid.
+    """Draws segments on the grid of an image.
+
+    If the segments do not match the image's voxels, draws them on their own grid.
 
     Args:
         stream: the file.
         header: header of the segmentation.
         reference: the image.
-        values: value by number of segment.
-        name: name of the label map in errors.
+        values: maps segment number to voxel value.
+        name: name of the label map in error messages.
 
     Raises:
         BadVolume: see `label_maps.read_label_map`.

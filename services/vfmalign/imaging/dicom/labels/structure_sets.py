@@ -1,9 +1,9 @@
-"""Structure sets of radiotherapy (RTSTRUCT): description of their regions of interest, and label maps from contours.
+"""Radiotherapy structure sets (RTSTRUCT): reads descriptions of their regions, and converts contours to label maps.
 
-A region is drawn as contours in slices of an image. A contour belongs to the slice in its plane. Nothing is drawn
-between slices. A contour between slices is refused.
+A region is drawn as contours in slices of an image. A contour belongs to the slice in whose plane it lies. Nothing is
+drawn between slices. A contour between two slices is refused.
 
-Legend: P is points of a contour.
+Legend: P points of a contour.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def list_segments(header: Dataset) -> Iterator[Segment]:
     """Yields the regions of a structure set.
 
     Raises:
-        BadVolume: the object is cut off, or two regions have one number.
+        BadVolume: the object is truncated, or two regions have the same number.
     """
     _check_end(header)
     observations: dict[int, list[Dataset]] = {}
@@ -101,8 +101,8 @@ def draw(header: Dataset, reference: Stack, values: Mapping[int, int], name: str
     Args:
         header: header of the structure set.
         reference: the image.
-        values: value by number of region.
-        name: name of the label map in errors.
+        values: maps region number to voxel value.
+        name: name of the label map in error messages.
 
     Raises:
         BadVolume: see `label_maps.read_label_map`.

@@ -1,1 +1,1 @@
-"""PACS: studies found and downloaded over DICOMweb."""
+"""PACS: finds and downloads studies over DICOMweb."""

@@ -1,7 +1,7 @@
-"""Client of a PACS: searches for studies (QIDO-RS), and downloads their instances (WADO-RS).
+"""PACS client: searches for studies (QIDO-RS) and downloads their instances (WADO-RS).
 
-Transient failures are retried, and instances that were already downloaded are skipped. Errors state the server's
-configured name, and never an address, an identifier or a patient.
+Transient failures are retried. Instances that were already downloaded are skipped. Errors contain the configured name
+of the server, but no address, identifier or patient name.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class PacsLimits:
     """Limits of a client.
 
     Attributes:
-        studies: maximum number of studies of a search.
-        instances: maximum number of instances of a study.
-        study_bytes: maximum size of a study.
-        attempts: maximum number of attempts for an operation.
-        first_wait_s: wait before the second attempt. The wait doubles with each further attempt. A longer `Retry-After`
-            of the server applies instead, up to five minutes.
+        studies: maximum number of studies in a search result.
+        instances: maximum number of instances in a study.
+        study_bytes: maximum size of a study in bytes.
+        attempts: maximum number of attempts per operation.
+        first_wait_s: wait in seconds before the second attempt. The wait doubles before each further attempt. If the
+            server sends a longer `Retry-After`, this applies instead, up to five minutes.
     """
 
     studies: int = 100_000
@@ -80,11 +80,11 @@ class PacsLimits:
 
 @dataclass(frozen=True, order=True)
 class FoundStudy:
-    """A study that a search found. Private.
+    """A study found by a search. Private.
 
     Attributes:
         study_uid: identifier of the study.
-        patient: PatientID with its issuer; empty if the server does not state it.
+        patient: PatientID with its issuer; empty if the server does not state a PatientID.
     """
 
     study_uid: str
@@ -92,7 +92,7 @@ class FoundStudy:
 
 
 class ListedInstance(NamedTuple):
-    """An instance that a server lists. Private."""
+    """An instance in the server's list. Private."""
 
     series_uid: str
     instance_uid: str
@@ -100,7 +100,7 @@ class ListedInstance(NamedTuple):
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A study that was downloaded to a folder.
+    """A study downloaded to a folder.
 
     Attributes:
         instances: number of its instances.
@@ -115,7 +115,7 @@ def check_query(query: Mapping[str, str]) -> None:
     """Checks a query; see `PacsClient.find_studies`.
 
     Raises:
-        BadOption: a key is not an attribute of DICOM, or a value is empty or not printable.
+        BadOption: a key is not a DICOM attribute, or a value is empty or not printable.
     """
     for key, value in query.items():
         if tag_for_keyword(key) is None:
@@ -125,13 +125,12 @@ def check_query(query: Mapping[str, str]) -> None:
 
 
 class PacsClient:
-    """Client of one server, for one thread at a time.
+    """Client of one server. It may be used by one thread at a time.
 
     All methods raise:
-        PacsUnavailable: after several attempts, the server still does not answer, breaks off or is overloaded.
-        PacsRefused: the server rejects the credentials, or their files cannot be read.
-        StudyNotFound: the server does not have the requested data.
-        BadPacsAnswer: the server's answer cannot be used.
+        PacsUnavailable: after several attempts, the server still does not answer, closes the connection or is
+        overloaded. PacsRefused: the server rejects the credentials, or the credential files cannot be read.
+        StudyNotFound: the server does not have the requested data. BadPacsAnswer: the server's answer cannot be used.
         DeadlineExceeded, Cancelled: see `WorkContext`.
 
     Args:
@@ -146,7 +145,7 @@ class PacsClient:
 
     @property
     def subject(self) -> str:
-        """Name of the server in errors."""
+        """Name of the server in error messages."""
         return to_subject(self._server)
 
     def to_bad_answer(self, what: str) -> BadPacsAnswer:
@@ -158,7 +157,7 @@ class PacsClient:
         self._session.close()
 
     def find_studies(self, query: Mapping[str, str], context: WorkContext = UNLIMITED) -> Iterator[FoundStudy]:
-        """Yields the studies that match a query, each once.
+        """Yields each study that matches a query once.
 
         Args:
             query: values by DICOM keyword, as in QIDO-RS: `*` and `?` are wildcards, `-` denotes a range of dates.
@@ -172,7 +171,7 @@ class PacsClient:
     def list_instances(
         self, study_uid: str, series_uids: Sequence[str] = (), context: WorkContext = UNLIMITED
     ) -> list[ListedInstance]:
-        """Returns the instances of a study, in order of series and identifier.
+        """Returns the instances of a study, ordered by series and identifier.
 
         Args:
             study_uid: the study.
@@ -201,17 +200,17 @@ class PacsClient:
         context: WorkContext = UNLIMITED,
         progress: ByteProgress = ignore_bytes,
     ) -> Downloaded:
-        """Downloads instances to a folder, except those that an earlier download has stored there.
+        """Downloads instances to a folder. Instances that an earlier download has stored there are skipped.
 
         Args:
             study_uid: the study.
             instances: instances to download.
-            folder: destination, created with mode 0700; its files have mode 0600. File names are hashes.
+            folder: destination folder. It is created with mode 0700, its files with mode 0600. File names are hashes.
             context: limits of the work.
-            progress: called with the bytes that arrive.
+            progress: called with the number of bytes received since its last call.
 
         Raises:
-            StudyTooLarge: the study exceeds the limit.
+            StudyTooLarge: the study exceeds the size limit.
         """
         make_private_folder(folder)
         uids_by_series: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Downloads: writes the instances of a multipart answer to files, with memory that does not depend on their size."""
+"""Downloads: writes the instances of a multipart answer to files, in constant memory."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _META_BYTES = 64 * 2**10
 
 
 def get_file_name(instance_uid: str) -> str:
-    """Returns the file name of an instance, which does not reveal its identifier."""
+    """Returns the file name of an instance. The name does not reveal the instance's identifier."""
     return f"{hashlib.sha256(instance_uid.encode()).hexdigest()[:40]}.dcm"
 
 
 class InstanceWriter:
-    """Writes each part of an answer to a file, which gets its final name once it is complete.
+    """Writes each part of an answer to a file. The file gets its final name once it is complete.
 
     Args:
         content_type: header of the answer.
         folder: destination.
-        wanted: identifiers of the instances to write; others are dropped.
+        wanted: identifiers of the instances to write. Other instances are dropped.
         server: the server, for errors.
 
     Raises:
@@ -79,14 +79,14 @@ class InstanceWriter:
             raise to_bad_answer(self._server, "parts that do not match its boundary") from None
 
     def close(self) -> None:
-        """Removes the file of a part that is not complete."""
+        """Removes the file of an incomplete part."""
         if self._file is not None:
             self._file.close()
             self._file = None
         (self._folder / _PARTIAL).unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Ends the answer, which must be complete.
+        """Ends the answer. All of it must have been received.
 
         Raises:
             PacsUnavailable: the last boundary of the answer is missing.

@@ -1,6 +1,6 @@
 """PACS servers: their DICOMweb address and credentials.
 
-Secrets are read from their files at each use, so that a token can be renewed. They are never logged or shown in errors.
+Secrets are read from their files at each use, so that tokens can be renewed. They are never logged or shown in errors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ServerName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class PacsServer(BaseModel, frozen=True, extra="forbid"):
-    """`VFMALIGN_DICOMWEB__<NAME>__*`: a PACS that `--dicomweb` and Extract may name; NAME has letters, digits and `_`.
+    """`VFMALIGN_DICOMWEB__<NAME>__*`: a PACS for `--dicomweb` and Extract. NAME consists of letters, digits and `_`.
 
     Attributes:
         name: see `ServerName`.
@@ -108,10 +108,10 @@ class PacsServer(BaseModel, frozen=True, extra="forbid"):
         return path
 
     def read_secret(self, path: Path) -> str:
-        """Returns the content of a file with a token or password, without the line end.
+        """Returns the token or password in a file, without the line end.
 
         Raises:
-            PacsRefused: the file cannot be read, is empty, or has several lines.
+            PacsRefused: the file cannot be read, is empty, or has more than one line.
         """
         try:
             text = read_regular_file(path, MAX_SECRET_BYTES).decode().strip("\r\n")
@@ -143,6 +143,6 @@ PacsServers: TypeAlias = Annotated[dict[ServerName, PacsServer], BeforeValidator
 
 
 class PacsSettings(Settings):
-    """The servers that the environment describes, for a command."""
+    """The servers configured in a command's environment."""
 
     dicomweb: PacsServers = Field(default_factory=dict)

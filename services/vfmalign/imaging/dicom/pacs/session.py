@@ -1,7 +1,7 @@
-"""HTTP session with a PACS: credentials, and limits on the content and the duration of answers.
+"""HTTP session with a PACS: sends credentials, and limits the content and duration of answers.
 
-Every answer is untrusted. A redirect is refused, because it would send credentials and queries to another host. Errors
-state only the server's configured name.
+Every answer is untrusted. Redirects are refused, because they would send credentials and queries to another host.
+Errors contain only the server's configured name.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ _CHECK_URL = "check that its URL is the address of DICOMweb, and which services 
 
 
 def to_subject(server: PacsServer) -> str:
-    """Returns the name of a server in errors."""
+    """Returns the name of a server for error messages."""
     return f"PACS {server.name}"
 
 
 def to_unavailable(server: PacsServer, message: str) -> PacsUnavailable:
-    """Returns the error for a server that may answer later."""
+    """Returns the error for a server that may become available later."""
     return PacsUnavailable(message, subject=to_subject(server), remedy=_LATER)
 
 
 def to_bad_answer(server: PacsServer, what: str, remedy: str = _CHECK_URL) -> BadPacsAnswer:
-    """Returns the error for an answer that cannot be used."""
+    """Returns the error for an unusable answer."""
     return BadPacsAnswer(f"it answers with {what}", subject=to_subject(server), remedy=remedy)
 
 
 class Answer:
-    """An answer with the expected status and type; its content is read as it arrives.
+    """An answer with the expected status and type. Its content is read as it arrives.
 
     Attributes:
-        content_type: its header; empty for an answer without content.
+        content_type: the answer's Content-Type header; empty for an answer without content.
     """
 
     def __init__(self, raw: BaseHTTPResponse, server: PacsServer, context: WorkContext) -> None:
@@ -64,10 +64,10 @@ class Answer:
         self._span_left_s = server.timeout_seconds
 
     def read(self) -> bytes:
-        """Returns the next bytes, and waits until some have arrived; returns empty bytes at the end of the answer.
+        """Waits until bytes have arrived and returns them. Returns empty bytes at the end of the answer.
 
         Raises:
-            PacsUnavailable: the connection broke off, or is too slow.
+            PacsUnavailable: the connection was closed, or is too slow.
             DeadlineExceeded, Cancelled: see `WorkContext`.
         """
         self._context.checkpoint()
@@ -93,10 +93,10 @@ class Answer:
 
 
 class PacsSession:
-    """Session with one server, for one thread at a time.
+    """Session with one server. It may be used by one thread at a time.
 
     Raises:
-        PacsRefused: the files of its certificates cannot be read, or do not belong together.
+        PacsRefused: the certificate files cannot be read, or do not belong together.
     """
 
     def __init__(self, server: PacsServer) -> None:
@@ -112,11 +112,11 @@ class PacsSession:
     def get(
         self, path: str, accept: str, context: WorkContext, query: Mapping[str, str | int] | None = None
     ) -> Iterator[Answer]:
-        """Sends a request, and yields the answer.
+        """Sends a request and yields the answer.
 
         Args:
             path: path below the server's address.
-            accept: accepted type of the content.
+            accept: accepted content type.
             context: limits of the work.
             query: parameters of the query.
 

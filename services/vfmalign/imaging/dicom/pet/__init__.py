@@ -1,1 +1,1 @@
-"""Positron emission tomography: values that are comparable between patients."""
+"""Positron emission tomography: converts values so that they are comparable between patients."""

@@ -1,11 +1,11 @@
-"""Standardised uptake values by body weight (SUVbw): tissue activity per gram, divided by injected activity per gram.
+"""Standardised uptake values by body weight (SUVbw): tissue activity per gram over injected activity per gram of body.
 
-The conversion from activity concentration uses the patient's weight and the injected dose, less its decay until the
-reference time of the images' decay correction. This reference time is found as in the vendor-neutral calculation of
-QIBA's profile for FDG-PET. Weight, dose and times are used here and stored nowhere. A missing attribute is reported by
-its keyword, and never assumed.
+To convert activity concentration, the patient's weight and the injected dose are used. The dose is decayed to the
+reference time of the images' decay correction. This reference time is determined as in the vendor-neutral calculation
+of QIBA's FDG-PET profile. Weight, dose and times are used only in this module and are not stored. If an attribute is
+missing, the error names its keyword. No value is assumed.
 
-Legend: X, Y, Z are columns, rows and slices.
+Legend: X columns, Y rows, Z slices.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ _CORRECTIONS = ("ATTN", "DECY")
 
 
 def read_suv(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -> Volume:
-    """Returns the volume of a PET stack in SUVbw; for arguments, see `pixels.read_stack`.
+    """Returns the volume of a PET stack in SUVbw. For the arguments, see `pixels.read_stack`.
 
     Raises:
-        BadVolume: as `pixels.read_stack`, or the images cannot be converted; the text names attributes but no values.
+        BadVolume: as for `pixels.read_stack`, or the images cannot be converted. The text names attributes, but no
+            values.
     """
     volume = read_stack(source, stack, name, kind)
     factors: dict[str, float] = {}
@@ -65,7 +66,7 @@ def find_factor(header: Dataset, name: str) -> float:
 
     Args:
         header: header of the image.
-        name: name of the volume in errors.
+        name: name of the volume in error messages.
 
     Raises:
         BadVolume: an attribute is missing, or its value does not determine SUVbw.

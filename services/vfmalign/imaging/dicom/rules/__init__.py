@@ -1,7 +1,9 @@
-"""Rules that choose a series of a study for each modality and label map. The JSON files in this folder are built in.
+"""Rules for choosing a series of a study for each modality and label map.
 
-A declaration file may contain `selections`, one for each modality and label map. Datasets and model cards can store
-selections as text (`encode_selections`), so that a service reads a study by the import's rules.
+The JSON files in this folder define the built-in declarations.
+
+A declaration file may contain `selections`, with one entry for each modality and label map. Datasets and model cards
+can store selections as text (`encode_selections`). A service can then read a study by the rules of the import.
 """
 
 from __future__ import annotations
@@ -52,12 +54,12 @@ def _to_tuple(content: object) -> object:
 
 
 class Preference(Record):
-    """A preference among several volumes that meet the conditions. Exactly one field is set.
+    """A preference among several volumes that meet the conditions of a selection. Exactly one field is set.
 
     Attributes:
-        largest, smallest: a numeric attribute whose largest or smallest value is preferred; volumes without it come
-            last.
-        conditions: volumes that meet these conditions are preferred to all others.
+        largest, smallest: a numeric attribute. The volume with its largest or smallest value is preferred; volumes
+            without it come last.
+        conditions: volumes that meet these conditions are preferred.
     """
 
     largest: NumberKeyword | None = None
@@ -71,12 +73,12 @@ class Preference(Record):
 
 
 class SegmentRule(Record):
-    """Rule that assigns segments of a segmentation to a value of a label map. Exactly one field is set.
+    """Rule that assigns segments of a segmentation to one value of a label map. Exactly one field is set.
 
     Attributes:
-        number: the segment of this number.
-        label: condition on the label of a segment.
-        code: concept, such as `SCT:41216001`, or several; the segment must have one of them as category or type.
+        number: the number of the segment.
+        label: condition on the segment's label.
+        code: one or several concepts, such as `SCT:41216001`. One of them must be the segment's category or type.
     """
 
     number: int | None = Field(default=None, ge=1, le=65_535)
@@ -100,7 +102,7 @@ class SegmentRule(Record):
 
 
 class Selection(Record):
-    """Rule that chooses the volume or segmentation of a study for a modality or label map.
+    """Rule for choosing the volume or segmentation of a study for a modality or label map.
 
     Attributes:
         name: id of the modality or label map.
