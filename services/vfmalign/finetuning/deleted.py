@@ -13,7 +13,7 @@ from vfmalign.database.tables import TenantRow
 
 
 class DeletedRow(TenantRow):
-    """A deleted operation. The id of a deleted operation cannot be used again.
+    """A deleted operation. Its id cannot be used again.
 
     Attributes:
         noun: kind of the operation, such as `check`.

@@ -68,7 +68,7 @@ class Uses:
         """Updates the marks at once if the set of unfinished operations has changed, and otherwise once a minute.
 
         Args:
-            unfinished: the request of each unfinished operation as JSON, by kind and id of the operation.
+            unfinished: the request of each unfinished operation as JSON, by kind and id.
         """
         self._next_poll = time.monotonic() + _POLL_S
         expected = frozenset(

@@ -65,8 +65,7 @@ class AxisWeights:
             size_out: number of outputs.
             step: distance between two outputs, in input voxels.
             start: position of the first output, in input voxels.
-            sigma: standard deviation of the low-pass, in input voxels. Boundaries are handled as in `ndimage`'s mode
-                `nearest`.
+            sigma: standard deviation of the low-pass, in input voxels. Boundaries follow `ndimage`'s mode `nearest`.
         """
         position = get_positions(size_out, step, start)
         within = is_within_extent(position, size)

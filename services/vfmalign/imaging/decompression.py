@@ -33,7 +33,7 @@ def decompress(data: bytes | memoryview, limit: int, name: str, context: WorkCon
     Args:
         data: the file's content, compressed with gzip or not.
         limit: maximum number of uncompressed bytes.
-        name: name of the file in error messages.
+        name: the file's name in error messages.
         context: checked before every chunk.
 
     Raises:

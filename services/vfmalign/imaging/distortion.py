@@ -1,14 +1,14 @@
-"""Simulated susceptibility distortion of echo-planar images: displacement along the phase-encoding axis, with pile-up.
+"""Simulated susceptibility distortion of echo-planar images: moves signal along the phase-encoding axis, with pile-up.
 
-An off-resonance field ΔB displaces the signal at a position by d = ΔB / bandwidth along the phase-encoding axis and by
-almost nothing along the others (Jezzard & Balaban, Magn Reson Med 34 (1995)). The image shows signal density. The
-signal piles up by 1 / (1 + ∂d/∂y) where neighbouring positions are pushed together, and thins out where they are pulled
-apart. The total is unchanged. Signal is therefore transported as the mass between displaced edges, which conserves the
+An off-resonance field ΔB displaces the signal by d = ΔB / bandwidth along the phase-encoding axis. It hardly displaces
+it along the other axes (Jezzard & Balaban, Magn Reson Med 34 (1995)). The image shows signal density. Where
+neighbouring positions are pushed together, the signal piles up by 1 / (1 + ∂d/∂y); where they are pulled apart, it
+thins out. The total is unchanged. Signal is therefore moved as the mass between displaced edges, which conserves the
 total to rounding. The ratio of two images acquired in the same field, such as an ADC map, is displaced but does not
 pile up.
 
-The phase-encoding axis is H (front to back), the usual choice. Along it, gas in the rectum behind the gland disturbs
-the field most. Axes: D slices, H rows, W columns; E = H + 1 edges.
+The phase-encoding axis is H (front to back), as usual. Gas in the rectum, behind the gland, disturbs the field most
+along this axis. Axes: D slices, H rows, W columns; E = H + 1 edges.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ displacement is invertible.
 def simulate_displacement(shape_DHW: tuple[int, int, int], spacing_mm: tuple[float, float, float], seed: int) -> Tensor:
     """Simulates a case's displacement field at the edges between voxels.
 
-    The field is a sum of Gaussian bumps of either sign, placed in mm from the centre of the field of view. The same
-    seed therefore gives the same field on every grid with that centre.
+    The field is a sum of positive and negative Gaussian bumps. Their positions are in mm from the centre of the field
+    of view. The same seed therefore gives the same field on every grid with this centre.
 
     Args:
         shape_DHW: number of voxels.
@@ -45,7 +45,8 @@ def simulate_displacement(shape_DHW: tuple[int, int, int], spacing_mm: tuple[flo
         seed: the case's seed.
 
     Returns:
-        (D, H + 1, W) float64, in voxels along H; 0 at both ends, with ∂d/∂y at least `MIN_STRETCH` − 1.
+        (D, H + 1, W) float64, displacement in voxels along H. It is 0 at both ends, and ∂d/∂y is at least `MIN_STRETCH`
+        − 1.
     """
     rng = np.random.default_rng(seed)
     sizes_mm = [n * step for n, step in zip(shape_DHW, spacing_mm, strict=True)]
@@ -67,7 +68,7 @@ def simulate_displacement(shape_DHW: tuple[int, int, int], spacing_mm: tuple[flo
 
 
 def distort(signal_DHW: Tensor, displacement_DEW: Tensor) -> Tensor:
-    """Displaces a signal image with pile-up; the sum over each line is conserved."""
+    """Displaces a signal image with pile-up. The sum over each line is conserved."""
     return _mass_between_edges(signal_DHW, _edge_origins(displacement_DEW))
 
 

@@ -1,10 +1,11 @@
 """The part of a case's structures that a model sees.
 
-A model sees its input shape about the centre of the reference volume. Training ignores everything beyond, but scores do
-not. For them, label maps are also resampled to the model's grid, continued as far as the structures reach (ADR 0082).
+A model's input is centred on the reference volume and has a fixed shape. Training ignores everything outside the input,
+but scores do not. For scores, label maps are also resampled to the model's grid, extended to contain all structures
+(ADR 0082).
 
-Legend: D slices (feet to head), H rows (front to back), W columns (right to left); X, Y, Z are the same axes reversed.
-A box is an array of two rows, start and stop, in voxels along D, H, W of the study's grid.
+Legend: D slices (feet to head), H rows (front to back), W columns (right to left); X, Y, Z are the axes W, H, D. A box
+is an array of two rows, start and stop, in voxels along D, H, W of the study's grid.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class WholeLabels:
     """Label maps of a case in which structures extend beyond the field of view.
 
     Attributes:
-        labels: by id, (D, H, W) uint8, on the model's grid continued as far as the structures reach.
-        window: place of the model's input in these label maps.
+        labels: label maps by id, (D, H, W) uint8, on the model's grid extended to contain all structures.
+        window: position of the model's input in these label maps.
     """
 
     labels: dict[VolumeKind, Tensor]
@@ -49,9 +50,9 @@ class FieldOfView:
     """The visible part of a case's structures.
 
     Attributes:
-        inside: share of each structure's voxels in the field of view, by name, from 0 to 1. Structures that the case
-            lacks are left out.
-        whole: None if every structure lies in the field of view.
+        inside: by structure name, the share of its voxels in the field of view, from 0 to 1. Structures that the case
+            lacks are omitted.
+        whole: label maps beyond the field of view; None if every structure lies in it.
     """
 
     inside: dict[VolumeKind, float]
@@ -67,10 +68,10 @@ def measure_field_of_view(
     """Measures how much of a case's structures a model sees.
 
     Args:
-        volumes: the reference volume, and the label maps that the case has.
+        volumes: the reference volume and the case's label maps.
         preprocessing: the model's input.
-        structures: the structures; structures of label maps that the case lacks are left out.
-        subject: name of the case in errors.
+        structures: the structures. Those of label maps that the case lacks are ignored.
+        subject: the case's name in error messages.
 
     Raises:
         BadVolume: the structures span more than `grid.MAX_GRID_VOXELS` voxels at the model's spacing.
@@ -106,7 +107,7 @@ def _by_name(shares: Mapping[Structure, float]) -> dict[VolumeKind, float]:
 
 
 def mask_structure(structure: Structure, labels: Mapping[VolumeKind, Tensor]) -> Tensor:
-    """Returns a mask of the voxels of a structure in its label map, which may have any shape."""
+    """Returns a mask of a structure's voxels in its label map, which may have any shape."""
     label = labels[structure.label]
     if not structure.values:
         return label > 0

@@ -1,11 +1,11 @@
-"""The common grid of a study, and resampling onto it.
+"""The common grid of a study, and resampling to this grid.
 
-The common grid has the directions and the field of view of the study's reference volume; the caller sets its spacing.
-Its axes are in LPS order, whatever the order in the file: X runs to the patient's left, Y to the back, Z to the head.
-Every volume is interpolated once, directly onto this grid.
+The common grid has the directions and field of view of the study's reference volume. The caller sets its spacing. Its
+axes are in LPS order, whatever the order in the file: X runs to the patient's left, Y to the back, Z to the head. Every
+volume is interpolated only once, directly to this grid.
 
-Legend: X, Y, Z are array axes of a volume or grid; positions are in mm in NIfTI's RAS+ frame. D, H, W are the axes of a
-grid from feet to head, front to back and right to left; K source planes; the slices are weighted sums of them.
+Legend: X, Y, Z array axes of a volume or grid; positions are in mm in NIfTI's RAS+ frame. D, H, W axes of a grid from
+feet to head, front to back and right to left; K source planes. Slices are weighted sums of these planes.
 """
 
 from __future__ import annotations
@@ -59,22 +59,23 @@ one examination are stored in float32, so their axes rarely agree exactly.
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A voxel grid: `shape_XYZ` voxels placed by `affine` (4×4, index to mm)."""
+    """A voxel grid: `shape_XYZ` voxels, placed by `affine` (4×4, maps index to mm)."""
 
     shape_XYZ: tuple[int, int, int]
     affine: NDArray[np.float64]
 
 
 def common_grid(reference: Volume, spacing_DHW_mm: tuple[float, float, float] | None, name: str = "reference") -> Grid:
-    """Builds the grid of a study: the reference's directions, centre and field of view, at another spacing.
+    """Builds the grid of a study. It has the reference's directions, centre and field of view, but another spacing.
 
     Args:
         reference: the volume that defines the grid.
         spacing_DHW_mm: spacing along Z, Y and X of the LPS-ordered grid in mm; None keeps the reference's spacing.
-        name: name of the reference in errors.
+        name: the reference's name in error messages.
 
     Raises:
-        BadVolume: the grid would hold more than `MAX_GRID_VOXELS` voxels, or `headers.MAX_AXIS_VOXELS` along an axis.
+        BadVolume: the grid would contain more than `MAX_GRID_VOXELS` voxels, or more than `headers.MAX_AXIS_VOXELS`
+            along an axis.
     """
     reference_lps = _to_lps(reference)
     reference_mm = np.linalg.norm(reference_lps.affine[:3, :3], axis=0)
@@ -100,11 +101,12 @@ class PlaneStack:
     """A resampled volume in factored form: every slice is a weighted sum of planes.
 
     There is one plane for each slice of the source. For a thick-slice volume on a fine grid, this form takes several
-    times less memory than all slices. Mean and variance follow from the planes alone (`normalisation.compute_moments`).
+    times less memory than the slices. Mean and variance are computed from the planes alone
+    (`normalisation.compute_moments`).
 
     Attributes:
-        planes_KHW: float32, resampled to the grid within each plane.
-        weights: weights of the planes for each slice; they are all 0 for a slice outside the volume.
+        planes_KHW: float32 planes, each resampled in-plane to the grid.
+        weights: for each slice, the weights of the planes. All are 0 for a slice outside the volume.
     """
 
     planes_KHW: Tensor
@@ -124,32 +126,33 @@ class PlaneStack:
 
 
 def resample(volume: Volume, grid: Grid, *, labels: bool, name: str = "volume") -> Voxels:
-    """Resamples a volume to a grid; voxels outside the volume are 0.
+    """Resamples a volume to a grid. Voxels outside the volume become 0.
 
-    Images are interpolated linearly, after a Gaussian low-pass along axes on which the grid is coarser than the volume
-    (sigma = (factor − 1) / 2 voxels, as in scikit-image and MONAI). Label maps take the nearest voxel.
+    Images are interpolated linearly. Along axes on which the grid is coarser than the volume, a Gaussian low-pass is
+    applied first (sigma = (factor − 1) / 2 voxels, as in scikit-image and MONAI). Label maps take the value of the
+    nearest voxel.
 
     Args:
         volume: the volume.
         grid: the grid.
-        labels: whether it is a label map.
-        name: name of the volume in errors.
+        labels: whether the volume is a label map.
+        name: the volume's name in error messages.
 
     Raises:
-        BadVolume: an image has more than `MAX_REDUCTION` voxels per voxel of the grid along an axis.
+        BadVolume: along an axis, an image has more than `MAX_REDUCTION` voxels per voxel of the grid.
     """
     return _resample_nearest(volume, grid) if labels else resample_planes(volume, grid, name).values().numpy().T
 
 
 def resample_planes(volume: Volume, grid: Grid, name: str = "volume", origin: float = 0.0) -> PlaneStack:
-    """Resamples an image to a grid as `resample` does, but returns planes and weights.
+    """Resamples an image to a grid like `resample`, but returns planes and weights.
 
-    Values are measured from `origin`. A 0, as outside the volume, therefore means the value `origin`. The volume is
-    converted to float32 in slabs, unless it is oblique.
+    Values are measured from `origin`. A 0, as outside the volume, therefore represents the value `origin`. The volume
+    is converted to float32 in slabs, unless it is oblique.
 
-    If the axes of volume and grid agree, linear interpolation is separable. One set of weights per axis then replaces
-    the lookup of every voxel; this is about ten times faster. Axes that become shorter come first, so that no
-    intermediate array is larger than both the volume and the grid. Oblique volumes are interpolated voxel by voxel.
+    If the axes of volume and grid are parallel, linear interpolation is separable. One set of weights per axis then
+    replaces the lookup of every voxel. This is about ten times faster. Axes that become shorter are resampled first. No
+    intermediate array is therefore larger than both volume and grid. Oblique volumes are interpolated voxel by voxel.
     """
     source = _to_lps(volume)
     matrix, offset = _index_map(source, grid)
@@ -219,10 +222,10 @@ def check_study(volumes: Mapping[VolumeKind, Volume], reference: VolumeKind, sub
     Args:
         volumes: the study.
         reference: the volume that defines the grid.
-        subject: name of the study in errors: a request field or a generated id.
+        subject: the study's name in error messages: a request field or a generated id.
 
     Raises:
-        BadVolume: the reference is missing, or another volume covers too little of its field of view.
+        BadVolume: the reference is missing, or another volume covers too little of the reference's field of view.
     """
     if reference not in volumes:
         raise BadVolume(

@@ -1,8 +1,8 @@
-"""Headers of NIfTI files: the shape, the geometry and the layout of the voxels, checked.
+"""Headers of NIfTI files: reads and checks the shape, the geometry and the layout of the voxels.
 
-Text fields (description, names, extensions) are never read or echoed, because they often contain a patient's name.
+Text fields (description, names, extensions) are never read or printed, because they often contain a patient's name.
 
-Legend: X, Y, Z are the array's own axes, C its channels.
+Legend: X, Y, Z are the array's own axes; C channels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAGIC = {348: b"n+1", 540: b"n+2"}
 
 @dataclass(frozen=True)
 class VoxelLayout:
-    """Where a decompressed file holds its voxels: `start` is an offset in bytes, value = `slope` · stored + `inter`."""
+    """Position of voxels in a decompressed file: `start` is an offset in bytes, value = `slope` · stored + `inter`."""
 
     shape_XYZC: tuple[int, int, int, int]
     dtype: np.dtype[Any]
@@ -56,10 +56,10 @@ class VoxelLayout:
 
 
 def read_header(content: memoryview, name: str) -> nib.Nifti1Header:
-    """Returns the header at the beginning of a file's decompressed bytes; its fields are not checked yet.
+    """Returns the header at the beginning of a file's decompressed bytes, without checking its fields.
 
     Raises:
-        BadVolume: there is no header, or it does not belong to a single NIfTI file.
+        BadVolume: there is no header, or it is not that of a single NIfTI file.
     """
     for size, header_class in _HEADERS.items():
         for order in ("<", ">"):
@@ -86,7 +86,7 @@ def parse_shape(header: nib.Nifti1Header, name: str, channels: int) -> tuple[int
     """Returns the number of voxels along X, Y and Z.
 
     Raises:
-        BadVolume: the file has other axes or channels, or more voxels than the limits allow.
+        BadVolume: the file has unexpected axes or channels, or too many voxels.
     """
     axes = int(header["dim"][0])
     if not 1 <= axes <= 7:
@@ -103,11 +103,11 @@ def parse_shape(header: nib.Nifti1Header, name: str, channels: int) -> tuple[int
 
 
 def check_shape(sizes: Sequence[int], name: str) -> None:
-    """Checks that a volume has voxels, and not too many.
+    """Checks that a volume has voxels, but not too many.
 
     Args:
-        sizes: size of each axis; the first three are spatial.
-        name: name of the volume in errors.
+        sizes: size of each axis. The first three axes are spatial.
+        name: the volume's name in error messages.
 
     Raises:
         BadVolume: the volume has no voxels, or too many.
@@ -144,7 +144,7 @@ def parse_affine(header: nib.Nifti1Header, shape_XYZ: tuple[int, int, int], name
     """Returns the 4×4 matrix from voxel index to position in mm.
 
     Raises:
-        BadVolume: the matrix is missing or not plausible.
+        BadVolume: the matrix is missing or implausible.
     """
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
         raise BadVolume(
@@ -163,9 +163,9 @@ def check_affine(affine: NDArray[np.float64], shape_XYZ: tuple[int, int, int], n
     """Checks that a geometry is plausible for a scanner.
 
     Args:
-        affine: 4×4, voxel index to patient position in mm.
+        affine: 4×4, maps voxel index to patient position in mm.
         shape_XYZ: shape of the volume.
-        name: name of the volume in errors.
+        name: the volume's name in error messages.
 
     Raises:
         BadVolume: it is not plausible.
@@ -195,7 +195,7 @@ def parse_layout(header: nib.Nifti1Header, shape_XYZC: tuple[int, int, int, int]
     """Returns where and how the voxels are stored.
 
     Raises:
-        BadVolume: the voxels are not real numbers, or their place in the file is not plausible.
+        BadVolume: the voxels are not real numbers, or their position in the file is implausible.
     """
     try:
         dtype = np.dtype(header.get_data_dtype())

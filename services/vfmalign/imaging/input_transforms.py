@@ -1,14 +1,14 @@
-"""Input transforms of tasks: degradations that an encoder sees instead of the clean study.
+"""Input transforms of tasks: degradations of a study that the encoder sees instead of the clean study.
 
-A transform is applied to the signal on the common grid, before normalisation and cropping. At that point, zero means no
-signal, and sums are meaningful. After normalisation, the values are those of a study that was acquired in the degraded
-form. Where a model normalises by a window in Hounsfield units, the signal is measured from the window's lower bound,
-and no voxel is empty.
+A transform is applied to the signal on the common grid, before normalisation and cropping. There, zero means no signal,
+and values may be summed. After normalisation, the values are those of a study acquired in the degraded form. If a model
+normalises by a window in Hounsfield units, the signal is measured from the window's lower bound, and no voxel counts as
+empty.
 
-Transforms are deterministic, and feature requests and manifests state their names. Features before and after
-fine-tuning are therefore computed from the same inputs. A name such as `hidden:t2w+flair` applies a transform to some
-modalities only. To add a transform, write one function and add one entry to `INPUT_TRANSFORMS`, or to
-`MODALITY_TRANSFORMS` if it takes modalities.
+Transforms are deterministic. Feature requests and manifests contain their names. The same inputs are therefore used for
+features before and after fine-tuning. A name such as `hidden:t2w+flair` applies a transform only to the named
+modalities. To add a transform, write a function and register it in `INPUT_TRANSFORMS`, or in `MODALITY_TRANSFORMS` if
+it takes modalities.
 
 Legend: C channels (modalities), D slices, H rows, W columns.
 """
@@ -34,13 +34,13 @@ from vfmalign.imaging.volumes import Voxels
 
 @dataclass(frozen=True)
 class StudyContext:
-    """Properties of a study that a transform may use besides its signal.
+    """Properties of a study, besides its signal, that a transform may use.
 
     Attributes:
         modalities: names of the channels.
         spacing_mm: along D, H, W.
-        reference_XYZ: the voxels of the reference as stored.
-        window: bounds of a normalisation by a window in HU; None for other normalisations.
+        reference_XYZ: the stored voxels of the reference.
+        window: bounds of a normalisation window in HU; None for other normalisations.
     """
 
     modalities: tuple[Modality, ...]
@@ -49,10 +49,10 @@ class StudyContext:
     window: tuple[float, float] | None = None
 
     def seed(self, purpose: str = "") -> int:
-        """Returns a seed derived from the case's own values, and from a purpose if a case needs several seeds.
+        """Returns a seed derived from the case's values and, if a case needs several seeds, from a purpose.
 
-        The values are sorted first, so that a case is degraded in the same way wherever it is read and however its axes
-        are ordered.
+        The values are sorted first. The degradation therefore depends neither on where a case is read nor on the order
+        of its axes.
         """
         values_N = np.sort(self.reference_XYZ, axis=None)
         digest = hashlib.sha256()
@@ -79,11 +79,11 @@ def identity(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 
 
 def half_resolution(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Halves the in-plane resolution on the same grid: the input of the super-resolution task.
+    """Halves the in-plane resolution on the same grid. This is the input of the super-resolution task.
 
-    As in an acquisition at half resolution, the inner half of k-space along H and W is kept and the rest is filled with
-    zeros. Frequencies within the band are exact, the others are lost, and edges ring slightly, as they do in MRI.
-    Voxels that the scanner left empty stay empty. In Hounsfield units, no voxel is empty.
+    As in an acquisition at half resolution, only the inner half of k-space along H and W is kept; the rest is set to
+    zero. Frequencies in this band are exact, and all others are lost. Edges ring slightly, as they do in MRI. Voxels
+    that the scanner left empty stay empty. In Hounsfield units, no voxel counts as empty.
     """
     height, width = signal_CDHW.shape[-2:]
     passband_H = torch.fft.fftfreq(height).abs() < 0.25
@@ -100,17 +100,17 @@ def half_resolution_of(signal_CDHW: Tensor, context: StudyContext, modalities: t
 
 
 def noisy(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Adds noise to every modality: the input of the denoising task; see `noisy_of`."""
+    """Adds noise to every modality; see `noisy_of`. This is the input of the denoising task."""
     return noisy_of(signal_CDHW, context, context.modalities)
 
 
 def noisy_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Adds Rician noise to some modalities, or normal noise to modalities in Hounsfield units.
+    """Adds Rician noise to some modalities. For modalities in Hounsfield units, the noise is normal.
 
-    A magnitude image shows the magnitude of a complex signal. Its real and imaginary parts have independent normal
-    noise of equal SD (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34, 1995). The SD is
-    `NOISE_SHARE` of the channel's bright tissue. Voxels that the scanner left empty stay empty. CT shows no magnitudes:
-    its noise has either sign, and its SD is `NOISE_SHARE` of the window.
+    A magnitude image shows the magnitude of a complex signal. The real and imaginary parts of this signal have
+    independent normal noise of equal SD (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34,
+    1995). The SD of the noise is `NOISE_SHARE` of the channel's bright tissue. Voxels that the scanner left empty stay
+    empty. CT images are not magnitudes: their noise is positive or negative, and its SD is `NOISE_SHARE` of the window.
     """
     channels = []
     for modality, channel_DHW in zip(context.modalities, signal_CDHW, strict=True):
@@ -135,10 +135,10 @@ def _bright(channel_DHW: Tensor) -> float:
 
 
 def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Displaces the diffusion volumes by a simulated susceptibility field: the input of the distortion task.
+    """Displaces the diffusion volumes by a simulated susceptibility field. This is the input of the distortion task.
 
-    DWI shows a signal, which piles up. ADC is a ratio of two such signals and is only displaced. T2W is acquired with a
-    spin-echo train and is not distorted.
+    DWI shows a signal, which also piles up. ADC is a ratio of two such signals and is only displaced. T2W is acquired
+    with a spin-echo train and is not distorted.
     """
     return distorted(signal_CDHW, context, ("dwi", "adc"))
 
@@ -170,12 +170,12 @@ def distorted(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Moda
 
 
 def hidden_adc(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Sets ADC to zero: the input of a translation to ADC."""
+    """Sets ADC to zero. This is the input of a translation to ADC."""
     return hidden(signal_CDHW, context, ("adc",))
 
 
 def hidden(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Sets some modalities to zero: the target of a translation, and modalities that are not its inputs."""
+    """Sets some modalities to zero: the target of a translation and the modalities that are not its inputs."""
     visible = [modality not in modalities for modality in context.modalities]
     return signal_CDHW * torch.tensor(visible, dtype=signal_CDHW.dtype)[:, None, None, None]
 
@@ -206,7 +206,7 @@ MODALITY_TRANSFORMS: dict[str, ModalityTransform] = {
 
 
 def get_input_transform(name: str) -> InputTransform:
-    """Looks up an input transform by name: one of `INPUT_TRANSFORMS`, or `NAME:MODALITY+MODALITY`.
+    """Looks up an input transform by its name in `INPUT_TRANSFORMS`, or by `NAME:MODALITY+MODALITY`.
 
     Raises:
         BadOption: no transform has this name.

@@ -1,7 +1,7 @@
-"""Normalises a study's channels by z-scores, quantiles or a window: computes a signal's statistics and applies them.
+"""Normalises a study's channels by z-scores, quantiles or a window: computes statistics of the signal and applies them.
 
-Legend: C channels (modalities), D slices, H rows, W columns, K planes (the slices are weighted sums of them), N voxels
-of a plane.
+Legend: C channels (modalities), D slices, H rows, W columns, K planes (slices are weighted sums of planes), N voxels of
+a plane.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Moments:
 
     Attributes:
         count: number of nonzero voxels.
-        mean, std: 0 if all voxels are zero.
+        mean, std: mean and SD; 0 if all voxels are zero.
     """
 
     count: int
@@ -51,10 +51,10 @@ class Scale:
     """Normalisation: (signal − mean) / SD for z-scores, (signal − low) / (high − low) for quantiles and windows.
 
     Attributes:
-        mean_C, std_C: float32, mean and SD, or low and high − low; 0 and 1 for a channel without contrast. The signal
-            of a window is measured from its lower bound, so that `low` is 0.
-        preserves_zeros: whether voxels without signal stay 0 instead of becoming −mean / SD.
-        clipped_C: bool, channels with values that are clipped to [0, 1]; None for none.
+        mean_C, std_C: float32, mean and SD, or low and high − low. They are 0 and 1 for a channel without contrast. A
+            window's signal is measured from its lower bound, so its `low` is 0.
+        preserves_zeros: whether voxels without signal stay 0. If not, they become −mean / SD.
+        clipped_C: bool, channels whose values are clipped to [0, 1]; None if there are none.
     """
 
     mean_C: Tensor
@@ -75,7 +75,7 @@ class Scale:
         return signal_CDHW
 
     def invert(self, scores_CDHW: Tensor) -> Tensor:
-        """Recovers the signal from normalised values: the inverse of `apply_`, except where `apply_` clipped values."""
+        """Recovers the signal from normalised values. This inverts `apply_`, except where it clipped values."""
         mean, std = (values_C[:, None, None, None] for values_C in (self.mean_C, self.std_C))
         signal_CDHW = scores_CDHW * std + mean
         return torch.where(scores_CDHW == 0, 0.0, signal_CDHW) if self.preserves_zeros else signal_CDHW
@@ -95,16 +95,17 @@ def _subtract_mean(slab_DHW: NDArray[np.float32], mean: np.float32) -> NDArray[n
 
 
 def compute_moments(planes_KHW: Tensor, weights: AxisWeights | None = None) -> Moments:
-    """Computes the moments of a channel whose slices are weighted sums of planes, without forming the slices.
+    """Computes the moments of a channel whose slices are weighted sums of planes. The slices are not formed.
 
     The sum over all slices is linear in the planes: Σ_d Σ_n Σ_k w_dk p_kn = Σ_k (Σ_d w_dk) (Σ_n p_kn). The sum of
-    squares is Σ_jk (WᵀW)_jk ⟨p_j, p_k⟩, where WᵀW is banded because only neighbouring planes contribute to the same
-    slice. Products are accumulated in float64, and only as many planes are converted at a time as the band is wide.
+    squares is Σ_jk (WᵀW)_jk ⟨p_j, p_k⟩, where WᵀW is banded, because only neighbouring planes contribute to a slice.
+    Products are accumulated in float64. The number of planes converted at a time is the width of the band.
 
     Args:
         planes_KHW: float32.
-        weights: weights of the planes for each slice. The weights are not negative, so that a voxel of a slice is zero
-            only if it is zero in all planes that contribute to the slice. None: the planes are the slices.
+        weights: for each slice, the weights of the planes. They are not negative. A voxel of a slice is therefore zero
+            only if it is zero in all planes that contribute to the slice. If `weights` is None, the planes
+            are the slices.
     """
     planes_KN = planes_KHW.flatten(1)
     weights = AxisWeights.identity(len(planes_KN)) if weights is None else weights
@@ -140,14 +141,14 @@ def _count_nonzero(planes_KN: NDArray[np.float32], weights: AxisWeights) -> int:
 
 
 def scale_from_moments(channels: Iterable[Moments]) -> Scale:
-    """Scales by the mean and SD of each channel over its nonzero voxels; zeros stay zero."""
+    """Scales by the mean and SD of each channel over its nonzero voxels. Zeros stay zero."""
     pairs = [(moments.mean, moments.std) if moments.has_contrast else (0.0, 1.0) for moments in channels]
     mean_C, std_C = torch.tensor(pairs, dtype=torch.float32).unbind(1)
     return Scale(mean_C, std_C, preserves_zeros=True)
 
 
 def scale_from_gland(signal_CDHW: Tensor, gland_DHW: Tensor) -> Scale:
-    """Scales by the mean and population SD of each channel inside the gland; zeros are shifted as well."""
+    """Scales by the mean and population SD of each channel inside the gland. Zeros are shifted as well."""
     inside_CN = signal_CDHW[:, gland_DHW > 0].double()
     std_C = inside_CN.std(1, correction=0)
     varies_C = std_C > 0
@@ -158,17 +159,17 @@ def scale_from_gland(signal_CDHW: Tensor, gland_DHW: Tensor) -> Scale:
 def scale_from_quantiles(
     channels: Iterable[Tensor], quantiles: tuple[float, float], names: Sequence[str], subject: str
 ) -> Scale:
-    """Scales so that two quantiles of each channel become 0 and 1, and clips to [0, 1].
+    """Maps two quantiles of each channel to 0 and 1, and clips to [0, 1].
 
     Quantiles are computed over all voxels of a channel, including zeros, as in brainchop
-    (github.com/neuroneural/brainchop). They are interpolated linearly between order statistics in float64. A channel
-    that is 0 everywhere, because an input transform hid it, keeps its units.
+    (github.com/neuroneural/brainchop). Linear interpolation between order statistics is done in float64. A channel that
+    is 0 everywhere, because an input transform hid it, keeps its units.
 
     Args:
-        channels: (D, H, W) each, before cropping; read one after the other.
+        channels: (D, H, W) channels before cropping. They are read one after the other.
         quantiles: the lower and the upper quantile, in [0, 1].
-        names: names of the channels in errors.
-        subject: name of the study in errors.
+        names: names of the channels in error messages.
+        subject: the study's name in error messages.
 
     Raises:
         BadVolume: both quantiles of a channel are equal.
@@ -191,9 +192,9 @@ def scale_from_quantiles(
 
 
 def scale_from_window(window: tuple[float, float], channels: int) -> Scale:
-    """Scales so that the bounds of a window become 0 and 1, and clips to [0, 1].
+    """Maps the bounds of a window to 0 and 1, and clips to [0, 1].
 
-    The signal is measured from the lower bound, so that padding and hidden channels have this value.
+    The signal is measured from the lower bound, so padding and hidden channels have this value.
     """
     width_C = torch.full((channels,), window[1] - window[0])
     clipped_C = torch.ones(channels, dtype=torch.bool)

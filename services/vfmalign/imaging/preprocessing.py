@@ -1,15 +1,16 @@
-"""Preprocessing of a study: from volumes to the tensor that an encoder takes.
+"""Preprocessing of a study: converts volumes to the input tensor of an encoder.
 
-The steps are resampling to the common grid, which one modality defines (`Preprocessing.reference`), the input
-transform, cropping and padding, and normalisation. ProFound (github.com/pipiwang/ProFound, branch demo) normalises each
-channel by its z-score over nonzero voxels, then crops to the centre and pads with zeros; its data already lie on one
+The steps are resampling to the common grid, the input transform, cropping and padding, and normalisation. One modality
+(`Preprocessing.reference`) defines the grid. ProFound (github.com/pipiwang/ProFound, branch demo) normalises each
+channel by its z-score over nonzero voxels, then crops to the centre and pads with zeros. Its data already lie on one
 grid. Here, volumes are first resampled to one grid (`grid`). A window in Hounsfield units needs no statistics. Signals
-are measured from the window's lower bound. A 0 in padding, outside a volume or in a hidden channel therefore means this
-bound. ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland and resizes each
-slice to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and interpolates every volume only once.
+are measured from this window's lower bound. A 0 in padding, outside a volume or in a hidden channel therefore
+represents this bound. ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland
+and resizes each slice to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and interpolates every
+volume only once.
 
 Legend: C channels (modalities), D slices (feet to head), H rows (front to back), W columns (right to left), K planes
-(the slices are weighted sums of them).
+(slices are weighted sums of planes).
 """
 
 from __future__ import annotations
@@ -48,19 +49,19 @@ GLAND = LabelMap(name="gland", values={1: "gland"})
 
 @dataclass(frozen=True, eq=False)
 class PreparedStudy:
-    """Tensors of one study for an encoder and a task's head, all on one grid of the same shape.
+    """Tensors of one study for an encoder and the head of a task. All lie on one grid of the same shape.
 
     Attributes:
         input_CDHW: float32, after the input transform.
-        clean_CDHW: float32, before the input transform but on the input's scale. It is normalised by the statistics of
-            the input, because a study that is degraded in reality has no other statistics. A channel that the transform
-            hid keeps its own units. Shares memory with the input if the transform changes nothing.
+        clean_CDHW: float32, before the input transform but in the scale of the input. It is normalised by the input's
+            statistics, because a really degraded study would have no others. A channel hidden by the transform keeps
+            its own units. If the transform changes nothing, this tensor shares memory with the input.
         scale: converts the input's signal into z-scores.
-        labels: label maps by id, (D, H, W) uint8. A missing map differs from an empty map.
-        label_max: highest value of each whole label map, including outside the crop.
+        labels: label maps by id, (D, H, W) uint8. A missing map is not the same as an empty map.
+        label_max: highest value of each whole label map, including values outside the crop.
         spacing_mm: along D, H, W.
-        slices: index of the tensors' first slice in the study's grid (negative if slices were padded before the grid),
-            and the grid's number of slices.
+        slices: index in the study's grid of the tensors' first slice (negative if slices were padded before the grid),
+            and number of slices of this grid.
     """
 
     input_CDHW: Tensor
@@ -85,18 +86,18 @@ def prepare_study(
     """Prepares one study for an encoder.
 
     Args:
-        volumes: at least the `needed_kinds`; also the label maps that the study has.
+        volumes: at least the `needed_kinds`, and all label maps of the study.
         preprocessing: input format of the encoder.
-        input_transform: a name that `input_transforms.get_input_transform` accepts.
-        subject: name of the study in errors: a request field or a generated id.
-        labels: label maps to prepare, as far as the study has them.
-        allow_cut: whether a label map that may not be empty may lie outside the crop; see `field_of_view`.
+        input_transform: name of an input transform; see `input_transforms.get_input_transform`.
+        subject: the study's name in error messages: a request field or a generated id.
+        labels: label maps to prepare. Those that the study lacks are ignored.
+        allow_cut: accept label maps outside the crop, even if they may not be empty; see `field_of_view`.
         context: checked before every volume.
 
     Raises:
         BadOption: the input transform is unknown.
         BadVolume: a modality is missing, does not overlap the reference, has no contrast or is too fine for the grid.
-            Or a label map that may not be empty is empty, or less than `MIN_COVERAGE` of this map lies in the crop.
+            Or a label map that may not be empty is empty, or less than `MIN_COVERAGE` of it lies in the crop.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     transform = get_input_transform(input_transform)
@@ -233,7 +234,7 @@ def _native_gland_scale(
 def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
     """Returns the volumes that every study must have.
 
-    These are the volume that defines the grid, the modalities, and the gland mask if normalisation needs it.
+    These are the volume that defines the grid, the modalities and, if normalisation needs it, the gland mask.
     """
     gland: tuple[VolumeKind, ...] = ("gland",) if preprocessing.normalisation == "zscore_gland" else ()
     return tuple(dict.fromkeys((preprocessing.reference, *preprocessing.modalities, *gland)))
@@ -242,8 +243,8 @@ def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
 def crop_or_pad(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
     """Crops the last three axes to their centre and pads them with zeros.
 
-    The result is equal to MONAI's `ResizeWithPadOrCrop` in every voxel. MONAI's own transform is not used because
-    importing it adds two seconds to every start of the feature service.
+    Every voxel of the result equals that of MONAI's `ResizeWithPadOrCrop`. MONAI's own transform is not used, because
+    its import delays every start of the feature service by two seconds.
 
     Args:
         volume: (…, D, H, W).
@@ -257,7 +258,7 @@ def crop_or_pad(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
 
 
 def padding_before(size: int, target: int) -> int:
-    """Returns how much `crop_or_pad` adds before an axis; negative where it crops."""
+    """Returns how many elements `crop_or_pad` adds before an axis; negative if it crops."""
     overlap = min(size, target)
     return (target - overlap) // 2 - (size // 2 - overlap // 2)
 

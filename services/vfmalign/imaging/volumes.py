@@ -1,9 +1,9 @@
-"""NIfTI volumes: decoding with validation, encoding, and loading a stored case.
+"""NIfTI volumes: decoding with validation, encoding, and loading of stored cases.
 
-Text fields of the header (description, names, extensions) are never read, echoed or written, because they often contain
-a patient's name.
+Text fields of the header (description, names, extensions) are never read, printed or written, because they often
+contain a patient's name.
 
-Legend: X, Y, Z are the array's own axes, whatever directions its affine gives them.
+Legend: X, Y, Z are the array's own axes, whatever their directions in its affine.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Volume:
     """A volume and the position of its voxels.
 
     Attributes:
-        array_XYZ: the values as float32 or, if possible, as integers of 8 or 16 bits, which save half to three quarters
-            of the memory. Label maps contain small whole numbers.
-        affine: 4×4 float64, voxel index to patient position in mm (NIfTI's RAS+ axes).
+        array_XYZ: float32 values or, where possible, integers of 8 or 16 bits, which take a quarter to half of the
+            memory. Label maps contain small whole numbers.
+        affine: 4×4 float64, maps voxel index to patient position in mm (NIfTI's RAS+ axes).
     """
 
     array_XYZ: Voxels
@@ -72,7 +72,7 @@ class Volume:
         return int(self.array_XYZ.nbytes)
 
     def slabs(self) -> Iterator[Voxels]:
-        """Yields consecutive slabs along Z as views, for work that would otherwise copy the volume."""
+        """Yields consecutive slabs along Z as views. Use it where processing the whole volume would copy it."""
         width, height, depth = self.array_XYZ.shape
         step = max(1, _SLAB_VOXELS // (width * height))
         for first in range(0, depth, step):
@@ -83,7 +83,7 @@ class Volume:
         return self.array_XYZ.dtype.kind in "iu" or all(bool((slab == np.rint(slab)).all()) for slab in self.slabs())
 
     def list_values(self) -> set[int]:
-        """Returns the values of a label map, without 0."""
+        """Returns the values that occur in a label map, except 0."""
         return {int(value) for slab in self.slabs() for value in np.unique(slab)} - {0}
 
 
@@ -95,18 +95,18 @@ def decode(
     is_label: bool | None = False,
     context: WorkContext = UNLIMITED,
 ) -> Volume:
-    """Decodes and validates one NIfTI file (`.nii` or `.nii.gz`, told apart by its first bytes).
+    """Decodes and validates one NIfTI file. Its first bytes show whether it is `.nii` or `.nii.gz`.
 
     Args:
         data: the file's bytes.
-        name: name of the volume in errors: a URI, a request field or a generated id.
+        name: the volume's name in error messages: a URI, a request field or a generated id.
         kind: modality or label map that the volume shows.
-        is_label: whether it is a label map, which must hold whole numbers from 0 to 255, or an image, which must have
-            contrast. None skips both checks, because a volume of a dataset was checked when it was imported.
-        context: checked while a file is decompressed.
+        is_label: true for a label map, which must contain whole numbers from 0 to 255. False for an image, which must
+            have contrast. None skips both checks. Volumes of a dataset were already checked at import.
+        context: checked for cancellation while a file is decompressed.
 
     Raises:
-        BadVolume: the bytes are not a NIfTI file, are truncated, or hold values or geometry that cannot be used.
+        BadVolume: the bytes are not a NIfTI file or are truncated, or their values or geometry cannot be used.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     array_XYZ1, affine = _decode_channels(data, name, 1, context)
@@ -120,11 +120,11 @@ def decode_channels(data: bytes, name: str, kinds: Sequence[VolumeKind]) -> dict
 
     Args:
         data: the file's bytes.
-        name: name of the file in errors.
-        kinds: kind of each channel; the file must have as many channels.
+        name: the file's name in error messages.
+        kinds: kind of each channel. The file must have this number of channels.
 
     Raises:
-        BadVolume: as `decode`, or the file has a different number of channels.
+        BadVolume: as for `decode`, or the file has a different number of channels.
     """
     array_XYZC, affine = _decode_channels(data, name, len(kinds), UNLIMITED)
     volumes: dict[VolumeKind, Volume] = {}
@@ -153,8 +153,9 @@ def _decode_channels(
 def encode(volume: Volume, level: int = 4) -> bytes:
     """Encodes a volume as `.nii.gz`. Equal volumes give equal bytes, and every text field of the header is empty.
 
-    Whole numbers are stored as the smallest of uint8, int16 and uint16 that holds them, all other values as float32.
-    Volumes are stored with the default `level` of compression; 0 saves time if the bytes are decoded right away.
+    Whole numbers are stored as the smallest suitable type of uint8, int16 and uint16; all other values are stored as
+    float32. Volumes are stored with the default compression `level`. Level 0 saves time if the bytes are decoded at
+    once.
     """
     # Not gzip.compress: its header differs between Python versions, but equal volumes must give equal bytes.
     compressor = zlib.compressobj(level=level, wbits=31)
@@ -165,14 +166,14 @@ def encode(volume: Volume, level: int = 4) -> bytes:
 
 
 def check_encoding(data: bytes, volume: Volume, name: str) -> None:
-    """Checks that a file holds nothing but the output of `encode`: no text in the header, and no data after its end.
+    """Checks that a file contains only the output of `encode`: no text in the header and no data after its end.
 
-    The compressed bytes may come from another version of zlib.
+    The compressed bytes may have been written by another version of zlib.
 
     Args:
         data: the file.
-        volume: the volume decoded from it.
-        name: name of the file in errors.
+        volume: the volume decoded from the file.
+        name: the file's name in error messages.
 
     Raises:
         BadVolume: it holds something else.
@@ -254,7 +255,7 @@ def _choose_dtype(stored_N: NDArray[Any], slope: float, inter: float) -> np.dtyp
 
 
 def check_values(volume: Volume, name: str, kind: VolumeKind, *, is_label: bool | None) -> None:
-    """Checks that values can be used; for arguments and errors, see `decode`."""
+    """Checks that values can be used. For arguments and errors, see `decode`."""
     low, high = float(volume.array_XYZ.min()), float(volume.array_XYZ.max())
     if not (math.isfinite(low) and math.isfinite(high)):  # minimum and maximum are NaN if any value is
         raise BadVolume(
@@ -280,11 +281,11 @@ def _find_integers(low: float, high: float) -> type[np.generic] | None:
 
 
 def check_study_size(sizes_bytes: Iterable[int], subject: str) -> None:
-    """Checks that the decoded volumes of a case take at most `MAX_STUDY_BYTES`; call it after reading each volume.
+    """Checks that the decoded volumes of a case take at most `MAX_STUDY_BYTES`. Call it after reading each volume.
 
     Args:
-        sizes_bytes: sizes of the volumes so far, see `Volume.size_bytes`.
-        subject: name of the case in errors.
+        sizes_bytes: sizes of the volumes read so far; see `Volume.size_bytes`.
+        subject: the case's name in error messages.
 
     Raises:
         BadVolume: the volumes are larger.
@@ -304,13 +305,13 @@ def load_case(
 
     Args:
         store: the deployment's object storage.
-        case: the case, with a digest for every volume.
+        case: the case, with a digest of every volume.
         kinds: volumes to read, such as `("t2w", "dwi", "adc", "gland")`.
         labels: label maps to read.
 
     Raises:
-        NotFound: the case has no volume of a kind.
-        DataLoss: a stored volume is missing, or is not the one with which the dataset was created.
+        NotFound: the case lacks one of these volumes.
+        DataLoss: a stored volume is missing, or differs from the one with which the dataset was created.
         BadVolume: a stored volume cannot be used.
     """
     volumes: dict[VolumeKind, Volume] = {}

@@ -1,8 +1,8 @@
 """`python -m vfmalign.training SPEC_URI`: run one job in this process.
 
 Exit codes: 0 done, 1 internal error (see the log), 2 invalid spec, 3 invalid data, 69 the object store is unavailable,
-75 another transient failure (try again), 76 another process of the job is lost, 143 stopped on request with its state
-stored. `vfmalign.training.launch` starts several processes for one job.
+75 another transient failure (try again), 76 another process of the job was lost, 143 stopped on request after storing
+its state. `vfmalign.training.launch` starts several processes for one job.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = logs.get(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job of the spec at a URI; returns the exit code."""
+    """Runs the job whose spec is stored at a URI. Returns the exit code."""
     arguments = parser("training", TrainingSettings, (__doc__ or "").strip())
     arguments.add_argument("spec_uri", help="s3://BUCKET/TENANT/jobs/ID/spec.json")
     uri: str = arguments.parse_args(argv).spec_uri

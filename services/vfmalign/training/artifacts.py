@@ -1,7 +1,7 @@
 """Artifacts that a job writes to object storage: progress, encoders and figures.
 
-Every artifact has its own address, and its content does not depend on the attempt that writes it, so that an
-interrupted job can be run again.
+Every artifact has its own address. Its content does not depend on the attempt that writes it, so that an interrupted
+job can be run again.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def write_progress(store: ObjectStore, job: str, point: JobProgress) -> None:
 
 
 def copy_weights(encoder: Encoder | None) -> dict[str, Tensor]:
-    """Copies an encoder's weights to the CPU; empty for None."""
+    """Copies an encoder's weights to the CPU; empty if the encoder is None."""
     return {} if encoder is None else {name: t.detach().cpu().clone() for name, t in encoder.state_dict().items()}
 
 
 def publish_encoder(store: ObjectStore, plan: JobPlan, data: JobData, learner: Learner) -> ModelCard | None:
-    """Publishes the encoder with its current weights, without its head.
+    """Publishes the encoder with its current weights, but without its head.
 
     Returns:
-        The card of the model, or None where there is no encoder.
+        The card of the model; None if there is no encoder.
     """
     if learner.encoder is None:
         return None
@@ -97,7 +97,7 @@ def write_figures(
     state: TrainerState,
     stop: ShutdownRequest,
 ) -> tuple[StoredFigure, ...]:
-    """Draws slices of the first cases with a value of the primary metric, and writes the learning curve as JSON."""
+    """Draws slices of the first cases for which the primary metric has a value. Writes the learning curve as JSON."""
     primary = learner.metrics[0].name
     title = learner.metrics[0].title
     value_name = title if learner.metrics[0].of_set == "mean" else "probability"

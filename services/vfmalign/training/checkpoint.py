@@ -1,9 +1,9 @@
-"""Checkpoints of a running job: everything needed to continue as if it had not been interrupted.
+"""Checkpoints of a running job. A resumed job continues as if it had not been interrupted.
 
-Tensors are stored as safetensors (nothing is ever pickled) under `jobs/<id>/checkpoint/<sha256>.safetensors`. A commit
-is a single put of `latest.json` after the tensors. Two processes of one job may overlap, for example while a pod is
-replaced. Each commit therefore names its tensors by digest. A commit counts as absent if the other process has deleted
-its tensors. The job then starts from the beginning, and has the same result, only later.
+Tensors are stored as safetensors, never pickled, under `jobs/<id>/checkpoint/<sha256>.safetensors`. A commit is a
+single put of `latest.json` after the tensors were stored. Two processes of the same job may overlap, for example while
+a pod is replaced. Each commit therefore refers to its tensors by digest. If the other process has deleted these
+tensors, the commit is treated as absent. The job then starts from the beginning. Its result is the same, only later.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class TrainerState(Record):
     """State of a job, committed as `checkpoint/latest.json`.
 
     Attributes:
-        spec_digest: digest of the job's spec; a checkpoint of another spec is never used.
-        step: number of optimiser steps done.
-        loss_sum: sum of the training losses of the current epoch.
-        curve: the validations done so far.
+        spec_digest: digest of the job's spec. A checkpoint of another spec is never used.
+        step: number of completed optimiser steps.
+        loss_sum: sum of the training losses in the current epoch.
+        curve: the validations completed so far.
         best_epoch: epoch of the best validation so far.
-        best: the network's weights at `best_epoch`.
-        state: network, optimiser and random states after `step`.
-        stage_seconds: wall time per stage so far, over all attempts.
+        best: weights of the network at `best_epoch`.
+        state: states of network, optimiser and random generators after `step`.
+        stage_seconds: wall time of each stage so far, summed over all attempts.
     """
 
     spec_digest: Sha256
@@ -66,7 +66,7 @@ class CheckpointStore:
         self._committed: StoredObject | None = None
 
     def load_latest(self) -> tuple[TrainerState, bytes] | None:
-        """Loads the last commit of this spec and its tensors; None if there is no commit or it cannot be used."""
+        """Loads the last commit of this spec and its tensors. Returns None if there is no usable commit."""
         try:
             state = TrainerState.model_validate(self._store.get_json(job_key(self._job, "checkpoint/latest.json")))
             if state.spec_digest != self._spec_digest or state.state is None:
@@ -84,9 +84,9 @@ class CheckpointStore:
         return state, data
 
     def commit(self, state: TrainerState, tensors: bytes) -> TrainerState:
-        """Stores the tensors, then the state that names them; then deletes the tensors of the previous commit.
+        """Stores the tensors, then the state that refers to them. Then deletes the previous commit's tensors.
 
-        In this order, a kill at any point leaves a `latest.json` with existing tensors.
+        Because of this order, `latest.json` always refers to existing tensors, even if the process is killed.
         """
         state = state.model_copy(update={"state": self.put(tensors)})
         self._store.put(job_key(self._job, "checkpoint/latest.json"), state.to_json(), content_type="application/json")
@@ -107,11 +107,11 @@ class CheckpointStore:
             return self._store.upload(key, path)
 
     def get(self, ref: StoredObject) -> bytes:
-        """Reads tensors, verified by their digest."""
+        """Reads tensors and verifies them by their digest."""
         return self._store.get(ref.key, sha256=ref.sha256)
 
     def delete(self, ref: StoredObject) -> None:
-        """Deletes tensors to which no commit refers any more."""
+        """Deletes tensors to which no commit refers."""
         self._store.delete(ref.key)
 
 

@@ -1,7 +1,7 @@
 """Cases as tensors in memory, and the seeded order in which they are drawn.
 
-No random state is kept: every draw has its own generator, seeded by the job's seed, the purpose and the number of the
-draw. A resumed job therefore sees exactly the batches that an uninterrupted one would have seen.
+No random state is kept. Every draw has its own generator, seeded by the job's seed, the purpose and the draw's number.
+A resumed job therefore sees the same batches as an uninterrupted one.
 
 Axes: N batch, C channels, D H W depth, height, width (z, y, x).
 """
@@ -42,19 +42,19 @@ class PreparedCase:
         case: the case's id.
         group: the patient's generated id.
         input_CDHW: float32, after the task's input transform.
-        clean_CDHW: float32, before this transform, on the input's scale (see `imaging.preprocessing.PreparedStudy`).
-        labels: the task's label maps by id, (D, H, W) uint8, 0 outside.
+        clean_CDHW: float32, before this transform, in the input's scale (see `imaging.preprocessing.PreparedStudy`).
+        labels: label maps of the task by id, (D, H, W) uint8; 0 outside.
         spacing_mm: along D, H, W.
         modalities: names of the channels.
-        scale: scale between the input and its signal.
-        label_max: highest value of each whole label map, including outside the crop.
-        classes: for each class that the case states, whether the case belongs to it.
-        slices: first slice and number of slices, see `PreparedStudy`; None for a whole volume without padding.
-        positive: whether the case is in the task's class; None if the task has none.
-        focus_DHW: bool, voxels on which patches are centred (`FOCUS_SHARE`); None for none.
-        inside: share of each of the task's structures that lies in the field of view, by name.
-        whole: label maps that extend beyond the field of view, for scoring segmentations; None if no structure extends
-            beyond it.
+        scale: scale that relates the input to its signal.
+        label_max: highest value of each whole label map, including values outside the crop.
+        classes: whether the case belongs to each class. Only classes that the case states are included.
+        slices: first slice and number of slices; see `PreparedStudy`. None for a whole volume without padding.
+        positive: whether the case belongs to the task's class; None if the task has no class.
+        focus_DHW: bool, voxels on which patches may be centred (`FOCUS_SHARE`); None if there are none.
+        inside: by structure name, the share of each of the task's structures in the field of view.
+        whole: label maps that extend beyond the field of view, for scoring segmentations; None if all structures lie
+            within it.
     """
 
     case: str
@@ -87,14 +87,14 @@ class Batch:
 
 
 def derive_seed(seed: int, purpose: str, number: int = 0) -> int:
-    """Derives a seed for one purpose and one draw, independent of all others."""
+    """Derives a seed for one purpose and draw. It is independent of all other seeds."""
     # The purposes are part of every stored result: renaming one would change all batches of existing seeds.
     digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(seed: int, purpose: str, number: int = 0) -> torch.Generator:
-    """A CPU generator for one draw."""
+    """Random generator on the CPU for one draw."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, number))
 
 
@@ -107,18 +107,18 @@ def load_cases(
     workers: int,
     check: Callable[[], None],
 ) -> list[PreparedCase]:
-    """Reads, verifies and prepares cases in parallel; all are kept in memory.
+    """Reads, verifies and prepares cases in parallel. All cases are kept in memory.
 
     Args:
         store: the deployment's object storage.
-        cases: cases to read; a case that appears twice is read once.
-        task: the task, which determines label maps and input transform; None for a pretraining.
+        cases: cases to read. A case that appears twice is read only once.
+        task: the task, which determines label maps and input transform; None for pretraining.
         preprocessing: the encoder's input.
-        workers: number of cases that are read and prepared concurrently.
-        check: called between cases; raises to stop.
+        workers: number of cases to read and prepare concurrently.
+        check: called between cases. It raises an error to stop.
 
     Returns:
-        One prepared case per case, in order.
+        The prepared cases, in the order of `cases`.
 
     Raises:
         BadDataset: a volume is missing or differs from the one in the dataset.
@@ -150,7 +150,7 @@ def _load_case(store: ObjectStore, case: Case, task: TaskSpec | None, preprocess
 def prepare_case(
     volumes: Mapping[VolumeKind, Volume], case: Case, task: TaskSpec | None, preprocessing: Preprocessing
 ) -> PreparedCase:
-    """Prepares the volumes of a case; raises the errors of `load_cases`."""
+    """Prepares the volumes of a case. Raises the errors of `load_cases`."""
     labels = task.labels if task is not None else ()
     for label in labels:
         _check_values(volumes[label.name], label, case.id)
@@ -179,9 +179,11 @@ def prepare_case(
 
 
 def shuffle_targets(cases: Sequence[PreparedCase], seed: int) -> list[PreparedCase]:
-    """Gives each case the targets of another case (reference volume, label maps, class). The inputs are not exchanged.
+    """Gives each case the targets of another case: reference volume, label maps and class.
 
-    The permutation is one cycle through all cases in a drawn order, so that no case keeps its own target.
+    The inputs are not exchanged.
+
+    The permutation is one cycle through all cases in random order, so that no case keeps its own targets.
     """
     order = torch.randperm(len(cases), generator=generator(seed, "shuffled labels")).tolist()
     sources = dict(zip(order, [*order[1:], *order[:1]], strict=True))
@@ -220,13 +222,13 @@ def draw_batch(
     seed: int,
     device: torch.device,
 ) -> Batch:
-    """Draws the batch of one step: takes cases from a seeded shuffle, cuts patches, and flips with probability 0.5.
+    """Draws the batch of one step: takes cases from a seeded shuffle, cuts patches and flips with probability 0.5.
 
     Args:
-        cases: the split to draw from. If the task has a class, cases in it and other cases are drawn equally often.
-        step: 0-based number of the step in the whole job.
-        batch_size: number of cases. A batch contains no case twice unless `cases` has fewer cases.
-        patch_shape_dhw: size of the patches, None for whole volumes.
+        cases: the split to draw from. If the task has a class, positive and negative cases are drawn equally often.
+        step: number of the step in the whole job, from 0.
+        batch_size: number of cases. A batch contains a case twice only if `cases` has fewer cases than the batch.
+        patch_shape_dhw: size of the patches; None for whole volumes.
         seed: the job's seed.
         device: device of the batch.
     """
@@ -243,7 +245,10 @@ def draw_batch(
 
 
 def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Returns the indices of one step's cases. A shuffle is cut into whole batches; the remaining cases are unused."""
+    """Returns the indices of one step's cases.
+
+    Each shuffle is divided into whole batches. Its remaining cases are not used.
+    """
     rounds = -(-batch_size // n_cases)  # number of shuffles for one batch
     per_round = max(1, n_cases // batch_size)
     number, place = divmod(step, per_round)
@@ -255,7 +260,7 @@ def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[i
 
 
 def balanced_indices(positives: Sequence[bool], batch_size: int, step: int, seed: int) -> list[int]:
-    """Returns the indices of one step's cases: the classes alternate, and each class has seeded shuffles of its own."""
+    """Returns the indices of one step's cases. The two classes alternate, and each has its own seeded shuffles."""
     members = [[i for i, positive in enumerate(positives) if positive is truth] for truth in (False, True)]
     indices = []
     for number in range(step * batch_size, (step + 1) * batch_size):

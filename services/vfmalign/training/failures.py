@@ -27,10 +27,10 @@ _log = logs.get(__name__)
 
 
 def get_exit_code(error: VfmalignError) -> int:
-    """Returns the exit code for a training process that ends with this error.
+    """Returns the exit code of a training process that ends with this error.
 
-    An unavailable store and a lost process have their own codes, because the training did not fail. Without the store,
-    a process can report its end only by the exit code.
+    An unavailable store and a lost process have codes of their own, because they are not failures of the training.
+    Without the store, only the exit code can report how a process ended.
     """
     if isinstance(error, StoreUnavailable):
         return STORE_UNAVAILABLE
@@ -38,9 +38,9 @@ def get_exit_code(error: VfmalignError) -> int:
 
 
 def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
-    """Writes `failure.json` for an error that would occur again, and returns the exit code.
+    """Writes `failure.json` if the error would occur again, and returns the exit code.
 
-    A stop on request or a transient failure does not count as a failure of the job, and writes no such file.
+    A stop on request or a transient failure is not a failure of the job and writes no such file.
     """
     code = get_exit_code(error)
     match = _SPEC_URI.fullmatch(spec_uri)
@@ -56,5 +56,5 @@ def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
 
 
 def clear(store: ObjectStore, job: str) -> None:
-    """Deletes the failure of an earlier attempt, so that a job that runs again does not count as failed."""
+    """Deletes the failure of an earlier attempt. Otherwise, a job that runs again would count as failed."""
     store.delete(job_key(job, "failure.json"))

@@ -1,6 +1,6 @@
 """Panels of image slices, drawn as PNG.
 
-Axes: H rows, W columns of one slice.
+Axes: H rows, W columns of a slice.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _COLOURS = ("#19c3c3", "#ff5a36", "#f2c53d", "#8f7ee7", "#6cc644", "#e86eb7")
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of a row of images.
+    """One image in a row of images.
 
     Attributes:
         title: title above the image.
         image_HW: grey values.
-        limits: grey values shown as black and white; None for the image's own 1st and 99th percentile.
-        outlines: masks to outline, each in its own colour, such as gland and lesion.
+        limits: grey values shown as black and white; None for the image's 1st and 99th percentile.
+        outlines: masks to outline, such as gland and lesion, each in its own colour.
         aspect: height of a voxel divided by its width.
     """
 
@@ -36,7 +36,7 @@ class Panel:
 
 
 def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
-    """Draws panels side by side; equal panels give equal bytes."""
+    """Draws panels side by side. Equal panels give equal bytes."""
     # Imported here: it takes half a second, and only a job that ends draws figures. The Figure class without pyplot,
     # which keeps global state and looks for a display.
     from matplotlib.figure import Figure
@@ -58,6 +58,6 @@ def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
 
 
 def grey_limits(image_HW: NDArray[np.float32]) -> tuple[float, float]:
-    """Returns the 1st and 99th percentile, used as common grey limits of images to be compared."""
+    """Returns the 1st and 99th percentile. Use them as common grey limits of images to compare."""
     low, high = np.percentile(image_HW, (1, 99))
     return float(low), float(high) if high > low else float(low) + 1.0

@@ -1,8 +1,7 @@
-"""One job from its spec to its result: the order of the stages.
+"""One job from its spec to its result. This module defines the order of the stages.
 
-Every artifact is written at its own address and has the same content whichever attempt writes it. `result.json` is
-written last, by a conditional put, which is the commit. A job that is interrupted at any point continues when it is run
-again.
+Every artifact is written at its own address. All attempts write the same content. `result.json` is written last by a
+conditional put, which commits the job. A job can be interrupted at any point and continues when it is run again.
 """
 
 from __future__ import annotations
@@ -52,14 +51,14 @@ Baseline = Callable[[PreparedCase], dict[str, float | None]]
 
 @dataclass(frozen=True)
 class CaseSplits:
-    """A job's cases in memory, by split."""
+    """The cases of a job in memory, by split."""
 
     train: list[PreparedCase]
     val: list[PreparedCase]
     test: list[PreparedCase]
 
     def list_inside(self) -> tuple[CaseInside, ...]:
-        """Lists, for every case with a structure, the share of each structure that is inside the field of view."""
+        """Lists, for every case with structures, the share of each structure inside the field of view."""
         splits: tuple[tuple[Split, list[PreparedCase]], ...] = (
             ("train", self.train),
             ("val", self.val),
@@ -93,7 +92,7 @@ def run_job(
     stop: ShutdownRequest,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
-    """Runs a job to its result; a job that has a result is left unchanged.
+    """Runs a job to its result. A job that already has a result is left unchanged.
 
     All processes train. Only the main process performs the stages after training.
 
@@ -105,7 +104,7 @@ def run_job(
         process_group: the processes that run the job together.
 
     Raises:
-        VfmalignError: see `failures` for the exit code of each.
+        VfmalignError: see `failures` for the exit code of each error.
     """
     if process_group.any_rank(store.exists(job_key(spec.job_id, "result.json"))):
         _log.info("job_already_done", job=spec.job_id)
@@ -212,7 +211,7 @@ def configure_torch(options: TrainingOptions, process_group: ProcessGroup = SING
 
 
 def describe_device(device: torch.device) -> str:
-    """Description of the device for a result."""
+    """Description of the device for the job's result."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu, {pluralise(torch.get_num_threads(), 'thread')}"

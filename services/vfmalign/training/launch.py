@@ -1,9 +1,9 @@
 """`python -m vfmalign.training.launch … SPEC_URI`: start the processes of one job on this machine.
 
-The same command runs on every machine of the job, each with its own node rank. Together the processes train like a
-single one, in less time (docs/scale.md). The exit codes are the codes of `vfmalign.training`. The launcher exits with
+The same command runs on every machine of the job, each with its own node rank. All processes together train like a
+single one, but in less time (docs/scale.md). The exit codes are those of `vfmalign.training`. The launcher exits with
 the code of the process that caused the job to end. On SIGTERM, all processes of the job on all machines store their
-state and end with 143. Nothing is restarted here: run the commands again to continue the job.
+state and exit with 143. The launcher restarts nothing: run the commands again to continue the job.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _log = logs.get(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Starts this machine's processes and waits for them; returns the exit code."""
+    """Starts this machine's processes and waits for them. Returns the exit code."""
     arguments = _parse(argv)
     settings = load(TrainingSettings)
     logs.configure("training", settings.log)
@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def await_master(host: str, port: int, timeout_s: float) -> None:
-    """Waits until machine 0 accepts connections. The name of machine 0 may not resolve before its pod runs.
+    """Waits until machine 0 accepts connections. The name of machine 0 may not resolve until its pod runs.
 
-    torch would wait as well, but without reacting to SIGTERM.
+    torch would also wait, but would not react to SIGTERM.
 
     Raises:
         OSError: after `timeout_s`.
@@ -71,9 +71,9 @@ def await_master(host: str, port: int, timeout_s: float) -> None:
 def root_cause(failures: Mapping[int, ProcessFailure]) -> int:
     """Returns the exit code of the process that caused the others to end.
 
-    A process exits with 76 if it lost another one, and with 143 if the launcher stopped it, often before the process
-    that caused this. Any other code therefore takes precedence; codes of final failures come first. A process that was
-    killed (out of memory) counts if it ended first.
+    A process exits with 76 if another process was lost, and with 143 if the launcher stopped it. It often exits before
+    the process that caused this. Any other code therefore takes precedence. Codes of final failures have the highest
+    precedence. A process killed for lack of memory counts if it ended first.
     """
     ordered = sorted(failures.values(), key=lambda failure: failure.timestamp)
     exit_codes = [failure.exitcode for failure in ordered]

@@ -1,4 +1,4 @@
-"""The interface between the training loop and anything that can be trained: a loss, a validation score and test scores.
+"""Interface between the training loop and a learner: loss, validation score and test scores.
 
 Axes: N batch, C channels, D H W.
 """
@@ -25,19 +25,19 @@ EVALUATION_BATCH = 2
 
 
 class Learner(Protocol):
-    """Something that can be trained: a network with its objective."""
+    """A trainable network with its objective."""
 
     @property
     def network(self) -> nn.Module:
-        """The network with every trained parameter, including the encoder's."""
+        """The network with all trained parameters, including those of the encoder."""
 
     @property
     def encoder(self) -> Encoder | None:
-        """The encoder, which is published; None if the network has none."""
+        """The encoder to publish; None if the network has no encoder."""
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
-        """The metrics; the first one selects the checkpoint."""
+        """The metrics. The first one selects the checkpoint."""
 
     def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
         """The loss of one step.
@@ -49,23 +49,23 @@ class Learner(Protocol):
         """
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
-        """The selecting metric on the validation cases; `check` is called between cases and raises to stop."""
+        """The selecting metric on the validation cases. `check` is called between cases and raises an error to stop."""
 
     def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
         """Scores every test case with every metric, in the order of the cases."""
 
     def panels(self, case: PreparedCase) -> list[Panel]:
-        """Images of one case; empty where the objective has none."""
+        """Images of one case; empty if the objective defines none."""
 
 
 @dataclass
 class FineTuning:
-    """A network on a supervised task.
+    """A network for a supervised task.
 
     Attributes:
         task: loss and metrics.
         network: network from the input to the task's output.
-        encoder: the VFM in the network, or None.
+        encoder: the VFM in the network; None if it has none.
         device: device of the network.
     """
 
@@ -112,7 +112,10 @@ class FineTuning:
 def predictions(
     network: nn.Module, cases: Sequence[PreparedCase], device: torch.device, check: Callable[[], None]
 ) -> Iterator[Tensor]:
-    """Yields the output for each case, in the order of `cases`, without axis N, on the CPU; calls `check` per batch."""
+    """Yields the output of each case, in the order of `cases`, on the CPU and without axis N.
+
+    Calls `check` for each batch.
+    """
     network.eval()
     for batch, indices in evaluation_batches(cases, device, check):
         with torch.no_grad():
@@ -123,7 +126,7 @@ def predictions(
 def evaluation_batches(
     cases: Sequence[PreparedCase], device: torch.device, check: Callable[[], None]
 ) -> Iterator[tuple[Batch, slice]]:
-    """Yields batches in the order of `cases`, each with its slice of `cases`; calls `check` before each batch."""
+    """Yields batches in the order of `cases`, each with its slice of `cases`. Calls `check` before each batch."""
     for start in range(0, len(cases), EVALUATION_BATCH):
         check()
         members = list(cases[start : start + EVALUATION_BATCH])

@@ -1,8 +1,8 @@
 """The optimiser and its schedule: AdamW with layer decay, linear warm-up, half cosine.
 
-Source: layer-wise decay, and no weight decay for biases, tokens, position embeddings and one-dimensional parameters, as
-in BEiT (Bao et al., 2022), the masked autoencoder (He et al., CVPR 2022) and ConvNeXt V2's fine-tuning (Woo et al.,
-CVPR 2023).
+Layer-wise decay, and no weight decay for biases, tokens, position embeddings and one-dimensional parameters, follow
+BEiT (Bao et al., 2022), the masked autoencoder (He et al., CVPR 2022) and ConvNeXt V2's fine-tuning (Woo et al., CVPR
+2023).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TOKEN_SUFFIXES = ("pos_embed", "token", "tokens")
 
 
 class ParameterGroup(TypedDict):
-    """Parameters of a torch optimiser with one share of the learning rate (`lr_scale`) and one weight decay."""
+    """Parameters of a torch optimiser that share a factor of the learning rate (`lr_scale`) and a weight decay."""
 
     params: list[nn.Parameter]
     names: list[str]
@@ -37,19 +37,19 @@ class ParameterGroup(TypedDict):
 def parameter_groups(
     network: nn.Module, *, weight_decay: float, layer_decay: float, encoder_rate: float = 1.0
 ) -> list[ParameterGroup]:
-    """Groups parameters by their share of the learning rate and by weight decay.
+    """Groups parameters by their factor of the learning rate and by weight decay.
 
-    The layers 0…S−1 of an encoder are stages with their downsampling, or a transformer's blocks. Layer i gets the share
-    `encoder_rate · layer_decay ** (S − i)`. The parts of a transformer before its blocks get `encoder_rate ·
-    layer_decay ** (S + 1)`. The final norm gets `encoder_rate`. Everything outside the encoder gets 1. If the names of
-    an encoder's layers are not recognised, the whole encoder gets `encoder_rate`. Frozen parameters are in no group.
+    The layers 0…S−1 of an encoder are stages (with their downsampling) or the blocks of a transformer. Layer i gets the
+    factor `encoder_rate · layer_decay ** (S − i)`. The parts of a transformer before its blocks get `encoder_rate ·
+    layer_decay ** (S + 1)`. The final norm gets `encoder_rate`. Parameters outside the encoder get 1. If the names of
+    an encoder's layers are not recognised, the whole encoder gets `encoder_rate`. Frozen parameters belong to no group.
 
     Args:
-        network: a network; its encoder, if it has one, is the attribute `encoder`.
-        weight_decay: decay of matrices and kernels; biases, norms and other one-dimensional parameters, tokens and
-            position embeddings get none.
-        layer_decay: factor per layer towards the input; 1 for none.
-        encoder_rate: share of the learning rate for the whole encoder.
+        network: a network. Its attribute `encoder` is the encoder, if it has one.
+        weight_decay: decay of matrices and kernels. One-dimensional parameters (such as biases and norms), tokens and
+            position embeddings have none.
+        layer_decay: factor per layer towards the input; 1 for no decay.
+        encoder_rate: factor of the learning rate for the whole encoder.
 
     Returns:
         Groups for a torch optimiser, in a fixed order.
@@ -71,7 +71,7 @@ def parameter_groups(
 
 
 def build_optimiser(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; `set_learning_rate` sets its rate before each step."""
+    """AdamW over `parameter_groups`. Before each step, `set_learning_rate` sets its learning rate."""
     groups = parameter_groups(
         network,
         weight_decay=recipe.weight_decay,
@@ -82,7 +82,7 @@ def build_optimiser(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.A
 
 
 def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
-    """Returns the learning rate of a 0-based step: linear warm-up to the peak, then half a cosine towards 0."""
+    """Returns the learning rate of a step, counted from 0: linear warm-up to the peak, then half a cosine towards 0."""
     steps = recipe.steps
     warmup = round(recipe.warmup_fraction * steps)
     if step < warmup:
@@ -91,13 +91,13 @@ def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of every parameter group: `rate` times the group's share `lr_scale`."""
+    """Sets the learning rate of every parameter group: `rate` times the group's factor `lr_scale`."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def weight_change(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
-    """Relative change ‖θ − θ0‖ / ‖θ0‖ over all tensors together, in float64."""
+    """Relative change ‖θ − θ0‖ / ‖θ0‖, computed over all tensors together in float64."""
     change = sum(float((after[name].double() - tensor.double()).square().sum()) for name, tensor in before.items())
     norm = sum(float(tensor.double().square().sum()) for tensor in before.values())
     return math.sqrt(change / norm)

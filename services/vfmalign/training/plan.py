@@ -1,4 +1,4 @@
-"""From a job's spec to a plan: validation against the stored models, and selection of the data."""
+"""Plan of a job: validates the spec against the stored models, and selects the data."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class JobPlan:
 
     Attributes:
         spec: the job.
-        architecture: the encoder's architecture (for `specialised`: an architecture with the same input).
-        preprocessing: preprocessing of every case, with its inputs named as the dataset's modalities.
-        model_input: the same preprocessing with the model's own names, as in the published card.
-        parent: the model from which the job starts, None for random weights.
-        task: the task of a fine-tuning on the dataset, None for pretraining.
+        architecture: the encoder's architecture. For `specialised`, an architecture with the same input.
+        preprocessing: preprocessing of every case. Its inputs are named like the dataset's modalities.
+        model_input: the same preprocessing with the model's own input names, as in the published card.
+        parent: the model from which the job starts; None for random weights.
+        task: the task on the dataset for fine-tuning; None for pretraining.
         dataset: the dataset.
     """
 
@@ -46,8 +46,8 @@ class JobData:
 
     Attributes:
         train, val: cases for training and for checkpoint selection.
-        test: cases for scoring; empty for pretraining, which has no score.
-        pretraining: the datasets that the published encoder and its parents were trained on.
+        test: cases for scoring; empty for pretraining, which has no scores.
+        pretraining: the datasets on which the published encoder and its parents were trained.
     """
 
     train: tuple[Case, ...]
@@ -57,15 +57,15 @@ class JobData:
 
 
 def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
-    """Validates a spec on its own and against the stored dataset and models.
+    """Validates a spec, both on its own and against the stored dataset and models.
 
     Raises:
-        BadOption: fields do not fit together, or a name is unknown.
-        BadDataset: the dataset is missing, damaged or different from the spec's, or a case lacks data for the task.
+        BadOption: fields contradict each other, or a name is unknown.
+        BadDataset: the dataset is missing, is damaged or differs from the spec, or a case lacks data for the task.
         NotFound: the model to start from does not exist.
         DigestMismatch: the model's weights differ from those in the spec.
-        Conflict: an id under which the encoder is to be published belongs to another model.
-        Leakage: a test case was seen in training or validation, or by the model from which the job starts.
+        Conflict: the encoder is to be published under an id that belongs to another model.
+        Leakage: a test case was used in training or validation, or by the model from which the job starts.
     """
     architecture = get_architecture(spec.architecture)
     check_kind(spec.kind, spec.model_id, spec.task)

@@ -1,14 +1,13 @@
-"""The processes that train one job together: their ranks, joint decisions, and the division of a step's work.
+"""The processes that train a job together: their ranks, joint decisions, and the division of each step's work.
 
-Every process draws the whole batch, which is seeded, and runs the network on its own shard of the samples. The outputs
-of the other processes are gathered, and every process computes the loss of the whole batch. A loss that couples samples
-(Dice over the batch, NT-Xent, a mean over hidden voxels) is therefore the same as in a single process, whatever the
-shards. Gradients flow through a process's own outputs only. `DistributedDataParallel` (Li et al., "PyTorch
-Distributed", VLDB 2020) adds the gradients of all processes. Only the main process validates and writes to object
-storage.
+Every process draws the same seeded batch, but runs the network only on its own shard of the samples. Every process then
+gathers the outputs of the others and computes the loss of the whole batch. A loss that couples samples (Dice over the
+batch, NT-Xent, a mean over hidden voxels) is therefore the same as in a single process. Gradients flow only through a
+process's own outputs. `DistributedDataParallel` (Li et al., "PyTorch Distributed", VLDB 2020) adds the gradients of all
+processes. Only the main process validates and writes to object storage.
 
-Every collective call below must be made by all processes in the same order. If a process raised an error between two
-calls, the others would wait for it. Processes therefore exchange errors and cancellations before acting on them.
+All processes must make every collective call below in the same order. If one process raised an error between two calls,
+the others would wait for it. Processes therefore exchange errors and cancellations before they act on them.
 
 Axes: N batch.
 """
@@ -42,10 +41,12 @@ Forward = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process and the others of its job. The default is a single process, for which every method is local.
+    """This process and the other processes of its job.
+
+    The default is a single process. All its methods are then local.
 
     Attributes:
-        rank: number of this process in the job.
+        rank: number of this process within the job.
         world_size: number of processes in the job.
         local_rank: number of this process on its machine, and of its CUDA device.
     """
@@ -56,11 +57,11 @@ class ProcessGroup:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that validates, scores and writes."""
+        """Whether this process validates, scores and writes."""
         return self.rank == 0
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
+        """Whether the flag is set in at least one process."""
         return bool(self._all_reduce_max(flag)[0])
 
     def barrier(self) -> None:
@@ -68,7 +69,7 @@ class ProcessGroup:
         self._all_reduce_max(0)
 
     def all_equal(self, number: int) -> bool:
-        """Whether all processes have the same number, which must be below 2**62."""
+        """Whether the number is equal in all processes. It must be below 2**62."""
         largest, negated_smallest = self._all_reduce_max(number, -number)
         return largest == -negated_smallest
 
@@ -76,22 +77,22 @@ class ProcessGroup:
         """Stops all processes at the same place.
 
         Args:
-            check: raises Cancelled if this process is to stop.
+            check: raises Cancelled if this process should stop.
 
         Raises:
-            Cancelled: in all processes, if any of them is to stop.
+            Cancelled: at least one process should stop. The error is raised in all processes.
         """
         self._exchange(check, done=False)
 
     def run_on_main(self, work: Callable[[Callable[[], None]], float], check: Callable[[], None]) -> float:
-        """Runs work in the main process only, and broadcasts its result.
+        """Runs work in the main process only, and broadcasts the result.
 
         Args:
-            work: called in the main process with a function that it must call wherever it can stop.
-            check: raises Cancelled if this process is to stop.
+            work: called in the main process. Its argument is a function that it must call wherever it can stop.
+            check: raises Cancelled if this process should stop.
 
         Raises:
-            Cancelled: in all processes, if any of them is to stop while the work runs.
+            Cancelled: at least one process should stop while the work runs. The error is raised in all processes.
         """
         if self.world_size == 1:
             return work(check)
@@ -108,11 +109,11 @@ class ProcessGroup:
         return float(value)
 
     def distribute(self, network: nn.Module, batch_size: int) -> Forward:
-        """Returns the network as a function of whole batches, of which every process computes a shard.
+        """Returns the network as a function of whole batches. Each process computes one shard of a batch.
 
         Args:
-            network: on this process's device, with equal weights in all processes.
-            batch_size: smallest batch that the function will be called with.
+            network: network on this process's device. Its weights must be equal in all processes.
+            batch_size: smallest batch with which the function will be called.
 
         Raises:
             BadOption: the batch has fewer samples than there are processes, or the network normalises over the batch.
@@ -184,20 +185,20 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def shard_sizes(samples: int, world_size: int) -> list[int]:
-    """Number of samples of each process, as equal as possible."""
+    """Number of samples for each process. The numbers differ by at most one."""
     return [(rank + 1) * samples // world_size - rank * samples // world_size for rank in range(world_size)]
 
 
 @contextmanager
 def init_process_group(device: str) -> Iterator[ProcessGroup]:
-    """Joins the processes that torch's launcher started for this job; any other process works alone.
+    """Joins the processes that torch's launcher started for this job. Any other process works alone.
 
     Args:
-        device: the device setting. Gradients are added by gloo on CPUs and by NCCL on CUDA devices.
+        device: the device setting. Gradients are summed by gloo on CPUs and by NCCL on CUDA devices.
 
     Raises:
         BadOption: this machine has fewer CUDA devices than processes.
-        ProcessLost: another process is lost. When all processes are started again, the job continues where it stopped.
+        ProcessLost: another process is lost. If all processes are started again, the job continues where it stopped.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:

@@ -1,4 +1,4 @@
-"""Settings and job spec of a training process. This module does not import torch, which takes seconds."""
+"""Settings and job spec of a training process. This module does not import torch, because that takes seconds."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class TrainingSettings(Settings):
 
 
 def read_spec(store: ObjectStore, uri: str) -> TrainingSpec:
-    """Reads a job's spec, and checks that it is stored at the job's own address.
+    """Reads a job's spec and checks that it is stored at this job's address.
 
     Raises:
-        BadOption: no valid spec is stored there.
+        BadOption: no valid spec is stored at this address.
     """
     try:
         key = store.key(uri)

@@ -1,4 +1,4 @@
-"""The training loop: steps, validations and checkpoints, which can be interrupted at any point and resumed."""
+"""The training loop: steps, validations and checkpoints. It can be interrupted at any point and resumed."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _log = logs.get(__name__)
 
 
 class Trainer:
-    """Trains one learner to the end of its recipe, from wherever the last attempt stopped.
+    """Trains one learner to the end of its recipe, starting where the last attempt stopped.
 
     Args:
         spec: the job.
         learner: the network and its objective.
         train, val: cases of the two splits.
         checkpoints: storage of the state.
-        publish: called with every point of the learning curve, possibly more than once.
+        publish: called with each point of the learning curve, possibly more than once.
         stop: checked before every step and between validation cases.
         stages: accumulates the wall time of each stage.
         device: device of the learner.
-        process_group: the processes that train together; only the main process validates and writes.
+        process_group: the processes that train together. Only the main process validates and writes.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class Trainer:
         self._state = TrainerState(spec_digest=spec.digest())
 
     def fit(self) -> TrainerState:
-        """Trains, and leaves the main process's network with the weights of the best validation.
+        """Trains the network. At the end, the main process's network has the weights of the best validation.
 
         Returns:
             The final state with the whole curve and the best epoch.
 
         Raises:
-            Cancelled: a stop was requested in any process; the state is stored.
+            Cancelled: at least one process was asked to stop. The state is stored.
             BadOption: the loss is no longer finite.
             Exhausted: the device has too little memory.
             Unavailable: the processes do not start from the same step.

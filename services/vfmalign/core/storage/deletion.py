@@ -54,7 +54,7 @@ def delete_below(store: ObjectStore, prefixes: Sequence[str]) -> Deleted:
     """Deletes every object below these prefixes, one prefix after the other, until no object is left.
 
     Raises:
-        Cancelled, DeadlineExceeded: the caller has cancelled the call, or its deadline has passed.
+        Cancelled, DeadlineExceeded: the call was cancelled or exceeded its deadline.
     """
     deleted = Deleted()
     with Threads(_PARALLEL_REQUESTS, "deletion") as threads:
@@ -77,7 +77,7 @@ def _list_sizes(store: ObjectStore, prefixes: Sequence[str]) -> dict[str, int]:
 
 
 def check_not_deleted(store: ObjectStore, kind: Kind, object_id: str) -> None:
-    """Checks that an object is not being deleted. Call this before work that writes or reads the object.
+    """Checks that an object is not being deleted. Call it before writing or reading the object.
 
     Raises:
         Unavailable: it is being deleted.
@@ -108,7 +108,7 @@ def delete_marked(store: ObjectStore, kind: Kind, object_id: str, prefixes: Sequ
 
     Raises:
         PreconditionFailed: an unfinished operation uses the object. Nothing is deleted.
-        Cancelled, DeadlineExceeded: the caller has cancelled the call, or its deadline has passed. The mark remains.
+        Cancelled, DeadlineExceeded: the call was cancelled or exceeded its deadline. The mark remains.
     """
     mark = deletion_key(kind, object_id)
     store.put(mark, b"")

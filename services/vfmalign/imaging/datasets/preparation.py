@@ -49,7 +49,7 @@ class PreparedDataset:
     Attributes:
         dataset: the prepared dataset; cases with problems are omitted.
         problems: reasons why the dataset cannot be imported; empty if there are none.
-        notes: notes on omitted cases, missing label maps and cut organs, as sentences without patients' names.
+        notes: notes on omitted cases, missing label maps and cut organs, without patients' names.
         inside: shares of the structures that lie in the model's field of view; empty without a model.
     """
 

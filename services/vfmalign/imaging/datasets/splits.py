@@ -19,7 +19,7 @@ def split_groups(groups: Collection[str], shares: Mapping[Split, float], seed: i
     Args:
         groups: ids of the patients.
         shares: share of each split; they sum to 1.
-        seed: seed of the random assignment. The same seed and groups always give the same splits.
+        seed: the same seed and groups always give the same splits.
 
     Raises:
         BadDataset: the shares are negative or do not sum to 1, or there are fewer groups than splits.

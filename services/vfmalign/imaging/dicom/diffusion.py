@@ -47,7 +47,7 @@ def read_diffusion(datasets: Sequence[Dataset]) -> dict[str, str | float]:
     weighting; and `adc`, a map of the apparent diffusion coefficient, which has no b-value of its own.
 
     Args:
-        datasets: datasets that describe the frame, beginning with the most specific one.
+        datasets: datasets that describe the frame, most specific first.
     """
     image_type = {text.upper() for text in list_texts(datasets, "ImageType") + list_texts(datasets, "FrameType")}
     if any(text == "ADC" or text.startswith(("ADC_", "ADC ")) for text in image_type):

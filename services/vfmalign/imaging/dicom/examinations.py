@@ -74,8 +74,8 @@ class Study:
     """One examination of one patient.
 
     Attributes:
-        patient: identifier of the patient with its issuer; private. The value is empty if the files state no patient.
-            If the files state several patients, this is a problem of the study, and the value is one of these patients.
+        patient: identifier of the patient with its issuer; private. Empty if the files state no patient. If the files
+            state several patients, this is a problem of the study, and the value is one of these patients.
         uid: private.
         series: in order of number.
         segmentations: in order of number.

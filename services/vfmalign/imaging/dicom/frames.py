@@ -121,7 +121,7 @@ class Frame:
         file: name of the frame's file in the source. Private: the name may contain a patient's name.
         index: index of the frame in its instance, from 0.
         series_uid, instance_uid: identifiers; private.
-        geometry: position and orientation; None if the frame states none.
+        geometry: None if the frame states no geometry.
         attributes: values by keyword of `KEYWORDS` and by name of `DERIVED`. Attributes without a value are omitted.
         frame_of_reference_uid: identifier of the coordinate system of the positions; private.
     """
@@ -181,7 +181,7 @@ def _check_size(attributes: dict[str, AttributeValue]) -> dict[str, AttributeVal
 
 
 def list_descriptions(header: Dataset) -> list[list[Dataset]]:
-    """Returns, for each frame, the datasets that describe it, beginning with the most specific one.
+    """Returns, for each frame, the datasets that describe it, most specific first.
 
     Raises:
         BadVolume: several frames have no functional groups, or the number of groups is too high or does not match the

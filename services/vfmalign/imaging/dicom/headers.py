@@ -151,7 +151,7 @@ def refuse_damage(name: str) -> Iterator[None]:
     """Converts every pydicom error in the `with` block to `BadVolume`, and suppresses pydicom's warnings.
 
     Args:
-        name: name of the object in error messages. It must not be a file name, which may contain a patient's name.
+        name: the object's name in error messages. Never pass a file name, which may contain a patient's name.
     """
     silence_libraries()
     try:
@@ -256,7 +256,7 @@ def find(datasets: Sequence[Dataset], keyword: str) -> Any:
     values.)
 
     Args:
-        datasets: datasets to search, beginning with the most specific one.
+        datasets: datasets to search, most specific first.
         keyword: keyword of the attribute.
     """
     tag = BaseTag(tag_for_keyword(keyword) or 0)

@@ -1,8 +1,8 @@
 """Decodes pixels of DICOM frames, applies the modality LUT or rescale slope and intercept, and places them in a volume.
 
-Values are those that the vendor's software displays. The modality transformation always applies. If a frame states its
-own transformation, it takes precedence over that of the instance. MONOCHROME1 affects only the display, so the values
-are not inverted. Real-world value maps and vendors' private scaling are ignored. Pixel padding is left unchanged.
+Values are those that the vendor's software displays. The modality transformation always applies. A frame's own
+transformation takes precedence over the instance's. MONOCHROME1 affects only the display, so the values are not
+inverted. Real-world value maps and vendors' private scaling are ignored. Pixel padding is left unchanged.
 
 Legend: X columns, Y rows, Z slices.
 """
@@ -68,7 +68,7 @@ def read_stack(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -
     Args:
         source: source of the stack's frames.
         stack: a stack that has no problem.
-        name: name of the volume in error messages.
+        name: the volume's name in error messages.
         kind: modality or label map that the volume shows.
 
     Raises:
@@ -128,7 +128,7 @@ def decode_frames(
     Args:
         stream: the file.
         indices: indices of the frames, from 0.
-        name: name of the volume in error messages.
+        name: the volume's name in error messages.
         photometric: supported values of PhotometricInterpretation.
         is_rescaled: whether to apply the modality transformation.
 

@@ -1,6 +1,6 @@
-"""Scanning of a source: reads the header of every file, and groups the files into studies, series and stacks.
+"""Scanning of a source: reads all file headers, and groups the files into studies, series and stacks.
 
-Only the fields of `Frame` and `Segmentation` are kept, and only in memory, because headers identify patients.
+Headers identify patients. Only the fields of `Frame` and `Segmentation` are kept, and only in memory.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class UnusableFile:
     """A file that cannot be assigned to a study.
 
     Attributes:
-        file: its name in the source; private.
-        place: its number among the files of the source, in order of name.
-        problem: the problem of the file, and a remedy.
+        file: the file's name in the source; private.
+        place: the file's number in the source, in order of name.
+        problem: the file's problem and its remedy.
     """
 
     file: str
@@ -56,9 +56,9 @@ class Examinations:
     """Content of a source.
 
     Attributes:
-        studies: in order of their identifier.
-        notes: notes on files that were left out, as sentences without names.
-        unusable: files that look like DICOM and cannot be used.
+        studies: the studies, in order of identifier.
+        notes: notes on omitted files, without patients' names.
+        unusable: files that look like DICOM but cannot be used.
     """
 
     studies: Sequence[Study]
@@ -85,18 +85,21 @@ class _ScannedSeries:
     places: dict[str, str] = field(default_factory=dict)
 
     def add_frame(self, frame: Frame) -> None:
-        """Adds a frame. If its attributes equal those of the last frame, as in most series, both share one copy."""
+        """Adds a frame.
+
+        If its attributes equal the previous frame's, as in most series, both share one copy.
+        """
         if self.frames and frame.attributes == self.frames[-1].attributes:
             frame = replace(frame, attributes=self.frames[-1].attributes)
         self.frames.append(frame)
 
     def add_problem(self, text: str, place: str) -> None:
-        """Adds a problem of an image; `place` is stored for the first image with this problem."""
+        """Adds an image's problem. `place` is stored only for the first image with this problem."""
         self.problems[text] += 1
         self.places.setdefault(text, place)
 
     def list_problems(self) -> list[str]:
-        """Returns each distinct problem once, with the number of images that have the problem."""
+        """Returns each distinct problem once, with the number of images that have it."""
         return [
             f"{pluralise(count, 'image')} ({'' if count == 1 else 'the first is '}{self.places[text]}): {text}"
             for text, count in sorted(self.problems.items())
@@ -124,9 +127,9 @@ def scan(
 
     Args:
         source: the files.
-        allowed: names of `refusals.REFUSALS` that are lifted.
+        allowed: names of the overridden refusals; see `refusals.REFUSALS`.
         progress: called after every file.
-        show_text: whether text from headers may be printed unchanged; see `screening`.
+        show_text: whether header text may be printed unchanged; see `screening`.
     """
     scanner = _Scanner(source)
     total = len(source.files)
@@ -148,7 +151,7 @@ class _Scanner:
         self._unusable: list[UnusableFile] = []
 
     def add(self, file: str, number: int) -> None:
-        """Reads file `number`, counted from 0."""
+        """Reads the file with this index, from 0."""
         place = place_file(self._source, number)
         start = b""
         try:

@@ -1,7 +1,7 @@
-"""Screening of text that people write: it is hidden unless the user asks for it on a terminal.
+"""Screening of text written by people. Such text is hidden unless the user asks for it on a terminal.
 
-Descriptions of series and protocols help to choose a series, but sometimes contain a name, a place or a date, which
-cannot be detected reliably. Terms that the standard defines and numbers that identify nobody are shown.
+Descriptions of series and protocols help to choose a series. But they may contain a name, place or date, which cannot
+be detected reliably. Terms defined by the standard are shown. Numbers are shown if they cannot identify a patient.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _CODE = re.compile(r"(DCM|FMA|LN|NCIt|RADLEX|SCT|SRT|UMLS):[A-Z]{0,3}-?[0-9A-F]+
 
 
 def list_private_words(identities: Iterable[str]) -> frozenset[str]:
-    """Returns the words in a study's identifiers, in lower case; numbers have no leading zeros."""
+    """Returns the words in a study's identifiers, in lower case. Leading zeros of numbers are removed."""
     words = {word for text in identities for word in _WORD.findall(text.casefold())}
     numbers = {word.lstrip("0") for word in words if word.isdigit() and len(word) >= _MIN_NUMBER}
     return frozenset(
@@ -71,17 +71,17 @@ def names_somebody(text: str, private_words: PrivateWords) -> bool:
 
 
 def screen_text(text: str, private_words: PrivateWords) -> str:
-    """Returns a text that can be printed: the text itself if the user asked for it, otherwise `HIDDEN`."""
+    """Returns the text itself if the user asked for it, and otherwise `HIDDEN`."""
     return text if private_words is None else HIDDEN
 
 
 def screen_code(code: str, private_words: PrivateWords) -> str:
-    """Returns a coded concept, such as `SCT:41216001`, in a form that can be printed."""
+    """Returns a coded concept, such as `SCT:41216001`, in a form that is safe to print."""
     return code if _CODE.fullmatch(code) else screen_text(code, private_words)
 
 
 def screen_number(number: float, private_words: PrivateWords) -> str:
-    """Returns `HIDDEN` for a number that may identify a patient, otherwise an empty text."""
+    """Returns `HIDDEN` if a number may identify a patient, and otherwise an empty text."""
     if private_words is None:
         return ""
     return HIDDEN if abs(number) > _MAX_NUMBER or f"{abs(number):g}" in private_words else ""
@@ -90,7 +90,7 @@ def screen_number(number: float, private_words: PrivateWords) -> str:
 def screen_attributes(
     attributes: Mapping[str, AttributeValue], private_words: PrivateWords
 ) -> dict[str, AttributeValue]:
-    """Returns attributes with screened text and numbers; codes are shown if they are `DEFINED_TERMS`."""
+    """Returns attributes with screened text and numbers. Codes are shown if they are in `DEFINED_TERMS`."""
     return {name: _screen_value(name, value, private_words) for name, value in attributes.items()}
 
 

@@ -1,7 +1,7 @@
-"""Choice of a study's volumes: a stack for each modality, and a segmentation for each label map.
+"""Choice of a study's volumes: one stack for each modality, and one segmentation for each label map.
 
-The choice is never arbitrary: if two volumes meet a selection equally well, the study has a problem that lists them
-with the attributes in which they differ.
+The choice is never arbitrary. If two volumes meet a selection equally well, this is a problem of the study. Its text
+lists both and the attributes that distinguish them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class ChosenLabelMap(NamedTuple):
 
     Attributes:
         segmentation: the segmentation.
-        values: value of the label map by number of segment.
-        reference: image that defines the grid: an image on which the label map was drawn, or else the first modality.
+        values: maps segment number to label map value.
+        reference: image that defines the grid: one on which the label map was drawn or, failing that, the first
+            modality.
     """
 
     segmentation: Segmentation
@@ -42,15 +43,15 @@ class Choice:
     """Volumes chosen from a study.
 
     Attributes:
-        stacks: stacks by modality, without modalities that have a problem.
-        label_maps: sources by label map, without label maps that the study does not have.
-        problems: reasons why volumes cannot be chosen, as sentences without names; in addition to `Study.problems`.
-        lacks: modalities without a volume, each of which is one of the problems.
-        reasons: why a candidate was not chosen, by selection and label of the candidate; empty for the chosen
-            candidate.
-        images, segmentations: the candidates, in order.
-        allowed: refusals that apply to the chosen volumes, but that the user lifted; see `refusals`.
-        notes: notes on volumes that replace a defective series, as sentences without names.
+        stacks: stack of each modality that has no problem.
+        label_maps: source of each label map that the study contains.
+        problems: reasons why volumes cannot be chosen, in addition to `Study.problems`; sentences without patients'
+            names.
+        lacks: modalities without a volume. Each of them is also listed in `problems`.
+        reasons: by selection and candidate label, why the candidate was not chosen; empty if it was chosen.
+        images, segmentations: the candidates, in their order.
+        allowed: refusals that apply to the chosen volumes but that the user overrode; see `refusals`.
+        notes: notes on volumes that replace a defective series, without patients' names.
     """
 
     stacks: Mapping[VolumeKind, Stack]
@@ -71,18 +72,18 @@ def choose(
     allowed: Collection[str] = (),
     chosen: Mapping[VolumeKind, str] = MappingProxyType({}),
 ) -> Choice:
-    """Chooses the volume of each modality and label map.
+    """Chooses a volume for each modality and label map.
 
     Args:
         study: the study.
         declaration: modalities and label maps to choose.
-        selections: selections that `rules.check_selections` accepts for the declaration; if empty, nothing is chosen.
-        allowed: names of the refusals that the user lifted, as for the scan. With `DEFECTIVE`, a usable volume replaces
-            a preferred volume that is defective.
-        chosen: by modality or label map, the number of the only series to choose from, as printed in tables.
+        selections: selections that pass `rules.check_selections` for the declaration. If empty, nothing is chosen.
+        allowed: names of the refusals that the user overrode, as in the scan. If they include `DEFECTIVE`, a usable
+            volume replaces a defective one that would be preferred.
+        chosen: for each modality or label map, the number (as in tables) of the only series to choose from.
 
     Raises:
-        BadOption: the study has no series with a number in `chosen`.
+        BadOption: a number in `chosen` belongs to no series of the study.
     """
     accepts_defective = DEFECTIVE in allowed
     by_name = {selection.name: selection for selection in selections}
@@ -171,7 +172,7 @@ class _Match(Generic[T]):
     note: str = ""
 
     def without_choice(self, reason: str) -> _Match[T]:
-        """Returns the result with its choice withdrawn for `reason`, which is already a problem of the study."""
+        """Returns the result without its choice. `reason` is already a problem of the study."""
         if self.chosen is None:
             return self
         return replace(self, chosen=None, note="", reasons={**self.reasons, self.chosen.label: reason})

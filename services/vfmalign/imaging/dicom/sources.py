@@ -1,6 +1,6 @@
-"""Sources of DICOM files: a folder, a zip that is never unpacked, and the files that a DICOMDIR lists.
+"""Sources of DICOM files: a folder, a zip (which is never unpacked), or the files listed in a DICOMDIR.
 
-File names may contain patients' names. Errors and notes therefore count files, and never name one.
+File names may contain patients' names. Errors and notes therefore refer to files by number, never by name.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FOREIGN_FOLDER = "__MACOSX"
 
 
 class OversizedZip(BadDataset):
-    """A zip with members that together are larger than `ZipLimits` allows."""
+    """A zip whose members together exceed `ZipLimits`."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class ZipLimits:
 
     Attributes:
         files: maximum number of members.
-        total_bytes: maximum total uncompressed size of its members.
-        directory_bytes: maximum size of the list of its members; None for no limit. The list is read at once and takes
-            ten times its size in memory.
+        total_bytes: maximum total uncompressed size of the members.
+        directory_bytes: maximum size of the zip's list of members; None for no limit. The list is read at once and
+            takes ten times its size in memory.
     """
 
     files: int = MAX_FILES
@@ -91,18 +91,18 @@ class DicomSource(Protocol):
     """DICOM files by name.
 
     Attributes:
-        files: names in order; private, because they may contain a patient's name.
-        notes: notes on files that were left out, as sentences without names.
+        files: file names in order; private, because they may contain patients' names.
+        notes: notes on omitted files, without patients' names.
     """
 
     files: Sequence[str]
     notes: tuple[str, ...]
 
     def open(self, name: str) -> BinaryIO:
-        """Opens a file for reading; the stream can seek.
+        """Opens a file for reading as a seekable stream.
 
         Raises:
-            OSError: it cannot be read, or is larger than `MAX_FILE_BYTES`.
+            OSError: the file cannot be read, or is larger than `MAX_FILE_BYTES`.
         """
 
     def close(self) -> None:
@@ -126,10 +126,10 @@ class FolderSource:
 
 
 class ZipSource:
-    """Members of a zip, which are decompressed only as far as they are read; see `DicomSource`.
+    """Members of a zip, decompressed only as far as they are read; see `DicomSource`.
 
     Raises:
-        BadDataset: it is not a zip, or a zip that an import refuses.
+        BadDataset: the file is not a zip, or is a zip that imports refuse.
     """
 
     def __init__(self, path: Path, limits: ZipLimits = ZipLimits()) -> None:
@@ -173,14 +173,14 @@ class ZipSource:
 
 
 def open_source(path: Path) -> DicomSource:
-    """Opens a folder, a zip, or the folder that a DICOMDIR lies in.
+    """Opens a folder, a zip, or the folder of a DICOMDIR.
 
-    Hidden files and links to folders are left out, with a note. In folders and zips, a DICOMDIR decides which files
+    Hidden files and links to folders are omitted, with a note. A DICOMDIR in a folder or zip determines which files
     next to it and below it are used.
 
     Raises:
-        BadDataset: the path is none of these, has links that lead out of it, is too large, or is a zip that an import
-            refuses.
+        BadDataset: the path is none of these, contains links that lead outside, is too large, or is a zip that imports
+            refuse.
         OSError: a folder cannot be read.
     """
     if path.is_dir():
@@ -195,13 +195,13 @@ def open_source(path: Path) -> DicomSource:
 
 
 def place_file(source: DicomSource, number: int) -> str:
-    """Returns the label of a file in errors: its number, because its name may contain a patient's name."""
+    """Returns the label of a file in error messages. It is a number, because the name may contain a patient's name."""
     return f"file {number + 1} of {len(source.files)}"
 
 
 @contextmanager
 def name_file(source: DicomSource, name: str) -> Iterator[None]:
-    """Adds the label of the file to errors in the block."""
+    """Adds the file's label to errors that the `with` block raises."""
     try:
         yield
     except BadVolume as error:
@@ -211,7 +211,7 @@ def name_file(source: DicomSource, name: str) -> Iterator[None]:
 
 
 def digest_file(source: DicomSource, name: str) -> bytes:
-    """Returns the SHA-256 of a file of a source."""
+    """Returns the SHA-256 of a file."""
     digest = hashlib.sha256()
     with source.open(name) as file:
         while chunk := file.read(_CHUNK_BYTES):

@@ -1,8 +1,8 @@
 """Stacks: the frames of a series that form one volume, in order of position.
 
-A series may hold several volumes: b-values, echoes, time points, orientations. The series is divided by the attributes
-in which the volumes differ. Each part must be a regular grid: nothing is interpolated, left out or guessed. A missing
-first or last slice cannot be detected, because no attribute states the number of slices.
+A series may contain several volumes: b-values, echoes, time points, orientations. The series is divided by the
+attributes in which the volumes differ. Each part must be a regular grid: nothing is interpolated, omitted or guessed. A
+missing first or last slice cannot be detected, because no attribute states the number of slices.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ _DIVIDING_REPEATED = ("AcquisitionNumber", "TriggerTime")
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Frames that form one volume, or were meant to.
+    """Frames that form one volume or were intended to.
 
     Attributes:
-        frames: in order of position along the normal, or in order of file if there is a `problem`.
-        attributes: attributes that all frames share, `orientation` and `slices`.
-        affine: 4×4, index of column, row and slice to patient position in mm (NIfTI's RAS+ axes); None with a problem.
-        divided_by: names of the attributes that distinguish the stack from others of its series.
-        problem: why the frames do not form a volume; empty if they do.
+        frames: in order of position along the normal; in order of file if there is a `problem`.
+        attributes: attributes equal in all frames, plus `orientation` and `slices`.
+        affine: 4×4, maps column, row and slice to patient position in mm (NIfTI's RAS+ axes); None if there is a
+            problem.
+        divided_by: names of the attributes that distinguish the series' stacks.
+        problem: reason why the frames do not form a volume; empty if they do.
     """
 
     frames: tuple[Frame, ...]
@@ -53,15 +54,15 @@ class Stack:
 
     @property
     def frame_of_reference_uid(self) -> str:
-        """Frame of reference of all frames that form a volume; empty if they state none. Private."""
+        """Frame of reference of all frames of the volume; empty if they state none. Private."""
         return self.frames[0].frame_of_reference_uid
 
 
 def divide(frames: Sequence[Frame]) -> list[Stack]:
-    """Divides the frames of a series into stacks, ordered by the attributes that distinguish the stacks.
+    """Divides the frames of a series into stacks. The stacks are ordered by the attributes that distinguish them.
 
     Raises:
-        BadVolume: there are more than `MAX_PLANES` kinds of planes.
+        BadVolume: the planes differ in more than `MAX_PLANES` combinations of orientation, size and pixel spacing.
     """
     planes = _group_by_plane(frames)
     parts = [
@@ -216,9 +217,9 @@ def _to_affine(placed: Sequence[FrameGeometry]) -> NDArray[np.float64]:
 
 
 def name_orientation(geometry: FrameGeometry) -> str:
-    """Returns `transverse`, `coronal` or `sagittal`, by the patient's axis that is closest to the normal, or `oblique`.
+    """Returns `transverse`, `coronal` or `sagittal` by the patient axis closest to the normal, or `oblique`.
 
-    `oblique` means that the largest component of the normal is below 0.7, about 45° from the axis.
+    It is `oblique` if the largest component of the normal is below 0.7 (about 45° from the axis).
     """
     components = np.abs(geometry.normal)
     if components.max() < 0.7:

@@ -1,9 +1,9 @@
 """Strata: the parameters of a case's acquisition that a dataset may record.
 
-Besides voxels and geometry, only these values and `describe_series` enter a dataset. Numbers are rounded to the classes
-in which protocols differ (field strength as sold, echo times to 10 ms, repetition times to 1 s). A repetition time of
-4,183 ms may identify a patient, whereas 4 s identifies a protocol. Text is written by a scanner; a text that only one
-patient has, or that may contain a name, is left out.
+A dataset contains only voxels, geometry, these values and those of `describe_series`. Numbers are rounded so that only
+differences between protocols remain (nominal field strength, echo times to 10 ms, repetition times to 1 s). A
+repetition time of 4,183 ms may identify a patient; 4 s only identifies a protocol. Scanners write text. A text is
+omitted if only one patient has it or if it may contain a name.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _LONG_NUMBER = re.compile(
 
 
 class CaseAcquisition(NamedTuple):
-    """Data from which the classes of a case are derived.
+    """Data from which a case's classes are derived.
 
     Attributes:
-        attributes: attributes of each modality's volume. Private; patterns and words of their text are checked before
+        attributes: attributes of each modality's volume. Private. Patterns and words in their text are checked before
             they are recorded.
         private_words: see `Study`.
-        allowed: refusals that were lifted for the case.
+        allowed: refusals that the user overrode for the case.
     """
 
     attributes: Mapping[VolumeKind, Mapping[str, AttributeValue]]
@@ -63,10 +63,11 @@ class Stratum(NamedTuple):
     """One stratum.
 
     Attributes:
-        name: its id or, if each modality has its own stratum, the end of their ids, such as `t2w_echo_time`.
+        name: id of the stratum. If each modality has its own stratum, only the end of its id, such as `echo_time` in
+            `t2w_echo_time`.
         keyword: the attribute.
-        to_text: converts a value to its class; returns an empty text if the value has no class.
-        is_text: whether the attribute is text by a person or a scanner.
+        to_text: converts a value to its class; returns an empty text if there is none.
+        is_text: whether the attribute is text written by a person or scanner.
     """
 
     name: str
@@ -130,19 +131,19 @@ OF_MODALITY = (
 
 
 def classify(case: CaseAcquisition, modalities: Sequence[VolumeKind]) -> dict[VolumeKind, str]:
-    """Returns the class of a case in each stratum; `make_strata` selects the strata that a dataset may record."""
+    """Returns the class of a case in each stratum. `make_strata` selects the strata that a dataset may record."""
     classes = {ALLOWED: "+".join(case.allowed)[:_MAX_VALUE]}
     classes |= {name: _get_value(case, kinds, stratum) for name, kinds, stratum in _list_strata(modalities)}
     return {name: text for name, text in classes.items() if text}
 
 
 def get_b_values(classes: Mapping[VolumeKind, str], modalities: Sequence[VolumeKind]) -> dict[VolumeKind, str]:
-    """Returns the b-values of a case from its classes, by stratum, such as `dwi_b_value`."""
+    """Returns the b-values of a case, derived from its classes, by stratum, such as `dwi_b_value`."""
     return {name: classes[name] for kind in modalities if (name := f"{kind}_b_value") in classes}
 
 
 def describe_series(kind: VolumeKind, stack: Stack, private_words: PrivateWords) -> TakenSeries:
-    """Describes the series of a modality, for a dataset and for the answer of `Extract`."""
+    """Describes the series of a modality for a dataset and for the answer of `Extract`."""
     if stack.affine is None:
         raise ValueError("the stack is not a volume")
     attributes = stack.attributes
@@ -164,9 +165,9 @@ def describe_series(kind: VolumeKind, stack: Stack, private_words: PrivateWords)
 def make_strata(
     classes: Sequence[Mapping[VolumeKind, str]], patients: Sequence[str], modalities: Sequence[VolumeKind]
 ) -> list[dict[VolumeKind, str]]:
-    """Returns the strata of each case: at most `MAX_STRATA` in all, each with at most `MAX_STRATUM_VALUES` values.
+    """Returns the strata of each case: at most `MAX_STRATA`, each with at most `MAX_STRATUM_VALUES` values.
 
-    A value that only one of several patients has becomes `other`, because it would identify this patient.
+    If only one of several patients has a value, it is replaced by `other`, because it would identify this patient.
 
     Args:
         classes: classes of all cases of the dataset; see `classify`.

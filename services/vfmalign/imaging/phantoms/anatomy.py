@@ -1,10 +1,10 @@
-"""Anatomy of a phantom: which tissue lies at each position of a pelvis.
+"""Anatomy of a phantom: the tissue at each position of a pelvis.
 
-The shapes are gland with peripheral and transition zone, nodules, lesions, bladder, rectum, muscles and bones. Each is
-an implicit function of position, so that every modality can be sampled on its own grid.
+The shapes are the gland with its peripheral and transition zone, nodules, lesions, bladder, rectum, muscles and bones.
+Each shape is an implicit function of position, so that every modality can be sampled on its own grid.
 
-Legend: positions x, y, z are in mm in the frame of the T2-weighted stack, relative to its centre: x to the patient's
-left, y to the back, z to the head. Arrays of positions broadcast against one another to the grid's shape X, Y, Z.
+Legend: positions x, y, z are in mm from the centre of the T2-weighted stack, along its axes: x to the patient's left, y
+to the back, z to the head. Arrays of positions broadcast against one another to the grid's shape X, Y, Z.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Box = tuple[slice, slice, slice]
 
 
 class Tissue(IntEnum):
-    """Tissue at a position; the values index the columns of `rendering.TISSUES`."""
+    """Tissue at a position. The values are column indices of `rendering.TISSUES`."""
 
     FAT = 0
     MUSCLE = 1
@@ -57,9 +57,9 @@ class Positions:
     """Positions of a grid's voxels.
 
     Attributes:
-        xyz: x, y and z in mm; each broadcasts to the grid's shape.
-        low, high: smallest and largest coordinate on every plane of the grid: x for planes of the first axis, y for the
-            second, z for the third.
+        xyz: x, y and z in mm; each can be broadcast to the grid's shape.
+        low, high: for every plane of the grid, its smallest and largest coordinate: x for planes of the first axis, y
+            for the second, z for the third.
     """
 
     xyz: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -79,7 +79,7 @@ class Positions:
         return np.broadcast_shapes(*(p.shape for p in self.xyz))
 
     def box(self, centre_mm: tuple[float, float, float], radius_mm: float) -> Box:
-        """Returns the part of the grid that may lie within `radius_mm` of a point along every axis."""
+        """Returns the part of the grid whose positions may lie within `radius_mm` of a point along every axis."""
         spans = []
         for low, high, centre in zip(self.low, self.high, centre_mm, strict=True):
             overlapping = np.flatnonzero((high >= centre - radius_mm) & (low <= centre + radius_mm))
@@ -100,7 +100,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Blob:
-    """An ellipsoid rotated about z with an irregular outline: a nodule, a lesion or an organ."""
+    """An ellipsoid with an irregular outline, rotated about z: a nodule, a lesion or an organ."""
 
     centre_mm: tuple[float, float, float]
     radii_mm: tuple[float, float, float]
@@ -110,7 +110,7 @@ class Blob:
     """Plane waves (amplitude, angle, phase) that deform the outline."""
 
     def level(self, positions: Positions) -> NDArray[np.float32]:
-        """Returns the distance from the centre in units of the radius, which is below 1 inside."""
+        """Returns the distance from the centre in units of the radius. It is below 1 inside."""
         x, y, z = (p - np.float32(c) for p, c in zip(positions.xyz, self.centre_mm, strict=True))
         cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
         u, v, w = (
@@ -124,17 +124,17 @@ class Blob:
         return level
 
     def box(self, positions: Positions) -> Box:
-        """Returns the part of the grid that may contain the blob; with oblique grids this can be the whole grid."""
+        """Returns the part of the grid that may contain the blob. For an oblique grid, this can be the whole grid."""
         return positions.box(self.centre_mm, 1.4 * max(self.radii_mm))
 
 
 @dataclass(frozen=True)
 class Gland:
-    """The prostate: wide and egg-shaped, narrow at the apex, flattened and indented at the back.
+    """The prostate. It is wide and egg-shaped, narrow at the apex, and flattened and indented at the back.
 
     Attributes:
-        centre_mm, half_mm: centre and half sizes along x, y, z.
-        transition_share: size of the transition zone relative to the gland; it grows with hyperplasia.
+        centre_mm, half_mm: centre and half the size along x, y, z.
+        transition_share: size of the transition zone relative to the gland. It increases with hyperplasia.
         waves: (amplitude, order, phase) of the outline's deviation from an ellipse.
     """
 
@@ -144,7 +144,10 @@ class Gland:
     waves: tuple[tuple[float, int, float], ...]
 
     def level(self, positions: Positions) -> NDArray[np.float32]:
-        """Returns a level: below 1 inside; (level - 1) * mean radius is about the distance from the surface in mm."""
+        """Returns a level that is below 1 inside.
+
+        The distance from the surface in mm is about (level - 1) * mean radius.
+        """
         x, y, z = (p - np.float32(c) for p, c in zip(positions.xyz, self.centre_mm, strict=True))
         a, b, c = (np.float32(h) for h in self.half_mm)
         w = np.clip(z / c, -1.6, 1.6)
@@ -160,7 +163,7 @@ class Gland:
         return level
 
     def transition_level(self, positions: Positions) -> NDArray[np.float32]:
-        """Returns a level below 1 in the transition zone: an egg in the gland's front, from mid-gland to the base."""
+        """Returns a level that is below 1 in the transition zone, an egg in the gland's front, mid-gland to base."""
         a, b, c = self.half_mm
         share = self.transition_share
         shift = 1.0 - share
@@ -174,7 +177,7 @@ class Gland:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The pelvis of one case. Draw an anatomy with `patients.draw_anatomy`, and sample it with `tissues`."""
+    """The pelvis of one case. Create an anatomy with `patients.draw_anatomy`, and sample it with `tissues`."""
 
     gland: Gland
     nodules: tuple[Blob, ...]
@@ -188,7 +191,7 @@ class Anatomy:
     vesicles: tuple[Blob, ...]
 
     def tissues(self, positions: Positions) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Samples tissue and labels at positions.
+        """Samples tissue and labels at the given positions.
 
         Returns:
             Tissue (see `Tissue`), gland {0, 1} and lesion grade {0, 1, 2, 3}, each of shape (X, Y, Z).

@@ -1,4 +1,7 @@
-"""Datasets of phantoms in object storage. Equal seeds and counts give equal bytes, hence equal dataset digests."""
+"""Datasets of phantoms in object storage.
+
+Equal seeds and counts give equal bytes and therefore equal dataset digests.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ change the cases of another.
 
 
 class PhantomDataset:
-    """A dataset of phantoms with one patient per case, which is generated case by case.
+    """A dataset of phantoms with one patient per case. It is generated case by case.
 
     Args:
         dataset_id: the dataset's id.
@@ -30,7 +33,7 @@ class PhantomDataset:
         spec: see `rendering.PhantomSpec`.
 
     Raises:
-        BadDataset: no case is requested, or more than `SPLIT_STRIDE` in a split.
+        BadDataset: no case is requested, or a split has more than `SPLIT_STRIDE` cases.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class PhantomDataset:
         self._cases: dict[Split, list[Case]] = {}
 
     def generate(self) -> Iterator[dict[str, bytes]]:
-        """Generates all cases; for each case, yields its volumes as they are stored, by key."""
+        """Generates all cases. Yields the stored form of each case's volumes, by key."""
         self._cases = {}
         for place, name in enumerate(SPLITS):
             for number in range(self._counts.get(name, 0)):
@@ -81,7 +84,7 @@ def synthesise_dataset(
         spec: see `PhantomDataset`.
 
     Returns:
-        The dataset. If the dataset exists with the same content, nothing is written.
+        The dataset. If a dataset with the same content exists, nothing is written.
 
     Raises:
         BadDataset: see `PhantomDataset`.

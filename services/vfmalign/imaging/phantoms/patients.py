@@ -1,7 +1,7 @@
-"""Patients of a phantom set: random sizes, nodules and lesions of every case.
+"""Patients of a phantom set: the random sizes, nodules and lesions of every case.
 
-Lengths are in mm in the frame of the T2-weighted stack, as in `anatomy`. The order of the random draws is part of the
-result: a draw inserted between two others changes every phantom of a seed.
+Lengths are in mm in the frame of the T2-weighted stack, as in `anatomy`. The order of the random draws matters:
+inserting another draw changes every phantom of a seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vfmalign.imaging.phantoms.anatomy import LESIONS, NODULES, Anatomy, Blob, G
 
 
 def draw_anatomy(rng: Generator, lesion_free_share: float) -> Anatomy:
-    """Draws the pelvis of one case; equal generator states give equal cases."""
+    """Draws the pelvis of one case. Equal generator states give equal cases."""
     half_mm = (rng.uniform(21.0, 27.0), rng.uniform(15.0, 20.5), rng.uniform(17.5, 21.5))
     centre_mm = (rng.uniform(-3.0, 3.0), rng.uniform(-2.5, 2.5), rng.uniform(-1.5, 1.5))
     waves = tuple((rng.uniform(0.01, 0.045), order, rng.uniform(0, 2 * np.pi)) for order in (2, 3, 5))

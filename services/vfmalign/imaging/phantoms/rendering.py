@@ -1,14 +1,14 @@
 """Seeded phantoms: prostate-like multi-parametric MRI studies with gland and lesion labels.
 
-Relaxation and diffusion of the tissues are turned into T2w, high-b DWI and ADC volumes as a scanner would acquire them.
-Each modality has its own grid, receive-coil bias, noise and small misregistration. Proton density affects T2w and DWI,
-but cancels in ADC and is not stored. No modality can therefore be computed from the others.
+T2w, high-b DWI and ADC volumes are simulated from the tissues' relaxation and diffusion, like a scanner's images. Each
+modality has its own grid, receive-coil bias, noise and small misregistration. Proton density affects T2w and DWI. It
+cancels in ADC and is not stored. No modality can therefore be computed from the others.
 
 Tissue values are typical of 3 T (Bojorquez et al., Magn Reson Imaging 2017; PI-RADS v2.1 for the appearance of
-lesions), adjusted so that the tissue quantiles of a phantom are close to those of a real case
+lesions). They are adjusted so that a phantom's tissue quantiles are close to those of a real case
 (`tests/unit/imaging/phantoms/test_realism.py`).
 
-Legend: X, Y, Z are array axes; positions are in mm in the frame of the T2-weighted stack (see `anatomy`).
+Legend: X, Y, Z array axes; positions are in mm in the frame of the T2-weighted stack (see `anatomy`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SliceStack:
-    """Grid of one modality: voxels along X, Y, Z and their spacing in mm."""
+    """Grid of one modality: number of voxels along X, Y, Z and their spacing in mm."""
 
     shape_XYZ: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -41,12 +41,12 @@ class PhantomSpec:
     """Parameters shared by all cases of a set.
 
     Attributes:
-        t2w, dwi, adc: the modalities' grids.
-        b_high: b-value of the DWI volume in s/mm²; ADC is fitted between b = 50 and b = 800.
-        noise: standard deviation of the noise in each of the receiver's two channels, as a share of fat's T2w signal.
-        misregistration_mm: standard deviation of each diffusion volume's in-plane shift.
-        diffusion_turn_deg: standard deviation of the rotation of each diffusion stack against the T2w stack about each
-            axis; 0 for stacks planned in parallel.
+        t2w, dwi, adc: grid of each modality.
+        b_high: b-value of the DWI volume in s/mm². ADC is fitted between b = 50 and b = 800.
+        noise: standard deviation of the noise in each of the receiver's two channels, relative to fat's T2w signal.
+        misregistration_mm: standard deviation of the in-plane shift of each diffusion volume.
+        diffusion_turn_deg: standard deviation of each diffusion stack's rotation about each axis, relative to the T2w
+            stack; 0 for parallel stacks.
         lesion_free_share: share of cases without a lesion.
     """
 
@@ -62,7 +62,7 @@ class PhantomSpec:
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """One case: its volumes (t2w, dwi, adc, gland, lesions) and the grades of the lesions visible in them."""
+    """One case: its volumes (t2w, dwi, adc, gland, lesions) and the grades of its visible lesions."""
 
     volumes: dict[VolumeKind, Volume]
     lesion_grades: tuple[int, ...]
@@ -70,7 +70,7 @@ class PhantomCase:
 
 @dataclass(frozen=True)
 class TissueValues:
-    """Proton density (1 = water), T2 (ms), ADC (1e-3 mm²/s), share left by fat suppression, SD of log T2."""
+    """Proton density (1 = water), T2 (ms), ADC (1e-3 mm²/s), share of signal left by fat suppression, SD of log T2."""
 
     density: float
     t2_ms: float
@@ -127,11 +127,11 @@ def generate_case(seed: int, index: int, spec: PhantomSpec | None = None) -> Pha
 
     Args:
         seed: non-negative seed of the whole set.
-        index: non-negative index of the case; every case can be generated on its own.
-        spec: grids and physics; the default for None.
+        index: non-negative index of the case. Every case can be generated independently of the others.
+        spec: grids and physics; None for the default.
 
     Returns:
-        The case; equal arguments give equal arrays.
+        The case. Equal arguments give equal arrays.
     """
     spec = spec or PhantomSpec()
     # One random stream per concern, so that a change to one does not change the draws of the others.
@@ -188,7 +188,10 @@ class _Body:
         self._adc_scale = np.exp(rng.normal(0.0, 0.05, len(Tissue))).astype(np.float32)
 
     def maps(self, positions: Positions, *, diffusion: bool) -> _Maps:
-        """Returns the tissue values at positions, with ADC and the unsuppressed share only if `diffusion` is set."""
+        """Returns the tissue values at positions.
+
+        ADC and the unsuppressed share are included only if `diffusion` is set.
+        """
         tissue, gland, grade = self.anatomy.tissues(positions)
         texture = _TABLE["texture"][tissue]
         grain = texture * _sample(self._relaxation, positions)

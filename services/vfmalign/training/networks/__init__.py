@@ -1,1 +1,1 @@
-"""Networks around an encoder, and specialised networks without one."""
+"""Networks built around an encoder, and specialised networks without an encoder."""

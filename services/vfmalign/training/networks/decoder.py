@@ -1,7 +1,8 @@
-"""Decoders: from an encoder's maps back to the input's grid.
+"""Decoders from an encoder's maps to the input's grid.
 
-Normalisation is by groups within one sample. It keeps no running statistics, so that a learning rate of 0 leaves every
-weight unchanged. It also works for a batch of one and for a map of one voxel (a small patch at the deepest stage).
+Normalisation is over groups of channels within one sample. It keeps no running statistics. A learning rate of 0
+therefore leaves every weight unchanged. It also works for a batch of one and for a map of one voxel (the deepest stage
+of a small patch).
 
 Axes: N batch, C channels, D H W depth, height, width.
 """
@@ -27,7 +28,7 @@ GROUPS = 4
 
 
 class UpBlock(nn.Module):
-    """Transposed convolution and a residual block, for a resolution without a skip connection."""
+    """Upsamples by a transposed convolution and a residual block, for a resolution without a skip connection."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: Stride) -> None:
         super().__init__()
@@ -40,27 +41,27 @@ class UpBlock(nn.Module):
 
 
 class MergeBlock(nn.Module):
-    """Merges two maps of one resolution (ProFound's last two stages), where `UnetrUpBlock` would upsample by 1."""
+    """Merges two maps of the same resolution (ProFound's last two stages), where `UnetrUpBlock` would upsample by 1."""
 
     def __init__(self, deep_channels: int, skip_channels: int) -> None:
         super().__init__()
         self.block = _basic_block(deep_channels + skip_channels, skip_channels)
 
     def forward(self, deep_NCDHW: Tensor, skip_NCDHW: Tensor) -> Tensor:
-        """Concatenates both maps, and reduces them to the channels of the skip."""
+        """Concatenates both maps and reduces them to the number of channels of the skip connection."""
         return cast(Tensor, self.block(torch.cat((deep_NCDHW, skip_NCDHW), dim=1)))
 
 
 class FullResolutionBlock(nn.Module):
     """Reads the input together with a map of the same resolution.
 
-    Map and input are normalised, because nothing bounds the scale of the last map of a stack of convolutions. Without
-    normalisation, an input in [0, 1] has about a hundredth of the map's variance, and the network does not learn to use
-    the input's detail.
+    Map and input are normalised, because the last map of a stack of convolutions may have any scale. Without
+    normalisation, an input in [0, 1] has about a hundredth of the map's variance. The network then does not learn to
+    use the input's detail.
 
     Args:
         channels: channels of the map.
-        in_channels: channels of the input; 0 if the decoder does not see it.
+        in_channels: channels of the input; 0 if the decoder does not receive the input.
         out_channels: channels of the output.
     """
 
@@ -83,14 +84,14 @@ class FullResolutionBlock(nn.Module):
 
 
 class TokenPyramid(nn.Module):
-    """Converts a transformer's maps, all of one stride, to a pyramid in which shallower maps are finer.
+    """Converts a transformer's maps, which share one stride, to a pyramid. Shallower maps become finer.
 
-    As in UNETR (Hatamizadeh et al., WACV 2022), a transposed convolution brings each map to its own level, with fewer
-    channels on finer levels. If there are more maps than levels, the remaining ones stay at the stride. The finest
-    level is one step below the input's own resolution.
+    As in UNETR (Hatamizadeh et al., WACV 2022), a transposed convolution upsamples each map to its own level. Finer
+    levels have fewer channels. If there are more maps than levels, the remaining maps keep their stride. The finest
+    level is one step coarser than the input.
 
     Args:
-        channels: channels of the maps, shallow to deep.
+        channels: channels of each map, shallow to deep.
         stride: stride of all maps along D, H, W.
     """
 
@@ -112,25 +113,25 @@ class TokenPyramid(nn.Module):
             )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Returns the maps of `strides` and `channels`, shallow to deep."""
+        """Returns maps with `strides` and `channels`, shallow to deep."""
         return [lift(map_NCDHW) for lift, map_NCDHW in zip(self.lifts, maps, strict=True)]
 
 
 class DenseDecoder(nn.Module):
-    """A UNETR-like decoder from the encoder's stage maps back to the input's grid.
+    """A UNETR-like decoder from the encoder's stage maps to the input's grid.
 
-    Every stage map is a skip connection, so that the gradient reaches each of the encoder's stages. With `input_skip`,
-    the input itself is a skip connection at resolutions above those of the stage maps. It provides detail that a stem
-    of stride 4 loses. Maps that all have one stride are converted by a `TokenPyramid` first. A map at the input's own
-    resolution is read by a `FullResolutionBlock`.
+    Every stage map is a skip connection. The gradient therefore reaches every stage of the encoder. With `input_skip`,
+    the input itself is a skip connection at resolutions above those of the stage maps. It provides detail that is lost
+    in a stem of stride 4. If all maps have the same stride, a `TokenPyramid` first converts them. A
+    `FullResolutionBlock` reads a map at the input's own resolution.
 
     Args:
-        channels: channels of the stage maps, shallow to deep.
-        strides: strides of the stage maps along D, H, W relative to the input, shallow to deep.
+        channels: channels of each stage map, shallow to deep.
+        strides: stride of each stage map along D, H, W relative to the input, shallow to deep.
         in_channels: channels of the input.
         out_channels: channels of the output.
-        input_skip: whether the decoder sees the input; off for masked reconstruction, where all information must pass
-            through the encoder.
+        input_skip: whether the decoder receives the input; off for masked reconstruction, where all information must
+            pass the encoder.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class DenseDecoder(nn.Module):
         """Decodes.
 
         Args:
-            input_NCDHW: the encoder's input; D, H, W are multiples of the deepest stride.
+            input_NCDHW: the encoder's input. D, H, W must be multiples of the deepest stride.
             maps: stage maps, shallow to deep.
 
         Returns:
@@ -199,12 +200,15 @@ class DenseDecoder(nn.Module):
 
 
 def group_norm(channels: int = GROUPS) -> tuple[str, dict[str, int]]:
-    """MONAI's name and arguments for a block's norm; fewer groups if `GROUPS` does not divide the channels."""
+    """MONAI's name and arguments for the norm of a block.
+
+    It uses fewer groups if `GROUPS` does not divide the channels.
+    """
     return ("group", {"num_groups": math.gcd(GROUPS, channels)})
 
 
 def get_upsampling_steps(stride: Stride) -> list[Stride]:
-    """Factors that lead from a stride to full resolution: the prime factors of each axis, the largest first.
+    """Upsampling factors from a stride to full resolution: the prime factors of each axis, largest first.
 
     A patch of 14 pixels is upsampled by 7 and then by 2, because a map at half resolution is useful and one at a
     seventh is not.

@@ -1,4 +1,4 @@
-"""From a validated job to the network that it trains, with its initial weights."""
+"""Builds the network of a validated job, with its initial weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vfmalign.training.tasks.task import TrainableTask
 
 
 def build_learner(store: ObjectStore, plan: JobPlan, device: torch.device) -> Learner:
-    """Builds the network of a job with its initial weights, under its task or objective."""
+    """Builds the network of a job with its initial weights, and wraps it in its task or objective."""
     spec = plan.spec
     torch.manual_seed(derive_seed(spec.seed, "head"))
     if plan.task is not None:
@@ -58,7 +58,7 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
 def build_network(
     task: TrainableTask, encoder: Encoder | None, preprocessing: Preprocessing
 ) -> CaseClassifier | EncoderDecoder | SpecialisedClassifier | SpecialisedUNet:
-    """Builds the task's head on the encoder, or its specialised network if there is no encoder."""
+    """Builds the task's head on the encoder. If there is no encoder, builds the task's specialised network."""
     modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_dhw
     if task.classifies_cases:
         return CaseClassifier(encoder) if encoder else SpecialisedClassifier(len(modalities), shape_DHW)

@@ -1,6 +1,7 @@
-"""Networks around an encoder, and the specialised networks without one.
+"""Networks built around an encoder, and specialised networks without an encoder.
 
-Normalisation is by groups within one sample, as in `decoder`. Axes: N batch, C channels, D H W depth, height, width.
+Normalisation is over groups of channels within one sample, as in `decoder`. Axes: N batch, C channels, D H W depth,
+height, width.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ class EncoderDecoder(nn.Module):
     """An encoder with a dense decoder.
 
     Args:
-        encoder: the VFM, which is trained together with the decoder.
+        encoder: the VFM. It is trained together with the decoder.
         out_channels: channels of the output.
         input_skip: see `DenseDecoder`.
-        residual: channels of the input to which the output is added, one per output channel; empty for none. The last
-            convolution then starts at zero, so that the untrained network returns these channels.
-        background_first: whether the output has a channel per class, and the first class is by far the most frequent.
-            The untrained network then gives small probabilities to the other classes.
+        residual: for each output channel, the input channel to which it is added; empty for none. The last convolution
+            then starts at zero. The untrained network therefore returns these input channels.
+        background_first: whether the output has one channel per class and the first class is by far the most frequent.
+            The untrained network then predicts small probabilities for the other classes.
     """
 
     def __init__(
@@ -64,10 +65,10 @@ class EncoderDecoder(nn.Module):
 
 
 class CaseClassifier(nn.Module):
-    """One logit per case, from local evidence in every dense map and the pooled feature.
+    """Predicts one logit per case from local evidence in every dense map and from the pooled feature.
 
-    The evidence at every voxel is reduced to its maximum and mean. A lesion fills about a hundredth of the volume: the
-    mean over space alone would hide it, and so would the coarse voxels of the deepest map.
+    The evidence at all voxels is reduced to its maximum and mean. A lesion fills about a hundredth of the volume. It
+    would be lost in the mean alone, and in the coarse voxels of the deepest map.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -102,7 +103,7 @@ class CaseClassifier(nn.Module):
 class SpecialisedClassifier(nn.Module):
     """One logit per case without a foundation model: MONAI's 3D DenseNet.
 
-    Small volumes get a small network, others DenseNet-121.
+    Small volumes get a small network. Others get DenseNet-121.
 
     Args:
         in_channels: channels of the input.
@@ -146,13 +147,13 @@ class Projector(nn.Module):
 class SpecialisedUNet(nn.Module):
     """The task's own network without a foundation model: MONAI's residual UNet, starting at full resolution.
 
-    For volumes of at most 64 voxels a side, it has 8 channels and 3 downsamplings, which a CPU can train. For larger
-    volumes, it has 32 channels and 4 downsamplings.
+    For volumes with sides of at most 64 voxels, it has 8 channels and 3 downsamplings. A CPU can train this network.
+    For larger volumes, it has 32 channels and 4 downsamplings.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        shape_DHW: size of the whole volumes; inputs may have any multiple of `stride_DHW`.
+        shape_DHW: size of the whole volumes. Inputs may have any multiple of `stride_DHW`.
         residual: as in `EncoderDecoder`.
         background_first: as in `EncoderDecoder`.
     """
@@ -197,7 +198,7 @@ def stage_shapes(encoder: Encoder) -> tuple[list[int], list[Stride]]:
 
 
 def check_shape(shape_DHW: Sequence[int], stride_DHW: Stride, *, field: str) -> None:
-    """Checks that a network's output can have the same size as its input.
+    """Checks that a network can have an output of the same size as its input.
 
     Raises:
         BadOption: a side is not a multiple of the deepest stride.

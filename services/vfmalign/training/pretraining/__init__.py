@@ -1,4 +1,4 @@
-"""Pretraining objectives by name. To add one, write one file and add one entry to `OBJECTIVES`."""
+"""Pretraining objectives by name. To add an objective, write one file and add one entry to `OBJECTIVES`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ OBJECTIVES: dict[Objective, ObjectiveFactory] = {
 def build_objective(
     name: Objective, encoder: Encoder, recipe: TrainingRecipe, device: torch.device, seed: int
 ) -> Learner:
-    """Builds the learner of an objective.
+    """Builds the learner for an objective.
 
     Args:
         name: the objective.
-        encoder: the encoder to pretrain, already on the device.
+        encoder: the encoder to pretrain. It is already on the device.
         recipe: the job's recipe.
         device: device of the encoder.
-        seed: seed of the fixed masks and views of the validation.
+        seed: seed of the masks and views for validation, which are fixed.
 
     Raises:
         BadOption: no pretraining objective has this name, or the recipe does not suit the objective.

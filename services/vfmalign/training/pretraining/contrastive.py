@@ -1,7 +1,7 @@
-"""Contrastive pretraining: two augmented crops of one case should be close together, and far from other cases.
+"""Contrastive pretraining: features of two augmented crops should be similar only if both show the same case.
 
 SimCLR (Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, arXiv
-2002.05709): NT-Xent by MONAI's `ContrastiveLoss`, on a projection of the pooled feature.
+2002.05709): NT-Xent loss, computed by MONAI's `ContrastiveLoss` on a projection of the pooled feature.
 
 Axes: N batch, C channels, D H W.
 """
@@ -53,11 +53,11 @@ class Contrastive:
         self.criterion = ContrastiveLoss(temperature=TEMPERATURE)
 
     def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
-        """NT-Xent of two views of every case."""
+        """NT-Xent loss of two views of every case."""
         return self._nt_xent(batch, draw, forward)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
-        """NT-Xent over all validation cases at once, with the same views at every epoch."""
+        """NT-Xent loss over all validation cases together. The views are the same in every epoch."""
         if len({case.case for case in cases}) < 2:
             raise BadDataset(
                 "contrastive validation needs at least two different cases", subject="val", remedy="add cases to `val`"

@@ -1,9 +1,9 @@
-"""Masked reconstruction: most of the volume is hidden and has to be restored from the rest.
+"""Masked reconstruction: most of the volume is hidden and must be restored from the rest.
 
 A convolutional encoder is trained as in FCMAE (Woo et al., "ConvNeXt V2", CVPR 2023, arXiv 2301.00808) in its dense
-form: hidden units are set to 0, the mean after normalisation, and a decoder restores them from the encoder's maps.
-ProFound's transformer is trained as a masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377), which encodes the
-visible patches only. The loss is the squared error over hidden voxels.
+form: hidden units are set to 0, which is the mean after normalisation. A decoder restores them from the encoder's maps.
+ProFound's transformer is trained as a masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377), which encodes only
+the visible patches. The loss is the squared error over hidden voxels.
 
 Axes: N batch, C channels, D H W; U units, K visible patches.
 """
@@ -38,10 +38,12 @@ RECONSTRUCTION_ERROR = MetricSpec(name="masked_reconstruction_error", unit="", h
 
 
 class MaskedAutoencoder(nn.Module):
-    """ProFound's transformer with a decoder that is half as wide and two thirds as deep, like the published decoder.
+    """ProFound's transformer with a decoder.
+
+    Like the published one, the decoder is half as wide and two thirds as deep.
 
     Args:
-        encoder: the transformer, which sees the visible patches only.
+        encoder: the transformer. It receives only the visible patches.
     """
 
     def __init__(self, encoder: ProFoundViT) -> None:
@@ -56,8 +58,8 @@ class MaskedAutoencoder(nn.Module):
         """Predicts the whole volume.
 
         Args:
-            input_NCDHW: the input; hidden patches are not read.
-            hidden_N1DHW: True in hidden patches, with the same number of them in every volume.
+            input_NCDHW: the input. Hidden patches are not read.
+            hidden_N1DHW: True in hidden patches. All volumes must have the same number of hidden patches.
 
         Returns:
             (N, C, D, H, W).
@@ -92,7 +94,7 @@ class MaskedReconstruction:
         return masked_error(restored_NCDHW, batch.clean_NCDHW, hidden_N1DHW)
 
     def hidden(self, shape_NCDHW: Sequence[int], draw: torch.Generator) -> Tensor:
-        """Draws which part is hidden: units of the volume, or patches if the encoder is the transformer."""
+        """Draws the part to hide: patches if the encoder is ProFound's transformer, otherwise units of the volume."""
         if isinstance(self.encoder, ProFoundViT):
             grid_DHW = patch_grid(tuple(shape_NCDHW[2:]), self.encoder.patch_DHW)
             return hidden_units(shape_NCDHW, draw, grid_DHW, MASKED_PATCHES)
@@ -105,7 +107,7 @@ class MaskedReconstruction:
         return forward(batch.clean_NCDHW * ~hidden_N1DHW, batch.slices_N2)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
-        """Mean loss over cases; each case has the same mask in every epoch."""
+        """Mean loss over the cases. Each case has the same mask in every epoch."""
         errors = [values[RECONSTRUCTION_ERROR.name] for values in self.score(cases, check)]
         return fmean(error for error in errors if error is not None)
 
@@ -148,16 +150,16 @@ class MaskedReconstruction:
 def hidden_units(
     shape_NCDHW: Sequence[int], draw: torch.Generator, units_DHW: Stride = UNITS_DHW, share: float = MASKED_SHARE
 ) -> Tensor:
-    """Draws the hidden units of each volume; their number is `share` of all its units, rounded down.
+    """Draws the hidden units of each volume. Their number is `share` times the number of units, rounded down.
 
     Args:
         shape_NCDHW: shape of the volumes.
         draw: the source of randomness.
         units_DHW: number of units along each axis, at most one per voxel.
-        share: share of the hidden units.
+        share: share of units to hide.
 
     Returns:
-        (N, 1, D, H, W) bool, True where hidden; the same for all channels.
+        (N, 1, D, H, W) bool, True in hidden units. All channels share this mask.
     """
     n, size_DHW = shape_NCDHW[0], shape_NCDHW[2:]
     grid = [min(units, size) for units, size in zip(units_DHW, size_DHW, strict=True)]

@@ -1,4 +1,4 @@
-"""Tasks by name: one file and one entry in `TASKS` for each entry of `core.domain.tasks`."""
+"""Tasks by name. Each entry of `core.domain.tasks` has one file and one entry in `TASKS`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Classification of cases: does a case belong to the class? One logit per case.
+"""Classification of cases: predicts whether a case belongs to a class. One logit per case.
 
-A case states its class, or the class derives from a label map. A case is then in the class if the map's highest value
-is at least a threshold. For prostate mpMRI, the value of the lesion map is the ISUP grade group, and cancer is
-significant from group 2. If the maps of a dataset never exceed 1, they are masks instead of grades, and any nonzero
-voxel counts.
+A case states its class, or the class is derived from a label map. In the second case, a case belongs to the class if
+the map's highest value reaches a threshold. For prostate mpMRI, the value of the lesion map is the ISUP grade group,
+and cancer is significant from group 2. If no map of a dataset exceeds 1, the maps are masks instead of grades. Any
+nonzero voxel then counts.
 
 Axes: N batch, D H W.
 """
@@ -29,7 +29,7 @@ from vfmalign.training.tasks.task import TrainableTask
 
 
 def get_positives(cases: Sequence[PreparedCase], case_class: CaseClass) -> list[bool]:
-    """Returns whether each case of a dataset belongs to the class."""
+    """Returns, for each case of a dataset, whether it belongs to the class."""
     if not case_class.label:
         return [case.classes[case_class.name] for case in cases]
     grades = [case.label_max.get(case_class.label, 0) for case in cases]
@@ -39,7 +39,7 @@ def get_positives(cases: Sequence[PreparedCase], case_class: CaseClass) -> list[
 
 @dataclass(frozen=True)
 class Classification:
-    """Loss, metrics and panels of one class.
+    """Loss, metrics and panels for one class.
 
     Attributes:
         spec: the task.
@@ -52,30 +52,30 @@ class Classification:
     def prepare(self, cases: Sequence[PreparedCase]) -> list[PreparedCase]:
         """Adds the class to each case.
 
-        It needs all splits, because the class depends on the dataset's largest grade.
+        It needs the cases of all splits, because the class depends on the dataset's highest grade.
         """
         positives = get_positives(cases, self.case_class)
         return [replace(case, positive=positive) for case, positive in zip(cases, positives, strict=True)]
 
     def loss(self, output_N1: Tensor, batch: Batch) -> Tensor:
-        """Binary cross-entropy; batches contain both classes equally often."""
+        """Binary cross-entropy. Positive and negative cases are equally frequent in batches."""
         if batch.positive_N is None:
             raise TypeError("classification needs the class of every case")
         return functional.binary_cross_entropy_with_logits(output_N1[:, 0], batch.positive_N)
 
     def probability(self, output_1: Tensor, case: PreparedCase) -> float | None:
-        """Returns the predicted probability that the case is positive. Metrics over a set of cases use this value."""
+        """Returns the predicted probability that the case is positive. Metrics over sets of cases use this value."""
         return float(output_1.sigmoid())
 
     def score(self, output_1: Tensor, case: PreparedCase) -> dict[str, float | None]:
-        """Returns the predicted probability, once under the name of each metric over a set of cases."""
+        """Returns the predicted probability under the name of each metric over sets of cases."""
         return {metric.name: self.probability(output_1, case) for metric in self.spec.metrics}
 
     def positive_share(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """Fits the naive baseline, which predicts the share of positive training cases, as a logit, for every case.
+        """Fits the naive baseline. Its prediction for every case is the share of positive training cases, as a logit.
 
         Raises:
-            BadDataset: all training cases have the same class, so that nothing can be learned about the other class.
+            BadDataset: all training cases have the same class. Nothing can be learned about the other one.
         """
         share = fmean(bool(case.positive) for case in train)
         if share in (0.0, 1.0):
@@ -87,9 +87,10 @@ class Classification:
         return lambda case: torch.tensor([share]).logit()
 
     def panels(self, output_1: Tensor, case: PreparedCase) -> list[Panel]:
-        """Every channel of a slice, with the class and its prediction.
+        """Every channel of one slice, with the class and the prediction.
 
-        The slice is the one with the most of the label map from which the class derives, or else the middle slice.
+        The slice is the one with most voxels of the label map that defines the class. Without such a map, it is the
+        middle slice.
         """
         d = case.input_CDHW.shape[1] // 2
         outlines: tuple[NDArray[np.bool_], ...] = ()
@@ -111,7 +112,7 @@ class Classification:
 
 
 def make_classification(spec: TaskSpec) -> TrainableTask:
-    """Returns the task for the class of its parameters."""
+    """Returns the task for the class in its parameters."""
     if spec.case_class is None:
         raise TypeError("a classification has a class")
     task = Classification(spec, spec.case_class)

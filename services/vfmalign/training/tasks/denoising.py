@@ -1,7 +1,7 @@
-"""Denoising: from a volume with simulated Rician noise back to the volume as it was acquired.
+"""Denoising: from a volume with simulated Rician noise to the volume as acquired.
 
-The network predicts a residual over its input, so that step 0 of every curve is the score of the noisy input. The
-reference contains the noise of its own acquisition, which no network can predict.
+The network predicts a residual that is added to its input. The first point of every curve is therefore the score of the
+noisy input. The reference contains the noise of its own acquisition. No network can predict this noise.
 """
 
 from __future__ import annotations
@@ -12,5 +12,5 @@ from vfmalign.training.tasks.task import TrainableTask
 
 
 def make_denoising(spec: TaskSpec) -> TrainableTask:
-    """Returns the task for the modalities of its parameters."""
+    """Returns the task for the modalities in its parameters."""
     return make_restoration(spec)

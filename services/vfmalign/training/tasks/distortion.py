@@ -1,8 +1,8 @@
-"""Distortion correction: from a volume displaced and piled up by susceptibility back to the undistorted one.
+"""Distortion correction: from a volume displaced and piled up by susceptibility to the undistorted volume.
 
-For prostate mpMRI, the model's input is T2W, DWI and ADC. T2W is not distorted; one field distorts DWI and ADC. The
-model restores DWI alone. The network predicts a residual over the distorted volume, so that step 0 of every curve is
-the score of the uncorrected input.
+For prostate mpMRI, the model's input is T2W, DWI and ADC. T2W is not distorted. DWI and ADC are distorted by the same
+field. The model restores DWI alone. The network predicts a residual that is added to the distorted volume. The first
+point of every curve is therefore the score of the uncorrected input.
 """
 
 from __future__ import annotations
@@ -13,5 +13,5 @@ from vfmalign.training.tasks.task import TrainableTask
 
 
 def make_distortion(spec: TaskSpec) -> TrainableTask:
-    """Returns the task for the modalities of its parameters."""
+    """Returns the task for the modalities in its parameters."""
     return make_restoration(spec)

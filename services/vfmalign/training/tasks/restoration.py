@@ -1,4 +1,4 @@
-"""Shared parts of the tasks that output an image: restored channels, loss, PSNR, SSIM and panels.
+"""Parts shared by the tasks that output an image: restored channels, loss, PSNR, SSIM and panels.
 
 Axes: N batch, C channels, D H W.
 """
@@ -32,19 +32,19 @@ class Restoration:
     """Loss, metrics and panels of a task that restores modalities.
 
     Attributes:
-        restores: modalities to restore, as far as the model's input has them.
-        unit: unit of the output, expressed in the unit of the clean channels.
+        restores: modalities to restore. Those that the model's input lacks are ignored.
+        unit: unit of the output, as a multiple of the clean channels' unit.
     """
 
     restores: tuple[Modality, ...]
     unit: float = 1.0
 
     def channels(self, modalities: Sequence[Modality]) -> list[int]:
-        """Indices of the input's channels that are restored."""
+        """Indices of the input channels to restore."""
         return [channel for channel, modality in enumerate(modalities) if modality in self.restores]
 
     def loss(self, output_NCDHW: Tensor, batch: Batch) -> Tensor:
-        """Mean squared error; minimising it maximises PSNR."""
+        """Mean squared error. Minimising it maximises PSNR."""
         return functional.mse_loss(output_NCDHW, batch.clean_NCDHW[:, self.channels(batch.modalities)] / self.unit)
 
     def target(self, case: PreparedCase) -> Tensor:
@@ -61,7 +61,7 @@ class Restoration:
         return {"psnr": psnr(output_CDHW, target_CDHW), "ssim": ssim(output_CDHW, target_CDHW)}
 
     def uncorrected(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """The naive baseline: the input's own channels."""
+        """The naive baseline: returns the input's own channels."""
         return lambda case: case.input_CDHW[self.channels(case.modalities)] / self.unit
 
     def panels(self, output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
@@ -94,7 +94,7 @@ class Restoration:
 
 
 def make_restoration(spec: TaskSpec) -> TrainableTask:
-    """Returns a task with a network that predicts a residual over the degraded modalities."""
+    """Returns a task whose network predicts a residual that is added to the degraded modalities."""
     restoration = Restoration(spec.restores)
     return TrainableTask(
         spec=spec,
@@ -119,10 +119,10 @@ def _ssim() -> SSIMMetric:
 
 
 def psnr(output_CDHW: Tensor, clean_CDHW: Tensor) -> float | None:
-    """Mean over channels of 10·log10(range² / MSE) in dB, with the range of each reference channel.
+    """Mean over channels of 10·log10(range² / MSE) in dB, where range is that of the reference channel.
 
     Returns:
-        None if every reference channel is constant; `PSNR_CEILING_DB` for equal volumes.
+        It is None if every reference channel is constant, and `PSNR_CEILING_DB` for equal volumes.
     """
     pair = _unit_range(output_CDHW, clean_CDHW)
     if pair is None:
@@ -131,7 +131,7 @@ def psnr(output_CDHW: Tensor, clean_CDHW: Tensor) -> float | None:
 
 
 def ssim(output_CDHW: Tensor, clean_CDHW: Tensor) -> float | None:
-    """Mean over channels of the 3D structural similarity (Wang et al., 2004), scaled as in `psnr`."""
+    """Mean over channels of the 3D structural similarity (Wang et al., 2004). Channels are scaled as in `psnr`."""
     pair = _unit_range(output_CDHW, clean_CDHW)
     return None if pair is None else _mean(cast(Tensor, _ssim()(*pair)))
 

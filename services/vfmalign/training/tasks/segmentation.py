@@ -1,10 +1,10 @@
-"""Segmentation: background and every structure as one softmax.
+"""Segmentation: one softmax over the background and all structures.
 
-Scores are computed for whole structures: parts that the field of view cuts off count as missed (docs/numbers.md).
+Scores are computed for whole structures. Parts that the field of view cuts off count as missed (docs/numbers.md).
 
-Structures are drawn in order, a later one over an earlier one. For prostate mpMRI, the structures are gland and lesion.
-The primary metric is the Dice of the lesion. The gland is learned as well because it tells the network where a lesion
-can be, and because a batch without a lesion then still has a useful gradient.
+Structures are drawn in order. A later structure overwrites an earlier one. For prostate mpMRI, the structures are gland
+and lesion. The primary metric is the Dice of the lesion. The gland is learned too, because it shows the network where a
+lesion can be. Even a batch without a lesion then has a useful gradient.
 
 Axes: N batch, C classes (background, then the structures), D H W.
 """
@@ -49,18 +49,18 @@ class Segmentation:
 
     @property
     def structures(self) -> tuple[Structure, ...]:
-        """The structures in the order in which they are drawn; class i + 1 is structure i."""
+        """The structures in the order in which they are drawn. Structure i has class i + 1."""
         return self.spec.structures
 
     def draw(self, labels: Mapping[VolumeKind, Tensor]) -> Tensor:
-        """Assigns a class to every voxel: the last of `structures` that contains it, otherwise background."""
+        """Assigns a class to every voxel: that of the last of `structures` that contains it, or background."""
         classes = torch.zeros_like(labels[self.structures[0].label], dtype=torch.int64)
         for number, structure in enumerate(self.structures, start=1):
             classes = torch.where(mask_structure(structure, labels), number, classes)
         return classes
 
     def get_region(self, classes_DHW: Tensor, structure: Structure) -> Tensor:
-        """Voxels of a structure, including the structures within it."""
+        """Voxels of a structure, including the structures inside it."""
         region_DHW = torch.zeros_like(classes_DHW, dtype=torch.bool)
         for number, other in enumerate(self.structures, start=1):
             if other == structure or self._is_within(other, structure):
@@ -98,13 +98,13 @@ class Segmentation:
         return value
 
     def class_frequencies(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """Fits the naive baseline: it predicts each class's frequency at each voxel over all training cases."""
+        """Fits the naive baseline. It predicts, at each voxel, the frequency of each class over all training cases."""
         one_hot_labels = [one_hot(self.draw(case.labels), len(self.structures) + 1) for case in train]
         mean_CDHW = torch.stack(one_hot_labels).double().mean(0).movedim(-1, 0)
         return lambda case: mean_CDHW
 
     def primary(self, output_CDHW: Tensor, case: PreparedCase) -> float | None:
-        """Returns the primary metric, a Dice; None if the reference has no structure that this Dice covers."""
+        """Returns the primary metric, which is a Dice; None if the reference has none of its structures."""
         predicted_DHW, true_DHW = self._get_classes(output_CDHW, case)
         name = self.spec.primary_metric.name
         if name == MEAN_DICE:
@@ -113,7 +113,10 @@ class Segmentation:
         return self._dice(predicted_DHW, true_DHW, structure)
 
     def score(self, output_CDHW: Tensor, case: PreparedCase) -> dict[str, float | None]:
-        """Returns Dice and HD95 by structure, and the predicted volume of optional structures that the case lacks."""
+        """Returns Dice and HD95 by structure.
+
+        For optional structures that the case lacks, returns the predicted volume.
+        """
         predicted_DHW, true_DHW = self._get_classes(output_CDHW, case)
         values: dict[str, float | None] = {}
         for structure in self.structures:
@@ -128,7 +131,7 @@ class Segmentation:
         return {metric.name: values[metric.name] for metric in self.spec.metrics}
 
     def panels(self, output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
-        """Draws the slice with most voxels of the last structure, or else of all: channels, reference, prediction."""
+        """Draws channels, reference and prediction of the slice with most voxels of the last structure, else of all."""
         predicted_DHW, true_DHW = output_CDHW.argmax(0), self.draw(case.labels)
         last_D = (true_DHW == len(self.structures)).sum((1, 2))
         d = int((last_D * true_DHW[0].numel() + (true_DHW > 0).sum((1, 2))).argmax())
@@ -160,16 +163,16 @@ class Segmentation:
 
 
 def dice(prediction: Tensor, reference: Tensor) -> float | None:
-    """Computes the Dice of two masks of one shape; None if the reference is empty."""
+    """Computes the Dice of two masks of the same shape; None if the reference is empty."""
     value = float(compute_dice(prediction[None, None], reference[None, None], ignore_empty=True))
     return None if math.isnan(value) else value
 
 
 def hd95_mm(prediction: Tensor, reference: Tensor, spacing_mm: tuple[float, float, float]) -> float | None:
-    """95th percentile of the distance between the surfaces of two masks, the larger of both directions, in mm.
+    """95th percentile of the distance between the surfaces of two masks, in mm: the larger of both directions.
 
     Returns:
-        None if the reference is empty; the diagonal of the volume if the prediction is empty.
+        It is None if the reference is empty, and the diagonal of the volume if the prediction is empty.
     """
     if not bool(reference.any()):
         return None
@@ -187,7 +190,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def make_segmentation(spec: TaskSpec) -> TrainableTask:
-    """Returns the task for the structures of its parameters."""
+    """Returns the task for the structures in its parameters."""
     task = Segmentation(spec)
     return TrainableTask(
         spec=spec,

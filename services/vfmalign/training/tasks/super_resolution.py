@@ -1,7 +1,7 @@
-"""Super-resolution: from a volume of half the in-plane resolution back to the original.
+"""Super-resolution: from a volume with half the in-plane resolution to the original.
 
-The network predicts a residual over its input. The untrained network therefore returns the input, and step 0 of every
-curve is the input's own score.
+The network predicts a residual that is added to its input. The untrained network therefore returns the input, and the
+first point of every curve is the input's own score.
 """
 
 from __future__ import annotations
@@ -12,5 +12,5 @@ from vfmalign.training.tasks.task import TrainableTask
 
 
 def make_super_resolution(spec: TaskSpec) -> TrainableTask:
-    """Returns the task for the modalities of its parameters."""
+    """Returns the task for the modalities in its parameters."""
     return make_restoration(spec)

@@ -1,4 +1,4 @@
-"""The interface of a task for training: the head's shape, the loss and the metrics.
+"""Interface of a task for training: the shape of the head, the loss and the metrics.
 
 Axes: N batch, C channels, D H W.
 """
@@ -22,19 +22,19 @@ def _keep_cases(cases: Sequence[PreparedCase]) -> list[PreparedCase]:
 
 @dataclass(frozen=True)
 class TrainableTask:
-    """One task on one dataset. A network's output is (C, D, H, W), or one logit for tasks that classify cases.
+    """One task on one dataset. A network outputs (C, D, H, W) or, for tasks that classify cases, one logit.
 
     Attributes:
         spec: name, input transform, labels, metrics and description of the naive baseline.
-        loss: loss of outputs and their batch.
-        primary: the primary metric of an output and its case; None where undefined.
-        score: every metric of an output and its case, by name.
-        panels: images of an output and its case.
-        naive_baseline: fits a prediction without a network to the training cases; returns the predictor.
-        prepare: completes the loaded cases of a whole dataset, in order, for example with their classes.
-        classes: channels of a head that classifies voxels; 0 for other tasks.
-        restores: modalities that the head predicts, as far as the model's input has them.
-        residual: whether the prediction is added to the input's channels of `restores`.
+        loss: computes the loss from outputs and their batch.
+        primary: computes the primary metric from an output and its case; None if it is undefined.
+        score: computes every metric, by name, from an output and its case.
+        panels: draws images of an output and its case.
+        naive_baseline: fits a prediction without a network to the training cases. Returns the predictor.
+        prepare: completes all loaded cases of a dataset, in order, for example with their classes.
+        classes: number of channels of a head that classifies voxels; 0 for other tasks.
+        restores: modalities that the head predicts. Those that the model's input lacks are ignored.
+        residual: whether the prediction is added to the input channels named in `restores`.
         classifies_cases: whether the head predicts one logit per case.
     """
 

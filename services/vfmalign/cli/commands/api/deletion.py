@@ -36,7 +36,7 @@ def delete(name: str, call: Callable[[bool], Deletion], output: Output, *, yes: 
 
     Args:
         name: the object's kind and id.
-        call: deletes the object; if called with True, it only measures the object.
+        call: deletes the object. `call(True)` only measures it.
         output: where the result goes.
         yes: do not ask.
         dry_run: only measure.

@@ -3,8 +3,8 @@
 Each session is a case, and each subject is a patient. The suffix of an image is its modality. A derived declaration
 uses only suffixes that BIDS defines, because other words in a file name may be a patient's name. A mask is a file that
 matches `derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz` or `*_mask.nii.gz`. The value of the entity `label-` or `desc-`
-in its file name is the name of the label map. Without such an entity, the suffix of the file name is used. Tables such
-as participants.tsv are not read.
+is the name of the label map. Without such an entity, the file name's suffix is used. Tables such as participants.tsv
+are not read.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Rules:
         declaration: modalities and label maps of a case.
         selections: rules that choose a series or segmentation for each modality or label map.
         allowed: names of the refusals that the user has overridden (`refusals.REFUSALS`, `refusals.DEFECTIVE`).
-        is_default: whether the default declaration is used, because the user gave none.
+        is_default: whether the user gave no declaration.
         choices: see `DicomOptions`.
     """
 

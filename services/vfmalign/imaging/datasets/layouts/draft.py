@@ -34,7 +34,7 @@ class UndescribedData(BadDataset):
     Attributes:
         counts: maps each possible name for a declaration to the number of cases that have such a file.
         draft: a declaration for the user to correct; None if no image occurs in every case that has files.
-        notes: possible mistakes in the draft, as sentences without patients' names.
+        notes: possible mistakes in the draft, without patients' names.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ def describe(message: str, kinds_by_case: KindsByCase, derived: DerivedLabelMaps
     Args:
         message: describes the mismatch between data and declaration.
         kinds_by_case: see `name_files`.
-        derived: the label maps. If it is None, they are detected by the values in the files.
+        derived: the label maps; None to detect them by the files' values.
     """
     counts = Counter(kind for kinds in kinds_by_case.values() for kind in kinds)
     ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -129,7 +129,7 @@ class SourceDataset:
     Attributes:
         declaration: declaration supplied by the user or derived from the data.
         cases: in order of name.
-        notes: notes on omitted data, as sentences without patients' names.
+        notes: notes on omitted data, without patients' names.
         selections: rules that chose the DICOM series, in the form of `DatasetManifest`; empty for other layouts.
     """
 
@@ -195,7 +195,7 @@ def list_folders(folder: Path, prefix: str = "") -> list[Path]:
 
 
 def list_volumes(folder: Path) -> dict[str, list[Path]]:
-    """Maps each stem to the NIfTI files of this stem that lie directly in a folder, sorted by stem.
+    """Maps each stem to its NIfTI files directly in a folder, sorted by stem.
 
     Files with the same stem have different endings.
 

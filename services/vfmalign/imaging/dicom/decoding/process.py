@@ -71,7 +71,7 @@ def limit_memory(size_bytes: int) -> None:
 
 
 def decode(request: Mapping[str, Any], frame: bytes) -> NDArray[np.generic]:
-    """Decodes a frame with the same result as pydicom gives for a frame within a file."""
+    """Decodes a frame with the same result as pydicom within a file."""
     pixels_YX, _ = get_decoder(request["syntax"]).as_array(
         encapsulate([frame]), index=0, raw=True, decoding_plugin=request["plugin"], **request["options"]
     )

@@ -46,7 +46,7 @@ def check_frame_of_reference(own: object, reference: Stack, name: str) -> None:
     Args:
         own: identifier of the object's frame of reference; None if the object states none.
         reference: the image.
-        name: name of the label map in error messages.
+        name: the label map's name in error messages.
 
     Raises:
         BadVolume: the two frames of reference differ, or one of them is unknown.

@@ -65,7 +65,7 @@ def read_label_map(
         segmentation: the object.
         reference: the image on which the segments were drawn, or another image in the same frame of reference.
         values: maps segment number to voxel value, from 1 to 255. Segments without a value are omitted.
-        name: name of the label map in error messages: a generated id and the kind of the map.
+        name: the label map's name in error messages: a generated id and the kind of the map.
 
     Raises:
         BadVolume: the object cannot be read or placed, or segments with different values overlap.

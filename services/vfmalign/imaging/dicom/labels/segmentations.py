@@ -91,7 +91,7 @@ def draw(stream: BinaryIO, header: Dataset, reference: Stack, values: Mapping[in
         header: header of the segmentation.
         reference: the image.
         values: maps segment number to voxel value.
-        name: name of the label map in error messages.
+        name: the label map's name in error messages.
 
     Raises:
         BadVolume: see `label_maps.read_label_map`.

@@ -102,7 +102,7 @@ def draw(header: Dataset, reference: Stack, values: Mapping[int, int], name: str
         header: header of the structure set.
         reference: the image.
         values: maps region number to voxel value.
-        name: name of the label map in error messages.
+        name: the label map's name in error messages.
 
     Raises:
         BadVolume: see `label_maps.read_label_map`.

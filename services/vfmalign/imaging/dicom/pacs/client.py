@@ -125,7 +125,7 @@ def check_query(query: Mapping[str, str]) -> None:
 
 
 class PacsClient:
-    """Client of one server. It may be used by one thread at a time.
+    """Client of one server. Not thread-safe.
 
     All methods raise:
         PacsUnavailable: after several attempts, the server still does not answer, closes the connection or is
@@ -207,7 +207,7 @@ class PacsClient:
             instances: instances to download.
             folder: destination folder. It is created with mode 0700, its files with mode 0600. File names are hashes.
             context: limits of the work.
-            progress: called with the number of bytes received since its last call.
+            progress: see `ByteProgress`.
 
         Raises:
             StudyTooLarge: the study exceeds the size limit.

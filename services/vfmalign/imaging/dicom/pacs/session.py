@@ -93,7 +93,7 @@ class Answer:
 
 
 class PacsSession:
-    """Session with one server. It may be used by one thread at a time.
+    """Session with one server. Not thread-safe.
 
     Raises:
         PacsRefused: the certificate files cannot be read, or do not belong together.

@@ -2,8 +2,8 @@
 
 To convert activity concentration, the patient's weight and the injected dose are used. The dose is decayed to the
 reference time of the images' decay correction. This reference time is determined as in the vendor-neutral calculation
-of QIBA's FDG-PET profile. Weight, dose and times are used only in this module and are not stored. If an attribute is
-missing, the error names its keyword. No value is assumed.
+of QIBA's FDG-PET profile. Weight, dose and times are used only here and never stored. If an attribute is missing, the
+error names its keyword. No value is assumed.
 
 Legend: X columns, Y rows, Z slices.
 """
@@ -66,7 +66,7 @@ def find_factor(header: Dataset, name: str) -> float:
 
     Args:
         header: header of the image.
-        name: name of the volume in error messages.
+        name: the volume's name in error messages.
 
     Raises:
         BadVolume: an attribute is missing, or its value does not determine SUVbw.

@@ -95,7 +95,7 @@ class SegmentRule(Record):
         return self
 
     def matches(self, segment: Segment) -> bool:
-        """Returns whether a segment belongs to the value."""
+        """Returns whether a segment meets this rule."""
         if self.label is not None:
             return not find_difference(self.label, segment.label, str)
         return segment.number == self.number or any(has_code(segment, code) for code in self.code or ())
@@ -105,10 +105,10 @@ class Selection(Record):
     """Rule for choosing the volume or segmentation of a study for a modality or label map.
 
     Attributes:
-        name: id of the modality or label map.
+        name: id of the modality or label map to choose for.
         conditions: conditions on the volume or segmentation.
-        prefer: preferences among several volumes that meet the conditions, in order of precedence.
-        segments: for a label map, the segments of each of its values; several segments of one value are united.
+        prefer: preferences among the volumes that meet the conditions, in order of precedence.
+        segments: for a label map, the segments of each value. Several segments of one value are united.
     """
 
     name: VolumeKind
@@ -144,7 +144,10 @@ def _check_single(record: Record) -> None:
 
 
 def get_selections(declaration: DatasetDeclaration) -> tuple[Selection, ...]:
-    """Returns the selections of a built-in declaration; empty for other declarations, even of the same name."""
+    """Returns the selections of a built-in declaration.
+
+    Returns none for other declarations, even if they have its name.
+    """
     name = declaration.name
     return _read_selections(name) if name in list_declarations() and declaration == get_declaration(name) else ()
 
@@ -156,7 +159,7 @@ def _read_selections(name: str) -> tuple[Selection, ...]:
 
 
 def encode_selections(selections: Sequence[Selection]) -> str:
-    """Returns selections as the text that datasets store: JSON, which is the same for equal selections.
+    """Returns selections in the text form that datasets store: JSON that is identical for equal selections.
 
     Raises:
         BadOption: the text is longer than `MAX_RULES_LENGTH`.
@@ -166,7 +169,7 @@ def encode_selections(selections: Sequence[Selection]) -> str:
 
 
 def check_length(text: str) -> str:
-    """Checks the length of rules before they are stored, and returns the rules.
+    """Checks the length of rules before they are stored. Returns the rules.
 
     Raises:
         BadOption: the text is longer than `MAX_RULES_LENGTH`.
@@ -184,7 +187,8 @@ def parse_selections(text: str, declaration: DatasetDeclaration) -> tuple[Select
     """Parses selections and checks them against their declaration.
 
     Raises:
-        BadOption: the text is not selections, or they do not fit the declaration; the error names the field.
+        BadOption: the text is not a list of selections, or they do not match the declaration. The error names the
+            field.
     """
     try:
         content = parse_json(text, MAX_RULES_LENGTH, unique_names=True)
@@ -200,10 +204,10 @@ def parse_selections(text: str, declaration: DatasetDeclaration) -> tuple[Select
 
 
 def check_selections(declaration: DatasetDeclaration, selections: Sequence[Selection]) -> None:
-    """Checks that selections fit their declaration.
+    """Checks that selections match their declaration.
 
     Raises:
-        BadOption: a modality has no selection, or a selection is for something undeclared or lacks its segments.
+        BadOption: a modality has no selection, or a selection names something undeclared or lacks its segments.
     """
     values = {label.name: set(label.values) for label in declaration.labels}
     names = [selection.name for selection in selections]

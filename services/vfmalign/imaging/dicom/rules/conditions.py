@@ -90,15 +90,17 @@ NumberKeyword = Annotated[str, AfterValidator(_check_number_keyword)]
 
 
 class Condition(Record):
-    """Condition on one attribute. If the attribute has several values, one of them must meet all fields that are set.
+    """Condition on one attribute.
+
+    If the attribute has several values, at least one of them must meet all fields that are set.
 
     Attributes:
-        equals: this value; case is ignored in text.
-        contains: a part of the text; case is ignored.
-        regex: an expression in RE2's syntax that matches a part of the text.
-        min, max: smallest and largest number.
-        in_: one of these values, compared as for `equals`.
-        absent: True if the attribute must be absent, False if it may have any value.
+        equals: the value must equal this one; case is ignored.
+        contains: the value must contain this text; case is ignored.
+        regex: this regular expression (RE2 syntax) must match a part of the value.
+        min, max: smallest and largest allowed number.
+        in_: the value must equal one of these values, compared as for `equals`.
+        absent: if true, the attribute must be absent; if false, it may have any value.
     """
 
     equals: Value | None = None
@@ -142,12 +144,12 @@ Expanded = Annotated[Condition, BeforeValidator(_expand)]
 
 
 class Conditions(Record):
-    """Conditions that must all hold. A member that is not one of these fields is the name of an attribute.
+    """Conditions that must all hold. Every member other than these fields is the name of an attribute.
 
     Attributes:
-        all: groups that must all hold.
-        any: groups of which at least one must hold.
-        not_: a group that must not hold.
+        all: groups of conditions that must all hold.
+        any: groups of conditions, at least one of which must hold.
+        not_: a group of conditions that must not hold.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -159,12 +161,12 @@ class Conditions(Record):
 
     @property
     def attributes(self) -> Mapping[str, Condition]:
-        """The conditions by attribute, in the order of the file."""
+        """The condition on each attribute, in the order of the file."""
         return self.__pydantic_extra__
 
     @property
     def groups(self) -> tuple[Conditions, ...]:
-        """All groups directly below this one."""
+        """The groups of conditions directly below this one."""
         return (*(self.all or ()), *(self.any or ()), *(() if self.not_ is None else (self.not_,)))
 
     @model_validator(mode="after")
@@ -176,11 +178,14 @@ class Conditions(Record):
         return self
 
     def list_attributes(self) -> list[str]:
-        """Returns the attributes that the conditions test, in the order of the file; an attribute may be repeated."""
+        """Returns the attributes that the conditions test, in the order of the file.
+
+        An attribute may occur more than once.
+        """
         return [*self.attributes, *(name for group in self.groups for name in group.list_attributes())]
 
     def measure(self) -> tuple[int, int]:
-        """Returns the depth and the number of conditions."""
+        """Returns the nesting depth and the number of conditions."""
         nested = [group.measure() for group in self.groups]
         depth = 1 + max((depth for depth, _ in nested), default=0)
         return depth, len(self.attributes) + sum(count for _, count in nested)
@@ -203,12 +208,12 @@ Show = Callable[[str], str]
 
 
 def find_unmet(conditions: Conditions, attributes: Attributes, show: Show) -> str:
-    """Returns why conditions do not hold, such as `EchoTime is 1.53, below 60`; empty if they do.
+    """Returns why the conditions do not hold, such as `EchoTime is 1.53, below 60`; empty if they hold.
 
     Args:
         conditions: the conditions.
         attributes: attributes of the volume.
-        show: returns a printable value of an attribute.
+        show: returns an attribute's value in printable form.
     """
     for keyword, condition in conditions.attributes.items():
         if reason := _find_unmet(keyword, condition, attributes.get(keyword), show):
@@ -237,12 +242,12 @@ def _find_unmet(keyword: str, condition: Condition, value: AttributeValue | None
 
 
 def find_difference(condition: Condition, value: str | float, show: Callable[[], str]) -> str:
-    """Returns how a value differs from a condition, such as `is 1.53, below 60`; empty if it does not.
+    """Returns why a value does not meet a condition, such as `is 1.53, below 60`; empty if it does.
 
     Args:
         condition: the condition.
         value: a single value.
-        show: returns a printable value of the attribute.
+        show: returns the attribute's value in printable form.
     """
     if isinstance(value, str):
         folded = value.casefold()
@@ -290,7 +295,7 @@ def _list(values: tuple[str | float, ...]) -> str:
 
 
 def format_value(value: AttributeValue) -> str:
-    """Formats the value of an attribute, such as `104` or `ORIGINAL, PRIMARY`, in at most 40 characters."""
+    """Formats an attribute's value in at most 40 characters, such as `104` or `ORIGINAL, PRIMARY`."""
     if isinstance(value, tuple):
         return _cut(", ".join(format_value(part) for part in value))
     return _cut(value) if isinstance(value, str) else f"{value:g}"
