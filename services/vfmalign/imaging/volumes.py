@@ -294,7 +294,7 @@ def check_study_size(sizes_bytes: Iterable[int], subject: str) -> None:
         raise BadVolume(
             f"its volumes take more than {MAX_STUDY_BYTES // 2**30} GiB of memory together",
             subject=subject,
-            remedy="crop or resample the series first, or store whole numbers of 16 bits in place of fractions",
+            remedy="crop or resample the series first, or store 16-bit integers instead of fractions",
         )
 
 

@@ -86,7 +86,7 @@ def detect_layout(path: Path) -> str:
         raise BadDataset(
             f"several layouts match: {', '.join(matching)}",
             field="directory",
-            remedy="choose one with --layout, or remove what belongs to the others",
+            remedy="choose one with --layout, or remove the files of the others",
         )
     return matching[0] if matching else FOLDERS
 
@@ -126,7 +126,7 @@ def read_source(
             raise BadOption(
                 f"the layout {name} has no series to allow",
                 field="--allow",
-                remedy="leave it out, or add --layout dicom",
+                remedy="remove --allow, or add --layout dicom",
             )
         source = LAYOUTS[name].read(path, declaration, dicom)
     except OSError as error:

@@ -115,7 +115,7 @@ class StagingFolder:
             raise BadOption(
                 f"the volumes of the studies take more than {self._max_bytes / 2**30:g} GiB on this machine",
                 field="--max-staging",
-                remedy="raise it and run the import again, which continues, or import fewer studies at a time",
+                remedy="raise --max-staging and repeat the import, which continues, or import fewer studies at a time",
             )
         _write_durably(path, data)
 

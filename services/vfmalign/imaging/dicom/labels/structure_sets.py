@@ -209,7 +209,7 @@ def _place(
 def _check_repeated(contours: Sequence[NDArray[np.float64]], name: str) -> None:
     """Refuses a repeated contour, regardless of its first point, because the two would cancel each other."""
     if len({np.unique(vertices, axis=0).tobytes() for vertices in contours}) < len(contours):
-        raise _refuse("a slice has the same contour twice, so that it is unknown whether it encloses anything", name)
+        raise _refuse("a slice has the same contour twice, so it is unclear whether it encloses anything", name)
 
 
 def _check_gaps(filled: Mapping[int, tuple[NDArray[np.intp], NDArray[np.intp]]], grid: Grid, name: str) -> None:

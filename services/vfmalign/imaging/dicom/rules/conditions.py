@@ -59,7 +59,7 @@ def _check_keyword(keyword: str) -> str:
 
 def _check_number_keyword(keyword: str) -> str:
     if keyword not in NUMBERS and keyword != ACQUISITION_TIME:
-        raise _refuse("not an attribute that is a number", "choose one such as b_value, slices or SeriesNumber")
+        raise _refuse("not a numeric attribute", "choose one, such as b_value, slices or SeriesNumber")
     return keyword
 
 
