@@ -1,1 +1,1 @@
-"""`vfmalign`: the local stack, checks, reports and doctor."""
+"""The command line program `vfmalign`."""

@@ -1,7 +1,6 @@
-"""The program `vfmalign`: its commands, and the mapping of errors to messages and exit codes.
+"""Entry point of `vfmalign`: lists its commands, and maps errors to messages and exit codes.
 
-`vfmalign --help` must stay fast: only typer and the error classes are imported at the start, all other modules when a
-command needs them.
+`vfmalign --help` must stay fast, so the module of a command is imported only when that command runs.
 """
 
 from __future__ import annotations
@@ -31,9 +30,8 @@ class Command(NamedTuple):
     """A command of the program.
 
     Attributes:
-        target: `module:attribute` of the command's function, or of the `typer.Typer` of a group.
-        help: the line in `vfmalign --help`. A test compares it with the help of the group, or with the first sentence
-            of the function's docstring.
+        target: the function of the command or the `typer.Typer` of the group, as `module:attribute`.
+        help: summary in `vfmalign --help`. For a function, it must equal the first sentence of the docstring.
     """
 
     target: str
@@ -43,7 +41,7 @@ class Command(NamedTuple):
 _SETUP = "vfmalign.cli.commands.setup"
 _API = "vfmalign.cli.commands.api"
 COMMANDS: dict[str, Command] = {
-    "up": Command(f"{_SETUP}.stack:up", "Start a local stack: object storage and the services, or MMD alone."),
+    "up": Command(f"{_SETUP}.stack:up", "Start a local stack: object storage and services, or only the MMD service."),
     "down": Command(f"{_SETUP}.stack:down", "Stop the local stack and every process it started."),
     "status": Command(f"{_SETUP}.stack:status", "Show the processes of the local stack and their addresses."),
     "backup": Command(
@@ -54,9 +52,9 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command(f"{_SETUP}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
     "login": Command(
         f"{_SETUP}.login:login",
-        "Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.",
+        "Log in to a remote deployment by confirming a code in a browser.",
     ),
-    "logout": Command(f"{_SETUP}.login:logout", "Delete the login, and end it at the provider if possible."),
+    "logout": Command(f"{_SETUP}.login:logout", "Delete the stored login, and revoke it at the provider if possible."),
     "whoami": Command(f"{_SETUP}.login:whoami", "Show the owner and the source of the token that commands send."),
     "store": Command(f"{_SETUP}.store:app", "Prepare the object storage of a deployment."),
     "demo": Command(f"{_SETUP}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
@@ -92,10 +90,10 @@ Examples:
 
 
 class LazyGroup(TyperGroup):
-    """Lists the commands of `COMMANDS`, and imports only the command that is run or completed."""
+    """Lists the commands in `COMMANDS`. Imports a command only when the user runs or completes it."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Returns the name of the command in the first argument, the command, and the other arguments."""
+        """Returns the name of the command, the imported command, and its arguments."""
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None:
             command = self.commands[name] = _load(name)
@@ -145,7 +143,7 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Measure how far fine-tuning moves a vision foundation model's features, and what it gains."""
+    """Measure how far fine-tuning moves the features of a vision foundation model, and how much the model improves."""
     from vfmalign.core.runtime import logs
     from vfmalign.core.runtime.settings import LogSettings
 
@@ -241,7 +239,7 @@ def _to_internal_error(error: Exception) -> Internal:
         file.write(f"vfmalign {__version__}: {type(error).__name__}\n")
         file.writelines(traceback.format_tb(error.__traceback__))
     return Internal(
-        f"internal error ({type(error).__name__})", remedy=f"report it, and attach the traceback in {file.name}"
+        f"internal error ({type(error).__name__})", remedy=f"report this error, and attach the traceback in {file.name}"
     )
 
 

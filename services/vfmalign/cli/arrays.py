@@ -20,7 +20,7 @@ OTHER_BYTES = 64 * 2**10
 
 
 def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
-    """Reads an argument: the path of a .npy file, or a feature set as `ID` or `ID@SHA256` (one version).
+    """Parses an argument: either the path of a .npy file, or a feature set as `ID` or `ID@SHA256`.
 
     Args:
         text: the argument.
@@ -45,7 +45,7 @@ def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
 def parse_feature_set(
     text: str, field: str, problem: str = "is neither the id of a feature set nor a .npy file"
 ) -> tuple[str, str]:
-    """Reads an argument that names a feature set as `ID` or `ID@SHA256` (one version).
+    """Parses an argument that names a feature set as `ID` or `ID@SHA256`.
 
     Args:
         text: the argument.
@@ -53,10 +53,10 @@ def parse_feature_set(
         problem: message of the error.
 
     Returns:
-        The id, and the digest of the manifest. The digest is empty if the argument is only an id.
+        The id of the feature set, and the digest of its manifest. The digest is empty if the argument is only an id.
 
     Raises:
-        BadOption: the argument has neither form.
+        BadOption: the argument is neither `ID` nor `ID@SHA256`.
     """
     if text.endswith(".npz"):
         raise BadOption(
@@ -74,7 +74,7 @@ def upload_large_samples(
     """Uploads the arrays if they are too large for one message; otherwise returns the samples unchanged.
 
     Args:
-        samples: samples by name of the argument; several arguments may share one array.
+        samples: maps the name of each argument to its sample. Several arguments may share one array.
         target: the deployment; its MMD service receives the uploads.
         notify: called with a sentence about each upload.
 
@@ -105,5 +105,5 @@ def _upload(array: Array, target: Target, size: int) -> UploadedFeatures:
         raise BadTensor(
             f"the arrays need a message of {size / 2**20:.1f} MiB; the limit is {MESSAGE_BYTES >> 20} MiB",
             subject="A and B",
-            remedy=f"{remedy}, pass fewer rows or float16, or compare without a server by --local",
+            remedy=f"{remedy}, pass fewer rows or float16, or use --local to compare without a server",
         ) from None

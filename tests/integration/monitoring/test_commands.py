@@ -106,7 +106,7 @@ async def test_a_monitor_from_creation_to_its_new_reference(run, store, referenc
     assert "REFERENCE" in err
     out, _ = await run("replace-reference", "m1", new, "--unseen")
     assert "epoch 2" in out
-    assert "The bound of false alarms holds" in out
+    assert "The bound on false alarms holds" in out
     out, err = await run("replace-reference", "m1", new, "--unseen")
     assert "epoch 2" in out
     assert "nothing changes" in err
@@ -155,7 +155,7 @@ async def test_a_reset_without_a_reference_watches_on_after_an_alarm_and_says_th
         assert "REFERENCE: required without --reset" in err
     out, _ = await run("replace-reference", "m1", "--reset")
     assert f"epoch 2 with the reference {reference}" in out
-    assert "The bound of false alarms does not hold for this epoch." in out
+    assert "The bound on false alarms does not hold for this epoch." in out
     again, err = await run("replace-reference", "m1", "--reset")
     assert again == out
     assert "nothing changes" in err

@@ -63,7 +63,7 @@ def test_what_runs_without_a_leader_is_shown_with_that(
     status = health_pb2.HealthCheckResponse
     health_state.set("orchestration", status.SERVING if orchestrated else status.NOT_SERVING)
     warn_without_leader(Target(target.addresses, None), state, Output.to_terminal())
-    assert ("no orchestrator leads, so this does not go on; run `vfmalign doctor`" in capsys.readouterr().err) == warns
+    assert ("no orchestrator is active, so work is paused; run `vfmalign doctor`" in capsys.readouterr().err) == warns
 
 
 def test_a_service_without_an_address_is_not_asked_who_leads(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,1 +1,1 @@
-"""The commands, one module per group: they read options, call services, and write documents or tables."""
+"""The commands, with one module per group. They parse options, call services, and print documents or tables."""

@@ -33,9 +33,9 @@ from vfmalign.reports.drift.wording import (
 _WHOLE_ID = 30
 """Longest id that is never folded."""
 _GUARANTEES: dict[EpochStart, str] = {
-    "fixed": "The bound of false alarms holds if time and reference were fixed without regard to the observations.",
-    "unseen_reference": "The bound of false alarms holds: no patient of the reference was seen before.",
-    "reset": "The bound of false alarms does not hold for this epoch.",
+    "fixed": "The bound on false alarms holds if time and reference were fixed without regard to the observations.",
+    "unseen_reference": "The bound on false alarms holds: no patient of the reference was seen before.",
+    "reset": "The bound on false alarms does not hold for this epoch.",
 }
 
 

@@ -1,4 +1,4 @@
-"""`vfmalign check` and `vfmalign checks`: alignment checks, from creation to report."""
+"""`vfmalign check` and `vfmalign checks`: create, list and show alignment checks, and fetch their reports."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ GateOption = Annotated[
     typer.Option(
         "--gate",
         metavar="CONDITIONS",
-        help=f"Exit with code 5 unless every condition holds, such as '{EXAMPLE}' (docs/gates.md). Repeatable.",
+        help=f"Exit with code 5 unless every condition holds. Example: '{EXAMPLE}' (docs/gates.md). Repeatable.",
     ),
 ]
 RequireOption = Annotated[
@@ -152,14 +152,14 @@ def check(
 ) -> None:
     """Run an alignment check.
 
-    A check fine-tunes the model on the task and measures how far its features move and what the fine-tuning gains.
-    Where no option sets a parameter of the task, the dataset's default applies. Examples: --task segmentation --label
+    A check fine-tunes the model on the task. It measures how far the features move and how much the model improves. If
+    no option sets a parameter of the task, the dataset's default applies. Examples: --task segmentation --label
     hippocampus --structure anterior; --task classification --class NAME; --task translation:from=t1w+flair,to=t2w;
     --task super_resolution:modality=t1w; --task distortion:modality=dwi.
 
-    The recipe's options apply to the pretrained network and to its twin from random weights. The specialised network
-    gets the same training budget, but keeps its own learning rate. --map t1w=input feeds the dataset's t1w to a model
-    that names its input differently.
+    Recipe options apply to the pretrained network and to the same network from random weights. The specialised network
+    gets the same training budget, but keeps its own learning rate. --map t1w=input feeds the dataset's modality t1w to
+    the model's input named `input`.
 
     If a gate cannot pass with this dataset or recipe, the command ends before anything is trained.
     """
@@ -239,7 +239,7 @@ def show(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one check. If you set a gate, exit with code 5 unless it passes."""
+    """Show one check. The exit code is 5 if you set a gate and it does not pass."""
     required = Gate.parse(gate, require, require_pretraining)
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = CHECKS.get(target, check_id)
@@ -274,7 +274,7 @@ def _name_page(target: Target, check_id: str) -> str:
 
 
 def find_dataset(target: Target, dataset_id: str) -> Dataset | None:
-    """Returns a dataset's description; None if there is no such dataset (creating the check then fails)."""
+    """Returns a dataset's description, or None if the dataset does not exist. Creating the check then fails."""
     with suppress(NotFound, PreconditionFailed):
         return target.run(lambda client: client.features.get_dataset(dataset_id))
     return None
@@ -283,7 +283,7 @@ def find_dataset(target: Target, dataset_id: str) -> Dataset | None:
 def finish_check(
     target: Target, check: Check, output: Output, reports: Path, gate: Gate = NO_GATE, *, control: Check | None = None
 ) -> None:
-    """Writes a check that has ended, together with its report, the outcome of its gate, and its control.
+    """Prints a check that has ended, with its report, the outcome of its gate, and its control.
 
     Raises:
         typer.Exit: code 1 if the check did not succeed, 5 if its gate does not pass, 2 if the report cannot be written,

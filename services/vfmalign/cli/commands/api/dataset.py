@@ -1,6 +1,6 @@
-"""`vfmalign dataset`: import folders and generate phantoms into object storage, list and show datasets.
+"""`vfmalign dataset`: import, generate, list, show and delete datasets.
 
-Names of files and folders are never printed: they are often patients' names.
+Names of files and folders are never printed, because they often contain patients' names.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def phantoms(
         typer.Option(
             "--cases",
             metavar="SPLIT=N",
-            help=f"Cases in a split, such as train=8. Repeatable. By default {', '.join(DEFAULT_CASES)}.",
+            help=f"Number of cases in a split, such as train=8. Repeatable. By default {', '.join(DEFAULT_CASES)}.",
         ),
     ] = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate a dataset of prostate-like phantoms. The same seed and counts give the same dataset."""
+    """Generate a dataset of prostate-like phantoms. The same seed and numbers of cases always give the same dataset."""
     with needs_extra("local", "generating phantoms"):
         from vfmalign.imaging.phantoms.dataset import PhantomDataset
 
@@ -100,7 +100,7 @@ def delete_(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a dataset and its volumes. Results that were computed with it stay.
+    """Delete a dataset and its volumes. Results that were computed from the dataset are kept.
 
     Your token needs the role curator or admin.
     """

@@ -1,6 +1,6 @@
 """`vfmalign dataset import`: imports a folder, a zip, cases of a CSV file or studies of a PACS as a dataset.
 
-Names of files and folders are never printed: they are often patients' names.
+Names of files and folders are never printed, because they often contain patients' names.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ IdOption = Annotated[
 
 LayoutOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="folders, decathlon, nnunet, bids, csv or dicom; detected by default."),
+    typer.Option(metavar="NAME", help="Layout: folders, decathlon, nnunet, bids, csv or dicom; detected by default."),
 ]
 DeclarationOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
         help="Declaration of modalities, label maps and classes: a JSON file, prostate_mpmri, brain_t1w or "
-        "hippocampus; derived by default. For DICOM, its selections choose the series.",
+        "hippocampus; derived from the files by default. For DICOM, its selections choose the series.",
     ),
 ]
 ShareOption = Annotated[
@@ -73,7 +73,7 @@ ShareOption = Annotated[
     ),
 ]
 SplitsOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Split of each case: JSON, or CSV with the columns folder,split.")
+    Path | None, typer.Option(metavar="FILE", help="Split of each case: JSON, or CSV (columns folder,split).")
 ]
 PatientsOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Patient of each case: CSV with the columns folder,patient.")
@@ -90,38 +90,36 @@ ShowNamesOption = Annotated[
     bool,
     typer.Option(
         "--show-names",
-        help="Print the folders, files or cells of the cases in problems and notes. They may be patients' names.",
+        help="In problems and notes, name the folders, files or cells of the cases. These may contain patients' names.",
     ),
 ]
 AllowOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAMES",
-        help="Use DICOM that is refused because its pixels may name a patient (burned_in_annotation, "
-        "secondary_capture, overlay), or because its volumes share no coordinates (frames_of_reference); separated by "
-        "commas. Look at the images first. The choice is recorded with the cases.",
+        help="Accept DICOM that is refused for these reasons, separated by commas. Its pixels may name a patient: "
+        "burned_in_annotation, secondary_capture, overlay. Its volumes share no coordinates: frames_of_reference. "
+        "Look at the images first. The choice is recorded with the cases.",
     ),
 ]
 AcceptDefectiveOption = Annotated[
     bool,
     typer.Option(
         "--accept-defective",
-        help="If a DICOM series that the rules prefer cannot be used, for example because a slice is missing, take the "
-        "next one. A note says so, and the choice is recorded with the cases.",
+        help="If a DICOM series that the rules prefer cannot be used, for example because a slice is missing, use the "
+        "next series. A note says so, and the choice is recorded with the cases.",
     ),
 ]
 ExcludeOption = Annotated[
     list[int] | None,
-    typer.Option(
-        metavar="N", min=1, help="Leave out the study of this number, as `vfmalign dicom show` prints it. Repeatable."
-    ),
+    typer.Option(metavar="N", min=1, help="Leave out study N. `vfmalign dicom show` prints the numbers. Repeatable."),
 ]
 ChooseOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="N:NAME=SERIES",
-        help="Take a modality or label map of study N only from this series, such as 3:t2w=10. `vfmalign dicom show` "
-        "prints the numbers. Repeatable.",
+        help="Choose the series for a modality or label map. 3:t2w=10 takes t2w of study 3 from series 10. `vfmalign "
+        "dicom show` prints the numbers. Repeatable.",
     ),
 ]
 SkipUnusableOption = Annotated[
@@ -144,7 +142,7 @@ ForModelOption = Annotated[
 ]
 StudiesOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Studies of the PACS: CSV with their StudyInstanceUIDs in the column study."),
+    typer.Option(metavar="FILE", help="CSV that lists StudyInstanceUIDs of the PACS in its column study."),
 ]
 MaxStagingOption = Annotated[
     float,
@@ -161,9 +159,7 @@ MaxStagingOption = Annotated[
 def import_(
     directory: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="DIR", help="Folder of the dataset, a CSV file that lists its cases, or a zip of DICOM."
-        ),
+        typer.Argument(metavar="DIR", help="Folder of the dataset, a CSV file of its cases, or a zip of DICOM files."),
     ] = None,
     *,
     dicomweb: DicomwebOption = None,
@@ -345,7 +341,7 @@ def _find_model(
     if model_id is None:
         if allow_cut or modality_map:
             option = "--allow-cut-organs" if allow_cut else "--map"
-            raise BadOption("it needs a model", field=option, remedy="leave it out, or name --model as well")
+            raise BadOption("it needs a model", field=option, remedy="remove this option, or add --model")
         return None
     from vfmalign.imaging.datasets.cut_organs import ImportingModel
 
@@ -364,7 +360,7 @@ def _list_notes(dataset: Dataset, layout: str, options: ImportOptions) -> list[s
 
 
 def write_notes(notes: Sequence[str], output: Output, dataset: Dataset | None = None) -> None:
-    """Writes the notes on a dataset."""
+    """Prints the notes on a dataset."""
     for note in notes:
         output.note(note, "yellow")
     if dataset is not None and not dataset.held_out and any(size.cases for size in dataset.splits):

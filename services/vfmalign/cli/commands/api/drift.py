@@ -42,7 +42,7 @@ ReferenceArgument = Annotated[
 ]
 StreamArgument = Annotated[
     list[str],
-    typer.Argument(metavar="STREAM", help="Features that arrived since, in this order: feature sets or .npy files."),
+    typer.Argument(metavar="STREAM", help="New features in order of arrival: feature sets or .npy files."),
 ]
 AlphaOption = Annotated[
     float | None,
@@ -59,19 +59,19 @@ ByOption = Annotated[
     str,
     typer.Option(
         metavar="STRATUM",
-        help="Stratum of the dataset or the tables, such as scanner, within which rows are compared. Give it wherever "
-        "studies come from several scanners.",
+        help="Stratum of the dataset or the tables, such as scanner. Rows are compared only within a stratum. Set it "
+        "if studies come from several scanners.",
     ),
 ]
 ReferenceTableOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="CSV with a line for each row of REFERENCE: patient, and optionally strata."),
+    typer.Option(metavar="FILE", help="CSV with one line per row of REFERENCE: patient, optionally strata."),
 ]
 StreamTableOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="CSV with a line for each row of STREAM: patient, and optionally observation (its id), day (as "
+        help="CSV with one line per row of STREAM. Columns: patient, and optionally observation (an id), day (as "
         "2026-03-01) and strata.",
     ),
 ]
@@ -85,13 +85,11 @@ FirstPatientsOption = Annotated[
 ]
 DriftStateOption = Annotated[
     Path | None,
-    typer.Option(
-        "--state", metavar="FILE", help="Continue the monitor in this file with the new rows, and store it there."
-    ),
+    typer.Option("--state", metavar="FILE", help="File with the monitor's state, which the command reads and updates."),
 ]
 ReportOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page to this file (HTML).")]
 RequireOption = Annotated[
-    str, typer.Option(metavar="NAME", help="no_alarm: end with exit code 5 if there is an alarm, or if no row entered.")
+    str, typer.Option(metavar="NAME", help="no_alarm: exit code 5 if there is an alarm or no evidence.")
 ]
 LocalOption = Annotated[
     bool,
@@ -120,9 +118,9 @@ def drift(
     """Watch a stream of features for drift from a reference.
 
     If the studies of one scanner are exchangeable (--by scanner), the probability of ever raising a false alarm is at
-    most alpha, however often you look. There is no bound under autocorrelation or seasons. The monitor runs on this
-    machine. To test whether a new site looks like REFERENCE at all, add --first-patients 100. Example: vfmalign drift
-    validated.npy march.npy april.npy --local --report drift.html.
+    most alpha, however often you look. This bound does not hold if the studies are autocorrelated or change with the
+    seasons. The monitor runs on this machine. To test whether a new site looks like REFERENCE at all, add
+    --first-patients 100. Example: vfmalign drift validated.npy march.npy april.npy --local --report drift.html.
     """
     if require:
         parse_choice(require, (NO_ALARM,), "--require")
@@ -195,7 +193,7 @@ def choose_alpha(alpha: float | None, run_length: int | None) -> float:
     """Returns `--alpha`, or its default.
 
     Raises:
-        BadOption: both `--alpha` and a run length are given; a run length replaces it.
+        BadOption: `--alpha` and a run length are both given, but only one of them can apply.
     """
     if alpha is not None and run_length:
         raise BadOption("it replaces --alpha, but both are given", field="run_length", remedy="give one of them")
@@ -203,22 +201,22 @@ def choose_alpha(alpha: float | None, run_length: int | None) -> float:
 
 
 def evaluate_alarm(document: DriftDocument) -> Outcome:
-    """Returns the outcome of `--require no_alarm`; undecidable if no row entered the evidence."""
+    """Returns the outcome of `--require no_alarm`. It is undecidable if no row entered the evidence."""
     if document.alarm is not None:
         return Outcome.FAILED
     return Outcome.PASSED if document.rows else Outcome.UNDECIDABLE
 
 
 def write_page(path: Path, content: bytes, option: str) -> None:
-    """Writes a file that the user has named; an existing file is replaced.
+    """Writes a file that the user has named. Replaces an existing file.
 
     Args:
         path: the file.
         content: content of the file.
-        option: option that names the file, for errors.
+        option: option that names the file. Errors quote it.
 
     Raises:
-        BadOption: it cannot be written.
+        BadOption: the file cannot be written.
     """
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:

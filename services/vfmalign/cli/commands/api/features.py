@@ -47,7 +47,7 @@ _NOT_STORED = (
     "no complete set with these options was stored, so it was extracted now. To verify the sets of a check, repeat its "
     "--task, --map and --layer"
 )
-VerifyOption = Annotated[bool, typer.Option("--verify", help="Read stored parts to find changed bytes.")]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="Verify stored parts; compute damaged parts again.")]
 
 
 def extract(
@@ -66,8 +66,8 @@ def extract(
 ) -> None:
     """Extract the features of a dataset's split.
 
-    Cases with stored, intact features are not computed again. Example: vfmalign extract hippocampus --model sae --map
-    t1w=input.
+    Features that are already stored and intact are not computed again. Example: vfmalign extract hippocampus --model
+    sae --map t1w=input.
     """
     output = Output.to_terminal(as_json=as_json)
     request = ExtractDatasetRequest.from_fields(
@@ -100,8 +100,8 @@ def extract(
 
 @app.command("list")
 def list_(
-    model_id: Annotated[str, typer.Option("--model", metavar="ID", help="List only sets of this model.")] = "",
-    dataset_id: Annotated[str, typer.Option("--dataset", metavar="ID", help="List only sets of this dataset.")] = "",
+    model_id: Annotated[str, typer.Option("--model", metavar="ID", help="List only feature sets of this model.")] = "",
+    dataset_id: Annotated[str, typer.Option("--dataset", metavar="ID", help="Only feature sets of this dataset.")] = "",
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:

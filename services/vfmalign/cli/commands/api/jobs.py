@@ -82,7 +82,7 @@ def finetune(
 ) -> None:
     """Fine-tune a model on a task, without an alignment check.
 
-    Where no option sets a parameter of the task, the dataset's default applies. Examples: --task segmentation --label
+    If no option sets a parameter of the task, the dataset's default applies. Examples: --task segmentation --label
     hippocampus --structure anterior; --task classification --class NAME; --task translation:from=t1w+flair,to=t2w;
     --task super_resolution:modality=t1w; --task distortion:modality=dwi.
     """
@@ -116,7 +116,7 @@ def show(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOpti
 
 
 def create_job(target: Target, job_id: str, spec: JobSpec, output: Output, *, wait: bool) -> None:
-    """Creates a job and, unless `wait` is false, follows it until it has ended.
+    """Creates a job. If `wait` is true, also follows the job until it has ended.
 
     Raises:
         typer.Exit: code 1 if the job did not succeed, else 0.
@@ -131,6 +131,6 @@ def create_job(target: Target, job_id: str, spec: JobSpec, output: Output, *, wa
 
 
 def finish_job(job: Job, output: Output) -> None:
-    """Writes a job that has ended; raises as `create_job`."""
+    """Prints a job that has ended. Raises the same exceptions as `create_job`."""
     output.emit({"job": job.to_json_dict()}, *tables.show_job(job))
     raise typer.Exit(OK if job.state == "succeeded" else FAILED)

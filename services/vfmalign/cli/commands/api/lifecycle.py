@@ -35,7 +35,7 @@ def add_lifecycle(
     list_table: Callable[[Iterable[OperationT]], RenderableType],
     states: tuple[JobState, ...] = STATES,
 ) -> None:
-    """Adds the commands `list`, `cancel`, `retry` and `delete` to a group; `states` are the states of the resource."""
+    """Adds the commands `list`, `cancel`, `retry` and `delete` to a group. A resource can have these `states`."""
     noun = resource.noun
     one = f"an {noun}" if noun.startswith("e") else f"a {noun}"
 
@@ -104,7 +104,7 @@ def follow(
         resource: its kind.
         resource_id: its id.
         output: where progress goes.
-        opening: first line of the progress.
+        opening: first line of the progress output.
     """
     try:
         if opening:
@@ -126,7 +126,7 @@ def emit_created(
     *,
     opening: str,
 ) -> None:
-    """Writes a created resource with the next command, for users who do not wait."""
+    """Prints a created resource and the command to run next, for users who do not wait."""
     output.note(opening)
     next_step = get_next_step(target, resource.noun, resource_id, created.state)
     output.emit({resource.noun: created.to_json_dict()}, next_step)
@@ -145,16 +145,16 @@ def get_next_step(target: Target, noun: str, resource_id: str, state: JobState) 
 
 
 def warn_without_leader(target: Target, state: JobState, output: Output) -> None:
-    """Warns, if no orchestrator leads, that unfinished work does not continue."""
+    """Warns that unfinished work does not continue if no orchestrator is active."""
     from vfmalign.cli.local.probes import get_health  # imports the S3 client
 
     address = target.addresses.get("finetuning", "")
     if state not in TERMINAL_STATES and get_health(address, target.files, "orchestration") == "not_serving":
-        output.note(f"! no orchestrator leads, so this does not go on; run {target.get_command('doctor')}", "yellow")
+        output.note(f"! no orchestrator is active, so work is paused; run {target.get_command('doctor')}", "yellow")
 
 
 def create_reports_folder(folder: Path) -> None:
-    """Creates the folder for downloaded reports before the work begins, which may take hours.
+    """Creates the folder for downloaded reports. Called first, because the work may take hours.
 
     Raises:
         BadOption: it cannot be written.
@@ -188,7 +188,8 @@ class FinalReport:
     """The report of a resource that has ended.
 
     Attributes:
-        places: the path of every file by extension; empty if there is no report or it cannot be written.
+        places: maps each file name extension to the path of the file. Empty if there is no report or it cannot be
+            written.
         document: fields that `--json` adds.
         code: exit code of the download.
     """
@@ -236,11 +237,11 @@ def download_report(
         target: the deployment.
         resource: kind of the resource.
         resource_id: names the files.
-        files: the objects by file name extension; `html` is the page.
+        files: maps each file name extension to its object; `html` is the page.
         folder: where the files are written.
 
     Returns:
-        The path of every file by extension, and as `uri` the stored location of the page.
+        A mapping from file name extensions to paths. Its key `uri` names the stored location of the page.
 
     Raises:
         BadOption: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""`vfmalign mmd`: compares two samples of features: stored feature sets, or arrays on this machine."""
+"""`vfmalign mmd`: compares two samples of features, from stored feature sets or from arrays on this machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EPILOG = list_keys(*KEYS)
 SampleArgument = Annotated[
     str, typer.Argument(help="Feature set (ID or ID@SHA256), or a .npy file of shape (rows, channels).")
 ]
-PairedOption = Annotated[bool, typer.Option("--paired", help="Row i of A and of B is the same case.")]
+PairedOption = Annotated[bool, typer.Option("--paired", help="Row i of A and row i of B are the same case.")]
 IndependentOption = Annotated[bool, typer.Option("--independent", help="The rows of A and B are different cases.")]
 ReferenceOption = Annotated[
     str | None,
@@ -59,9 +59,9 @@ FirstOption = Annotated[
         metavar="N",
         min=0,
         max=int(ComputeOptions.get_bounds("first_groups").max),
-        help="Test whether a site looks like a reference: compare one row of each of the first N patients of B with A, "
-        "by 999 permutations unless --permutations is given. A third of A's patients sets scale and bandwidth. "
-        "Patients must be independent: if scanners work in sessions, compare one scanner at a time.",
+        help="Test whether a site looks like a reference: compare the first N patients of B, with one row each, with "
+        "A. Uses 999 permutations by default. Scale and bandwidth come from a third of A's patients. Patients must be "
+        "independent: if scanners work in sessions, compare one scanner at a time.",
     ),
 ]
 PermutationsOption = Annotated[
@@ -70,7 +70,7 @@ PermutationsOption = Annotated[
         metavar="N",
         min=0,
         max=int(TestOptions.get_bounds("permutations").max),
-        help="Permutations of the test, such as 1000; 0 for no test.",
+        help="Number of permutations, such as 1000; 0 for no test.",
     ),
 ]
 TimeoutOption = Annotated[float, typer.Option(metavar="X", min=0.001, help="Seconds to wait for the result.")]

@@ -68,17 +68,19 @@ DescriptionOption = Annotated[
     ),
 ]
 ImportIdOption = Annotated[
-    str, typer.Option("--id", metavar="ID", help="Id to publish under; derived from the weights by default.")
+    str, typer.Option("--id", metavar="ID", help="Id of the published model; derived from the weights by default.")
 ]
 LayersOption = Annotated[
     str,
-    typer.Option("--layers", metavar="NAMES", help="Layers of a bundle or program: submodules, separated by commas."),
+    typer.Option(
+        "--layers", metavar="NAMES", help="Layers of a bundle or program: submodule names, separated by commas."
+    ),
 ]
 SourceOption = Annotated[str, typer.Option("--source", metavar="TEXT", help="Origin and licence of the weights.")]
 PrimaryLayerOption = Annotated[
     str,
     typer.Option(
-        "--primary-layer", metavar="LAYER", help="Layer of the main result; the architecture's own by default."
+        "--primary-layer", metavar="LAYER", help="Layer of the main result; the architecture sets the default."
     ),
 ]
 RulesOption = Annotated[
@@ -86,8 +88,8 @@ RulesOption = Annotated[
     typer.Option(
         "--declaration",
         metavar="NAME",
-        help="Declaration with the selections of DICOM series for the model's inputs: a JSON file or a name. "
-        "`Extract` uses the selections if a request names no dataset.",
+        help="Declaration that selects the DICOM series of the model's inputs: a JSON file or a built-in name. "
+        "`Extract` uses it if a request names no dataset.",
     ),
 ]
 ImportObjectiveOption = Annotated[
@@ -212,9 +214,7 @@ def import_(
 def pretrain(
     dataset_id: Annotated[
         str,
-        typer.Argument(
-            metavar="DATASET", help="Id of the dataset: split `pretrain` is for training, split `val` for validation."
-        ),
+        typer.Argument(metavar="DATASET", help="Dataset; its split `pretrain` is for training, `val` for validation."),
     ],
     *,
     objective: Annotated[

@@ -37,7 +37,7 @@ ReferenceArgument = Annotated[
     str,
     typer.Argument(
         metavar="REFERENCE",
-        help="Feature set of the patients on whom the model was validated, as ID or ID@SHA256: 60 to 20,000 patients.",
+        help="Feature set (ID or ID@SHA256) of the 60 to 20,000 patients on whom the model was validated.",
     ),
 ]
 
@@ -46,15 +46,15 @@ def acknowledge(
     monitor_id: MonitorArgument,
     note: Annotated[
         str,
-        typer.Option(metavar="TEXT", help="What was found or done. It is kept, and must not identify a patient."),
+        typer.Option(metavar="TEXT", help="What was found or done. The text is stored. Name no patient."),
     ] = "",
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Record that you have seen the alarm.
 
-    Shows the alarm of the current epoch first. The alert ends, but the alarm stays, and the evidence continues. A later
-    acknowledgement does not replace the first one.
+    The command first shows the alarm of the current epoch. The alert then ends, but the alarm stays recorded. Later
+    observations still add to the evidence. A later acknowledgement does not replace the first one.
     """
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     seen = get_monitor(target, monitor_id)
@@ -69,7 +69,7 @@ def acknowledge(
     alarm = describe(monitor).alarm
     line = describe_acknowledgement(None if alarm is None else alarm.acknowledged)
     if seen.epoch.alarm.acknowledge_time is not None:
-        output.note("it was acknowledged before; the first acknowledgement is kept", "yellow")
+        output.note("the alarm was already acknowledged; the first acknowledgement is kept", "yellow")
     output.emit(to_document(monitor), f"monitor {monitor_id}: {line}")
 
 
@@ -79,8 +79,8 @@ def replace_reference(
         str,
         typer.Argument(
             metavar="REFERENCE",
-            help="Feature set of the patients on whom the model was validated, as ID or ID@SHA256: 60 to 20,000 "
-            "patients. Without it, --reset keeps the current one.",
+            help="Feature set (ID or ID@SHA256) of the 60 to 20,000 patients on whom the model was validated. Without "
+            "REFERENCE, --reset keeps the current reference.",
         ),
     ] = "",
     *,
@@ -89,23 +89,23 @@ def replace_reference(
         typer.Option(
             "--fixed",
             help="You chose this time and REFERENCE without regard to the observations, for example because of a new "
-            "model or scanner. The bound of false alarms holds.",
+            "model or scanner. The bound on false alarms holds.",
         ),
     ] = False,
     unseen: Annotated[
         bool,
         typer.Option(
             "--unseen",
-            help="No earlier epoch has seen a patient of REFERENCE, which the service checks: the bound holds at any "
-            "time.",
+            help="No earlier epoch has seen a patient of REFERENCE. The service checks this. The bound on false "
+            "alarms holds at any time.",
         ),
     ] = False,
     reset: Annotated[
         bool,
         typer.Option(
             "--reset",
-            help="Any other reason, such as to continue after an alarm: the bound does not hold. Without REFERENCE, "
-            "the current one stays.",
+            help="Any other reason, such as to continue after an alarm. The bound on false alarms does not hold. "
+            "Without REFERENCE, the current reference stays.",
         ),
     ] = False,
     home: HomeOption = DEFAULT_HOME,
@@ -113,9 +113,10 @@ def replace_reference(
 ) -> None:
     """Begin a new epoch, with another or the same reference.
 
-    The evidence begins anew, with its own share of alpha. Give exactly one of --fixed, --unseen and --reset as the
-    reason. Your choice decides whether the bound of false alarms holds. If you repeat the command with --unseen,
-    nothing changes. With --fixed or --reset, repeating it begins another epoch if a row has entered the current one.
+    The new epoch starts without evidence and has its own share of alpha. Give exactly one of --fixed, --unseen and
+    --reset as the reason. Your choice decides whether the bound on false alarms holds. If you repeat the command with
+    --unseen, nothing changes. If you repeat it with --fixed or --reset, another epoch begins if the current epoch
+    contains a row.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     if not reference and not reset:
@@ -139,20 +140,19 @@ def update(
     *,
     max_silence_hours: Annotated[
         int | None,
-        typer.Option(
-            metavar="HOURS", help="Hours without observations until the alert VfmalignMonitorSilent fires; 0: never."
-        ),
+        typer.Option(metavar="HOURS", help="Hours without observations before VfmalignMonitorSilent fires; 0: never."),
     ] = None,
     title: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Title of the page, which must not identify a patient; empty for NAME."),
+        typer.Option(metavar="TEXT", help="Title of the page; NAME if empty. It must not identify a patient."),
     ] = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Change settings that do not affect the evidence.
 
-    Options that are left out stay as they are. Example: vfmalign monitors update prostate-3t --max-silence-hours 72.
+    Settings that you do not name keep their values. Example: vfmalign monitors update prostate-3t --max-silence-hours
+    72.
     """
     if max_silence_hours is None and title is None:
         raise BadOption("there is nothing to change", field="--max-silence-hours", remedy="give it, or --title")
@@ -168,7 +168,7 @@ def update(
 def pause(monitor_id: MonitorArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Keep observations out of the evidence.
 
-    They are recorded as paused, and are not added later, either.
+    New observations are recorded as paused. They never enter the evidence, not even after a resume.
     """
     _change(monitor_id, lambda client: client.monitors.pause(monitor_id), home, as_json=as_json)
 
@@ -196,7 +196,7 @@ def parse_reference(text: str) -> MonitorReference:
     """Parses the argument REFERENCE, which names a feature set.
 
     Raises:
-        BadOption: it names no feature set.
+        BadOption: the argument names no feature set.
     """
     problem = "is not the id of a feature set"
     if text.endswith(NPY):
@@ -214,7 +214,7 @@ def _choose_start(*, fixed: bool, unseen: bool, reset: bool) -> EpochStart:
             "several reasons of the new epoch are given" if chosen else "the reason of the new epoch is missing",
             field="--fixed, --unseen, --reset",
             remedy="give --fixed for a change that was planned, --unseen for a reference of new patients, and --reset "
-            "for anything else, without a bound of false alarms",
+            "for anything else, without a bound on false alarms",
         )
     return chosen[0]
 
@@ -260,7 +260,7 @@ def describe(monitor: Monitor) -> DriftDocument:
 
 
 def describe_deletion(monitor_id: str) -> tuple[dict[str, Any], str]:
-    """Returns the document for `--json` and the line for people about a monitor that was deleted."""
+    """Returns the `--json` document and the line of text about a deleted monitor."""
     return {"deleted": monitor_id}, f"monitor {monitor_id}: deleted"
 
 

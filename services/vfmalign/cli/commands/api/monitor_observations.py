@@ -1,4 +1,4 @@
-"""`vfmalign monitors observe`: the rows of a feature set, or of an array, as observations of a monitor."""
+"""`vfmalign monitors observe`: sends the rows of a feature set or an array to a monitor."""
 
 from __future__ import annotations
 
@@ -52,34 +52,32 @@ TableOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="CSV with a line for each row of the .npy file: observation (a unique id), patient, optionally day (as "
-        "2026-03-01), and the monitor's stratum. Ids must not identify a patient.",
+        help="CSV with one line per row of the .npy file. Columns: observation (a unique id), patient, optionally day "
+        "(as 2026-03-01), and the monitor's stratum. Ids must not identify a patient.",
     ),
 ]
 SameModelOption = Annotated[
     bool,
     typer.Option(
         "--same-model",
-        help="Declare that the .npy file holds features of the monitor's model, weights, preprocessing and layer. "
+        help="Declare that the .npy file contains features of the monitor's model, weights, preprocessing and layer. "
         "The service cannot check this.",
     ),
 ]
-StartOption = Annotated[
-    int, typer.Option(metavar="ROW", min=0, help="First row to send, from 0, to go on after an interruption.")
-]
+StartOption = Annotated[int, typer.Option(metavar="ROW", min=0, help="Index (from 0) of the first row to send.")]
 
 
 @dataclass
 class ObserveSummary:
-    """Summary of how a monitor answered the rows of a source.
+    """Summary of a monitor's answers to the rows of a feature set or array.
 
     Attributes:
-        start: number of the first row that was sent; rows count from 0.
+        start: index of the first row that was sent, from 0.
         rows: number of rows that were answered.
         outcomes: number of newly recorded rows by outcome.
         duplicates: number of rows that were recorded before.
-        late: number of rows that were acquired earlier than a row that arrived before.
-        conflicts: numbers, from 1, of rows with an id that was recorded before with other content.
+        late: number of rows that were acquired before a row that had already arrived.
+        conflicts: positions (from 1) of the rows with an id that was already recorded with different content.
         alarm: the row that raised the alarm.
     """
 
@@ -130,9 +128,9 @@ def observe(
 ) -> None:
     """Send the rows of a feature set or of an array.
 
-    Rows enter the evidence in their order. After an interruption, repeat the command: a row is not recorded again if
-    its observation id was recorded before. If an id was recorded before with other content, the exit code is 2, but all
-    other rows are recorded.
+    Rows enter the evidence in the order of the source. After an interruption, repeat the command: rows with a recorded
+    observation id are skipped. If an id was already recorded with different content, the exit code is 2, but all other
+    rows are recorded.
     """
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     observed = ObserveSummary(start)
@@ -224,7 +222,7 @@ def _read_studies(table: Path, rows: int, stratum: str) -> list[ObservedStudy]:
     for name in filter(None, (OBSERVATION, stratum)):
         if name not in columns:
             raise InvalidInput(
-                f"there is no column `{name}`", field="table", remedy="add it with a cell for every row of the array"
+                f"there is no column `{name}`", field="table", remedy="add this column, with a cell for every row"
             )
     for name in (OBSERVATION, PATIENT):
         for line, text in enumerate(columns[name], start=2):
@@ -239,7 +237,7 @@ def _read_studies(table: Path, rows: int, stratum: str) -> list[ObservedStudy]:
     for line, value in enumerate(values, start=2):
         if len(value) > MAX_STRATUM or not value.isprintable():
             raise InvalidInput(
-                f"line {line:,} has more than {MAX_STRATUM} characters in `{stratum}`, or one that is unprintable",
+                f"line {line:,} has more than {MAX_STRATUM} or unprintable characters in `{stratum}`",
                 field="table",
                 remedy="correct this cell",
             )
@@ -268,8 +266,8 @@ def _check_options(*, is_file: bool, table: Path | None, same_model: bool) -> No
         raise BadOption(
             "an array does not name the model that computed its features",
             field="--same-model",
-            remedy="add it if they come from the model, weights, preprocessing and layer that `vfmalign monitors show` "
-            "names; give a feature set otherwise",
+            remedy="add it if the features come from the model, weights, preprocessing and layer that `vfmalign "
+            "monitors show` names; otherwise, give a feature set",
         )
     if not is_file and (table is not None or same_model):
         raise BadOption(
@@ -298,7 +296,7 @@ def _note_conflicts(output: Output, rows: Sequence[int]) -> None:
     for row in rows[:NAMED_CONFLICTS]:
         output.note(f"! row {row:,}: its id was recorded before with other content, which is kept", "yellow")
     if (others := len(rows) - NAMED_CONFLICTS) > 0:
-        output.note(f"! likewise {pluralise(others, 'other row')}, which --json lists", "yellow")
+        output.note(f"! the same applies to {pluralise(others, 'other row')}; see --json", "yellow")
 
 
 def _show(monitor_id: str, observed: ObserveSummary) -> Any:

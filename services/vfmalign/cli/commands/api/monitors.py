@@ -1,4 +1,4 @@
-"""`vfmalign monitors`: drift monitors of the service, from creation to the end."""
+"""`vfmalign monitors`: create, feed, watch, change and delete the drift monitors of the service."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ _STATES: tuple[MonitorState, ...] = ("active", "paused")
 _FORMATS: Mapping[str, Literal["html", "json"]] = {".html": "html", ".htm": "html", ".json": "json"}
 
 StateOption = Annotated[
-    list[str] | None, typer.Option("--state", metavar="STATE", help="Only these states: active, paused. Repeatable.")
+    list[str] | None,
+    typer.Option("--state", metavar="STATE", help="List only monitors in this state: active or paused. Repeatable."),
 ]
 
 
@@ -75,27 +76,26 @@ def create(
         str,
         typer.Option(
             metavar="STRATUM",
-            help="Stratum of the reference's dataset, such as scanner, within which rows are compared. Give it "
-            "wherever studies come from several scanners.",
+            help="Stratum of the reference's dataset, such as scanner. Rows are compared only within a stratum. Set "
+            "it if studies come from several scanners.",
         ),
     ] = "",
     alpha: AlphaOption = None,
     first_patients: FirstPatientsOption = None,
     max_silence_hours: Annotated[
         int | None,
-        typer.Option(
-            metavar="HOURS", help="Hours without observations until the alert VfmalignMonitorSilent fires; 0: never."
-        ),
+        typer.Option(metavar="HOURS", help="Hours without observations before VfmalignMonitorSilent fires; 0: never."),
     ] = None,
     settings: SetOption = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Create a monitor of the features of one model.
+    """Create a drift monitor for the features of one model.
 
-    Later, you can replace only its reference. If the studies of one stratum are exchangeable, the probability of ever
-    raising a false alarm is at most alpha. There is no bound under autocorrelation or seasons. Example: vfmalign
-    monitors create prostate-3t REFERENCE --by scanner.
+    Later, you can replace the reference, but no other setting that affects the evidence. If the studies of one stratum
+    are exchangeable, the probability of ever raising a false alarm is at most alpha. This bound does not hold if the
+    studies are autocorrelated or change with the seasons. Example: vfmalign monitors create prostate-3t REFERENCE --by
+    scanner.
     """
     output = Output.to_terminal(as_json=as_json)
     chosen = parse_settings(settings, KEYS)[""]
@@ -138,7 +138,7 @@ def show(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Show whether and since when a monitor alarms.
+    """Show whether and when a monitor has raised an alarm.
 
     The output also says how strong the evidence is, what changed, and whether somebody has acknowledged the alarm. With
     --require no_alarm, exit with code 5 if the current epoch has an alarm (acknowledged or not) or has no row.
@@ -163,9 +163,10 @@ def watch(
     home: HomeOption = DEFAULT_HOME,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON document per line to stdout.")] = False,
 ) -> None:
-    """Follow a monitor: write a line at every change.
+    """Follow a monitor and print a line for every change.
 
-    Ends at Ctrl-C, or with exit code 0 once the monitor is deleted. Reconnects when the service restarts.
+    Press Ctrl-C to stop. The command ends with exit code 0 when the monitor is deleted. Reconnects when the service
+    restarts.
     """
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
 

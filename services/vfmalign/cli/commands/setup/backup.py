@@ -1,4 +1,4 @@
-"""`vfmalign backup` and `restore`: the local stack in one file."""
+"""`vfmalign backup` and `vfmalign restore`: write the local stack to one file, and restore it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="File of the 
 def backup(file: FileArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Write the local stack to one file: databases, objects, tokens, and the table of patients and ids.
 
-    The stack may be running or stopped. While the monitors are copied, observations wait. The command first lists the
-    secrets that the file will contain. Only you can read the file. Whoever has the file has the data: keep it encrypted
-    (docs/operations.md).
+    The stack may be running or stopped. New observations wait while the monitors are copied. The command first lists
+    the secrets that the file will contain. Only you can read the file. Everybody who can read the file can read the
+    data, so keep the file encrypted (docs/operations.md).
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
@@ -45,7 +45,8 @@ def restore(file: FileArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOp
     """Restore a backup of a local stack into an empty state folder.
 
     This version of vfmalign must have written the file. The file is verified before anything is restored. If the
-    command is interrupted, the state folder is empty as before; run it again. Then start the stack with `vfmalign up`.
+    command is interrupted, the state folder stays empty. Run the command again. Then start the stack with `vfmalign
+    up`.
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)

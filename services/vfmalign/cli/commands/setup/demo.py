@@ -49,10 +49,10 @@ def demo(
 ) -> None:
     """Run one alignment check on phantoms, on a stack of its own.
 
-    Takes about two minutes on two cores with one seed. The same seed gives the same numbers. The result rehearses the
-    procedure; it is not evidence. The pretrained network and its twin from random weights have different recipes
-    instead of a common one. If VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS name a
-    deployment, the check runs there and its data stay there.
+    The demo takes about two minutes on two cores with one seed. The same seed gives the same numbers. The demo only
+    shows the procedure: its result is not evidence. It trains the pretrained network and the same network from random
+    weights with different recipes. If VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS
+    name a deployment, the check runs there and its data stay there.
     """
     get_task_spec(Task.parse(task), get_declaration("prostate_mpmri"))
     output = Output.to_terminal(as_json=as_json, brief=not verbose)

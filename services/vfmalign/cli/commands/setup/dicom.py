@@ -1,6 +1,6 @@
 """`vfmalign dicom`: show DICOM files before they are imported.
 
-Names of files, identifiers and free text of headers are printed only on request.
+File names, identifiers and free text from headers are printed only on request.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ def show(
     ] = None,
     show_text: Annotated[
         bool,
-        typer.Option("--show-text", help="Print free text of headers, such as descriptions. It may name a patient."),
+        typer.Option("--show-text", help="Print free text from headers. It may name a patient."),
     ] = False,
     show_names: Annotated[
         bool, typer.Option("--show-names", help="Print identifiers of patients and studies.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show studies and series, which series each selection takes, and why it leaves out the others.
+    """Show studies and series. For each selection, also show which series it takes and why it rejects the others.
 
-    Of a PACS, at most 20 studies are shown.
+    For a PACS, at most 20 studies are shown.
 
     Examples:
     vfmalign dicom show export.zip
@@ -94,9 +94,9 @@ def show(
 
 @app.command()
 def rules(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Declaration that comes with vfmalign, or a JSON file.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a built-in declaration, or a JSON file.")],
 ) -> None:
-    """Print a declaration with its rules, as a file to start from.
+    """Print a declaration with its rules, as a starting point for your own.
 
     Example: vfmalign dicom rules prostate_mpmri > mine.json
     """

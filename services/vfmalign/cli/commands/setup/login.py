@@ -71,7 +71,7 @@ def login(
     resource: ResourceOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.
+    """Log in to a remote deployment by confirming a code in a browser.
 
     The access token is kept in a file that only you can read. It is renewed before it expires if the provider allows
     it. Commands send it to the services that VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS,
@@ -94,7 +94,7 @@ def login(
 
 
 def logout(as_json: JsonOption = False) -> None:
-    """Delete the login, and end it at the provider if possible."""
+    """Delete the stored login, and revoke it at the provider if possible."""
     output, file = Output.to_terminal(as_json=as_json), LoginFile()
     stored = file.read()
     file.delete()

@@ -59,7 +59,7 @@ def up(
     any_port: AnyPortOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a local stack: object storage and the services, or MMD alone.
+    """Start a local stack: object storage and services, or only the MMD service.
 
     A service that dies is restarted. Services keep their ports and tokens across restarts of the stack. Press Ctrl-C
     to stop the stack. With `--only mmd`, the stack is the MMD service alone. Callers then send their features in the

@@ -315,7 +315,7 @@ def test_the_help_has_examples(invoke) -> None:
 def test_options_about_a_model_need_one(invoke, tmp_path: Path, option: tuple[str, ...]) -> None:
     code, _, err = invoke("dataset", "import", str(tmp_path), "--dry-run", *option)
     assert code == exits.BAD_INPUT
-    assert f"{option[0]}: it needs a model → leave it out, or name --model as well" in " ".join(err.split())
+    assert f"{option[0]}: it needs a model → remove this option, or add --model" in " ".join(err.split())
 
 
 def test_an_import_says_which_verdicts_its_test_patients_allow(invoke, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_of_many_conflicts_some_have_a_line_and_the_document_has_all(
     np.save(tmp_path / "march.npy", np.load(tmp_path / "march.npy") + 1)
     _, out, err = run("observe", "m1", *arguments, "--json")
     assert err.count("recorded before with other content") == 10
-    assert "! likewise 20 other rows, which --json lists" in err
+    assert "! the same applies to 20 other rows; see --json" in err
     assert json.loads(out)["observed"]["conflicts"] == list(range(1, 31))
 
 

@@ -215,7 +215,7 @@ def test_an_alarm_is_shown_before_it_is_acknowledged(run: Invoke, monitoring: Mo
     assert "monitor prostate-3t: Acknowledged 03 March 2026, 12:00 UTC: coil replaced" in out
     code, out, err = run("acknowledge", "prostate-3t", "--note", "again", "--json")
     assert json.loads(out)["monitor"]["epoch"]["alarm"]["note"] == "coil replaced"
-    assert "it was acknowledged before; the first acknowledgement is kept" in err
+    assert "the alarm was already acknowledged; the first acknowledgement is kept" in err
     monitoring.add("quiet", alarm=False)
     code, _, err = run("acknowledge", "quiet")
     assert (code, "quiet: epoch 1 has no alarm" in err) == (exits.BAD_INPUT, True)
@@ -249,7 +249,7 @@ def test_a_reset_without_a_reference_keeps_the_current_one_and_has_no_bound(
     reference.CopyFrom(monitoring.monitors["prostate-3t"].epoch.reference)
     code, out, err = run("replace-reference", "prostate-3t", "--reset")
     assert code == exits.OK, err
-    line = f"monitor prostate-3t: epoch 2 with the reference {reference.feature_set_id}. The bound of false alarms does"
+    line = f"monitor prostate-3t: epoch 2 with the reference {reference.feature_set_id}. The bound on false alarms does"
     assert line in " ".join(out.split())
     monitor = monitoring.monitors["prostate-3t"]
     assert (monitor.epoch.number, monitor.epoch.reference) == (2, reference)
