@@ -1,6 +1,6 @@
-"""Windowed MMD² of a stream: a service or this process computes the comparisons.
+"""Windowed MMD² of a stream, computed by a service or this process.
 
-A failed comparison does not delay the evidence: the window of the comparison states the reason.
+A failed comparison does not delay the evidence. Its window contains the reason of the failure.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ NOT_FINITE = "a row of this layer has a value that is not finite"
 def compute_windows(
     comparisons: Sequence[WindowComparison], target: Target | None, seed: int, report: Callable[[int, int], None]
 ) -> list[Window]:
-    """Computes the comparisons that a monitor asks for.
+    """Computes the comparisons that a monitor requests.
 
     Args:
-        comparisons: comparisons that the monitor asks for.
-        target: the deployment whose MMD service compares; None for this process. After its first failure, the service
-            is not called again.
-        seed: of the permutations.
-        report: called with the numbers of finished and of all comparisons.
+        comparisons: comparisons that the monitor requests.
+        target: deployment with the MMD service that compares; None for this process. If the service fails once, it is
+            not called again.
+        seed: seed of the permutations.
+        report: called with the number of finished comparisons and the number of all comparisons.
     """
     options = ComputeOptions.from_fields(
         pairing="independent",

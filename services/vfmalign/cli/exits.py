@@ -1,4 +1,4 @@
-"""Exit codes of the commands. Scripts rely on them: mention every change of a table in the changelog."""
+"""Exit codes of the commands. Scripts rely on the exit codes. Mention every change of the table in the changelog."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _CODES: dict[type[errors.VfmalignError], int] = {
 
 
 def get_exit_code(error: errors.VfmalignError) -> int:
-    """Returns the exit code of an error: that of its class or its nearest base in the table, else `FAILED`."""
+    """Returns the exit code of an error. Looks up its class, then its base classes, and falls back to `FAILED`."""
     return next((_CODES[cls] for cls in type(error).__mro__ if cls in _CODES), FAILED)
 
 

@@ -39,11 +39,11 @@ MMD_MODULES = ("torch", "scipy", "cryptography", "jwt", "vfmalign.mmd")
 
 @contextmanager
 def needs_extra(extra: str, purpose: str) -> Iterator[None]:
-    """Wraps the imports of optional packages: turns a missing package into an error that names the extra.
+    """Wraps the imports of optional packages. If a package is missing, raises an error that names the extra.
 
     Args:
         extra: the extra that installs the packages.
-        purpose: purpose that needs the packages, such as `importing a dataset`.
+        purpose: what needs the packages, such as `importing a dataset`.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -75,10 +75,10 @@ def missing_extra(extra: str, purpose: str, package: str) -> PreconditionFailed:
 
 
 def get_install_command(extra: str) -> str:
-    """Returns the command that adds an extra to this installation, from the clone, wheel or index that it came from.
+    """Returns the command that adds an extra to this installation, from the same clone, wheel or index.
 
-    Installing by name alone would be unsafe: no public index has this package yet, so anybody could publish one under
-    its name (SECURITY.md).
+    Installing by name alone would be unsafe: no public index has this package yet, so anybody could publish a package
+    under its name (SECURITY.md).
     """
     source = _read_source()
     url = str(source.get("url", ""))

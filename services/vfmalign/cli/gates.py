@@ -1,4 +1,4 @@
-"""Gates: conditions on a check's verdict and on the ends of its intervals, parsed and evaluated (docs/gates.md)."""
+"""Parses and evaluates gates: conditions on a check's verdict and on the ends of its intervals (docs/gates.md)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VERDICTS: tuple[VerdictLabel, ...] = tuple(
 """Verdicts that a gate may accept: `insufficient_training` is excluded, because it supports no conclusion."""
 Question = Literal["verdict", "pretraining"]
 QUESTIONS: dict[Question, str] = {"verdict": "--require", "pretraining": "--require-pretraining"}
-"""Option of each answer of a check: about the specialised network, and about pretraining."""
+"""Option for each verdict of a check: `verdict` on the specialised network, `pretraining` on pretraining."""
 ENDS = ("lower", "upper")
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 EXAMPLE = "difference_specialised.lower>=-0.01,difference_scratch.lower>=0"
@@ -56,7 +56,7 @@ class Condition:
         quantity: a key of `QUANTITIES`.
         end: `lower` or `upper`.
         operator: a key of `OPERATORS`.
-        threshold: finite, in the quantity's unit.
+        threshold: finite number in the unit of the quantity.
     """
 
     quantity: str
@@ -78,10 +78,10 @@ class ObservedInterval:
     """The interval of one quantity in a check.
 
     Attributes:
-        lower, upper: its ends; None if there is no interval.
-        level: its nominal coverage.
-        absent_reason: why there is no interval.
-        remarks: limits of its meaning.
+        lower, upper: ends of the interval; None if there is no interval.
+        level: nominal coverage of the interval.
+        absent_reason: reason why there is no interval.
+        remarks: limits of the interval's meaning.
     """
 
     lower: float | None = None
@@ -98,9 +98,9 @@ class Decision:
     Attributes:
         condition: the condition.
         outcome: its outcome.
-        observed: value of the compared end; None if it is absent.
-        level: the interval's nominal coverage; None if it is absent.
-        remarks: why the condition is undecidable, or what its outcome does not show.
+        observed: value of the compared end; None if there is no interval.
+        level: nominal coverage of the interval; None if there is no interval.
+        remarks: reason why the condition is undecidable, or limits of what its outcome shows.
     """
 
     condition: Condition
@@ -112,14 +112,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class VerdictDecision:
-    """The verdicts that a gate accepts, the check's verdict, and the outcome of the gate.
+    """The verdicts that a gate accepts, the verdict of the check, and the outcome of their comparison.
 
     Attributes:
         question: the question that the verdict answers, a key of `QUESTIONS`.
-        accepted: the verdicts that the option names; at least one.
-        observed: the check's verdict; None if it has none.
-        outcome: undecidable if there are too few trainings or no verdict, or if the verdict says that data or training
-            are insufficient and the gate does not accept this.
+        accepted: the verdicts that the option names. There is at least one.
+        observed: the verdict of the check; None if the check has no verdict.
+        outcome: undecidable if there are too few trainings or no verdict. Also undecidable if the verdict is
+            `insufficient_data` or `insufficient_training` and the gate does not accept it.
     """
 
     question: Question
@@ -159,7 +159,7 @@ def parse_verdicts(texts: Sequence[str], question: Question = "verdict") -> tupl
     """Parses the verdicts that a gate accepts, separated by commas.
 
     Args:
-        texts: the values of every option of the question; may be empty.
+        texts: values of the question's option; may be empty.
         question: the question that the verdicts answer.
 
     Raises:
@@ -180,7 +180,10 @@ def parse_verdicts(texts: Sequence[str], question: Question = "verdict") -> tupl
 def evaluate_verdict(
     accepted: Sequence[VerdictLabel], observed: VerdictLabel | None, *, seeds: int, question: Question = "verdict"
 ) -> VerdictDecision:
-    """Compares a verdict with the verdicts that a gate accepts; the verdict must rest on enough training seeds."""
+    """Compares a verdict with the verdicts that a gate accepts.
+
+    With too few training seeds, the outcome is undecidable.
+    """
     unknown = {None, "insufficient_data", "insufficient_training"}
     if seeds < MIN_SEEDS:
         outcome = Outcome.UNDECIDABLE
@@ -192,10 +195,12 @@ def evaluate_verdict(
 
 
 def parse_gate(texts: Sequence[str]) -> tuple[Condition, ...]:
-    """Parses the conditions of a gate: `NAME.END>=NUMBER` or `NAME.END<=NUMBER`, separated by commas.
+    """Parses the conditions of a gate.
+
+    Each has the form `NAME.END>=NUMBER` or `NAME.END<=NUMBER`; commas separate them.
 
     Args:
-        texts: the values of every `--gate` option; may be empty.
+        texts: values of the option `--gate`; may be empty.
 
     Raises:
         BadOption: a condition is malformed, compares a p-value, or occurs twice.
@@ -211,12 +216,12 @@ def parse_gate(texts: Sequence[str]) -> tuple[Condition, ...]:
 
 
 def evaluate_gate(conditions: Sequence[Condition], observed: Mapping[str, ObservedInterval]) -> tuple[Decision, ...]:
-    """Evaluates each condition. A condition is undecidable if its end of the interval is absent or not finite."""
+    """Evaluates each condition. A condition is undecidable if the end that it compares is absent or not finite."""
     return tuple(_evaluate(c, observed.get(c.quantity, ObservedInterval())) for c in conditions)
 
 
 def passed(decisions: Sequence[Decision | VerdictDecision]) -> bool:
-    """Returns whether all decisions of a gate pass; False if there are none."""
+    """Returns whether all decisions of a gate pass. Returns False if there are no decisions."""
     return bool(decisions) and all(decision.outcome is Outcome.PASSED for decision in decisions)
 
 
@@ -252,8 +257,8 @@ def _parse(text: str) -> Condition:
 def _refuse_p_value(name: str) -> None:
     if _P_VALUE.search(name):
         raise _bad_gate(
-            f"{name[:64]!r} is a p-value, which cannot be gated: it shows only that a change is detectable, as almost "
-            "every fine-tuning's is",
+            f"{name[:64]!r} is a p-value, which cannot be gated: it only shows a detectable change, and almost every "
+            "fine-tuning causes one",
             f"compare the end of an interval instead, such as '{EXAMPLE}'",
         )
 
@@ -267,7 +272,7 @@ def _quantity_and_end(name: str) -> tuple[str, str]:
         )
     if not end:
         raise _bad_gate(
-            f"{quantity} has no uncertainty, and a gate compares only the ends of intervals",
+            f"{quantity} has no uncertainty, but a gate compares only the ends of intervals",
             f"use {quantity}.lower or {quantity}.upper",
         )
     if end not in ENDS:

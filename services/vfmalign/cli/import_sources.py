@@ -28,7 +28,7 @@ class PacsChoice:
         query: texts of the form KEY=VALUE.
         studies: the user's list of studies.
         max_staging_bytes: see `StagingFolder`.
-        is_dry_run: whether the data must be deleted afterwards.
+        is_dry_run: whether the import only shows its result. The data are then deleted.
     """
 
     server: str | None
@@ -43,7 +43,7 @@ class ImportSource:
     """Source of an import.
 
     Attributes:
-        discover: finds the cases and gives them ids; see `preparation.discover`.
+        discover: finds the cases and assigns ids to them; see `preparation.discover`.
         staging: data downloaded from a PACS; None for files.
     """
 
@@ -56,7 +56,7 @@ class ImportSource:
             self.staging.remove()
 
     def forget(self, names: Sequence[str]) -> None:
-        """Deletes the staged data of cases with problems. The cases may be corrected before the next import."""
+        """Deletes the staged data of cases with problems, which may be corrected before the next import."""
         if self.staging is not None:
             self.staging.forget(names)
 
@@ -99,7 +99,7 @@ def open_import_source(
 
 def _check_path(path: Path | None, pacs: PacsChoice) -> Path:
     if pacs.query or pacs.studies is not None:
-        raise BadOption(f"required by {_PACS_OPTIONS}", field="--dicomweb", remedy="name a server, or leave these out")
+        raise BadOption(f"required by {_PACS_OPTIONS}", field="--dicomweb", remedy="name a server, or remove these")
     if path is None:
         raise BadOption("there is nothing to import", field="DIR", remedy="give a folder or file, or --dicomweb")
     return path

@@ -1,4 +1,4 @@
-"""Import of datasets and models through the feature service. The user needs only a token."""
+"""Imports datasets and models through the feature service. The user needs only a token."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
 
 
 def import_dataset(target: Target, checked: DatasetToImport, on_cases: OnCases = ignore_progress) -> Dataset:
-    """Uploads a checked dataset and publishes it. An interrupted import continues when it is repeated.
+    """Uploads a checked dataset and publishes it. If an import was interrupted, the next call continues it.
 
     Raises:
         Conflict: the dataset exists with different content.
@@ -52,7 +52,7 @@ def import_dataset(target: Target, checked: DatasetToImport, on_cases: OnCases =
 
 
 def import_phantoms(target: Target, phantoms: PhantomDataset, on_cases: OnCases = ignore_progress) -> Dataset:
-    """Generates phantoms, uploads them and publishes the dataset; raises as `import_dataset`."""
+    """Generates phantoms, uploads them and publishes the dataset. Raises the same errors as `import_dataset`."""
     import_id = f"phantoms-{secrets.token_hex(16)}"
 
     async def run(client: AsyncClient) -> Dataset:
@@ -73,7 +73,7 @@ async def _publish(client: AsyncClient, import_id: str, dataset: DatasetManifest
 
 
 def to_stored_datalist(dataset: DatasetManifest) -> bytes:
-    """Returns the bytes that are stored for a dataset. They are uploaded last."""
+    """Returns the bytes to store for a dataset. They are uploaded last."""
     from vfmalign.core.storage.datasets import to_datalist  # with the S3 client, which takes long to import
 
     return canonical_json(to_datalist(dataset))
@@ -102,12 +102,12 @@ def import_model(
 
     Args:
         target: the deployment.
-        model_id: id to publish under; derived from architecture and weights where empty.
+        model_id: id of the published model. If empty, it is derived from the architecture and weights.
         imported: the model.
         objective: objective with which the weights were trained.
         source: origin and licence of the weights.
-        primary_layer: layer of the main result; the architecture's own where empty.
-        declaration: rules for DICOM, see `ModelCard`.
+        primary_layer: layer of the main result. If empty, the architecture's default applies.
+        declaration: rules for DICOM; see `ModelCard`.
 
     Raises:
         Conflict: the id belongs to another model.

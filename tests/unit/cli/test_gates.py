@@ -120,7 +120,7 @@ def test_the_same_comparison_in_two_options_is_refused_and_a_band_is_not() -> No
 def test_a_p_value_is_refused_with_the_reason(text: str) -> None:
     with pytest.raises(BadOption) as caught:
         parse_gate([text])
-    assert "which cannot be gated: it shows only that a change is detectable" in caught.value.message
+    assert "which cannot be gated: it only shows a detectable change" in caught.value.message
     assert "end of an interval" in caught.value.remedy
 
 

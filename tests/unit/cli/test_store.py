@@ -56,7 +56,7 @@ def test_it_does_not_guess_the_region_of_a_new_bucket(
     monkeypatch.delenv("AWS_REGION")
     code, _, err = invoke("store", "init")
     assert code == exits.BAD_INPUT
-    assert "AWS_REGION: is not set, and a bucket stays in the region" in err
+    assert "AWS_REGION: is not set, but a bucket cannot change its region" in err
     store = ObjectStore(StoreSettings())
     assert not store.has_bucket()
     store.ensure_bucket()

@@ -1,7 +1,7 @@
 """`vfmalign demo`: one alignment check on phantoms, from an empty stack to the report.
 
-Every number follows from the seed. The demo runs on a stack of its own, or on the deployment that the environment
-names. On a deployment, a second run shows the existing result.
+The seed determines every number. The demo runs on its own local stack, or on the deployment that the environment names.
+On a deployment, a second run shows the existing result.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class DemoPlan:
         return f"demo-{to_id_part(self.task)}-{self.objective}-{self.seed}{seeds}".replace("_", "-")
 
     def pretraining(self) -> PretrainingRun:
-        """Returns how the model is pretrained."""
+        """Returns the settings of the pretraining."""
         recipe = Recipe(preset=PRESET)
         return PretrainingRun(self.dataset, self.model, ARCHITECTURE, self.objective, recipe, self.seed)
 
@@ -92,7 +92,7 @@ class DemoResult:
 
 
 def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: Path, keep: bool) -> None:
-    """Runs the demo on a stack of its own, in a state folder.
+    """Runs the demo on its own local stack, in a state folder.
 
     Raises:
         VfmalignError: a step failed. The state folder is kept with the step's logs.
@@ -126,7 +126,7 @@ def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: P
         raise
     _emit(result, stopwatch, output)
     if keep:
-        output.note(f"the data are kept; {directory.get_command('up')} starts the stack again")
+        output.note(f"the data were kept; {directory.get_command('up')} starts the stack again")
     else:
         delete_demo(directory)
 

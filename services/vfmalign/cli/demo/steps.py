@@ -43,8 +43,8 @@ class Stopwatch:
         """Measures a block.
 
         Raises:
-            KeyboardInterrupt: SIGTERM arrived during the block, and the block swallowed the exception, as some imports
-                and all finalisers do.
+            KeyboardInterrupt: SIGTERM arrived during the block, but the block swallowed the exception. Some imports and
+                all finalisers do this.
         """
         start = time.monotonic()
         yield
@@ -62,7 +62,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class PretrainingRun:
-    """A model to pretrain: its id and how it is trained."""
+    """A model to pretrain: its id and its training."""
 
     dataset: str
     model: str
@@ -92,7 +92,7 @@ class PretrainingRun:
 
 
 def handle_sigterm_as_interrupt() -> None:
-    """Lets SIGTERM interrupt the command as Ctrl-C does: asyncio then cancels the running call."""
+    """Handles SIGTERM like Ctrl-C: asyncio cancels the running call."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands start with SIGINT ignored
     signal.signal(signal.SIGTERM, _request_shutdown)
     sys.unraisablehook = _record_interrupt
@@ -128,7 +128,7 @@ def generate_phantoms(target: Target, dataset_id: str, seed: int, counts: Mappin
 def pretrain(
     target: Target, models: Sequence[PretrainingRun], output: Output, directory: StateDirectory | None
 ) -> None:
-    """Pretrains models, as many at a time as the service runs, and follows their jobs one by one.
+    """Pretrains models and follows their jobs one by one. The service decides how many jobs run at the same time.
 
     Raises:
         VfmalignError: a job did not succeed.
@@ -143,7 +143,7 @@ def pretrain(
 
 
 def to_error(subject: str, operation: Job | Check | Experiment, directory: StateDirectory | None) -> VfmalignError:
-    """Returns the error for a job, check or experiment that did not succeed; its remedy names the logs."""
+    """Returns the error for a job, check or experiment that did not succeed. The remedy of the error names the logs."""
     logs = f"in {directory.logs} and {directory.job_logs}" if directory is not None else "of the deployment"
     failure = operation.failure
     return VfmalignError(

@@ -1,14 +1,14 @@
-"""Backups of a local stack: one tar file with its databases, its objects, and the private files of its state folder.
+"""Backups of a local stack. A backup is a tar file of the databases, the objects, and the state folder's private files.
 
-backup.json    first: `format`, `version` of vfmalign and `secrets`, each a folder and its content
+backup.json    first: `format`, the `version` of vfmalign, and `secrets`, a list of folders with secrets
 home/          files of the state folder
 bucket/        objects, by key
-SHA256SUMS     last: the digest of every other file, in the form of `sha256sum`
+SHA256SUMS     last: the digests of all other files, in the format of `sha256sum`
 
-A monitor's database and objects must come from one moment. The backup therefore holds the write lock of their database
-while it copies both: no observation is recorded, and no state of a monitor is replaced or deleted. Observations wait in
-the outbox, which is copied meanwhile. Everything else is copied while it changes, first the database and then the
-objects. If an object is replaced in between, the services create it again or continue without it.
+A monitor's database and objects must come from one moment. The backup therefore holds the write lock of the monitors'
+database while it copies both. Meanwhile, no observation is recorded, and no state of a monitor is replaced or deleted.
+New observations wait in the outbox, which is copied as well. Everything else may change during the copy; the databases
+are copied before the objects. If an object is replaced in between, the services create it again or continue without it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def list_secrets(directory: StateDirectory) -> list[str]:
-    """Returns the secrets that a backup of a stack holds.
+    """Returns the secrets that a backup of a stack contains.
 
     Raises:
         BadOption: the folder does not have the databases of a stack.
@@ -62,9 +62,9 @@ def list_secrets(directory: StateDirectory) -> list[str]:
 
 
 def back_up(directory: StateDirectory, file: Path, secrets: Sequence[str], notify: Notify, progress: Progress) -> int:
-    """Writes a backup of a stack, running or stopped, and returns the number of the stack's files in it.
+    """Writes a backup of a running or stopped stack.
 
-    The file has mode 0600, and appears once it is complete.
+    Returns the number of the stack's files in the backup. The file has mode 0600. It appears only when it is complete.
 
     Raises:
         BadOption: the file exists, or its folder cannot be written.
@@ -90,7 +90,7 @@ def back_up(directory: StateDirectory, file: Path, secrets: Sequence[str], notif
 
 
 def count_files(names: Iterable[str]) -> int:
-    """Returns how many names in a backup are files of the stack."""
+    """Returns how many of these names in a backup are files of the stack."""
     return sum(name.startswith((HOME, BUCKET)) for name in names)
 
 
@@ -111,7 +111,7 @@ class _Writer:
         self.digests: dict[str, str] = {}
 
     def add(self, name: str, write: Callable[[Path], object]) -> None:
-        """Adds the file that `write` writes."""
+        """Adds a file with the content that `write` produces."""
         write(self._path)
         entry = tarfile.TarInfo(name)
         entry.size, entry.mode, entry.mtime = self._path.stat().st_size, 0o600, int(time.time())
@@ -123,7 +123,7 @@ class _Writer:
         self.digests[name] = digest
 
     def add_objects(self, store: ObjectStore, keys: Sequence[str]) -> None:
-        """Adds objects; leaves out objects that are deleted meanwhile.
+        """Adds objects. Skips objects that are deleted meanwhile.
 
         Raises:
             PreconditionFailed: a key is not canonical, so no service can have written the object.
@@ -198,10 +198,10 @@ def _make_folder(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def open_store(directory: StateDirectory, notify: Notify) -> Iterator[ObjectStore]:
-    """Opens the object storage of a stack; starts it for the block if the stack is stopped.
+    """Opens the object storage of a stack. If the stack is stopped, starts the storage for the block.
 
     Raises:
-        PreconditionFailed: the stack runs without object storage, or has not started it yet.
+        PreconditionFailed: the stack runs without object storage, or its object storage has not started yet.
         Unavailable: the object storage does not start.
     """
     state = directory.read()

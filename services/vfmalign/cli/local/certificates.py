@@ -1,4 +1,4 @@
-"""Certificates that the parts of a local server use to authenticate each other."""
+"""Certificates with which the components of a local server authenticate each other."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Identity(NamedTuple):
 
 
 def issue(host: str = "") -> Identity:
-    """Creates a CA and returns an identity issued by the CA, for servers and clients on a host, by default 127.0.0.1.
+    """Creates a CA, and returns an identity that the CA issues for the servers and clients on a host.
 
-    The key of the CA is discarded, so that nobody can issue another certificate.
+    The default host is 127.0.0.1. The key of the CA is discarded, so that nobody can issue another certificate.
     """
     ca_key, key = generate_private_key(SECP256R1()), generate_private_key(SECP256R1())
     ca_name = _to_name("vfmalign local CA")

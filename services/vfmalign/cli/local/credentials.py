@@ -1,9 +1,10 @@
-"""Credentials of a trial stack in containers, in one volume. Each container mounts its own folder of the volume.
+"""Credentials of a trial stack that runs in containers.
 
-The folder of a holder (`owner` or a service) contains the holder's token, the public key of all tokens, and the
-holder's keys of the S3 server as an AWS credentials file. The folder `s3` contains the identities of these keys, and
-the certificates that the internal ports of the S3 server require. The folder `dicom-gateway` contains the certificate
-of the DICOM gateway and its password. `features` contains the same password, and the certificate of the CA.
+One volume contains all of them. Each container mounts its own folder of the volume. The folder of a holder (`owner` or
+a service) contains the holder's token, the public key of all tokens, and an AWS credentials file with the holder's keys
+of the S3 server. The folder `s3` contains the identities of these keys, and the certificates that the internal ports of
+the S3 server require. The folder `dicom-gateway` contains the certificate and the password of the DICOM gateway. The
+folder `features` also contains this password and the certificate of the CA.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ DICOM_GATEWAY = "dicom-gateway"
 def renew(folder: Path) -> None:
     """Replaces all credentials of a folder by new ones. Files have mode 0600, folders 0700.
 
-    Services read their new credentials by themselves; the S3 server has to be restarted.
+    Services read their new credentials without a restart. The S3 server has to be restarted.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -44,7 +45,7 @@ def renew(folder: Path) -> None:
 
 
 def renew_dicom_gateway(folder: Path) -> None:
-    """Replaces the certificate and the password of the DICOM gateway. It reads the new files by itself.
+    """Replaces the certificate and the password of the DICOM gateway. The gateway reads them without a restart.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -68,7 +69,7 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Creates the credentials of a folder, unless it has them; returns the exit code."""
+    """Creates the credentials of a folder if they are missing. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m vfmalign.cli.local.credentials", description=main.__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The steps of `vfmalign doctor`, in the order in which they run: requirements of an alignment check."""
+"""The steps of `vfmalign doctor`, in the order in which they run. They check the requirements of an alignment check."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Step:
     """The outcome of one step.
 
     Attributes:
-        detail: result of the step; for a failure the cause, for a skipped step the reason.
+        detail: result of the step. For a failed or skipped step, the reason.
         remedy: remedy for a failure.
     """
 
@@ -97,7 +97,7 @@ def _check_services(target: Target | None) -> Iterator[Step]:
         yield results.get(timeout=max(0.0, give_up_s - time.monotonic()))
     except queue.Empty:
         detail = f"reading and writing a few small objects takes more than {probes.STORE_TIMEOUT_S:g} s"
-        yield Step("s3", "failed", detail, "check the load of the object storage, and the network")
+        yield Step("s3", "failed", detail, "check the network and the load of the object storage")
     yield from services
     yield _check_tokens(target, [step.name for step in services if step.outcome == "failed"])
 
@@ -106,7 +106,9 @@ def _check_storage(target: Target) -> Step:
     if set(target.addresses) <= set(WITHOUT_STORE):
         return Step("s3", "skipped", _list_services(target))
     if not target.has_store:
-        return Step("s3", "skipped", "AWS_ENDPOINT_URL_S3 is not set, and commands need no keys of the object storage")
+        return Step(
+            "s3", "skipped", "AWS_ENDPOINT_URL_S3 is not set; commands do not need access to the object storage"
+        )
     return _run("s3", lambda: _describe_storage(target))
 
 
@@ -201,8 +203,8 @@ def _describe_health(name: str, target: Target, health: str) -> Unavailable:
         return Unavailable(
             f"its process {process.pid} is alive and does not answer, so it hangs",
             subject=target.addresses[name],
-            remedy=f"`ps -o stat= -p {process.pid}` shows T if it was stopped (`kill -CONT {process.pid}`); else "
-            f"`kill -9 {process.pid}`, and the stack starts it again; {log}",
+            remedy=f"if `ps -o stat= -p {process.pid}` shows T, run `kill -CONT {process.pid}`; otherwise run `kill "
+            f"-9 {process.pid}`, and the stack restarts it; {log}",
         )
     return Unavailable(f"its health is `{health}`", subject=target.addresses[name], remedy=log)
 
@@ -212,7 +214,7 @@ def _check_tokens(target: Target, failed: list[str]) -> Step:
     if target.local is None or target.directory is None or target.credential is None:
         return Step("tokens", "skipped", "only a local stack keeps the tokens of its services here")
     if missing := [name for name in SERVICES if name not in target.addresses]:
-        return Step("tokens", "skipped", f"without {', '.join(missing)}, no service calls another one")
+        return Step("tokens", "skipped", f"services call each other only with {', '.join(missing)}")
     if failed:
         return Step("tokens", "skipped", f"needs {', '.join(failed)}")
     folder, credential = target.directory.tokens, target.credential
@@ -253,6 +255,6 @@ def _describe_role(target: Target, name: str) -> str:
     raise Unavailable(
         _WITHOUT_LEADER[name],
         subject=address,
-        remedy="wait some seconds if it has just started; else look in its log for `lease_not_read` and "
-        "`lease_not_renewed`: its disk may be full, or its database unreachable",
+        remedy="if the service has just started, wait some seconds. Otherwise look in its log for `lease_not_read` "
+        "and `lease_not_renewed`: its disk may be full, or its database unreachable",
     )

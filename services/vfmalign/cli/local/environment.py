@@ -12,7 +12,7 @@ from vfmalign.cli.local.state_directory import ServicePorts, StateDirectory, Sto
 from vfmalign.cli.local.tokens import TokenFiles
 
 MAX_THREADS = 4
-"""More threads do not speed up training on volumes of the size that one machine trains on."""
+"""More threads do not speed up training on volumes of the usual size."""
 
 MAX_JOBS = 4
 """Concurrent training processes of small networks; each needs one thread and up to 2 GB."""
@@ -51,7 +51,7 @@ def get_service_environment(
         store: the stack's object storage; None for a stack without one.
         ports: ports of every service of the stack.
         name: the service.
-        settings: override the defaults for one machine.
+        settings: variables that override the defaults for one machine.
     """
     threads = str(min(count_cpus(), MAX_THREADS))
     defaults = {**_DEFAULTS, **get_malloc_settings(name), "VFMALIGN_TRAINING__THREADS": threads, **settings}
@@ -73,13 +73,13 @@ def get_service_environment(
 
 
 def get_malloc_settings(service: str) -> dict[str, str]:
-    """Returns variables with which glibc keeps freed memory for a service's next request.
+    """Returns variables that make glibc keep freed memory for the next request of a service.
 
-    By default, glibc returns the memory of each large array to the kernel, so every page of the next array faults
-    again. This takes a quarter of a convolutional encoder's forward pass at full size, and 9 ms of an MMD request of 6
-    MB (measured; `python -m bench.forward`, `make bench BENCH='--only endpoint'`). The limit holds for the whole
-    process, because all threads share one arena. Training processes inherit the variables from `finetuning`. Other
-    allocators ignore them.
+    By default, glibc returns the memory of each large array to the kernel, so every page of the next array causes a
+    page fault again. The page faults take a quarter of a convolutional encoder's forward pass at full size, and 9 ms of
+    an MMD request of 6 MB (measured; `python -m bench.forward`, `make bench BENCH='--only endpoint'`). The limit
+    applies to the whole process, because all threads share one arena. Training processes inherit the variables from
+    `finetuning`. Other allocators ignore them.
 
     Args:
         service: of a local stack.
@@ -106,9 +106,10 @@ def _get_glibc_version() -> tuple[int, ...]:
 
 
 def get_small_network_settings() -> dict[str, str]:
-    """Returns settings for small networks, which train faster in parallel than one by one on all cores.
+    """Returns settings for small networks.
 
-    With one thread each, the numbers also do not depend on the machine's number of cores.
+    Small networks train faster in parallel, with one thread each, than one by one on all cores. Results with one thread
+    also do not depend on the number of cores.
     """
     return {
         "VFMALIGN_LAUNCHER__MAX_RUNNING": str(min(count_cpus(), MAX_JOBS)),
@@ -117,7 +118,7 @@ def get_small_network_settings() -> dict[str, str]:
 
 
 def get_ports_file(directory: StateDirectory, name: str) -> Path:
-    """Returns the file in which a service reports that it serves, and on which ports."""
+    """Returns the file in which a service reports its ports when it serves."""
     return directory.path / f"{name}.ports.json"
 
 

@@ -1,4 +1,4 @@
-"""Rotation of the local stack's logs: a log that exceeds a size moves to `<name>.1`, which replaces an earlier one."""
+"""Rotates the logs of the local stack: copies a log that is too large to `<name>.1`, and empties the log."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MAX_LOG_BYTES = 16 * 2**20
 
 
 def rotate(folders: Iterable[Path], max_bytes: int = MAX_LOG_BYTES) -> None:
-    """Copies, then empties, every log in these folders that exceeds a size.
+    """Copies every log in these folders that exceeds a size, then empties the log.
 
-    Processes keep writing to the file that they hold open, as with `copytruncate` of logrotate: they append to it, so
-    that they continue at its new end. Lines that are written between copying and emptying are lost.
+    This works like `copytruncate` of logrotate. Processes keep the log open and append to it, so they continue at its
+    new end. Lines that are written between copying and emptying are lost.
     """
     for folder in folders:
         for log in folder.glob("*.log"):

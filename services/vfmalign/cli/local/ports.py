@@ -1,4 +1,4 @@
-"""Ports of the loopback interface: which are free, and which ones the services of a stack use."""
+"""Finds free ports of the loopback interface, and chooses the ports of a stack's services."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ ADDRESS_IN_USE = "ADDRESS_IN_USE"
 
 @dataclass(frozen=True)
 class PortChoice:
-    """How a start of a stack chooses ports. By default, services keep their ports, and new services get free ones.
+    """Rule for the choice of ports when a stack starts.
+
+    By default, services keep their ports, and new services get free ports.
 
     Attributes:
-        first: first of the new ports, which replace the ports that services kept; 0 for the default.
-        any: use free ports for a service if its ports are taken, only for this start.
+        first: first of the new ports, which replace the kept ports of the services; 0 for the default.
+        any: whether a service uses free ports, only for this start, if its ports are taken.
     """
 
     first: int = 0
@@ -41,7 +43,7 @@ class PortChoice:
                 raise Unavailable(
                     f"port {taken[0]} is taken by another process",
                     subject=name,
-                    remedy="stop that process, choose other ports with `--port`, or take free ones with `--any-port`",
+                    remedy="stop that process, choose other ports with `--port`, or use free ports with `--any-port`",
                     reason=ADDRESS_IN_USE,
                 )
             if ports is None or taken:
@@ -57,7 +59,7 @@ KEEP_PORTS = PortChoice()
 
 
 def number_ports(services: Collection[str], first: int) -> dict[str, ServicePorts]:
-    """Returns consecutive ports: those of the services' APIs, then those of metrics, then those of health checks."""
+    """Returns consecutive ports: all API ports first, then all metrics ports, then all health ports."""
     count = len(services)
     return {
         name: ServicePorts(grpc=first + place, metrics=first + count + place, health=first + 2 * count + place)
@@ -68,7 +70,7 @@ def number_ports(services: Collection[str], first: int) -> dict[str, ServicePort
 def free_ports(count: int, reserved: Collection[int] = ()) -> list[int]:
     """Returns ports that are free now and not reserved.
 
-    They are below the ephemeral range, so that no outgoing connection takes one while a service restarts.
+    The ports are below the ephemeral range, so that no outgoing connection takes a port while a service restarts.
     """
     ports: list[int] = []
     while len(ports) < count:

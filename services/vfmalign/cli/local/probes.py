@@ -1,4 +1,4 @@
-"""Probes of the environment: a service's health and API, the object store, installed versions, free disk."""
+"""Probes of the environment: health and API of services, object store, installed versions, free disk space."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def get_health(address: str, files: TlsFiles | None = None, service: str = "") -
 
 
 def get_store_health(settings: StoreSettings) -> str:
-    """Returns `serving` if the object store answers and has its bucket, else `unreachable`."""
+    """Returns `serving` if the object store answers and its bucket exists, else `unreachable`."""
     try:
         ObjectStore(settings, attempts=1, timeout_s=HEALTH_TIMEOUT_S).probe()
     except VfmalignError:
@@ -68,7 +68,7 @@ def get_store_health(settings: StoreSettings) -> str:
 
 
 def call(service: str, target: Target) -> str:
-    """Makes one cheap call without side effects to a service; returns a description of the answer.
+    """Makes one cheap call without side effects to a service. Returns a description of the answer.
 
     Raises:
         VfmalignError: the call failed.
@@ -94,7 +94,7 @@ def call(service: str, target: Target) -> str:
 
 
 def call_as_service(caller: str, called: str, target: Target) -> None:
-    """Makes a call that one service makes to another; the credential of `target` is the caller's token.
+    """Calls one service as another service does. The credential of `target` is the token of the calling service.
 
     Raises:
         VfmalignError: the call failed, for example because the token is refused.
@@ -108,10 +108,10 @@ def call_as_service(caller: str, called: str, target: Target) -> None:
 
 
 def check_store(store: ObjectStore) -> str:
-    """Checks the object store with small objects: writes, reads, writes conditionally and deletes them.
+    """Checks that the object store writes, reads, conditionally writes and deletes small objects.
 
     Returns:
-        A list of the operations that were tried.
+        A text that lists the tested operations.
 
     Raises:
         VfmalignError: names the operation that failed.
@@ -183,7 +183,7 @@ def get_s3_program_version() -> str:
 
     Raises:
         PreconditionFailed: it is not installed.
-        Unavailable: it cannot be run, or is another program.
+        Unavailable: the program cannot be run, or is not the S3 server.
     """
     path = s3_server.program()
     try:
@@ -222,7 +222,7 @@ def get_free_gib(folder: Path) -> float:
 
 
 def get_torch_device() -> str:
-    """Returns the device that torch would compute on."""
+    """Returns the device on which torch would compute."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""References to processes of this machine, which may outlive the process that started them."""
+"""References to processes on this machine. A process may outlive the process that started it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _POLL_S = 0.05
 
 
 class ProcessRef(Record):
-    """A process, identified by its pid and its start, so that a reused pid is noticed.
+    """A process, identified by its pid and its start time, so that a reused pid is detected.
 
-    The start is in seconds since the system booted. A start in seconds since 1970 would change with the clock, for
-    example after a pause of a virtual machine.
+    The start time is in seconds since the system booted. Seconds since 1970 would change with the clock, for example
+    after a pause of a virtual machine.
     """
 
     pid: int
@@ -29,14 +29,17 @@ class ProcessRef(Record):
 
     @classmethod
     def from_pid(cls, pid: int) -> ProcessRef:
-        """Returns the process with this pid; a process that has ended already is never alive."""
+        """Returns the process with this pid. If the process has already ended, it is never reported as alive."""
         try:
             return cls(pid=pid, started=_get_start_s(psutil.Process(pid)))
         except psutil.NoSuchProcess:
             return cls(pid=pid, started=0.0)
 
     def alive(self) -> bool:
-        """Returns whether the process runs. A zombie with running threads counts, because it still holds its ports."""
+        """Returns whether the process runs.
+
+        A zombie with running threads counts as alive, because it still occupies its ports.
+        """
         try:
             process = psutil.Process(self.pid)
             same = abs(_get_start_s(process) - self.started) < _START_TIME_TOLERANCE_S
@@ -76,7 +79,7 @@ def stop(processes: Sequence[ProcessRef], grace_s: float) -> list[ProcessRef]:
 
 
 def wait_for_exit(processes: Sequence[ProcessRef], timeout_s: float) -> list[ProcessRef]:
-    """Waits until the processes have ended; returns the ones that still run after the timeout."""
+    """Waits until the processes have ended. Returns the processes that still run after the timeout."""
     deadline = time.monotonic() + timeout_s
     running = list(processes)
     while (running := [process for process in running if process.alive()]) and time.monotonic() < deadline:
@@ -85,7 +88,10 @@ def wait_for_exit(processes: Sequence[ProcessRef], timeout_s: float) -> list[Pro
 
 
 def find_processes_with_open_files(folder: Path) -> Iterator[ProcessRef]:
-    """Yields the user's other processes with an open file below a folder, such as jobs with their lock file."""
+    """Yields other processes of the user that have a file below a folder open.
+
+    For example, jobs keep their lock file open.
+    """
     prefix, own_pid, user = f"{folder.resolve()}{os.sep}", os.getpid(), os.getuid()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

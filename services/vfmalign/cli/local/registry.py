@@ -1,6 +1,6 @@
-"""The stacks of this user on this machine. A command that finds no stack can therefore name the running stacks.
+"""Registry of this user's stacks on this machine, so that a command that finds no stack can name the running stacks.
 
-A stack that runs has a file with the path of its state folder. The file of a stack that was killed is ignored.
+Each running stack has a file that contains the path of its state folder. Files of killed stacks are ignored.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def list_running() -> list[StateDirectory]:
 
 
 def describe_running(other_than: StateDirectory | None = None) -> str:
-    """Returns a clause that names the running stacks and the option that chooses one; empty if no stack runs.
+    """Returns a clause that names the running stacks and the option that chooses a stack. Empty if no stack runs.
 
     Args:
-        other_than: state folder of a stack to leave out, because the command already uses it.
+        other_than: state folder of the stack that the command already uses; it is not named.
     """
     paths = [str(folder.path) for folder in list_running() if other_than is None or folder.path != other_than.path]
     if not paths:

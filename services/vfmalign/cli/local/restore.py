@@ -1,8 +1,8 @@
 """Restores a backup into an empty state folder.
 
-The whole file is verified before anything is written. The stack is then built in a folder beside the state folder,
-which takes its place by one rename: a state folder is complete or absent, also after a kill. If a restore was killed,
-the next one deletes its remains.
+The whole file is verified before anything is written. The stack is then built in a folder beside the state folder. One
+rename moves this folder into place, so the state folder is complete or absent, even after a kill. If a restore was
+killed, the next restore deletes the leftover files.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _MARKER = "restoring"
 
 
 def restore(directory: StateDirectory, file: Path, notify: Notify, progress: Progress) -> int:
-    """Restores a backup into the state folder of a stack, and returns the number of restored files.
+    """Restores a backup into the state folder of a stack. Returns the number of restored files.
 
     Raises:
         BadOption: the folder is not empty, or the file cannot be read.
-        PreconditionFailed: another version wrote the file, or it is damaged.
-        Conflict: another restore into the folder runs.
+        PreconditionFailed: another version wrote the file, or the file is damaged.
+        Conflict: another restore into the folder is running.
         Unavailable: the object storage does not start, or does not answer.
     """
     home = directory.path.resolve()
@@ -95,14 +95,14 @@ def _verify(file: Path, progress: Progress) -> dict[str, str]:
                 return digests
             digests[name] = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
             progress("verify", number, 0)
-    raise _damaged(file, "it is not a whole backup")
+    raise _damaged(file, "the backup is incomplete")
 
 
 def _compare(file: Path, digests: Mapping[str, str], stated: bytes) -> None:
     lines = set(stated.decode(errors="replace").splitlines())
     for name, digest in digests.items():
         if f"{digest}  {name}" not in lines:
-            raise _damaged(file, f"{name} has another content than {DIGESTS} states")
+            raise _damaged(file, f"{name} does not match its digest in {DIGESTS}")
     if len(lines) != len(digests) or not digests.keys() >= set(_DATABASES):
         raise _damaged(file, "files are missing")
 
@@ -113,12 +113,12 @@ def _open(file: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(file, "r:") as archive:
             yield archive
     except tarfile.TarError as error:
-        raise _damaged(file, f"it is not a whole backup ({error})") from None
+        raise _damaged(file, f"the backup is incomplete or damaged ({error})") from None
     except OSError as error:
         if error.filename is None or Path(error.filename) != file:
             raise
         problem = f"{file} cannot be read ({error.strerror})"
-        raise BadOption(problem, field="FILE", remedy="name a file that you may read") from None
+        raise BadOption(problem, field="FILE", remedy="choose a file that you can read") from None
 
 
 def _damaged(file: Path, problem: str) -> DigestMismatch:
@@ -136,7 +136,7 @@ def _check_name(file: Path, entry: tarfile.TarInfo) -> str:
             return entry.name
     except ValueError:
         pass
-    raise _damaged(file, f"{entry.name!r} is no file of a backup")
+    raise _damaged(file, f"{entry.name!r} does not belong to a backup")
 
 
 def _check_manifest(file: Path, content: bytes) -> None:

@@ -31,7 +31,10 @@ _PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer
 
 
 def get_arguments(directory: Path, ports: dict[str, int]) -> list[str]:
-    """Returns the options of `weed server`. Run it in `directory`: some paths, as those of TLS, are relative."""
+    """Returns the options of `weed server`.
+
+    Run the server in `directory`, because some paths, such as the TLS paths, are relative.
+    """
     return [
         f"-dir={directory / 'data'}",
         "-ip=127.0.0.1",
@@ -64,7 +67,7 @@ def get_arguments(directory: Path, ports: dict[str, int]) -> list[str]:
 
 
 def load_or_create(directory: Path) -> dict[str, Any]:
-    """Returns the server's ports and keys. The first start generates and stores them, in files of mode 0600."""
+    """Returns the server's ports and keys. The first start generates them and stores them in files of mode 0600."""
     path = directory / "server.json"
     stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     config: dict[str, Any] = {
@@ -83,8 +86,8 @@ def write_identities(directory: Path, owner: dict[str, str], services: dict[str,
 
     Args:
         directory: folder of the server.
-        owner: `access_key` and `secret_key` of the identity that may do everything.
-        services: keys by service; `SERVICE_ACCESS` defines what they allow.
+        owner: `access_key` and `secret_key` of the identity with all permissions.
+        services: maps each service to its keys; `SERVICE_ACCESS` defines their permissions.
     """
     identities = [_describe("vfmalign", owner, ["Admin", "Read", "Write", "List", "Tagging"])]
     for name, access in SERVICE_ACCESS.items():
@@ -110,7 +113,7 @@ def _list_actions(access: StoreAccess) -> list[str]:
 
 
 def renew_certificates(directory: Path) -> None:
-    """Writes new certificates. From the next start, every port except the S3 port admits only their holders."""
+    """Writes new certificates. From the next start on, every port except the S3 port requires these certificates."""
     with needs_extra("local", "the local S3 server"):
         from vfmalign.cli.local import certificates
     identity = certificates.issue()

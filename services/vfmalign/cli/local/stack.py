@@ -1,8 +1,7 @@
-"""The local stack: the S3 server and the services, started, supervised and stopped by one process.
+"""The local stack: one process starts, supervises and stops the S3 server and the services.
 
-A stack of the MMD service alone has no S3 server: its callers send their features.
-A service that dies is restarted on the same ports, after a pause that grows with every restart. A service with damaged
-data stays down.
+A stack with only the MMD service has no S3 server, because callers send their features. A service that crashes is
+restarted on the same ports, after a pause that grows with every restart. A service with damaged data is not restarted.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ LOG_ROTATION_PERIOD_S = 10.0
 FIRST_RESTART_PAUSE_S = 0.5
 MAX_RESTART_PAUSE_S = 30.0
 STABLE_AFTER_S = 60.0
-"""A process that ran this long starts with the shortest pause again when it dies."""
+"""If a process crashes after it ran this long, its next pause is the shortest one again."""
 _POLL_S = 0.1
 _PORT_ATTEMPTS = 3
 
@@ -69,7 +68,7 @@ class Stack:
         directory: the state folder.
         notify: called with one sentence for every event.
         settings: environment variables of the services, instead of the defaults for this machine.
-        services: the services to run. The S3 server is started if one of them needs it, or if there are no services.
+        services: the services to run. The S3 server is started if a service needs it, or if there are no services.
         port_choice: how to choose the services' ports.
     """
 
@@ -96,8 +95,8 @@ class Stack:
         """Starts the S3 server, then the services concurrently, and waits until all of them serve.
 
         Raises:
-            Unavailable: a port is taken, or a process ended or did not serve in time. Processes that were started are
-                stopped again.
+            Unavailable: a port is taken, or a process ended or did not serve in time. The started processes are then
+                stopped.
         """
         earlier = self._directory.read()
         if earlier.list_processes():
@@ -115,7 +114,7 @@ class Stack:
         return self.get_state()
 
     def reconcile(self) -> None:
-        """Checks every process once: restarts dead ones, records serving ones, and rotates logs now and then."""
+        """Checks every process once: restarts dead processes, records serving processes, and rotates logs if due."""
         now = time.monotonic()
         if now >= self._rotate_logs_at:
             rotate((self._directory.logs, self._directory.job_logs, self._directory.s3))
@@ -319,7 +318,7 @@ def running_stack(
 ) -> Iterator[StackState]:
     """Runs a stack during a block. The stack holds the folder's lock, and a thread supervises it.
 
-    The stack is always stopped at the end. It has no other callers, so it may take any port.
+    The stack is always stopped at the end. It has no other callers, so it may use any ports.
     """
     with directory.single_instance_lock():
         stack = Stack(directory, notify, settings, services, PortChoice(any=True))
@@ -336,7 +335,7 @@ def running_stack(
 
 
 def bring_down(directory: StateDirectory, state: StackState) -> list[str]:
-    """Stops the processes of a stack, whichever process started them, and writes the new state.
+    """Stops the processes of a stack and writes the new state. Another process may have started them.
 
     Returns:
         Names of the processes that had to be killed.

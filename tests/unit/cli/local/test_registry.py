@@ -63,7 +63,7 @@ def test_a_start_names_other_stacks_that_run(invoke, tmp_path: Path) -> None:
     other = start_stack(tmp_path / "other")
     code, _, err = invoke("up", "--detach", "--home", "here")
     assert code == exits.OK
-    assert "this stack has datasets and models of its own" in err
+    assert "this stack has its own datasets and models" in err
     assert str(other.path) in " ".join(err.split())
 
 

@@ -147,7 +147,7 @@ def _scan_files(source: Path, output: Output, *, show_text: bool) -> Examination
         opened = open_source(source)
     except OSError as error:
         raise BadDataset(
-            f"it, or something in it, {describe_unreadable(error)}",
+            f"the folder or file, or its content, {describe_unreadable(error)}",
             field="SOURCE",
             remedy="allow this account to read it",
         ) from None
@@ -182,7 +182,7 @@ def _write(shown: Iterable[ShownStudy], examinations: Examinations, declaration:
         output.note(f"{file['place']}: {file['problem']}", "yellow")
     for items, noun in ((studies, "studies"), (unusable, "unusable files")):
         if len(items) > _MAX_SHOWN:
-            output.note(f"{_MAX_SHOWN} of {len(items):,} {noun} are shown; --json has all")
+            output.note(f"{_MAX_SHOWN} of {len(items):,} {noun} are shown; use --json to show all")
     if not studies:
         remedy = "give the folder of the images, or the zip itself: a zip inside of a folder is not opened"
         raise BadDataset("no DICOM image was found", field="SOURCE", remedy=remedy)

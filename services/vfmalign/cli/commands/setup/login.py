@@ -29,13 +29,13 @@ ClientIdOption = Annotated[
         "--client-id",
         metavar="ID",
         envvar="VFMALIGN_LOGIN__CLIENT_ID",
-        help="Client id under which the provider knows vfmalign, as a public client.",
+        help="Client id of vfmalign at the provider (a public client).",
     ),
 ]
 ScopeOption = Annotated[
     str,
     typer.Option(
-        "--scope", metavar="SCOPES", envvar="VFMALIGN_LOGIN__SCOPE", help="Scopes to ask for, separated by spaces."
+        "--scope", metavar="SCOPES", envvar="VFMALIGN_LOGIN__SCOPE", help="Scopes to request, separated by spaces."
     ),
 ]
 ResourceOption = Annotated[
@@ -44,7 +44,7 @@ ResourceOption = Annotated[
         "--resource",
         metavar="URI",
         envvar="VFMALIGN_LOGIN__RESOURCE",
-        help="Deployment for which the token is meant (RFC 8707), if the provider asks for it.",
+        help="Deployment that the token is for (RFC 8707), if the provider needs this.",
     ),
 ]
 RolesClaimOption = Annotated[
@@ -53,7 +53,7 @@ RolesClaimOption = Annotated[
         "--roles-claim",
         metavar="CLAIM",
         envvar="VFMALIGN_AUTH__ROLES_CLAIM",
-        help="Claim that contains the roles, as configured for the services.",
+        help="Claim that contains the roles. The services must use the same claim.",
     ),
 ]
 TenantClaimOption = Annotated[
@@ -73,8 +73,8 @@ def login(
 ) -> None:
     """Log in to a remote deployment by confirming a code in a browser.
 
-    The access token is kept in a file that only you can read. It is renewed before it expires if the provider allows
-    it. Commands send it to the services that VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS,
+    The access token is kept in a file that only you can read. The token is renewed before it expires if the provider
+    allows this. Commands send the token to the services that VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS,
     VFMALIGN_FINETUNING_ADDRESS and VFMALIGN_MONITORING_ADDRESS name. Without --issuer, the command logs in at the same
     provider as before. A local stack needs no login.
     """
@@ -118,8 +118,8 @@ def whoami(
 ) -> None:
     """Show the owner and the source of the token that commands send.
 
-    The token itself is never shown. The command does not verify it, because the services do. If there is no token, the
-    exit code is 4.
+    The token itself is never shown. The command does not verify the token, because the services do. If there is no
+    token, the exit code is 4.
     """
     output = Output.to_terminal(as_json=as_json)
     credential = _find_credential(StateDirectory(home))

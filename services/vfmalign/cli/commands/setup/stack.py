@@ -41,12 +41,12 @@ PortOption = Annotated[
         metavar="N",
         min=1024,
         max=65_524,
-        help="First port. N to N+3 are the APIs of features, mmd, finetuning and monitoring; the next four ports are "
+        help="First port. N to N+3 are the APIs of features, mmd, finetuning and monitoring. The next four ports are "
         "their metrics; the last four, their health. With --only: N, N+1 and N+2. Later starts keep the ports.",
     ),
 ]
 AnyPortOption = Annotated[
-    bool, typer.Option("--any-port", help="If ports are in use, take free ports instead, only for this start.")
+    bool, typer.Option("--any-port", help="If ports are in use, use free ports instead, but only for this start.")
 ]
 
 
@@ -61,8 +61,8 @@ def up(
 ) -> None:
     """Start a local stack: object storage and services, or only the MMD service.
 
-    A service that dies is restarted. Services keep their ports and tokens across restarts of the stack. Press Ctrl-C
-    to stop the stack. With `--only mmd`, the stack is the MMD service alone. Callers then send their features in the
+    A service that crashes is restarted. Services keep their ports and tokens across restarts of the stack. Press Ctrl-C
+    to stop the stack. With `--only mmd`, the stack is the MMD service alone. Callers must then send features in the
     request (docs/api.md).
     """
     services: Sequence[str] = SERVICES
@@ -91,7 +91,7 @@ def up(
             raise
         _show_started(directory, state, output, "Ctrl-C")
         stack.supervise()
-        output.note("stopping: jobs write their checkpoints first", "dim")
+        output.note("stopping the stack; jobs first write their checkpoints", "dim")
         stack.stop()
         output.note("stopped")
 
@@ -101,7 +101,7 @@ def down(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     state = directory.read()
     was_running = state.running or bool(state.list_processes())
-    with output.err.status("stopping: jobs write their checkpoints first"):
+    with output.err.status("stopping the stack; jobs first write their checkpoints"):
         if state.supervisor is not None and state.running:
             state.supervisor.signal(signal.SIGTERM)
             for _ in processes.wait_for_exit([state.supervisor], _DOWN_TIMEOUT_S):
@@ -118,7 +118,7 @@ def down(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
 def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Show the processes of the local stack and their addresses.
 
-    The exit code is 3 unless every process serves.
+    The exit code is 3 if a process does not serve.
     """
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     state = directory.read()
@@ -187,7 +187,7 @@ def _show_started(directory: StateDirectory, state: StackState, output: Output, 
     output.emit(_to_json_dict(directory, state), _show_stack(state))
     output.note(f"logs are in {directory.logs}; {stop} stops the stack", "dim")
     if others := registry.describe_running(directory):
-        output.note(f"this stack has datasets and models of its own; {others}", "yellow")
+        output.note(f"this stack has its own datasets and models; {others}", "yellow")
 
 
 def _check_same(directory: StateDirectory, state: StackState, services: Sequence[str], port_choice: PortChoice) -> None:

@@ -27,15 +27,13 @@ app = typer.Typer()
 def init(
     wait_s: Annotated[
         float,
-        typer.Option(
-            "--wait", metavar="SECONDS", min=0, max=3600, help="Seconds to wait for a store that does not answer."
-        ),
+        typer.Option("--wait", metavar="SECONDS", min=0, max=3600, help="Seconds to wait until the store answers."),
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Create the bucket, unless it exists, and check it.
+    """Create the bucket if it does not exist, and check it.
 
-    The check covers what the services need from the bucket. The environment names endpoint, region, bucket and
+    The check covers all operations that the services use. The environment names endpoint, region, bucket and
     credentials as it does for the services: AWS_ENDPOINT_URL_S3, AWS_REGION, VFMALIGN_BUCKET (vfmalign by default), and
     AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or another source of credentials. The command can be repeated.
     `vfmalign up` creates the bucket of its own store.
@@ -67,7 +65,9 @@ def init(
 def policy(
     service: Annotated[
         str,
-        typer.Argument(metavar="SERVICE", help="features, mmd, finetuning, monitoring, or training for a job's pods."),
+        typer.Argument(
+            metavar="SERVICE", help="Service: features, mmd, finetuning, monitoring, or training (pods of jobs)."
+        ),
     ],
     bucket: Annotated[
         str, typer.Option(metavar="NAME", envvar="VFMALIGN_BUCKET", help="The deployment's bucket.")
@@ -83,8 +83,8 @@ def policy(
 ) -> None:
     """Print the policy for a service's access to the bucket. AWS, MinIO, Ceph and others accept the policy.
 
-    Attach the policy to credentials that only this service has. `vfmalign up` gives its services such credentials. On
-    Kubernetes, the Secret vfmalign-store-SERVICE holds them (docs/operations.md).
+    Attach the policy to credentials that only this service uses. `vfmalign up` gives its services such credentials. On
+    Kubernetes, the Secret vfmalign-store-SERVICE contains the credentials (docs/operations.md).
     """
     if service not in STORE_ACCESS:
         raise BadOption(
@@ -109,7 +109,7 @@ def _prepare(settings: StoreSettings) -> tuple[bool, str]:
     store = ObjectStore(settings)
     if "region" not in settings.model_fields_set and not store.has_bucket():
         raise BadOption(
-            "is not set, and a bucket stays in the region in which it is created",
+            "is not set, but a bucket cannot change its region later",
             field="AWS_REGION",
             remedy="set it to the region of the bucket; stores without regions use us-east-1",
         )

@@ -245,7 +245,7 @@ def make_unreadable(path: Path) -> None:
         pytest.param(
             make_unreadable,
             2,
-            "SOURCE: it, or something in it, cannot be read (Permission denied)",
+            "SOURCE: the folder or file, or its content, cannot be read (Permission denied)",
             marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything"),
         ),
     ],
@@ -309,7 +309,7 @@ def test_many_studies_are_cut_to_a_screenful(tmp_path: Path, invoke: Invoke) -> 
     code, out, err = invoke("dicom", "show", str(tmp_path / "export"))
     assert code == 0
     assert out.count("Study ") == 20
-    assert "20 of 22 studies are shown; --json has all" in err
+    assert "20 of 22 studies are shown; use --json to show all" in err
 
 
 def test_prostatex_fits_a_screen(shared_folder: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
