@@ -1,4 +1,4 @@
-"""Names the options and arguments of a command in its errors, in place of the API's fields."""
+"""Replaces the API's field names in errors by the options and arguments of the command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PARAMETERS = {
 
 
 def name_option(field: str, program: Any, arguments: Sequence[str]) -> str:
-    """Returns the option or argument that fills a field of the API.
+    """Returns the option or argument that sets a field of the API.
 
     Args:
         field: path of the field, such as `spec.recipe.epochs`.
@@ -40,8 +40,8 @@ def name_option(field: str, program: Any, arguments: Sequence[str]) -> str:
         arguments: arguments with which the program ran.
 
     Returns:
-        Its name, such as `--epochs` or `DATASET`. If there is none, the field itself, such as `recipe.batch_size`, a
-        key of `--set`.
+        The name of the option or argument, such as `--epochs` or `DATASET`. If there is none, the field itself, such as
+        `recipe.batch_size`, which is a key of `--set`.
     """
     command = program
     for argument in arguments:

@@ -29,7 +29,7 @@ PRETRAINING_OBJECTIVES: tuple[Objective, ...] = ("masked_reconstruction", "contr
 
 
 def _count(option: str, record: type[ApiMessage], field: str, text: str) -> Any:
-    """Returns an option of a number, which has the range of a field of the API."""
+    """Returns a numeric option with the same range as a field of the API."""
     bounds = record.get_bounds(field)
     return typer.Option(option, metavar="N", min=int(bounds.min), max=int(bounds.max), help=text)
 
@@ -72,8 +72,8 @@ MapOption = Annotated[
     typer.Option(
         "--map",
         metavar="MODALITY=INPUT",
-        help="MODALITY=INPUT: feed a modality of the dataset to an input of the model that has another name, such as "
-        "t1w=input. Repeatable.",
+        help="Feed a modality of the dataset to a model input with a different name: t1w=input feeds modality t1w to "
+        "the input `input`. Repeatable.",
     ),
 ]
 DicomwebOption = Annotated[
@@ -81,7 +81,7 @@ DicomwebOption = Annotated[
     typer.Option(
         "--dicomweb",
         metavar="NAME",
-        help="Read studies of this PACS in place of files. The variables VFMALIGN_DICOMWEB__NAME__* configure it.",
+        help="Read studies from this PACS instead of files. The variables VFMALIGN_DICOMWEB__NAME__* configure it.",
     ),
 ]
 QueryOption = Annotated[
@@ -89,8 +89,8 @@ QueryOption = Annotated[
     typer.Option(
         "--query",
         metavar="KEY=VALUE",
-        help="Read only studies that match, such as ModalitiesInStudy=MR or StudyDate=20250101-20251231. Repeatable; a "
-        "study must match all of them.",
+        help="Read only studies with this attribute, such as ModalitiesInStudy=MR or StudyDate=20250101-20251231. "
+        "Repeatable: a study must match all pairs.",
     ),
 ]
 AllowCutOrgansOption = Annotated[
@@ -101,7 +101,7 @@ AllowCutOrgansOption = Annotated[
     ),
 ]
 LayerOption = Annotated[
-    list[str] | None, typer.Option("--layer", metavar="LAYER", help="Only these layers. Repeatable.")
+    list[str] | None, typer.Option("--layer", metavar="LAYER", help="Use only this layer. Repeatable.")
 ]
 LevelOption = Annotated[
     float, typer.Option("--level", metavar="X", min=0.01, max=0.999, help="Coverage of the intervals.")
@@ -112,7 +112,7 @@ SmallestDifferenceOption = Annotated[
         "--smallest-difference",
         metavar="X",
         help="Smallest relevant difference in the unit of the task's primary metric, up to 1000. Differences that are "
-        "shown to be smaller are `equivalent`. By default, the value of the metric (docs/numbers.md).",
+        "shown to be smaller are `equivalent`. Each metric has a default (docs/numbers.md).",
     ),
 ]
 SmallestDifferencesOption = Annotated[
@@ -120,8 +120,8 @@ SmallestDifferencesOption = Annotated[
     typer.Option(
         "--smallest-difference",
         metavar="METRIC=X",
-        help="METRIC=VALUE: smallest relevant difference of a task's primary metric, in its unit, such as "
-        "lesion_dice=0.02; by default, the value of the metric. Repeatable.",
+        help="Smallest relevant difference of a task's primary metric, in the unit of the metric, such as "
+        "lesion_dice=0.02. Each metric has a default. Repeatable.",
     ),
 ]
 PermutationsOption = Annotated[
@@ -163,22 +163,22 @@ ShuffledLabelsOption = Annotated[
     bool,
     typer.Option(
         "--shuffled-labels",
-        help="Run a control for every model and task: fine-tune on the targets of other cases, with the first seed.",
+        help="Run a control for every model and task: fine-tune with shuffled targets and the first seed.",
     ),
 ]
 LimitOption = Annotated[
-    int, typer.Option("--limit", metavar="N", min=1, max=1000, help="List at most this many, newest first.")
+    int, typer.Option("--limit", metavar="N", min=1, max=1000, help="Maximum number of items to list, newest first.")
 ]
 StateOption = Annotated[
     list[str] | None,
     typer.Option(
         "--state",
         metavar="STATE",
-        help="Only these states: queued, pending (jobs), running, succeeded, failed, cancelled. Repeatable.",
+        help="State to list: queued, pending (jobs), running, succeeded, failed or cancelled. Repeatable.",
     ),
 ]
 DetachOption = Annotated[
-    bool, typer.Option("--no-wait", help="Return immediately; `vfmalign watch` follows the work later.")
+    bool, typer.Option("--no-wait", help="Return immediately. Use `vfmalign watch` to follow the work.")
 ]
 ReportsOption = Annotated[Path, typer.Option("--reports", metavar="DIR", help="Folder for the downloaded report.")]
 PresetOption = Annotated[
@@ -195,7 +195,7 @@ def parse_map(pairs: list[str] | None) -> dict[str, str]:
     """Parses the pairs of `--map`.
 
     Raises:
-        BadOption: a pair is malformed, or names a modality twice.
+        BadOption: a pair is malformed, or a modality occurs twice.
     """
     modality_map: dict[str, str] = {}
     for pair in pairs or ():
@@ -211,17 +211,17 @@ def parse_map(pairs: list[str] | None) -> dict[str, str]:
 
 
 def parse_choices(texts: list[str] | None) -> dict[int, dict[str, str]]:
-    """Parses `--choose`: returns series numbers by study number, then by modality or label map.
+    """Parses `--choose`. The result maps a study number, then a modality or label map, to a series number.
 
     Raises:
-        BadOption: a text is malformed, or chooses a series for the second time.
+        BadOption: a text is malformed, or a series was already chosen for the modality or label map.
     """
     choices: dict[int, dict[str, str]] = {}
     for text in texts or ():
         parts = re.fullmatch(r"(\d{1,6}):([a-z][a-z0-9_]{0,31})=(\d{1,10}(?:\.\d{1,5})?)", text, re.ASCII)
         if parts is None or parts[2] in choices.setdefault(int(parts[1]), {}):
             raise BadOption(
-                f"{text[:64]!r} does not choose a series, or is the second choice",
+                f"{text[:64]!r} does not choose a series, or repeats a choice",
                 field="--choose",
                 remedy="use N:NAME=SERIES, such as --choose 3:t2w=10, with the numbers that `vfmalign dicom show` "
                 "prints",
@@ -236,7 +236,7 @@ def split_list(values: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def parse_choice(text: str, choices: Sequence[T], option: str) -> T:
-    """Returns the choice that an option names.
+    """Returns the value of an option, which must be one of the choices.
 
     Raises:
         BadOption: no choice has this name.
@@ -253,7 +253,7 @@ def new_id(prefix: str) -> str:
 
 
 def parse_splits(texts: Sequence[str], kind: type[N], option: str) -> dict[Split, N]:
-    """Parses pairs of a split and a number; a later pair overrides an earlier one.
+    """Parses pairs of a split and a number. A later pair overrides an earlier pair for the same split.
 
     Raises:
         BadOption: a pair is malformed.

@@ -1,4 +1,4 @@
-"""Finds the PACS servers of this user, parses queries to them, and downloads a few studies."""
+"""Finds the PACS servers of this user, parses queries, and downloads a few studies."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parse_query(texts: Sequence[str]) -> dict[str, str]:
     """Parses the values of `--query`.
 
     Raises:
-        BadOption: a value is not KEY=VALUE, or its key is not an attribute of DICOM or occurs twice.
+        BadOption: a value is not KEY=VALUE, its key is not a DICOM attribute, or its key occurs twice.
     """
     from vfmalign.imaging.dicom.pacs.client import check_query
 
@@ -56,7 +56,7 @@ def parse_query(texts: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def download_few(server: str, query: Sequence[str], limit: int) -> Iterator[Path]:
-    """Downloads studies that match a query into a temporary folder, which is deleted when the command ends.
+    """Downloads studies that match a query into a temporary folder. The folder is deleted when the command ends.
 
     Raises:
         BadOption: see `parse_query` and `find_server`.

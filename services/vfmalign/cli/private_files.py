@@ -10,7 +10,7 @@ from vfmalign.core.domain.errors import PreconditionFailed
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replaces a file atomically; it has mode 0600, whatever mode it had before."""
+    """Replaces a file atomically. The new file always has mode 0600."""
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     partial.unlink(missing_ok=True)  # of a process with the same id that was killed; perhaps with another mode
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -25,17 +25,17 @@ def get_configuration_folder() -> Path:
 
 
 def read_private(path: Path) -> bytes:
-    """Reads a file that holds a token; refuses a file that other users can read or write.
+    """Reads a file that contains a token. Refuses a file that other users can read or write.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        PreconditionFailed: it belongs to another user, or others may read or write it.
+        PreconditionFailed: the file belongs to another user, or other users can read or write it.
     """
     with path.open("rb") as file:
         info = os.fstat(file.fileno())
         if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
             raise PreconditionFailed(
-                "other users can read or change this file, which holds a token",
+                "other users can read or change this file, which contains a token",
                 subject=str(path),
                 remedy=f"revoke the token at its issuer, then run `chmod 600 {path}` or delete the file",
                 reason="NOT_PRIVATE",

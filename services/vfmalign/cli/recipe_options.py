@@ -1,4 +1,4 @@
-"""Builds the recipe and the task of a training from `--recipe`, `--set` and further options."""
+"""Builds the recipe and the task of a training from `--recipe`, `--set` and other options."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def build_recipe(
 
 
 def read_recipe(file: Path) -> dict[str, Any]:
-    """Returns the fields of the recipe in a file, which is JSON if its name ends with `.json`, and else TOML.
+    """Returns the fields of the recipe in a file. The file is JSON if its name ends with `.json`, else TOML.
 
     Raises:
         BadOption: the file cannot be read, or a field is unknown, has another type or is out of range.
@@ -112,7 +112,7 @@ def build_task(
 
 
 def list_recipe_keys(*groups: Keys, pretraining: bool = False) -> str:
-    """Returns the list of the keys of a recipe, and of a task if there is one, for the end of a command's help."""
+    """Returns the text at the end of a command's help, which lists the `--set` keys of a recipe or of a task."""
     presets = _PRETRAINING if pretraining else _FINETUNING
     return list_keys(
         *groups,
@@ -146,7 +146,7 @@ def _explain(error: ValidationError, keys: Keys, source: str) -> BadOption:
     """Returns the first problem of a recipe or task as an error of the option that gave it."""
     problem = error.errors(include_url=False)[0]
     if not problem["loc"]:
-        return BadOption("it is not a table of keys", field=source, remedy="write KEY = VALUE lines")
+        return BadOption("the file is not a table of keys", field=source, remedy="write KEY = VALUE lines")
     name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         choices = ", ".join(keys.schemas)

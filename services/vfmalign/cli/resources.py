@@ -1,4 +1,4 @@
-"""Jobs, checks and experiments behind one interface, for the commands that they share."""
+"""One interface to jobs, checks and experiments, for the commands that they share."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vfmalign.client.operations import AsyncOperationsClient, AsyncReportedClien
 
 @dataclass(frozen=True)
 class Resource(Generic[SpecT, OperationT]):
-    """One kind of resource, with the sub-client that makes its calls.
+    """A kind of resource, and the client that makes its calls.
 
     Attributes:
         noun: `job`, `check` or `experiment`.
         select: returns the sub-client.
-        show_progress: shows a resource in a view until it has ended, and returns it.
+        show_progress: shows the progress of a resource in a view until it has ended, and returns the resource.
     """
 
     noun: str
@@ -40,7 +40,7 @@ class Resource(Generic[SpecT, OperationT]):
         return target.run(lambda client: self.select(client).get(resource_id))
 
     def follow(self, target: Target, resource_id: str, output: Output) -> OperationT:
-        """Shows the progress of a resource until it has ended, and returns it."""
+        """Shows the progress of a resource until it has ended, and returns the resource."""
         with View(output) as view:
             return target.run(lambda client: self.show_progress(client, resource_id, view))
 
@@ -53,7 +53,7 @@ class Resource(Generic[SpecT, OperationT]):
         return target.run(lambda client: self.select(client).retry(resource_id))
 
     def delete(self, target: Target, resource_id: str, *, dry_run: bool) -> Deletion:
-        """Deletes a resource that has ended, or only measures it."""
+        """Deletes a resource that has ended, or only measures its size."""
         return target.run(lambda client: self.select(client).delete(resource_id, dry_run=dry_run))
 
     def list(self, target: Target, states: Sequence[JobState], limit: int) -> list[OperationT]:
@@ -62,14 +62,14 @@ class Resource(Generic[SpecT, OperationT]):
         Args:
             target: the deployment.
             states: states to list; if empty, all states.
-            limit: the largest number of resources.
+            limit: maximum number of resources.
         """
         return target.run(lambda client: self.select(client).list(states, limit=limit))
 
 
 @dataclass(frozen=True)
 class ReportedResource(Resource[SpecT, OperationT]):
-    """One kind of resource that ends in a report.
+    """A kind of resource that produces a report.
 
     Attributes:
         list_files: returns the files of a report; empty until the resource has succeeded.
@@ -81,7 +81,7 @@ class ReportedResource(Resource[SpecT, OperationT]):
     def get_report(
         self, target: Target, resource_id: str, formats: Iterable[ReportFormat]
     ) -> dict[ReportFormat, bytes]:
-        """Returns files of a report by format."""
+        """Returns the files of a report; the keys are formats."""
 
         async def run(client: AsyncClient) -> dict[ReportFormat, bytes]:
             return {name: await self.select(client).get_report(resource_id, name) for name in formats}

@@ -21,19 +21,19 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="KEY=VALUE: set one of the keys below. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one of the keys below. Repeatable."),
 ]
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Fields of a record that a command takes by `--set`.
+    """Fields of a record that a command accepts in `--set`.
 
     Attributes:
         record: class of the record.
         prefix: part of a key before the dot; empty for keys that are the names of the fields.
-        fields: which of its fields; all by default.
-        choices: allowed values of fields that the record itself defines only as texts.
+        fields: accepted fields of the record; all fields by default.
+        choices: allowed values of fields that the record defines only as text.
     """
 
     record: type[Record]
@@ -55,7 +55,7 @@ class Keys:
         """Parses the value of a field.
 
         Raises:
-            BadOption: it is out of range, or of another type.
+            BadOption: the value is out of range, or has the wrong type.
         """
         info = self.record.model_fields[field]
         value = split_list([text]) if _get_type(self.schemas[field])["type"] == "array" else text
@@ -65,7 +65,7 @@ class Keys:
             raise self.refuse(field, error, "--set") from None
 
     def refuse(self, field: str, error: ValidationError, option: str) -> BadOption:
-        """Converts the first problem of a value to an error of the option that gave the value."""
+        """Converts the first problem of a value to an error that names the option with this value."""
         problem = error.errors(include_url=False)[0]
         value = problem["input"]
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -98,7 +98,7 @@ def parse_settings(texts: Sequence[str] | None, *groups: Keys) -> Settings:
         groups: the keys of the command.
 
     Raises:
-        BadOption: a pair has another form, names an unknown key or names one twice, or a value is out of range.
+        BadOption: a pair is malformed, a key is unknown or occurs twice, or a value is out of range.
     """
     settings: dict[str, dict[str, Any]] = {group.prefix: {} for group in groups}
     keys = {group.name(field): (group, field) for group in groups for field in group.schemas}
@@ -115,7 +115,7 @@ def parse_settings(texts: Sequence[str] | None, *groups: Keys) -> Settings:
 
 
 def _describe_default(group: Keys, field: str) -> str:
-    """Describes the default of a field as its record states it; empty if it has none."""
+    """Describes the default of a field. Empty if the field has no default."""
     schema = group.schemas[field]
     if "default" not in schema:
         return ""
@@ -123,13 +123,13 @@ def _describe_default(group: Keys, field: str) -> str:
 
 
 def list_keys(*groups: Keys, notes: str = "", describe_default: Callable[[Keys, str], str] = _describe_default) -> str:
-    r"""Returns the keys of `--set` with their meanings, values and defaults, for the end of a command's help.
+    r"""Returns the text at the end of a command's help, which lists the keys of `--set` with values and defaults.
 
     `\b` keeps the line breaks of a paragraph.
 
     Args:
         groups: the keys of the command.
-        notes: sentences about them.
+        notes: sentences about the keys.
         describe_default: returns the default of a field, or an empty text.
     """
     paragraphs = [f"Keys of --set. {notes}".strip()]

@@ -1,4 +1,4 @@
-"""The deployment that a command works on: its addresses, its client and its object store."""
+"""The deployment that a command uses: its addresses, its client and its object store."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Target:
 
     Attributes:
         addresses: `host:port` by service.
-        local: the state of the local stack; None for a deployment that the environment names.
-        files: files for TLS; None for plaintext.
-        credential: the token that calls carry; None for calls without a token.
+        local: state of the local stack; None if the environment names the deployment.
+        files: TLS files; None for unencrypted connections.
+        credential: token that calls send; None for calls without a token.
         directory: the state folder of the local stack.
     """
 
@@ -66,7 +66,7 @@ class Target:
         The deployment may have only some services, such as MMD. Calls to a service without an address fail.
 
         Raises:
-            PreconditionFailed: others can read the file of this user's login.
+            PreconditionFailed: other users can read the file of this user's login.
         """
         settings = load_client_settings()
         named = {
@@ -82,7 +82,7 @@ class Target:
 
     @classmethod
     def from_state(cls, directory: StateDirectory, state: StackState) -> Target:
-        """Returns the local stack in this state folder and with this state."""
+        """Returns the deployment for a local stack with this state folder and state."""
         credential = None
         if state.token_file is not None:
             restart = f"{directory.get_command('down')}, then {directory.get_command('up')}"
@@ -124,7 +124,7 @@ class Target:
         return self.open_store()
 
     def open_store(self, **limits: Any) -> ObjectStore:
-        """Opens `store` with other limits, which are `attempts` and `timeout_s` of `ObjectStore`."""
+        """Opens `store` with other values of `attempts` and `timeout_s` (see `ObjectStore`)."""
         # Few commands need it, and the S3 client takes a quarter of a second to import.
         from vfmalign.core.storage.store.object_store import ObjectStore
 
@@ -141,19 +141,19 @@ class Target:
         return ObjectStore(self.local.store.to_settings(), **limits).of_tenant(tenant)
 
     def note_other_stacks(self, output: Output) -> None:
-        """Notes which other local stacks run, in case the user meant one of them."""
+        """Prints a note with the other running local stacks, in case the user meant one of them."""
         if self.directory is not None and (others := registry.describe_running(self.directory)):
             output.note(others, "yellow")
 
     @property
     def has_store(self) -> bool:
-        """Whether commands reach the object storage: the local stack has one, or the environment names one."""
+        """Whether commands can reach object storage: the local stack has it, or the environment names it."""
         if self.local is not None:
             return self.local.store is not None
         return bool(os.environ.get("AWS_ENDPOINT_URL_S3"))
 
     def get_command(self, arguments: str) -> str:
-        """Returns a command on this deployment for users to copy."""
+        """Returns a command for users to copy, which runs on this deployment."""
         return f"`vfmalign {arguments}`" if self.directory is None else self.directory.get_command(arguments)
 
     def _start_whole_stack(self) -> str:
@@ -162,7 +162,7 @@ class Target:
 
     @contextmanager
     def reach_store(self) -> Iterator[None]:
-        """Lets settings that are parsed in the block find the object storage of a local stack."""
+        """Makes settings that are parsed in the block refer to the object storage of the local stack."""
         before = os.environ.copy()
         if self.local is not None and self.local.store is not None:
             os.environ.update(self.local.store.to_environment())
@@ -173,7 +173,7 @@ class Target:
             os.environ.update(before)
 
     def run(self, work: Callable[[AsyncClient], Awaitable[_T]], call_timeout_s: float = CALL_TIMEOUT_S) -> _T:
-        """Runs asynchronous work with a client. Failed calls raise the errors of `core.domain.errors`."""
+        """Runs asynchronous work with a client. Failed calls raise errors from `core.domain.errors`."""
 
         async def run() -> _T:
             client = AsyncClient(

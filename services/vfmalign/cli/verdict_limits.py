@@ -1,4 +1,4 @@
-"""Verdicts that a check cannot reach with its recipe and dataset, known before anything is trained."""
+"""Finds verdicts that a check cannot reach with its recipe and dataset, before anything is trained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class VerdictLimit:
     Attributes:
         reason: one sentence.
         remedy: how to lift the limit.
-        verdicts: verdicts that remain possible, among the verdicts that a gate may accept.
+        verdicts: verdicts that a gate may accept and that the check can still reach.
         undecidable: quantities of a gate that will have no interval.
     """
 
@@ -38,7 +38,7 @@ class VerdictLimit:
         """Checks that a gate can pass.
 
         Raises:
-            BadOption: the gate cannot pass, whatever the networks score.
+            BadOption: no scores of the networks can make the gate pass.
         """
         option = ""
         if refused := [question for question, accepted in gate.accepted.items() if not self.verdicts & set(accepted)]:
@@ -55,10 +55,10 @@ def list_limits_of_check(spec: CheckSpec, dataset: Dataset | None) -> list[Verdi
 
     Args:
         spec: the check.
-        dataset: its dataset; None if it is not known.
+        dataset: dataset of the check; None if it is not known.
 
     Raises:
-        BadOption: an unknown task or preset, or a class that the dataset does not declare.
+        BadOption: the task or preset is unknown, or the dataset does not declare the class.
     """
     limits = (
         _limit_by_training(spec),
@@ -69,7 +69,7 @@ def list_limits_of_check(spec: CheckSpec, dataset: Dataset | None) -> list[Verdi
 
 
 def list_limits_of_dataset(dataset: Dataset) -> list[str]:
-    """Returns one sentence per limit that follows from the number of test patients, then how to get more patients."""
+    """Returns one sentence per limit that follows from the number of test patients. The last sentence is the remedy."""
     patients = _count_test_patients(dataset)
     if not patients or not dataset.held_out:
         return []
@@ -79,7 +79,7 @@ def list_limits_of_dataset(dataset: Dataset) -> list[str]:
 
 
 def describe_work(spec: CheckSpec, plans: Sequence[TrainingPlan]) -> str:
-    """Returns how much a check trains. It states no time, because the speed of the device is not known yet."""
+    """Describes how much training a check needs. States no time, because the speed of the device is not known yet."""
     budgets = list_budgets(spec)
     steps = sum(budget.steps for budget in budgets) // len(budgets)
     trainings = "; ".join(
@@ -113,8 +113,8 @@ def _limit_by_training(spec: CheckSpec) -> VerdictLimit | None:
     if budget.suffices:
         return None
     return VerdictLimit(
-        f"a training of {budget} ends as `insufficient_training`: a verdict needs {100 * MIN_SHARE:g} % of them",
-        "leave out --epochs and --steps-per-epoch, or choose more of them",
+        f"a training of {budget} ends as `insufficient_training`: a verdict needs {100 * MIN_SHARE:g} %",
+        "remove --epochs and --steps-per-epoch, or increase them",
         verdicts=frozenset(),
         undecidable=frozenset(QUANTITIES),
     )

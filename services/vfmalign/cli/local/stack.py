@@ -141,7 +141,7 @@ class Stack:
         self._stop_requested.set()
 
     def stop(self) -> None:
-        """Stops all processes: the orchestrator with its jobs first, the S3 server last."""
+        """Stops all processes. The orchestrator and its jobs stop first, the S3 server last."""
         self._stop_requested.set()
         bring_down(self._directory, self.get_state())
         registry.unregister(self._directory)

@@ -5,9 +5,9 @@ state.json      processes, ports and credentials of the stack (mode 0600)
 s3/             data of the S3 server
 state/          the databases of finetuning and monitoring, and the jobs' locks
 logs/           one file per process; state/logs/ has one per job
-tokens/         tokens of the owner and of each service (mode 0700); delete the folder for new ones
-private/        the patients behind the ids of imported datasets, and data of unfinished imports from a PACS (mode
-                0700); leaves this machine only in a backup
+tokens/         tokens of the owner and of each service (mode 0700); delete the folder to get new tokens
+private/        the table of patients and ids of imported datasets, and data of unfinished imports from a PACS (mode
+                0700); this folder leaves the machine only in a backup
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class ServiceState(Record):
     """State of one service.
 
     Attributes:
-        ports: kept for the life of the stack and across restarts, so that clients find the service again.
+        ports: ports of the service. They stay the same across restarts, so that clients find the service again.
         process: the running process; None while the service is down.
         serving: whether the service has reported that it serves.
-        restarts: how often the service died and was restarted since the start of the stack.
+        restarts: number of restarts of the service since the start of the stack.
     """
 
     ports: ServicePorts
@@ -68,7 +68,7 @@ class StoreState(Record):
 
     Attributes:
         access_key, secret_key: keys of the stack's owner.
-        service_keys: by service, its own access key and secret key.
+        service_keys: maps each service to its access key and secret key.
     """
 
     endpoint: str
@@ -80,7 +80,7 @@ class StoreState(Record):
     restarts: int = 0
 
     def to_settings(self) -> StoreSettings:
-        """Returns the settings with which a process reaches the server; environment variables do not change them."""
+        """Returns the settings with which a process reaches the server. Environment variables do not override them."""
         return StoreSettings.model_validate(
             {
                 "bucket": self.bucket,
@@ -95,7 +95,7 @@ class StoreState(Record):
         """Returns the environment variables with which a process reaches the server.
 
         Args:
-            service: service that the keys belong to; empty for the owner.
+            service: service that owns the keys; empty for the keys of the owner.
         """
         access_key, secret_key = self.service_keys[service] if service else (self.access_key, self.secret_key)
         return {
@@ -111,7 +111,7 @@ class StackState(Record):
     """Content of `state.json`: a running stack, or the last state of a stopped stack.
 
     Attributes:
-        token_file: the owner's token, with which commands call the services.
+        token_file: file of the owner's token, which commands send to the services.
     """
 
     supervisor: ProcessRef | None = None
@@ -126,11 +126,11 @@ class StackState(Record):
 
     @property
     def killed(self) -> bool:
-        """Whether the supervisor has ended without stopping the stack, as after a kill or a restart of the machine."""
+        """Whether the supervisor has ended without stopping the stack, for example because it was killed."""
         return self.supervisor is not None and not self.supervisor.alive()
 
     def describe_absence(self) -> str:
-        """Returns why no stack runs in its state folder."""
+        """Returns the reason why no stack runs in the state folder."""
         if not self.killed or self.supervisor is None:
             return "no stack runs in this state folder"
         return (
@@ -143,7 +143,7 @@ class StackState(Record):
         return self.running and bool(self.services) and all(service.serving for service in self.services.values())
 
     def list_processes(self) -> list[ProcessRef]:
-        """Returns the processes of the stack that are alive, the S3 server last."""
+        """Returns the live processes of the stack. The S3 server comes last."""
         processes = [service.process for service in self.services.values()]
         processes.append(None if self.store is None else self.store.process)
         return [process for process in processes if process is not None and process.alive()]
@@ -167,12 +167,12 @@ class StateDirectory:
         self._ports_file = self.path / "ports.json"
 
     def get_command(self, arguments: str) -> str:
-        """Returns a command for users to copy, which names this folder unless it is the default folder."""
+        """Returns a command for users to copy. It names this folder unless this is the default folder."""
         home = "" if self.path == DEFAULT_HOME.absolute() else f" --home {shlex.quote(str(self.path))}"
         return f"`vfmalign {arguments}{home}`"
 
     def create(self) -> None:
-        """Creates the folder, readable by its owner only.
+        """Creates the folder so that only its owner can read it.
 
         Raises:
             BadOption: it cannot be created.
@@ -186,33 +186,33 @@ class StateDirectory:
             ) from None
 
     def read(self) -> StackState:
-        """Returns the state that was written last; an empty state if none was written.
+        """Returns the state that was written last, or an empty state if none was written.
 
         Raises:
-            BadOption: the path is not a folder, or the file does not hold a state.
+            BadOption: the path is not a folder, or the file does not contain a valid state.
         """
         try:
             return StackState.model_validate_json(self._state_file.read_bytes())
         except FileNotFoundError:
             return StackState()
         except NotADirectoryError:
-            raise BadOption("is not a folder", field="--home", remedy="name the state folder of the stack") from None
+            raise BadOption("is not a folder", field="--home", remedy="choose the state folder of the stack") from None
         except (OSError, ValidationError):
             raise BadOption(
                 "state.json in the state folder cannot be read",
                 field="--home",
-                remedy="stop the processes that still run there, then delete state.json",
+                remedy="stop the processes that the stack left running, then delete state.json",
             ) from None
 
     def write(self, state: StackState) -> None:
-        """Replaces the state atomically; the file is readable by its owner only."""
+        """Replaces the state atomically. Only the owner can read the file."""
         write_private(self._state_file, state.to_json())
 
     def read_ports(self) -> dict[str, ServicePorts]:
-        """Returns the ports that services of this folder keep, by service; none before the first start.
+        """Returns the ports that each service keeps. The result is empty before the first start.
 
         Raises:
-            BadOption: the file does not hold ports.
+            BadOption: the file does not contain valid ports.
         """
         try:
             return _PORTS.validate_json(self._ports_file.read_bytes())
@@ -220,18 +220,18 @@ class StateDirectory:
             return {}
         except (OSError, ValidationError):
             raise BadOption(
-                "ports.json in the state folder does not hold ports",
+                "ports.json in the state folder does not contain valid ports",
                 field="--home",
                 remedy='delete it, or write {"mmd": {"grpc": 8001, "metrics": 8002, "health": 8003}} for each service',
             ) from None
 
     def write_ports(self, ports: Mapping[str, ServicePorts]) -> None:
-        """Stores the ports of some services for later starts; the ports of others stay the same."""
+        """Stores the ports of some services for later starts. The ports of other services stay the same."""
         write_private(self._ports_file, _PORTS.dump_json(self.read_ports() | dict(ports), indent=2))
 
     @contextlib.contextmanager
     def single_instance_lock(self) -> Iterator[None]:
-        """Holds the folder for one supervisor.
+        """Locks the folder for one supervisor.
 
         Raises:
             Conflict: another supervisor holds it.

@@ -1,7 +1,7 @@
-"""Tokens of a local stack: one for its owner and one for each service, signed by a key that is then discarded.
+"""Tokens of a local stack: one for its owner and one for each service.
 
-A folder of tokens has one folder for each holder, such as `owner` and `mmd`, with the holder's token and the public key
-as a JWKS document.
+They are signed by a key that is then discarded. A folder of tokens contains one folder for each holder, such as `owner`
+or `mmd`. A holder's folder contains the holder's token, and the public key as a JWKS document.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _VALIDITY = timedelta(days=3650)
 """The same as the validity of the S3 server's certificates."""
 _RENEWED_BEFORE = timedelta(days=365)
-"""A token with less time left is replaced at the next start, because the stack may then run for months."""
+"""A token that expires sooner is replaced at the next start, because the stack may then run for months."""
 _LEEWAY = timedelta(minutes=5)
 """The clock may be set back a little."""
 
@@ -45,8 +45,8 @@ class TokenFiles(NamedTuple):
     """The files of one holder of a token.
 
     Attributes:
-        token: the holder's token.
-        jwks: the public key that signed all tokens of the folder, as a JWKS document.
+        token: file of the holder's token.
+        jwks: file of the public key for all tokens of the folder, as a JWKS document.
     """
 
     token: Path
@@ -58,7 +58,7 @@ class TokenFiles(NamedTuple):
         return cls(folder / holder / "token", folder / holder / "jwks.json")
 
     def to_environment(self) -> dict[str, str]:
-        """Returns the variables with which a service accepts these tokens, and sends its own to other services."""
+        """Returns the variables that let a service accept these tokens and send its own token to other services."""
         return {
             "VFMALIGN_AUTH__MODE": "local",
             "VFMALIGN_AUTH__JWKS_FILE": str(self.jwks),
@@ -67,7 +67,7 @@ class TokenFiles(NamedTuple):
 
 
 def ensure(folder: Path) -> None:
-    """Draws tokens unless the folder has valid ones, so that copied tokens still work after a restart of the stack.
+    """Creates tokens if the folder contains no valid tokens. Copied tokens thus stay valid when the stack restarts.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -98,7 +98,7 @@ def _are_valid(folder: Path) -> bool:
 
 
 def renew(folder: Path) -> None:
-    """Replaces all tokens of a folder by new ones, signed by a new key. Files have mode 0600, folders 0700.
+    """Replaces all tokens of a folder by new tokens, signed by a new key. Files have mode 0600, folders 0700.
 
     The private key is discarded, so that nobody can issue another token.
 

@@ -1,1 +1,1 @@
-"""Logging in to a deployment: the OAuth 2.0 device authorization flow, and the tokens that it stores."""
+"""Login to a deployment by the OAuth 2.0 device authorization flow, and storage of its tokens."""

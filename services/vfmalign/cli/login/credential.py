@@ -22,7 +22,7 @@ class Credential:
     Attributes:
         token: the token, its file, or a function that returns it.
         source: origin of the token, in words.
-        remedy: remedy if a service refuses it.
+        remedy: what the user can do if a service refuses the token.
     """
 
     token: Token = field(repr=False)
@@ -36,10 +36,10 @@ class Credential:
 
     @classmethod
     def find(cls, settings: ClientSettings) -> Credential | None:
-        """Returns the token that the environment names, else the token of this user's login; None if neither exists.
+        """Returns the token from the environment, else the token of this user's login, else None.
 
         Raises:
-            PreconditionFailed: others can read the file of the login.
+            PreconditionFailed: other users can read the file of the login.
         """
         if settings.token_file is not None:
             return cls(settings.token_file, "VFMALIGN_TOKEN_FILE", "write a new token to VFMALIGN_TOKEN_FILE")
@@ -52,17 +52,17 @@ class Credential:
         return cls(file.get_access_token, f"login at {login.client.issuer}", "run `vfmalign login` again")
 
     def read_claims(self) -> Mapping[str, object] | None:
-        """Returns the claims of the token, which are not verified here; None if it is not a JWT.
+        """Returns the claims of the token without verifying them, or None if the token is not a JWT.
 
         Raises:
-            Unauthenticated: there is no token, or it cannot be renewed.
+            Unauthenticated: there is no token, or the token cannot be renewed.
         """
         bearer = ClientSettings().to_bearer_token(self.token)
         return None if bearer is None else _decode(bearer)
 
 
 def get_claim(claims: Mapping[str, object], path: str) -> object:
-    """Returns the claim at a path, in which dots lead into objects (`realm_access.roles`); None if it is absent."""
+    """Returns the claim at a path such as `realm_access.roles`, or None if the claim is absent."""
     value: object = claims.get(path)
     if value is None:
         value = claims

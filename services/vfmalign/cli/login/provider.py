@@ -1,6 +1,6 @@
-"""An OpenID provider as a command line uses it: device authorization (RFC 8628), refresh, revocation (RFC 7009).
+"""Client of an OpenID provider: device authorization (RFC 8628), token refresh, and token revocation (RFC 7009).
 
-Of a provider's response, only the fields that these RFCs define are used or shown.
+Only the fields that these RFCs define are used or shown from a provider's response.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class ProviderClient(Record):
 
     Attributes:
         issuer: URL of the provider.
-        client_id: id under which the provider knows this program, as a public client.
-        scope: scopes to ask for, separated by spaces.
-        resource: deployment for which the token is meant (RFC 8707); empty if the provider does not need it.
+        client_id: id of this program at the provider. The program is a public client.
+        scope: scopes to request, separated by spaces.
+        resource: deployment that the token is for (RFC 8707); empty if the provider does not need this.
     """
 
     issuer: str
@@ -68,7 +68,7 @@ class Provider:
     """The endpoints of a provider.
 
     Args:
-        client: this program at the provider.
+        client: this program as a client of the provider.
 
     Raises:
         BadOption: the issuer is not a URL, not encrypted, or not the provider's issuer.
@@ -83,17 +83,17 @@ class Provider:
         status, metadata = self._request("GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration")
         if status != 200 or metadata.get("issuer") != issuer:
             raise BadOption(
-                "no OpenID provider with this issuer answers there",
+                "no OpenID provider with this issuer answers at this URL",
                 field="--issuer",
-                remedy="give the issuer exactly as its tokens name it",
+                remedy="give the issuer exactly as the provider's tokens name it",
             )
         self._metadata = metadata
 
     def start_device_authorization(self) -> DeviceAuthorization:
-        """Asks for a code that the user confirms in a browser.
+        """Requests a code that the user confirms in a browser.
 
         Raises:
-            BadOption: the provider has no device authorization, or refuses this client.
+            BadOption: the provider does not support device authorization, or refuses this client.
             Unavailable: the provider does not answer.
         """
         fields = {"scope": self._client.scope, "resource": self._client.resource}
@@ -102,18 +102,18 @@ class Provider:
             raise BadOption(
                 f"the provider refuses the client ({_get_error(body)})",
                 field="--client-id",
-                remedy="let the provider's administrator allow this client the device authorization grant",
+                remedy="ask the provider's administrator to allow the device authorization grant for this client",
             )
         return _parse(DeviceAuthorization, body)
 
     def wait_for_tokens(
         self, authorization: DeviceAuthorization, sleep: Callable[[float], None] = time.sleep
     ) -> Tokens:
-        """Asks for the tokens until the user has confirmed or refused.
+        """Polls for the tokens until the user has confirmed or refused the login.
 
         Raises:
             DeadlineExceeded: the user did not confirm in time.
-            Unauthenticated: the user or the provider refuses.
+            Unauthenticated: the user or the provider refuses the login.
         """
         fields = {"grant_type": DEVICE_GRANT, "device_code": authorization.device_code}
         interval_s, deadline = authorization.interval, time.monotonic() + authorization.expires_in
@@ -153,7 +153,7 @@ class Provider:
         return tokens if tokens.refresh_token else tokens.model_copy(update={"refresh_token": refresh_token})
 
     def revoke(self, token: str) -> bool:
-        """Ends a login at the provider; returns False if the provider refuses or has no endpoint for this.
+        """Ends a login at the provider. Returns False if the provider refuses or does not support this.
 
         Raises:
             Unavailable: the provider does not answer.
@@ -168,7 +168,7 @@ class Provider:
             raise BadOption(
                 f"the provider has no {endpoint}",
                 field="--issuer",
-                remedy="enable the device authorization grant there, or set VFMALIGN_TOKEN_FILE",
+                remedy="enable the device authorization grant at the provider, or set VFMALIGN_TOKEN_FILE",
             )
         _require_encrypted(url)
         sent = {name: value for name, value in {**fields, "client_id": self._client.client_id}.items() if value}
@@ -229,6 +229,6 @@ def _parse(model: type[_Model], body: Mapping[str, object]) -> _Model:
         # The response may hold a token: only the name of the field is shown.
         field = str(error.errors(include_input=False, include_url=False)[0]["loc"][0])
         raise Unavailable(
-            f"the OpenID provider's response is not as RFC 8628 says ({field})",
+            f"the OpenID provider's response violates RFC 8628 ({field})",
             remedy="ask the provider's administrator",
         ) from None

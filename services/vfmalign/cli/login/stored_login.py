@@ -1,4 +1,4 @@
-"""The login of this user: one file, readable by nobody else, with the tokens of one provider."""
+"""The login of this user: a file with the tokens of one provider. Only this user can read it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Login(Record):
     """A login at a provider, with its tokens.
 
     Attributes:
-        client: the client and provider of the login.
+        client: this program as a client of the provider.
         access_token: the token to send.
-        refresh_token: exchanged for new tokens; empty if the provider gave none.
-        expires_at: when the access token expires, in seconds since 1970; None if the provider did not say.
+        refresh_token: token that is exchanged for new tokens; empty if the provider issued none.
+        expires_at: expiry time of the access token in seconds since 1970; None if the provider did not state it.
     """
 
     client: ProviderClient
@@ -35,7 +35,7 @@ class Login(Record):
 
     @classmethod
     def from_tokens(cls, client: ProviderClient, tokens: Tokens) -> Login:
-        """Returns a new login with the tokens of a provider's response."""
+        """Returns a new login with the tokens from a provider's response."""
         expires_at = None if tokens.expires_in is None else time.time() + tokens.expires_in
         return cls(
             client=client,
@@ -46,7 +46,7 @@ class Login(Record):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the access token stays valid for a while longer."""
+        """Whether the access token will not expire soon."""
         return self.expires_at is None or time.time() < self.expires_at - _MARGIN_S
 
 
@@ -58,10 +58,10 @@ class LoginFile:
         self.path = self._folder / "login.json"
 
     def read(self) -> Login | None:
-        """Returns the stored login; None if there is none.
+        """Returns the stored login, or None if there is none.
 
         Raises:
-            PreconditionFailed: others can read the file, or it does not hold a login.
+            PreconditionFailed: other users can read the file, or the file does not contain a login.
         """
         try:
             return Login.model_validate_json(read_private(self.path))
@@ -69,7 +69,9 @@ class LoginFile:
             return None
         except (OSError, ValidationError):
             raise PreconditionFailed(
-                "the file does not hold a login", subject=str(self.path), remedy="delete it, then run `vfmalign login`"
+                "the file does not contain a login",
+                subject=str(self.path),
+                remedy="delete it, then run `vfmalign login`",
             ) from None
 
     def write(self, login: Login) -> None:
@@ -82,10 +84,10 @@ class LoginFile:
         self.path.unlink(missing_ok=True)
 
     def get_access_token(self) -> str:
-        """Returns a valid access token; renews it first if it is about to expire.
+        """Returns a valid access token. If it is about to expire, renews it first.
 
         Raises:
-            Unauthenticated: there is no login, or it has ended.
+            Unauthenticated: there is no login, or the login has ended.
             Unavailable: the provider does not answer.
         """
         login = self.read()

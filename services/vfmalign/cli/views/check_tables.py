@@ -1,4 +1,4 @@
-"""A check on a terminal, as on the first screen of its report: both answers, the main numbers, and the cautions."""
+"""Shows a check on a terminal like the first screen of its report: both verdicts, the main numbers and cautions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _VERDICT_STYLES = {"gain": "bold green", "equivalent": "bold cyan", "harm": "bol
 
 
 def show_check(check: Check, report: str) -> list[RenderableType]:
-    """Returns a check: its state or both answers, the numbers behind them, the cautions and the report.
+    """Returns the lines about a check: its state or both verdicts, the main numbers, the cautions and the report.
 
     Args:
         check: the check.
-        report: path of the downloaded report page, or how to get it.
+        report: path of the downloaded report page, or instructions to get the page.
     """
     head = show_head(check)
     if (result := check.result) is None:
@@ -55,7 +55,7 @@ def show_check(check: Check, report: str) -> list[RenderableType]:
 
 
 def show_head(check: Check) -> RenderableType:
-    """Returns both answers in a sentence and as labels, or the state of a check without a result."""
+    """Returns both verdicts as a sentence and as labels. For a check without a result, returns its state."""
     if check.result is None:
         text = Text.assemble(f"Check {check.check_id}: ", styled_state(check.state))
         if check.failure is not None:

@@ -1,4 +1,4 @@
-"""The response of `MmdService.Compute` as tables. MMD² has no unit; σ is in units of the (scaled) features."""
+"""Shows the response of `MmdService.Compute` as tables. MMD² has no unit; σ is in units of the (scaled) features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Column = tuple[str, Callable[[ShiftResult], str]]
 
 
 def comparison(response: ComputeResponse) -> list[RenderableType]:
-    """Returns a comparison: MMD² per layer and scaling, further measures, and the meaning of the marks."""
+    """Returns tables of MMD² per layer and scaling, tables of other measures, and the meaning of the marks."""
     shifts = [shift for layer in response.layers for _, shift in _list_scalings(layer)]
     optional = _choose_columns(shifts)
     lines: list[RenderableType] = [

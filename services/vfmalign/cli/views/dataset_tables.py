@@ -1,4 +1,4 @@
-"""A dataset as tables and as a JSON document."""
+"""Shows a dataset as tables and as a JSON document."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vfmalign.core.domain.declarations import CaseClass, LabelMap
 from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.formats.documents import pluralise
 
-_PHANTOM_NOTE = Text("Phantoms rehearse the procedure: no result on them is evidence.", style="yellow")
+_PHANTOM_NOTE = Text("Phantoms only demonstrate the procedure: their results are not evidence.", style="yellow")
 
 
 def to_dataset_document(dataset: Dataset) -> dict[str, object]:
@@ -43,7 +43,10 @@ def _count_splits(dataset: Dataset) -> dict[str, dict[str, int]]:
 
 
 def list_patient_notes(dataset: Dataset, layout: str) -> list[str]:
-    """Returns a note if a top-level folder has several cases: the folder counts as one patient, but may be a site."""
+    """Returns a note if a top-level folder contains several cases.
+
+    The folder counts as one patient, but may be a site.
+    """
     sizes = _count_splits(dataset).values()
     cases, patients = sum(size["cases"] for size in sizes), sum(size["patients"] for size in sizes)
     if layout != "folders" or not dataset.held_out or cases == patients:
@@ -55,7 +58,7 @@ def list_patient_notes(dataset: Dataset, layout: str) -> list[str]:
 
 
 def list_shares(cases: Sequence[CaseInside]) -> dict[str, object]:
-    """Returns the shares of structures in a model's field of view, by case and structure; empty without a model."""
+    """Returns the share of each structure that lies in a model's field of view, per case. Empty without a model."""
     return {"inside": {case.case: case.inside for case in cases}} if cases else {}
 
 

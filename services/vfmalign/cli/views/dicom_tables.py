@@ -1,4 +1,4 @@
-"""Contents of DICOM files and the series that rules take, as tables and as a JSON document."""
+"""Shows the contents of DICOM files and the series that rules select, as tables and as a JSON document."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _ANY_WIDTH = 1_000
 
 @dataclass(frozen=True)
 class ShownStudy:
-    """A study with the candidates that selections take.
+    """A study, and the candidates that the selections choose.
 
     Attributes:
-        number: number of the study, from 1, in the order in which an import counts its cases.
+        number: number of the study, from 1. An import counts its cases in the same order.
         study: the study.
-        choice: all candidates, and the candidates that selections take.
+        choice: all candidates, and the candidates that the selections choose.
         attributes: attributes that the selections test.
         identity: identifiers of the study, if they may be printed.
     """
@@ -68,7 +68,7 @@ class ShownStudy:
         return (*self.study.problems, *self.choice.problems)
 
     def list_taking(self, label: str) -> list[str]:
-        """Returns the selections that take a candidate."""
+        """Returns the selections that choose a candidate."""
         return [name for name, reasons in self.choice.reasons.items() if reasons.get(label) == ""]
 
 
@@ -116,7 +116,7 @@ def _list_segments(candidate: Candidate[Segmentation]) -> list[dict[str, Any]]:
 
 
 def show_study(shown: ShownStudy) -> list[RenderableType]:
-    """Returns a study as tables: its volumes, its segmentations, and why each selection does not take the others."""
+    """Returns a study as tables: its volumes, its segmentations, and why each selection rejects the other series."""
     study, choice = shown.study, shown.choice
     identity = "".join(f", {name} {value}" for name, value in shown.identity.items())
     title = f"Study {shown.number}{identity}: {len(study.series)} series, {pluralise(len(choice.images), 'volume')}"
@@ -153,7 +153,7 @@ class _Volumes:
             table = _list_volumes(self.shown, [name for name in columns if name not in hidden])
         yield table
         if hidden:
-            yield Text(f"columns that need a wider screen or --json: {', '.join(hidden)}", style="dim")
+            yield Text(f"hidden columns (use a wider screen or --json): {', '.join(hidden)}", style="dim")
 
 
 def _list_volumes(shown: ShownStudy, columns: Sequence[str]) -> Table:

@@ -1,4 +1,4 @@
-"""The state of a drift monitor as tables. Evidence and thresholds are shown as powers of ten."""
+"""Shows the state of a drift monitor as tables. Evidence and thresholds are shown as powers of ten."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def describe_alarm(row: int, observation: str, reached: Mapping[Component, tuple
     """Returns the line about an alarm of a monitor.
 
     Args:
-        row: row that raises the alarm.
+        row: index of the row that raises the alarm.
         observation: its id.
-        reached: by component, ln of the evidence and of the threshold that it reached.
+        reached: maps each component to the natural logarithms of its evidence and of the threshold that it reached.
     """
     components = ", ".join(
         f"{COMPONENT_LABELS[component]} {format_power(evidence)} (threshold {format_power(threshold)})"
@@ -49,12 +49,12 @@ def show_drift(document: DriftDocument, gate: Mapping[str, Outcome]) -> list[Ren
 
 
 def show_verdict(document: DriftDocument) -> Text:
-    """Returns the line that says whether there is an alarm, and since when."""
+    """Returns the line that states whether and when an alarm was raised."""
     return Text(write_verdict(document), style="bold red" if document.alarm is not None else "bold")
 
 
 def show_details(document: DriftDocument) -> list[RenderableType]:
-    """Returns the tables of a monitor, and its notes."""
+    """Returns the tables and the notes of a monitor."""
     lines: list[RenderableType] = [_show_evidence(document)]
     if document.outcomes:
         title = "Observations" if document.epoch == 1 else "Observations of all epochs"

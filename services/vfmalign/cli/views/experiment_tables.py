@@ -1,4 +1,4 @@
-"""An experiment as tables: the results of its cells, the state of the others, and the location of the report."""
+"""Shows an experiment as tables: results of finished cells, states of other cells, and the location of the report."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def show_experiment(
 
     Args:
         experiment: the experiment.
-        results: results of the checks that succeeded, by check id.
-        headline: the report's sentences about each claim.
+        results: maps the id of each successful check to its result.
+        headline: sentences of the report about each claim.
         report: the downloaded report page, if there is one.
     """
     parts: list[RenderableType] = [_show_head(experiment), ""]
@@ -102,7 +102,7 @@ def show_results(experiment: Experiment, results: Results) -> Table:
 
 
 def show_other_cells(experiment: Experiment) -> Table:
-    """Returns the cells without a result, with their state."""
+    """Returns a table of the cells without a result and their states."""
     table = new_table("Cells without a result", "check", "task", "model", "seed", "state", "status", numbers=["seed"])
     for cell in experiment.cells:
         if cell.state != "succeeded":

@@ -1,6 +1,7 @@
-"""Follows a job, check or experiment to its end, reconnecting when the service restarts, and renders its progress.
+"""Follows a job, check or experiment until it ends, and shows its progress. Reconnects when the service restarts.
 
-Running work has progress bars on a terminal. Each finished item is one line, with or without a terminal.
+On a terminal, running work is shown as progress bars. Each finished item is printed as one line, with or without a
+terminal.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _BEGINNING_OF_TIME = datetime.min.replace(tzinfo=UTC)
 
 
 async def follow_job(client: AsyncClient, job_id: str, view: View) -> Job:
-    """Shows a job until it has ended, and returns it.
+    """Shows the progress of a job until it has ended, and returns the job.
 
     Raises:
-        NotFound: there is no such job.
+        NotFound: the job does not exist.
         Unavailable: the service is unavailable for too long.
     """
 
@@ -47,7 +48,10 @@ async def follow_job(client: AsyncClient, job_id: str, view: View) -> Job:
 
 
 async def follow_check(client: AsyncClient, check_id: str, view: View) -> Check:
-    """Shows a check and its jobs until the check has ended, and returns the check; raises as `follow_job`."""
+    """Shows a check and its jobs until the check has ended.
+
+    Returns the check. Raises the same errors as `follow_job`.
+    """
     ended_jobs: set[str] = set()
 
     async def show(check: Check) -> None:
@@ -65,7 +69,7 @@ async def follow_check(client: AsyncClient, check_id: str, view: View) -> Check:
 
 
 async def follow_experiment(client: AsyncClient, experiment_id: str, view: View) -> Experiment:
-    """Shows an experiment until it has ended, and returns the experiment; raises as `follow_job`."""
+    """Shows an experiment until it has ended. Returns the experiment. Raises the same errors as `follow_job`."""
     shown: dict[str, datetime | None] = {}
 
     async def get_result(cell: ExperimentCell) -> CheckResult | None:
@@ -109,7 +113,7 @@ async def _follow(
 
 
 class View:
-    """Progress on stderr: a line for everything that has finished, and bars for what runs (on a terminal only)."""
+    """Progress on stderr. Prints one line for each finished item. On a terminal, also shows bars for running items."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
@@ -137,7 +141,7 @@ class View:
         self._bars.stop()
 
     def show_check(self, check: Check) -> None:
-        """Shows what is new in a check."""
+        """Shows the changes of a check."""
         for stage in check.stages:
             self._show_stage(stage)
         training = check.progress.unit == "epoch"  # jobs have bars of their own
@@ -145,7 +149,7 @@ class View:
         self.show_bar("check", check.progress.detail if running else None, check.progress)
 
     def show_job(self, job: Job) -> None:
-        """Shows what is new in a job: the points of its learning curve, and its bar."""
+        """Shows the changes of a job: new points of its learning curve, and its bar."""
         name, metric = _get_name(job), _get_metric(job)
         shown = self._points.get(job.job_id, 0)
         if job.state == "succeeded" and not job.attempts and not shown:
@@ -222,7 +226,7 @@ class View:
 
 
 def estimate_time_left(done: int, total: int, elapsed_s: float) -> str:
-    """Returns the time that is left at the pace so far, such as `, about 2 min left`; empty if it is unknown."""
+    """Returns the estimated time left, such as `, about 2 min left`. Empty if the time is unknown."""
     if not 0 < done < total or elapsed_s <= 0:
         return ""
     left_s = elapsed_s / done * (total - done)

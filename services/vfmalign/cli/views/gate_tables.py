@@ -1,4 +1,4 @@
-"""A gate beside a check: the intervals that its conditions compare, and its outcome as a table and as JSON values."""
+"""Applies a gate to a check: reads the intervals of the check, and shows the outcome as a table or as JSON values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.UNDECIDA
 
 
 def observe(result: CheckResult) -> dict[str, ObservedInterval]:
-    """Returns the interval of every quantity that a condition may name; a mere rehearsal has no intervals."""
+    """Returns the interval of every quantity that a condition may name. With insufficient training, all are absent."""
     if result.verdict == "insufficient_training":
         return dict.fromkeys(QUANTITIES, ObservedInterval(absent_reason=result.verdict_reason))
     observed = {}
@@ -62,7 +62,7 @@ def count_seeds(result: CheckResult) -> int:
 def gate_to_json_dict(
     verdicts: Sequence[VerdictDecision], decisions: Sequence[Decision], cautions: Sequence[str]
 ) -> dict[str, object]:
-    """Returns the outcome of a gate as JSON values; a question for which the gate accepts any verdict is null."""
+    """Returns the outcome of a gate as JSON values. A question is null if the gate accepts any verdict for it."""
     by_question = {verdict.question: verdict for verdict in verdicts}
     return {
         "passed": passed([*verdicts, *decisions]),

@@ -1,4 +1,4 @@
-"""Monitors of the service as tables and lines, from the same document as their page."""
+"""Shows the monitors of the service as tables and lines. The monitor's page is made from the same document."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GUARANTEES: dict[EpochStart, str] = {
 
 
 def list_monitors(monitors: Sequence[Monitor]) -> Table:
-    """Returns a table of monitors. Ids are not folded if 80 columns have room for them, so that they can be copied."""
+    """Returns a table of monitors. Ids that fit into 80 columns are not wrapped, so that users can copy them."""
     longest = max((len(monitor.monitor_id) for monitor in monitors), default=0)
     table = new_table(
         "Monitors", "monitor", "alarm", "state", "epoch", "rows", "last observation",
@@ -60,7 +60,7 @@ def list_monitors(monitors: Sequence[Monitor]) -> Table:
 
 
 def show_monitor(document: DriftDocument, gate: Mapping[str, Outcome]) -> list[RenderableType]:
-    """Returns a monitor for a terminal: its alarm, with acknowledgement and strength, what changed, and its tables."""
+    """Returns a monitor for a terminal: its alarm and acknowledgement, the evidence, the changes, and tables."""
     monitor = document.monitor
     lines: list[RenderableType] = [show_verdict(document)]
     if document.alarm is not None:
@@ -96,7 +96,10 @@ def describe_change(monitor: Monitor, now: datetime) -> Text:
 
 
 def describe_epoch(monitor: Monitor) -> str:
-    """Says which epoch of a monitor has begun and whether its bound holds; for a new monitor, says what it watches."""
+    """States which epoch of a monitor has begun and whether its bound holds.
+
+    For a new monitor, states what it watches.
+    """
     epoch = monitor.epoch
     reference = f"with the reference {epoch.reference.feature_set_id}"
     if epoch.number == 1:

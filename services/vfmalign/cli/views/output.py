@@ -1,4 +1,4 @@
-"""Output of a command: its result on stdout, as tables or as one JSON document; everything else on stderr."""
+"""Output of a command. The result goes to stdout, as tables or as one JSON document. All other text goes to stderr."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Output:
         as_json: one JSON document on stdout instead of tables.
         out: stdout.
         err: stderr, for progress and notes.
-        brief: leave out what reports show as well: learning curves and the shorter stages.
+        brief: leave out learning curves and the shorter stages, which reports also show.
     """
 
     as_json: bool
@@ -37,7 +37,7 @@ class Output:
 
     @classmethod
     def to_terminal(cls, *, as_json: bool = False, brief: bool = False) -> Output:
-        """Returns an output to the process's stdout and stderr."""
+        """Returns an output that writes to stdout and stderr of the process."""
         return cls(as_json, _console(stderr=False), _console(stderr=True), brief)
 
     def emit(self, document: object, *renderables: RenderableType) -> None:
@@ -57,18 +57,20 @@ class Output:
     def fail(
         self, error: VfmalignError, document: Mapping[str, object] | None = None, *renderables: RenderableType
     ) -> None:
-        """Writes an error as two sentences, cause and remedy; with `--json`, also as the document's field `error`.
+        """Writes an error as two sentences: the cause and the remedy.
+
+        With `--json`, the document also has a field `error`.
 
         Args:
             error: the error.
-            document: partial result; written with `--json`.
+            document: partial result, which is written with `--json`.
             renderables: the same as tables.
         """
         self.emit({**(document or {}), **_to_document(error)}, *renderables)
         self.explain(error)
 
     def explain(self, error: VfmalignError) -> dict[str, object]:
-        """Writes an error to stderr; returns the error as a field of the document."""
+        """Writes an error to stderr. Returns the error as a field of the document."""
         subject = f"{error.subject}: " if error.subject else ""
         message = to_printable(f"{subject}{error.message}")
         self.err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
@@ -81,11 +83,11 @@ class _PrintableConsole(Console):
     """A console that escapes control characters in foreign text, which could send commands or reorder a line."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Escapes a string before its width is measured, and converts it to a text."""
+        """Converts a string to a text. Escapes the string before its width is measured."""
         return super().render_str(to_printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Renders an object, and escapes characters in its texts that control a terminal."""
+        """Renders an object, and escapes the terminal control characters in its texts."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else to_printable(text), style, control)
 

@@ -1,4 +1,4 @@
-"""Progress of commands that work through many files or cases: bars on a terminal, and elsewhere lines."""
+"""Progress of commands that process many files or cases: bars on a terminal, lines without a terminal."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _UNITS = {"scan": "files", "download": "studies", "copy": "objects", "verify": "
 def progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
     """Shows a progress bar for `progress(stage, done, total)`, or a line every `LINE_S` seconds without a terminal.
 
-    It counts cases, unless `_UNITS` names another unit. The stage `receive`, in bytes, is shown beside the downloaded
-    studies. A stage that begins without a total is shown only by its name.
+    The bar counts cases, unless `_UNITS` defines another unit. The bar of the stage `receive` counts bytes and is shown
+    beside the bar of the downloaded studies. If a stage begins without a total, only its name is shown.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as bars:

@@ -1,4 +1,4 @@
-"""Lists and records as tables for a terminal, and the format of their values."""
+"""Shows lists and records as tables on a terminal, and formats their values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STYLES = {
 
 
 def new_table(title: str, *columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
-    """Returns an empty table; the columns in `numbers` are right-aligned, and the columns in `whole` never folded."""
+    """Returns an empty table. Columns in `numbers` are right-aligned. Columns in `whole` are never wrapped."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     table.min_width = max(map(len, title.split()), default=0)  # or a word of the title is cut at the table's width
     right, unfolded = set(numbers), set(whole)
@@ -43,7 +43,7 @@ def new_table(title: str, *columns: str, numbers: Iterable[str] = (), whole: Ite
 
 
 def to_text(estimate: Estimate, *, digits: int = 3, signed: bool = False, unit: str = "") -> str:
-    """Formats a value with its interval, or a dash; † marks an interval with unreliable coverage."""
+    """Formats a value with its interval, or a dash. † marks an interval with unreliable coverage."""
     if estimate.value is None:
         return ABSENT
     text = format_number(estimate.value, digits, signed=signed) + unit
@@ -55,12 +55,12 @@ def to_text(estimate: Estimate, *, digits: int = 3, signed: bool = False, unit: 
 
 
 def format_mmd2(shift: ShiftResult) -> str:
-    """Formats MMD² with its interval; ‡ marks a value below its error bound."""
+    """Formats MMD² with its interval. ‡ marks a value below its error bound."""
     return to_text(shift.mmd2) + ("‡" if shift.below_error_bound else "")
 
 
 def name_training(job: Job) -> str:
-    """Returns the network that a job trains; adds the suffix of a check's seed or recipe, as in `scratch-s2`."""
+    """Returns the network that a job trains. Adds a suffix for the check's seed or recipe, as in `scratch-s2`."""
     suffix = re.search(rf"-{job.spec.network}(-[rs]\d+)$", job.job_id)
     return job.spec.network + (suffix[1] if suffix else "")
 
@@ -106,7 +106,7 @@ def separate_tables(parts: Sequence[RenderableType]) -> list[RenderableType]:
 
 
 def list_absent_reasons(estimates: Iterable[Estimate]) -> list[RenderableType]:
-    """Returns every distinct reason for a missing value or interval once."""
+    """Returns the distinct reasons for missing values or intervals."""
     reasons = {
         estimate.absent_reason: None
         for estimate in estimates
@@ -116,7 +116,7 @@ def list_absent_reasons(estimates: Iterable[Estimate]) -> list[RenderableType]:
 
 
 def primary_shift(result: CheckResult) -> Estimate:
-    """Returns MMD² of the primary layer, on standardised features if there are any, and averaged over the seeds."""
+    """Returns MMD² of the primary layer, averaged over the seeds. Uses standardised features if there are any."""
     if result.seed_variation is not None:
         layer = result.seed_variation.layers[0]
         return (layer.standardised or layer.raw).mean
@@ -125,14 +125,14 @@ def primary_shift(result: CheckResult) -> Estimate:
 
 
 def show_top_channels(layers: Sequence[LayerResult]) -> list[RenderableType]:
-    """Returns the top channels' share of the displacement of paired samples, and MMD² without these channels."""
+    """Returns the share of the top channels in the displacement of paired samples, and MMD² without these channels."""
     rows = [
         (layer, layer.top_channels) for layer in layers if layer.top_channels is not None and layer.top_channels.count
     ]
     if not rows:
         return []
     table = new_table(
-        "Channels that move most, of the standardised features",
+        "Channels that move most (standardised features)",
         "layer",
         "channels",
         "share of displacement",
@@ -346,5 +346,5 @@ def _describe_weights(feature_set: FeatureSet) -> str:
 
 
 def format_control(cell: ExperimentCell) -> str:
-    """Returns the suffix that distinguishes a control from its cell; empty for other cells."""
+    """Returns the suffix that distinguishes a control from its cell. Empty for other cells."""
     return ", shuffled labels" if cell.shuffled_labels else ""

@@ -73,6 +73,6 @@ def test_a_folder_keeps_the_ports_of_services_that_do_not_run(tmp_path: Path) ->
 @pytest.mark.parametrize("content", ["", "[]", '{"mmd": {"grpc": 70000, "metrics": 1, "health": 2}}'])
 def test_a_file_without_ports_is_refused_with_an_example(tmp_path: Path, content: str) -> None:
     (tmp_path / "ports.json").write_text(content)
-    with pytest.raises(BadOption, match="does not hold ports") as caught:
+    with pytest.raises(BadOption, match="does not contain valid ports") as caught:
         StateDirectory(tmp_path).read_ports()
     assert '"grpc": 8001' in caught.value.remedy

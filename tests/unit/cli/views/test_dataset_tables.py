@@ -70,5 +70,5 @@ def test_phantoms_are_marked() -> None:
     text = render(
         Dataset(dataset_id="p", dataset_digest="0" * 64, phantom=True, held_out=True, declaration=declaration)
     )
-    assert "no result on them is evidence" in text
-    assert "no result on them is evidence" not in render(brain())
+    assert "their results are not evidence" in text
+    assert "their results are not evidence" not in render(brain())

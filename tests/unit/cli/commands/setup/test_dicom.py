@@ -71,7 +71,7 @@ def test_a_narrow_screen_leaves_out_attributes_and_names_them(
     assert header.split()[:5] == ["series", "orientation", "slices", "b_value", "diffusion"]
     assert "…" not in header + first
     assert ("Time" in header) is not bool(hidden)
-    assert f"columns that need a wider screen or --json: {hidden}" in out or not hidden
+    assert f"hidden columns (use a wider screen or --json): {hidden}" in out or not hidden
 
 
 def test_a_rule_for_what_a_study_does_not_hold_says_so(tmp_path: Path, invoke: Invoke) -> None:
