@@ -167,7 +167,7 @@ ROWS = (
     publish("datalist in another order", "canonical", lambda inputs: b" " + to_datalist(lambda _: b"x")(inputs)),
     publish(
         "datalist with the keys of another dataset",
-        "volumes at keys of another case",
+        "do not match its id",
         lambda inputs: to_datalist(lambda _: b"x")(inputs).replace(b"volumes/new/", b"volumes/phantoms/"),
     ),
     publish("volume of text", "c/t2w", to_datalist(lambda _: b"hello")),

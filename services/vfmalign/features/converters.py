@@ -1,4 +1,4 @@
-"""Conversion between the feature service's messages and its plain values."""
+"""Converts between protobuf messages of the feature service and plain values."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
     """Checks a request of Extract.
 
     Raises:
-        BadOption: a field is missing or invalid; the error names it.
-        InvalidInput: a stored volume lies in another bucket.
+        BadOption: a field is missing or invalid. The error names the field.
+        InvalidInput: a stored volume is in another bucket.
     """
     if request.store_as:
         check_study_id(request.store_as)
@@ -72,7 +72,7 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
         )
     if observation is not None and len(request.layers) > MAX_OBSERVED_LAYERS:
         raise BadOption(
-            f"at most {MAX_OBSERVED_LAYERS} layers are observed",
+            f"a monitor observes at most {MAX_OBSERVED_LAYERS} layers",
             field="layers",
             remedy="request the layers that the monitor watches",
         )
@@ -94,7 +94,7 @@ def _to_observation(message: features_pb2.StudyObservation) -> messages.StudyObs
         raise BadOption(
             "the time is empty",
             field="observation.study.acquire_time",
-            remedy="set seconds since 1970 in UTC, or leave it out",
+            remedy="set seconds since 1970 in UTC, or omit the field",
         )
     try:
         observation = messages.StudyObservation.from_proto(message, "observation")
@@ -102,7 +102,7 @@ def _to_observation(message: features_pb2.StudyObservation) -> messages.StudyObs
         raise BadOption(
             "not a time between the years 1 and 9999",
             field="observation.study.acquire_time",
-            remedy="set seconds since 1970 in UTC and nanoseconds from 0 to 999,999,999, or leave it out",
+            remedy="set seconds since 1970 in UTC and nanoseconds from 0 to 999,999,999, or omit the field",
         ) from None
     if not all(value and value.isprintable() for value in observation.study.strata.values()):
         raise BadOption(
@@ -114,14 +114,14 @@ def _to_observation(message: features_pb2.StudyObservation) -> messages.StudyObs
 
 
 def to_dicom_request(study: features_pb2.Study, to_key: ToKey) -> DicomRequest | None:
-    """Checks the DICOM study of a request; None if the study is sent as volumes.
+    """Checks the DICOM study of a request. Returns None if the request sends the study as volumes.
 
     Args:
         study: study of the request.
-        to_key: a `ToKey` that accepts only the caller's uploads.
+        to_key: converts a reference to a key; accepts only uploads of the caller.
 
     Raises:
-        BadOption: a field is missing or invalid; the error names it.
+        BadOption: a field is missing or invalid. The error names the field.
         InvalidInput: the upload belongs to another caller.
     """
     if not study.HasField("dicom"):
@@ -151,7 +151,7 @@ def to_extraction_request(request: features_pb2.ExtractDatasetRequest) -> messag
     """Checks a request of ExtractDataset.
 
     Raises:
-        BadOption: a field is missing or invalid; the error names it.
+        BadOption: a field is missing or invalid. The error names the field.
     """
     record = messages.ExtractDatasetRequest.from_proto(request)
     if record.pooling != "mean":
@@ -219,7 +219,7 @@ def to_model(card: ModelCard, to_uri: ToUri) -> messages.Model:
 
 
 def to_models(page: ObjectPage[ModelCard], to_uri: ToUri) -> messages.ListModelsResponse:
-    """Describes one page of models, and the available architectures."""
+    """Builds the response with one page of models and the available architectures."""
     return messages.ListModelsResponse(
         models=tuple(to_model(card, to_uri) for card in page.items),
         next_page_token=page.next_token,
@@ -238,7 +238,7 @@ def to_datasets(page: ObjectPage[messages.Dataset]) -> messages.ListDatasetsResp
 
 
 def to_inline_layers(features: Features, limit_bytes: int) -> list[features_pb2.LayerFeatures]:
-    """Packs a study's features into the response.
+    """Builds the response that contains a study's features.
 
     Raises:
         TooLarge: the features do not fit into one message.
@@ -246,7 +246,7 @@ def to_inline_layers(features: Features, limit_bytes: int) -> list[features_pb2.
     size = sum(tensor.numel() * tensor.element_size() for tensor in features.values())
     if size > limit_bytes:
         raise TooLarge(
-            f"the features take {size:,} bytes, and a message at most {limit_bytes:,}",
+            f"the features need {size:,} bytes, and a message at most {limit_bytes:,}",
             subject="layers",
             remedy="set `store_as` to store them, request fewer layers, or pool them",
             reason="MESSAGE_TOO_LARGE",
@@ -257,7 +257,7 @@ def to_inline_layers(features: Features, limit_bytes: int) -> list[features_pb2.
 
 
 def to_stored_layers(stored: Mapping[str, StoredFile], to_uri: ToUri) -> list[features_pb2.LayerFeatures]:
-    """Packs references to a study's stored features."""
+    """Builds the response that refers to a study's stored features."""
     return [
         features_pb2.LayerFeatures(layer=layer, stored=ObjectRef.of(file, to_uri).to_proto())
         for layer, file in stored.items()
@@ -281,7 +281,7 @@ def to_observed(
 ) -> OutboxEntry:
     """Describes the pooled features of a study for a monitor.
 
-    The b-values from the study's DICOM are added after the strata of the request, up to the maximum number of strata.
+    Adds the b-values of the study's DICOM as further strata, up to the maximum number of strata.
     """
     strata = {**observation.study.strata, **b_values, **observation.study.strata}
     room = observation.study.get_bounds("strata").max_count
@@ -291,13 +291,13 @@ def to_observed(
 
 
 def to_progress(done: int, total: int, elapsed_s: float) -> messages.ExtractDatasetResponse:
-    """Describes the progress of a dataset's extraction."""
+    """Builds a progress message of a dataset's extraction."""
     progress = Progress(phase="extract", done=done, total=total, unit="case", elapsed_seconds=elapsed_s)
     return messages.ExtractDatasetResponse(progress=progress)
 
 
 def to_feature_sets(page: ObjectPage[messages.FeatureSet]) -> messages.ListFeatureSetsResponse:
-    """Describes one page of feature sets."""
+    """Builds the response with one page of feature sets."""
     return messages.ListFeatureSetsResponse(
         feature_sets=page.items,
         next_page_token=page.next_token,

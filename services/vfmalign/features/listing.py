@@ -1,4 +1,4 @@
-"""Pages of the published models, of the stored datasets and of the feature sets."""
+"""Pages of lists: published models, stored datasets, and feature sets."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class PageQuery:
 
     Attributes:
         size: maximum number of objects.
-        after: id of the last object of the previous page; empty for the first page.
-        tokens: writes the token of the next page.
+        after: id of the last object on the previous page; empty for the first page.
+        tokens: creates the token of the next page.
     """
 
     size: int
@@ -49,7 +49,7 @@ class PageQuery:
 
     @classmethod
     def parse(cls, request: Any) -> Self:
-        """Returns the page that a list request of the service asks for.
+        """Returns the page that a list request asks for.
 
         Raises:
             BadOption: the token is invalid, or belongs to another list.
@@ -67,7 +67,7 @@ class ObjectPage(Generic[T]):
 
     Attributes:
         items: items in order of id.
-        unreadable: error of each unreadable object, by id.
+        unreadable: maps the id of each unreadable object to its error.
         next_token: token of the next page; empty if this is the last page.
     """
 
@@ -140,7 +140,7 @@ def describe_feature_set(
         committed: its manifest.
         checkpoint_sha256: see `get_weights_digest`.
         to_uri: converts a key to its URI.
-        create_time: when its manifest was written, if this is known.
+        create_time: time at which the manifest was written, if known.
     """
     manifest, request = committed.manifest, committed.manifest.request
     ref = StoredFile(key=committed.key, sha256=committed.sha256, size_bytes=committed.size_bytes)
@@ -178,16 +178,16 @@ def read_page(
 ) -> ObjectPage[T]:
     """Reads one page of objects.
 
-    An object that cannot be read is reported by its id, so that one damaged object does not hide the others.
+    Reports the id of each unreadable object, so that one damaged object does not hide the others.
 
     Args:
         ids: ids of all objects, or of the objects after `query.after`.
-        load: function that reads an object; None leaves the object out.
+        load: function that reads an object. If it returns None, the object is left out.
         measure: returns the size in bytes of an object's description.
         query: the page.
 
     Raises:
-        Cancelled, DeadlineExceeded: the caller has left.
+        Cancelled, DeadlineExceeded: the caller no longer waits for the page.
     """
     following = sorted(name for name in ids if is_id(name) and name > query.after)
     items: list[T] = []

@@ -84,7 +84,7 @@ outbox_oldest = Gauge(
 
 
 def register_pacs(servers: Iterable[str]) -> None:
-    """Creates the series of each configured PACS, so that its first failure is seen."""
+    """Creates the time series of each configured PACS, so that even its first failure shows as an increase."""
     for server, operation in itertools.product(servers, get_args(PacsOperation)):
         pacs_call_seconds.labels(server, operation)
         for reason in (PacsUnavailable.reason, PacsRefused.reason, BadPacsAnswer.reason, DeadlineExceeded.reason):
@@ -93,7 +93,7 @@ def register_pacs(servers: Iterable[str]) -> None:
 
 @contextmanager
 def observe_pacs(server: str, operation: PacsOperation) -> Iterator[None]:
-    """Measures the block as one operation at a PACS, and counts its failure."""
+    """Measures the duration of the block as one operation at a PACS. If the block fails, counts the failure."""
     waiting = current_work.get().waiting_for(f"{PACS}{server}")
     with waiting, pacs_call_seconds.labels(server, operation).time():
         try:

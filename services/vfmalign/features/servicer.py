@@ -1,4 +1,4 @@
-"""gRPC servicer of FeatureService: converts messages and runs the work on the right thread."""
+"""gRPC servicer of FeatureService. Converts messages and runs the work on the right thread."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class FeatureServicer(ErasureRpcs, features_pb2_grpc.FeatureServiceServicer):
     """FeatureService.
 
     Args:
-        store: object store of the tenant that it serves.
+        store: object store of the tenant.
         models: cache of the tenant's encoders.
         dicom: reads the tenant's DICOM studies.
         uploads: uploads of the tenant's callers.
         workers: worker threads of all tenants.
         outbox: delivers the tenant's observations to monitors.
         options: options of the feature service.
-        max_message_bytes: maximum size of an answer in bytes.
+        max_message_bytes: maximum size of a response in bytes.
     """
 
     def __init__(

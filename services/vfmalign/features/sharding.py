@@ -1,9 +1,9 @@
 """`python -m vfmalign.features.sharding extract|wait|reduce REQUEST --shards N`: extract a set on several machines.
 
-Each machine extracts one shard: every N-th part of the set. `wait` returns when all parts are stored, and `reduce` then
-commits the set. All commands are idempotent and reuse stored parts. REQUEST is an ExtractDatasetRequest as JSON, in a
-file or at an s3:// URI. The result is the same set, with the same id, parts and manifest, as with a single call of
-ExtractDataset (docs/scale.md).
+Each machine extracts one shard, which consists of every N-th part of the feature set. `wait` returns when all parts are
+stored, and `reduce` then commits the set. All commands are idempotent and reuse stored parts. REQUEST is an
+ExtractDatasetRequest as JSON, in a file or at an s3:// URI. The result is the same set, with the same id, parts and
+manifest, as with a single call of ExtractDataset (docs/scale.md).
 
 Exit codes: 0 done, 1 internal error, 2 bad request, 3 bad data, 75 try again later (reduce: shards are missing),
 143 stopped on request.

@@ -1,1 +1,1 @@
-"""Studies as DICOM: receives, downloads and reads them, so that Extract sees the same volumes as an import."""
+"""Receives, downloads and reads DICOM studies, so that Extract uses the same volumes as an import."""

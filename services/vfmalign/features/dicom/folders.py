@@ -1,7 +1,7 @@
-"""Private folders for patients' files: one per study, which is removed after reading, also after an error.
+"""Private folders for patients' files. Each study has its own folder, which is removed after reading or after an error.
 
-A killed process leaves its folders behind. The next process that starts on the machine removes them: locks show which
-processes are alive.
+A killed process leaves its folders behind. The next process that starts on the machine removes these folders. Locks
+show which processes are alive.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def get_default_folder() -> Path:
-    """Returns the folder of this account among the temporary files."""
+    """Returns this account's folder in the system's temporary folder."""
     return Path(tempfile.gettempdir()) / f"vfmalign-dicom-{os.getuid()}"
 
 
@@ -33,7 +33,7 @@ class PrivateFolders:
     """The folders of this process.
 
     Args:
-        root: folder of all processes of this account on the machine; it is created with mode 0700.
+        root: folder that all processes of this account on the machine share. It is created with mode 0700.
 
     Raises:
         BadOption: the folder cannot be used, or other accounts have access to it.
@@ -45,9 +45,9 @@ class PrivateFolders:
             state = root.lstat()
             if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
                 raise BadOption(
-                    "it is not a private folder of this account",
+                    "the path is not a private folder of this account",
                     field=_SETTING,
-                    remedy="name a folder that does not exist yet, or has mode 0700",
+                    remedy="choose a folder that does not exist yet or has mode 0700",
                 )
             with (root / _LOCK).open("w") as guard:
                 fcntl.flock(guard, fcntl.LOCK_EX)  # other processes do not see the folder before it is locked
@@ -58,12 +58,12 @@ class PrivateFolders:
             raise BadOption(
                 f"the folder cannot be used ({error.strerror})",
                 field=_SETTING,
-                remedy="name a folder that the service may write to",
+                remedy="choose a folder that the service can write to",
             ) from None
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """Creates a folder, and removes it with its content at the end of the block.
+        """Creates a folder for the block. At the end of the block, removes the folder and its content.
 
         Raises:
             Exhausted: the disk is full.
@@ -78,7 +78,7 @@ class PrivateFolders:
             raise Exhausted(
                 "the service's disk has no space for the study",
                 subject="study.dicom",
-                remedy=f"repeat the call later; if it persists, ask an operator for more space ({_SETTING})",
+                remedy=f"repeat the call later; if this error persists, ask an operator for more space ({_SETTING})",
                 reason="DISK_FULL",
             ) from None
         finally:

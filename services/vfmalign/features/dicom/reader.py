@@ -1,4 +1,4 @@
-"""Reads the DICOM study of a request from the message, an upload, or a PACS."""
+"""Reads the DICOM study of a request, which is in the message, in an upload, or at a PACS."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DicomRequest:
     """A checked DICOM study of a request.
 
     Attributes:
-        content: its files, the uploaded zip, or the reference to a study at a PACS.
+        content: files of the study, the uploaded zip file, or the reference to a study at a PACS.
         rules_dataset_id: dataset that provides the rules; empty for the rules of the model's card.
     """
 
@@ -79,13 +79,12 @@ class DicomReader:
         """Reads the volumes that a model needs.
 
         Raises:
-            BadOption, NotFound, PreconditionFailed: see `load_rules`; also if the server, upload or study does not
-                exist.
+            BadOption, NotFound, PreconditionFailed: see `load_rules`; or the server, upload or study does not exist.
             BadVolume: see `read_study`.
-            StudyTooLarge: the files of the study have more than `dicom_study_bytes`.
+            StudyTooLarge: the files of the study are larger than `dicom_study_bytes`.
             PacsUnavailable, PacsRefused, BadPacsAnswer: see `PacsClient`.
             Exhausted: the disk is full.
-            Cancelled, DeadlineExceeded: see `WorkContext`; also after `dicom_timeout_s`.
+            Cancelled, DeadlineExceeded: see `WorkContext`; or `dicom_timeout_s` has passed.
         """
         limit_s = self._options.dicom_timeout_s
         deadline = time.monotonic() + limit_s
@@ -124,7 +123,7 @@ class DicomReader:
             raise PreconditionFailed(
                 "the file was not uploaded, or its upload has expired",
                 subject=field,
-                remedy="upload it again, and call Extract within the hour",
+                remedy="upload the file again, and call Extract within one hour",
                 reason="UPLOAD_MISSING",
             )
         if size_bytes > limit:
@@ -189,6 +188,6 @@ def too_large(limit_bytes: int, subject: str) -> StudyTooLarge:
     return StudyTooLarge(
         f"the study has more than {limit_bytes:,} bytes",
         subject=subject,
-        remedy="send only the series that the rules need, or ask an operator to raise "
+        remedy="send only the series that the rules select, or ask an operator to raise "
         "VFMALIGN_FEATURES__DICOM_STUDY_BYTES",
     )

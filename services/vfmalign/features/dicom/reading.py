@@ -1,4 +1,4 @@
-"""Reads one study: returns the volumes that an import with the same rules would store, as NIfTI bytes."""
+"""Reads one study. Returns NIfTI bytes of the volumes that an import with the same rules would store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ReadStudy(NamedTuple):
     Attributes:
         sources: volumes and gland mask, as NIfTI bytes.
         series: series from which the modalities were read.
-        b_values: b-values by stratum; see `strata.get_b_values`.
+        b_values: maps strata to b-values; see `strata.get_b_values`.
     """
 
     sources: list[Source]
@@ -43,7 +43,7 @@ class ReadStudy(NamedTuple):
 
 
 class InlineSource:
-    """Files of a message; see `DicomSource`."""
+    """DICOM files from a message; see `DicomSource`."""
 
     def __init__(self, contents: Sequence[bytes]) -> None:
         self._contents = {f"{number:05d}": content for number, content in enumerate(contents, start=1)}
@@ -73,13 +73,13 @@ def read_study(
         source: files of the study.
         rules: rules that select the series of each modality.
         kinds: modalities and label maps to read.
-        stages: records the seconds of each stage.
+        stages: records the time of each stage in seconds.
         context: checked after every file and before every frame.
-        expected: study that was requested from a PACS; None for files from elsewhere.
+        expected: study that was requested from a PACS; None if the files have another source.
 
     Raises:
-        BadVolume: the files do not belong to exactly one study, a volume cannot be chosen or read, or the volumes are
-            too large together.
+        BadVolume: the files do not belong to exactly one study, or a volume cannot be chosen or read, or the volumes
+            together are too large.
         BadPacsAnswer: the PACS sent the files of another study.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
@@ -88,7 +88,7 @@ def read_study(
             study = _scan(source, context)
             if expected is not None and study.uid != expected.study_uid:
                 raise BadPacsAnswer(
-                    "it answers with images of another study than requested",
+                    "it answers with images of another study",
                     subject=f"PACS {expected.server}",
                     remedy="ask the operator of the PACS",
                 )
@@ -151,7 +151,7 @@ def _refuse(problem: str) -> BadVolume:
 
 @contextmanager
 def about_study() -> Iterator[None]:
-    """Sets the field of errors, and raises BadVolume for an unusable zip."""
+    """Adds the field of the request to errors. Raises BadVolume if the zip file is unusable."""
     try:
         yield
     except OversizedZip:

@@ -1,4 +1,4 @@
-"""Rules for reading the DICOM of a request, from a dataset or from the model's card."""
+"""Loads the rules for reading the DICOM study of a request, from a dataset or from the model's card."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
     Raises:
         NotFound: the dataset does not exist.
         BadOption: the card has no rules, or the unit of a modality does not fit the model's normalisation.
-        PreconditionFailed: the dataset has no rules, no rules for an input of the model, or damaged rules.
+        PreconditionFailed: the dataset has no rules, its rules are damaged, or they do not cover an input of the model.
     """
     if not dataset_id and not card.declaration:
         raise BadOption(
-            f"neither the request nor the card of {card.id} says which series a modality takes",
+            f"neither the request nor the card of {card.id} defines which series each modality uses",
             field=_FIELD,
             remedy=_BOTH_WAYS,
             reason="NO_DICOM_RULES",
@@ -48,11 +48,11 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
         raise PreconditionFailed(
             f"the stored rules cannot be used: {error.field}: {error.message}",
             subject=subject,
-            remedy="import it again under a new id",
+            remedy="import the dataset or model again under a new id",
         ) from None
     if missing := _find_missing(rules.declaration, needed_kinds(card.preprocessing)):
         raise PreconditionFailed(
-            f"its rules lack {', '.join(missing)}, which {card.id} needs",
+            f"its rules do not cover {', '.join(missing)}, which {card.id} needs",
             subject=subject,
             remedy=_BOTH_WAYS,
             reason="NO_DICOM_RULES",
@@ -65,20 +65,20 @@ def check_card_rules(text: str, preprocessing: Preprocessing) -> None:
     """Checks rules that will be stored in a model's card.
 
     Raises:
-        BadOption: the rules are invalid, or lack an input of the model in its unit.
+        BadOption: the rules are invalid, or do not produce an input of the model in the right unit.
     """
     rules = parse_declaration(text.encode())
     if not rules.selections:
         raise BadOption(
-            "it has no selections, which select the series of each modality",
+            "the file has no selections to choose the series of each modality",
             field="declaration.selections",
-            remedy="add them to its file (docs/datasets.md)",
+            remedy="add selections to the file (docs/datasets.md)",
         )
     if missing := _find_missing(rules.declaration, needed_kinds(preprocessing)):
         raise BadOption(
-            f"it does not declare {', '.join(missing)}, which the model needs",
+            f"the file does not declare {', '.join(missing)}, which the model needs",
             field="declaration",
-            remedy="declare every input of the model by its name in the model",
+            remedy="declare every input under the name that the model uses",
         )
     check_units(preprocessing, rules.declaration.units, "declaration.units")
 
@@ -87,7 +87,7 @@ def _read_dataset(store: ObjectStore, dataset_id: str) -> DeclarationFile:
     dataset = load_dataset(store, dataset_id)
     if not dataset.selections:
         raise PreconditionFailed(
-            "it has no rules for DICOM, because it was not imported from DICOM by this version",
+            "the dataset has no DICOM rules, because it was not imported from DICOM by this version",
             subject=f"dataset {dataset_id}",
             remedy=_BOTH_WAYS,
             reason="NO_DICOM_RULES",

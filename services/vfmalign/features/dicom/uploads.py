@@ -1,4 +1,4 @@
-"""Uploads of zips with DICOM files that are too large for a message."""
+"""Uploads of zip files with DICOM studies that are too large for one message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vfmalign.features.settings import FeaturesOptions
 
 
 class StudyUploads:
-    """Uploads of one tenant. Callers have access only to their own uploads, because these identify patients.
+    """Uploads of one tenant. Callers can access only their own uploads, because uploads identify patients.
 
     Args:
         store: object store of the tenant.

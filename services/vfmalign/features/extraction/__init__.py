@@ -1,1 +1,1 @@
-"""Extraction: encoders, studies and the parts of feature sets."""
+"""Extraction of features: loads encoders, prepares studies, and stores the parts of feature sets."""

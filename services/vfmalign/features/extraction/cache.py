@@ -45,7 +45,7 @@ class ModelCache:
     Args:
         store: object store with the models of a tenant.
         device: device that the encoders are loaded to.
-        budget_bytes: maximum bytes of all loaded weights together.
+        budget_bytes: maximum total size of all loaded weights in bytes.
     """
 
     def __init__(self, store: ObjectStore, device: torch.device, budget_bytes: int) -> None:
@@ -62,7 +62,7 @@ class ModelCache:
         return view
 
     def get(self, model_id: str, sha256: str = "") -> tuple[Encoder, ModelCard]:
-        """Returns a published encoder and its card; raises like `models.cards.load_encoder`."""
+        """Returns a published encoder and its card. Raises the same errors as `models.cards.load_encoder`."""
         card = load_card(self._store, model_id, sha256)
         return self.get_by_card(card), card
 
@@ -73,13 +73,13 @@ class ModelCache:
         return self._load_once(key, lambda: load_card_encoder(self._store, card, self.device, limit))
 
     def get_random(self, architecture: str, seed: int) -> Encoder:
-        """Returns the architecture with random weights from `seed`."""
+        """Returns an encoder of the card's architecture with random weights from `seed`."""
         built = get_architecture(architecture)
         key = _Key(architecture, seed=seed)
         return self._load_once(key, lambda: build_encoder(built, random_state(built, seed), self.device))
 
     def used_bytes(self) -> int:
-        """Returns the bytes of all loaded weights."""
+        """Returns the total size of all loaded weights in bytes."""
         with self._lock:
             return sum(_size_bytes(f.result()) for f in self._encoders.values() if _is_loaded(f))
 
@@ -117,7 +117,7 @@ class ModelCache:
             return  # unknown architecture (the loader reports it), or a program: its size follows from its weights
         if (size := _size_bytes(empty)) > self._budget_bytes:
             raise TooLarge(
-                f"its weights take {size:,} bytes, and the whole model cache has {self._budget_bytes:,}",
+                f"its weights need {size:,} bytes, and the whole model cache has {self._budget_bytes:,}",
                 subject=key.architecture,
                 remedy="raise VFMALIGN_FEATURES__MODEL_CACHE_BYTES",
                 reason="MODEL_TOO_LARGE",

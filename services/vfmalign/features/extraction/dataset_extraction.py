@@ -1,9 +1,9 @@
 """Extracts the features of a dataset's split into a stored feature set.
 
-Extraction is idempotent. The id of a set is the digest of the resolved request. An intact set is not computed again.
-After an interruption, or if objects of a committed set were lost or damaged, only the missing and damaged parts are
-computed. Several machines can share the work: each calls `extract_shard`, and `reduce` commits the set once all parts
-are stored.
+Extraction is idempotent. The id of a feature set is the digest of the resolved request. An intact feature set is not
+computed again. After an interruption, or if stored objects are lost or damaged, only the missing and damaged parts are
+computed. Several machines can share the work. Each machine calls `extract_shard`. When all parts are stored, `reduce`
+commits the feature set.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class ExtractionResult:
     Attributes:
         feature_set_id: id of the set.
         committed: its manifest.
-        checkpoint_sha256: digest of the weights, or of architecture and seed if the weights are random.
+        checkpoint_sha256: digest of the weights. For random weights, digest of the architecture and seed.
         computed_cases: number of cases that this call computed.
-        recomputed_parts: number of committed parts that were lost or damaged, and computed again.
+        recomputed_parts: number of lost or damaged committed parts that this call computed again.
     """
 
     feature_set_id: str
@@ -91,13 +91,13 @@ def extract_dataset(
     Raises:
         NotFound: the model or the dataset does not exist.
         DigestMismatch: the digest of the model or dataset differs from the expected one.
-        DataLoss: weights or a volume are missing or were changed.
-        CaseOrderMismatch: the cases of the stored set differ from the dataset.
+        DataLoss: the weights or a volume are missing or have changed.
+        CaseOrderMismatch: the stored feature set and the dataset have different cases.
         BadOption: a layer, transform or modality is unknown, or no modality is mapped to an input of the model.
         BadDataset: the split is empty.
         BadVolume: a stored volume is unusable.
-        Cancelled: `hooks.cancelled` returned True; the next call continues with the stored parts.
-        Unavailable: the set is being deleted.
+        Cancelled: `hooks.cancelled` returned True. The next call continues from the stored parts.
+        Unavailable: the feature set is being deleted.
     """
     plan = _resolve(store, request)
     feature_set = plan.request.feature_set_id()
@@ -184,7 +184,7 @@ def reduce(
     """Commits a feature set from the parts that the shards have stored.
 
     Raises:
-        Unavailable: parts are missing; the error names their shards.
+        Unavailable: parts are missing. The error names the shards of these parts.
         VfmalignError: like `extract_dataset`.
     """
     plan = _resolve(store, request)
@@ -250,7 +250,7 @@ def _order_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...
 
 
 def get_weights_digest(request: FeatureRequest, card: ModelCard) -> str:
-    """Returns the digest of the weights of a set; if they are random, of the model's architecture and the seed."""
+    """Returns the digest of a feature set's weights. For random weights, digests the architecture and the seed."""
     if request.initialisation == "checkpoint":
         return request.model_sha256
     origin = {"architecture": card.architecture, "seed": request.init_seed}
@@ -287,9 +287,9 @@ def _find_set(store: ObjectStore, plan: ExtractionPlan, *, verify: bool) -> _Sto
     if [(case.id, case.group) for case in plan.cases] != list(zip(manifest.case_ids, manifest.groups, strict=True)):
         # Not repaired: parts contain rows without case ids, so none of them can be trusted.
         raise CaseOrderMismatch(
-            "the stored feature set has different cases than the dataset, or the same in another order",
+            "the stored feature set and the dataset have different cases, or a different order of cases",
             subject=store.uri(committed.key),
-            remedy="delete all objects under the set's prefix and extract it again",
+            remedy="delete all objects under the prefix of the set, then extract the set again",
         )
     damaged = find_damaged_parts(store, manifest, read=verify)
     for index in damaged:

@@ -1,4 +1,4 @@
-"""Device selection, device names and peak memory."""
+"""Selects and names the device, and measures its peak memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def choose_device(name: str) -> torch.device:
-    """Returns the device for a setting: `auto` (CUDA if available, else CPU), `cpu`, `cuda` or `cuda:<index>`.
+    """Returns the device for the setting `auto` (CUDA if available, else CPU), `cpu`, `cuda` or `cuda:<index>`.
 
     Raises:
         BadOption: this machine does not have the device.
@@ -40,9 +40,9 @@ def describe_device(device: torch.device) -> str:
 
 
 class MemoryMeter:
-    """Runs functions on a device and records its peak memory in bytes; 0 on the CPU.
+    """Runs functions on a device and records the peak memory of the device in bytes (0 on the CPU).
 
-    Call it only from the thread that owns the device: torch has one peak counter per device.
+    Call it only from the thread that owns the device, because torch has one peak counter per device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -50,7 +50,7 @@ class MemoryMeter:
         self.peak_bytes = 0
 
     def run(self, function: Callable[[], T]) -> T:
-        """Runs the function and records the peak."""
+        """Runs the function and records the peak memory."""
         if self._device.type != "cuda":
             return function()
         torch.cuda.reset_peak_memory_stats(self._device)

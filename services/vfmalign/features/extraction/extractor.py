@@ -21,7 +21,7 @@ from vfmalign.models.weights import build_encoder, random_state
 
 
 def check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
-    """Raises BadOption if a layer is unknown to the encoder or listed twice."""
+    """Raises BadOption if the encoder does not have a layer, or if a layer is listed twice."""
     known = encoder.layer_channels()
     for layer in layers:
         if layer not in known:
@@ -45,16 +45,16 @@ def extract(
     `Encoder.studies_at_once` studies.
 
     Args:
-        encoder: encoder in evaluation mode; its device computes.
+        encoder: encoder in evaluation mode. Features are computed on its device.
         input_NCDHW: prepared studies, float32.
         layers: names of `Encoder.layer_channels`.
         pooling: `mean` over space without padded slices, or `none` for whole feature maps.
-        slices_N2: first slice and number of slices of each study, see `models.encoder`; None for whole volumes without
-            padding.
+        slices_N2: index of the first slice and number of slices of each study (see `models.encoder`); None for whole
+            volumes without padding.
 
     Returns:
-        By layer, in the order of `layers`, float32 on the CPU: (N, C) with `mean`; (N, C, D, H, W) with `none`, except
-        the layer `pooled`, which is always (N, C).
+        A float32 tensor on the CPU for each layer, in the order of `layers`. Its shape is (N, C) with `mean` and (N, C,
+        D, H, W) with `none`. The layer `pooled` always has the shape (N, C).
 
     Raises:
         BadOption: a layer is unknown.

@@ -1,4 +1,4 @@
-"""Extracts the parts of a feature set: reads and prepares studies in threads, runs the encoder, stores the rows.
+"""Extracts the parts of a feature set: reads and prepares studies in threads, runs the encoder, and stores the rows.
 
 Legend: N cases, C channels, D H W depth, height, width.
 """
@@ -57,8 +57,8 @@ class Hooks:
     Attributes:
         compute: runs a function on the thread that owns the device and returns its result.
         stages: collects the time of each stage.
-        report: called with the numbers of finished and of all cases, at the start and after every part.
-        cancelled: called between batches; True stops the extraction.
+        report: called at the start and after every part, with the number of finished cases and the number of all cases.
+        cancelled: called between batches. If it returns True, the extraction stops.
     """
 
     compute: Callable[[Callable[[], Features]], Features]
@@ -83,7 +83,7 @@ class ExtractionPlan:
 
 @dataclass(frozen=True)
 class Shard:
-    """One machine's share of a feature set: the parts with a number (from 0) that equals `index` modulo `count`."""
+    """One machine's share of a feature set. It consists of part `index` and every `count`-th part after it."""
 
     index: int = 0
     count: int = 1
@@ -94,7 +94,7 @@ WHOLE = Shard()
 
 @dataclass(frozen=True)
 class Computed:
-    """Work done by an extraction: how many parts were computed, and how many cases these parts contain."""
+    """Work of an extraction: the number of computed parts, and the number of cases in these parts."""
 
     parts: int = 0
     cases: int = 0
@@ -111,7 +111,7 @@ def extract_missing(
     shard: Shard = WHOLE,
     manifest: Manifest | None = None,
 ) -> Computed:
-    """Computes and stores the missing parts of a shard. Keeps the intact parts of a damaged set with this manifest."""
+    """Computes and stores the missing parts of a shard. Keeps the intact parts that `manifest` lists."""
     parts = split_rows(plan, options)[shard.index :: shard.count]
     total = sum(len(rows) for rows in parts)
     stored = writer.parts_done(options.part_cases, manifest)

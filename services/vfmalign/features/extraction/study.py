@@ -25,8 +25,8 @@ class Source:
 
     Attributes:
         kind: modality or label map.
-        field: field of the request, for errors.
-        content: the NIfTI bytes, or the stored object.
+        field: field of the request, which errors name.
+        content: NIfTI bytes, or a reference to the stored object.
         unit: `HU`, or empty for arbitrary units.
     """
 
@@ -42,9 +42,9 @@ class StudyRequest:
 
     Attributes:
         model: id of a published model.
-        model_sha256: expected digest of its weights; empty accepts any.
-        sources: volumes of the study; none if it is sent as DICOM.
-        layers: requested layers; empty means the card's primary layer.
+        model_sha256: expected digest of the model's weights; empty accepts any digest.
+        sources: volumes of the study; empty if the study is sent as DICOM.
+        layers: requested layers; if empty, the primary layer of the card.
         pooling: `mean`, or `none` for whole feature maps.
         input_transform: name in `imaging.input_transforms.INPUT_TRANSFORMS`.
         store_as: id under which the features are stored; empty returns them in the response.
@@ -75,16 +75,16 @@ def prepare_sources(
     """Reads, decodes and prepares a study.
 
     Args:
-        store: object store of the stored volumes.
+        store: object store that contains the stored volumes.
         sources: the study's volumes.
         preprocessing: input format of the model.
         input_transform: name in `imaging.input_transforms`.
-        stages: records the seconds of each stage.
+        stages: records the time of each stage in seconds.
         context: checked before every volume and while it is decompressed.
 
     Raises:
-        BadVolume: a volume is missing, sent twice, cannot be decoded or does not overlap the others, or the volumes are
-            too large together.
+        BadVolume: a volume is missing, is sent twice, cannot be decoded, or does not overlap the other volumes. Or the
+            volumes together are too large.
         BadOption: the input transform is unknown, or the unit of a volume does not fit the model's normalisation.
         NotFound: a stored volume does not exist.
         DigestMismatch: the digest of a stored volume differs from the expected one.
@@ -134,7 +134,7 @@ def _read(store: ObjectStore, source: Source, stages: Stages, context: WorkConte
 
 @contextmanager
 def in_field(field: str) -> Iterator[None]:
-    """Sets the field of errors, so that an error about a stored object also names the field that refers to it."""
+    """Adds the field of the request to errors, so that errors about a stored object also name this field."""
     try:
         yield
     except InvalidInput as error:

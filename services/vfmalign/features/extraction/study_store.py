@@ -1,6 +1,6 @@
 """Stores the features of one study below `features/<id>/`: the group, and one safetensors file per layer.
 
-Stored features are immutable: storing different features under the same id is a conflict.
+Stored features are immutable. It is an error to store different features under the same id.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 
 
 def check_study_id(study_id: str) -> None:
-    """Raises BadOption for an id that has the form of a feature set's id."""
+    """Raises BadOption if the id has the form of a feature set's id."""
     if is_feature_set_id(study_id):  # a study must not be stored below the prefix of a set
         raise BadOption(
-            "ids of 32 hex digits belong to feature sets", field="store_as", remedy="choose an id of another form"
+            "ids of 32 hex digits belong to feature sets", field="store_as", remedy="choose an id with a different form"
         )
 
 

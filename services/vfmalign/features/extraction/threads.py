@@ -1,7 +1,7 @@
 """Thread pools in which each thread has its own number of torch threads.
 
-torch has a global number of intra-op threads, set by the last `set_num_threads` call of any thread, and a number per
-thread. A thread copies the global number when it first uses its own.
+torch has a global number of intra-op threads and a number for each thread. The last `set_num_threads` call of any
+thread sets the global number. A thread copies the global number when it first needs its own number.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from vfmalign.core.runtime.threads import Threads
 
 @contextmanager
 def open_thread_pool(count: int, torch_threads: int, name: str) -> Iterator[Threads]:
-    """Opens a thread pool; on exit, running work finishes and waiting work is cancelled.
+    """Opens a thread pool. On exit, running work finishes and waiting work is cancelled.
 
     Args:
         count: number of threads.
-        torch_threads: torch threads per thread; the calling thread keeps its own number.
-        name: prefix of the threads' names.
+        torch_threads: number of torch threads for each thread of the pool. The calling thread keeps its own number.
+        name: prefix of the thread names.
 
     Raises:
         RuntimeError: the system cannot start another thread.

@@ -1,8 +1,8 @@
 """Publication of an uploaded dataset.
 
-All volumes are decoded and checked, with the same functions as in the client's import, before the first one is stored.
-The datalist is written last, which commits the dataset. Several processes may publish the same id at once, so volumes
-are replaced only if their dataset is committed and the import restores it.
+All volumes are decoded and checked before the first volume is stored. The checks are the same as in the client's
+import. The datalist is written last and commits the dataset. Several processes may publish the same id at once.
+Therefore, volumes are replaced only if their dataset is committed and the import restores it.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ def publish_dataset(
         uploads: uploads with the datalist and every volume that it names.
         dataset_id: id of the dataset.
         datalist_sha256: digest of the datalist.
-        report: called after every case, in the phases `verify` and `publish`.
+        report: called after every case in the phases `verify` and `publish`.
         context: checked before every volume.
         check_patients: raises PreconditionFailed if a patient was erased.
 
     Returns:
-        The dataset. If an earlier call published it and deleted its uploads, nothing is read or written.
+        The dataset. If an earlier call published the dataset and deleted its uploads, nothing is read or written.
 
     Raises:
         BadDataset: the datalist does not have the form that an import writes.
-        BadVolume: a volume is unusable; the error names it by generated id and kind.
+        BadVolume: a volume is unusable. The error names its generated id and kind.
         Conflict: the dataset exists with different content, or another publication of its id stored a different volume.
         PreconditionFailed: a file was not uploaded, or its content differs; or a patient was erased.
         Unavailable: a dataset with this id is being deleted.
@@ -120,11 +120,11 @@ def _store_volumes(
 
 
 def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
-    """Parses a client's datalist, which must be in the canonical form that is stored.
+    """Parses a client's datalist, which must have the canonical form in which datalists are stored.
 
     Raises:
-        BadDataset: the datalist is not canonical, its DICOM rules are unusable, its splits overlap, or a case does not
-            have the keys that follow from its id.
+        BadDataset: the datalist is not canonical, its DICOM rules are unusable, its splits overlap, or the keys of a
+            case do not match its id.
     """
     subject = f"dataset {dataset_id}"
     try:
@@ -137,7 +137,7 @@ def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
         raise BadDataset(
             "the datalist has unknown fields, or is not canonical JSON",
             subject=subject,
-            remedy="write it with `vfmalign dataset import`, or as docs/datasets.md says",
+            remedy="write it with `vfmalign dataset import`, or as described in docs/datasets.md",
         )
     if dataset.selections:
         try:
@@ -152,9 +152,9 @@ def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
         keys = {kind: volume_key(dataset_id, case.id, kind) for kind in case.volumes}
         if {kind: ref.key for kind, ref in case.volumes.items()} != keys or first.setdefault(case.id, case) != case:
             raise BadDataset(
-                f"case {case.id} has volumes at keys of another case, or differs between splits",
+                f"the volume keys of case {case.id} do not match its id, or the case differs between splits",
                 subject=subject,
-                remedy="name volumes `volumes/<dataset>/<case>/<kind>.nii.gz`, and repeat a case as it is",
+                remedy="name volumes `volumes/<dataset>/<case>/<kind>.nii.gz`, and repeat a case without changes",
             )
     return dataset
 

@@ -1,4 +1,4 @@
-"""Publication of an uploaded model, with the checks of `models.cards` that every publication must pass."""
+"""Publishes an uploaded model after the checks in `models.cards`, which every model must pass."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
             or contain a program that is not allowed.
         BadOption: the id, architecture, input, primary layer or declaration is invalid.
         Conflict: the id belongs to another model.
-        PreconditionFailed: the weights were not uploaded, or their content differs.
+        PreconditionFailed: the weights were not uploaded, or their content differs from the digest.
         Unavailable: a model with this id is being deleted.
     """
     check_not_deleted(uploads.store, "models", request.model_id)

@@ -47,12 +47,12 @@ class _Result(Generic[T]):
 
 
 class Imports:
-    """Common resources of both services for one tenant: uploads of callers, and the thread that publishes.
+    """Resources of one tenant that both services share: uploads of callers, and the publishing queue.
 
     Args:
         store: object store of the tenant.
         presigner: signs upload URLs.
-        queue: publishes for all tenants in turn.
+        queue: publishes the uploads of all tenants in turn.
         options: options of the feature service.
     """
 
@@ -83,7 +83,7 @@ class Imports:
         return UploadArea(self.store, "" if identity is None else identity.key, import_id)
 
     async def sign(self, import_id: str, files: Sequence[FileContent]) -> tuple[tuple[FileUpload, ...], datetime]:
-        """Returns upload URLs for files, and when the URLs expire.
+        """Returns upload URLs for files, and the expiry time of the URLs.
 
         Raises:
             TooLarge: the files exceed the tenant's quota.
@@ -99,7 +99,10 @@ class Imports:
         return tuple(answers), expire_time
 
     async def publish(self, work: Callable[[Report, WorkContext], T]) -> AsyncIterator[Progress | _Result[T]]:
-        """Publishes uploads one at a time; yields progress, then the result. Stops soon after the caller has left."""
+        """Publishes uploads one at a time.
+
+        Yields the progress, then the result. Stops soon after the caller disconnects.
+        """
         stop, loop = threading.Event(), asyncio.get_running_loop()
         events: asyncio.Queue[Progress | None] = asyncio.Queue()
 
@@ -173,7 +176,7 @@ class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
         limit = self._imports.options.max_weights_bytes
         if record.weights.size_bytes > limit:
             raise TooLarge(
-                f"the weights have {record.weights.size_bytes:,} bytes, and at most {limit:,} are accepted",
+                f"the weights have {record.weights.size_bytes:,} bytes, but at most {limit:,} are accepted",
                 subject="weights.size_bytes",
                 remedy="ask an operator to raise VFMALIGN_FEATURES__MAX_WEIGHTS_BYTES",
                 reason="MODEL_TOO_LARGE",
@@ -199,7 +202,7 @@ class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
 
 
 def add_import_services(imports: Mapping[str, Imports], server: Server) -> list[ServiceDescriptor]:
-    """Adds both servicers for these tenants to a server; returns the services."""
+    """Adds both servicers for these tenants to a server. Returns the services."""
     datasets = by_tenant({tenant: DatasetServicer(one) for tenant, one in imports.items()})
     models = by_tenant({tenant: ModelServicer(one) for tenant, one in imports.items()})
     imports_pb2_grpc.add_DatasetServiceServicer_to_server(datasets, server)

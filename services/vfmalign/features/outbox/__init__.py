@@ -1,1 +1,1 @@
-"""Queue of observations from Extract to monitors: stored durably, and sent in order (ADR 0107)."""
+"""Queue of observations that Extract sends to monitors. It is stored durably and delivered in order (ADR 0107)."""

@@ -1,4 +1,4 @@
-"""Stores observations of Extract durably for the sender, and drops observations that their monitor would reject."""
+"""Stores observations of Extract for the sender. Drops observations that the monitor would reject."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Check = asyncio.Task[DeliveredObservation | None]
 
 
 class Outbox:
-    """Queue of one tenant's observations, which wait to be sent to their monitors.
+    """Queue of one tenant's observations that wait for delivery to their monitors.
 
     Args:
         store: object store of the tenant.
@@ -41,7 +41,7 @@ class Outbox:
         options: options of the outbox.
 
     Attributes:
-        on_stored: called after an observation was stored.
+        on_stored: called after an observation has been stored.
     """
 
     on_stored: Callable[[], None]
@@ -56,9 +56,10 @@ class Outbox:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def check(self, monitor: str, origin: FeatureOrigin) -> Check:
-        """Starts to check that the monitor exists and watches an origin. If not, `deliver` drops the observation.
+        """Starts to check that the monitor exists and watches an origin.
 
-        The check is one call. Start the check before the features are computed.
+        If the check fails, `deliver` drops the observation. The check is one call. Start it before the features are
+        computed.
         """
         return self._start(self._check(monitor, origin))
 
@@ -129,7 +130,7 @@ class Outbox:
         reason = failure.reason if isinstance(failure, VfmalignError) else "NO_ANSWER"
         _LOG.warning("observation_not_stored", monitor=observed.monitor, reason=reason)
         return _drop(
-            StoreUnavailable.reason, "the object storage did not confirm it in time; send the observation again"
+            StoreUnavailable.reason, "the object storage did not confirm the write; send the observation again"
         )
 
     async def _write(self, key: str, data: bytes) -> None:

@@ -25,7 +25,7 @@ MAX_ENTRY_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class OutboxEntry:
-    """An observation in the outbox, and its monitor.
+    """An observation in the outbox, with the name of its monitor.
 
     Attributes:
         monitor: id of the monitor.
@@ -73,7 +73,7 @@ def digest(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """Objects that were read, in the order of the requested keys.
+    """Result of reading objects. The objects have the order of the requested keys.
 
     Attributes:
         entries: keys with their observations.
@@ -117,11 +117,11 @@ def _read(store: ObjectStore, key: str) -> OutboxEntry:
 
 
 def delete_entries(store: ObjectStore, keys: Sequence[str]) -> list[str]:
-    """Deletes objects; returns the keys of the deleted objects.
+    """Deletes objects. Returns the keys of the deleted objects.
 
     Raises:
-        VfmalignError: the store did not delete the first object. Objects that remain are sent again, which has no
-            effect.
+        VfmalignError: the store did not delete the first object. Remaining objects are sent again, but the monitor
+            ignores repeated observations.
     """
     deleted: list[str] = []
     for key in keys:

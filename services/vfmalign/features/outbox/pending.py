@@ -1,4 +1,4 @@
-"""Keys of the observations that wait in a tenant's outbox, as this process knows them, and limits on their number."""
+"""Keys of the observations in a tenant's outbox that this process knows, and limits on their number and size."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class PendingKeys:
         return self._options.max_observations + 1
 
     def begin(self, monitor: str, size_bytes: int, sha256: str) -> str:
-        """Returns the key for writing an observation, which sorts after all other keys of its monitor.
+        """Returns the key for a new observation. The key sorts after all other keys of the monitor.
 
         Raises:
             TooLarge: the outbox is full.
         """
         if self._count >= self._options.max_observations or self._bytes + size_bytes > self._options.max_bytes:
             raise TooLarge(
-                f"it is full: {self._count:,} observations with {self._bytes:,} bytes are waiting",
+                f"the outbox is full: {self._count:,} observations with {self._bytes:,} bytes are waiting",
                 subject="outbox",
                 remedy="ask the operator to check the monitoring service, or to raise "
                 "VFMALIGN_OUTBOX__MAX_OBSERVATIONS and VFMALIGN_OUTBOX__MAX_BYTES",
@@ -87,15 +87,15 @@ class PendingKeys:
         return [monitor for monitor, sizes in self._sizes.items() if not sizes.keys() <= self._writing]
 
     def begin_survey(self) -> frozenset[str]:
-        """Returns the keys that a listing from now on must show, unless another process deletes them."""
+        """Returns the keys that a listing must contain if it starts now, unless another process deletes them."""
         return frozenset(key for sizes in self._sizes.values() for key in sizes) - self._writing
 
     def end_survey(self, listed: Mapping[str, int], before: frozenset[str]) -> None:
         """Updates the keys from a listing of the store.
 
         Args:
-            listed: sizes by key, of at most `limit` observations.
-            before: result of `begin_survey` before the listing.
+            listed: maps the keys of at most `limit` observations to their sizes.
+            before: result of the `begin_survey` call before the listing.
         """
         # A truncated listing may hide any monitor; the outbox is then full.
         self.is_surveyed = len(listed) < self.limit
@@ -111,8 +111,8 @@ class PendingKeys:
 
         Args:
             monitor: the monitor.
-            listed: sizes by key, of the first objects.
-            before: result of `begin_survey` before the listing.
+            listed: maps the keys of the first objects to their sizes.
+            before: result of the `begin_survey` call before the listing.
             is_last: whether the listing is complete.
         """
         last = max(listed, default="")

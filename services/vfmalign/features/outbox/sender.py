@@ -1,4 +1,7 @@
-"""Sends the waiting observations of all tenants, per monitor in the order of their keys, until they are recorded."""
+"""Sends the waiting observations of all tenants until they are recorded.
+
+Each monitor gets them in the order of their keys.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +47,12 @@ _Monitor = tuple[Outbox, str]
 
 
 class Sender:
-    """Task that sends the observations of all tenants, including those stored by another replica or an earlier process.
+    """Task that sends the observations of all tenants. Other replicas or earlier processes may have stored them.
 
     Replicas may send the same observation twice; the monitor records it once.
 
     Args:
-        clients: clients of the monitoring service, by tenant.
+        clients: maps each tenant to its client of the monitoring service.
         outboxes: outboxes of all tenants.
         options: options of the outbox.
     """
@@ -68,7 +71,7 @@ class Sender:
         self._task = asyncio.create_task(self._run(), name="outbox-sender")
 
     def wake(self) -> None:
-        """Wakes the sender, because there are new observations."""
+        """Tells the sender that there are new observations."""
         self._woken.set()
 
     async def close(self) -> None:

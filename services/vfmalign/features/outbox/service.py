@@ -1,4 +1,4 @@
-"""The outboxes of all tenants and their sender, which the feature service starts and ends."""
+"""The outboxes of all tenants, and their sender. The feature service starts and stops them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vfmalign.features.settings import FeaturesSettings
 
 
 class Outboxes:
-    """Outboxes by tenant. Without an address of the monitoring service, they drop all observations.
+    """Outboxes by tenant. If the address of the monitoring service is not set, all observations are dropped.
 
     Args:
         settings: settings of the feature service.
@@ -42,7 +42,7 @@ class Outboxes:
             self._sender.start()
 
     async def close(self) -> None:
-        """Ends the sender and its calls, after running writes have ended."""
+        """Stops the sender and its calls after running writes have ended."""
         for outbox in self.by_tenant.values():
             await outbox.close()
         if self._sender is not None:

@@ -212,7 +212,7 @@ def test_a_set_of_other_cases_is_refused_and_never_repaired(store, models, reque
     """Its parts hold rows without their cases: they may be of either order."""
     first = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
     swap_cases(store, first.committed.key)
-    with pytest.raises(CaseOrderMismatch, match="in another order; delete all objects under the set's prefix"):
+    with pytest.raises(CaseOrderMismatch, match="order of cases; delete all objects under the prefix of the set"):
         extract_dataset(store, models, request_, OPTIONS, Surroundings(fail_at=0).hooks)
     forget(store, first.feature_set_id)
 
