@@ -1,4 +1,4 @@
-"""Samples of `vfmalign mmd`: stored feature sets, or .npy files that are sent inline or uploaded."""
+"""Reads the samples of `vfmalign mmd`: stored feature sets, or .npy files. Uploads large .npy files."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def parse_feature_set(
 def upload_large_samples(
     samples: Mapping[str, str | StoredFeatureSet | Array], target: Target, notify: Callable[[str], None]
 ) -> dict[str, Sample]:
-    """Uploads the arrays if they are too large for one message; otherwise returns the samples unchanged.
+    """Uploads the arrays if they are too large for one message. Otherwise returns the samples unchanged.
 
     Args:
         samples: maps the name of each argument to its sample. Several arguments may share one array.

@@ -130,7 +130,10 @@ class VerdictDecision:
 
 @dataclass(frozen=True)
 class Gate:
-    """Requirements for a check: accepted verdicts by question, and conditions. An empty gate accepts any check."""
+    """Requirements for a check: the accepted verdicts for each question, and conditions.
+
+    An empty gate accepts any check.
+    """
 
     accepted: Mapping[Question, tuple[VerdictLabel, ...]] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()

@@ -145,7 +145,7 @@ SeedsOption = Annotated[
         "--seeds",
         CheckSpec,
         "seeds",
-        text="Train each network this many times, with the seeds from --seed on. With fewer than 3, no verdict is "
+        text="Number of trainings of each network. Their seeds start at --seed. With fewer than 3, no verdict is "
         "gain, equivalent or harm.",
     ),
 ]
@@ -155,8 +155,8 @@ RandomSeedsOption = Annotated[
         "--random-seeds",
         CheckSpec,
         "random_seeds",
-        text="Train the network from random weights this many times, at least as often as the others. More trainings "
-        "make the answer on pretraining more precise.",
+        text="Number of trainings of the network from random weights, at least --seeds. More trainings make the "
+        "verdict on pretraining more precise.",
     ),
 ]
 ShuffledLabelsOption = Annotated[

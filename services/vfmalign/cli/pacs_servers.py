@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def find_server(name: str) -> PacsServer:
-    """Returns the server of this name that the variables `VFMALIGN_DICOMWEB__NAME__*` describe.
+    """Returns the server with this name, which the variables `VFMALIGN_DICOMWEB__NAME__*` configure.
 
     Raises:
         BadOption: no server has this name, or a variable is wrong.

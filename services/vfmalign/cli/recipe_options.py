@@ -49,7 +49,7 @@ def build_recipe(
     epochs: int | None = None,
     steps_per_epoch: int | None = None,
 ) -> Recipe:
-    """Builds a recipe from a file. `--set` and the options of the command override values of the file.
+    """Builds a recipe from a file. `--set` and the command's options override values in the file.
 
     Raises:
         BadOption: the file is not a recipe, a value is out of range, or an option repeats a key of `--set`.

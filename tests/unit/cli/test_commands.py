@@ -207,7 +207,10 @@ def test_a_full_disk_is_no_fault_of_ours(arguments: tuple[str, ...], unbuffered:
 def test_a_state_folder_is_a_folder(invoke, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, _, err = invoke("status", "--home", "file")
-    assert (code, err) == (exits.BAD_INPUT, "error: --home: is not a folder\n  → name the state folder of the stack\n")
+    assert (code, err) == (
+        exits.BAD_INPUT,
+        "error: --home: is not a folder\n  → name the state folder of the stack\n",
+    )
 
 
 def test_a_wrong_path_of_a_checkpoint_is_repeated_as_it_was_given(invoke, monkeypatch: pytest.MonkeyPatch) -> None:

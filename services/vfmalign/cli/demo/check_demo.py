@@ -85,7 +85,7 @@ class DemoPlan:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The results of a demo: the check, and the paths of its downloaded report."""
+    """Results of a demo: the check, and the paths of the downloaded report."""
 
     check: Check
     report: dict[str, str]

@@ -34,7 +34,7 @@ _shutdown_requested = threading.Event()
 
 @dataclass
 class Stopwatch:
-    """Wall time of steps in seconds, by name."""
+    """Measures the wall time of each step in seconds."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 

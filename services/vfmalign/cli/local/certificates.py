@@ -16,7 +16,7 @@ _VALIDITY = timedelta(days=3650)
 
 
 class Identity(NamedTuple):
-    """A certificate with its key, and the certificate of the CA that issued it, as PEM."""
+    """A certificate, its key, and the certificate of the issuing CA, as PEM."""
 
     ca: bytes
     certificate: bytes

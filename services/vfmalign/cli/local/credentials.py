@@ -28,7 +28,7 @@ DICOM_GATEWAY = "dicom-gateway"
 
 
 def renew(folder: Path) -> None:
-    """Replaces all credentials of a folder by new ones. Files have mode 0600, folders 0700.
+    """Replaces all credentials of a folder by new credentials. Files have mode 0600, folders 0700.
 
     Services read their new credentials without a restart. The S3 server has to be restarted.
 

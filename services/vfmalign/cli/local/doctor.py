@@ -190,7 +190,7 @@ def _check_service(name: str, target: Target) -> str:
         raise Unavailable(
             f"it serves, but has not answered a call within {probes.CALL_TIMEOUT_S:g} s",
             subject=address,
-            remedy="the line `call` of its log names what it waited for (`waited_for`), such as the object storage",
+            remedy="in its log, `waited_for` of the line `call` names the cause, such as the object storage",
         ) from None
     return f"{address} serves; {answer}" + (_describe_role(target, name) if name in _WITHOUT_LEADER else "")
 

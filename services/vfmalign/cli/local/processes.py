@@ -64,7 +64,7 @@ class ProcessRef(Record):
 
 
 def stop(processes: Sequence[ProcessRef], grace_s: float) -> list[ProcessRef]:
-    """Sends SIGTERM to the processes, and SIGKILL to any that still run after the grace period.
+    """Sends SIGTERM to the processes. After the grace period, sends SIGKILL to the processes that still run.
 
     Returns:
         The processes that had to be killed.

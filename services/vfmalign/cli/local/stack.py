@@ -66,10 +66,10 @@ class Stack:
 
     Args:
         directory: the state folder.
-        notify: called with one sentence for every event.
-        settings: environment variables of the services, instead of the defaults for this machine.
+        notify: called with one sentence about every event.
+        settings: environment variables of the services, which override the defaults for this machine.
         services: the services to run. The S3 server is started if a service needs it, or if there are no services.
-        port_choice: how to choose the services' ports.
+        port_choice: rule for the choice of the services' ports.
     """
 
     def __init__(
@@ -316,7 +316,7 @@ def running_stack(
     settings: Mapping[str, str] = NO_SETTINGS,
     services: Collection[str] = SERVICES,
 ) -> Iterator[StackState]:
-    """Runs a stack during a block. The stack holds the folder's lock, and a thread supervises it.
+    """Runs a stack during a block. The stack locks the folder. A thread supervises the stack.
 
     The stack is always stopped at the end. It has no other callers, so it may use any ports.
     """

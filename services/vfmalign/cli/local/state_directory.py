@@ -67,7 +67,7 @@ class StoreState(Record):
     """State of the S3 server.
 
     Attributes:
-        access_key, secret_key: keys of the stack's owner.
+        access_key, secret_key: S3 keys of the stack's owner.
         service_keys: maps each service to its access key and secret key.
     """
 
@@ -108,7 +108,7 @@ class StoreState(Record):
 
 
 class StackState(Record):
-    """Content of `state.json`: a running stack, or the last state of a stopped stack.
+    """Content of `state.json`: the state of a running stack, or the last state of a stopped stack.
 
     Attributes:
         token_file: file of the owner's token, which commands send to the services.
@@ -196,7 +196,7 @@ class StateDirectory:
         except FileNotFoundError:
             return StackState()
         except NotADirectoryError:
-            raise BadOption("is not a folder", field="--home", remedy="choose the state folder of the stack") from None
+            raise BadOption("is not a folder", field="--home", remedy="name the state folder of the stack") from None
         except (OSError, ValidationError):
             raise BadOption(
                 "state.json in the state folder cannot be read",

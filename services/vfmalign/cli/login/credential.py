@@ -1,4 +1,4 @@
-"""The token of a command: its source, its claims, and the remedy when a service refuses it."""
+"""The token that a command sends: its source, its claims, and the remedy if a service refuses the token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Credential:
 
     Attributes:
         token: the token, its file, or a function that returns it.
-        source: origin of the token, in words.
+        source: description of where the token comes from.
         remedy: what the user can do if a service refuses the token.
     """
 

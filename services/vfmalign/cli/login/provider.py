@@ -41,7 +41,7 @@ class DeviceAuthorization(BaseModel, frozen=True):
 
 
 class Tokens(BaseModel, frozen=True):
-    """The tokens of a login; lifetimes in seconds."""
+    """The tokens of a login. Their lifetimes are in seconds."""
 
     access_token: str = Field(min_length=1, max_length=8192)
     refresh_token: str = Field(default="", max_length=8192)

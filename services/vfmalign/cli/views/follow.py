@@ -38,7 +38,7 @@ async def follow_job(client: AsyncClient, job_id: str, view: View) -> Job:
 
     Raises:
         NotFound: the job does not exist.
-        Unavailable: the service is unavailable for too long.
+        Unavailable: the service was unavailable for too long.
     """
 
     async def show(job: Job) -> None:

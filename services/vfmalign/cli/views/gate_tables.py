@@ -91,7 +91,7 @@ def gate_to_json_dict(
 def show_gate(
     verdicts: Sequence[VerdictDecision], decisions: Sequence[Decision], cautions: Sequence[str]
 ) -> list[RenderableType]:
-    """Returns the outcome of a gate for a terminal: one line per condition, with the limits of its meaning."""
+    """Returns the outcome of a gate for a terminal: one line per condition, with remarks on its meaning."""
     gate_passed = passed([*verdicts, *decisions])
     lines: list[RenderableType] = [""]
     lines += [

@@ -24,7 +24,7 @@ class Output:
     """The two streams of a command.
 
     Attributes:
-        as_json: one JSON document on stdout instead of tables.
+        as_json: whether stdout gets one JSON document instead of tables.
         out: stdout.
         err: stderr, for progress and notes.
         brief: leave out learning curves and the shorter stages, which reports also show.

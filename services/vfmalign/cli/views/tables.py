@@ -96,7 +96,7 @@ def list_fields(title: str, pairs: Mapping[str, object] | Sequence[tuple[str, ob
 
 
 def separate_tables(parts: Sequence[RenderableType]) -> list[RenderableType]:
-    """Puts a blank line before every table, unless it is the first part."""
+    """Puts a blank line before every table, except at the beginning."""
     lines: list[RenderableType] = []
     for part in parts:
         if isinstance(part, Table) and lines:
@@ -323,7 +323,7 @@ def list_feature_sets(feature_sets: Iterable[FeatureSet]) -> Table:
 
 
 def show_feature_set(feature_set: FeatureSet, facts: Mapping[str, object] = MappingProxyType({})) -> Table:
-    """Returns one feature set; `facts` are further fields."""
+    """Returns one feature set as a table. `facts` are additional fields."""
     return list_fields(
         f"Feature set {feature_set.feature_set_id}",
         {

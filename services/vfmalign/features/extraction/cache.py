@@ -56,7 +56,7 @@ class ModelCache:
         self._encoders: OrderedDict[_Key, Future[Encoder]] = OrderedDict()
 
     def of_store(self, store: ObjectStore) -> ModelCache:
-        """Returns a view of this cache, with the same budget, that loads another tenant's models."""
+        """Returns a view of this cache that loads another tenant's models. The views share one budget."""
         view = copy.copy(self)
         view._store = store
         return view

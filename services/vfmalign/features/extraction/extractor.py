@@ -1,9 +1,9 @@
 """Runs an encoder over prepared studies.
 
-Computes in float32, with deterministic kernels and without autocast or TF32, so that features before and after
-fine-tuning differ only because of the weights.
+Computes in float32 with deterministic kernels, without autocast or TF32. Features before and after fine-tuning thus
+differ only because of the weights.
 
-Legend: N studies, C channels, D H W depth, height, width of a feature map.
+Legend: N: studies. C: channels. D, H, W: depth, height and width of a feature map.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def extract(
 ) -> dict[str, Tensor]:
     """Extracts the features of prepared studies.
 
-    Up to float32 rounding, a study's features do not depend on the batch. On a CPU, a forward pass takes at most
+    Up to float32 rounding, a study's features do not depend on the batch. On a CPU, a forward pass processes at most
     `Encoder.studies_at_once` studies.
 
     Args:

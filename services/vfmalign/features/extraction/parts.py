@@ -1,6 +1,6 @@
 """Extracts the parts of a feature set: reads and prepares studies in threads, runs the encoder, and stores the rows.
 
-Legend: N cases, C channels, D H W depth, height, width.
+Legend: N: cases. C: channels. D, H, W: depth, height and width.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ExtractionOptions:
     """Settings that do not affect the features beyond float32 rounding.
 
     Attributes:
-        batch_size: studies per forward pass on an accelerator (on a CPU, see `Encoder.studies_at_once`).
+        batch_size: number of studies per forward pass on an accelerator (on a CPU, see `Encoder.studies_at_once`).
         part_cases: rows per stored part. A killed process loses at most one part.
         readers: number of threads that read, decode and prepare studies.
     """
@@ -72,7 +72,7 @@ class ExtractionPlan:
     """A resolved request: the model's card, the cases in row order, and everything that determines the features.
 
     Attributes:
-        allow_cut_organs: whether a mask that normalises the input may be outside the field of view.
+        allow_cut_organs: whether a mask that normalises the input may lie outside the field of view.
     """
 
     card: ModelCard

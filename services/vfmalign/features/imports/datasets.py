@@ -53,7 +53,7 @@ def publish_dataset(
     """Checks and stores an uploaded dataset.
 
     Args:
-        uploads: uploads with the datalist and every volume that it names.
+        uploads: uploads that contain the datalist and every volume that the datalist names.
         dataset_id: id of the dataset.
         datalist_sha256: digest of the datalist.
         report: called after every case in the phases `verify` and `publish`.
@@ -64,7 +64,7 @@ def publish_dataset(
         The dataset. If an earlier call published the dataset and deleted its uploads, nothing is read or written.
 
     Raises:
-        BadDataset: the datalist does not have the form that an import writes.
+        BadDataset: the datalist does not have the format that an import writes.
         BadVolume: a volume is unusable. The error names its generated id and kind.
         Conflict: the dataset exists with different content, or another publication of its id stored a different volume.
         PreconditionFailed: a file was not uploaded, or its content differs; or a patient was erased.

@@ -56,7 +56,7 @@ class Outbox:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def check(self, monitor: str, origin: FeatureOrigin) -> Check:
-        """Starts to check that the monitor exists and watches an origin.
+        """Starts to check that the monitor exists and watches features of this origin.
 
         If the check fails, `deliver` drops the observation. The check is one call. Start it before the features are
         computed.
@@ -84,7 +84,7 @@ class Outbox:
         return delivered
 
     async def close(self) -> None:
-        """Waits for running writes, and cancels calls."""
+        """Waits until running writes have ended, and cancels running calls."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._options.write_timeout_s)
         for task in self._tasks:

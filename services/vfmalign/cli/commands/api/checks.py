@@ -101,7 +101,7 @@ RequirePretrainingOption = Annotated[
     typer.Option(
         "--require-pretraining",
         metavar="VERDICTS",
-        help="Exit with code 5 unless the answer on pretraining is in this list. `gain` means that the model is better "
+        help="Exit with code 5 unless the verdict on pretraining is in this list. `gain` means: the model is better "
         "than the same network from random weights. Repeatable.",
     ),
 ]
@@ -286,8 +286,8 @@ def finish_check(
     """Prints a check that has ended, with its report, the outcome of its gate, and its control.
 
     Raises:
-        typer.Exit: code 1 if the check did not succeed, 5 if its gate does not pass, 2 if the report cannot be written,
-            else 0.
+        typer.Exit: exit code 1 if the check did not succeed, 5 if its gate does not pass, 2 if the report cannot be
+            written, else 0.
     """
     report = download_final_report(target, CHECKS, check.check_id, check, reports, output=output)
     succeeded = check.state == "succeeded"
@@ -300,7 +300,7 @@ def finish_check(
 
 
 def apply_gate(check: Check, gate: Gate) -> tuple[dict[str, object], list[RenderableType], int]:
-    """Evaluates a gate; returns the fields for `--json`, the lines for a terminal and the exit code."""
+    """Evaluates a gate. Returns the fields for `--json`, the lines for a terminal and the exit code."""
     if not gate:
         return {}, [], OK
     result = check.result

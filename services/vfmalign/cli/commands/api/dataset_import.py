@@ -83,7 +83,7 @@ OnlyWithOption = Annotated[
     typer.Option(
         "--only-with",
         metavar="NAMES",
-        help="Leave out the cases without these label maps or modalities, separated by commas. Repeatable.",
+        help="Leave out cases that lack one of these label maps or modalities (separated by commas). Repeatable.",
     ),
 ]
 ShowNamesOption = Annotated[
@@ -128,16 +128,14 @@ SkipUnusableOption = Annotated[
 MappingOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Local file that maps ids to folders [<home>/private/mapping.csv].")
 ]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show what would be imported and every problem; write nothing.")
-]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show all cases and problems, but import nothing.")]
 ForModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
         metavar="ID",
-        help="Model that the dataset is for. If its field of view cuts a structure of a case, the case is listed. If "
-        "less than 90 % of the structure lies inside, the case is refused.",
+        help="Model that will use the dataset. Cases with a structure partly outside its field of view are listed. "
+        "If less than 90 % of the structure lies inside, the case is refused.",
     ),
 ]
 StudiesOption = Annotated[

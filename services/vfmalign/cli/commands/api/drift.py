@@ -80,7 +80,7 @@ FirstPatientsOption = Annotated[
     typer.Option(
         metavar="N",
         help="Also compare the first N patients (20 to 500) with the reference in one test, within strata. The test "
-        "detects a stream that differs from its first row on. It uses a tenth of alpha.",
+        "detects a difference that already exists in the first row. The test uses a tenth of alpha.",
     ),
 ]
 DriftStateOption = Annotated[

@@ -146,7 +146,7 @@ def experiment(
 
 @app.command()
 def show(experiment_id: ExperimentArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show one experiment. Finished cells are shown with their results, unfinished cells with their state."""
+    """Show one experiment. Finished cells are shown with results, and other cells with their state."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = EXPERIMENTS.get(target, experiment_id)
     warn_without_leader(target, stored.state, output)
@@ -165,7 +165,7 @@ def report(
 
 
 def list_results(target: Target, experiment: Experiment) -> dict[str, CheckResult]:
-    """Returns the results of an experiment's successful checks, by check id."""
+    """Returns a mapping from the ids of an experiment's successful checks to their results."""
     succeeded = [cell.check_id for cell in experiment.cells if cell.state == "succeeded"]
 
     async def call(client: AsyncClient) -> dict[str, CheckResult]:
@@ -198,7 +198,7 @@ def finish_experiment(
         fields: fields that `--json` adds.
 
     Raises:
-        typer.Exit: code 1 if the experiment did not succeed, 2 if the report cannot be written, else 0.
+        typer.Exit: exit code 1 if the experiment did not succeed, 2 if the report cannot be written, else 0.
     """
     report = download_final_report(target, EXPERIMENTS, experiment.experiment_id, experiment, reports, output=output)
     headline = json.loads(Path(report.places["json"]).read_bytes()).get("headline", ()) if report.places else ()

@@ -1,4 +1,4 @@
-"""`vfmalign finetune` and `vfmalign jobs`: training jobs."""
+"""`vfmalign finetune` and `vfmalign jobs`: create, list, show, cancel and retry training jobs."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def create_job(target: Target, job_id: str, spec: JobSpec, output: Output, *, wa
     """Creates a job. If `wait` is true, also follows the job until it has ended.
 
     Raises:
-        typer.Exit: code 1 if the job did not succeed, else 0.
+        typer.Exit: exit code 1 if the job did not succeed, else 0.
     """
     job = JOBS.create(target, job_id, spec)
     if not wait:

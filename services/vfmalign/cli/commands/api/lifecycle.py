@@ -97,7 +97,7 @@ def add_lifecycle(
 def follow(
     target: Target, resource: Resource[SpecT, OperationT], resource_id: str, output: Output, opening: str = ""
 ) -> OperationT:
-    """Follows a resource until it has ended. Ctrl-C leaves it running and prints how to continue.
+    """Follows a resource until it has ended. Ctrl-C does not stop the resource, but prints the command that continues.
 
     Args:
         target: the deployment.
@@ -200,7 +200,7 @@ class FinalReport:
 
     @property
     def page(self) -> Path | None:
-        """Path of the downloaded page of the report; None if there is none."""
+        """Path of the report's downloaded page; None if no page was downloaded."""
         return Path(self.places["html"]) if self.places else None
 
 

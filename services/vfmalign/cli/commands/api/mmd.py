@@ -46,8 +46,8 @@ ReferenceOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Sample of other cases that sets scale and bandwidth, such as the training split before fine-tuning: an "
-        "id or a .npy file.",
+        help="Sample (id or .npy file) of other cases that sets scale and bandwidth, such as the training split "
+        "before fine-tuning.",
     ),
 ]
 SigmaOption = Annotated[
@@ -197,7 +197,7 @@ def _to_kernel(chosen: Mapping[str, Any], sigma: float | None, *, has_reference:
         )
     if has_bandwidth and not (kernel.bandwidth_rule == "pooled_median" or sigma or has_reference):
         raise BadOption(
-            "there is neither a reference nor a bandwidth",
+            "neither a reference nor a bandwidth is given",
             field="kernel.bandwidth_rule",
             remedy="give --reference (features of the training split before fine-tuning), --sigma, or --set "
             "kernel.bandwidth_rule=pooled_median (its values fit a test but cannot be ranked)",

@@ -184,7 +184,7 @@ def delete(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a monitor and all that it has recorded."""
+    """Delete a monitor with its observations and its evidence."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if not yes:
         confirm(f"Delete monitor {monitor_id} with its observations and its evidence?", output)

@@ -73,8 +73,8 @@ class ObserveSummary:
 
     Attributes:
         start: index of the first row that was sent, from 0.
-        rows: number of rows that were answered.
-        outcomes: number of newly recorded rows by outcome.
+        rows: number of rows that the monitor has answered.
+        outcomes: maps each outcome to its number of newly recorded rows.
         duplicates: number of rows that were recorded before.
         late: number of rows that were acquired before a row that had already arrived.
         conflicts: positions (from 1) of the rows with an id that was already recorded with different content.

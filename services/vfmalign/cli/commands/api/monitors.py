@@ -195,14 +195,14 @@ def report(
     monitor_id: MonitorArgument,
     file: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="File to write, .html or .json; NAME.html by default."),
+        typer.Option("--output", "-o", metavar="FILE", help="Name of the file (.html or .json); NAME.html by default."),
     ] = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Write the current page of a monitor.
 
-    If the name of the file ends in .json, the content is written as JSON.
+    If the file name ends in .json, the command writes JSON instead of HTML.
     """
     output, path = Output.to_terminal(as_json=as_json), file or Path(f"{monitor_id}.html")
     if path.suffix.lower() not in _FORMATS:

@@ -37,7 +37,7 @@ def demo(
             "--objective", metavar="NAME", help=f"Pretraining objective: {' or '.join(PRETRAINING_OBJECTIVES)}."
         ),
     ] = "masked_reconstruction",
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the data, which are deleted by default.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the data. They are deleted by default.")] = False,
     reports: ReportsOption = DEFAULT_REPORTS,
     home: Annotated[
         Path, typer.Option("--home", metavar="DIR", help="State folder of the demo; its earlier content is deleted.")

@@ -1,4 +1,4 @@
-"""`vfmalign login`, `logout` and `whoami`: the user's access token."""
+"""`vfmalign login`, `logout` and `whoami`: manage the user's access token."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def login(
 
     The access token is kept in a file that only you can read. The token is renewed before it expires if the provider
     allows this. Commands send the token to the services that VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS,
-    VFMALIGN_FINETUNING_ADDRESS and VFMALIGN_MONITORING_ADDRESS name. Without --issuer, the command logs in at the same
-    provider as before. A local stack needs no login.
+    VFMALIGN_FINETUNING_ADDRESS and VFMALIGN_MONITORING_ADDRESS name. Without --issuer, the command uses the provider of
+    your last login. A local stack needs no login.
     """
     output, file = Output.to_terminal(as_json=as_json), LoginFile()
     client = _choose_client(file, issuer, client_id, scope, resource)

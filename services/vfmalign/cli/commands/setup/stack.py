@@ -1,4 +1,4 @@
-"""`vfmalign up`, `down` and `status`: the local stack."""
+"""`vfmalign up`, `down` and `status`: start, stop and show the local stack."""
 
 from __future__ import annotations
 

@@ -79,14 +79,14 @@ def test_the_first_wrong_sample_of_a_comparison_is_named(invoke, local: tuple[st
         (("--sigma", "1", "--set", "precision=high", "--set", "precision=fast"), "use precision=VALUE once"),
         (
             ("--set", "kernel.bandwidth_rule=fixed"),
-            "kernel.bandwidth_rule: there is neither a reference nor a bandwidth",
+            "kernel.bandwidth_rule: neither a reference nor a bandwidth is given",
         ),
         (("--set", "kernel.family=linear", "--sigma", "1"), "has no bandwidth"),
         (
             (),
             "give --reference (features of the training split before fine-tuning), --sigma, or --set kernel.bandwidth",
         ),
-        (("--set", "kernel.bandwidth_rule=reference_median"), "there is neither a reference nor a bandwidth"),
+        (("--set", "kernel.bandwidth_rule=reference_median"), "neither a reference nor a bandwidth is given"),
         (("--sigma", "1", "--set", "test.aggregated=true"), "add --permutations 1000"),
         (("--sigma", "1", "--set", "test.aggregated=maybe"), "choose true or false"),
         (
