@@ -146,11 +146,11 @@ def _render_claims(claims: Sequence[Claim]) -> str:
         "claim", "shift", "mean ρ", "p", "needed", "units, strata", "ρ without ‡ †", "ρ, common baselines", "verdict",
     )  # fmt: skip
     text = (
-        "The claims expect ρ below 0 for the gain and ρ above 0 for convergence. p comes from a two-sided test, which "
-        "permutes the units (models or tasks) in all strata at once. If the mean ρ reaches the number in *needed*, p "
-        "is at most 0.05. Only MMD² gets a verdict. *ρ without ‡ †* leaves out the flagged pairs. If only two units "
-        "remain, ρ can only be +1 or −1. For *ρ, common baselines*, all models of a task and seed are compared with "
-        "one specialised network"
+        "The claims expect ρ below 0 for the gain and ρ above 0 for convergence. p comes from a two-sided test that "
+        "permutes the units (models or tasks) equally in all strata. If the mean ρ reaches the number in *needed*, p "
+        "is at most 0.05. Only MMD² gets a verdict. *ρ without ‡ †* leaves out pairs with the flag ‡ or †. If only two "
+        "units remain, ρ can only be +1 or −1. For *ρ, common baselines*, all models of a task and seed are compared "
+        "with one specialised network"
     )
     return _section("Both claims", header, rows, text)
 
@@ -170,10 +170,10 @@ def _render_gains(averages: Sequence[SeedAverage]) -> str:
     )  # fmt: skip
     text = (
         f"{_describe_size(averages)}. For denoising and super-resolution, scores, differences and the smallest "
-        "relevant difference δ are in dB. For the other tasks, scores are between 0 and 1. Intervals cover seeds and "
-        "patients; the intervals of *minus random weights* also cover another draw of these weights. *Steps* is the "
-        "share of all steps after which the score reaches 95 % of its rise. If some seeds have no such step, the "
-        "number in parentheses says how many seeds do. Symbols: " + _describe_flags()
+        "relevant difference δ are in dB. For the other tasks, scores are between 0 and 1. Intervals include the "
+        "variation between seeds and patients. The intervals of *minus random weights* also include the variation "
+        "between draws of these weights. *Steps* is the share of all steps after which the score reaches 95 % of its "
+        "rise. If some seeds do not reach it, the parentheses state how many seeds do. Symbols: " + _describe_flags()
     )
     return _section("Gain of every model in every task", header, rows, text)
 
