@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class AlignmentServiceStub:
-    """Runs alignment checks: features before, fine-tuning and its baselines, features after, MMD, report.
+    """Runs alignment checks. A check fine-tunes a model, trains its baselines, computes MMD and writes a report.
     """
 
     def __init__(self, channel):
@@ -89,7 +89,7 @@ class AlignmentServiceStub:
 
 
 class AlignmentServiceServicer:
-    """Runs alignment checks: features before, fine-tuning and its baselines, features after, MMD, report.
+    """Runs alignment checks. A check fine-tunes a model, trains its baselines, computes MMD and writes a report.
     """
 
     def CreateCheck(self, request, context):
@@ -227,7 +227,7 @@ def add_AlignmentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AlignmentService:
-    """Runs alignment checks: features before, fine-tuning and its baselines, features after, MMD, report.
+    """Runs alignment checks. A check fine-tunes a model, trains its baselines, computes MMD and writes a report.
     """
 
     @staticmethod

@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AlignmentServiceStub:
-    """Runs alignment checks: features before, fine-tuning and its baselines, features after, MMD, report."""
+    """Runs alignment checks. A check fine-tunes a model, trains its baselines, computes MMD and writes a report."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -63,7 +63,7 @@ class AlignmentServiceStub:
 
 @_typing.type_check_only
 class AlignmentServiceAsyncStub(AlignmentServiceStub):
-    """Runs alignment checks: features before, fine-tuning and its baselines, features after, MMD, report."""
+    """Runs alignment checks. A check fine-tunes a model, trains its baselines, computes MMD and writes a report."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCheck: _aio.UnaryUnaryMultiCallable[_alignment_pb2.CreateCheckRequest, _alignment_pb2.CreateCheckResponse]  # type: ignore[assignment]
@@ -94,7 +94,7 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
     """Returns the receipt of an erasure."""
 
 class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs alignment checks: features before, fine-tuning and its baselines, features after, MMD, report."""
+    """Runs alignment checks. A check fine-tunes a model, trains its baselines, computes MMD and writes a report."""
 
     @_abc_1.abstractmethod
     def CreateCheck(

@@ -26,8 +26,7 @@ if _version_not_supported:
 
 
 class ExperimentServiceStub:
-    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
-    are related.
+    """Runs experiments. An experiment creates checks, a limited number at a time, and then analyses whether shift and gain are related.
     """
 
     def __init__(self, channel):
@@ -79,8 +78,7 @@ class ExperimentServiceStub:
 
 
 class ExperimentServiceServicer:
-    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
-    are related.
+    """Runs experiments. An experiment creates checks, a limited number at a time, and then analyses whether shift and gain are related.
     """
 
     def CreateExperiment(self, request, context):
@@ -195,8 +193,7 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExperimentService:
-    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
-    are related.
+    """Runs experiments. An experiment creates checks, a limited number at a time, and then analyses whether shift and gain are related.
     """
 
     @staticmethod

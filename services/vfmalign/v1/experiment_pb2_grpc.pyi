@@ -27,9 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExperimentServiceStub:
-    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
-    are related.
-    """
+    """Runs experiments. An experiment creates checks, a limited number at a time, and then analyses whether shift and gain are related."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -60,9 +58,7 @@ class ExperimentServiceStub:
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
-    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
-    are related.
-    """
+    """Runs experiments. An experiment creates checks, a limited number at a time, and then analyses whether shift and gain are related."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateExperiment: _aio.UnaryUnaryMultiCallable[_experiment_pb2.CreateExperimentRequest, _experiment_pb2.CreateExperimentResponse]  # type: ignore[assignment]
@@ -89,9 +85,7 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report."""
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
-    are related.
-    """
+    """Runs experiments. An experiment creates checks, a limited number at a time, and then analyses whether shift and gain are related."""
 
     @_abc_1.abstractmethod
     def CreateExperiment(

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class MonitoringServiceStub:
-    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything.
+    """Monitors the features of a model in use with tests that are valid at any time. An alarm does not stop the model.
     """
 
     def __init__(self, channel):
@@ -109,7 +109,7 @@ class MonitoringServiceStub:
 
 
 class MonitoringServiceServicer:
-    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything.
+    """Monitors the features of a model in use with tests that are valid at any time. An alarm does not stop the model.
     """
 
     def CreateMonitor(self, request, context):
@@ -298,7 +298,7 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MonitoringService:
-    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything.
+    """Monitors the features of a model in use with tests that are valid at any time. An alarm does not stop the model.
     """
 
     @staticmethod

@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MonitoringServiceStub:
-    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything."""
+    """Monitors the features of a model in use with tests that are valid at any time. An alarm does not stop the model."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -77,7 +77,7 @@ class MonitoringServiceStub:
 
 @_typing.type_check_only
 class MonitoringServiceAsyncStub(MonitoringServiceStub):
-    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything."""
+    """Monitors the features of a model in use with tests that are valid at any time. An alarm does not stop the model."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.CreateMonitorRequest, _monitoring_pb2.CreateMonitorResponse]  # type: ignore[assignment]
@@ -122,7 +122,7 @@ class MonitoringServiceAsyncStub(MonitoringServiceStub):
     """Returns the receipt of an erasure."""
 
 class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything."""
+    """Monitors the features of a model in use with tests that are valid at any time. An alarm does not stop the model."""
 
     @_abc_1.abstractmethod
     def CreateMonitor(

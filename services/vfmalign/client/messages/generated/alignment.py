@@ -46,11 +46,11 @@ __all__ = [
 CheckState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 """State of a check."""
 VerdictLabel = Literal["gain", "equivalent", "harm", "inconclusive", "insufficient_data", "insufficient_training"]
-"""Answer to one of two questions. A difference of scores decides it, in this order: EQUIVALENT, then GAIN or HARM, else
-INCONCLUSIVE. `CheckResult.verdict` uses the difference to the specialised network, `CheckResult.pretraining` the
-difference to random initial weights. With fewer than 3 training seeds, EQUIVALENT, GAIN and HARM become INCONCLUSIVE,
-because nothing is known about other trainings. With fewer than 17 test patients, these three also become INCONCLUSIVE,
-because such a small sample too often lacks a whole subgroup of patients.
+"""Answer to one of two questions. A difference of scores is tested first for EQUIVALENT, then for GAIN and HARM. If
+none of them applies, the answer is INCONCLUSIVE. `CheckResult.verdict` uses the difference to the specialised network,
+`CheckResult.pretraining` the difference to random initial weights. With fewer than 3 training seeds, EQUIVALENT, GAIN
+and HARM become INCONCLUSIVE, because nothing is known about other trainings. With fewer than 17 test patients, these
+three also become INCONCLUSIVE, because such a small sample too often lacks a whole subgroup of patients.
 """
 
 
@@ -150,7 +150,7 @@ class CheckStage(ApiMessage):
 
 
 class LayerShift(ApiMessage):
-    """How far the features of one layer moved."""
+    """Shift of the features of one layer."""
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.LayerShift
 
@@ -381,7 +381,7 @@ class StepsSummary(ApiMessage):
 
 
 class SeedVariation(ApiMessage):
-    """How results vary with the training seed."""
+    """Variation of the results between training seeds."""
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.SeedVariation
 
@@ -501,7 +501,7 @@ class Check(ApiMessage):
 
 
 class TrainingPlan(ApiMessage):
-    """How many trainings a check needs."""
+    """Number of trainings that a check needs."""
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.TrainingPlan
 

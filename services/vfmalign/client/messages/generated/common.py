@@ -159,7 +159,7 @@ class FileContent(ApiMessage):
 
 
 class FileUpload(FileUploadMethods):
-    """Destination of the upload of a file."""
+    """URL and headers of the request that uploads a file."""
 
     PROTO: ClassVar[type[Message]] = common_pb2.FileUpload
 

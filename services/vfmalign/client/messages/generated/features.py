@@ -59,7 +59,7 @@ __all__ = [
 Pooling = Literal["mean", "none"]
 """Reduction of a feature map to a feature vector."""
 ObservationDelivery = Literal["queued", "dropped"]
-"""State of an observation at the end of Extract."""
+"""State of an observation when Extract returns."""
 Initialisation = Literal["checkpoint", "random"]
 """Weights of the encoder that extracts a feature set."""
 
@@ -148,9 +148,7 @@ class SplitSize(ApiMessage):
 
 
 class ClassCount(ApiMessage):
-    """Numbers of cases of a dataset that belong and that do not belong to a class. Of all other cases, the class is
-    unknown.
-    """
+    """Numbers of cases in a class and outside it. The class of all other cases is unknown."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.ClassCount
 
@@ -408,7 +406,7 @@ class ListFeatureSetsResponse(ApiMessage):
 
 
 class ExtractDatasetResponse(ApiMessage):
-    """One message of ExtractDataset: progress any number of times, then the feature set once."""
+    """One message of ExtractDataset. The stream reports progress and ends with the feature set."""
 
     PROTO: ClassVar[type[Message]] = features_pb2.ExtractDatasetResponse
 

@@ -23,7 +23,7 @@ JobState = Literal["queued", "pending", "running", "succeeded", "failed", "cance
 
 
 class Recipe(RecipeMethods):
-    """How a job trains: a preset, and fields that override it."""
+    """Recipe of a training job: a preset, and fields that override the preset."""
 
     PROTO: ClassVar[type[Message]] = finetuning_pb2.Recipe
 
@@ -114,7 +114,7 @@ class CurvePoint(ApiMessage):
 
 
 class Failure(ApiMessage):
-    """Why a job, check or experiment failed."""
+    """Reason for the failure of a job, check or experiment."""
 
     PROTO: ClassVar[type[Message]] = finetuning_pb2.Failure
 

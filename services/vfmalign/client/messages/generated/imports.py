@@ -63,7 +63,7 @@ class PublishDatasetRequest(ApiMessage):
 
 
 class PublishDatasetResponse(ApiMessage):
-    """One message of PublishDataset: progress any number of times, then the dataset once."""
+    """One message of PublishDataset. The stream reports progress and ends with the dataset."""
 
     PROTO: ClassVar[type[Message]] = imports_pb2.PublishDatasetResponse
 
@@ -127,7 +127,7 @@ class PublishModelRequest(ApiMessage):
 
 
 class PublishModelResponse(ApiMessage):
-    """One message of PublishModel: progress any number of times, then the model once."""
+    """One message of PublishModel. The stream reports progress and ends with the model."""
 
     PROTO: ClassVar[type[Message]] = imports_pb2.PublishModelResponse
 

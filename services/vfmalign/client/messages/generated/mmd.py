@@ -54,8 +54,8 @@ BandwidthRule = Literal["fixed", "reference_median", "pooled_median"]
 TestMethod = Literal["permutation", "wild_bootstrap"]
 """Method to generate the null distribution of a test."""
 Precision = Literal["fast", "high", "exact"]
-"""Minimum precision of kernel values and distances; sums are always float64. The response states the precision that was
-used, which may be higher.
+"""Minimum precision of kernel values and distances. Sums are always in float64. The response states the precision that
+was used, which may be higher.
 """
 Measure = Literal["cka", "frechet", "energy"]
 """A measure of shift other than MMD². The measure uses the standardised features if there is a reference, else the raw
@@ -65,7 +65,7 @@ features.
 
 class UploadedFeatures(ApiMessage):
     """Arrays that are too large for a message and that a client uploaded to the deployment's bucket (CreateUpload).
-    Unlike a feature set, the arrays do not record the model and the data of their rows.
+    Unlike a feature set, the arrays do not state from which model and data they come.
     """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.UploadedFeatures
@@ -178,7 +178,7 @@ class MeasureResult(ApiMessage):
 
 
 class ShiftResult(ApiMessage):
-    """MMD² in one scaling of the features."""
+    """MMD² of the raw or of the standardised features."""
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.ShiftResult
 
@@ -210,8 +210,8 @@ class ShiftResult(ApiMessage):
 
 
 class TopChannels(ApiMessage):
-    """The channels of paired samples that move most, and MMD² without them. A kernel of distances adds up all channels,
-    so a few channels that move far can dominate MMD².
+    """The channels that move most between paired samples, and MMD² without these channels. A kernel of distances adds
+    up all channels, so a few channels that move far can dominate MMD².
     """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.TopChannels

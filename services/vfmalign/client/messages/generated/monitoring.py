@@ -184,7 +184,7 @@ class MonitorEpoch(ApiMessage):
 
 
 class WindowedShift(ApiMessage):
-    """MMD² between the last rows and the reference."""
+    """MMD² between the most recent rows and the reference."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.WindowedShift
 
@@ -222,7 +222,7 @@ class ChannelShift(ApiMessage):
 
 
 class StratumMix(ApiMessage):
-    """The mix of strata in the epoch and in the reference. It is descriptive and raises no alarm."""
+    """Proportions of the strata in the epoch and in the reference. They are descriptive and raise no alarm."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.StratumMix
 
@@ -280,7 +280,7 @@ class Monitor(ApiMessage):
 
 
 class FeatureSetRows(ApiMessage):
-    """Rows of a stored feature set as observations. Their ids are the ids of the set's cases."""
+    """Observations from the rows of a stored feature set. The id of each observation is the id of its case."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.FeatureSetRows
 
