@@ -15,7 +15,14 @@ from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DataLos
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.imaging.datasets.discovery import ImportOptions
-from vfmalign.imaging.datasets.identities import MAPPING_COLUMNS, add_to_mapping, keyed_id, load_salt
+from vfmalign.imaging.datasets.identities import (
+    MAPPING_COLUMNS,
+    add_to_mapping,
+    find_group,
+    keyed_id,
+    load_salt,
+    remove_from_mapping,
+)
 from vfmalign.imaging.datasets.problems import UnusableCases
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study
@@ -308,3 +315,23 @@ def test_the_real_case(memory_store, picai, picai_folder, tmp_path):
         labels=PROSTATE.labels,
     )
     assert set(prepared.labels["lesions"].unique().tolist()) == {0, 3}
+
+
+def test_an_erasure_finds_and_removes_the_rows_of_a_patient(tmp_path):
+    path = tmp_path / "mapping.csv"
+    rows = [("ward", "c-1", "p-1", "a", "A"), ("ward", "c-2", "p-1", "b", "=A"), ("other", "c-3", "p-2", "c", "C")]
+    assert not remove_from_mapping(path, "p-1")
+    add_to_mapping(path, rows)
+    assert [find_group(path, case="c-2"), find_group(path, row=3)] == ["p-1", "p-2"]
+    for wanted in ({"case": "c-9"}, {"row": 4}, {"row": -1}):
+        with pytest.raises(BadOption, match="is not in the mapping file"):
+            find_group(path, **wanted)
+    assert remove_from_mapping(path, "p-1")
+    with path.open(newline="") as file:
+        assert list(csv.reader(file)) == [list(MAPPING_COLUMNS), list(rows[2])]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("no,mapping\n1,2\n")
+    with pytest.raises(BadOption, match="cannot be read"):
+        find_group(path, case="c-1")
+    with pytest.raises(BadOption, match="cannot be removed"):
+        remove_from_mapping(path, "p-1")
