@@ -1,3 +1,3 @@
-"""Measures how far a vision foundation model's features move in fine-tuning, and what the fine-tuning gains."""
+"""Measures how fine-tuning changes the features of a vision foundation model, and how much performance it gains."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Typed Python client of the public API: it takes numpy arrays, returns records and needs no torch.
+"""Typed Python client of the public API. The client takes numpy arrays, returns records and does not need torch.
 
     from vfmalign.client import CheckSpec, Client, ComputeOptions, Task
 
@@ -12,8 +12,8 @@
         print(check.state, check.result)
 
 `AsyncClient` offers the same methods as coroutines. Every message of the API is a frozen record of
-`vfmalign.client.messages`. Failed calls raise the errors of `vfmalign.core.domain.errors`. A record that is built from
-wrong values raises `pydantic.ValidationError`; `CheckSpec.from_fields(…)` raises `BadOption` instead.
+`vfmalign.client.messages`. Failed calls raise the errors of `vfmalign.core.domain.errors`. The constructor of a record
+raises `pydantic.ValidationError` for invalid values. `CheckSpec.from_fields(…)` raises `BadOption` instead.
 """
 
 from __future__ import annotations

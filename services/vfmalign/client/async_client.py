@@ -47,30 +47,33 @@ class _OpenChannel:
 
 
 class AsyncClient:
-    """Calls the services of a deployment; failed calls raise the errors of `vfmalign.core.domain.errors`.
+    """Calls the services of a deployment. Failed calls raise the errors of `vfmalign.core.domain.errors`.
 
-    Addresses, files, `tenant` and `token` that are not given are read from the environment:
+    If you omit an address, a file, `tenant` or `token`, the client reads it from the environment:
     `VFMALIGN_FEATURES_ADDRESS`, `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_MONITORING_ADDRESS`,
     `VFMALIGN_CA_FILE`, `VFMALIGN_CERT_FILE`, `VFMALIGN_KEY_FILE`, `VFMALIGN_TENANT`, and `VFMALIGN_TOKEN` or
-    `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel. gRPC reconnects a broken channel and repeats
-    calls that the service answers with UNAVAILABLE. If a channel has lost every server, the next call opens a new
-    channel, which looks up the service's name again at once. A client belongs to the event loop of its first call.
+    `VFMALIGN_TOKEN_FILE`. The first call to a service opens a channel to that service. gRPC reconnects a broken
+    channel, and repeats calls that the service answers with UNAVAILABLE. If a channel has lost every server, the next
+    call opens a new channel, which immediately resolves the service's name again. Use a client only on the event loop
+    of its first call.
 
     Args:
         features_address: `host:port` of the feature service.
         mmd_address: `host:port` of the MMD service.
         finetuning_address: `host:port` of the finetuning service: jobs, checks and experiments.
         monitoring_address: `host:port` of the monitoring service.
-        ca_file: PEM file of the authorities that sign the services' certificates; without it, calls are not encrypted.
+        ca_file: PEM file of the authorities that sign the services' certificates. Without this file, calls are not
+            encrypted.
         cert_file: PEM file of the client's certificate chain, for services that require one (mutual TLS). When one of
             the three TLS files is replaced, the client opens new channels.
         key_file: PEM file of the client certificate's unencrypted private key.
-        tenant: tenant for which calls act; a caller with one tenant need not name it.
+        tenant: tenant whose data the calls use. Callers with a single tenant can omit it.
         token: the caller's access token for every call: the token itself, the path of its file, or a function that
-            returns it. A changed file is read again. The function is called before every call, on the event loop.
+            returns it. If the file changes, it is read again. The client calls the function on its event loop before
+            every call.
         call_timeout_s: deadline of calls with one response, in seconds.
         stream_timeout_s: deadline of streaming calls, in seconds.
-        wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
+        wait_for_ready: if true, calls wait until their deadline for a service that is not reachable yet.
 
     Attributes:
         features: extraction of features; lists of models and datasets.
@@ -152,7 +155,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the channels; running calls are cancelled."""
+        """Closes the channels and cancels the running calls."""
         opened, self._channels = list(self._channels.values()), {}
         for task in self._closing:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Description of a dataset for the API: sizes, classes, numbers and strata, without its cases."""
+"""Summary of a dataset for the API: sizes, classes, numbers and strata, but not the single cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a DICOM study on this machine, for requests of Extract."""
+"""Reads the files of a local DICOM study for `Extract` requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEFT_OUT = (".", "__MACOSX")
 
 
 def read_files(path: Path) -> list[bytes]:
-    """Returns the content of the files below a folder; hidden files and folders are left out.
+    """Returns the content of the files below a folder, except hidden files and folders.
 
     Raises:
         BadOption: the path is not a folder or has no files, or the files are too large or cannot be read. The error
@@ -38,7 +38,7 @@ def read_files(path: Path) -> list[bytes]:
 
 
 def read_archive(path: Path) -> bytes:
-    """Returns the content of a zip; raises the errors of `read_files`."""
+    """Returns the content of a zip file. Raises the same errors as `read_files`."""
     (content,) = _read([path])
     if not content:
         raise BadOption("the file is empty", field="dicom", remedy="give a folder of DICOM files, or a zip of them")
@@ -46,9 +46,9 @@ def read_archive(path: Path) -> bytes:
 
 
 def pack_files(contents: Sequence[bytes]) -> bytes:
-    """Packs files into a zip and names them by numbers, because their own names may contain patients' names.
+    """Packs files into a zip. Numbers replace the file names, because file names may contain patients' names.
 
-    The same files always give the same zip, so a study that is sent again is not uploaded again.
+    The same files always produce the same zip. A study that is sent twice is therefore uploaded only once.
     """
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:

@@ -60,13 +60,14 @@ class StudyFeatures:
     """Features of one study.
 
     Attributes:
-        layers: float32 arrays by layer, (C) pooled or (C, D, H, W); empty if the features were stored.
-        stored: safetensors files by layer; empty if the features were returned.
+        layers: maps each layer to a float32 array: (C) if pooled, otherwise (C, D, H, W). Empty if the features were
+            stored.
+        stored: maps each layer to its safetensors file. Empty if the features were returned.
         checkpoint_sha256: digest of the weights that computed the features.
         cost: cost of the call.
         preprocessing_sha256: digest of the preprocessing, for `FeatureOrigin`.
-        observation: outcome of the observation; None if the call requested no observation.
-        series: DICOM series of each modality; empty if the study was not passed as `dicom`.
+        observation: outcome of the observation that the call requested. None if it requested none.
+        series: DICOM series used for each modality. Empty if the study was not passed as `dicom`.
     """
 
     layers: dict[str, Array]
@@ -80,11 +81,11 @@ class StudyFeatures:
 
 @dataclass(frozen=True)
 class ExtractedFeatureSet:
-    """A committed feature set, and counts of what the call computed.
+    """A committed feature set, and the numbers of cases and parts that the call computed.
 
     Attributes:
         computed_cases: number of cases that the call computed.
-        recomputed_parts: number of committed parts that the call computed again, because they were lost or damaged.
+        recomputed_parts: number of committed parts that were lost or damaged, and that the call computed again.
     """
 
     feature_set: FeatureSet
@@ -125,9 +126,10 @@ class AsyncFeaturesClient:
 
         Args:
             model_id: a published model.
-            volumes: one volume per modality that the model takes, such as `t2w`; leave it out if you pass `dicom`.
-            units: unit of each modality; `HU` is required if the model normalises by a window. A modality that is left
-                out has an arbitrary unit.
+            volumes: one volume for each modality that the model requires, such as `t2w`. Omit `volumes` if you pass
+                `dicom`.
+            units: unit of each modality. If the model normalises by a window, the unit must be `HU`. Omitted modalities
+                have an arbitrary unit.
             gland_mask: label map, for models that normalise inside the gland.
             dicom: the study as DICOM, in place of volumes. Files that do not fit into a message are uploaded; this
                 process then holds them in memory.
@@ -147,7 +149,7 @@ class AsyncFeaturesClient:
             BadVolume: a volume is missing or cannot be used.
             NotFound: the model, a stored volume or the study at the PACS does not exist.
             Exhausted: the features do not fit into a message, or the service is busy.
-            PacsUnavailable, PacsRefused, BadPacsAnswer: the PACS does not answer, refuses the service, or answers with
+            PacsUnavailable, PacsRefused, BadPacsAnswer: the PACS did not answer, refused the request, or returned
                 something other than the study.
             VfmalignError: the call failed otherwise.
         """
@@ -194,10 +196,10 @@ class AsyncFeaturesClient:
         )
 
     async def upload_study(self, archive: bytes) -> ObjectRef:
-        """Uploads a zip of a study's DICOM files. For about an hour, `extract` accepts the result as `dicom`.
+        """Uploads a zip of a study's DICOM files. For about an hour, you can pass the result to `extract` as `dicom`.
 
         Raises:
-            Exhausted: the zip is larger than the service's limit, or the quota has no room.
+            Exhausted: the zip exceeds the service's size limit or the remaining quota.
             StoreUnavailable: the object storage cannot be reached, or refuses the upload.
             VfmalignError: the call failed otherwise.
         """
@@ -232,16 +234,16 @@ class AsyncFeaturesClient:
     async def extract_dataset(
         self, request: ExtractDatasetRequest, on_progress: OnProgress | None = None
     ) -> ExtractedFeatureSet:
-        """Extracts a dataset's split into a feature set; cases that are already stored are not computed again.
+        """Extracts the features of one split of a dataset into a feature set. Stored cases are not computed again.
 
         Args:
             request: names the model, the dataset and the split.
-            on_progress: called with the number of cases done so far; may be a coroutine function.
+            on_progress: function or coroutine function that is called with the number of finished cases.
 
         Raises:
             NotFound: the model, the dataset or a volume does not exist.
-            PreconditionFailed: a digest is not the expected one.
-            Unavailable: the service stopped; sending the same request again continues the work.
+            PreconditionFailed: a digest differs from the expected digest.
+            Unavailable: the service stopped. Send the same request again to continue the extraction.
             VfmalignError: the call failed otherwise.
         """
         call = self._stub().ExtractDataset(request.to_proto())
@@ -256,14 +258,14 @@ class AsyncFeaturesClient:
         """Returns a model's card.
 
         Raises:
-            NotFound: there is no such model.
+            NotFound: no model has this id.
             PreconditionFailed: its card is damaged.
         """
         response = await self._stub().GetModel(features_pb2.GetModelRequest(model_id=model_id))
         return Model.from_response(response.model)
 
     async def list_models(self) -> ListModelsResponse:
-        """Lists all models; joins all pages into one response."""
+        """Lists all models in one response, which joins all pages."""
 
         async def fetch(page_token: str) -> ListModelsResponse:
             request = features_pb2.ListModelsRequest(page_token=page_token)
@@ -280,14 +282,14 @@ class AsyncFeaturesClient:
         """Describes a dataset.
 
         Raises:
-            NotFound: there is no such dataset.
+            NotFound: no dataset has this id.
             PreconditionFailed: its description is damaged.
         """
         response = await self._stub().GetDataset(features_pb2.GetDatasetRequest(dataset_id=dataset_id))
         return Dataset.from_response(response.dataset)
 
     async def list_datasets(self) -> ListDatasetsResponse:
-        """Lists all datasets; joins all pages into one response."""
+        """Lists all datasets in one response, which joins all pages."""
 
         async def fetch(page_token: str) -> ListDatasetsResponse:
             request = features_pb2.ListDatasetsRequest(page_token=page_token)
@@ -300,22 +302,25 @@ class AsyncFeaturesClient:
         )
 
     async def delete_dataset(self, dataset_id: str, *, dry_run: bool = False) -> Deletion:
-        """Deletes a dataset and its volumes, or only measures them.
+        """Deletes a dataset and its volumes, or only returns how much a deletion would free.
 
         Raises:
             NotFound: no dataset has this id.
-            PreconditionFailed: an unfinished job, check or experiment reads it.
+            PreconditionFailed: an unfinished job, check or experiment uses the dataset.
         """
         request = features_pb2.DeleteDatasetRequest(dataset_id=dataset_id, dry_run=dry_run)
         return Deletion.from_response((await self._stub().DeleteDataset(request)).deletion)
 
     async def delete_model(self, model_id: str, *, dry_run: bool = False) -> Deletion:
-        """Deletes a model, or only measures it; raises as `delete_dataset`."""
+        """Deletes a model, or only returns how much a deletion would free.
+
+        Raises the same errors as `delete_dataset`.
+        """
         request = features_pb2.DeleteModelRequest(model_id=model_id, dry_run=dry_run)
         return Deletion.from_response((await self._stub().DeleteModel(request)).deletion)
 
     async def delete_feature_set(self, feature_set_id: str, *, dry_run: bool = False) -> Deletion:
-        """Deletes a feature set or the features of a stored study, or only measures them.
+        """Deletes a feature set or a stored study's features, or only returns how much a deletion would free.
 
         Raises:
             NotFound: nothing is stored under this id.
@@ -327,7 +332,7 @@ class AsyncFeaturesClient:
         """Describes a feature set.
 
         Raises:
-            NotFound: there is no such feature set.
+            NotFound: no feature set has this id.
             DataLoss: its manifest is damaged.
         """
         request = features_pb2.GetFeatureSetRequest(feature_set_id=feature_set_id)
@@ -341,13 +346,13 @@ class AsyncFeaturesClient:
         created_after: datetime | None = None,
         created_before: datetime | None = None,
     ) -> ListFeatureSetsResponse:
-        """Lists the feature sets of a model and a dataset; joins all pages into one response.
+        """Lists the feature sets of a model and a dataset in one response, which joins all pages.
 
         Args:
-            model_id: model of the sets; empty for all.
-            dataset_id: dataset of the sets; empty for all.
-            created_after: earliest time of creation; None for all.
-            created_before: time before which the sets were created; None for all.
+            model_id: model that computed the sets; empty for all models.
+            dataset_id: dataset of the sets; empty for all datasets.
+            created_after: earliest creation time; None for no limit.
+            created_before: creation times must be earlier; None for no limit.
         """
         filters = ListFeatureSetsRequest.from_fields(
             model_id=model_id, dataset_id=dataset_id, created_after=created_after, created_before=created_before

@@ -1,4 +1,4 @@
-"""Formatting of numbers for people, in reports and on terminals: digits, signs, intervals, a dash for absent values."""
+"""Formats numbers for reports and terminals: digits, signs, intervals, and a dash for absent values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ABSENT = "–"
 
 
 def format_number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
-    """Formats a number with significant digits and a true minus sign; uses powers of ten for extreme values."""
+    """Formats a number with significant digits and a true minus sign. Extreme values are written as powers of ten."""
     if value is None or not math.isfinite(value):
         return ABSENT
     sign = "+" if signed else ""
@@ -36,7 +36,7 @@ def format_correlation(value: float | None, digits: int = 2) -> str:
 
 
 def format_p_value(value: float | None) -> str:
-    """Formats a p-value with two significant digits; very small values as powers of ten."""
+    """Formats a p-value with two significant digits. Very small values are written as powers of ten."""
     if value is None:
         return ABSENT
     mantissa, _, exponent = f"{value:#.2g}".partition("e")
@@ -71,7 +71,7 @@ def format_duration(seconds: float) -> str:
 
 
 def to_text(name: str) -> str:
-    """Converts an identifier to text: underscores become spaces, and the names of a task's parameters are left out."""
+    """Converts an identifier to text: replaces underscores by spaces, and removes the names of a task's parameters."""
     kind, separator, parameters = name.replace("_", " ").partition(":")
     if not separator:
         return kind
@@ -84,5 +84,5 @@ def to_sentence(text: str) -> str:
 
 
 def join_notes(*notes: str) -> str:
-    """Joins notes; leaves out empty and repeated notes."""
+    """Joins notes, without empty and repeated ones."""
     return "; ".join(dict.fromkeys(filter(None, notes)))

@@ -1,4 +1,7 @@
-"""Clients of `DatasetService` and `ModelService`: they upload files to presigned URLs, then publish the result."""
+"""Clients of `DatasetService` and `ModelService`.
+
+They upload files to presigned URLs and then publish the dataset or model.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class AsyncDatasetsClient:
         """Uploads files of a future dataset: volumes as `.nii.gz`, or the datalist.
 
         Args:
-            import_id: an id that you choose; to continue an interrupted import, pass the same id.
+            import_id: an id that you choose. To continue an interrupted import, pass its id again.
             contents: at most 256 files. Files that the store already has are not sent again.
 
         Returns:
@@ -58,11 +61,11 @@ class AsyncDatasetsClient:
         return await self._uploader.upload(contents, sign)
 
     async def publish(self, request: PublishDatasetRequest, on_progress: OnProgress | None = None) -> Dataset:
-        """Publishes a dataset after its files were uploaded; repeating the call returns the same dataset.
+        """Publishes a dataset after its files were uploaded. If you repeat the call, it returns the same dataset.
 
         Args:
             request: names the import, the dataset and the datalist.
-            on_progress: called with the number of cases done so far; may be a coroutine function.
+            on_progress: function or coroutine function that is called with the number of finished cases.
 
         Raises:
             InvalidInput: the datalist or a volume cannot be used.
@@ -92,7 +95,7 @@ class AsyncModelsClient:
         self._uploader = Uploader()
 
     async def upload(self, import_id: str, weights: bytes) -> str:
-        """Uploads the weights of a future model; returns their digest. See `AsyncDatasetsClient.upload`."""
+        """Uploads the weights of a future model and returns their digest. See `AsyncDatasetsClient.upload`."""
 
         async def sign(files: Sequence[FileContent]) -> Sequence[FileUpload]:
             request = CreateModelUploadsRequest(import_id=import_id, weights=files[0])
@@ -103,15 +106,15 @@ class AsyncModelsClient:
         return sha256
 
     async def publish(self, request: PublishModelRequest, on_progress: OnProgress | None = None) -> Model:
-        """Publishes a model after its weights were uploaded; repeating the call returns the same model.
+        """Publishes a model after its weights were uploaded. If you repeat the call, it returns the same model.
 
         Args:
             request: names the import, and describes the model.
-            on_progress: called with the phase that is running; may be a coroutine function.
+            on_progress: function or coroutine function that is called with the running phase.
 
         Raises:
             InvalidInput: the weights or the description cannot be used.
-            Conflict: the id belongs to another model.
+            Conflict: another model has this id.
             PreconditionFailed: the weights were not uploaded.
             VfmalignError: the call failed otherwise.
         """

@@ -50,10 +50,12 @@ class AsyncMmdClient:
         """Compares two samples, layer by layer.
 
         Args:
-            x: features before; an array of shape (rows, channels), arrays by layer, or the id of a stored feature set.
+            x: features before fine-tuning: an array of shape (rows, channels), a mapping from layer to array, or the id
+                of a stored feature set.
             y: features after.
-            options: what to compare and how.
-            reference: sample of other cases that sets scale and bandwidth; optional if the kernel has a fixed σ.
+            options: options of the comparison.
+            reference: sample of other cases, from which scale and bandwidth are computed. Optional if the kernel has a
+                fixed σ.
             timeout_s: deadline of the call, in seconds.
 
         Raises:
@@ -68,17 +70,16 @@ class AsyncMmdClient:
         return ComputeResponse.from_response(await stub.Compute(request, timeout=timeout_s))
 
     async def upload(self, features: LabelledFeatures | Array | Mapping[str, Array]) -> UploadedFeatures:
-        """Uploads arrays that are too large for a message; pass the result to `compute` as a sample.
+        """Uploads arrays that are too large for a message. Pass the result to `compute` as a sample.
 
-        The service stores them under their digest and deletes them after a day by default. Arrays that the service
-        already has are not sent again.
+        The service stores the arrays under their digest, and by default deletes them after a day. Arrays that the
+        service already has are not sent again.
 
         Args:
             features: an array of shape (rows, channels), or arrays by layer, with or without labels of the rows.
 
         Raises:
-            Exhausted: the arrays exceed the memory that the service may use for one comparison, or the quota has no
-                room.
+            Exhausted: the arrays exceed the service's memory limit for one comparison, or the remaining quota.
             PreconditionFailed: the service has no object storage.
             StoreUnavailable: the object storage cannot be reached, or refuses the upload.
             VfmalignError: the call failed otherwise.

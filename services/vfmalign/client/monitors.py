@@ -38,14 +38,17 @@ class Observation:
 
     Attributes:
         study: id, patient, strata and time of the study.
-        layers: for each layer, its pooled features (C) or a reference to stored features, as in `StudyFeatures`.
+        layers: maps each layer to its pooled features (C), or to a reference to stored features as in `StudyFeatures`.
     """
 
     study: ObservedStudy
     layers: Mapping[str, Array | ObjectRef]
 
     def to_proto(self) -> monitoring_pb2.Observation:
-        """Converts to a message. Non-finite values are sent, and the service records them as non-finite."""
+        """Converts to a message.
+
+        The client also sends non-finite values, and the service records that they are non-finite.
+        """
         return monitoring_pb2.Observation(
             study=self.study.to_proto(),
             layers=[
@@ -60,7 +63,7 @@ class Observation:
 
 
 class AsyncMonitorsClient:
-    """Creates drift monitors, observes features for them, and follows their evidence.
+    """Creates drift monitors, records observations for them, and follows their evidence.
 
     Args:
         open_channel: returns the channel to the service.
@@ -70,15 +73,16 @@ class AsyncMonitorsClient:
         self._open_channel = open_channel
 
     async def create(self, monitor_id: str, spec: MonitorSpec) -> Monitor:
-        """Creates a monitor; if the id exists with the same spec, returns the existing monitor.
+        """Creates a monitor. If a monitor with this id and spec exists, returns the existing monitor.
 
         Raises:
-            BadOption: the spec is wrong; the error names the field.
+            BadOption: a field of the spec is invalid. The error names the field.
             BadTensor, InvalidInput: the reference cannot be used.
-            Conflict: the id is taken by a monitor with another spec.
+            Conflict: a monitor with this id but another spec exists.
             Exhausted: the tenant has as many monitors as its quota allows.
             NotFound: the reference, or its dataset, does not exist.
-            PreconditionFailed: the reference has another digest, or a monitor of this id is being deleted.
+            PreconditionFailed: the reference does not have the stated digest, or a monitor with this id is being
+                deleted.
         """
         request = monitoring_pb2.CreateMonitorRequest(monitor_id=monitor_id, spec=spec.to_proto())
         return Monitor.from_response((await self._stub().CreateMonitor(request)).monitor)
@@ -101,14 +105,14 @@ class AsyncMonitorsClient:
         created_before: datetime | None = None,
         limit: int | None = None,
     ) -> list[Monitor]:
-        """Lists monitors, newest first; the records leave out windows, channels and earlier epochs.
+        """Lists monitors, newest first. The records omit windows, channels and earlier epochs.
 
         Args:
-            states: states to list; empty for all.
-            model_id: model that computed the references of the monitors; empty for all.
-            created_after: earliest time of creation; None for all.
-            created_before: time before which the monitors were created; None for all.
-            limit: positive; None for no limit.
+            states: states to list; empty for all states.
+            model_id: model that computed the references of the monitors; empty for all models.
+            created_after: earliest creation time; None for no limit.
+            created_before: creation times must be earlier; None for no limit.
+            limit: maximum number of monitors; None for no limit.
 
         Raises:
             BadOption: the limit is not positive, or a state is unknown.
@@ -135,7 +139,7 @@ class AsyncMonitorsClient:
     async def observe(
         self, monitor_id: str, observations: Sequence[Observation], origin: FeatureOrigin
     ) -> tuple[ObservationResult, ...]:
-        """Records observations in this order; an observation that was recorded before is not recorded again.
+        """Records observations in the given order. Observations that are already recorded are skipped.
 
         Args:
             monitor_id: the monitor.
@@ -143,9 +147,9 @@ class AsyncMonitorsClient:
             origin: model and processing that produced the features.
 
         Raises:
-            BadOption, BadTensor: an observation is wrong; nothing is recorded.
-            NotFound: there is no monitor of this id, or an observation refers to features that are not stored.
-            PreconditionFailed: the monitor watches features of another origin.
+            BadOption, BadTensor: an observation is invalid. No observation is recorded.
+            NotFound: no monitor has this id, or an observation refers to features that are not stored.
+            PreconditionFailed: the monitor observes features of another origin.
         """
         request = monitoring_pb2.ObserveRequest(
             monitor_id=monitor_id,
@@ -155,11 +159,12 @@ class AsyncMonitorsClient:
         return _to_results(await self._stub().Observe(request))
 
     async def observe_feature_set(self, monitor_id: str, rows: FeatureSetRows) -> tuple[ObservationResult, ...]:
-        """Records rows of a stored feature set, as observations with the ids of its cases.
+        """Records rows of a stored feature set as observations. Their ids are the ids of the set's cases.
 
         Raises:
             NotFound: the monitor or the feature set does not exist.
-            PreconditionFailed: the monitor watches features of another origin, or the set has another digest.
+            PreconditionFailed: the monitor observes features of another origin, or the digest of the set is not the
+                stated one.
         """
         request = monitoring_pb2.ObserveRequest(monitor_id=monitor_id, feature_set=rows.to_proto())
         return _to_results(await self._stub().Observe(request))
@@ -171,15 +176,15 @@ class AsyncMonitorsClient:
         reconnect_s: float = RECONNECT_S,
         on_disconnect: Callable[[Unavailable], None] | None = None,
     ) -> AsyncGenerator[Monitor, None]:
-        """Yields the monitor now and at every change, reconnecting when the service restarts.
+        """Yields the monitor at once and after every change. Reconnects when the service restarts.
 
         Args:
             monitor_id: the monitor.
-            reconnect_s: seconds that the service may be unreachable.
+            reconnect_s: seconds for which the service may be unreachable.
             on_disconnect: called whenever the connection to the service is lost.
 
         Raises:
-            NotFound: no monitor has this id, or it was deleted.
+            NotFound: no monitor has this id, or the monitor was deleted.
             Unavailable: the service stayed unreachable.
         """
         async with aclosing(reconnect(lambda: self._watch(monitor_id), reconnect_s, on_disconnect)) as monitors:
@@ -187,10 +192,10 @@ class AsyncMonitorsClient:
                 yield monitor
 
     async def acknowledge(self, monitor_id: str, epoch: int, note: str = "") -> Monitor:
-        """Records that the alarm of an epoch has been seen.
+        """Records that somebody has seen the alarm of an epoch.
 
         Raises:
-            NotFound: there is no monitor of this id.
+            NotFound: no monitor has this id.
             PreconditionFailed: the epoch is not the current one, or has no alarm.
         """
         request = monitoring_pb2.AcknowledgeAlarmRequest(monitor_id=monitor_id, epoch=epoch, note=note)
@@ -204,14 +209,14 @@ class AsyncMonitorsClient:
         Args:
             monitor_id: the monitor.
             epoch: number of the epoch that ends.
-            reference: reference of the new epoch; None, for a reset only, keeps the current one.
+            reference: reference of the new epoch. For a reset, None keeps the current reference.
             start: reason for the new epoch. The reason decides whether the epoch's bound holds.
 
         Raises:
             BadOption: `start` is not one of the allowed values.
-            InvalidInput: an earlier epoch has observed patients of the reference, so the bound would not hold.
+            InvalidInput: the bound would not hold, because an earlier epoch observed patients of the new reference.
             NotFound: the monitor or the reference does not exist.
-            PreconditionFailed: another epoch has begun meanwhile.
+            PreconditionFailed: another epoch has begun in the meantime.
         """
         request = monitoring_pb2.ReplaceReferenceRequest(
             monitor_id=monitor_id,
@@ -224,16 +229,16 @@ class AsyncMonitorsClient:
     async def update(
         self, monitor_id: str, *, max_silence_hours: int | None = None, title: str | None = None
     ) -> Monitor:
-        """Changes settings that do not affect the evidence; None leaves a setting unchanged.
+        """Changes settings that do not affect the evidence. A setting that is None stays unchanged.
 
         Args:
             monitor_id: the monitor.
-            max_silence_hours: hours without an observation after which an alert fires; 0 for never.
-            title: title of the report; empty for the monitor's id.
+            max_silence_hours: hours without an observation after which an alert fires; 0 for no alert.
+            title: title of the report. If empty, the title is the monitor's id.
 
         Raises:
             BadOption: a value is out of range, or no setting is given.
-            Forbidden: somebody else created the monitor, and the caller is not an admin.
+            Forbidden: another caller created the monitor, and you are not an admin.
             NotFound: no monitor has this id.
         """
         request = monitoring_pb2.UpdateMonitorRequest(
@@ -242,12 +247,12 @@ class AsyncMonitorsClient:
         return Monitor.from_response((await self._stub().UpdateMonitor(request)).monitor)
 
     async def pause(self, monitor_id: str) -> Monitor:
-        """Keeps observations out of the evidence until the monitor is resumed."""
+        """Pauses a monitor: until you resume it, new observations do not count as evidence."""
         request = monitoring_pb2.PauseMonitorRequest(monitor_id=monitor_id)
         return Monitor.from_response((await self._stub().PauseMonitor(request)).monitor)
 
     async def resume(self, monitor_id: str) -> Monitor:
-        """Lets observations enter the evidence again."""
+        """Resumes a monitor: new observations count as evidence again."""
         request = monitoring_pb2.ResumeMonitorRequest(monitor_id=monitor_id)
         return Monitor.from_response((await self._stub().ResumeMonitor(request)).monitor)
 
@@ -255,7 +260,7 @@ class AsyncMonitorsClient:
         """Deletes a monitor with its observations and its evidence.
 
         Raises:
-            Forbidden: somebody else created the monitor, and the caller is not an admin.
+            Forbidden: another caller created the monitor, and you are not an admin.
             NotFound: no monitor has this id.
         """
         await self._stub().DeleteMonitor(monitoring_pb2.DeleteMonitorRequest(monitor_id=monitor_id))

@@ -53,11 +53,11 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         self._open_channel = open_channel
 
     async def create(self, operation_id: str, spec: SpecT) -> OperationT:
-        """Creates an operation and returns at once; if the id exists with the same spec, returns the existing one.
+        """Creates an operation and returns at once. If an operation with this id and spec exists, returns it.
 
         Raises:
-            BadOption: the spec is wrong; the error names the field.
-            Conflict: the id is taken by an operation with another spec.
+            BadOption: a field of the spec is invalid. The error names the field.
+            Conflict: an operation with this id but another spec exists.
             VfmalignError: the call failed otherwise.
         """
         return await self._create(operation_id, spec)
@@ -80,15 +80,15 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         created_before: datetime | None = None,
         limit: int | None = None,
     ) -> list[OperationT]:
-        """Lists operations, newest first: every page, or the newest `limit` operations.
+        """Lists all operations, or the newest `limit` operations, in order from new to old.
 
         Args:
-            states: states to list; empty for all. Only jobs can be `pending`.
-            model_id: model of the operations; empty for all.
-            dataset_id: dataset of the operations; empty for all.
-            created_after: earliest time of creation; None for all.
-            created_before: time before which the operations were created; None for all.
-            limit: positive; None for no limit.
+            states: states to list; empty for all states. Only jobs can be `pending`.
+            model_id: model of the operations; empty for all models.
+            dataset_id: dataset of the operations; empty for all datasets.
+            created_after: earliest creation time; None for no limit.
+            created_before: creation times must be earlier; None for no limit.
+            limit: maximum number of operations; None for no limit.
 
         Raises:
             BadOption: a state is unknown, or the limit is not positive.
@@ -119,7 +119,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
                 return operations
 
     async def cancel(self, operation_id: str) -> OperationT:
-        """Asks an operation to stop; an operation that has ended stays as it is.
+        """Requests that an operation stop. An operation that has ended does not change.
 
         Raises:
             NotFound: no operation has this id.
@@ -127,7 +127,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         return await self._cancel(operation_id)
 
     async def retry(self, operation_id: str) -> OperationT:
-        """Queues a failed or cancelled operation again; the operation continues from its stored results.
+        """Queues a failed or cancelled operation again. The operation continues from its stored results.
 
         A queued or running operation does not change. If you retry an operation that is being cancelled, the
         cancellation is withdrawn.
@@ -139,12 +139,13 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         return await self._retry(operation_id)
 
     async def delete(self, operation_id: str, *, dry_run: bool = False) -> Deletion:
-        """Deletes an operation that has ended, with its objects, or only measures the objects.
+        """Deletes an ended operation and its objects, or only returns how much a deletion would free.
 
         Raises:
             NotFound: no operation has this id.
-            PreconditionFailed: it has not ended, unfinished work reads its results, or it is a part of another one.
-            Forbidden: another caller created it, and you are not an admin.
+            PreconditionFailed: the operation has not ended, unfinished work reads its results, or it is part of another
+                operation.
+            Forbidden: another caller created the operation, and you are not an admin.
         """
         return await self._delete(operation_id, dry_run)
 
@@ -155,11 +156,11 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         reconnect_s: float = RECONNECT_S,
         on_disconnect: Callable[[Unavailable], None] | None = None,
     ) -> AsyncGenerator[OperationT, None]:
-        """Yields the operation at every change until it has ended, reconnecting when the service restarts.
+        """Yields the operation after every change until it has ended. Reconnects when the service restarts.
 
         Args:
             operation_id: the operation.
-            reconnect_s: seconds that the service may be unreachable.
+            reconnect_s: seconds for which the service may be unreachable.
             on_disconnect: called whenever the connection to the service is lost.
 
         Raises:
@@ -179,16 +180,16 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         on_change: Callable[[OperationT], None] | None = None,
         reconnect_s: float = RECONNECT_S,
     ) -> OperationT:
-        """Waits until an operation has ended and returns it, whether it succeeded or not.
+        """Waits until an operation has ended, and returns it. Failed and cancelled operations are returned, too.
 
         Args:
             operation_id: the operation.
             timeout_s: seconds to wait; None for no limit.
-            on_change: called with the operation at every change.
-            reconnect_s: seconds that the service may be unreachable.
+            on_change: function that is called with the operation after every change.
+            reconnect_s: seconds for which the service may be unreachable.
 
         Raises:
-            DeadlineExceeded: the operation has not ended in time; it continues.
+            DeadlineExceeded: the operation did not end in time. It continues to run.
             NotFound: no operation has this id.
             Unavailable: the service stayed unreachable.
         """
@@ -297,10 +298,10 @@ class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
     STATES = STATES
 
     async def create_with_plans(self, check_id: str, spec: CheckSpec) -> tuple[Check, tuple[TrainingPlan, ...]]:
-        """Creates a check as `create` does, and also returns plans of its trainings.
+        """Creates a check as `create` does. Also returns two plans of the check's trainings.
 
-        The first plan counts the trainings of the check, the second one the trainings with one seed. The plans are
-        empty if the check already exists.
+        The first plan counts all trainings of the check. The second plan counts only the trainings with one seed. The
+        plans are empty if the check already exists.
         """
         request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=spec.to_proto())
         response = await self._stub().CreateCheck(request)

@@ -1,4 +1,4 @@
-"""Recipes of a requested check, and the optimiser steps of its three networks compared with their presets."""
+"""Recipes of a requested check. Compares the optimiser steps of its three networks with those of their presets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class TrainingBudget(Record):
 
     @property
     def share(self) -> float:
-        """Steps as a share of the preset's steps; above 1 for longer trainings."""
+        """Number of steps divided by the preset's number of steps.
+
+        Above 1 if the training is longer than the preset's.
+        """
         return self.steps / self.preset_steps
 
     @property
@@ -52,13 +55,13 @@ def get_preset(recipe: Recipe) -> Preset:
 
 
 def apply_recipe(recipe: Recipe, base: TrainingRecipe) -> TrainingRecipe:
-    """Returns a preset in which the fields that a request sets have the request's values."""
+    """Returns a preset, with the fields that a request sets replaced by the request's values."""
     changes = recipe.model_dump(exclude={"preset"}, exclude_defaults=True)
     return TrainingRecipe.model_validate(base.model_dump() | changes)
 
 
 def make_request(recipe: TrainingRecipe, preset: str) -> Recipe:
-    """Converts a recipe to a request that sets every field: later changes of the preset do not affect the request."""
+    """Converts a recipe to a request that sets every field. Later changes of the preset do not affect this request."""
     fields = recipe.model_dump(include=set(Recipe.model_fields), exclude_none=True)
     return Recipe.model_validate(fields | {"preset": preset})
 
@@ -68,9 +71,9 @@ def get_recipe(
 ) -> TrainingRecipe:
     """Returns the recipe of one of a check's three trainings.
 
-    The network from random weights has the recipe of the pretrained network, unless the spec sets another recipe. The
-    specialised network has its own rates and decays. Its budget is that of the pretrained network, unless the spec sets
-    another budget.
+    The network with random weights uses the recipe of the pretrained network, unless the spec sets another recipe. The
+    specialised network has its own learning rates and decays. Its budget equals the budget of the pretrained network,
+    unless the spec sets another budget.
 
     Args:
         spec: the requested check.
@@ -95,15 +98,15 @@ def get_recipe(
 
 
 def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | None = None) -> TrainingRecipe | None:
-    """Returns the preset's recipe for random weights, if a check tries it besides the recipe for pretrained weights.
+    """Returns the preset's recipe for random weights if a check also tries this recipe.
 
     Args:
         spec: the requested check.
         input_shape_DHW: see `get_recipe`.
 
     Returns:
-        The recipe. None if the spec sets a recipe for random weights, if it sets a rate of the common recipe, or if the
-        preset has the same recipe for both kinds of weights.
+        The recipe. Returns None if the spec sets a recipe for random weights or a rate of the common recipe. Also
+            returns None if the preset has one recipe for random and pretrained weights.
     """
     if spec.scratch_recipe is not None or any(getattr(spec.recipe, name) is not None for name in _RATES):
         return None
@@ -115,7 +118,7 @@ def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | N
 
 
 def get_random_seeds(spec: CheckSpec) -> int:
-    """Returns how often the network from random weights is trained."""
+    """Returns the number of trainings of the network with random weights."""
     return spec.random_seeds or spec.seeds
 
 
@@ -125,7 +128,7 @@ def get_recipe_seed(spec: CheckSpec) -> int:
 
 
 def list_budgets(spec: CheckSpec) -> tuple[TrainingBudget, ...]:
-    """Returns the steps of each network and of the pretrained network's preset; raises the errors of `get_recipe`."""
+    """Returns the steps of each network and of the pretrained network's preset. Raises the errors of `get_recipe`."""
     preset = get_finetuning_recipe("pretrained", spec.task.name, get_preset(spec.recipe))
     recipes = {network: get_recipe(spec, network) for network in get_args(Network)}
     return tuple(

@@ -1,4 +1,4 @@
-"""Responses in several messages: the pages of a list, and streams of progress that end with a result."""
+"""Reads responses that consist of several messages: pages of a list, and streams of progress with a final result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 async def fetch_pages(fetch: Callable[[str], Awaitable[PageT]]) -> list[PageT]:
-    """Fetches every page of a list; `fetch` takes the token of a page, which is empty for the first page."""
+    """Fetches all pages of a list. `fetch` takes the token of a page; the token of the first page is empty."""
     pages = [await fetch("")]
     while token := pages[-1].next_page_token:
         pages.append(await fetch(token))
@@ -51,10 +51,10 @@ async def read_last_event(
     Args:
         call: the stream.
         record: class of its messages.
-        on_progress: called with each update of the progress; may be a coroutine function.
+        on_progress: function or coroutine function that is called with each progress update.
 
     Returns:
-        The last message, which holds the result; None if there was none.
+        The last message, which contains the result. None if the stream had no message.
     """
     event: EventT | None = None
     try:
@@ -72,7 +72,7 @@ async def read_last_event(
 async def read_stream(
     call: grpc.aio.UnaryStreamCall[RequestT, MessageT], unpack: Callable[[MessageT], T]
 ) -> AsyncGenerator[T, None]:
-    """Yields the unpacked messages of a stream, and ends the call when the reader stops reading."""
+    """Yields the unpacked messages of a stream. Ends the call when the reader stops reading."""
     try:
         async for message in call:
             yield unpack(message)
@@ -85,11 +85,11 @@ async def reconnect(
     reconnect_s: float,
     on_disconnect: Callable[[Unavailable], None] | None,
 ) -> AsyncGenerator[T, None]:
-    """Yields the messages of a watching call until the service ends the call; calls again when the service restarts.
+    """Yields the messages of a watch call until the service ends the call. When the service restarts, calls it again.
 
     Args:
         open_stream: calls the service.
-        reconnect_s: seconds that the service may be unreachable.
+        reconnect_s: seconds for which the service may be unreachable.
         on_disconnect: called whenever the connection to the service is lost.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Samples of features as callers pass them, and their conversion to a message.
+"""Feature samples that callers pass, and their conversion to a message.
 
 Legend: N rows, C channels.
 """
@@ -23,11 +23,12 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Feature rows with their groups and cases.
+    """Feature rows, with the group and the case of each row.
 
     Attributes:
-        layers: one (N, C) array, or one per layer, all with the same number of rows.
-        groups: patient of each row; empty means that every row is a group of its own.
+        layers: one (N, C) array, or a mapping from each layer to such an array. All arrays have the same number of
+            rows.
+        groups: patient of each row. If empty, every row is a separate group.
         case_ids: case of each row; empty if unknown. If two paired samples both name their cases, they must name the
             same cases.
     """
@@ -53,8 +54,8 @@ def to_feature_source(sample: Sample, field: str) -> mmd_pb2.FeatureSource:
     """Converts a sample to a message.
 
     Args:
-        sample: the sample; its arrays, if any, are float16, float32 or float64.
-        field: name of the sample in the request, for errors.
+        sample: sample whose arrays, if any, are float16, float32 or float64.
+        field: name of the sample in the request; error messages contain it.
 
     Raises:
         BadTensor: an array does not have two axes, has another type, or has an element that is NaN or infinite.

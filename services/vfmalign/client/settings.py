@@ -50,14 +50,14 @@ class ClientSettings(ServiceClientSettings):
         return value
 
     def to_tls_files(self) -> TlsFiles | None:
-        """Returns the files for TLS; None for calls that are not encrypted."""
+        """Returns the files for TLS, or None if calls are not encrypted."""
         return None if self.ca_file is None else TlsFiles(self.ca_file, self.cert_file, self.key_file)
 
     def to_bearer_token(self, token: Token | None = None) -> BearerToken | None:
-        """Returns the token that calls carry; None if calls carry no token.
+        """Returns the token that is sent with every call, or None if no token is sent.
 
         Args:
-            token: takes precedence over the settings.
+            token: token that takes precedence over the settings.
         """
         if isinstance(token, BearerToken):
             return token

@@ -1,4 +1,4 @@
-"""Synchronous client of a deployment: runs the asynchronous client on an event loop of its own."""
+"""Synchronous client of a deployment. It runs the asynchronous client on its own event loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EventLoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine to its end; cancels it if this thread is interrupted meanwhile."""
+        """Runs a coroutine to its end. If this thread is interrupted, cancels the coroutine."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -202,8 +202,8 @@ class ErasuresClient(_SubClient[AsyncErasuresClient]):
 class Client:
     """Calls the services of a deployment and waits for their answers.
 
-    Takes the arguments of `AsyncClient` and has the same sub-clients with blocking methods. Threads may share a client;
-    callbacks such as `on_progress` are called in a thread of the client's own.
+    Takes the same arguments as `AsyncClient`. The sub-clients are the same, but their methods block. Threads may share
+    a client. Callbacks such as `on_progress` run in the client's own thread.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -228,7 +228,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the channels and ends the client's thread; calling it again does nothing."""
+        """Closes the channels and ends the client's thread. Further calls have no effect."""
         if not self._thread.closed:
             self._thread.run(self._async.close())
             self._thread.close()

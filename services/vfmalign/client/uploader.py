@@ -33,9 +33,9 @@ class Uploader:
         contents: Sequence[bytes],
         sign: Callable[[Sequence[FileContent]], Awaitable[Sequence[FileUpload]]],
     ) -> tuple[str, ...]:
-        """Uploads files that the store does not have yet; returns their digests.
+        """Uploads the files that the store does not have yet. Returns the digests of all files.
 
-        URLs are requested anew for every attempt, because they may have expired.
+        Requests new URLs for every attempt, because the previous URLs may have expired.
         """
         digests = await asyncio.to_thread(_digest, contents)  # seconds for gigabytes, in which other calls go on
         by_digest = dict(zip(digests, contents, strict=True))

@@ -1,1 +1,4 @@
-"""Messages of the public API as frozen records: one record per protobuf message, with one converter each way."""
+"""Messages of the public API as frozen records: one record per protobuf message.
+
+Converters exist in both directions.
+"""

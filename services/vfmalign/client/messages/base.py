@@ -1,8 +1,8 @@
 """Base class of the API's messages: conversion between a record and its protobuf message.
 
-Both directions go through protobuf's own JSON mapping, so a record needs no converter of its own: its fields have the
-names of the message's fields. In a record, an enum value is a label, such as `running` for `JOB_STATE_RUNNING`. A field
-with the unspecified value is absent.
+Both conversions use protobuf's JSON mapping. A record needs no converter of its own, because its fields have the names
+of the message's fields. In a record, an enum value is a label, such as `running` for `JOB_STATE_RUNNING`. The record
+omits fields whose value is unspecified.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ApiMessage(Record):
             field: path of the message within the request, as errors name it.
 
         Raises:
-            BadOption: a field is missing, unknown or out of range; the error names the field as the API does.
+            BadOption: a field is missing, unknown or out of range. The error names the field as in the API.
         """
         if cls.OMITTED:
             message = _without(message, cls.OMITTED)
@@ -77,7 +77,7 @@ class ApiMessage(Record):
 
     @classmethod
     def get_bounds(cls, field: str) -> Bounds:
-        """Returns the bound of a field, as the proto states it."""
+        """Returns the bounds of a field that the proto file states."""
         return get_bounds(cls.PROTO.DESCRIPTOR.fields_by_name[field])
 
     @classmethod
@@ -99,7 +99,7 @@ class ApiMessage(Record):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Converts JSON in the API's form, which `to_json_dict` writes; raises the errors of `from_response`."""
+        """Converts JSON in the API's form, which `to_json_dict` writes. Raises the same errors as `from_response`."""
         return cls.from_response(Parse(text, cls.PROTO()))
 
     @classmethod
@@ -121,12 +121,15 @@ class ApiMessage(Record):
         return ParseDict(content, self.PROTO())
 
     def to_json_dict(self) -> dict[str, JsonValue]:
-        """Converts to JSON values in the API's form: with every field, and with the proto's names of enum values."""
+        """Converts to JSON values in the API's form: with all fields, and with the enum names of the proto file."""
         return to_json_dict(self.to_proto())
 
 
 def unset_means(default: object) -> BeforeValidator:
-    """Replaces an unset field's value by the API's default; protobuf sends 0 or an empty list for an unset field."""
+    """Replaces the value of an unset field by the API's default.
+
+    Protobuf sends 0 or an empty list for an unset field.
+    """
 
     def replace(value: object, info: ValidationInfo) -> object:
         return default if info.context == VIA_PROTO and value in (0, []) else value
@@ -171,12 +174,14 @@ Time = Annotated[datetime, WrapValidator(_check_time)]
 
 
 def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, str] | None = None) -> BadOption:
-    """Converts the first problem of a validation to an error of the API, without the offending value.
+    """Converts the first problem of a validation to an error of the API.
+
+    The error does not contain the offending value.
 
     Args:
         error: pydantic's error.
         field: path of the validated message within the request.
-        names: for each field that has another name in the record, its path within the message.
+        names: maps each field of the record whose name differs in the message to its path in the message.
     """
     problem = error.errors(include_input=False, include_url=False)[0]
     first, *rest = problem["loc"] or ("",)
@@ -215,7 +220,10 @@ def enum_labels(enum: EnumDescriptor) -> tuple[str, ...]:
 
 
 def get_enum_label(enum: EnumDescriptor, number: int) -> str | None:
-    """Returns the label of an enum's number: None if unspecified, `unknown` if this version does not have the value."""
+    """Returns the label of an enum's number.
+
+    None if the number means "unspecified", `unknown` if this version does not define the number.
+    """
     value = enum.values_by_number.get(number)
     return _to_label(enum, number if value is None else value.name)
 

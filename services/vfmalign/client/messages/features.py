@@ -1,6 +1,6 @@
 """Messages of `FeatureService` (`features.proto`).
 
-The record of `Extract` contains the answer without its features: volumes and feature maps are too large for JSON.
+The record of `Extract` contains the response without its features, because feature maps are too large for JSON.
 """
 
 from vfmalign.client.messages.generated.features import *

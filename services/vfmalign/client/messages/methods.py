@@ -1,6 +1,6 @@
-"""Methods and rules of records beyond the fields of their messages: a generated record `X` derives from `XMethods`.
+"""Methods and validation rules of records. A generated record `X` derives from `XMethods`.
 
-Fields that methods use are declared here only for type checkers; the generated class defines them.
+The fields that methods use are declared here only for type checkers. The generated class defines the fields.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class FileUploadMethods(ApiMessage):
 
     @classmethod
     def of(cls, sha256: str, request: PresignedRequest | None) -> Self:
-        """Returns the upload of a file by a signed request; None means that the file is already stored."""
+        """Returns the upload of a file by a signed request. If the request is None, the file is already stored."""
         if request is None:
             return cls(sha256=sha256, complete=True)
         return cls(sha256=sha256, url=request.url, headers=request.headers)
@@ -60,7 +60,7 @@ class EstimateMethods(ApiMessage):
 
     @property
     def degenerate(self) -> bool:
-        """Whether there is an interval whose coverage is unreliable."""
+        """Whether the coverage of any interval is unreliable."""
         return self.interval is not None and self.interval.degenerate
 
 
@@ -78,12 +78,12 @@ class ComputeResponseMethods(ApiMessage):
         return next(layer for layer in self.layers if layer.layer == name)
 
     def without_cost(self) -> Self:
-        """Returns a copy without cost and backend, so that equal inputs give equal copies."""
+        """Returns a copy without cost and backend. Copies of results for equal inputs are equal."""
         return self.model_copy(update={"cost": type(self.cost)(), "backend": "", "backend_note": ""})
 
 
 class SettableMessage(ApiMessage):
-    """A message with fields that the command line lists with their meanings (`--set`)."""
+    """A message whose fields the command line lists with their descriptions (`--set`)."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -101,7 +101,7 @@ class TestOptionsMethods(SettableMessage):
 
 
 class RecipeMethods(SettableMessage):
-    """Rules of a recipe beyond the bounds of its fields."""
+    """Validation rules of a recipe that go beyond the bounds of single fields."""
 
     @field_validator("patch_shape_dhw", check_fields=False)
     @classmethod
@@ -114,8 +114,8 @@ class RecipeMethods(SettableMessage):
 class StoredSpec(ApiMessage):
     """A specification that is stored and addressed by its digest.
 
-    The stored JSON leaves out flags that are off, and unset fields that a later version added. Specifications of
-    versions without these fields therefore keep their digests.
+    The stored JSON omits flags that are off, and unset fields that later versions added. Specifications of versions
+    without these fields therefore keep their digests.
     """
 
     LATER_FIELDS: ClassVar[Mapping[str, object]] = MappingProxyType({})

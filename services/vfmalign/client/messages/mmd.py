@@ -1,7 +1,7 @@
 """Messages of `MmdService` (`mmd.proto`).
 
-Samples have no records: their tensors are too large for JSON. `ComputeOptions` is a `ComputeRequest` without samples,
-which client, service and engine share.
+Samples have no record class, because their tensors are too large for JSON. Client, service and engine share
+`ComputeOptions`, which is a `ComputeRequest` without samples.
 """
 
 from vfmalign.client.messages.generated.mmd import *

@@ -1,4 +1,4 @@
-"""Task with its parameters, as jobs, checks and experiments name it; documented in `common.proto`."""
+"""Task and its parameters in jobs, checks and experiments. `common.proto` documents them."""
 
 from __future__ import annotations
 
