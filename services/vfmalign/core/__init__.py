@@ -1,1 +1,1 @@
-"""Foundations of every process: errors, artifacts, settings, logs, metrics, the gRPC server and the object store."""
+"""Base packages of all processes: errors, artifacts, settings, logs, metrics, the gRPC server and the object store."""

@@ -54,16 +54,16 @@ Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 
 
 class TakenSeries(Record):
-    """DICOM series that was imported as a modality of a case.
+    """DICOM series from which a modality of a case was imported.
 
     Attributes:
         modality: id of the modality.
-        number: SeriesNumber; None if the series has none, or if the number could identify a patient.
-        b_value: b-value in s/mm²; None if the images state none.
+        number: SeriesNumber. None if the series has no number, or if the number could identify a patient.
+        b_value: b-value in s/mm²; None if the images state no b-value.
         calculated: whether the headers mark the images as calculated from other diffusion-weighted images.
-        echo_time_ms: EchoTime; None if the images state none.
+        echo_time_ms: EchoTime in ms; None if the images state no echo time.
         orientation: `transverse`, `coronal`, `sagittal` or `oblique`.
-        spacing_mm: distance between columns, rows and slices.
+        spacing_mm: distances between columns, between rows and between slices, in mm.
     """
 
     modality: VolumeKind
@@ -79,14 +79,14 @@ class Case(Record):
     """One examination of one patient.
 
     Attributes:
-        id: generated on import; never a file or folder name, which could identify the patient.
+        id: id that the import generates. It is never a file or folder name, which could identify the patient.
         group: generated id of the patient, which is the sampling unit.
-        volumes: by the id of the modality or label map.
-        classes: by class, whether the case belongs to it. Classes that are derived from a label map, or unknown for the
-            case, are left out.
-        numbers: numbers that describe the case, such as an age in years, by id.
-        strata: how the case was acquired, such as `scanner`, `field_strength` or `site`, by id.
-        series: DICOM series of its modalities; empty if the case was not imported from DICOM.
+        volumes: maps the id of each modality or label map to the stored volume.
+        classes: maps each class to True if the case belongs to the class. Omitted are classes that derive from a label
+            map, and classes that are unknown for the case.
+        numbers: maps ids to numbers that describe the case, such as an age in years.
+        strata: maps each stratum, such as `scanner`, `field_strength` or `site`, to the case's value.
+        series: DICOM series of the modalities. Empty if the case was not imported from DICOM.
     """
 
     id: Id
@@ -104,7 +104,8 @@ class Curation(Record):
     Attributes:
         excluded: cases that the user left out by stating their numbers (`--exclude`).
         unusable: cases that were left out because they have problems (`--skip-unusable`).
-        chosen: number of the series that the user named (`--choose`), by case and then by modality or label map.
+        chosen: maps each case, and then each modality or label map, to the number of the series that the user chose
+            (`--choose`).
     """
 
     excluded: tuple[Id, ...] = Field(default=(), max_length=MAX_CASES)
@@ -119,11 +120,11 @@ class DatasetManifest(Record):
 
     Attributes:
         declaration: modalities, label maps and classes of the cases; prostate mpMRI by default.
-        held_out: False if splits share cases on purpose, such as in a run with a single case.
-        phantom: True if the cases are generated: results on them are a rehearsal, not evidence.
-        selections: rules that chose the DICOM series of the volumes, as the JSON of the member `selections` of a
-            declaration file. `imaging.dicom.rules` reads and writes it. Empty if the volumes came from other files.
-        curation: which studies the import left out, and which series its user chose.
+        held_out: False if splits intentionally share cases, such as in a run with a single case.
+        phantom: True if the cases are synthetic. Results on synthetic cases are a rehearsal, not evidence.
+        selections: rules that chose the DICOM series of the volumes: the JSON text of `selections` in a declaration
+            file. `imaging.dicom.rules` reads and writes it. Empty if the volumes came from other files.
+        curation: studies that the import omitted, and series that its user chose.
     """
 
     id: Id
@@ -157,7 +158,7 @@ class DatasetManifest(Record):
         return self
 
     def split(self, name: Split) -> tuple[Case, ...]:
-        """Returns the cases of one split, in the order of the rows of every feature set."""
+        """Returns the cases of one split. The rows of feature sets have the same order."""
         cases: tuple[Case, ...] = getattr(self, name)
         return cases
 
@@ -170,7 +171,7 @@ class DatasetManifest(Record):
         return {kind: case.volumes[kind] for kind in self.declaration.label_names if kind in case.volumes}
 
     def list_mixed_series(self) -> tuple[str, ...]:
-        """Returns a text for each modality with series of different b-values, or of which only some are calculated."""
+        """Returns one text per modality whose series differ: in their b-values, or because only some are calculated."""
         cases = {case.id: case for split in SPLITS for case in self.split(split)}
         counts: defaultdict[Modality, Counter[str]] = defaultdict(Counter)
         for taken in (taken for case in cases.values() for taken in case.series if taken.b_value is not None):
@@ -186,8 +187,8 @@ class DatasetManifest(Record):
     def digest(self) -> str:
         """Returns the SHA-256 of the canonical JSON, in hex.
 
-        The JSON leaves out a false `phantom`, the declaration of prostate mpMRI, empty selections, and empty classes,
-        numbers and strata of cases. Datasets published before these fields existed keep their digests.
+        The JSON omits a false `phantom`, the declaration of prostate mpMRI, empty selections, and empty classes,
+        numbers and strata of cases. Datasets from before these fields existed therefore keep their digests.
         """
         content = self.model_dump(mode="json", exclude=set() if self.phantom else {"phantom"})
         if self.declaration == get_declaration("prostate_mpmri"):

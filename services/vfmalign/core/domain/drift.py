@@ -1,4 +1,4 @@
-"""Request of `vfmalign drift` to the monitor that observes a stream, and the comparisons that the monitor asks for."""
+"""Request of `vfmalign drift` to monitor a stream, and the comparisons that the monitor requests."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class WindowComparison:
     """Comparison of rows of a stream with rows of its reference.
 
     Attributes:
-        stratum: stratum of the rows; empty for all.
+        stratum: stratum of the rows; empty for all strata.
         layers: layers that the stream and the reference have in common.
-        first_row, last_row: numbers of the window's rows, from 1; 0 for a window without rows.
+        first_row, last_row: numbers of the window's first and last row, counted from 1. Both are 0 for an empty window.
         rows, reference_rows: numbers of rows of the stream and of the reference.
-        absent_reason: why the rows cannot be compared; empty if they can.
-        x, y, scale: rows by layer. `x` contains rows of the reference, and `y` rows of the stream. `scale` contains the
-            other rows of the reference, which set scale and bandwidth. Layers with a value that is not finite are left
-            out.
+        absent_reason: why the rows cannot be compared; empty if they can be compared.
+        x, y, scale: each maps layers to feature rows. `x` contains rows of the reference, and `y` rows of the stream.
+            `scale` contains the other rows of the reference, from which scale and bandwidth are computed. Layers with
+            non-finite values are omitted.
     """
 
     stratum: str

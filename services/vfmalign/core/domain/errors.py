@@ -1,4 +1,4 @@
-"""Errors with their cause, the object they are about, and a remedy.
+"""Errors with a cause, the affected object and a remedy.
 
 `core.rpc.status_mapping` maps the classes to gRPC status codes and back. Messages name objects by generated id or URI
 only: never by a local path, a patient's name or a secret.
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 
 class VfmalignError(Exception):
-    """Base of all errors that are shown to users.
+    """Base class of all errors that users see.
 
     Attributes:
         reason: UPPER_SNAKE_CASE constant for programs (`google.rpc.ErrorInfo.reason`).
-        subject: the object the error is about: an id, an `s3://` URI or a request field.
+        subject: the affected object: an id, an `s3://` URI or a request field.
         remedy: one sentence on how to solve the problem.
-        retry_after_s: seconds after which a retry may succeed; None if a retry cannot succeed.
+        retry_after_s: seconds after which a retry may succeed. None if no retry can succeed.
     """
 
     reason = "INTERNAL"
@@ -42,7 +42,7 @@ class VfmalignError(Exception):
 
 
 class InvalidInput(VfmalignError):
-    """A request, file or option that is wrong and must be changed (INVALID_ARGUMENT).
+    """The caller must correct a request, file or option (INVALID_ARGUMENT).
 
     Attributes:
         field: path of the offending field in the request, such as `study.volumes[0]`.
@@ -59,11 +59,11 @@ class InvalidInput(VfmalignError):
 
 @contextmanager
 def within(path: str, **names: str) -> Iterator[None]:
-    """Completes the fields of errors about a part of a request: each field becomes a path in the whole request.
+    """Converts the fields of errors about part of a request: each becomes a path in the whole request.
 
     Args:
         path: path of the part, such as `spec`.
-        names: for each field that the request names differently, the request's name, such as `task="tasks[0]"`.
+        names: the request's names of fields that have another name in the part, such as `task="tasks[0]"`.
     """
     try:
         yield
@@ -89,7 +89,7 @@ class BadTensor(InvalidInput):
 
 
 class BadOption(InvalidInput):
-    """An option outside its range, or options that contradict each other."""
+    """An option is out of range, or options contradict each other."""
 
     reason = "BAD_OPTION"
 
@@ -107,7 +107,7 @@ class BadDataset(InvalidInput):
 
 
 class NotFound(VfmalignError):
-    """An object, model or job that does not exist (NOT_FOUND)."""
+    """The object, model or job does not exist (NOT_FOUND)."""
 
     reason = "NOT_FOUND"
 
@@ -137,12 +137,12 @@ class Leakage(PreconditionFailed):
 
 
 class DataLoss(VfmalignError):
-    """A stored object that is still referred to is missing, truncated or changed (DATA_LOSS).
+    """A stored object that is still needed is missing, truncated or changed (DATA_LOSS).
 
     Attributes:
         kind: kind of the lost artifact: `feature_set`, `model`, `volume`, `job_result`, `stage` or `report`. Programs
-            that can create the artifact again branch on its kind.
-        owner: id of the feature set, model, job or check that the object belongs to; for a stage, its name.
+            use `kind` to decide how to create the artifact again.
+        owner: id of the feature set, model, job or check that the object belongs to. For a stage, its name.
     """
 
     reason = "DATA_LOSS"
@@ -163,20 +163,20 @@ class DataLoss(VfmalignError):
 
 
 class Conflict(VfmalignError):
-    """The id exists already, with other content (ALREADY_EXISTS)."""
+    """An object with this id but other content exists (ALREADY_EXISTS)."""
 
     reason = "ALREADY_EXISTS"
 
 
 class Exhausted(VfmalignError):
-    """A resource that is in use, such as a full queue (RESOURCE_EXHAUSTED)."""
+    """A resource is temporarily used up, such as a full queue (RESOURCE_EXHAUSTED)."""
 
     reason = "RESOURCE_EXHAUSTED"
     retry_after_s: float | None = 5.0
 
 
 class TooLarge(Exhausted):
-    """Work or a message that exceeds a limit, so that a retry is pointless (RESOURCE_EXHAUSTED)."""
+    """The work or message exceeds a limit. A retry cannot succeed (RESOURCE_EXHAUSTED)."""
 
     reason = "TOO_LARGE"
     retry_after_s = None
@@ -189,20 +189,20 @@ class StudyTooLarge(TooLarge):
 
 
 class Unavailable(VfmalignError):
-    """A required service is down, starting or shutting down; try again later (UNAVAILABLE)."""
+    """A required service is down, starting or shutting down. Try again later (UNAVAILABLE)."""
 
     reason = "UNAVAILABLE"
     retry_after_s = 2.0
 
 
 class LeaseLost(Unavailable):
-    """A write that this orchestrator may not carry out: another orchestrator leads, or its own lease has expired."""
+    """This orchestrator may not write: another orchestrator leads, or this orchestrator's lease has expired."""
 
     reason = "LEASE_LOST"
 
 
 class StoreUnavailable(Unavailable):
-    """The object store does not answer, or answers with errors."""
+    """The object store does not answer, or returns errors."""
 
     reason = "STORE_UNAVAILABLE"
 
@@ -219,10 +219,10 @@ class StoreRefused(StoreUnavailable):
 
 
 class PacsUnavailable(Unavailable):
-    """A PACS does not answer, is overloaded, or breaks off its answer.
+    """A PACS does not answer, is overloaded, or aborts its answer.
 
     Attributes:
-        stated_wait_s: seconds that the PACS asks to wait; 0 if it does not say.
+        stated_wait_s: seconds to wait according to the PACS; 0 if the PACS states no time.
     """
 
     reason = "PACS_UNAVAILABLE"
@@ -230,14 +230,14 @@ class PacsUnavailable(Unavailable):
 
 
 class PacsRefused(PreconditionFailed):
-    """A PACS rejects the credentials that the operator configured, or these credentials cannot be read.
+    """A PACS rejects the configured credentials, or the service cannot read them.
 
-    The code is FAILED_PRECONDITION rather than PERMISSION_DENIED, because the caller's own credentials are not the
-    problem, as in `StoreRefused`.
+    As in `StoreRefused`, the caller's own credentials are not the problem. The code is therefore FAILED_PRECONDITION
+    rather than PERMISSION_DENIED.
 
     Attributes:
-        may_permit_others: True if the PACS accepts the credentials but does not permit this request; it may permit
-            others.
+        may_permit_others: True if the PACS accepts the credentials but does not permit this request. Other requests may
+            be permitted.
     """
 
     reason = "PACS_REFUSED"
@@ -245,13 +245,13 @@ class PacsRefused(PreconditionFailed):
 
 
 class StudyNotFound(NotFound):
-    """A PACS does not have the study that a request names, or has none of the named series."""
+    """A PACS does not have the requested study, or none of the requested series."""
 
     reason = "STUDY_NOT_FOUND"
 
 
 class BadPacsAnswer(PreconditionFailed):
-    """A PACS answers with something other than the request asked for, or with more than the limit allows."""
+    """A PACS returns unrequested content, or more data than the limit allows."""
 
     reason = "BAD_PACS_ANSWER"
 
@@ -287,7 +287,7 @@ class Forbidden(VfmalignError):
 
 
 class Internal(VfmalignError):
-    """An internal error: a bug. Callers see a generic message; the traceback is in the service's log (INTERNAL)."""
+    """An internal error: a bug. Callers see a generic message. The traceback is in the service's log (INTERNAL)."""
 
     reason = "INTERNAL"
 
@@ -310,5 +310,5 @@ _EXIT_CODES: tuple[tuple[tuple[type[VfmalignError], ...], int], ...] = (
 
 
 def exit_code(error: VfmalignError) -> int:
-    """Returns the exit code of a process that fails with this error."""
+    """Returns the exit code for a process that fails with this error."""
     return next(code for classes, code in _EXIT_CODES if isinstance(error, classes))

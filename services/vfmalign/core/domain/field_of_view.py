@@ -1,4 +1,4 @@
-"""Shares of a case's structures inside a model's field of view, and which of these shares are too small."""
+"""Computes which structures of a case a model's field of view cuts, and how much of each structure it contains."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class CaseInside(Record):
-    """Shares of the structures of one case that lie in the field of view.
+    """For each structure of a case, the share in the field of view.
 
     Attributes:
         case: id of the case.
         split: a split that contains the case.
-        inside: by structure, the share of its voxels in the field of view, from 0 to 1. Structures that the case lacks
-            are left out.
+        inside: maps each structure to the share of its voxels in the field of view, from 0 to 1. Structures that the
+            case does not have are omitted.
     """
 
     case: Id
@@ -38,7 +38,7 @@ class CaseInside(Record):
 
 
 class CutStructure(Record):
-    """A case's structure that the field of view cuts; `inside` is the share of the structure's voxels in the view."""
+    """A structure that the field of view cuts. `inside` is the share of its voxels in the field of view."""
 
     case_id: Id
     split: Split
@@ -63,11 +63,11 @@ def count_cases(cut: Iterable[CutStructure]) -> int:
 
 
 def describe_cut(cut: Iterable[CutStructure], labels: Mapping[str, str] | None = None) -> str:
-    """Names the cases with the smallest shares, each with the structure that has this share.
+    """Names the cases with the smallest shares, and for each case the structure with its smallest share.
 
     Args:
         cut: see `list_cut`.
-        labels: names of the cases in the text, by id; None to use the ids.
+        labels: maps case ids to the names in the text. None to use the ids.
     """
     lowest: dict[str, CutStructure] = {}
     for one in cut:
@@ -90,7 +90,7 @@ def report_cut(cases: Sequence[CaseInside], below: float, model: str, labels: Ma
         labels: see `describe_cut`.
 
     Returns:
-        A sentence without a full stop; empty if there is no such case.
+        A sentence without a full stop. Empty if there is no such case.
     """
     if not (cut := list_cut(cases, below)):
         return ""
@@ -101,5 +101,5 @@ def report_cut(cases: Sequence[CaseInside], below: float, model: str, labels: Ma
 
 
 def format_share(share: float) -> str:
-    """Returns a share in whole per cent, rounded down, so that a structure that is cut never shows 100 %."""
+    """Returns a share in whole per cent. The share is rounded down, so that cut structures never show 100 %."""
     return f"{int(100 * share + 1e-9)} %"

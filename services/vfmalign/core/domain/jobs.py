@@ -23,14 +23,14 @@ class TrainingRecipe(Record):
     """Settings of a training: the fields of the API's `Recipe`, each with a value. The presets are in `recipes`.
 
     Attributes:
-        epochs: number of epochs; validation runs at step 0 and after each.
-        steps_per_epoch: optimiser steps in one epoch (cases are drawn with a seeded shuffle).
+        epochs: number of epochs. Validation runs at step 0 and after each epoch.
+        steps_per_epoch: optimiser steps in one epoch. A seeded shuffle orders the cases.
         batch_size: volumes (or patches) per step.
         learning_rate: peak rate after warm-up.
-        layer_decay: factor per stage towards the input; 1.0 for none.
-        encoder_rate: factor of the learning rate for the whole encoder; the head uses the full rate.
+        layer_decay: factor of the learning rate per stage towards the input; 1.0 for no decay.
+        encoder_rate: factor of the learning rate for the whole encoder. The head uses the full rate.
         warmup_fraction: share of all steps spent warming up.
-        patch_shape_dhw: size of random training patches; None trains on whole volumes.
+        patch_shape_dhw: size of random training patches; None for whole volumes.
     """
 
     epochs: Annotated[int, get_range(Recipe, "epochs")]
@@ -53,18 +53,18 @@ class TrainingRecipe(Record):
 class TrainingSpec(Record):
     """`jobs/<id>/spec.json`: everything that a training process needs, except the store's credentials.
 
-    It is the API's `JobSpec` with the job's id, and with a value for everything that a request may leave open.
+    It contains the API's `JobSpec`, the job's id, and a value for every field that a request may omit.
 
     Attributes:
-        kind: `pretrain` trains a fresh encoder by `objective`; `finetune` trains a head and an encoder on `task`.
-        network: `pretrained` starts from the model; `scratch` is the same architecture with random weights;
-            `specialised` is the task's own network: a UNet, or a DenseNet for classification.
-        model_id: model that the training starts from, or whose input it uses; empty if there is none.
+        kind: `pretrain` trains a new encoder with `objective`. `finetune` trains a head and an encoder on `task`.
+        network: `pretrained` starts from the model. `scratch` is the same architecture with random weights.
+            `specialised` is a network for the task: a DenseNet for classification, otherwise a UNet.
+        model_id: model that the training starts from, or whose input format it uses. Empty without such a model.
         task: None for pretraining.
         publish_as: model id under which the encoder is published; empty for `specialised`.
-        modality_map: by modality of the dataset, the model input that it feeds.
-        shuffled_labels: whether targets are permuted between the training cases, and between the validation cases.
-        initial_seed: in a control, seed of the random weights that replace the model's weights.
+        modality_map: maps modalities of the dataset to the model inputs that they feed.
+        shuffled_labels: whether targets are permuted among the training cases and among the validation cases.
+        initial_seed: for control trainings: seed of the random weights that replace the model's weights.
         allow_cut_organs: whether the field of view may contain less than the share `field_of_view.REFUSE_BELOW` of a
             structure.
     """
@@ -90,10 +90,10 @@ class TrainingSpec(Record):
 
 
 class JobProgress(Record):
-    """`jobs/<id>/progress/<epoch>.json`: the API's `CurvePoint` with total epochs and steps; epoch 0 precedes training.
+    """`jobs/<id>/progress/<epoch>.json`: the API's `CurvePoint` with total epochs and steps. Epoch 0 precedes training.
 
     Attributes:
-        validation_score: the task's primary metric on `val`; the validation loss for pretraining.
+        validation_score: the task's primary metric on `val`. For pretraining, the validation loss.
         elapsed_seconds: training time so far over all attempts, in seconds.
     """
 
@@ -116,10 +116,10 @@ class MetricSpec(Record):
         name: name of the metric.
         unit: empty where unitless.
         higher_is_better: False where lower values are better.
-        floor: smallest |baseline| for which a relative gain is computed.
+        floor: a relative gain is computed if |baseline| is at least `floor`.
         empty_mask: value of the metric for empty masks, in words.
-        of_set: aggregate over the cases. `auroc` and `balanced_accuracy` do not exist for a single case: the value of a
-            case is then its predicted probability of being positive.
+        of_set: aggregate over the cases. `auroc` and `balanced_accuracy` are undefined for a single case. For them, the
+            value of a case is the predicted probability that it is positive.
         smallest_difference: smallest relevant difference between two networks, in `unit`; 0 if none is defined.
     """
 
@@ -141,7 +141,7 @@ class CaseScore(Record):
     """The selected checkpoint's metrics on one test case.
 
     Attributes:
-        values: finite values by metric; None if the metric is undefined for the case.
+        values: maps each metric to a finite value, or to None if the metric is undefined for the case.
         positive: true class in classification; None for other tasks.
     """
 
@@ -152,18 +152,18 @@ class CaseScore(Record):
 
 
 class JobResult(Record):
-    """`jobs/<id>/result.json`, which is written last: a job with a result is done.
+    """`jobs/<id>/result.json`, which a job writes last. A job with a result is done.
 
     Attributes:
-        primary_metric: the metric that selects the checkpoint and that the gain is computed from.
-        curve: validation at step 0 and after every epoch.
-        selected_epoch, selected_step: the checkpoint with the best validation score. It is scored and published. It is
-            never step 0, the state before training.
+        primary_metric: metric that selects the checkpoint, and from which the gain is computed.
+        curve: validation results at step 0 and after every epoch.
+        selected_epoch, selected_step: epoch and step of the checkpoint with the best validation score. This checkpoint
+            is scored and published. Step 0, the state before training, is never selected.
         naive_baseline_scores: scores of `TaskSpec.naive_baseline` on the same test cases; empty for pretraining.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model; empty for `specialised`.
-        encoder_card_sha256: digest of its card; empty without a published model.
-        train_labels: class of every training case, by id; empty except in classification.
+        encoder_card_sha256: digest of the model card; empty without a published model.
+        train_labels: maps the id of each training case to its class. Empty for tasks other than classification.
         inside: shares of the task's structures in the field of view, for every case in train, val and test with such a
             structure.
         stage_seconds: wall time per stage in seconds, over all attempts.

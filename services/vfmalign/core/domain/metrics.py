@@ -1,4 +1,4 @@
-"""Metrics of the tasks, and the structures that a segmentation is scored on."""
+"""Metrics of the tasks, and structures on which segmentations are scored."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Structure:
 
     Attributes:
         name: name of the structure.
-        label: label map that contains it.
-        values: its voxel values in the map; empty if every value above 0 belongs to the structure.
+        label: label map that contains the structure.
+        values: voxel values of the structure in the map. Empty if every value above 0 belongs to the structure.
         may_be_empty: True if a case may lack the structure.
-        weight: its weight in the loss.
+        weight: weight of the structure in the loss.
         within: label map of the structure that contains this structure; empty for none.
     """
 
@@ -52,7 +52,7 @@ class Structure:
 
 
 def list_structures(labels: Sequence[LabelMap]) -> tuple[Structure, ...]:
-    """Returns the structures of label maps, map by map; within a map, in the order of each structure's lowest value."""
+    """Returns the structures of label maps in the order of the maps. Structures of one map are sorted by lowest value."""
     return tuple(
         Structure(
             name=name,
@@ -72,8 +72,8 @@ def get_segmentation_metrics(structures: Sequence[Structure]) -> tuple[MetricSpe
     """Returns the metrics of a segmentation, the primary one first.
 
     If the structure that is drawn last is the only structure or has a weight above 1, its Dice is the primary metric.
-    Otherwise, the primary metric is the mean Dice over all structures. The other metrics are ordered by kind, and
-    within a kind by map, starting with the map that is drawn last.
+    In all other cases, the primary metric is the mean Dice over all structures. The other metrics are sorted by kind
+    and then by map. The map that is drawn last comes first.
 
     Raises:
         BadOption: two metrics would have the same name.

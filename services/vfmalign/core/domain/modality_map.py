@@ -1,4 +1,4 @@
-"""Modality maps: which modality of a dataset feeds which input of a model, where their names differ."""
+"""Modality maps: assign modalities of a dataset to inputs of a model whose names differ."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ Records leave out an empty map, so that records of earlier versions keep their d
 
 
 def map_modalities(preprocessing: Preprocessing, modality_map: Mapping[Modality, Modality]) -> Preprocessing:
-    """Returns a model's preprocessing with its inputs named as the dataset's modalities.
+    """Returns a model's preprocessing, with the model's inputs renamed to the dataset's modalities.
 
-    All code that reads cases uses the result: the volumes to load, the channels that a task restores, and the id of a
-    feature set. Without a map, the preprocessing is unchanged. If there is a map and the model takes its grid from a
-    modality that is not one of its inputs, the first input defines the grid instead.
+    All code that reads cases uses the result, for example to load volumes and to derive the id of a feature set.
+    Without a map, the preprocessing is unchanged. If there is a map, but the modality that defines the model's grid is
+    not one of its inputs, the first input defines the grid instead.
 
     Args:
         preprocessing: from the model's card.
-        modality_map: names of the model's inputs by modality of the dataset.
+        modality_map: maps modalities of the dataset to names of the model's inputs.
     """
     if not modality_map:
         return preprocessing
@@ -61,18 +61,18 @@ def resolve_input(
     declaration: DatasetDeclaration,
     field: str = FIELD,
 ) -> Preprocessing:
-    """Applies a map to a model's preprocessing, and checks that the dataset has every input in a unit that fits.
+    """Applies a map to a model's preprocessing. Checks that the dataset has every input, in a suitable unit.
 
     Args:
-        model: id of the model, for errors.
+        model: id of the model, for error messages.
         preprocessing: from its card.
-        modality_map: names of the model's inputs by modality of the dataset.
+        modality_map: maps modalities of the dataset to names of the model's inputs.
         declaration: of the dataset.
         field: path of the map within a request.
 
     Raises:
-        BadOption: the map names an unknown modality or input, an input has no modality, or the modality's unit does
-            not fit.
+        BadOption: the map contains an unknown modality or input, an input has no modality, or the unit of a modality is
+            not suitable.
     """
     _check_names(model, preprocessing, modality_map, declaration, field)
     mapped = map_modalities(preprocessing, modality_map)
@@ -106,17 +106,17 @@ def resolve_input(
 
 
 def check_units(preprocessing: Preprocessing, units: Mapping[Modality, str], field: str) -> None:
-    """Checks that a model's normalisation fits the units of its modalities: only `window` takes HU.
+    """Checks that a model's normalisation supports the units of its modalities. Only `window` supports HU.
 
     Other normalisations treat 0 as "no signal", as in MRI and in PET (SUVbw). In HU, 0 is water and −1000 is air.
 
     Args:
-        preprocessing: the model's preprocessing, with its inputs named as the dataset's modalities.
-        units: units by modality; empty or absent for an arbitrary unit.
-        field: path in the request, for errors.
+        preprocessing: the model's preprocessing, with inputs renamed to the dataset's modalities.
+        units: maps modalities to units. An empty or absent unit is arbitrary.
+        field: path in the request, for error messages.
 
     Raises:
-        BadOption: a modality does not fit.
+        BadOption: the unit of a modality is not suitable.
     """
     takes_hu = preprocessing.normalisation == "window"
     for modality in preprocessing.modalities:
@@ -142,7 +142,7 @@ def check_mapped_modalities(
     """Checks that the dataset has every modality that a map names.
 
     Raises:
-        BadOption: the dataset lacks a modality; the error names the modality.
+        BadOption: the dataset does not have a modality. The error names the modality.
     """
     for modality in modality_map:
         if modality not in declaration.modalities:

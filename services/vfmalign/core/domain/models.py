@@ -72,7 +72,7 @@ class Preprocessing(Record):
     def content_digest(self) -> str:
         """Returns a digest of the preprocessing that does not depend on the names of the modalities.
 
-        Features of datasets that name their modalities differently can be compared if this digest is the same.
+        If two datasets name modalities differently, their features can be compared if their digests are equal.
         """
         names = {modality: f"input_{index}" for index, modality in enumerate(self.modalities)}
         reference = names.get(self.reference, self.reference)
@@ -115,14 +115,17 @@ def _get_default_reference(modalities: tuple[Modality, ...]) -> Modality:
 
 
 class Layer(Record):
-    """A layer that features can be extracted from, and its number of channels; also the API's message."""
+    """A layer from which features can be extracted, and its number of channels.
+
+    This record is also the API's message.
+    """
 
     name: LayerName
     channels: int = Field(ge=1, le=MAX_LAYER_CHANNELS)
 
 
 class PretrainingDataset(Record):
-    """A dataset that a model was pretrained on, with the volumes and patients that show leakage into a test split."""
+    """A pretraining dataset, with its volumes and patients. They reveal leakage into a test split."""
 
     dataset_id: Id
     dataset_digest: Sha256
@@ -136,13 +139,13 @@ class ModelCard(Record):
     Attributes:
         architecture: name in `models.registry`.
         checkpoint: key and digest of the safetensors weights.
-        primary_layer: the layer from which a check computes its main number; it is declared in advance.
-        pretraining: datasets that the model was pretrained on. If they are unknown, this is empty, and the report
+        primary_layer: layer from which a check computes its main number. The layer is fixed in advance.
+        pretraining: datasets that the model was pretrained on. Empty if the datasets are unknown. The report then
             states that leakage cannot be excluded.
-        parent_model_id: the model this one was fine-tuned from; empty for a pretrained one.
-        source: origin and licence of the weights; free text without patient data.
-        declaration: rules for reading inputs from DICOM, as the JSON of a declaration file with its member
-            `selections`; empty for none. `imaging.datasets.layouts.derivation` reads and writes it.
+        parent_model_id: model from which this model was fine-tuned; empty for a pretrained model.
+        source: origin and licence of the weights, as free text without patient data.
+        declaration: rules for reading inputs from DICOM: the JSON text of a declaration file with `selections`. Empty
+            without rules. `imaging.datasets.layouts.derivation` reads and writes it.
     """
 
     id: Id

@@ -1,4 +1,4 @@
-"""Limits of small samples: when intervals and verdicts are withheld, and how likely a sample misses a subgroup."""
+"""Limits for small samples: when intervals and verdicts are withheld, and how likely a sample misses a subgroup."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SUBGROUP_SHARE = 0.1
 
 
 def explain_few_patients(n_groups: int, fewest: int) -> str:
-    """Returns why an estimate has no interval; an empty text if there is an interval.
+    """Returns the reason why an estimate has no interval. Empty if it has an interval.
 
     Args:
         n_groups: number of patients.
-        fewest: number of patients of the smaller class; equal to `n_groups` for metrics of one class.
+        fewest: number of patients in the smaller class. For metrics of one class, equal to `n_groups`.
     """
     if n_groups < MIN_GROUPS:
         return f"{pluralise(n_groups, 'patient')}: an interval needs at least {MIN_GROUPS}"
@@ -32,7 +32,7 @@ def explain_few_patients(n_groups: int, fewest: int) -> str:
 
 
 def describe_unseen_subgroup(patients: int) -> str:
-    """Says how often a sample of n patients misses a subgroup to which one patient in ten belongs: 0.9ⁿ."""
+    """States how often a sample of n patients misses a subgroup that contains 10 % of all patients: 0.9ⁿ."""
     chance = 100.0 * (1.0 - SUBGROUP_SHARE) ** patients
     text = f"{chance:.2g} %" if chance >= 0.1 else "below 0.1 %"
     return f"the chance that none of them belongs to a subgroup of one patient in ten is {text}"

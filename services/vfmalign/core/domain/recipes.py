@@ -1,11 +1,11 @@
-"""Training recipes by network, task and preset: the defaults of every job.
+"""Default training recipes for each network, task and preset.
 
-All networks of one task share epochs, steps and batch size, so a baseline has the same data and budget as the
-foundation model. Learning rate, layer decay and weight decay differ by network. Random weights get no layer decay,
-because their early stages have learned nothing worth preserving.
+All networks of a task use the same epochs, steps and batch size. Baselines therefore have the data and budget of the
+foundation model. Learning rate, layer decay and weight decay differ by network. Networks with random weights have no
+layer decay, because their early stages have learned nothing worth preserving.
 
-Sources: AdamW, layer decay, warm-up and half cosine are those of ConvNeXt V2's fine-tuning (Woo et al., CVPR 2023) and
-ProFound. The rates were tuned on seeded phantoms (`demo`).
+Sources: AdamW, layer decay, warm-up and half-cosine schedule follow the fine-tuning of ConvNeXt V2 (Woo et al., CVPR
+2023) and ProFound. The rates were tuned on seeded phantoms (`demo`).
 """
 
 from __future__ import annotations
@@ -112,7 +112,10 @@ PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, TrainingRecipe]]]
 
 
 def get_family(architecture: str) -> Family:
-    """Returns the family that an architecture shares its recipes with; unknown architectures count as convolutional."""
+    """Returns the family of an architecture, whose members share recipes.
+
+    Unknown architectures count as convolutional.
+    """
     return "transformer" if architecture.startswith(_TRANSFORMERS) else "convolutional"
 
 
@@ -140,7 +143,8 @@ def fit_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int] | No
     """Limits the patches of a preset to the size of a model's input.
 
     Args:
-        recipe: a preset, before a request changes its fields. A request whose patch is too large is an error.
+        recipe: a preset, before a request changes its fields. If a request sets a patch that is too large, this is an
+            error.
         input_shape_DHW: size of the input in voxels; None if it is not known yet.
     """
     if recipe.patch_shape_dhw is None or input_shape_DHW is None:

@@ -1,4 +1,4 @@
-"""Base of stored records, ids and digests."""
+"""Base class of stored records, and formats of ids and digests."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class TextFormat:
     """Format of a text, such as an id. Requests (`bounds.proto`), records and files share these formats.
 
     Attributes:
-        form: regular expression of the whole text.
-        problem: message of the error for a text in another format.
+        form: regular expression that the whole text must match.
+        problem: error message for a text that does not match.
         remedy: remedy of that error.
-        length: maximum number of characters; None if the remedy states it.
+        length: maximum number of characters. None if the remedy already states the maximum.
     """
 
     form: str
@@ -31,17 +31,17 @@ class TextFormat:
 
     @property
     def full_remedy(self) -> str:
-        """Remedy that also names the maximum length."""
+        """Remedy that also states the maximum length."""
         return self.remedy if self.length is None else f"{self.remedy}, and at most {self.length} characters"
 
     @property
     def pattern(self) -> str:
-        """Pattern of a text that is required."""
+        """Pattern for a required text."""
         return f"^{self.form}$"
 
     @property
     def optional_pattern(self) -> str:
-        """Pattern of a text that may be empty."""
+        """Pattern for a text that may be empty."""
         return f"^({self.form})?$"
 
     def matches(self, text: str) -> bool:
@@ -52,7 +52,7 @@ class TextFormat:
         """Checks that a text has this format, and returns it.
 
         Raises:
-            BadOption: it has another format; the error names the field.
+            BadOption: the text has another format. The error names the field.
         """
         if not self.matches(text):
             # A field may allow fewer characters than the format, so the length is named only if it is the problem.
@@ -94,11 +94,11 @@ MAX_KEY_BYTES = 1024
 
 
 def check_key(key: str) -> str:
-    """Checks that a key of object storage is canonical, so that no object has two keys.
+    """Checks that a key of the object storage is canonical. No object has two canonical keys.
 
     Raises:
         ValueError: the key is empty or too long, or contains an empty, `.` or `..` segment, a control character or a
-            backslash. Some stores read a backslash as a slash.
+            backslash. Some object stores interpret a backslash as a slash.
     """
     segments = key.split("/")
     is_text = key.isprintable() and "\\" not in key
@@ -111,12 +111,15 @@ Key = Annotated[str, AfterValidator(check_key)]
 
 
 class Record(BaseModel):
-    """Base of stored records: frozen, and strict about unknown fields. Validation errors do not quote values."""
+    """Base class of stored records.
+
+    Records are frozen and reject unknown fields. Validation errors do not quote values.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     def to_json(self) -> bytes:
-        """Returns canonical JSON: sorted keys and no spaces, so that equal records have equal digests."""
+        """Returns canonical JSON with sorted keys and no spaces. Equal records therefore have equal digests."""
         return canonical_json(self.model_dump(mode="json"))
 
     def digest(self) -> str:
@@ -125,15 +128,15 @@ class Record(BaseModel):
 
 
 def canonical_json(value: object) -> bytes:
-    """Encodes a value as JSON with sorted keys, no spaces and no NaN, so that equal values have equal bytes."""
+    """Encodes a value as JSON with sorted keys, no spaces and no NaN. Equal values have equal encodings."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def describe_invalid(error: ValidationError) -> str:
     """Describes the first problem of a stored record in at most 300 characters, without the offending value.
 
-    Keys that are not names of fields are left out as well: the writer of the object chose them, and they may name a
-    patient.
+    Keys that are not field names are also omitted, because the writer of the object chose them. They may contain a
+    patient's name.
     """
     problem = error.errors(include_input=False, include_url=False)[0]
     known = {*_get_field_names(Record), "[key]"}  # the latter is pydantic's own, for a key that is wrong itself

@@ -1,6 +1,6 @@
-"""Aggregates the scores of cases into one number: a mean, an area under the ROC curve or a balanced accuracy.
+"""Aggregates the scores of cases into a mean, an area under the ROC curve or a balanced accuracy.
 
-Training selects checkpoints by these numbers, and checks compare and resample them.
+Training selects checkpoints by these aggregates. Checks compare and resample them.
 
 Legend: N cases, R resamples, P positive cases, Q negative cases.
 """
@@ -26,13 +26,13 @@ def aggregate_resamples(
     """Aggregates the values of the cases once for each row of weights.
 
     Args:
-        metric: names the aggregate.
+        metric: metric that defines the aggregate.
         value_N: value of each case.
-        positive_N: true class of each case; unused by a mean.
+        positive_N: true class of each case. The mean does not use it.
         weight_RN: number of times each case counts, such as in a bootstrap resample.
 
     Returns:
-        R numbers. A number is NaN if there are no cases, or if the metric needs two classes and one is missing.
+        R numbers. A number is NaN if there are no cases, or if the metric needs two classes but one class is missing.
     """
     with np.errstate(invalid="ignore"):
         if metric.of_set == "mean":
@@ -52,7 +52,7 @@ def aggregate_resamples(
 
 
 def aggregate(metric: MetricSpec, values: Sequence[float | None], positives: Sequence[bool | None]) -> float | None:
-    """Aggregates the values, leaving out cases without a value; returns None if the aggregate is undefined."""
+    """Aggregates the values of cases that have one. Returns None if the aggregate is undefined."""
     scored = [(value, bool(truth)) for value, truth in zip(values, positives, strict=True) if value is not None]
     value_N = np.array([value for value, _ in scored], dtype=np.float64)
     positive_N = np.array([truth for _, truth in scored], dtype=np.bool_)

@@ -30,8 +30,8 @@ class Task(Record):
     """A task with its parameters. Records store the short form and parse it again when they are read.
 
     Attributes:
-        name: key in `tasks.TASKS`, unless the task is unknown.
-        parameters: parameters of the task; empty parameters take the dataset's defaults.
+        name: key in `tasks.TASKS`. Unknown tasks are not in `TASKS`.
+        parameters: parameters of the task. Empty parameters take the dataset's defaults.
     """
 
     name: str
@@ -95,5 +95,5 @@ def _parse(text: str) -> dict[str, object]:
 
 
 def to_id_part(text: str) -> str:
-    """Converts a short form to a part of an id, without `:`, `,`, `=` and `+`; different tasks give different parts."""
+    """Converts a short form to a part of an id, without `:`, `,`, `=` and `+`. The parts of different tasks differ."""
     return text.translate(str.maketrans(":,=+", "..--"))

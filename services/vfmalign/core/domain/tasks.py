@@ -1,7 +1,7 @@
-"""Tasks that models are fine-tuned for, with the data that they need, input transforms, metrics and naive baselines.
+"""Tasks for which models are fine-tuned: required data, input transforms, metrics and naive baselines.
 
-`get_task_spec` resolves a task with its parameters against the declaration of a dataset. Losses and networks live in
-`training.tasks`, which has one entry for each entry of `TASKS` and needs torch.
+`get_task_spec` resolves a task with its parameters against the declaration of a dataset. Losses and networks are in
+`training.tasks`, which requires torch and has one entry for each entry of `TASKS`.
 """
 
 from __future__ import annotations
@@ -41,16 +41,15 @@ class TaskSpec:
 
     Attributes:
         name: key in `TASKS`.
-        parameters: the parameters of the request, with the dataset's defaults in place of empty ones.
-        input_transform: name in `imaging.input_transforms`; features before and after fine-tuning are extracted with
-            it.
+        parameters: parameters of the request. Defaults of the dataset replace empty parameters.
+        input_transform: name in `imaging.input_transforms`. It applies to features from before and after fine-tuning.
         metrics: metrics of a test case, the primary one first.
-        naive_baseline: the prediction without a network that every network must beat.
+        naive_baseline: prediction without a network, which every network must beat.
         modalities: channels that the model's input must have.
         labels: label maps that every case must have, in the order in which they are drawn.
         structures: structures that a segmentation predicts, in the order in which they are drawn.
         case_class: class that a classification predicts.
-        restores: modalities that a restoration or translation predicts, as far as the model's input has them.
+        restores: modalities that a restoration or translation predicts if they are in the model's input.
     """
 
     name: str
@@ -66,14 +65,14 @@ class TaskSpec:
 
     @property
     def primary_metric(self) -> MetricSpec:
-        """The metric that selects the checkpoint and measures the gain."""
+        """The metric that selects the checkpoint and that measures the gain."""
         return self.metrics[0]
 
     def check_input(self, model: str, modalities: Sequence[Modality]) -> None:
         """Checks that the model's input has the channels of the task.
 
         Raises:
-            BadOption: a channel is missing; the error names it.
+            BadOption: a channel is missing. The error names the channel.
         """
         for modality in self.modalities:
             if modality not in modalities:
@@ -93,7 +92,7 @@ class TaskSpec:
         """Checks that every case in train, val and test has the label maps or the class that the task needs.
 
         Raises:
-            BadDataset: a case has no label map, or its class is not known; the error names it.
+            BadDataset: the label map or the class of a case is missing. The error names the case.
         """
         rows = [(split, case) for split in FINETUNING_SPLITS for case in dataset.split(split)]
         lacking = {label.name: [row for row in rows if label.name not in row[1].volumes] for label in self.labels}
@@ -261,15 +260,15 @@ TASKS: dict[str, _Definition] = {
 
 
 def get_task_spec(task: Task, declaration: DatasetDeclaration) -> TaskSpec:
-    """Returns the specification of a task on a dataset, with defaults for the task's empty parameters.
+    """Returns the specification of a task on a dataset. Empty parameters of the task take the dataset's defaults.
 
     Args:
-        task: the task; its parameters may be empty.
+        task: task, whose parameters may be empty.
         declaration: declaration of the dataset.
 
     Raises:
-        BadOption: the task is unknown; it does not use a parameter; a parameter has a name that the dataset does not
-            declare; or a parameter is empty and the dataset has no default for it.
+        BadOption: the task is unknown or does not use a parameter, the dataset does not declare the value of a
+            parameter, or an empty parameter has no default.
     """
     name = task.name
     entry = check_task(task)
@@ -298,7 +297,7 @@ def get_task_spec(task: Task, declaration: DatasetDeclaration) -> TaskSpec:
 
 
 def check_task(task: Task) -> _Definition:
-    """Checks a task without a dataset.
+    """Checks the name and the parameters of a task, without a dataset.
 
     Raises:
         BadOption: no task has this name, or the task does not use one of the parameters.

@@ -1,6 +1,7 @@
-"""Bounds of the API's fields, as the protos state them (`bounds.proto`).
+"""Bounds of the API's fields, which the protos state (`bounds.proto`).
 
-Servers check requests against them (`core.rpc.limits.bounds`). Records and command-line options use the same bounds.
+Servers check requests against these bounds (`core.rpc.limits.bounds`). Records and command-line options use the same
+bounds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ REALS = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT
 
 @cache
 def get_bounds(field: FieldDescriptor) -> bounds_pb2.Bounds:
-    """Returns the bound that the proto states for a field; an empty bound if it states none."""
+    """Returns the bound that the proto states for a field. If it states none, returns an empty bound."""
     extension: Any = bounds_pb2.bounds  # the stubs of protobuf give it two types
     result: bounds_pb2.Bounds = field.GetOptions().Extensions[extension]
     return result

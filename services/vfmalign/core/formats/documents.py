@@ -1,4 +1,4 @@
-"""Messages of the API as JSON, differences between JSON documents, and nouns in the singular or plural."""
+"""Converts messages to JSON, compares JSON documents, and forms plurals of nouns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def list_differences(first: object, second: object, path: str = "") -> list[str]
 
 
 def pluralise(count: int, noun: str) -> str:
-    """Returns `1 patient`, `2 patients`; only for nouns that take a plural s."""
+    """Returns a number and a noun, such as `2 patients`. Only for nouns whose plural adds an s."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

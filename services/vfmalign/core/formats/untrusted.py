@@ -1,4 +1,4 @@
-"""Untrusted files, JSON and text: read within bounds, and shown without characters that a terminal or page executes."""
+"""Reads untrusted files and JSON within bounds. Escapes characters that a terminal or page would execute."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def open_regular_file(path: Path, max_bytes: int) -> BinaryIO:
-    """Opens a regular file for reading. It never waits for a pipe, and never opens a device.
+    """Opens a regular file for reading. The function never waits for a pipe and never opens a device.
 
     Raises:
         OSError: the file cannot be opened, is not a regular file (EINVAL), or is larger than `max_bytes` (EFBIG).
@@ -39,7 +39,7 @@ def open_regular_file(path: Path, max_bytes: int) -> BinaryIO:
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """Reads a regular file up to the size that it has when it is opened; raises the errors of `open_regular_file`."""
+    """Reads a regular file up to its size at the time of opening. Raises the errors of `open_regular_file`."""
     with open_regular_file(path, max_bytes) as file:
         return file.read(os.fstat(file.fileno()).st_size)
 
@@ -48,13 +48,13 @@ def parse_json(data: bytes | str, max_bytes: int, *, unique_names: bool = False)
     """Returns the value of a JSON document.
 
     Args:
-        data: the document; bytes may be in UTF-8, UTF-16 or UTF-32, and begin with a byte order mark.
-        max_bytes: maximum size in bytes; for a `str`, in characters.
+        data: document, as text or as bytes in UTF-8, UTF-16 or UTF-32. Bytes may begin with a byte order mark.
+        max_bytes: maximum size in bytes, or in characters if `data` is a `str`.
         unique_names: if true, reject an object that repeats a name; if false, the last value counts.
 
     Raises:
         ValueError: the document is not JSON, is larger than `max_bytes`, is nested deeper than `MAX_JSON_DEPTH`, or
-            contains NaN or an infinite number. The message states the cause and quotes nothing of the document.
+            contains NaN or an infinite number. The message states the cause, but does not quote the document.
     """
     if len(data) > max_bytes:
         raise ValueError(f"larger than {_format_size(max_bytes)}")
@@ -84,14 +84,14 @@ def read_json(path: Path, max_bytes: int) -> JsonValue:
 
 
 def describe_failure(error: OSError | ValueError) -> str:
-    """Returns the cause of an error of `read_json`; leaves out the path, which the text of an OSError contains."""
+    """Returns the cause of an error of `read_json`, without the path that the text of an OSError contains."""
     return (error.strerror or "unknown reason") if isinstance(error, OSError) else str(error)
 
 
 def to_printable(text: str) -> str:
     r"""Escapes characters that would move, hide or control other text on a terminal or a page.
 
-    The escape is JSON's, such as `\u202e`, so that a JSON document keeps its value. Line ends and tabs stay.
+    Uses JSON escapes such as `\u202e`. A JSON document therefore keeps its value. Line ends and tabs stay.
     """
     return text if text.isprintable() else _SUSPECT.sub(_escape_unsafe, text)
 

@@ -1,7 +1,7 @@
 """Log of calls: one line for each successful call, and a bounded number of lines for failed calls.
 
-A client that fails in a loop would fill the disk with its failures and hide the failures of others. The metrics count
-every call by its status code.
+Without this bound, one client that fails in a loop would fill the disk and hide the failures of other clients. The
+metrics count every call by its status code.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class _Lines:
 
 @dataclass
 class CallLog:
-    """Writes the lines of one server's calls, on its event loop.
+    """Writes the log lines for the calls of one server, on the server's event loop.
 
-    A caller is named by the subject of its token. The claims of an invalid token are not logged.
+    Lines identify callers by the subjects of their tokens. The claims of an invalid token are not logged.
     """
 
     _lines: dict[tuple[str, str, str], _Lines] = field(default_factory=dict)
 
     def log_call(self, method: str, code: str, seconds: float, failure: VfmalignError | None) -> None:
-        """Logs a call that has ended, or that its caller has given up."""
+        """Logs a call that has ended or that its caller has cancelled."""
         fields: dict[str, Any] = {"method": method, "code": code, "seconds": round(seconds, 4)}
         if failure is not None:
             fields |= {"reason": failure.reason, "error": str(failure)}
@@ -55,13 +55,13 @@ class CallLog:
             self._warn("call", (current_identity.get() or _NOBODY).subject, fields)
 
     def log_denial(self, method: str, denial: VfmalignError, peer: str = "", key_id: str = "") -> None:
-        """Logs a call that its caller may not make.
+        """Logs a denied call.
 
         Args:
             method: the RPC.
             denial: why.
-            peer: address of the other end of the connection, as gRPC names it, with its port.
-            key_id: id of the key that the token names. The id is not verified.
+            peer: address and port of the client, in gRPC's format.
+            key_id: key id in the token. The id is not verified.
         """
         identity = current_identity.get() or _NOBODY
         fields = {

@@ -1,7 +1,7 @@
-"""Metrics of one method of the API: calls started and finished, their duration, and the side at fault for failures.
+"""Metrics of API methods: started calls, finished calls, duration, and the party at fault for each failure.
 
-The objectives of the services count only failures that are the server's fault. A caller that sends invalid requests in
-a loop, or more than its quota, must not use up the services' error budget.
+The objectives of the services count only failures that are the server's fault. Callers that send invalid requests in a
+loop or exceed their quotas must not use up the services' error budget.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class Method:
 
     @property
     def path(self) -> str:
-        """Full name of the method, as on the wire: `/package.Service/Method`."""
+        """Full name of the method on the wire: `/package.Service/Method`."""
         return f"/{self.service}/{self.name}"
 
     @classmethod
     def create(cls, service: str, name: str, kind: str) -> Method:
-        """Registers the metrics of a method; `kind` is `unary`, `server_stream` or `bidi_stream`."""
+        """Registers the metrics of a method. `kind` is `unary`, `server_stream` or `bidi_stream`."""
         labels = (kind, service, name)
         for reason in _FROM_THE_START:
             metrics.calls_failed.labels(service, name, "server", reason)
@@ -88,7 +88,7 @@ class Method:
         )
 
     def count_caller(self, tenant: str, role: str) -> None:
-        """Counts a call under the role that allowed the caller to make it."""
+        """Counts a call under the role that allowed the call."""
         metrics.calls_by_role.labels(tenant, role, self.service, self.name).inc()
 
     def account(
@@ -99,8 +99,8 @@ class Method:
         Args:
             code: its status.
             seconds: its duration.
-            failure: the error that the call ended with, if any.
-            time_limit_s: seconds from the call's arrival to the caller's deadline; None without a deadline.
+            failure: error with which the call ended; None if it succeeded.
+            time_limit_s: seconds from the call's arrival to its deadline; None without a deadline.
         """
         self.handled[code].inc()
         self.seconds.observe(seconds)
@@ -117,7 +117,8 @@ def register_methods(services: Mapping[str, list[tuple[str, bool]]]) -> None:
     """Registers the metrics of every method, so that they are exported before the first call.
 
     Args:
-        services: for each service, by its full name, the methods, and whether each method streams its response.
+        services: maps the full name of each service to its methods. Each method maps to whether it streams its
+            response.
     """
     for service, methods in services.items():
         for name, streams in methods:

@@ -1,8 +1,8 @@
-"""Channels to vfmalign's services with deadlines, retries, request ids and typed errors.
+"""Channels to vfmalign's services. They add deadlines, retries, request ids and typed errors.
 
 gRPC itself retries a call while the service answers UNAVAILABLE (service config, gRFC A6). Retries are safe because all
-RPCs are idempotent: creations take an id that the client chooses, all others compute or read. If a full service rejects
-a unary call, this module repeats the call after the delay that the service states, because gRPC ignores this delay.
+RPCs are idempotent. For RPCs that create an object, the client chooses the id. All other RPCs compute or read. If a
+full service rejects a unary call, this module repeats the call after the service's stated delay, which gRPC ignores.
 """
 
 from __future__ import annotations
@@ -48,21 +48,22 @@ def connect(
     token: BearerToken | None = None,
     tenant: str = "",
 ) -> grpc.aio.Channel:
-    """Opens a channel; it connects at the first call and reconnects when the connection is lost.
+    """Opens a channel. The channel connects at the first call, and reconnects when the connection is lost.
 
-    Calls raise the errors of `core.domain.errors` and carry the request id of the running context, or a new one.
+    Calls raise the errors of `core.domain.errors`. They carry the request id of the running context or a new request
+    id.
 
     Args:
         address: `host:port`, or any gRPC target.
-        call_timeout_s: deadline of unary calls that set none, in seconds.
-        stream_timeout_s: deadline of streaming calls that set none, in seconds.
-        wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
-        files: the caller's files for TLS; without them, calls are not encrypted.
-        token: the token that calls carry; without it, they carry none.
+        call_timeout_s: default deadline of unary calls, in seconds.
+        stream_timeout_s: default deadline of streaming calls, in seconds.
+        wait_for_ready: if true, calls wait until their deadline for a service that is not reachable yet.
+        files: the caller's TLS files. Without these files, calls are not encrypted.
+        token: token that is sent with calls; None for calls without a token.
         tenant: tenant for which calls act; empty for the caller's only tenant.
 
     Raises:
-        OSError: one of the files cannot be read.
+        OSError: a TLS file cannot be read.
         BadOption: the token would leave this machine unencrypted.
     """
     if token is not None:

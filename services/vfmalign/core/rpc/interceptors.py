@@ -1,15 +1,16 @@
 """Server interceptor: identity, admission, bounds of requests, request id, metrics, log and conversion of errors.
 
-Every call passes the same checks in the same order: the service is open, the caller is authenticated and may call the
-RPC, the caller is below its limit of concurrent calls, memory for the request is reserved, and the request is read and
-checked. Until gRPC is done with a call, the call counts towards its caller's limit, and its answer occupies memory.
+All calls pass the same steps in the same order. The interceptor checks that the service is open, that the caller is
+authenticated and may call the RPC, and that the caller is below its limit of concurrent calls. Then it reserves memory
+for the request, and reads and checks the request. Until gRPC has finished a call, the call counts towards its caller's
+limit, and its response occupies memory.
 
 Handlers of unary requests are registered as handlers of request streams, which look the same on the wire. The handler
-then decides when to read the message: after it has reserved memory, and within a time limit. A message that cannot be
-parsed is an error like any other.
+then decides when to read the message: after it has reserved memory, and within a time limit. Messages that cannot be
+parsed cause an error as usual.
 
-Servicers raise errors of `core.domain.errors`. Any other exception becomes INTERNAL with a generic message; the
-traceback is written only to the log, because it may contain data.
+Servicers raise errors of `core.domain.errors`. Any other exception becomes INTERNAL with a generic message. Only the
+log contains the traceback, which may include data.
 """
 
 from __future__ import annotations
@@ -83,15 +84,15 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 @dataclass
 class Gate:
-    """Admits calls; rejects them while the process starts or shuts down."""
+    """Admits calls. While the process starts or shuts down, rejects all calls."""
 
     state: Literal["loading", "open", "draining"] = "loading"
 
     def check(self, service: str) -> None:
-        """Checks that a call is admitted.
+        """Checks that the server is ready to admit a call.
 
         Raises:
-            Unavailable: the process starts or shuts down.
+            Unavailable: the process is starting or shutting down.
         """
         if self.state == "open" or service.startswith(_ALWAYS_OPEN):
             return
@@ -152,7 +153,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
-        """Returns the method's wrapped handler; each method is wrapped once."""
+        """Returns the method's wrapped handler. Each method is wrapped only once."""
         path = handler_call_details.method
         if path in self._wrapped:
             return self._wrapped[path]

@@ -1,6 +1,6 @@
-"""Tokens of the pages of lists. A token belongs to one method and to the filters of its request.
+"""Page tokens of list requests. A token belongs to one method and to the filters of its request.
 
-A token holds the position of the last item of a page. It is opaque to clients but not secret.
+A token contains the position of the last item of a page. Tokens are opaque to clients, but not secret.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class PageTokens:
         return cls(request.DESCRIPTOR.name.removesuffix("Request"), digest[:16])
 
     def write(self, *position: str) -> str:
-        """Returns the token for the page after a position."""
+        """Returns the token of the page that begins after a position."""
         return base64.urlsafe_b64encode(canonical_json([self.method, self.filters, *position])).decode()
 
     def read(self, token: str) -> tuple[str, ...]:
-        """Returns the position in a token.
+        """Returns the position that a token contains.
 
         Raises:
-            BadOption: the token was not written by this class, or belongs to another method or to other filters.
+            BadOption: this class did not write the token, or the token belongs to another method or other filters.
         """
         try:
             method, filters, *position = _TOKEN.validate_json(base64.urlsafe_b64decode(token))
@@ -64,6 +64,6 @@ class PageTokens:
 
 
 def bad_token(problem: str) -> BadOption:
-    """Returns the error for a token that does not fit the request."""
+    """Returns the error for a token that is not valid for the request."""
     remedy = "send the `next_page_token` of the previous page with the same filters, or an empty one for the first page"
     return BadOption(problem, field="page_token", remedy=remedy)

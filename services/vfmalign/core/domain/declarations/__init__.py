@@ -40,12 +40,12 @@ class LabelMap(Record):
 
     Attributes:
         name: its id.
-        values: name of the structure of each voxel value; 0 is background. Values with the same name, such as the
-            grades of a lesion, are one structure.
-        may_be_empty: True if a case without the structure has an empty map.
-        weight: weight of its structures in a segmentation's loss, for structures of few voxels.
-        within: label map whose single structure contains these structures, and therefore covers their voxels as well.
-            Empty if no structure contains them.
+        values: maps each voxel value to the name of a structure. The value 0 is background. Values with the same name
+            form one structure, such as the grades of a lesion.
+        may_be_empty: True if cases without the structure have an empty map.
+        weight: weight of the map's structures in the loss of a segmentation. Small structures need a higher weight.
+        within: label map with a single structure, which contains the structures of this map and their voxels. Empty if
+            there is no such map.
     """
 
     name: VolumeKind
@@ -65,9 +65,10 @@ class CaseClass(Record):
 
     Attributes:
         name: its id.
-        label: label map that the class is derived from; empty if the cases state the class.
-        at_least: with `label`: a case is positive if the highest value of its map is at least `at_least`. If no map of
-            a dataset exceeds 1, the maps are masks without grades, and the value 1 makes a case positive.
+        label: label map from which the class is derived. Empty if the cases state the class.
+        at_least: if `label` is set, lowest value that makes a case positive. The highest value in the case's map
+            counts. If no map of a dataset exceeds 1, the maps are masks without grades, and cases with the value 1 are
+            positive.
     """
 
     name: VolumeKind
@@ -76,7 +77,7 @@ class CaseClass(Record):
 
 
 class TaskParameters(Record):
-    """Parameters of tasks. A task uses some of these parameters; an empty parameter takes the dataset's default."""
+    """Parameters of tasks. A task uses some of these parameters. Empty parameters take the dataset's defaults."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -98,12 +99,12 @@ class DatasetDeclaration(Record):
     """Modalities, label maps and classes of the cases of a dataset.
 
     Attributes:
-        name: its id, such as `prostate_mpmri`.
-        modalities: ids of the images, all of which every case has; the first image defines the grid.
+        name: id of the declaration, such as `prostate_mpmri`.
+        modalities: ids of the images. Every case has all of them. The first image defines the grid.
         labels: label maps that a case may have.
         classes: classes that a case may belong to.
-        defaults: default parameters of each task, by its name.
-        units: units by modality; modalities that are left out have an arbitrary unit.
+        defaults: maps the name of each task to its default parameters.
+        units: maps modalities to their units. Omitted modalities have an arbitrary unit.
     """
 
     name: VolumeKind

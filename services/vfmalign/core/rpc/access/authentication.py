@@ -1,6 +1,6 @@
 """Verifies the bearer tokens of calls: signed JSON Web Tokens of the configured issuers (RFC 7519, RFC 9068).
 
-Errors never contain a token or an unverified claim of it.
+Errors never contain a token or its unverified claims.
 """
 
 from __future__ import annotations
@@ -52,15 +52,14 @@ _HOW_TO_SEND = (
 class Authenticator:
     """Identifies callers by their tokens.
 
-    Caches verified tokens by their digest until they expire, but no longer than the interval at which keys are fetched
-    again.
+    Caches verified tokens by digest until they expire, but at most for the interval between two fetches of the keys.
 
     Args:
-        settings: issuers, audience and claims of the tokens that are accepted.
-        clock: returns the time in seconds since the epoch.
+        settings: issuers, audience and claims that tokens must have.
+        clock: function that returns the time in seconds since the epoch.
 
     Raises:
-        BadOption: a file of keys cannot be used, or a subject has a role that does not exist.
+        BadOption: a key file cannot be used, or a subject has an unknown role.
     """
 
     def __init__(self, settings: AuthSettings, clock: Callable[[], float] = time.time) -> None:
@@ -74,7 +73,7 @@ class Authenticator:
         )
 
     async def authenticate(self, metadata: Iterable[tuple[str, str | bytes]]) -> Identity:
-        """Returns the identity that a call's metadata prove; in mode `off`, returns an anonymous owner with every role.
+        """Returns the identity that a call's metadata prove. In mode `off`, returns an anonymous owner with all roles.
 
         Raises:
             Unauthenticated: there is no valid token.
@@ -163,8 +162,7 @@ class Authenticator:
 def get_key_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """Returns the key id that the token of a call states, for the log of denials.
 
-    The id is not verified. Empty if the token states no key id, or one that does not consist of 1 to 64 usual
-    characters.
+    The id is not verified. Empty if the key id is missing, or does not consist of 1 to 64 usual characters.
     """
     try:
         key_id = jwt.get_unverified_header(_get_token(metadata)).get("kid")

@@ -1,6 +1,6 @@
-"""Which role may call which RPC: one table for the whole API.
+"""Table of the roles that may call each RPC of the API.
 
-An RPC without a row is denied to everybody and makes a test fail. docs/security.md shows the table.
+Nobody may call an RPC without a row in the table, and a test fails. docs/security.md shows the table.
 """
 
 from __future__ import annotations
@@ -106,12 +106,12 @@ _OPEN = "/grpc.health.v1.Health/Check"
 
 
 def needs_identity(path: str) -> bool:
-    """Returns whether callers of an RPC must prove who they are."""
+    """Returns whether callers of an RPC must prove their identity."""
     return path != _OPEN
 
 
 def choose_tenant(identity: Identity, metadata: Iterable[tuple[str, str | bytes]], path: str) -> str:
-    """Returns the tenant for which a call acts: the tenant named in its metadata, else the caller's only tenant.
+    """Returns the tenant for which a call acts: the tenant in the call's metadata or else the caller's only tenant.
 
     Args:
         identity: the caller.
@@ -119,7 +119,7 @@ def choose_tenant(identity: Identity, metadata: Iterable[tuple[str, str | bytes]
         path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
 
     Raises:
-        Forbidden: the caller may not act for the named tenant. The error is the same for tenants that do not exist.
+        Forbidden: the caller may not act for the named tenant. Tenants that do not exist cause the same error.
         BadOption: the caller has several tenants, and the call does not name one.
     """
     named = [value for key, value in metadata if key == TENANT]
@@ -148,7 +148,7 @@ def check_access(identity: Identity, path: str) -> str:
         path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
 
     Returns:
-        The role that allows the call; if several do, the first one in `PEOPLE` and `SERVICES`.
+        The role that allows the call. If several roles allow it, the first one in `PEOPLE` and `SERVICES`.
 
     Raises:
         Forbidden: none of the roles may call the RPC.
@@ -167,11 +167,11 @@ def check_access(identity: Identity, path: str) -> str:
 
 
 def check_extraction(identity: Identity | None, *, by_reference: bool) -> None:
-    """Checks that a caller may send this Extract request: the role `router` may only name studies at a PACS.
+    """Checks that a caller may send this Extract request. The role `router` may only request studies at a PACS.
 
     Args:
         identity: the caller; None if the service itself acts.
-        by_reference: whether the study is at a PACS, and its features are returned rather than stored.
+        by_reference: True if the study is at a PACS, and its features are returned but not stored.
 
     Raises:
         Forbidden: the caller may not.
@@ -188,7 +188,7 @@ def check_extraction(identity: Identity | None, *, by_reference: bool) -> None:
 
 
 def check_observation(identity: Identity | None, *, stored: bool) -> None:
-    """Checks that a caller may send this Observe request: the role `router` may not name stored features.
+    """Checks that a caller may send this Observe request. The role `router` may not use stored features.
 
     Args:
         identity: the caller; None if the service itself acts.
@@ -208,11 +208,11 @@ def check_observation(identity: Identity | None, *, stored: bool) -> None:
 
 
 def check_ownership(identity: Identity | None, created_by: str, subject: str) -> None:
-    """Checks that a caller may end or restart an object: its creator and admins may.
+    """Checks that a caller may end or restart an object. Only the object's creator and admins may.
 
     Args:
         identity: the caller; None if the service itself acts.
-        created_by: `Identity.key` of the creator; empty if the service itself created the object.
+        created_by: `Identity.key` of the creator. Empty if the service itself created the object.
         subject: id of the object.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Bearer tokens of outgoing calls: fixed, from a file that other programs may rewrite, or from a function.
+"""Bearer tokens of outgoing calls: a fixed text, the current content of a file, or the result of a function.
 
-A token works like a password: it is sent only over encrypted channels or within this machine, unless a setting also
-allows plaintext to other machines. Calls over synchronous and asynchronous channels carry the token as metadata,
-because gRPC's own call credentials do not work on plaintext channels, not even on the loopback interface.
+A token works like a password. It is sent unencrypted only within this machine, unless a setting allows other machines,
+too. Calls carry the token as metadata. The reason is that gRPC's own call credentials do not work on plaintext
+channels, not even on the loopback interface.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ class BearerToken:
 
     Args:
         value: the token.
-        file: file with the token, in place of `value`; it is read again when it changes.
-        function: returns the token, in place of `value` and `file`; called before every call, on the event loop.
-        allow_plaintext: whether the token may be sent unencrypted to other machines, as in a network of trusted
-            containers.
+        file: file with the token, instead of `value`. The file is read again when it changes.
+        function: returns the token, instead of `value` and `file`. It runs on the event loop before every call.
+        allow_plaintext: whether the token may be sent unencrypted to other machines, such as other trusted containers.
     """
 
     def __init__(
@@ -51,13 +50,13 @@ class BearerToken:
 
     @classmethod
     def from_settings(cls, settings: AuthSettings) -> BearerToken | None:
-        """Returns the token for a service's own calls; None if the service has no token."""
+        """Returns the token for a service's own calls, or None if the service has no token."""
         if settings.token_file is None:
             return None
         return cls(file=settings.token_file, allow_plaintext=settings.allow_plaintext)
 
     def check_channel(self, address: str, *, encrypted: bool) -> None:
-        """Checks that the token may be sent to a target of gRPC.
+        """Checks that the token may be sent to a gRPC target.
 
         Raises:
             BadOption: the token would leave this machine unencrypted.

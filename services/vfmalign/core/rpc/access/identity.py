@@ -1,4 +1,4 @@
-"""Who makes a call: the identity that its token proves, for the interceptor, servicers and logs."""
+"""Identity of a caller, proved by the token. The interceptor, servicers and logs use it."""
 
 from __future__ import annotations
 

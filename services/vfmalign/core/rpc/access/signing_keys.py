@@ -1,8 +1,8 @@
-"""Public keys that verify tokens: from a file, or from the discovery document of an OpenID provider.
+"""Public keys that verify tokens. They come from a file or from an OpenID provider's discovery document.
 
-PyJWT's own `PyJWKClient` asks the provider again for every unknown key id, although callers can invent key ids. It has
-no keys while the provider is down. Here, only one request to the provider runs at a time, with a pause before the next
-one. While the provider is down, the last keys stay in use for a limited time.
+PyJWT's `PyJWKClient` requests the keys again for every unknown key id, although callers can invent key ids. While the
+provider is down, it has no keys. This module sends one request to the provider at a time, and pauses before the next
+request. While the provider is down, it uses the last keys for a limited time.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _log = logs.get(__name__)
 
 
 def parse_keys(document: bytes) -> Keys:
-    """Returns, by id, the keys of a JWKS document that may sign tokens; leaves out its other keys.
+    """Returns the keys of a JWKS document that may sign tokens, by key id. Omits all other keys.
 
-    A key without an id is listed under the empty text.
+    The id of a key without an id is an empty text.
 
     Raises:
         ValueError: the document is not a JWKS document, or has no key that may sign tokens.
@@ -79,7 +79,7 @@ def _parse_key(entry: dict[str, JsonValue]) -> jwt.PyJWK | None:
 
 
 class FileKeys:
-    """The keys of a file, which is read again when it changes.
+    """The keys in a file. The file is read again when it changes.
 
     Args:
         path: JWKS document.
@@ -95,7 +95,7 @@ class FileKeys:
         self._keys = parse_keys(path.read_bytes())
 
     async def get(self, key_id: str | None) -> jwt.PyJWK:
-        """Returns the key with this id; for None, returns the only key.
+        """Returns the key with this id. If the id is None, returns the only key.
 
         Raises:
             Unauthenticated: no key has this id.
@@ -118,12 +118,15 @@ class FileKeys:
 
 
 class ProviderKeys:
-    """The keys of an OpenID provider, fetched when first needed, and again when they are old or a key id is unknown.
+    """The keys of an OpenID provider.
+
+    They are fetched at the first use, and again when they are old or a key id is unknown.
 
     Args:
         issuer: URL of the provider.
-        ca_file: PEM file of the authorities that sign the provider's certificate; by default, the system's authorities.
-        clock: returns the time in seconds.
+        ca_file: PEM file of the authorities that sign the provider's certificate. The default is the system's
+            authorities.
+        clock: function that returns the time in seconds.
     """
 
     def __init__(self, issuer: str, ca_file: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -136,11 +139,11 @@ class ProviderKeys:
         self._request: asyncio.Task[None] | None = None
 
     async def get(self, key_id: str | None) -> jwt.PyJWK:
-        """Returns the key with this id; for None, returns the only key.
+        """Returns the key with this id. If the id is None, returns the only key.
 
         Raises:
             Unauthenticated: the provider has no key with this id.
-            Unavailable: the provider does not answer, and the last keys are too old or do not include this id.
+            Unavailable: the provider does not answer, and the last keys are too old or do not contain this id.
         """
         if self._get_age() > REFRESH_S or _find(self._keys, key_id) is None:
             await self._refresh()

@@ -1,4 +1,4 @@
-"""One servicer per tenant behind one registration: a servicer cannot reach another tenant's data."""
+"""Registers one servicer that forwards calls to a servicer per tenant. No servicer can access another tenant's data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _Context = grpc.aio.ServicerContext[Message, Message]
 
 
 def by_tenant(servicers: Mapping[str, Servicer]) -> Servicer:
-    """Returns a servicer that hands every call to the servicer of the tenant for which the call acts.
+    """Returns a servicer that forwards each call to the servicer of the call's tenant.
 
     Args:
-        servicers: servicers of one class, by tenant.
+        servicers: maps each tenant to its servicer. All servicers have the same class.
     """
     return cast(Servicer, _ByTenant(servicers))
 

@@ -1,1 +1,1 @@
-"""Limits of calls: bounds of a request, memory, and the calls and connections of one caller."""
+"""Limits for calls: bounds of requests, memory, and the calls and connections of each caller."""

@@ -1,13 +1,13 @@
-"""Admission of calls: how many calls a caller may have at once, and memory for requests and answers.
+"""Admission of calls: limits the concurrent calls of each caller, and the memory for requests and answers.
 
-gRPC reads the message of a unary call before its handler runs, so stalled senders of large messages fill a server's
-memory. Here, a call first reserves memory for a message of the maximum size. After reading its message, the call keeps
-only the memory of this message while it works. Its answer occupies memory until the caller has read the answer. As the
-caller may never do so, a call counts until gRPC is done with the call.
+gRPC reads the message of a unary call before its handler runs. Stalled senders of large messages could therefore fill a
+server's memory. In this module, a call first reserves memory for a message of the maximum size. After the message was
+read, the call keeps only as much memory as the message needs. The answer occupies memory until the caller has read the
+answer. Some callers never read it. A call therefore counts until gRPC has finished the call.
 
-If there is no room, a call waits. Free memory goes to the tenant that holds the least memory, and within it to the
-caller that holds the least. While a call waits, the oldest unfinished message or answer is given up, because a message
-that is still incomplete after some time is probably stalled.
+If too little memory is free, a call waits. The tenant that uses the least memory comes first, and among its callers,
+the caller that uses the least. While a call waits, the server cancels the oldest unfinished message or answer, which is
+probably stalled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Deadline(Protocol):
     """Deadline of an unfinished message or answer, by the clock of the event loop, such as an `asyncio.Timeout`."""
 
     def when(self) -> float | None:
-        """Returns the time of the deadline; None if the deadline has passed."""
+        """Returns the time of the deadline, or None if the deadline has passed."""
 
     def reschedule(self, when: float) -> None:
         """Changes the time."""
@@ -66,7 +66,7 @@ class _AnswerTimer:
 
 
 class ShareExhausted(Exhausted):
-    """A caller or tenant uses all of its own share of the memory; this is not the server's fault."""
+    """A caller or tenant uses its whole share of the memory. This is not the server's fault."""
 
 
 @dataclass(eq=False)
@@ -75,11 +75,10 @@ class Reservation:
 
     Attributes:
         caller: who calls.
-        size_bytes: for a request, `message_bytes` while its message is read, then the message's size; for an answer,
-            the answer's size.
+        size_bytes: size of the answer or of the message. While a message is read, `message_bytes`.
         granted: future that is done once the memory is reserved.
-        started: when the transfer of the message or answer began, by the clock of the event loop.
-        deadline: ends a transfer that takes too long; None while nothing is received or sent.
+        started: start time of the transfer of the message or answer, by the clock of the event loop.
+        deadline: timer that ends transfers that take too long. None while nothing is received or sent.
     """
 
     caller: Caller
@@ -93,20 +92,20 @@ class Reservation:
 class Admission:
     """Calls of one process, and memory for their requests and answers.
 
-    One caller may use only a part of the calls and half of the memory. All callers of one tenant together may use three
-    quarters of the memory. Therefore, no caller and no tenant can lock out the others.
+    Each caller may use only a part of the calls and half of the memory. All callers of one tenant together may use
+    three quarters of the memory. Therefore, no caller and no tenant can lock out the others.
 
     Attributes:
         calls_per_caller: maximum number of concurrent calls of one caller.
         message_bytes: maximum size of a message.
         total_bytes: memory for all calls; at least twice `message_bytes`.
         message_timeout_s: seconds within which a message must be complete.
-        answer_timeout_s: seconds within which the caller must take a message of an answer.
-        grace_s: seconds that a message or an answer may take even while other calls wait for room.
-        wait_s: seconds that a call waits for room before it is rejected.
-        accepted_bytes: a message above this size is rejected after it was read; None for `message_bytes`.
-        is_shared: whether all calls count as calls of one caller, which represents everybody without a token.
-        used_bytes: memory that is reserved now.
+        answer_timeout_s: seconds within which the caller must read a message of an answer.
+        grace_s: seconds that a message or answer may take even while other calls wait for memory.
+        wait_s: seconds that a call waits for memory before it is rejected.
+        accepted_bytes: size above which a message is rejected after it was read; None for `message_bytes`.
+        is_shared: whether all calls count as calls of a single caller, because none has a token.
+        used_bytes: currently reserved memory.
     """
 
     calls_per_caller: int
@@ -164,7 +163,7 @@ class Admission:
             caller: who calls.
 
         Raises:
-            Exhausted: there is no room, and none became free in time.
+            Exhausted: too little memory was free, and no more became free in time.
         """
         reservation = await self._acquire(caller, self.message_bytes)
         try:
@@ -173,7 +172,7 @@ class Admission:
             self._release(reservation)
 
     async def read(self, context: Context, reservation: Reservation) -> bytes | None:
-        """Reads the next message of a call that has reserved memory for it; returns None after the last message.
+        """Reads the next message of a call, which must have reserved memory. Returns None after the last message.
 
         Raises:
             Exhausted: the message was not complete in time.
@@ -212,13 +211,14 @@ class Admission:
         Args:
             caller: who calls.
             size_bytes: size of the answer.
-            give_up: called when the answer was not taken in time, and again after each further `answer_timeout_s`.
+            give_up: function that is called if the caller did not read the answer in time, and again after each further
+                `answer_timeout_s`.
 
         Returns:
-            A function to call once, when the answer is taken or the call is done.
+            A function to call once, when the caller has read the answer or the call has ended.
 
         Raises:
-            Exhausted: there is no room, and none became free in time.
+            Exhausted: too little memory was free, and no more became free in time.
         """
         reservation = await self._acquire(caller, min(size_bytes, self._share_bytes))
         timer = _AnswerTimer(self.answer_timeout_s, give_up)

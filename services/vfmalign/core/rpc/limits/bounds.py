@@ -1,9 +1,9 @@
-"""Bounds of requests: every field of a message is checked against the bound that its proto states.
+"""Checks every field of a request against the bound that the proto states.
 
-A server checks a request before anything else reads it. No servicer therefore sees a text, list or number beyond its
-bound, a text of another format, a control character, a number that is not finite, or an enum value that this version
-does not know. Required fields are never missing. Counts are checked before entries are read. Rules that a bound cannot
-express, such as how fields fit together, are checked by the message's record.
+A server checks a request before anything else reads it. Servicers therefore never receive a text, list or number beyond
+its bound, a text in a wrong format, a control character, a non-finite number or an unknown enum value. Required fields
+are never missing. The number of entries is checked before entries are read. The message's record checks other rules,
+such as which fields can be combined.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def parse_request(parse: Callable[[bytes], Message], data: bytes) -> Message:
-    """Parses a request and checks every field of it.
+    """Parses a request and checks all its fields.
 
     Args:
         parse: `FromString` of the request's class.
@@ -42,7 +42,7 @@ def parse_request(parse: Callable[[bytes], Message], data: bytes) -> Message:
 
     Raises:
         InvalidInput: the bytes cannot be parsed as this message.
-        BadOption: a field is beyond its bound, or is required and missing; the error names it.
+        BadOption: a field is beyond its bound, or a required field is missing. The error names the field.
     """
     try:
         message = parse(data)
@@ -62,10 +62,10 @@ def check_request(message: Message, path: str = "") -> None:
 
     Args:
         message: the request, or a part of it.
-        path: path of the message within the request, as errors name it.
+        path: path of the message within the request, for error messages.
 
     Raises:
-        BadOption: a field is beyond its bound; the error names it.
+        BadOption: a field is beyond its bound. The error names the field.
     """
     if isinstance(message, Timestamp):
         _check_time(message, path)

@@ -1,8 +1,8 @@
-"""Connections of the API: which callers use a connection, and how the server closes it.
+"""Tracks which callers use each connection of the API, and closes connections.
 
-If a client does not read the answer of a call, gRPC's server cannot reset the call: the status waits behind the answer,
-and nothing else ends a call (ADR 0084). The server can only close the connection, which ends all of its calls. A
-connection that several callers share, such as a proxy's, is never closed because of one of them.
+If a client does not read the answer of a call, gRPC's server cannot end the call, because only the status ends it, and
+the status waits behind the answer (ADR 0084). The server can only close the connection, which ends all calls on it. If
+several callers share a connection, such as a proxy's, the server never closes it because of one caller.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Connections:
     """Open connections with their callers.
 
     Attributes:
-        port: the server's own port; 0 while it is not known, and no connection can be closed.
+        port: the server's own port. While it is unknown, `port` is 0 and no connection can be closed.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Connections:
         """Counts a caller's call on a connection while the block runs.
 
         Args:
-            peer: address of the client as gRPC names it, such as `ipv4:10.0.0.1:40000`.
+            peer: address of the client in gRPC's format, such as `ipv4:10.0.0.1:40000`.
             caller: who calls.
         """
         callers = self._callers.setdefault(peer, Counter())
@@ -53,7 +53,7 @@ class Connections:
                 self._callers.pop(peer, None)
 
     def close(self, peer: str) -> bool:
-        """Closes a connection soon, unless several callers share it; returns whether it will be closed."""
+        """Schedules the closing of a connection, unless several callers share it. Returns whether it will be closed."""
         if not self.port or len(self._callers.get(peer, ())) > 1:
             return False
         if not self._closing:

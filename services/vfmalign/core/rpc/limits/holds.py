@@ -1,6 +1,6 @@
-"""Resources that a call holds until gRPC is done with it: a place among its caller's calls, and memory for its answer.
+"""Resources that a call occupies until gRPC has finished it: one of its caller's calls, and memory for its answer.
 
-Callers of the RPC that needs no identity share one small part of the calls and the memory. They cannot use the part of
+Callers of the RPC that needs no identity share a small part of the calls and of the memory. The rest is reserved for
 callers with an identity.
 """
 
@@ -28,11 +28,11 @@ class Hold:
 
     Attributes:
         caller: who calls.
-        admission: limits of the caller: calls and memory.
+        admission: limits of the caller's calls and memory.
         path: the RPC.
         peer: the connection.
-        connections: closes the connection of a caller that does not take its answers.
-        resources: released when gRPC is done with the call.
+        connections: closes the connections of callers that do not read their answers.
+        resources: resources to release when gRPC has finished the call.
     """
 
     caller: Caller
@@ -44,10 +44,10 @@ class Hold:
     _free_answer: Callable[[], None] | None = None
 
     async def send(self, answer: bytes) -> None:
-        """Reserves memory for an answer until the answer is taken or the call is done.
+        """Reserves memory for an answer until the caller has read it or the call has ended.
 
         Raises:
-            Exhausted: there is no room, and none became free in time.
+            Exhausted: too little memory was free, and no more became free in time.
         """
         self._free_answer = await self.admission.send(self.caller, len(answer), self._give_up)
 
@@ -83,9 +83,9 @@ class Holds:
     connections: Connections
 
     def begin(self, context: Context, path: str) -> Hold:
-        """Counts a caller's call until gRPC is done with the call.
+        """Counts a caller's call until gRPC has finished the call.
 
-        Services call on behalf of all users and have no limit.
+        Services call on behalf of all users and therefore have no limit.
 
         Raises:
             Exhausted: the caller has its maximum number of concurrent calls.
