@@ -52,10 +52,10 @@ class AsyncClient:
     If you omit an address, a file, `tenant` or `token`, the client reads it from the environment:
     `VFMALIGN_FEATURES_ADDRESS`, `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_MONITORING_ADDRESS`,
     `VFMALIGN_CA_FILE`, `VFMALIGN_CERT_FILE`, `VFMALIGN_KEY_FILE`, `VFMALIGN_TENANT`, and `VFMALIGN_TOKEN` or
-    `VFMALIGN_TOKEN_FILE`. The first call to a service opens a channel to that service. gRPC reconnects a broken
-    channel, and repeats calls that the service answers with UNAVAILABLE. If a channel has lost every server, the next
-    call opens a new channel, which immediately resolves the service's name again. Use a client only on the event loop
-    of its first call.
+    `VFMALIGN_TOKEN_FILE`. A channel opens at the first call to its service. gRPC reconnects a broken channel, and
+    repeats calls that the service answers with UNAVAILABLE. If a channel has lost every server, the next call opens a
+    new channel, which immediately resolves the service's name again. Use a client only on the event loop of its first
+    call.
 
     Args:
         features_address: `host:port` of the feature service.

@@ -66,7 +66,7 @@ class StudyFeatures:
         checkpoint_sha256: digest of the weights that computed the features.
         cost: cost of the call.
         preprocessing_sha256: digest of the preprocessing, for `FeatureOrigin`.
-        observation: outcome of the observation that the call requested. None if it requested none.
+        observation: outcome of the requested observation. None if none was requested.
         series: DICOM series used for each modality. Empty if the study was not passed as `dicom`.
     """
 
@@ -265,7 +265,7 @@ class AsyncFeaturesClient:
         return Model.from_response(response.model)
 
     async def list_models(self) -> ListModelsResponse:
-        """Lists all models in one response, which joins all pages."""
+        """Lists all models in one response."""
 
         async def fetch(page_token: str) -> ListModelsResponse:
             request = features_pb2.ListModelsRequest(page_token=page_token)
@@ -289,7 +289,7 @@ class AsyncFeaturesClient:
         return Dataset.from_response(response.dataset)
 
     async def list_datasets(self) -> ListDatasetsResponse:
-        """Lists all datasets in one response, which joins all pages."""
+        """Lists all datasets in one response."""
 
         async def fetch(page_token: str) -> ListDatasetsResponse:
             request = features_pb2.ListDatasetsRequest(page_token=page_token)
@@ -346,7 +346,7 @@ class AsyncFeaturesClient:
         created_after: datetime | None = None,
         created_before: datetime | None = None,
     ) -> ListFeatureSetsResponse:
-        """Lists the feature sets of a model and a dataset in one response, which joins all pages.
+        """Lists the feature sets of a model and a dataset in one response.
 
         Args:
             model_id: model that computed the sets; empty for all models.

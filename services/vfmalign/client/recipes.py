@@ -29,7 +29,7 @@ class TrainingBudget(Record):
     def share(self) -> float:
         """Number of steps divided by the preset's number of steps.
 
-        Above 1 if the training is longer than the preset's.
+        Above 1 for longer trainings.
         """
         return self.steps / self.preset_steps
 
@@ -106,7 +106,7 @@ def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | N
 
     Returns:
         The recipe. Returns None if the spec sets a recipe for random weights or a rate of the common recipe. Also
-            returns None if the preset has one recipe for random and pretrained weights.
+            returns None if the preset has only one recipe.
     """
     if spec.scratch_recipe is not None or any(getattr(spec.recipe, name) is not None for name in _RATES):
         return None

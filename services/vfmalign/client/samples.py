@@ -26,8 +26,7 @@ class LabelledFeatures:
     """Feature rows, with the group and the case of each row.
 
     Attributes:
-        layers: one (N, C) array, or a mapping from each layer to such an array. All arrays have the same number of
-            rows.
+        layers: one (N, C) array, or one such array per layer. All arrays have the same number of rows.
         groups: patient of each row. If empty, every row is a separate group.
         case_ids: case of each row; empty if unknown. If two paired samples both name their cases, they must name the
             same cases.

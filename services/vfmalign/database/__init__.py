@@ -1,1 +1,1 @@
-"""Databases of services: tenants, pages, migrations, and one leader among the processes of a service."""
+"""Databases of services: tenants, pagination, migrations, and the election of a leader among a service's processes."""

@@ -1,7 +1,7 @@
-"""A service's tables in SQLite or PostgreSQL, and their migration to the newest schema.
+"""A service's tables in SQLite or PostgreSQL, and the migration of the tables to the newest schema.
 
-A `Database` shows the rows of one tenant. Its sessions add the tenant to every query and to every new row, so that no
-query can forget it.
+A `Database` contains only the rows of one tenant. Its sessions add the tenant to every query and to every new row. No
+query can therefore read other tenants' rows.
 """
 
 from __future__ import annotations
@@ -69,18 +69,18 @@ def _set_tenant(session: Session, context: Any, instances: Any) -> None:
 
 
 class Database:
-    """A migrated database, with the rows of one tenant.
+    """A migrated database that shows the rows of one tenant.
 
     Args:
         url: `sqlite:///<file>` or `postgresql://user:password@host/name`.
         schema: schema of the service that owns the database.
-        timeout_s: seconds that a statement may take in PostgreSQL, or wait for the write lock of SQLite.
+        timeout_s: time limit in seconds for a PostgreSQL statement, or for the wait for SQLite's write lock.
 
     Attributes:
-        tenant: owner of the rows; `default` unless `of_tenant` sets another one.
+        tenant: owner of the rows; `default` unless `of_tenant` sets another tenant.
 
     Raises:
-        InvalidInput: the URL names another kind of database.
+        InvalidInput: the database is neither SQLite nor PostgreSQL.
     """
 
     def __init__(self, url: str, schema: Schema, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -94,19 +94,19 @@ class Database:
 
     @property
     def engine(self) -> sa.Engine:
-        """SQLAlchemy engine, for tests and tools that read the tables."""
+        """SQLAlchemy engine for tests and tools that read the tables."""
         return self._engine
 
     def of_tenant(self, tenant: str) -> Database:
-        """Returns a view of this database with the rows of one tenant."""
+        """Returns a view of this database that shows the rows of one tenant."""
         view = copy.copy(self)
         view.tenant = tenant
         return view
 
     def guarded_by(self, verify: Callable[[Session], None]) -> Database:
-        """Returns a view of this database that calls `verify` at the start of every `session`, so before every write.
+        """Returns a view of this database that calls `verify` at the start of every `session`, before any write.
 
-        An error of `verify` rolls the transaction back.
+        If `verify` raises, the transaction is rolled back.
         """
         view = copy.copy(self)
         view._verify = verify
@@ -114,10 +114,10 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Runs one transaction that may write; commits it at the end, or rolls it back on an error.
+        """Runs one transaction that may write. Commits the transaction at the end, or rolls it back after an error.
 
         Raises:
-            DataLoss: the file of the database is damaged.
+            DataLoss: the database file is damaged.
             Unavailable: the database cannot be reached, or has ended the transaction.
         """
         with (
@@ -149,17 +149,19 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
-        """Runs one transaction that only reads. It takes no lock and never waits for a transaction that writes.
+        """Runs one transaction that only reads.
+
+        The transaction takes no lock and never waits for transactions that write.
 
         Raises:
-            DataLoss: the file of the database is damaged.
+            DataLoss: the database file is damaged.
             Unavailable: the database cannot be reached, or has ended the transaction.
         """
         with _measure("read"), self._snapshots(info={_TENANT: self.tenant}) as session, session.begin():
             yield session
 
     def is_outdated(self) -> bool:
-        """Returns whether `migrate` would change the schema that an earlier version of the program uses.
+        """Returns whether `migrate` would change a schema that an earlier version of the program uses.
 
         Raises:
             Unavailable: the database cannot be reached.
@@ -168,12 +170,12 @@ class Database:
             return self.schema.is_earlier(connection)
 
     def migrate(self) -> None:
-        """Migrates the schema to the newest version; safe to run at every start.
+        """Migrates the schema to the newest version. You can call this at every start.
 
         Raises:
             Conflict: a later version of the program has migrated the schema, or the database has a table of the service
                 but no schema version.
-            DataLoss: the file of the database is damaged.
+            DataLoss: the database file is damaged.
             Unavailable: the database cannot be reached.
         """
         config = self.schema.get_config()

@@ -1,4 +1,4 @@
-"""Connections to SQLite and PostgreSQL, prepared for short transactions of several processes."""
+"""Connections to SQLite and PostgreSQL, configured for short transactions of several processes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def create_engine(url: str, timeout_s: float) -> sa.Engine:
 
     Args:
         url: `sqlite:///<file>` or `postgresql://user:password@host/name`.
-        timeout_s: seconds that a statement may take in PostgreSQL, or wait for the lock of SQLite.
+        timeout_s: time limit in seconds for a PostgreSQL statement, or for the wait for SQLite's lock.
 
     Raises:
-        InvalidInput: the URL names another kind of database.
+        InvalidInput: the database is neither SQLite nor PostgreSQL.
     """
     try:
         parsed = sa.make_url(url)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class FairLock:
-    """A lock that threads get in the order in which they ask."""
+    """A lock that threads acquire in the order of their requests."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()

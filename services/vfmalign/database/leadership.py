@@ -1,7 +1,7 @@
-"""Leadership: do the leader's work while this process holds the lease, and stand by otherwise.
+"""Leadership: runs the leader's work while this process has the lease. Otherwise, the process stands by.
 
-Renewals have a thread of their own, so that slow calls of the work cannot hold them up. The work ends when another
-process has taken the lease over. This process then stands by until it can acquire the lease again.
+A separate thread renews the lease, so that slow calls of the work cannot delay renewals. The work ends when another
+process takes over the lease. This process then stands by until it can acquire the lease again.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Work(Protocol):
         """Runs until `stop`."""
 
     def stop(self) -> None:
-        """Ends `run` soon, and leaves everything to the next leader."""
+        """Ends `run` soon, and leaves all work to the next leader."""
 
     def wake(self) -> None:
         """Looks for new work at once."""
 
     async def hand_over(self) -> None:
-        """Hands over to the next leader. Called after `run` if the service stops while this process leads."""
+        """Hands the work over to the next leader. Called after `run` if the service stops while this process leads."""
 
 
 class Leadership:
@@ -50,8 +50,8 @@ class Leadership:
     Args:
         lease: this process's claim.
         begin: returns the work of a term.
-        announce: called with a name and a truth value: with `LEADER`, whether this process leads; with `ORCHESTRATION`,
-            whether any process leads.
+        announce: called with `LEADER` and whether this process leads, and with `ORCHESTRATION` and whether any process
+            leads.
     """
 
     def __init__(
@@ -65,7 +65,10 @@ class Leadership:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lease")
 
     def wake(self) -> None:
-        """Wakes the work if this process leads. Another leader finds new work in its next round."""
+        """Lets the work run its next round at once if this process leads.
+
+        Another leader finds new work in its next round.
+        """
         if self._work is not None:
             self._work.wake()
 
@@ -74,7 +77,7 @@ class Leadership:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Stands by and leads in turn, until `stop`."""
+        """Alternates between standing by and leading until `stop` is called."""
         await self._resign()
         while (term := await self._stand_by()) is not None:
             try:

@@ -1,14 +1,16 @@
-"""Lease of the leader: of all processes of a service that share a database, one acts at a time.
+"""Lease of the leader. Of the processes of a service that share a database, only one leads at a time.
 
-The lease is one row of each service: holder, epoch, and expiry by the database's clock. A process acquires it when it
-is free or expired, which increments the epoch, and renews it while it leads. A process that was paused does not notice
-that its lease has expired, so every write is checked:
+Each service has one row for its lease: holder, epoch, and expiry by the database's clock. A process acquires the lease
+when it is free or expired. This increments the epoch. The process renews the lease while it leads. A process that was
+paused does not notice that its lease has expired. Every write is therefore checked:
 
 - Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. `verify` locks the row and
-  compares holder and epoch. A takeover therefore comes either before the transaction, which then fails, or after it.
-- Writes to the object store cannot be part of a transaction. They run on `store.guarded_by(term.check_deadline)`, which
-  compares a clock of this process with the start of the last successful renewal. If the process pauses right after this
-  check, a late write is possible, but harmless: artifacts are deterministic, and the database remembers their digests.
+  compares holder and epoch. A transaction after a takeover therefore fails, and a takeover waits until the transaction
+  ends.
+- Writes to the object store cannot be part of a transaction. These writes run on
+  `store.guarded_by(term.check_deadline)`, which compares a clock of this process with the start of the last successful
+  renewal. If the process pauses right after this check, it may write too late. This is harmless, because artifacts are
+  deterministic and the database stores their digests.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ _MAX_HOST = 100
 
 
 class Lease:
-    """This process's claim on the lease.
+    """Acquires the lease for this process.
 
     Args:
         database: a migrated database.
-        ttl_s: seconds for which the lease is acquired and renewed.
+        ttl_s: seconds until the lease expires after it was acquired or renewed.
     """
 
     def __init__(self, database: Database, ttl_s: float) -> None:
@@ -62,7 +64,7 @@ class Lease:
             return Term(self._database, self.holder, row.epoch, self.ttl_s, requested)
 
     def get_holder(self) -> str:
-        """Returns the process that holds the lease, or held it last."""
+        """Returns the current or last holder of the lease."""
         with self._database.snapshot() as session:
             return session.get_one(LeaseRow, self._database.schema.lease).holder
 
@@ -77,7 +79,7 @@ class Term:
     Args:
         database: holds the lease.
         holder, epoch: identify the term.
-        ttl_s: seconds that a renewal adds.
+        ttl_s: seconds until the lease expires after a renewal.
         requested: value of `_clock_s` when the lease was requested.
     """
 
@@ -90,11 +92,11 @@ class Term:
 
     @property
     def remaining_s(self) -> float:
-        """Seconds until this process must assume that the lease has expired; negative afterwards."""
+        """Seconds until this process must assume that the lease has expired. Negative after that time."""
         return self._deadline - _clock_s()
 
     def renew(self) -> None:
-        """Extends the lease. An expired lease is extended as well, unless another process has taken it over.
+        """Extends the lease. Also renews an expired lease, unless another process has taken over the lease.
 
         Raises:
             LeaseLost: another process holds it.
@@ -113,7 +115,7 @@ class Term:
 
         Raises:
             LeaseLost: another process holds the lease.
-            Unavailable: the database cannot be reached; the lease expires by itself.
+            Unavailable: the database cannot be reached. The lease expires by itself.
         """
         self._deadline = float("-inf")
         with self._database.session() as session:
@@ -122,7 +124,7 @@ class Term:
             row.holder, row.expires_at = "", _database_time(session)
 
     def verify(self, session: Session) -> None:
-        """Checks within a transaction that this term holds until the transaction ends.
+        """Checks within a transaction that this process still has the lease, and keeps it until the transaction ends.
 
         Raises:
             LeaseLost: another process holds the lease.
@@ -137,7 +139,7 @@ class Term:
         self._require(*session.execute(query).one())
 
     def check_deadline(self) -> None:
-        """Checks that the lease has not expired, without asking the database.
+        """Checks that the lease has not expired, without a query to the database.
 
         Raises:
             LeaseLost: it may have expired.
@@ -156,7 +158,7 @@ class Term:
 
 
 def migrate_unused(database: Database) -> None:
-    """Migrates the schema, unless an orchestrator of an earlier version may still use it.
+    """Migrates the schema, unless an orchestrator of an earlier version may still use the schema.
 
     Raises:
         Conflict: an orchestrator of an earlier version leads, or a later version has migrated the database.
@@ -177,7 +179,7 @@ def migrate_unused(database: Database) -> None:
 
 
 def get_scope(database: Database) -> str:
-    """Returns the random id of a database, which names the locks that its orchestrators take outside of it."""
+    """Returns the random id of a database. Locks that its orchestrators take outside the database contain this id."""
     with database.snapshot() as session:
         return session.get_one(LeaseRow, database.schema.lease).scope
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a service with a database: its transactions, and whether this process leads."""
+"""Prometheus metrics of services with a database: transactions, and whether this process leads."""
 
 from __future__ import annotations
 

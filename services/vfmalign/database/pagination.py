@@ -1,4 +1,4 @@
-"""Keyset pagination, newest first: pages neither repeat nor skip rows while rows are added."""
+"""Keyset pagination with the newest rows first. While rows are added, pages neither repeat nor skip rows."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class PageRequest:
 
     Attributes:
         size: rows per page, 1 to 1,000; 0 means 100.
-        token: `next_token` of the page before; empty for the first.
-        states: states to list; empty means all.
-        model_id, dataset_id: model and dataset of the rows; empty means all.
-        created_after, created_before: earliest time of creation, and the time before which rows were created.
+        token: `next_token` of the previous page; empty for the first page.
+        states: states to list; empty for all states.
+        model_id, dataset_id: model and dataset of the rows; empty for all.
+        created_after, created_before: earliest creation time, and time before which the rows were created.
         tokens: writes and reads the tokens of the list.
     """
 
@@ -59,7 +59,7 @@ class PageRequest:
 
     @classmethod
     def parse(cls, request: Any) -> Self:
-        """Returns the page that a list request of a service asks for.
+        """Returns the page that a list request asks for.
 
         Raises:
             BadOption: a state is unspecified.
@@ -76,7 +76,7 @@ class PageRequest:
         )
 
     def select(self, table: type[RowType]) -> sa.Select[Any]:
-        """Selects this page and one more row, which shows whether another page follows.
+        """Selects the rows of this page and one more row. If this row exists, another page follows.
 
         Raises:
             BadOption: the page size is out of range, or the token belongs to another list or filter.
@@ -104,13 +104,13 @@ class PageRequest:
 
     @property
     def rows(self) -> int:
-        """Number of rows of a full page."""
+        """Number of rows on a full page."""
         if not 0 <= self.size <= MAX_PAGE_SIZE:
             raise BadOption(f"must be 0 to {MAX_PAGE_SIZE}, got {self.size}", field="page_size")
         return self.size or DEFAULT_PAGE_SIZE
 
     def next_token(self, rows: list[RowType]) -> str:
-        """Returns the token of the page after `rows`, which `select` returned."""
+        """Returns the token of the next page. `rows` are the rows that `select` returned."""
         if len(rows) <= self.rows:
             return ""
         last = rows[self.rows - 1]
@@ -128,13 +128,13 @@ class PageRequest:
 def read_page(
     session: Session, table: type[RowType], request: PageRequest, convert: Callable[[RowType], Item]
 ) -> Page[Item]:
-    """Reads one page of a table's rows, newest first.
+    """Reads one page of a table's rows, with the newest rows first.
 
     Args:
         session: database session.
         table: table to read.
         request: page size, token and filter.
-        convert: converts a row to an item.
+        convert: function that converts a row to an item.
 
     Raises:
         BadOption: the page size is out of range, or the token belongs to another list or filter.

@@ -1,14 +1,14 @@
-"""Connections to PostgreSQL that wait for an answer for a bounded time.
+"""Connections to PostgreSQL that wait only a limited time for answers.
 
-Three limits are set, because none covers every case:
+Three limits are set, because no single limit covers every case:
 
-- `statement_timeout`: the server ends a statement that takes longer, even while it waits for a lock, and releases the
-  locks of the transaction. A server process that is stopped cannot end statements.
-- `BoundedConnection`: the client gives up on a server that does not answer, because it is stopped or the network does
-  not reach it. TCP options (`tcp_user_timeout`, keepalives) detect only an unreachable server, because the kernel
+- `statement_timeout`: the server ends statements that take longer, even during a wait for a lock, and releases the
+  locks of the transaction. A stopped server process cannot end statements.
+- `BoundedConnection`: the client closes the connection if the server does not answer, because it is stopped or
+  unreachable. TCP options (`tcp_user_timeout`, keepalives) detect only an unreachable server, because the kernel
   acknowledges data for a stopped process. On a Unix socket, these options have no effect.
-- `idle_in_transaction_session_timeout`: the server ends the transaction of a client that is stopped, or has left
-  without closing the connection. The row locks of this transaction would hold up other processes.
+- `idle_in_transaction_session_timeout`: the server ends the transactions of clients that are stopped, or that left
+  without closing the connection. The row locks of such a transaction would delay other processes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BoundedConnection(psycopg.Connection[Any]):
     answer_timeout_s = math.inf
 
     def wait(self, gen: Generator[Any, Any, _T], *args: Any, **options: Any) -> _T:
-        """Waits for the server's answer for a bounded time.
+        """Waits a limited time for the server's answer.
 
         Raises:
             OperationalError: the server does not answer in time.
@@ -62,15 +62,15 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def connect(timeout_s: float, *args: Any, **options: Any) -> BoundedConnection:
-    """Connects to PostgreSQL; the connection waits for answers for a bounded time.
+    """Connects to PostgreSQL. The connection waits only a limited time for answers.
 
     Args:
-        timeout_s: seconds that a statement may take.
+        timeout_s: maximum duration of a statement, in seconds.
         *args: see `psycopg.connect`.
         **options: see `psycopg.connect`.
 
     Raises:
-        OperationalError: the server cannot be reached, or does not answer.
+        OperationalError: the server cannot be reached or does not answer.
     """
     options = {"connect_timeout": math.ceil(min(timeout_s, _CONNECT_TIMEOUT_S)), **options}
     connection = BoundedConnection.connect(*args, **options)
@@ -87,7 +87,7 @@ def unbounded(connection: sa.Connection) -> Iterator[None]:
     """Lets the statements of a transaction take as long as they need, for example to build an index.
 
     Args:
-        connection: connection within the transaction. A connection to SQLite stays as it is.
+        connection: connection within the transaction. Does nothing for SQLite connections.
     """
     bounded = connection.connection.driver_connection
     if not isinstance(bounded, BoundedConnection):

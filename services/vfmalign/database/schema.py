@@ -1,6 +1,6 @@
-"""The schema of a service: its tables, and the versions that they went through.
+"""The schema of a service: its tables and their migrations.
 
-Every service has a version table of its own, so that several can share one database.
+Each service has its own version table, so that several services can share one database.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Schema:
         service: short name, such as `finetuning`.
         migrations: folder of alembic's migrations, as `package:folder`.
         tables: tables of the service.
-        lease: name of the lease of its leader.
+        lease: name of the lease of the service's leader.
     """
 
     service: str
@@ -33,7 +33,7 @@ class Schema:
 
     @property
     def version_table(self) -> str:
-        """Table with the version of this schema."""
+        """Name of the table that contains the version of this schema."""
         return f"{self.service}_version"
 
     def get_config(self) -> Config:
@@ -44,18 +44,18 @@ class Schema:
         return config
 
     def get_version(self, connection: Connection) -> str | None:
-        """Returns the version of a database's schema; None if it was never migrated."""
+        """Returns the version of a database's schema, or None if the database was never migrated."""
         return MigrationContext.configure(connection, opts={"version_table": self.version_table}).get_current_revision()
 
     def is_earlier(self, connection: Connection) -> bool:
-        """Returns whether a database has an earlier version of the schema than the newest one here."""
+        """Returns whether the schema of a database is older than the newest version in this program."""
         script = ScriptDirectory.from_config(self.get_config())
         earlier = {one.revision for one in script.walk_revisions()} - {script.get_current_head()}
         return self.get_version(connection) in earlier
 
 
 def run_migrations() -> None:
-    """Runs the migrations on the connection that `Database.migrate` hands over; called by each `env.py`."""
+    """Runs the migrations on the connection that `Database.migrate` passes. Each `env.py` calls this function."""
     attributes = context.config.attributes
     if "connection" not in attributes:
         raise SystemExit("migrations run when the service starts; do not call alembic")

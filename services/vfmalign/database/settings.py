@@ -30,7 +30,7 @@ class DatabaseSettings(BaseModel, frozen=True):
     )
 
     def get_url(self, file: Path) -> str:
-        """Returns the URL of the database; if none is set, the URL of a SQLite file."""
+        """Returns the URL of the database. If no URL is set, returns the URL of a SQLite file."""
         return f"sqlite:///{file}" if self.url is None else self.url.get_secret_value()
 
 

@@ -1,4 +1,4 @@
-"""Columns that tables of services share: tenants, times, lifecycles, and the lease of the leader.
+"""Columns that the tables of all services share: tenants, times, lifecycles and the leader's lease.
 
 Times are timezone-aware UTC in SQLite and in PostgreSQL.
 """
@@ -19,7 +19,7 @@ def now() -> datetime:
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
-    """A point in time: timezone-aware when written, UTC when read."""
+    """A point in time. Written values must have a timezone. Read values are in UTC."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -31,7 +31,7 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Adds the zone, which SQLite does not store; stored times are always UTC."""
+        """Adds the timezone UTC. Stored times are always UTC, but SQLite does not store timezones."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -47,7 +47,7 @@ class Base(DeclarativeBase):
 
 
 class TenantRow(Base):
-    """A row that belongs to a tenant. Sessions of other tenants neither see nor write it."""
+    """A row that belongs to a tenant. Sessions of other tenants can neither read nor write the row."""
 
     __abstract__ = True
 
@@ -58,8 +58,8 @@ class OwnedRow(TenantRow):
     """Columns of objects that clients create and list.
 
     Attributes:
-        request: the request as the client sent it; its digest makes creation idempotent.
-        created_by: key of the identity that created it; empty if the service itself did.
+        request: request as the client sent it. The digest of the request makes creation idempotent.
+        created_by: key of the identity that created the object. Empty if the service created it.
     """
 
     __abstract__ = True
@@ -92,7 +92,7 @@ class LifecycleRow(OwnedRow):
     Attributes:
         progress: `Progress` as JSON.
         failure: `Failure` as JSON, if the state is `failed`.
-        retries, retried_at: how often a client queued it again, and when a client last did.
+        retries, retried_at: number of times that clients queued the operation again, and time of the last retry.
     """
 
     __abstract__ = True
@@ -107,18 +107,18 @@ class LifecycleRow(OwnedRow):
 
 
 def belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:
-    """Returns a constraint: each row belongs to a row of another table, and is deleted together with it."""
+    """Returns a constraint: each row belongs to a row of another table, and is deleted with that row."""
     return sa.ForeignKeyConstraint(["tenant", column], [f"{table}.tenant", f"{table}.id"], ondelete="CASCADE")
 
 
 class LeaseRow(Base):
-    """A lease, which one process holds at a time; `lease.Lease` defines its rules.
+    """A lease. Only one process can have it at a time. `lease.Lease` defines its rules.
 
     Attributes:
-        holder: the process that holds it, or held it last.
-        epoch: how often it was acquired.
+        holder: process that has the lease, or had it last.
+        epoch: number of times that the lease was acquired.
         expires_at: by the database's clock.
-        scope: random id of this database. It names the locks that holders take outside of it.
+        scope: random id of this database. Locks that holders take outside the database contain this id.
     """
 
     __tablename__ = "leases"

@@ -1,4 +1,4 @@
-"""Computes which structures of a case a model's field of view cuts, and how much of each structure it contains."""
+"""Finds structures that a model's field of view cuts, and the share of each structure in the field of view."""
 
 from __future__ import annotations
 

@@ -52,7 +52,10 @@ class Structure:
 
 
 def list_structures(labels: Sequence[LabelMap]) -> tuple[Structure, ...]:
-    """Returns the structures of label maps in the order of the maps. Structures of one map are sorted by lowest value."""
+    """Returns the structures of label maps, in the order of the maps.
+
+    Within a map, the lowest values define the order.
+    """
     return tuple(
         Structure(
             name=name,

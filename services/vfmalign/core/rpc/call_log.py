@@ -1,7 +1,7 @@
 """Log of calls: one line for each successful call, and a bounded number of lines for failed calls.
 
-Without this bound, one client that fails in a loop would fill the disk and hide the failures of other clients. The
-metrics count every call by its status code.
+Without this bound, one client that fails in a loop would fill the disk and hide other clients' failures. The metrics
+count every call by its status code.
 """
 
 from __future__ import annotations

@@ -50,8 +50,7 @@ def connect(
 ) -> grpc.aio.Channel:
     """Opens a channel. The channel connects at the first call, and reconnects when the connection is lost.
 
-    Calls raise the errors of `core.domain.errors`. They carry the request id of the running context or a new request
-    id.
+    Calls raise the errors of `core.domain.errors`. They carry the running context's request id or a new one.
 
     Args:
         address: `host:port`, or any gRPC target.

@@ -1,9 +1,9 @@
 """Runs a service: listens, warms up, reports readiness, and drains on SIGTERM.
 
-A service has three ports: the API, with reflection and the health service's `Check`; Prometheus metrics; and for
-probes, a plaintext port that serves only the health service. A service is ready from the end of its warm-up until it
-drains. Readiness does not depend on the object store. The health service also has the name `liveness`, which is SERVING
-as long as the process answers.
+A service has three ports. The first serves the API, reflection and the health service's `Check`. The second serves
+Prometheus metrics. The third is a plaintext port for probes and serves only the health service. A service is ready from
+the end of its warm-up until it drains. Readiness does not depend on the object store. The health service also reports
+`liveness`, which is SERVING as long as the process answers.
 """
 
 from __future__ import annotations
@@ -83,16 +83,17 @@ async def serve(
         name: name of the service in its log.
         settings: ports, limits and log.
         add_services: adds the servicers.
-        ready: awaited before the service reports SERVING (load, warm up, migrate); calls are UNAVAILABLE until then.
-        on_drain: awaited when draining begins; ends streams that would never end by themselves.
+        ready: awaited before the service reports SERVING (load, warm up, migrate). Until then, calls fail with
+            UNAVAILABLE.
+        on_drain: awaited when draining begins. It ends streams that would never end by themselves.
         stop: awaited after the last call has ended.
-        get_loops: called after `ready`; returns the tasks that run as long as the service. If a task ends by itself,
+        get_loops: called after `ready`. Returns the tasks that run until the service ends. If a task ends by itself,
             the service ends, too.
-        state: health service, for callers that add names of their own to it.
+        state: health service, to which callers may add service names.
 
     Raises:
         SystemExit: code 2, after one sentence on stderr, if a port cannot be bound or other machines could call without
-            authentication; code 1 if a loop has ended by itself. The log states the cause.
+            authentication. Code 1 if a loop has ended by itself. The log states the cause.
     """
     _check_mode(settings)
     _raise_file_limit()
@@ -213,13 +214,13 @@ async def serve_api(
         add_services: adds the servicers.
         gate: admits or rejects calls.
         state: health service.
-        resources: exit stack that stops the server when it is closed.
+        resources: exit stack. Closing it stops the server.
 
     Returns:
         The server, the full names of its services, and its port.
 
     Raises:
-        SystemExit: code 2, after one sentence on stderr, if a setting is wrong.
+        SystemExit: code 2, after one sentence on stderr, if a setting is invalid.
     """
     limits = settings.server
     # SO_REUSEPORT is off: a second process on this port must fail instead of taking half of the calls. Connections have

@@ -1,8 +1,8 @@
-"""Mapping between errors and gRPC statuses: servers pack errors, clients unpack them.
+"""Converts errors to gRPC statuses on servers, and statuses to errors on clients.
 
 Every error carries `google.rpc.ErrorInfo`: the reason, the domain `vfmalign`, and metadata with message, subject and
-remedy. For lost data, the metadata also contain `kind` and `owner`. Invalid input also carries `BadRequest`, and errors
-that may be retried carry `RetryInfo`.
+remedy. If data are lost, the metadata also contain `kind` and `owner`. Invalid input also carries `BadRequest`, and
+errors that may be retried carry `RetryInfo`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CODES: dict[type[errors.VfmalignError], grpc.StatusCode] = {
 
 
 def get_status_code(error: errors.VfmalignError) -> grpc.StatusCode:
-    """Returns the status code of an error's class, or of the nearest base class in the table."""
+    """Returns the status code of an error's class, or of its nearest base class in the table."""
     for cls in type(error).__mro__:
         if cls in CODES:
             return CODES[cls]
@@ -96,11 +96,13 @@ def _shorten(text: str, escape_bytes: int = 1) -> str:
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
-    """Unpacks the error of a failed call. An error without vfmalign's details gets the class of its status code.
+    """Unpacks the error of a failed call.
+
+    The class of an error without vfmalign's details follows from its status code.
 
     Args:
         error: the exception that the call raised.
-        target: name of the service, for errors without a subject.
+        target: name of the service. Errors without a subject contain it.
     """
     code = error.code()
     cls = next((cls for cls, known in CODES.items() if known is code), errors.Internal)

@@ -24,11 +24,11 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
     """Converts a message to a contiguous float16, float32 or float64 array in this machine's byte order.
 
     The array is a read-only view of the message's bytes, except on big-endian machines, and may be unaligned. Values
-    are not checked; code that computes with them must reject NaN and infinity.
+    are not checked. Code that computes with the array must reject NaN and infinity.
 
     Args:
         tensor: the message.
-        field: path of the message in the request, for errors.
+        field: path of the message in the request, for error messages.
 
     Raises:
         BadTensor: the type, shape or byte count of the tensor is wrong.
@@ -59,11 +59,11 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
 
 
 def to_tensor(array: NDArray[Any], field: str = "tensor", *, allow_non_finite: bool = False) -> common_pb2.Tensor:
-    """Converts an array to a message. Only calls that define how to handle non-finite elements may send them.
+    """Converts an array to a message. If a call defines how to handle non-finite elements, it may send them.
 
     Raises:
-        BadTensor: the array is empty, has an unsupported type or number of axes, or has a NaN or infinite element
-            although this is not allowed.
+        BadTensor: the array is empty, its type or number of axes is not supported, or it contains disallowed NaN or
+            infinite elements.
     """
     number = _NUMBERS.get(array.dtype.newbyteorder("<"))
     if number is None:

@@ -1,7 +1,7 @@
-"""TLS of servers and channels: certificates that are reloaded when their files change, and trusted authorities.
+"""TLS for servers and channels. Certificates are reloaded when their files change.
 
-TLS encrypts calls and authenticates the server. If the server names authorities for its callers, a caller must present,
-besides its token, a certificate that one of these authorities signed (mutual TLS).
+TLS encrypts calls and authenticates the server. If the server has authorities for its callers, a caller needs a token
+and also a certificate that one of these authorities signed (mutual TLS).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class TlsFiles:
 
     Attributes:
         ca_file: the authorities that sign servers' certificates.
-        cert_file, key_file: the caller's own certificate chain and its unencrypted private key; None if the caller
-            presents no certificate.
+        cert_file, key_file: the caller's certificate chain and its unencrypted private key. None if the caller has no
+            certificate.
     """
 
     ca_file: Path
@@ -42,7 +42,7 @@ class TlsFiles:
         return tuple((stat.st_ino, stat.st_mtime_ns) for stat in (file.stat() for file in files))
 
     def to_credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files and returns them as credentials of a channel.
+        """Reads the files and returns channel credentials.
 
         Raises:
             OSError: a file cannot be read.
@@ -55,12 +55,12 @@ class TlsFiles:
 
 
 def server_credentials(certificate: Path, key: Path, client_ca: Path | None = None) -> grpc.ServerCredentials:
-    """Returns credentials that read the files at every handshake, so that renewing them needs no restart.
+    """Returns credentials that read the files at every handshake. Renewed files therefore need no restart.
 
     Args:
         certificate: the server's own certificate chain.
         key: its unencrypted private key.
-        client_ca: authorities for the certificates that callers must present; if None, callers need no certificate.
+        client_ca: authorities that sign the callers' certificates. If None, callers need no certificate.
 
     Raises:
         OSError: a file cannot be read.
@@ -96,7 +96,7 @@ def server_credentials(certificate: Path, key: Path, client_ca: Path | None = No
 
 
 def open_channel(address: str, files: TlsFiles | None, **options: Any) -> grpc.aio.Channel:
-    """Opens a channel that trusts only the authorities in `files`; without files, opens a plaintext channel.
+    """Opens a channel that trusts only the authorities in `files`. Without files, opens a plaintext channel.
 
     Raises:
         OSError: a file cannot be read.

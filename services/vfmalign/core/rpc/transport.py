@@ -1,4 +1,4 @@
-"""Options that channels and servers agree on: sizes of messages, and keepalive pings."""
+"""Options that channels and servers share: message sizes and keepalive pings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MESSAGE_HEADROOM_BYTES = 64 * 2**10
 
 
 def message_limits(receive_bytes: int, send_bytes: int) -> list[tuple[str, int]]:
-    """Returns channel and server options: the message limits, with room for other fields, and keepalive pings."""
+    """Returns channel and server options: keepalive pings, and message limits with a margin for other fields."""
     return [
         ("grpc.max_receive_message_length", receive_bytes + MESSAGE_HEADROOM_BYTES),
         ("grpc.max_send_message_length", send_bytes + MESSAGE_HEADROOM_BYTES),

@@ -1,4 +1,4 @@
-"""Watching calls: the pause between two polls, and reports in parts."""
+"""Helpers for streaming calls: pauses between polls, and reports in parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PART_BYTES = 2**20
 
 
 class Watching:
-    """Pauses watching calls between two polls, and ends all of them when the service drains.
+    """Pauses watch calls between two polls. When the service drains, ends all watch calls.
 
     Args:
         service: its name, for errors.
@@ -41,6 +41,6 @@ class Watching:
 
 
 def split_content(content: bytes) -> Iterator[bytes]:
-    """Yields a file in parts of at most 1 MiB, as streams of reports send them."""
+    """Yields a file in parts of at most 1 MiB, for streams of reports."""
     for start in range(0, len(content), _PART_BYTES):
         yield content[start : start + _PART_BYTES]

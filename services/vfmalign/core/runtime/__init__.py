@@ -1,1 +1,1 @@
-"""Foundations of every process: settings, logs, metrics, the work queue and the health probe."""
+"""Runtime support for all processes: settings, logs, metrics, the work queue and the health probe."""

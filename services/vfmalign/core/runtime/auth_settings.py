@@ -1,4 +1,4 @@
-"""Settings of authentication: the tokens that a service accepts, and the token of its own calls."""
+"""Authentication settings: the tokens that a service accepts, and the token for its own calls."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _REFERENCE = re.compile(r"\$\(\w+\)")
 
 
 def split_names(text: str) -> object:
-    """Returns the entries of a setting, which is either a JSON list or separated by commas.
+    """Returns the entries of a setting: a JSON list, or entries separated by commas.
 
     Raises:
-        ValueError: the text begins like a JSON list, but is not one.
+        ValueError: the text begins like a JSON list, but is not a valid list.
     """
     return json.loads(text) if text.lstrip().startswith("[") else text.replace(",", " ").split()
 
@@ -43,7 +43,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_secure_url(url: str) -> bool:
-    """Returns whether a URL contains no user and is encrypted: https, or http on the loopback interface."""
+    """Returns whether a URL contains no user and has the scheme https, or http on the loopback interface."""
     try:
         parts = urlsplit(url)
         host = parts.hostname

@@ -1,7 +1,7 @@
-"""A gate in front of threads that all tenants share: calls enter by tenant in turn, not in the order of arrival.
+"""A gate in front of threads that all tenants share. The tenants take turns, whatever the order of arrival.
 
-Threads serve calls in the order of arrival, so a caller with many calls would make all others wait. Only as many calls
-as keep the threads busy are inside the gate; the others wait in front of it.
+Threads serve calls in the order of arrival. Without a gate, a caller with many calls would therefore delay all other
+callers. The gate admits only enough calls to keep the threads busy. The other calls wait.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Caller(NamedTuple):
     """Who makes a call.
 
     Attributes:
-        tenant: tenant for which the call acts; empty if it acts for none.
+        tenant: tenant for which the call acts; empty for no tenant.
         key: identifies the caller.
     """
 
@@ -39,11 +39,11 @@ class Caller(NamedTuple):
 
 
 class QueueFull(Exhausted):
-    """A queue is full, or a call lost its place in it.
+    """A queue is full, or a call lost its place in the queue.
 
     Attributes:
         gate: gate in front of the queue.
-        is_early: whether the caller repeated the call before the delay of an earlier refusal had passed.
+        is_early: whether the caller repeated a refused call before the stated delay had passed.
     """
 
     def __init__(self, gate: FairGate, calls: int, retry_after_s: float, *, subject: str, is_early: bool) -> None:
@@ -66,24 +66,24 @@ class _Call:
 
     @property
     def keys(self) -> tuple[str, Caller]:
-        """Keys by which turns are given: the tenant, and the caller."""
+        """Keys that take turns: the tenant and the caller."""
         return self.caller.tenant, self.caller
 
 
 class FairGate:
-    """Lets calls in by tenant in turn, and within a tenant by caller in turn. It belongs to the event loop.
+    """Admits calls of each tenant in turn. The callers of a tenant also take turns. Use a gate only on its event loop.
 
-    The next call comes from the tenant with the fewest calls inside. If several tenants have equally few, it comes from
-    the tenant whose last turn was longest ago. If all places are taken, a new call displaces a waiting call. Counting
-    the new call, the gate finds the tenant that holds the most places and, within that tenant, the caller that holds
-    the most. If that caller makes the new call, the gate refuses the new call. Otherwise, the gate removes that
+    The next call comes from the tenant with the fewest calls inside. If several tenants have equally few calls inside,
+    the tenant whose last turn was longest ago comes first. If all places are taken, a new call displaces a waiting
+    call. The gate selects the tenant with the most places, counting the new call, and of this tenant the caller with
+    the most places. If that caller makes the new call, the gate refuses the new call. Otherwise, the gate removes that
     caller's newest waiting call.
 
     Args:
-        inside: maximum number of calls inside: one per thread, and one more if calls do other work before they need a
-            thread.
-        places: maximum number of calls that are inside or wait.
-        name: name of the queue, for its metric and errors.
+        inside: maximum number of calls inside: the number of threads, plus one if calls do other work before they need
+            a thread.
+        places: maximum number of calls inside and waiting.
+        name: name of the queue in its metric and errors.
     """
 
     def __init__(self, inside: int, places: int, name: str) -> None:
@@ -103,10 +103,10 @@ class FairGate:
 
     @asynccontextmanager
     async def enter(self) -> AsyncIterator[Callable[[], None]]:
-        """Waits for the current caller's turn; the block runs inside the gate. A cancelled call gives its place back.
+        """Waits for the current caller's turn. The block runs inside the gate. A cancelled call frees its place.
 
         Yields:
-            A function that lets the next call in before the body ends. The call keeps its place until then.
+            A function that admits the next call before the block ends. The call keeps its place until the block ends.
 
         Raises:
             Exhausted: there is no free place, or another call took this call's place.
@@ -124,17 +124,17 @@ class FairGate:
 
     @contextmanager
     def expect(self) -> Iterator[bool]:
-        """Refuses the current caller if it repeats a refused call too early and would be refused again.
+        """Refuses the current call if it repeats a refused call too early and would be refused again.
 
         Enter this block before reading a call's message, because reading takes longer than a refusal. The body reads
-        the message. Until the block ends, an early call counts as if it had a place. Nevertheless, the
-        messages of a few early calls are read, because a call's queue is named only in its message.
+        the message. Until the block ends, an early call counts as if it had a place. Only the message of a call states
+        its queue. The messages of a few early calls are therefore read.
 
         Yields:
             Whether the call is one of these few early calls. If such a call succeeds, call `forgive`.
 
         Raises:
-            QueueFull: the delay of the last refusal is not over, and there is no place.
+            QueueFull: the delay of the last refusal has not passed, and no place is free.
         """
         caller, now = current_caller.get(), asyncio.get_running_loop().time()
         is_early = self._refused_until.get(caller, 0.0) > now
@@ -150,11 +150,11 @@ class FairGate:
             self._expected -= is_early
 
     def forgive(self) -> None:
-        """Forgets that calls of the current caller were refused, because the caller makes calls for another queue."""
+        """Forgets earlier refusals of the current caller, because the caller now calls another queue."""
         self._refused_until.pop(current_caller.get(), None)
 
     def close(self) -> None:
-        """Refuses new and waiting calls; calls inside the gate go on."""
+        """Refuses new and waiting calls. Calls inside the gate continue."""
         self._closed = True
         for call in self._get_waiting():
             call.turn.set_result(False)

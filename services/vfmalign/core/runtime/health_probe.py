@@ -1,7 +1,7 @@
 """`python -m vfmalign.core.runtime.health_probe`: check that this container's service is ready.
 
-Exit code 0 if the service is ready; otherwise 1, after one sentence on stderr. Used by the images' `HEALTHCHECK`;
-Kubernetes probes the health port itself.
+The exit code is 0 if the service is ready. Otherwise it is 1, and stderr contains one sentence. The images'
+`HEALTHCHECK` uses this module. Kubernetes probes the health port directly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TIMEOUT_S = 5.0
 
 
 class ProbeSettings(Settings):
-    """Ports of the service, read from its own variables."""
+    """Ports of the service, read from the service's environment variables."""
 
     server: ServerSettings = ServerSettings()
 

@@ -1,4 +1,4 @@
-"""Ctrl-C in programs with an event loop."""
+"""Handles Ctrl-C in programs with an event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def wake_for_signals() -> Iterator[None]:
-    """Lets every signal wake the running event loop during a block; does nothing outside the main thread.
+    """Lets every signal wake the running event loop during a block. Does nothing outside the main thread.
 
     `asyncio.run` handles SIGINT in Python code, which the main thread runs between two instructions. A signal that
     arrives at another thread, or just before this thread waits for events, would stay unhandled until the next event.

@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 
 class KeyLocks:
-    """One lock per key, kept while it is in use. It belongs to the event loop."""
+    """One lock per key. A lock exists while it is in use. Use the locks only on one event loop."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()

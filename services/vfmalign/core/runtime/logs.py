@@ -1,8 +1,8 @@
-"""Structured logs: one JSON object per line on stderr, with the id of the request that caused it.
+"""Structured logs: one JSON object per line on stderr, with the id of the request that caused the line.
 
-Log generated ids only: never patients' names, local paths or secrets.
+Log only generated ids, never patients' names, local paths or secrets.
 
-Writing a line never raises: a full disk must not end the work that a line reports on. Lost lines are counted.
+Writing a line never raises, because a full disk must not end the work that is logged. Lost lines are counted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _QUIET_LOGGERS = ("urllib3", "asyncio", "matplotlib", "PIL")
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
-    """Returns a logger, which may be created at import: it reads the configuration only when it is used."""
+    """Returns a logger. You may create it at import, because it reads the configuration only when it is used."""
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger(module=name))
 
 
@@ -88,17 +88,17 @@ def configure(service: str, settings: LogSettings) -> None:
 
 
 def bind(**fields: object) -> None:
-    """Adds fields to every later line of this context."""
+    """Adds fields to all later log lines of this context."""
     structlog.contextvars.bind_contextvars(**fields)
 
 
 def bound(**fields: object) -> AbstractContextManager[None]:
-    """Adds fields to the lines that are written within a `with` statement."""
+    """Adds fields to the log lines that are written within a `with` statement."""
     return structlog.contextvars.bound_contextvars(**fields)
 
 
 def accept_request_id(offered: str | None) -> str:
-    """Returns the caller's request id, or a new one if it is missing or has characters that could break a log line."""
+    """Returns the caller's request id. If this id is missing or could break a log line, returns a new id."""
     if offered is not None and _REQUEST_ID_PATTERN.fullmatch(offered):
         return offered
     return secrets.token_hex(16)

@@ -1,10 +1,10 @@
-"""Prometheus metrics of all services in a registry of their own, and timers for stages of work.
+"""Prometheus metrics that all services share, in a separate registry, and timers for stages of work.
 
-Metrics of a single service are defined in its own `metrics.py`, so that no other service exports them. A metric here
-that only some processes export needs a label: a metric without labels is exported with 0 from the start.
+A service defines its own metrics in its own `metrics.py`, so that no other service exports them. A metric here that
+only some processes export needs a label: a metric without labels is exported with 0 from the start.
 
-Label values are constants of the code or states, never ids of patients, cases or objects: these would identify people
-and grow without bound.
+Label values are states or constants of the code, never ids of patients, cases or objects. Ids would identify people and
+grow without bound.
 """
 
 from __future__ import annotations
@@ -152,14 +152,14 @@ build_info = Gauge(
 
 @dataclass
 class Timing:
-    """Wall time of one stage, in seconds; 0 while it runs."""
+    """Wall time of one stage, in seconds; 0 while the stage runs."""
 
     seconds: float = 0.0
 
 
 @contextmanager
 def stage(name: str) -> Iterator[Timing]:
-    """Measures the block as one stage, even if it raises."""
+    """Measures the block as one stage, even if the block raises."""
     timing = Timing()
     start = time.perf_counter()
     try:
@@ -170,10 +170,10 @@ def stage(name: str) -> Iterator[Timing]:
 
 
 class Stages:
-    """Adds up the seconds of each stage of one call; lists the stages in the order of their first use. Thread-safe.
+    """Adds up the seconds of each stage of one call. Lists the stages in the order of their first use. Thread-safe.
 
     Args:
-        prefix: prefix of the stages' names in `vfmalign_stage_seconds`, such as `extract.`; responses omit it.
+        prefix: prefix of stage names in `vfmalign_stage_seconds`, such as `extract.`. Responses omit this prefix.
     """
 
     def __init__(self, prefix: str = "") -> None:
@@ -183,7 +183,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Timing]:
-        """Measures the block and adds its time to the stage of that name."""
+        """Measures the block and adds its time to the named stage."""
         with self._lock:
             self._seconds.setdefault(name, 0.0)
         timing = Timing()
@@ -195,21 +195,24 @@ class Stages:
                 self._seconds[name] += timing.seconds
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Adds times that were measured elsewhere, such as by an earlier attempt; the metric of stages omits them."""
+        """Adds times that were measured elsewhere, such as by an earlier attempt.
+
+        The metric of stages omits these times.
+        """
         with self._lock:
             for name, value in seconds.items():
                 self._seconds[name] = self._seconds.get(name, 0.0) + value
 
     def seconds(self) -> dict[str, float]:
-        """Returns the wall seconds per stage so far; stages of several threads may overlap."""
+        """Returns the wall seconds per stage so far. Stages of different threads may overlap."""
         with self._lock:
             return dict(self._seconds)
 
 
 def announce_build() -> None:
-    """Exports the versions and the process's own metrics; calling it again changes nothing.
+    """Exports the versions and the metrics of the process. Further calls have no effect.
 
-    Counters and histograms are exported without their `_created` samples, which would double the number of series.
+    Counters and histograms omit their `_created` samples, which would double the number of series.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
     build_info.labels(__version__, platform.python_version()).set(1)

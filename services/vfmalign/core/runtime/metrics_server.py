@@ -1,7 +1,7 @@
-"""HTTP server of the metrics, for Prometheus.
+"""HTTP server from which Prometheus reads the metrics.
 
-It serves few connections, and needs no thread for each. Because of a time limit, a silent client occupies a descriptor
-only for a few seconds. A connection beyond the limit replaces the oldest one.
+The server has few connections, and needs no thread for each connection. A time limit closes the connections of silent
+clients after a few seconds. If there are too many connections, a new connection replaces the oldest one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _RESPONSE = (
 
 
 class MetricsServer:
-    """Answers every request with the metrics of this process, whatever its path."""
+    """Answers every request with the metrics of this process. The path of the request does not matter."""
 
     def __init__(self) -> None:
         self._open: dict[asyncio.StreamWriter, None] = {}
         self._thread = Threads(1, "metrics")
 
     async def start(self, host: str, port: int) -> int:
-        """Starts to listen; returns the port.
+        """Starts to listen and returns the port.
 
         Raises:
             OSError: the port cannot be bound.

@@ -1,7 +1,7 @@
-"""Settings from environment variables: frozen, parsed once and listed by `--help`.
+"""Settings from environment variables. They are parsed once and never change, and `--help` lists them.
 
-Packages define their own groups of settings. A wrong or missing variable ends the process with one sentence that names
-the variable, but not its value, which may be a secret.
+Packages define their own groups of settings. An invalid or missing variable ends the process. The error names the
+variable, but not its value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 
 class Settings(BaseSettings):
-    """Base of all settings: prefix `VFMALIGN_`, nested with `__`."""
+    """Base class of all settings. Variables begin with `VFMALIGN_`, and `__` separates groups."""
 
     model_config = SettingsConfigDict(
         frozen=True, env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", populate_by_name=True
@@ -224,7 +224,7 @@ class LogSettings(BaseModel, frozen=True):
 
 
 class ServiceClientSettings(Settings):
-    """TLS of calls to other services; callers add the addresses."""
+    """TLS files for calls to other services. Subclasses add these services' addresses."""
 
     ca_file: FilePath | None = Field(
         default=None,
@@ -252,7 +252,7 @@ class ServiceClientSettings(Settings):
 
 
 class ServiceSettings(Settings):
-    """Settings that all services share; a service adds its own group."""
+    """Settings that all services share. Each service adds its own group."""
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     server: ServerSettings = ServerSettings()
@@ -277,7 +277,7 @@ def parse(settings: type[AnySettings]) -> AnySettings:
     """Parses the environment once.
 
     Raises:
-        BadOption: a setting is missing or wrong; the error names the variable.
+        BadOption: a setting is missing or invalid. The error names the variable.
     """
     try:
         return settings()
@@ -296,14 +296,14 @@ def parse_args(program: str, settings: type[AnySettings], argv: Sequence[str] | 
     """Handles `--help` and `--version`, then loads the settings.
 
     Raises:
-        SystemExit: after `--help` or `--version`, or when a setting is wrong.
+        SystemExit: after `--help` or `--version`, or if a setting is invalid.
     """
     parser(program, settings).parse_args(argv)
     return load(settings)
 
 
 def parser(program: str, settings: type[BaseSettings], summary: str = "") -> argparse.ArgumentParser:
-    """Returns an argument parser with a `--help` that lists every setting with its meaning and default."""
+    """Returns an argument parser. Its `--help` lists every setting with description and default."""
     lines = "\n".join(_describe(variable) for variable in list_variables(settings))
     result = argparse.ArgumentParser(
         prog=f"python -m vfmalign.{program}",

@@ -1,4 +1,4 @@
-"""The environment variables of a settings class, for `--help` and the settings reference."""
+"""Lists the environment variables of a settings class for `--help` and the settings reference."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Variable:
 
     Attributes:
         name: its name.
-        group: settings class that it is a field of.
-        field: its type, default and description.
+        group: settings class that defines the variable.
+        field: type, default and description of the variable.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Variable:
 
     @property
     def description(self) -> str:
-        """Meaning of the variable, as one clause."""
+        """Description of the variable, as one clause."""
         return self.field.description or ""
 
     @property
     def default(self) -> str | None:
-        """Default of the variable, as one would set it: empty if there is none, None if the variable is required."""
+        """Default value of the variable, as text. Empty if there is no default, None if the variable is required."""
         value = self.field.get_default(call_default_factory=False)
         if value is PydanticUndefined:
             return None

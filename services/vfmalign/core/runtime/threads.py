@@ -1,7 +1,7 @@
-"""Thread pools for work that would block the event loop: each purpose has a bounded pool of its own.
+"""Bounded thread pools for work that would block the event loop. Each purpose has its own pool.
 
-Calls do not use the default executor of asyncio (`asyncio.to_thread`), which all purposes share: calls that wait for an
-unresponsive store would block all others. Only the orchestrator's loops use the default executor (ADR 0080).
+Calls do not use asyncio's default executor (`asyncio.to_thread`), which all purposes share. There, calls that wait for
+an unresponsive store would block all other calls. Only the orchestrator's loops use the default executor (ADR 0080).
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class _Call(Generic[_T]):
         return function()
 
     def release(self, _: Future[_T]) -> None:
-        """Drops the function and its arguments, because the executor keeps a cancelled call until the call's turn."""
+        """Drops the function and its arguments.
+
+        The executor keeps a cancelled call in its queue until the call's turn.
+        """
         self._function = None
 
 
@@ -40,9 +43,9 @@ class Threads(ThreadPoolExecutor):
     """A thread pool that runs functions with the context variables of the code that submits them.
 
     Args:
-        count: maximum number of threads; further calls wait for a free thread.
+        count: maximum number of threads. Further calls wait for a free thread.
         name: prefix of the threads' names.
-        initialise: called by each thread before its first function.
+        initialise: function that each thread calls first.
     """
 
     def __init__(self, count: int, name: str, initialise: Callable[[], None] | None = None) -> None:
@@ -60,14 +63,14 @@ class Threads(ThreadPoolExecutor):
         return future
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Runs a function in a thread and waits for it; see `wait`."""
+        """Runs a function in a thread and waits for it as `wait` does."""
         return await self.wait(self.submit(function, *args, **kwargs))
 
     async def wait(self, submitted: Future[_T]) -> _T:
-        """Waits for a function that was submitted.
+        """Waits for a submitted function.
 
         If the caller is cancelled while the function waits for a thread, the function does not run. If the function is
-        already running, it is not interrupted; it checks `current_work` wherever it can stop.
+        already running, it is not interrupted. It must check `current_work` at points where it can stop.
         """
         with current_work.get().waiting_for(f"threads: {self._thread_name_prefix}"):
             return await asyncio.wrap_future(submitted)

@@ -1,4 +1,4 @@
-"""Limits of one piece of work: its deadline and its cancellation."""
+"""Deadline and cancellation of one piece of work."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def _is_never_cancelled() -> bool:
 
 @dataclass(frozen=True)
 class WorkContext:
-    """Limits of a piece of long work, which calls `checkpoint` wherever it can stop.
+    """Deadline and cancellation of long work. The work calls `checkpoint` at points where it can stop.
 
     Attributes:
-        deadline: `time.monotonic()` after which the result is of no use; None without a limit.
-        is_cancelled: whether nobody waits for the result any more.
-        waits: notes on the systems that the work waits for. The log shows them if the call ends during a wait.
+        deadline: Value of `time.monotonic()` after which nobody needs the result. None without a limit.
+        is_cancelled: True if nobody waits for the result any longer.
+        waits: notes about the systems for which the work waits. The log contains these notes if the call ends during a
+            wait.
     """
 
     deadline: float | None = None
@@ -36,7 +37,10 @@ class WorkContext:
 
     @contextmanager
     def waiting_for(self, what: str) -> Iterator[None]:
-        """Notes what the block waits for. The note stays if the task is cancelled or its deadline passes meanwhile."""
+        """Notes the system for which the block waits.
+
+        If the task is cancelled or its deadline passes during the block, the note stays.
+        """
         if self is UNLIMITED:  # outside a call, nobody reads the notes
             yield
             return
@@ -82,10 +86,10 @@ def work_within(context: WorkContext) -> Iterator[None]:
 
 @contextmanager
 def limit_work(remaining_s: float | None) -> Iterator[None]:
-    """Sets `current_work` of the running task. When the block ends, its work in other threads is cancelled.
+    """Sets `current_work` in the running task. When the block ends, cancels the block's work in other threads.
 
     Args:
-        remaining_s: seconds until the result is of no use; None without a limit.
+        remaining_s: seconds after which nobody needs the result; None without a limit.
     """
     ended = threading.Event()
     deadline = None if remaining_s is None else time.monotonic() + remaining_s

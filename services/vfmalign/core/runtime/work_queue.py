@@ -1,6 +1,6 @@
-"""A worker thread behind a bounded queue: heavy work runs one call at a time, and calls beyond the bound are refused.
+"""A worker thread behind a bounded queue. It runs one heavy call at a time, and refuses calls beyond the bound.
 
-(gRPC's `maximum_concurrent_rpcs` does not replace this, as it refuses health checks as well.)
+(gRPC's `maximum_concurrent_rpcs` cannot replace the queue, because it would also refuse health checks.)
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _T = TypeVar("_T")
 
 
 class ShutdownRequest:
-    """Records SIGTERM and SIGINT as a request to stop, which work checks wherever it can stop."""
+    """Records SIGTERM and SIGINT as a request to stop. The work checks for this request at points where it can stop."""
 
     def __init__(self) -> None:
         self._requested = threading.Event()
 
     def listen(self) -> None:
-        """Handles SIGTERM and SIGINT from now on. Call it in the main thread."""
+        """Handles SIGTERM and SIGINT from now on. Call this method in the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.request())
 
@@ -44,17 +44,17 @@ class ShutdownRequest:
         self._requested.wait(timeout_s)
 
     def check(self) -> None:
-        """Raises Cancelled once a shutdown was requested."""
+        """Raises Cancelled if a shutdown was requested."""
         if self.is_requested():
             raise Cancelled("the process was asked to stop", remedy="start it again: it goes on where it stopped")
 
 
 class WorkQueue:
-    """Runs functions one after another, in the order of arrival, in a thread of its own.
+    """Runs functions in a separate thread, one after another, in the order of arrival.
 
     Args:
-        size: calls that may wait beside the one that runs.
-        name: name of the queue, for its metric and its thread.
+        size: maximum number of waiting calls, besides the running call.
+        name: name of the queue in its metric and its thread.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -75,8 +75,8 @@ class WorkQueue:
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Runs a function in the worker thread, with the caller's context variables.
 
-        A caller that is cancelled while it waits leaves the queue. Work that runs is not interrupted and keeps its
-        place until it returns; pass long functions a `WorkContext` to cancel them.
+        If a waiting caller is cancelled, its call leaves the queue. Running work is not interrupted, and keeps its
+        place until it returns. To cancel long functions, pass them a `WorkContext`.
 
         Raises:
             Exhausted: the queue is full.

@@ -1,1 +1,1 @@
-"""Object storage, with its datasets, feature sets and arrays."""
+"""Object storage, and the datasets, feature sets and arrays in it."""

@@ -19,15 +19,16 @@ def read_npy(path: Path, field: str) -> NDArray[Any]:
     """Reads a feature matrix from a `.npy` file without unpickling.
 
     Args:
-        path: the file; errors do not show the path.
+        path: path of the file. Errors do not contain the path.
         field: name of the file in errors.
 
     Returns:
-        Shape (rows, channels), float16, float32 or float64 in this machine's byte order; integers become float64.
+        An array of shape (rows, channels), as float16, float32 or float64 in this machine's byte order. Integers are
+            converted to float64.
 
     Raises:
         BadOption: the file does not exist.
-        BadTensor: the file does not contain an array of numbers with two axes, or the array is empty.
+        BadTensor: the file does not contain a non-empty array of numbers with two axes.
     """
     try:
         with open_regular_file(path, MAX_NPY_BYTES) as file:

@@ -1,9 +1,10 @@
-"""Datasets in object storage: reading, writing, and checks for overlapping splits and leakage.
+"""Reads and writes datasets in object storage. Checks them for overlapping splits and leakage.
 
-`datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI reads, with
-ids, groups, digests, label maps, classes, numbers and strata added to each item. Its key `declaration` lists the
-modalities, label maps and classes of the cases; a datalist without this key has those of prostate mpMRI. `selections`
-holds the rules that chose the DICOM series, and `curation` the decisions of the import's user about individual studies.
+`datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI can read.
+Each item also has ids, groups, digests, label maps, classes, numbers and strata. Its key `declaration` lists the
+modalities, label maps and classes of the cases. Without this key, the declaration of prostate mpMRI applies.
+`selections` contains the rules that chose the DICOM series. `curation` contains the user's decisions about individual
+studies.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ def load_dataset(store: ObjectStore, dataset_id: str, digest: str | None = None)
     Args:
         store: the object store.
         dataset_id: its id.
-        digest: expected digest; None or empty accepts any.
+        digest: expected digest. None or an empty text accepts any digest.
 
     Raises:
-        NotFound: there is no dataset of this id.
+        NotFound: no dataset has this id.
         PreconditionFailed: the digest differs, or `dataset.json` is damaged.
     """
     key = dataset_key(dataset_id)
@@ -68,14 +69,14 @@ def list_datasets(store: ObjectStore) -> Iterator[str]:
 
 
 def save_dataset(store: ObjectStore, dataset: DatasetManifest) -> str:
-    """Writes a dataset, which commits it; the volumes must already be stored.
+    """Writes and thereby commits a dataset. The volumes must already be stored.
 
     Returns:
         The digest.
 
     Raises:
         BadDataset: splits overlap.
-        Conflict: the id exists with other content.
+        Conflict: a dataset with this id but other content exists.
     """
     check_splits(dataset)
     key = dataset_key(dataset.id)
@@ -89,9 +90,9 @@ def save_dataset(store: ObjectStore, dataset: DatasetManifest) -> str:
 
 
 def to_datalist(dataset: DatasetManifest) -> dict[str, object]:
-    """Converts a dataset to a datalist, in which paths are keys of the bucket.
+    """Converts a dataset to a datalist. Paths in the datalist are keys of the bucket.
 
-    `label` of an item is the last label map that the case has; a segmentation draws this map over the others.
+    `label` of an item is the case's last label map. A segmentation draws this map over the other maps.
     """
     declaration = dataset.declaration
     values = declaration.labels[-1].values if declaration.labels else {}
@@ -119,7 +120,7 @@ def from_datalist(content: Any, dataset_id: str) -> DatasetManifest:
     """Converts a datalist to a dataset.
 
     Raises:
-        PreconditionFailed: fields are missing or wrong.
+        PreconditionFailed: a field is missing or invalid.
     """
     try:
         fields: dict[str, object] = {split: [_from_item(item) for item in content[_LISTS[split]]] for split in SPLITS}
@@ -142,10 +143,10 @@ def check_splits(dataset: DatasetManifest, labels: Mapping[str, str] | None = No
 
     Args:
         dataset: the dataset.
-        labels: names of the cases in the error, by id; None to use the ids.
+        labels: maps case ids to the names in the error. None to use the ids.
 
     Raises:
-        BadDataset: splits overlap although the dataset is held out, or a split lists a case twice.
+        BadDataset: the splits of a held-out dataset overlap, or a split lists a case twice.
     """
     for split in SPLITS:
         ids = [case.id for case in dataset.split(split)]
@@ -167,12 +168,12 @@ def check_splits(dataset: DatasetManifest, labels: Mapping[str, str] | None = No
 
 
 def check_leakage(dataset: DatasetManifest, pretraining: Sequence[PretrainingDataset]) -> None:
-    """Checks that no test case is part of `train`, of `val` or of the model's pretraining.
+    """Checks that no test case is in `train`, in `val` or in the model's pretraining data.
 
-    A dataset that is not held out is not checked against its own splits.
+    If the dataset is not held out, test cases may also be in its other splits.
 
     Raises:
-        Leakage: a test case is part of one of them; the error names the case and where it was found.
+        Leakage: a test case is in `train`, `val` or pretraining data. The error names the case and the data.
     """
     seen: list[tuple[str, set[str]]] = []
     if dataset.held_out:

@@ -1,4 +1,4 @@
-"""Writing of feature sets: parts in any order, then the commit; interrupted and damaged sets are continued.
+"""Writes feature sets: parts in any order, then the commit. Continues interrupted and damaged sets.
 
 Legend: N rows (one per case), C channels.
 """
@@ -30,7 +30,7 @@ _START_ROW = re.compile(r"[0-9]{1,9}")
 
 
 class FeatureSetWriter:
-    """Writes one set part by part. Several writers may write the same set; the first commit wins."""
+    """Writes one set part by part. If several writers write the same set, the first commit wins."""
 
     def __init__(
         self, store: ObjectStore, request: FeatureRequest, case_ids: Sequence[str], groups: Sequence[str]
@@ -46,17 +46,17 @@ class FeatureSetWriter:
         self._channels: dict[str, int] = {}
 
     def count_stored_parts(self) -> int:
-        """Returns the number of stored parts, whatever their length; does not verify them."""
+        """Returns the number of stored parts of any length, without verifying the parts."""
         return sum(1 for _ in self._store.list(f"{self._prefix}part-"))
 
     def parts_done(self, part_rows: int, manifest: Manifest | None = None) -> set[int]:
-        """Returns the start rows of stored parts, for a run that splits the set every `part_rows` rows.
+        """Returns the start rows of stored parts, for a set that is split every `part_rows` rows.
 
         Parts of other lengths and parts with a wrong checksum are ignored.
 
         Args:
-            part_rows: rows of each part but the last.
-            manifest: manifest of a damaged set. Its parts are preferred to other parts with the same rows.
+            part_rows: number of rows of each part except the last part.
+            manifest: manifest of a damaged set. Its parts take precedence over other parts with the same rows.
         """
         committed = {part.key for part in manifest.parts} if manifest else set()
         for key in sorted(self._store.list(f"{self._prefix}part-"), key=lambda key: key not in committed):
@@ -80,7 +80,7 @@ class FeatureSetWriter:
             layers: one (rows, C) float32 array per layer of the request.
 
         Raises:
-            BadTensor: shapes are inconsistent, or a value is NaN or infinite.
+            BadTensor: the shapes are inconsistent, or a value is NaN or infinite.
         """
         if set(layers) != set(self._request.layers):
             raise BadTensor(f"the part has layers {sorted(layers)}, the request {sorted(self._request.layers)}")
@@ -111,11 +111,11 @@ class FeatureSetWriter:
         """Writes the manifest unless another writer has written it, and returns the stored manifest.
 
         Args:
-            software: versions that computed the parts.
-            replaced: manifest of the damaged set that is repaired. If the parts have the same bytes as before, this
-                manifest stays. Parts from another device may differ in the last bits; a new manifest then replaces this
-                one.
-            replace: whether to replace a manifest that cannot be read.
+            software: versions of the software that computed the parts.
+            replaced: manifest of the damaged set to repair. If the new parts have the same bytes as the old parts, this
+                manifest stays. Parts that another device computed may differ in the last bits. In that case, a new
+                manifest replaces this manifest.
+            replace: whether to replace an unreadable manifest.
 
         Raises:
             PreconditionFailed: rows are missing.

@@ -1,7 +1,7 @@
-"""Feature sets in object storage: pooled features in safetensors parts, committed by writing a manifest.
+"""Feature sets in object storage: pooled features in safetensors parts, and a manifest that commits the set.
 
-Reading verifies everything. A set is intact if its manifest is readable and every part exists with the stated size;
-`feature_set_writer` continues an interrupted set and repairs a damaged one.
+Reading verifies everything. A set is intact if its manifest is readable and every part exists with the stated size.
+`feature_set_writer` continues interrupted sets and repairs damaged sets.
 
 Legend: N rows (one per case), C channels.
 """
@@ -38,17 +38,17 @@ PARALLEL_REQUESTS = 8
 
 
 class FeatureRequest(Record):
-    """Everything that determines the features of a set; its digest is the set's id.
+    """Everything that determines the features of a set. The digest of this request is the set's id.
 
-    The manifest stores it. A caller's request (`client.messages.features.ExtractDatasetRequest`) may leave out digests
-    and layers; they are resolved here. Field names are part of the digest and must not change.
+    The manifest stores it. A caller's request (`client.messages.features.ExtractDatasetRequest`) may omit digests and
+    layers. This request contains all of them. Field names are part of the digest and must not change.
 
     Attributes:
-        initialisation: `random` takes the model's architecture with weights drawn from `init_seed`.
-        layers: the order is part of the digest; extraction puts the primary layer first, whatever the caller's order.
+        initialisation: `random` uses the model's architecture with random weights from `init_seed`.
+        layers: names of the layers. Their order affects the digest. Extraction always puts the primary layer first.
         input_transform: name of the task's deterministic input transform.
-        format: a number that increases whenever the same request would give other features. Stored sets of an earlier
-            version are then not reused.
+        format: number that increases whenever the same request would produce different features. Sets with a lower
+            number are not reused.
     """
 
     model_id: Id
@@ -70,7 +70,7 @@ class FeatureRequest(Record):
 
 
 def is_feature_set_id(text: str) -> bool:
-    """Returns whether a text has the form of a feature set's id; no study has such an id."""
+    """Returns whether a text has the form of a feature set's id. Ids of studies never have this form."""
     return _FEATURE_SET_ID.fullmatch(text) is not None
 
 
@@ -87,7 +87,7 @@ def describe_extraction(request: FeatureRequest) -> str:
 
 
 class PartRef(StoredFile):
-    """One part: the file of rows `start_row` to `start_row + rows − 1`."""
+    """One part: a file with the rows `start_row` to `start_row + rows − 1`."""
 
     start_row: int = Field(ge=0)
     rows: int = Field(ge=1)
@@ -141,11 +141,12 @@ def read_committed(store: ObjectStore, feature_set: str, sha256: str = "") -> Co
     Args:
         store: object store of the set.
         feature_set: id of the set.
-        sha256: digest of the manifest that the caller refers to; if empty, any stored manifest is accepted.
+        sha256: expected digest of the manifest. If empty, any stored manifest is accepted.
 
     Raises:
-        NotFound: the set does not exist or was not committed, and the caller refers to no manifest.
-        DataLoss: the manifest is missing, too large or unreadable, describes another set, or has another digest.
+        NotFound: the set does not exist or was not committed, and `sha256` is empty.
+        DataLoss: the manifest is missing, too large or unreadable, describes another set, or does not have the digest
+            `sha256`.
     """
     key = manifest_key(feature_set)
     with lost_as("feature_set", feature_set, EXTRACT_AGAIN):
@@ -162,16 +163,16 @@ def read_committed(store: ObjectStore, feature_set: str, sha256: str = "") -> Co
 
 
 def read_named(store: ObjectStore, feature_set: str, sha256: str = "") -> CommittedSet:
-    """Reads the manifest of a set that a caller names. A wrong digest is the caller's error, not a loss of data.
+    """Reads the manifest of a set that a caller requests. A wrong digest is the caller's error, not a loss of data.
 
     Args:
         store: object store of the set.
         feature_set: id of the set.
-        sha256: digest of the manifest; if empty, any stored manifest is accepted.
+        sha256: expected digest of the manifest. If empty, any stored manifest is accepted.
 
     Raises:
         NotFound: the set does not exist or was not committed.
-        DigestMismatch: the stored manifest has another digest.
+        DigestMismatch: the stored manifest does not have the digest `sha256`.
         DataLoss: the manifest is too large, unreadable or describes another set.
     """
     committed = read_committed(store, feature_set)
@@ -207,16 +208,16 @@ def _parse_manifest(store: ObjectStore, feature_set: str, data: bytes, sha256: s
 
 
 def read_manifest(store: ObjectStore, feature_set: str, sha256: str = "") -> Manifest:
-    """Reads the manifest of a committed set; see `read_committed`."""
+    """Reads the manifest of a committed set. See `read_committed`."""
     return read_committed(store, feature_set, sha256).manifest
 
 
 def read_feature_set(store: ObjectStore, feature_set: str, sha256: str = "") -> LoadedFeatureSet:
-    """Reads and verifies a whole set; see `read_committed` for the arguments.
+    """Reads and verifies a whole set. See `read_committed` for the arguments.
 
     Raises:
-        NotFound: there is no such set.
-        DataLoss: the manifest or a part is missing or was changed, or a part does not match the manifest.
+        NotFound: the set does not exist.
+        DataLoss: the manifest or a part is missing or changed, or a part does not match the manifest.
     """
     manifest = read_manifest(store, feature_set, sha256)
     parts = [read_part(store, manifest, index) for index in range(len(manifest.parts))]
@@ -233,7 +234,7 @@ def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, F
         index: index of the part in `manifest.parts`.
 
     Raises:
-        DataLoss: the part is missing, was changed, or does not match its manifest.
+        DataLoss: the part is missing or changed, or does not match the manifest.
     """
     part = manifest.parts[index]
     with lost_as("feature_set", manifest.request.feature_set_id(), describe_extraction(manifest.request)):
@@ -265,12 +266,12 @@ def _get_part(store: ObjectStore, manifest: Manifest, part: PartRef) -> bytes:
 
 
 def find_damaged_parts(store: ObjectStore, manifest: Manifest, *, read: bool = False) -> tuple[int, ...]:
-    """Returns the indices of the parts that are missing or have another size than the manifest states.
+    """Returns the indices of the parts that are missing or whose size differs from the manifest.
 
     Args:
         store: object store of the set.
         manifest: manifest of the set.
-        read: whether to read every part as well, to find changed bytes.
+        read: whether to read all parts in order to find changed bytes.
     """
     listed = store.sizes_bytes(features_prefix(manifest.request.feature_set_id()))
 

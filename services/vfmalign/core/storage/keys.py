@@ -1,7 +1,7 @@
-"""Addresses of the artifacts in object storage.
+"""Keys of the artifacts in object storage.
 
-A step is done once its artifact exists, so addresses are deterministic and must not change. Addresses are relative to
-the tenant; `ObjectStore` puts the tenant's name before them.
+A step of work is done once its artifact exists. Addresses are therefore deterministic and must not change. Addresses do
+not include the tenant. `ObjectStore` adds the tenant's name in front.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ UPLOADS = "uploads/features/"
 
 
 def upload_key(sha256: str) -> str:
-    """Returns the address of a safetensors file that a client uploads for a comparison; `sha256` is its digest."""
+    """Returns the address of a safetensors file that a client uploads for a comparison.
+
+    `sha256` is the file's digest.
+    """
     return f"{UPLOADS}{sha256}.safetensors"
 
 
@@ -84,7 +87,7 @@ def check_key(check: str, name: str) -> str:
 
 
 def cell_key(cell: str) -> str:
-    """Returns the address of the result of an experiment's cell; `cell` is the digest of the cell's specification."""
+    """Returns the address of the result of an experiment's cell. `cell` is the digest of the cell's specification."""
     return f"cells/{cell}.json"
 
 
@@ -94,12 +97,15 @@ def experiment_key(experiment: str, name: str) -> str:
 
 
 def monitor_key(monitor: str, uid: str, name: str) -> str:
-    """Returns the address of a monitor's artifact; `uid` differs from that of earlier monitors with the same id."""
+    """Returns the address of a monitor's artifact.
+
+    Each monitor has its own `uid`, even if a deleted monitor had the same id.
+    """
     return f"monitors/{monitor}/{uid}/{name}"
 
 
 def deletion_key(kind: str, object_id: str) -> str:
-    """Returns the address of the mark of an object that is being deleted; see `deletion`."""
+    """Returns the address of the mark of an object that is being deleted. See `deletion`."""
     return f"deletions/{kind}/{object_id}"
 
 
@@ -122,7 +128,7 @@ INCOMING = "incoming/"
 
 
 def incoming_prefix(owner: str, import_id: str) -> str:
-    """Returns the prefix of one import's files; `owner` is a text without slashes that identifies the caller."""
+    """Returns the prefix of one import's files. `owner` identifies the caller and has no slashes."""
     return f"{INCOMING}{owner}/{import_id}/"
 
 
@@ -131,7 +137,7 @@ STUDY_UPLOADS = f"{INCOMING}studies/"
 
 
 def study_upload_prefix(owner: str) -> str:
-    """Returns the prefix of one caller's zips; see `incoming_prefix`."""
+    """Returns the prefix of one caller's zip files. See `incoming_prefix`."""
     return f"{STUDY_UPLOADS}{owner}/"
 
 
@@ -140,7 +146,7 @@ OUTBOX = "outbox/"
 
 
 def outbox_prefix(monitor: str) -> str:
-    """Returns the prefix of the observations that wait for a monitor."""
+    """Returns the prefix of the observations that a monitor has not processed yet."""
     return f"{OUTBOX}{monitor}/"
 
 
@@ -148,13 +154,13 @@ _OUTBOX_KEY = re.compile(rf"{OUTBOX}([^/]+)/(\d{{20}})-[0-9a-f]{{8}}-([0-9a-f]{{
 
 
 def outbox_key(monitor: str, time_ns: int, writer: str, sha256: str) -> str:
-    """Returns the address of a waiting observation; the addresses of one monitor's observations sort by time.
+    """Returns the address of a waiting observation. The addresses of one monitor's observations sort by time.
 
     Args:
         monitor: id of the monitor.
-        time_ns: nanoseconds since 1970, unique among the observations of the writer.
-        writer: 8 hexadecimal digits, unique to the writing process.
-        sha256: digest of the object. The key contains this digest instead of the object's ids.
+        time_ns: nanoseconds since 1970. Each observation of a writer has a different value.
+        writer: 8 hexadecimal digits that identify the writing process.
+        sha256: digest of the object. The key contains this digest, and not the ids of the observation.
     """
     return f"{outbox_prefix(monitor)}{time_ns:020d}-{writer}-{sha256}.pb"
 
@@ -165,6 +171,6 @@ def is_outbox_key(key: str) -> bool:
 
 
 def parse_outbox_key(key: str) -> tuple[str, int, str] | None:
-    """Returns the monitor, time and digest of a waiting observation; None if the key belongs to anything else."""
+    """Returns the monitor, time and digest of a waiting observation. Returns None for other keys."""
     match = _OUTBOX_KEY.fullmatch(key)
     return None if match is None else (match[1], int(match[2]), match[3])

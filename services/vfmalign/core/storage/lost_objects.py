@@ -1,4 +1,4 @@
-"""Recognises missing, truncated or changed objects that something refers to, and names the remedy."""
+"""Recognises objects that are still needed but missing, truncated or changed. Names the remedy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def describe_publishing(card: ModelCard) -> str:
 
 @contextmanager
 def lost_as(kind: str, owner: str, remedy: str) -> Iterator[None]:
-    """Raises DataLoss if the block finds that a recorded object is missing, unreadable or has another digest.
+    """Raises DataLoss if, in the block, a recorded object is missing or unreadable, or its digest differs.
 
     Args:
         kind: see `DataLoss`.

@@ -1,4 +1,7 @@
-"""Cards of models in object storage. Reading them needs no torch; `models.cards` publishes models and loads weights."""
+"""Reads model cards in object storage.
+
+Does not need torch. `models.cards` publishes models and loads weights.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ def load_card(store: ObjectStore, model_id: str, sha256: str | None = None) -> M
     Args:
         store: the object store.
         model_id: its id.
-        sha256: expected digest of the weights; None or empty accepts any.
+        sha256: expected digest of the weights. None or an empty text accepts any digest.
 
     Raises:
         BadOption: the id is malformed.
         NotFound: no model has this id.
         PreconditionFailed: the stored card is damaged.
-        DigestMismatch: the card names other weights.
+        DigestMismatch: the digest of the weights on the card differs from `sha256`.
     """
     check_model_id(model_id)
     try:

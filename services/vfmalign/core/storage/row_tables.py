@@ -1,6 +1,6 @@
-"""Tables that users write about the rows of .npy files: patients, observations, days and strata.
+"""Users' tables about the rows of .npy files: patients, observations, days and strata.
 
-Errors quote nothing of these tables, which may contain patients' names.
+Errors never quote these tables, because the tables may contain patients' names.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ PATIENT, OBSERVATION, DAY = "patient", "observation", "day"
 
 
 def read_table(path: Path, rows: int, field: str) -> dict[str, list[str]]:
-    """Reads a CSV file with a header and one line for each row; returns its columns.
+    """Returns the columns of a CSV file with a header and one line for each row.
 
     Args:
         path: the file.
-        rows: number of rows that the table describes.
+        rows: number of rows that the table must describe.
         field: its name in errors.
 
     Raises:
         BadOption: the file cannot be read.
-        InvalidInput: the file is not such a table, or a cell is too long or must not be empty.
+        InvalidInput: the file is not such a table, a cell is too long, or a required cell is empty.
     """
     remedy = f"write a header with `{PATIENT}`, and a line for each row in the same order"
     try:
@@ -59,10 +59,10 @@ def read_table(path: Path, rows: int, field: str) -> dict[str, list[str]]:
 
 
 def parse_days(texts: Sequence[str], field: str) -> list[int]:
-    """Returns days as numbers, from ISO dates such as 2026-03-01.
+    """Converts ISO dates such as 2026-03-01 to numbers of days.
 
     Raises:
-        InvalidInput: a day is not such a date.
+        InvalidInput: a text is not an ISO date.
     """
     days = []
     for number, text in enumerate(texts, start=2):

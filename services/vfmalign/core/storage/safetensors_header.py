@@ -1,7 +1,7 @@
-"""Headers of safetensors files, checked before any tensor is read: the tensors must fill the file exactly.
+"""Checks the headers of safetensors files before reading any tensor. The tensors must fill the file exactly.
 
-Memory is reserved for the tensors that a header declares. Without this check, a file of gigabytes could declare a
-single number.
+Memory is reserved for the tensors that the header declares. Without this check, a file of several gigabytes could
+declare a single number.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _BITS |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64}
 
 
 class MalformedHeader(ValueError):
-    """A file that is not safetensors, or has another size than its header declares; the message states the cause."""
+    """The file is not a safetensors file, or its size differs from its header. The message states the cause."""
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor of a file; `begin` and `end` are offsets in bytes from the end of the header."""
+    """A tensor in a file. `begin` and `end` are offsets in bytes from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -45,9 +45,9 @@ class SafetensorsHeader:
     """A checked header.
 
     Attributes:
-        tensors: by name, in the order of the header.
+        tensors: maps names to tensors, in the order of the header.
         metadata: free text by name.
-        content_offset: where the tensors begin in the file.
+        content_offset: offset in bytes at which the tensors begin.
         total_bytes: size of the file.
     """
 
@@ -58,10 +58,10 @@ class SafetensorsHeader:
 
 
 def read_header(store: ObjectStore, key: str) -> SafetensorsHeader:
-    """Reads the header of a stored file, after asking for the file's size; no tensor is read.
+    """Reads the header of a stored file, and requests the file's size first. Does not read tensors.
 
     Raises:
-        NotFound: there is no such object.
+        NotFound: the object does not exist.
         MalformedHeader: see `parse_header`.
     """
     total_bytes = store.size_bytes(key)
@@ -77,7 +77,7 @@ def parse_header(data: bytes | memoryview, total_bytes: int) -> SafetensorsHeade
     """Parses and checks a header.
 
     Args:
-        data: the file, at least up to the end of its header.
+        data: content of the file, at least up to the end of the header.
         total_bytes: size of the whole file.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Rules for trainings: their dataset, task, model input, patches and published model.
+"""Rules for trainings, about the dataset, task, model input, patches and published model.
 
-Services apply them before they store a request. The training process applies them again, because a spec may be old or
-written by hand.
+Services apply these rules before they store a request. The training process applies the rules again, because a spec may
+be old or handwritten.
 """
 
 from __future__ import annotations
@@ -35,25 +35,26 @@ def resolve_training(
     modality_map: Mapping[Modality, Modality],
     recipes: Sequence[TrainingRecipe],
 ) -> Preprocessing:
-    """Checks that a training fits its dataset (`check_data`) and its model (`fit_model`); returns the model's input.
+    """Checks that a training is possible with its dataset (`check_data`) and its model (`fit_model`).
 
-    Leakage is not checked here, but when a check or a job begins (`datasets.check_leakage`). An experiment may contain
-    a model that has seen test cases; its report says so for that cell.
+    Returns the model's input. This function does not check for leakage. Checks and jobs do so when they begin
+    (`datasets.check_leakage`). An experiment may contain a model that has seen test cases. Its report then states this
+    for the cell.
 
     Args:
         dataset: the stored dataset.
-        task: the task on this dataset (`get_task_spec`); None for pretraining.
-        model: id of the model, or name of the architecture that is trained from random weights, for errors.
+        task: task on this dataset (`get_task_spec`); None for pretraining.
+        model: id of the model for error messages. If training starts from random weights, name of the architecture.
         preprocessing: preprocessing of the model, from its card or architecture.
-        modality_map: names of the model's inputs by modality of the dataset.
-        recipes: recipes of the trainings, which differ in nothing else.
+        modality_map: maps modalities of the dataset to names of the model's inputs.
+        recipes: recipes of the trainings. The trainings differ only in their recipes.
 
     Returns:
-        The preprocessing with the model's inputs named as the dataset's modalities.
+        The preprocessing, with the model's inputs renamed to the dataset's modalities.
 
     Raises:
-        BadDataset: a split has no case, or a case lacks a label map or class that the task needs.
-        BadOption: the map, the model's input or a patch does not fit.
+        BadDataset: a split has no case, or a case does not have a label map or class that the task needs.
+        BadOption: the modality map or a patch is invalid for the model, or the task cannot use the model's input.
     """
     check_data(dataset, task)
     return fit_model(dataset, task, model, preprocessing, modality_map=modality_map, recipes=recipes)
@@ -63,7 +64,7 @@ def check_data(dataset: DatasetManifest, task: TaskSpec | None) -> None:
     """Checks that every split has cases, and that every case has the label maps or class that the task needs.
 
     Raises:
-        BadDataset: a split has no case, or a case lacks a label map or class that the task needs.
+        BadDataset: a split has no case, or a case does not have a label map or class that the task needs.
     """
     check_splits(dataset, "pretrain" if task is None else "finetune")
     if task is not None:
@@ -79,10 +80,10 @@ def fit_model(
     modality_map: Mapping[Modality, Modality],
     recipes: Sequence[TrainingRecipe],
 ) -> Preprocessing:
-    """Checks that a model fits a task on a dataset that passed `check_data`; see `resolve_training`.
+    """Checks that a task can use a model on a dataset that passed `check_data`. See `resolve_training`.
 
     Raises:
-        BadOption: the map, the model's input or a patch does not fit.
+        BadOption: the modality map or a patch is invalid for the model, or the task cannot use the model's input.
     """
     model_input = resolve_input(model, preprocessing, modality_map, dataset.declaration, MAP_FIELD)
     if task is not None:
@@ -109,7 +110,7 @@ def check_kind(kind: JobKind, model_id: str, task: Task | None) -> None:
 
 
 def check_splits(dataset: DatasetManifest, kind: JobKind) -> None:
-    """Checks that every split that a training uses has a case.
+    """Checks that each split that a training uses has at least one case.
 
     Raises:
         BadDataset: a split has no case.
@@ -125,15 +126,15 @@ def check_splits(dataset: DatasetManifest, kind: JobKind) -> None:
 
 
 def get_source(spec: TrainingSpec) -> str:
-    """Returns the `source` that is stated in the card of a job's published model."""
+    """Returns the `source` for the card of the model that a job publishes."""
     return f"job {spec.job_id}"
 
 
 def check_publication(spec: TrainingSpec) -> None:
-    """Checks the id under which a job publishes its encoder; a specialised network has no encoder to publish.
+    """Checks the id under which a job publishes its encoder. A specialised network has no encoder to publish.
 
     Raises:
-        BadOption: the id does not fit the network, or is malformed.
+        BadOption: a specialised network has an id, or the id is missing or malformed.
     """
     if spec.kind == "finetune" and spec.network == "specialised":
         if spec.publish_as:
@@ -149,10 +150,10 @@ def check_publication(spec: TrainingSpec) -> None:
 
 
 def check_free(store: ObjectStore, spec: TrainingSpec) -> None:
-    """Checks before a training that the id under which it will publish is free.
+    """Checks before a training that no other model has the id under which the training will publish.
 
     Raises:
-        Conflict: the id belongs to another model.
+        Conflict: another model has this id.
     """
     if spec.publish_as:
         with suppress(NotFound, PreconditionFailed):  # a damaged card is replaced
@@ -160,10 +161,10 @@ def check_free(store: ObjectStore, spec: TrainingSpec) -> None:
 
 
 def check_source(card: ModelCard, spec: TrainingSpec) -> None:
-    """Checks that a stored model is the one that a job publishes.
+    """Checks that a stored model was published by this job.
 
     Raises:
-        Conflict: the stored model has another source.
+        Conflict: the stored model is from another source.
     """
     if card.source != get_source(spec):
         raise Conflict(

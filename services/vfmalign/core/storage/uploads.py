@@ -30,12 +30,14 @@ def digest_caller(caller: str) -> str:
 
 @dataclass(frozen=True)
 class UploadArea:
-    """The uploads of one import. Files are named by their digests, so that a repeated upload of a file changes nothing.
+    """The uploads of one import.
+
+    The names of files are their digests. Uploading a file again therefore changes nothing.
 
     Attributes:
-        store: the object storage of the caller's tenant.
-        caller: `Identity.key` of the importing caller. No other caller can reach the files, because their keys contain
-            the digest of this caller.
+        store: object storage of the caller's tenant.
+        caller: `Identity.key` of the importing caller. No other caller can access the files, because their keys contain
+            this caller's digest.
         import_id: chosen by the caller.
     """
 
@@ -55,7 +57,7 @@ class UploadArea:
     def sign(
         self, presigner: Presigner, files: Sequence[tuple[str, int]], expires: timedelta
     ) -> list[PresignedRequest | None]:
-        """Returns, for each file, the request that uploads it, or None if the file is already stored.
+        """Returns one upload request for each file, or None if the file is already stored.
 
         Args:
             presigner: signs the requests.
@@ -73,7 +75,8 @@ class UploadArea:
         """Returns a verified file, or None if it was not uploaded.
 
         Raises:
-            DigestMismatch: the stored bytes have another digest. They are deleted, so that they can be sent again.
+            DigestMismatch: the digest of the stored bytes differs. The stored bytes are deleted, so that the file can
+                be uploaded again.
             InvalidInput: the file is too large.
         """
         key = self.key(sha256)
@@ -92,7 +95,7 @@ class UploadArea:
             ) from None
 
     def read(self, sha256: str, max_bytes: int) -> bytes:
-        """Returns a verified file; raises the errors of `find` and `missing`."""
+        """Returns a verified file. Raises the errors of `find` and `missing`."""
         data = self.find(sha256, max_bytes)
         if data is None:
             raise self.missing(sha256)
@@ -108,7 +111,10 @@ class UploadArea:
         )
 
     def clear(self, first: str) -> None:
-        """Deletes all files, first the one that names the others: a repeated call then finds no partial import."""
+        """Deletes all files.
+
+        Deletes the file that lists the others first, so that a repeated call finds no partial import.
+        """
         self.store.delete(self.key(first))
         for key in self.store.list(self.prefix):
             self.store.delete(key)
@@ -119,15 +125,15 @@ class UploadArea:
 
 @dataclass
 class CallUploads:
-    """Files of one tenant that are too large for a message. Calls can refer to a file until it expires.
+    """Uploaded files of one tenant that are too large for a message. Calls can refer to a file until it expires.
 
     Attributes:
         store: objects of the tenant.
         presigner: signs the uploads.
         prefix: prefix of the keys.
-        quota: quota of all files together.
-        url_s: seconds for which the URL of an upload is valid.
-        age_s: age at which files are deleted, in seconds.
+        quota: common quota of all files.
+        url_s: seconds during which the URL of an upload is valid.
+        age_s: age in seconds at which files are deleted.
     """
 
     store: ObjectStore
@@ -139,7 +145,7 @@ class CallUploads:
     _tasks: Sequence[asyncio.Task[None]] = ()
 
     def start(self) -> None:
-        """Begins to delete expired files, and to measure the quota while it is nearly used."""
+        """Starts deleting expired files, and measuring the quota while it is nearly used up."""
         sweep = partial(delete_expired, self.store, self.prefix, self.age_s)
         tasks = keep_sweeping(self.store, "uploads", sweep), self.quota.keep_measured()
         self._tasks = [asyncio.create_task(task) for task in tasks]
@@ -150,10 +156,12 @@ class CallUploads:
             task.cancel()
 
     def sign(self, key: str, size_bytes: int, sha256: str) -> tuple[PresignedRequest | None, datetime]:
-        """Returns the request that uploads a file (None if it is already stored), and when the request expires.
+        """Returns the request that uploads a file, and when the request expires.
+
+        The request is None if the file is already stored.
 
         Raises:
-            TooLarge: the file does not fit into the quota.
+            TooLarge: the file exceeds the remaining quota.
         """
         expires = timedelta(seconds=self.url_s)
         expire_time = datetime.now(UTC) + expires

@@ -1,8 +1,8 @@
 """Bearer tokens of outgoing calls: a fixed text, the current content of a file, or the result of a function.
 
 A token works like a password. It is sent unencrypted only within this machine, unless a setting allows other machines,
-too. Calls carry the token as metadata. The reason is that gRPC's own call credentials do not work on plaintext
-channels, not even on the loopback interface.
+too. Calls carry the token as metadata, because gRPC's call credentials do not work on plaintext channels, not even on
+the loopback interface.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Admission of calls: limits the concurrent calls of each caller, and the memory for requests and answers.
 
 gRPC reads the message of a unary call before its handler runs. Stalled senders of large messages could therefore fill a
-server's memory. In this module, a call first reserves memory for a message of the maximum size. After the message was
-read, the call keeps only as much memory as the message needs. The answer occupies memory until the caller has read the
-answer. Some callers never read it. A call therefore counts until gRPC has finished the call.
+server's memory. Here, a call first reserves memory for a message of the maximum size. After the message was read, the
+call keeps only as much memory as the message needs. The answer occupies memory until the caller has read the answer.
+Some callers never read it. A call therefore counts until gRPC has finished the call.
 
 If too little memory is free, a call waits. The tenant that uses the least memory comes first, and among its callers,
 the caller that uses the least. While a call waits, the server cancels the oldest unfinished message or answer, which is
@@ -163,7 +163,7 @@ class Admission:
             caller: who calls.
 
         Raises:
-            Exhausted: too little memory was free, and no more became free in time.
+            Exhausted: not enough memory became free in time.
         """
         reservation = await self._acquire(caller, self.message_bytes)
         try:
@@ -218,7 +218,7 @@ class Admission:
             A function to call once, when the caller has read the answer or the call has ended.
 
         Raises:
-            Exhausted: too little memory was free, and no more became free in time.
+            Exhausted: not enough memory became free in time.
         """
         reservation = await self._acquire(caller, min(size_bytes, self._share_bytes))
         timer = _AnswerTimer(self.answer_timeout_s, give_up)

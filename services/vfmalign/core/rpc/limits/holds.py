@@ -47,7 +47,7 @@ class Hold:
         """Reserves memory for an answer until the caller has read it or the call has ended.
 
         Raises:
-            Exhausted: too little memory was free, and no more became free in time.
+            Exhausted: not enough memory became free in time.
         """
         self._free_answer = await self.admission.send(self.caller, len(answer), self._give_up)
 

@@ -1,1 +1,1 @@
-"""The object store: an S3 bucket, its credentials, errors, attempts and probe."""
+"""The object store: access to an S3 bucket, with credentials, errors, retries and a probe."""

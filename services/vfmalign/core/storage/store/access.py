@@ -1,4 +1,4 @@
-"""Access of each service to the bucket: one table, from which policies for any S3 store are generated."""
+"""Table of each service's access to the bucket. Policies for any S3 store are generated from it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class StoreAccess:
-    """Keys in the bucket that one identity of the object store may read or write; every identity may list the bucket.
+    """Keys that one identity of the object store may read or write. Every identity may list the bucket.
 
-    Prefixes are keys of one tenant, until `of_tenants` puts the names of tenants before them. Listing is not limited to
-    prefixes: S3 reports absent objects with 403 instead of 404 to an identity that may not list.
+    Prefixes do not contain a tenant until `of_tenants` adds the tenants' names. Listing is not limited to prefixes: If
+    an identity may not list, S3 reports absent objects with 403 instead of 404.
 
     Attributes:
-        read: prefixes of keys that it may read.
-        write: prefixes of keys that it may write and delete.
+        read: prefixes of keys that the identity may read.
+        write: prefixes of keys that the identity may write and delete.
     """
 
     read: tuple[str, ...]
     write: tuple[str, ...]
 
     def of_tenants(self, tenants: Iterable[str]) -> StoreAccess:
-        """Returns the same access to the objects of these tenants; its prefixes begin with the tenants' names."""
+        """Returns the same access, limited to these tenants. Its prefixes begin with the tenants' names."""
         names = tuple(tenants)
         return StoreAccess(
             read=tuple(f"{tenant}/{prefix}" for tenant in names for prefix in self.read),
@@ -31,7 +31,7 @@ class StoreAccess:
         )
 
     def to_policy(self, bucket: str) -> dict[str, object]:
-        """Returns the access as a policy document of AWS, which MinIO, Ceph and others understand as well."""
+        """Returns the access as an AWS policy document. MinIO, Ceph and other stores also support such documents."""
         arn = f"arn:aws:s3:::{bucket}"
 
         def allow(actions: list[str], resources: list[str]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Makes calls to the object store: repeats them after transient failures, and measures them."""
+"""Calls the object store. Repeats calls after transient failures, and measures their duration."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Attempts:
     """Makes calls to one bucket of the object store.
 
     Args:
-        errors: creates the errors of the bucket.
-        count: maximum number of attempts of a call.
+        errors: creates the errors of requests to the bucket.
+        count: maximum number of attempts for each call.
     """
 
     def __init__(self, errors: StoreErrors, count: int) -> None:
@@ -38,13 +38,13 @@ class Attempts:
     def run(
         self, operation: Operation, name: str, call: Callable[[], _T], check: Callable[[], None] | None = None
     ) -> _T:
-        """Repeats a call until it succeeds or fails for good; returns its result.
+        """Repeats a call until it succeeds or fails permanently. Returns the result of the call.
 
         Args:
             operation: kind of the call.
-            name: name of the object in the bucket, for errors.
+            name: name of the object in the bucket, for error messages.
             call: makes one attempt.
-            check: called before each attempt; an error of `check` prevents the attempt.
+            check: function that is called before each attempt. If it raises, the attempt is not made.
 
         Raises:
             VfmalignError: the last attempt failed.

@@ -1,4 +1,4 @@
-"""Maps the failures of S3 requests to errors that name the object and the remedy."""
+"""Converts failures of S3 requests to errors that name the object and the remedy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TransientError(Exception):
     """A failed request that a retry may solve.
 
     Attributes:
-        status: HTTP status of the response; None if the response broke off.
+        status: HTTP status of the response. None if the response was incomplete.
         code: S3's error code, if the response has one.
     """
 
@@ -89,10 +89,10 @@ class StoreErrors:
         """Returns the error to raise for a response that reports a failure.
 
         Args:
-            key: key of the object; empty for the bucket.
+            key: key of the object; empty for requests to the bucket.
             status: HTTP status.
             code: S3's error code, if the response has one.
-            region: region of the bucket, if the response names it.
+            region: region of the bucket, if the response contains it.
         """
         subject = f"s3://{self.bucket}/{key}"
         if code in _REGION_CODES or (region and region != self.region):
@@ -142,10 +142,10 @@ class StoreErrors:
 
 
 def describe_failure(status: int, code: str | None) -> str:
-    """Returns the cause of a failure that the store itself reports.
+    """Returns the cause of a failure that the object store reports.
 
-    MinIO says that its disk is full (507, `XMinioStorageFull`). SeaweedFS reports a full disk like any other internal
-    error.
+    MinIO reports a full disk with its own code (507, `XMinioStorageFull`). SeaweedFS reports a full disk like any other
+    internal error.
     """
     answer = f"HTTP {status}{f' {code}' if code else ''}"
     if status == _FULL_STATUS:
@@ -154,7 +154,7 @@ def describe_failure(status: int, code: str | None) -> str:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Returns whether a request that failed with this error may succeed if it is repeated."""
+    """Returns whether a retry may succeed after this error."""
     if isinstance(error, S3Error):
         return error.response is not None and error.response.status in TRANSIENT_STATUS
     return isinstance(error, TransientError | urllib3.exceptions.HTTPError | ServerError | ConnectionError)

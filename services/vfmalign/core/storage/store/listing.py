@@ -1,4 +1,4 @@
-"""Lists of a tenant's objects, and facts about an object that are known without reading it."""
+"""Lists the objects of a tenant, and returns their sizes and times without reading them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Accepts = Callable[[str], bool]
 
 
 class StoreListing(TenantKeys):
-    """The objects of one tenant, by key."""
+    """Lists the objects of one tenant by key."""
 
     _client: Minio
     _attempts: Attempts
@@ -35,7 +35,7 @@ class StoreListing(TenantKeys):
             return None
 
     def get_write_time(self, key: str) -> datetime:
-        """Returns when an object was last written.
+        """Returns the time at which an object was last written.
 
         Raises:
             NotFound: it does not exist.
@@ -50,10 +50,10 @@ class StoreListing(TenantKeys):
     def sizes_bytes(
         self, prefix: str, before: datetime | None = None, limit: int | None = None, accepts: _Accepts | None = None
     ) -> dict[str, int]:
-        """Returns the sizes of the objects below a prefix, by key; sends one request per thousand objects.
+        """Returns the size of each object below a prefix, by key. Sends one request per thousand objects.
 
-        `accepts` selects objects by key. `before` selects objects that were written before this time. Of the objects
-        that `accepts` selects, only the first `limit` are examined.
+        `accepts` selects objects by key. `before` selects objects that were written before this time. Only the first
+        `limit` objects that `accepts` selects are examined.
         """
 
         def sizes() -> dict[str, int]:
@@ -65,11 +65,11 @@ class StoreListing(TenantKeys):
         return self._retry("list", prefix, sizes)
 
     def list_folders(self, prefix: str, *, after: str, limit: int, accepts: _Accepts) -> Sequence[str]:
-        """Returns the names of folders directly below a prefix; sends one request per thousand folders.
+        """Returns the names of the folders directly below a prefix. Sends one request per thousand folders.
 
         Args:
             prefix: prefix that ends in a slash.
-            after: only folders after this name in lexical order are returned; empty for all.
+            after: only folders after this name in lexical order are returned. If empty, all folders are returned.
             limit: maximum number of folders.
             accepts: selects folders by name.
         """

@@ -1,7 +1,7 @@
-"""Object store: bytes, files and JSON records at keys of one tenant's part of an S3 bucket, verified by SHA-256.
+"""Object store: stores bytes, files and JSON records of one tenant in an S3 bucket, and verifies them by SHA-256.
 
-Transient failures are retried as long as the call that needs the object is running. Synchronous and thread-safe;
-asynchronous code calls it in `threads.STORE`.
+Transient failures are retried until the call that needs the object ends. The object store is synchronous and
+thread-safe. Asynchronous code calls it in `threads.STORE`.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class ObjectStore(StoreListing):
 
     Args:
         settings: address, bucket and keys.
-        attempts: attempts of a call that fails transiently.
-        timeout_s: time without an answer after which an attempt ends.
+        attempts: maximum number of attempts if a call fails transiently.
+        timeout_s: seconds without an answer after which an attempt ends.
     """
 
     def __init__(self, settings: StoreSettings, *, attempts: int = ATTEMPTS, timeout_s: float = TIMEOUT_S) -> None:
@@ -93,7 +93,10 @@ class ObjectStore(StoreListing):
         self._before_write: Callable[[], None] | None = None
 
     def guarded_by(self, check: Callable[[], None]) -> ObjectStore:
-        """Returns a view of this store that calls `check` before each write; an error of `check` prevents the write."""
+        """Returns a view of this store that calls `check` before each write.
+
+        If `check` raises, the write is not made.
+        """
         view = copy.copy(self)
         view._before_write = check
         return view
@@ -109,7 +112,7 @@ class ObjectStore(StoreListing):
             max_bytes: maximum size in bytes.
 
         Raises:
-            NotFound, DigestMismatch, Unavailable; InvalidInput if the object is too large.
+            NotFound, DigestMismatch, Unavailable. InvalidInput if the object is too large.
         """
         data = self._retry("get", key, lambda: b"".join(self._chunks(key, max_bytes)))
         self._verify(key, hashlib.sha256(data).hexdigest(), sha256)
@@ -118,12 +121,12 @@ class ObjectStore(StoreListing):
     def get_large(
         self, key: str, sha256: str | None = None, max_bytes: int | None = None, context: WorkContext = UNLIMITED
     ) -> memoryview:
-        """Returns the bytes of a large object without a second copy: copying would hold the interpreter lock.
+        """Returns the bytes of a large object without copying them. Copying would hold the interpreter lock.
 
-        `context` is checked before every MiB is read.
+        Checks `context` before reading each MiB.
 
         Raises:
-            NotFound, DigestMismatch, Unavailable; InvalidInput if the object is too large.
+            NotFound, DigestMismatch, Unavailable. InvalidInput if the object is too large.
         """
 
         def fetch() -> tuple[bytearray, str]:
@@ -139,7 +142,10 @@ class ObjectStore(StoreListing):
         return memoryview(data)
 
     def first(self, key: str, size: int) -> bytes:
-        """Returns the first `size` bytes of an object, unverified: only the whole object has a digest."""
+        """Returns the first `size` bytes of an object.
+
+        They are not verified, because only the whole object has a digest.
+        """
 
         def fetch() -> bytes:
             try:
@@ -157,7 +163,7 @@ class ObjectStore(StoreListing):
         return self._retry("get", key, fetch)
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
-        """Streams an object into a file, which appears only once it is complete and verified."""
+        """Streams an object into a file. The file appears only when it is complete and verified."""
         partial = path.with_name(path.name + ".partial")
 
         def fetch() -> str:
@@ -175,10 +181,10 @@ class ObjectStore(StoreListing):
             partial.unlink(missing_ok=True)
 
     def get_document(self, key: str, sha256: str | None = None) -> bytes:
-        """Returns the bytes of a JSON object of at most `MAX_DOCUMENT_BYTES`; see `get` for the digest.
+        """Returns the bytes of a JSON object of at most `MAX_DOCUMENT_BYTES`. See `get` for the digest.
 
         Raises:
-            NotFound, DigestMismatch, Unavailable; PreconditionFailed if the object is too large.
+            NotFound, DigestMismatch, Unavailable. PreconditionFailed if the object is too large.
         """
         try:
             return self.get(key, sha256=sha256, max_bytes=MAX_DOCUMENT_BYTES)
@@ -195,7 +201,7 @@ class ObjectStore(StoreListing):
             ) from None
 
     def read(self, key: str, record: type[AnyRecord], sha256: str | None = None) -> AnyRecord:
-        """Returns the record stored at a key, of at most `MAX_DOCUMENT_BYTES`; see `get` for the digest."""
+        """Returns the record at a key, of at most `MAX_DOCUMENT_BYTES`. See `get` for the digest."""
         try:
             return record.model_validate_json(self.get_document(key, sha256))
         except ValidationError as error:
@@ -213,7 +219,7 @@ class ObjectStore(StoreListing):
         return StoredObject.of(key, data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes an object unless the key exists; of several concurrent writers exactly one wins.
+        """Writes an object unless the key exists. Of several concurrent writers, exactly one succeeds.
 
         Returns:
             True if this call wrote the object; False if the key existed.
@@ -263,7 +269,7 @@ class ObjectStore(StoreListing):
         return self.put(key, record.to_json(), "application/json")
 
     def delete(self, key: str) -> None:
-        """Deletes an object; does nothing if it does not exist."""
+        """Deletes an object if it exists."""
         self._write("delete", key, lambda: self._client.remove_object(self.bucket, self.name(key)))
 
     def has_bucket(self) -> bool:
@@ -285,12 +291,12 @@ class ObjectStore(StoreListing):
         return status in {"Enabled", "Suspended"}
 
     def probe(self) -> None:
-        """Checks that the store answers, has the bucket and accepts the keys, by listing a prefix without objects.
+        """Lists an empty prefix, to check that the store answers, has the bucket and accepts the credentials.
 
-        Every service may list; on some stores, HEAD of the bucket would need further rights.
+        Every service may list. On some stores, HEAD of the bucket would need more permissions.
 
         Raises:
-            NotFound: there is no such bucket.
+            NotFound: the bucket does not exist.
             StoreRefused, PreconditionFailed, Unavailable: as `has_bucket`.
         """
 
@@ -300,10 +306,10 @@ class ObjectStore(StoreListing):
         self._retry("probe", "", ask)
 
     def ensure_bucket(self) -> bool:
-        """Creates the bucket, in the region of the settings, if it does not exist.
+        """Creates the bucket in the configured region if it does not exist.
 
         Returns:
-            True if this call created it.
+            True if this call created the bucket.
 
         Raises:
             StoreRefused, PreconditionFailed, Unavailable: as `has_bucket`.

@@ -1,4 +1,4 @@
-"""Presigned URLs, each of which permits one request to the object storage without keys."""
+"""Presigned URLs. Each permits one request to the object storage without credentials."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vfmalign.core.storage.store.credentials import get_credential_provider
 
 @dataclass(frozen=True)
 class PresignedRequest:
-    """A request that the bearer may send until it expires.
+    """A request that anyone who has the URL may send until the URL expires.
 
     Attributes:
-        url: a secret until the request expires.
-        headers: headers to send with the request, beside `Content-Length`.
+        url: URL of the request. It is secret until the request expires.
+        headers: headers to send with the request, in addition to `Content-Length`.
     """
 
     url: str
@@ -29,7 +29,7 @@ class PresignedRequest:
 
 
 class Presigner:
-    """Signs requests to the bucket, at the endpoint that clients reach."""
+    """Signs requests to the bucket. The URLs contain the endpoint that clients can reach."""
 
     def __init__(self, settings: StoreSettings) -> None:
         url = urlsplit(settings.presigned_endpoint or settings.endpoint)
@@ -40,10 +40,10 @@ class Presigner:
         )
 
     def sign_put(self, name: str, size_bytes: int, sha256: str, expires: timedelta) -> PresignedRequest:
-        """Returns a request that stores these bytes under a name in the bucket (`ObjectStore.name`), and no others.
+        """Returns a request that can store only these bytes, under a name in the bucket (`ObjectStore.name`).
 
-        Length and checksum are signed headers: a store that verifies checksums (`x-amz-checksum-sha256`) refuses other
-        bytes, and every store refuses another length. minio's own presigned URLs sign neither.
+        The headers for length and checksum are signed. Stores that verify checksums (`x-amz-checksum-sha256`) refuse
+        other bytes, and all stores refuse other lengths. minio's own presigned URLs sign neither header.
 
         Raises:
             StoreRefused: no credentials are available.

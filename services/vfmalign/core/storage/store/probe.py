@@ -1,7 +1,7 @@
-"""Probe of the object store: checks regularly that it answers, independently of the service's own calls.
+"""Checks regularly that the object store answers, independently of the service's own calls.
 
-The service's own calls do not suffice. If the store hangs, a call neither fails nor ends for minutes. A service without
-calls would not notice an outage.
+Errors of the service's own calls are not sufficient. If the store hangs, a call takes minutes to fail. If the service
+makes no calls, it does not notice an outage.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ _LOG = logs.get("store")
 
 
 class StoreProbe:
-    """Exports when the object store last answered, and logs when the store is lost and when it is back.
+    """Exports the time of the object store's last answer.
+
+    Logs when the store stops answering and when it answers again.
 
     Args:
-        settings: settings of the store; if they name no store, the probe does nothing.
+        settings: settings of the store. If no store is configured, the probe does nothing.
         period_s: pause between two probes.
     """
 

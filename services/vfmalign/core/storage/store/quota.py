@@ -1,4 +1,4 @@
-"""Storage quota: bytes that objects of one tenant may use before uploads are rejected."""
+"""Storage quota: number of bytes that the objects of one tenant may use before uploads are rejected."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class _Announcement:
 class StorageQuota:
     """Counts the bytes of a tenant's objects and of announced uploads.
 
-    Until a URL expires, its file can be uploaded, even again after the file was published or deleted. Until then, the
-    file counts with the larger of its largest announced size and its stored size.
+    Until a URL expires, clients can upload its file, even again after the file was published or deleted. Until the URL
+    expires, the quota counts the larger of the file's largest announced size and its stored size.
 
-    Each process counts only the announcements that it received, so several processes together may exceed the quota by
-    the announcements of one hour. Methods may be called from any thread.
+    Each process counts only the announcements that it received. Several processes together may therefore exceed the
+    quota by the announcements of one hour. Methods may be called from any thread.
 
     Attributes:
         store: objects of the tenant.
-        limit_bytes: the quota; 0 for none.
-        setting: name of the quota's setting, for the error's remedy.
-        uploads: prefix of the keys of uploads.
-        counted: prefix of the keys that the quota counts; all by default.
+        limit_bytes: quota in bytes; 0 for no quota.
+        setting: name of the setting of the quota; the remedy of errors contains it.
+        uploads: prefix of the keys of uploaded files.
+        counted: prefix of the keys that the quota counts. By default, all keys count.
         name: label of the quota in `vfmalign_quota_used_ratio`.
     """
 
@@ -66,12 +66,11 @@ class StorageQuota:
         """Reserves room for uploads.
 
         Args:
-            files: key and size in bytes of each file. A file that was announced before, or is already stored, needs no
-                further room.
-            valid_s: time in seconds within which the files may be uploaded.
+            files: key and size in bytes of each file. Files that are already announced or stored do not count again.
+            valid_s: number of seconds during which the files may be uploaded.
 
         Raises:
-            TooLarge: the quota has no room for the files, or too many files are announced. Nothing is reserved.
+            TooLarge: the files exceed the remaining quota, or too many files are announced. Nothing is reserved.
         """
         if not self.limit_bytes:
             return
@@ -92,9 +91,9 @@ class StorageQuota:
             self._export()
 
     async def keep_measured(self) -> None:
-        """Measures again from time to time while little room is left, until it is cancelled.
+        """Until it is cancelled, measures the used bytes regularly while the quota is nearly used up.
 
-        The metric would otherwise keep its value when nobody uploads after objects were deleted.
+        Without this loop, the metric would not change if objects are deleted but nobody uploads.
         """
         logs.bind(tenant=self.store.tenant)
         while self.limit_bytes:

@@ -1,4 +1,4 @@
-"""Keys of one tenant's objects, with their names in the bucket and their URIs."""
+"""Converts between keys of one tenant's objects, their names in the bucket and their URIs."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ _TENANT_OF_URI = re.compile(rf"s3://[^/]+/({TENANT_PATTERN})/")
 
 
 class TenantKeys:
-    """One tenant's part of a bucket: the names of its objects are the tenant, `/` and the key.
+    """One tenant's part of a bucket. The name of an object consists of the tenant, `/` and the key.
 
     Attributes:
         bucket: name of the bucket.
-        tenant: owner of the objects; `default` unless `of_tenant` sets another one.
+        tenant: owner of the objects; `default` unless `of_tenant` sets another tenant.
     """
 
     bucket: str
     tenant: str = DEFAULT_TENANT
 
     def of_tenant(self, tenant: str) -> Self:
-        """Returns a view of this bucket with the objects of one tenant."""
+        """Returns a view of one tenant's objects in this bucket."""
         view = copy.copy(self)
         view.tenant = tenant
         return view
 
     def of_uri(self, uri: str) -> Self:
-        """Returns the view of the tenant that a URI names, for programs that learn their tenant from a URI.
+        """Returns the view of the tenant in a URI, for programs whose tenant is known only from a URI.
 
-        `key` of the view rejects a URI that names no tenant.
+        If the URI contains no tenant, the method `key` of the view rejects the URI.
         """
         match = _TENANT_OF_URI.match(uri)
         return self if match is None else self.of_tenant(match[1])
 
     def name(self, key: str) -> str:
-        """Returns the name that the object at a key has in the bucket."""
+        """Returns the name in the bucket of the object with this key."""
         return f"{self.tenant}/{key}"
 
     def uri(self, key: str) -> str:
@@ -51,12 +51,12 @@ class TenantKeys:
 
         Args:
             uri: names the object.
-            prefixes: prefixes of the keys that the program may read; all by default. The store answers a request for a
-                key outside them as if the credentials were wrong.
+            prefixes: prefixes of the keys that the program may read. By default, it may read all keys. For other keys,
+                the store would answer as if the credentials were wrong.
 
         Raises:
-            InvalidInput: the URI names another bucket or tenant, a key that is not canonical, or a key outside the
-                prefixes.
+            InvalidInput: the URI contains another bucket or tenant, a key that is not canonical, or a key outside
+                `prefixes`.
         """
         root = self.uri("")
         try:
