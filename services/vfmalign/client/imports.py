@@ -1,6 +1,6 @@
 """Clients of `DatasetService` and `ModelService`.
 
-They upload files to presigned URLs and then publish the dataset or model.
+The clients upload files to presigned URLs and then publish the dataset or model.
 """
 
 from __future__ import annotations

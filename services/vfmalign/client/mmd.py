@@ -72,8 +72,8 @@ class AsyncMmdClient:
     async def upload(self, features: LabelledFeatures | Array | Mapping[str, Array]) -> UploadedFeatures:
         """Uploads arrays that are too large for a message. Pass the result to `compute` as a sample.
 
-        The service stores the arrays under their digest, and by default deletes them after a day. Arrays that the
-        service already has are not sent again.
+        The service stores the arrays under their digest, and by default deletes them after a day. The client does not
+        send arrays that the service already has.
 
         Args:
             features: an array of shape (rows, channels), or arrays by layer, with or without labels of the rows.

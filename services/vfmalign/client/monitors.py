@@ -159,12 +159,12 @@ class AsyncMonitorsClient:
         return _to_results(await self._stub().Observe(request))
 
     async def observe_feature_set(self, monitor_id: str, rows: FeatureSetRows) -> tuple[ObservationResult, ...]:
-        """Records rows of a stored feature set as observations. Their ids are the ids of the set's cases.
+        """Records rows of a stored feature set as observations. The id of each observation is the id of the row's case.
 
         Raises:
             NotFound: the monitor or the feature set does not exist.
-            PreconditionFailed: the monitor observes features of another origin, or the digest of the set is not the
-                stated one.
+            PreconditionFailed: the monitor observes features of another origin, or the set has another digest than
+                stated.
         """
         request = monitoring_pb2.ObserveRequest(monitor_id=monitor_id, feature_set=rows.to_proto())
         return _to_results(await self._stub().Observe(request))

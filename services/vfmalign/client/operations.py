@@ -80,7 +80,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         created_before: datetime | None = None,
         limit: int | None = None,
     ) -> list[OperationT]:
-        """Lists all operations, or the newest `limit` operations, in order from new to old.
+        """Lists all operations or the newest `limit` operations, newest first.
 
         Args:
             states: states to list; empty for all states. Only jobs can be `pending`.
@@ -189,7 +189,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
             reconnect_s: seconds for which the service may be unreachable.
 
         Raises:
-            DeadlineExceeded: the operation did not end in time. It continues to run.
+            DeadlineExceeded: the operation did not end in time, but continues to run.
             NotFound: no operation has this id.
             Unavailable: the service stayed unreachable.
         """

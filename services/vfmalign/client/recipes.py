@@ -72,8 +72,8 @@ def get_recipe(
     """Returns the recipe of one of a check's three trainings.
 
     The network with random weights uses the recipe of the pretrained network, unless the spec sets another recipe. The
-    specialised network has its own learning rates and decays. Its budget equals the budget of the pretrained network,
-    unless the spec sets another budget.
+    specialised network has its own learning rates and decays. The budget of the specialised network is that of the
+    pretrained network, unless the spec sets another budget.
 
     Args:
         spec: the requested check.
@@ -105,8 +105,8 @@ def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | N
         input_shape_DHW: see `get_recipe`.
 
     Returns:
-        The recipe. Returns None if the spec sets a recipe for random weights or a rate of the common recipe. Also
-            returns None if the preset has only one recipe.
+        The recipe. None if the spec sets a recipe for random weights or a rate of the common recipe. Also None if the
+            preset has only one recipe.
     """
     if spec.scratch_recipe is not None or any(getattr(spec.recipe, name) is not None for name in _RATES):
         return None

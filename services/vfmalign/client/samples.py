@@ -54,7 +54,7 @@ def to_feature_source(sample: Sample, field: str) -> mmd_pb2.FeatureSource:
 
     Args:
         sample: sample whose arrays, if any, are float16, float32 or float64.
-        field: name of the sample in the request; error messages contain it.
+        field: name of the sample in the request, for error messages.
 
     Raises:
         BadTensor: an array does not have two axes, has another type, or has an element that is NaN or infinite.

@@ -1,4 +1,4 @@
-"""Synchronous client of a deployment. It runs the asynchronous client on its own event loop."""
+"""Synchronous client of a deployment, which runs the asynchronous client on its own event loop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A service's tables in SQLite or PostgreSQL, and the migration of the tables to the newest schema.
 
-A `Database` contains only the rows of one tenant. Its sessions add the tenant to every query and to every new row. No
-query can therefore read other tenants' rows.
+A `Database` shows only the rows of one tenant. Sessions add the tenant to every query and to every new row. No query
+can therefore read other tenants' rows.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _set_tenant(session: Session, context: Any, instances: Any) -> None:
 
 
 class Database:
-    """A migrated database that shows the rows of one tenant.
+    """A migrated database, limited to the rows of one tenant.
 
     Args:
         url: `sqlite:///<file>` or `postgresql://user:password@host/name`.

@@ -1,16 +1,16 @@
 """Lease of the leader. Of the processes of a service that share a database, only one leads at a time.
 
 Each service has one row for its lease: holder, epoch, and expiry by the database's clock. A process acquires the lease
-when it is free or expired. This increments the epoch. The process renews the lease while it leads. A process that was
-paused does not notice that its lease has expired. Every write is therefore checked:
+when it is free or expired. Each acquisition increments the epoch. The process renews the lease while it leads. A
+process that was paused does not notice that its lease has expired. Every write is therefore checked:
 
 - Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. `verify` locks the row and
   compares holder and epoch. A transaction after a takeover therefore fails, and a takeover waits until the transaction
   ends.
 - Writes to the object store cannot be part of a transaction. These writes run on
   `store.guarded_by(term.check_deadline)`, which compares a clock of this process with the start of the last successful
-  renewal. If the process pauses right after this check, it may write too late. This is harmless, because artifacts are
-  deterministic and the database stores their digests.
+  renewal. If the process pauses right after this check, a late write is possible. A late write is harmless, because
+  artifacts are deterministic and the database stores their digests.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Term:
             row.holder, row.expires_at = "", _database_time(session)
 
     def verify(self, session: Session) -> None:
-        """Checks within a transaction that this process still has the lease, and keeps it until the transaction ends.
+        """Checks that this process still has the lease. Takeovers wait until the transaction ends.
 
         Raises:
             LeaseLost: another process holds the lease.

@@ -76,7 +76,7 @@ class PageRequest:
         )
 
     def select(self, table: type[RowType]) -> sa.Select[Any]:
-        """Selects the rows of this page and one more row. If this row exists, another page follows.
+        """Selects the rows of this page and one more row. If the extra row exists, another page follows.
 
         Raises:
             BadOption: the page size is out of range, or the token belongs to another list or filter.

@@ -87,7 +87,7 @@ def unbounded(connection: sa.Connection) -> Iterator[None]:
     """Lets the statements of a transaction take as long as they need, for example to build an index.
 
     Args:
-        connection: connection within the transaction. Does nothing for SQLite connections.
+        connection: connection within the transaction. A SQLite connection is not changed.
     """
     bounded = connection.connection.driver_connection
     if not isinstance(bounded, BoundedConnection):

@@ -79,11 +79,11 @@ class Case(Record):
     """One examination of one patient.
 
     Attributes:
-        id: id that the import generates. It is never a file or folder name, which could identify the patient.
+        id: id that the import generates. Ids are never file or folder names, which could identify the patient.
         group: generated id of the patient, which is the sampling unit.
         volumes: maps the id of each modality or label map to the stored volume.
-        classes: maps each class to True if the case belongs to the class. Omitted are classes that derive from a label
-            map, and classes that are unknown for the case.
+        classes: maps each class to True if the case belongs to the class. Classes that derive from a label map or are
+            unknown for the case are omitted.
         numbers: maps ids to numbers that describe the case, such as an age in years.
         strata: maps each stratum, such as `scanner`, `field_strength` or `site`, to the case's value.
         series: DICOM series of the modalities. Empty if the case was not imported from DICOM.

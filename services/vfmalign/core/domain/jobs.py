@@ -53,7 +53,7 @@ class TrainingRecipe(Record):
 class TrainingSpec(Record):
     """`jobs/<id>/spec.json`: everything that a training process needs, except the store's credentials.
 
-    It contains the API's `JobSpec`, the job's id, and a value for every field that a request may omit.
+    Contains the API's `JobSpec`, the job's id, and a value for every field that a request may omit.
 
     Attributes:
         kind: `pretrain` trains a new encoder with `objective`. `finetune` trains a head and an encoder on `task`.

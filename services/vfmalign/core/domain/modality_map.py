@@ -1,4 +1,4 @@
-"""Modality maps: assign modalities of a dataset to inputs of a model whose names differ."""
+"""Modality maps: assign a dataset's modalities to a model's inputs if their names differ."""
 
 from __future__ import annotations
 

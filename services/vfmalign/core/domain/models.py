@@ -72,7 +72,7 @@ class Preprocessing(Record):
     def content_digest(self) -> str:
         """Returns a digest of the preprocessing that does not depend on the names of the modalities.
 
-        If two datasets name modalities differently, their features can be compared if their digests are equal.
+        Features of datasets with different names of modalities can be compared if this digest is the same.
         """
         names = {modality: f"input_{index}" for index, modality in enumerate(self.modalities)}
         reference = names.get(self.reference, self.reference)
@@ -125,7 +125,7 @@ class Layer(Record):
 
 
 class PretrainingDataset(Record):
-    """A pretraining dataset, with its volumes and patients. They reveal leakage into a test split."""
+    """A pretraining dataset, with the volumes and patients that reveal leakage into a test split."""
 
     dataset_id: Id
     dataset_digest: Sha256

@@ -135,7 +135,7 @@ def canonical_json(value: object) -> bytes:
 def describe_invalid(error: ValidationError) -> str:
     """Describes the first problem of a stored record in at most 300 characters, without the offending value.
 
-    Keys that are not field names are also omitted, because the writer of the object chose them. They may contain a
+    Keys that are not field names are also omitted, because the writer of the object chose them. Such keys may contain a
     patient's name.
     """
     problem = error.errors(include_input=False, include_url=False)[0]

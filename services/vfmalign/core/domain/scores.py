@@ -52,7 +52,7 @@ def aggregate_resamples(
 
 
 def aggregate(metric: MetricSpec, values: Sequence[float | None], positives: Sequence[bool | None]) -> float | None:
-    """Aggregates the values of cases that have one. Returns None if the aggregate is undefined."""
+    """Aggregates the values of all cases that have a value. Returns None if the aggregate is undefined."""
     scored = [(value, bool(truth)) for value, truth in zip(values, positives, strict=True) if value is not None]
     value_N = np.array([value for value, _ in scored], dtype=np.float64)
     positive_N = np.array([truth for _, truth in scored], dtype=np.bool_)

@@ -42,7 +42,8 @@ class TaskSpec:
     Attributes:
         name: key in `TASKS`.
         parameters: parameters of the request. Defaults of the dataset replace empty parameters.
-        input_transform: name in `imaging.input_transforms`. It applies to features from before and after fine-tuning.
+        input_transform: name in `imaging.input_transforms`. The transform applies to features from before and after
+            fine-tuning.
         metrics: metrics of a test case, the primary one first.
         naive_baseline: prediction without a network, which every network must beat.
         modalities: channels that the model's input must have.

@@ -27,7 +27,7 @@ REALS = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT
 
 @cache
 def get_bounds(field: FieldDescriptor) -> bounds_pb2.Bounds:
-    """Returns the bound that the proto states for a field. If it states none, returns an empty bound."""
+    """Returns the bound that the proto states for a field, or an empty bound if the proto states none."""
     extension: Any = bounds_pb2.bounds  # the stubs of protobuf give it two types
     result: bounds_pb2.Bounds = field.GetOptions().Extensions[extension]
     return result

@@ -1,4 +1,4 @@
-"""Channels to vfmalign's services. They add deadlines, retries, request ids and typed errors.
+"""Channels to vfmalign's services with deadlines, retries, request ids and typed errors.
 
 gRPC itself retries a call while the service answers UNAVAILABLE (service config, gRFC A6). Retries are safe because all
 RPCs are idempotent. For RPCs that create an object, the client chooses the id. All other RPCs compute or read. If a
@@ -50,7 +50,7 @@ def connect(
 ) -> grpc.aio.Channel:
     """Opens a channel. The channel connects at the first call, and reconnects when the connection is lost.
 
-    Calls raise the errors of `core.domain.errors`. They carry the running context's request id or a new one.
+    Calls raise the errors of `core.domain.errors`. Calls carry the running context's request id or a new request id.
 
     Args:
         address: `host:port`, or any gRPC target.

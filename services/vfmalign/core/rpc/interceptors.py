@@ -1,9 +1,9 @@
 """Server interceptor: identity, admission, bounds of requests, request id, metrics, log and conversion of errors.
 
 For every call, the interceptor checks in this order that the service is open, that the caller is authenticated and may
-call the RPC, and that the caller is below its limit of concurrent calls. Then it reserves memory for the request, and
-reads and checks the request. Until gRPC has finished a call, the call counts towards its caller's limit, and its
-response occupies memory.
+call the RPC, and that the caller is below its limit of concurrent calls. Then the interceptor reserves memory for the
+request, and reads and checks the request. Until gRPC has finished a call, the call counts towards its caller's limit,
+and its response occupies memory.
 
 Handlers of unary requests are registered as handlers of request streams, which look the same on the wire. The handler
 then decides when to read the message: after it has reserved memory, and within a time limit. Messages that cannot be

@@ -85,7 +85,7 @@ async def serve(
         add_services: adds the servicers.
         ready: awaited before the service reports SERVING (load, warm up, migrate). Until then, calls fail with
             UNAVAILABLE.
-        on_drain: awaited when draining begins. It ends streams that would never end by themselves.
+        on_drain: awaited when draining begins. `on_drain` ends streams that would never end by themselves.
         stop: awaited after the last call has ended.
         get_loops: called after `ready`. Returns the tasks that run until the service ends. If a task ends by itself,
             the service ends, too.

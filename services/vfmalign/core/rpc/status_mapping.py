@@ -102,7 +102,7 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
 
     Args:
         error: the exception that the call raised.
-        target: name of the service. Errors without a subject contain it.
+        target: name of the service, for errors without a subject.
     """
     code = error.code()
     cls = next((cls for cls, known in CODES.items() if known is code), errors.Internal)

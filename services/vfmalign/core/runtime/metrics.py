@@ -81,12 +81,12 @@ deleted_objects = Counter(
     registry=REGISTRY,
 )
 deleted_bytes = Counter(
-    "vfmalign_deleted_bytes", "Size of the objects that a call or a sweep has deleted.", ("kind",), registry=REGISTRY
+    "vfmalign_deleted_bytes", "Bytes that a call or a sweep has deleted, by kind.", ("kind",), registry=REGISTRY
 )
 last_sweep = Gauge(
     "vfmalign_last_sweep_timestamp_seconds",
-    "Time of the last complete sweep, which takes place every hour and deletes what is due, in seconds since 1970; "
-    "before the first one, the start of the service.",
+    "Time of the last complete sweep, in seconds since 1970. An hourly sweep deletes objects that are due. Before the "
+    "first sweep, the start of the service.",
     ("tenant", "kind"),
     registry=REGISTRY,
 )
@@ -108,7 +108,7 @@ stage_seconds = Histogram(
 queue_depth = Gauge("vfmalign_queue_depth", "Calls that run or wait in a work queue.", ("queue",), registry=REGISTRY)
 gpu_memory_used_bytes = Gauge(
     "vfmalign_gpu_memory_used_bytes",
-    "Accelerator memory that this process holds, in bytes.",
+    "Accelerator memory that this process uses, in bytes.",
     ("device",),
     registry=REGISTRY,
 )
@@ -123,7 +123,7 @@ store_seconds = Histogram(
 store_attempts = Counter(
     "vfmalign_store_attempts",
     "Attempts of calls to the object store. The `outcome` is `failed` if the store does not answer, reports an "
-    "error of its own or refuses the keys; otherwise `answered`.",
+    "error of its own or refuses the keys. Otherwise, it is `answered`.",
     ("operation", "outcome"),
     registry=REGISTRY,
 )
@@ -135,7 +135,7 @@ store_failures = Counter(
 )
 store_last_success = Gauge(
     "vfmalign_store_last_success_timestamp_seconds",
-    "Unix time at which the object store last answered this process's probe; until then, the start of the probe.",
+    "Unix time at which the object store last answered this process's probe. Before that, the start of the probe.",
     ("bucket",),
     registry=REGISTRY,
 )

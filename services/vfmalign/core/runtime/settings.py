@@ -1,4 +1,4 @@
-"""Settings from environment variables. They are parsed once and never change, and `--help` lists them.
+"""Settings from environment variables. Settings are parsed once and never change. `--help` lists all settings.
 
 Packages define their own groups of settings. An invalid or missing variable ends the process. The error names the
 variable, but not its value, which may be a secret.

@@ -1,7 +1,8 @@
 """Bounded thread pools for work that would block the event loop. Each purpose has its own pool.
 
-Calls do not use asyncio's default executor (`asyncio.to_thread`), which all purposes share. There, calls that wait for
-an unresponsive store would block all other calls. Only the orchestrator's loops use the default executor (ADR 0080).
+Calls do not use asyncio's default executor (`asyncio.to_thread`), which all purposes share. In that executor, calls
+that wait for an unresponsive store would block all other calls. Only the orchestrator's loops use the default executor
+(ADR 0080).
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class Threads(ThreadPoolExecutor):
     async def wait(self, submitted: Future[_T]) -> _T:
         """Waits for a submitted function.
 
-        If the caller is cancelled while the function waits for a thread, the function does not run. If the function is
-        already running, it is not interrupted. It must check `current_work` at points where it can stop.
+        If the caller is cancelled while the function waits for a thread, the function does not run. A running function
+        is not interrupted. Functions must check `current_work` at points where they can stop.
         """
         with current_work.get().waiting_for(f"threads: {self._thread_name_prefix}"):
             return await asyncio.wrap_future(submitted)

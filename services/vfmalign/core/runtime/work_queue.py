@@ -1,4 +1,4 @@
-"""A worker thread behind a bounded queue. It runs one heavy call at a time, and refuses calls beyond the bound.
+"""A worker thread behind a bounded queue. The thread runs one heavy call at a time. Calls beyond the bound are refused.
 
 (gRPC's `maximum_concurrent_rpcs` cannot replace the queue, because it would also refuse health checks.)
 """

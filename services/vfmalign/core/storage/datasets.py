@@ -1,7 +1,7 @@
 """Reads and writes datasets in object storage. Checks them for overlapping splits and leakage.
 
 `datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI can read.
-Each item also has ids, groups, digests, label maps, classes, numbers and strata. Its key `declaration` lists the
+Each item also has ids, groups, digests, label maps, classes, numbers and strata. The key `declaration` lists the
 modalities, label maps and classes of the cases. Without this key, the declaration of prostate mpMRI applies.
 `selections` contains the rules that chose the DICOM series. `curation` contains the user's decisions about individual
 studies.
@@ -170,7 +170,7 @@ def check_splits(dataset: DatasetManifest, labels: Mapping[str, str] | None = No
 def check_leakage(dataset: DatasetManifest, pretraining: Sequence[PretrainingDataset]) -> None:
     """Checks that no test case is in `train`, in `val` or in the model's pretraining data.
 
-    If the dataset is not held out, test cases may also be in its other splits.
+    If the dataset is not held out, test cases may also be in other splits.
 
     Raises:
         Leakage: a test case is in `train`, `val` or pretraining data. The error names the case and the data.

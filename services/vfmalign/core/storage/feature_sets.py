@@ -41,7 +41,7 @@ class FeatureRequest(Record):
     """Everything that determines the features of a set. The digest of this request is the set's id.
 
     The manifest stores it. A caller's request (`client.messages.features.ExtractDatasetRequest`) may omit digests and
-    layers. This request contains all of them. Field names are part of the digest and must not change.
+    layers. This record contains all digests and layers. Field names are part of the digest and must not change.
 
     Attributes:
         initialisation: `random` uses the model's architecture with random weights from `init_seed`.

@@ -27,7 +27,7 @@ _BITS |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64}
 
 
 class MalformedHeader(ValueError):
-    """The file is not a safetensors file, or its size differs from its header. The message states the cause."""
+    """The file is not a safetensors file, or its size is not the size in its header. The message states the cause."""
 
 
 @dataclass(frozen=True)

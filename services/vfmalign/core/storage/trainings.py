@@ -38,8 +38,8 @@ def resolve_training(
     """Checks that a training is possible with its dataset (`check_data`) and its model (`fit_model`).
 
     Returns the model's input. This function does not check for leakage. Checks and jobs do so when they begin
-    (`datasets.check_leakage`). An experiment may contain a model that has seen test cases. Its report then states this
-    for the cell.
+    (`datasets.check_leakage`). An experiment may contain a model that has seen test cases. The report of the experiment
+    states this for the cell.
 
     Args:
         dataset: the stored dataset.

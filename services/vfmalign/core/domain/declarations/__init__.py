@@ -43,7 +43,7 @@ class LabelMap(Record):
         values: maps each voxel value to the name of a structure. The value 0 is background. Values with the same name
             form one structure, such as the grades of a lesion.
         may_be_empty: True if cases without the structure have an empty map.
-        weight: weight of the map's structures in the loss of a segmentation. Small structures need a higher weight.
+        weight: weight of the map's structures in the loss of a segmentation. Small structures can have a higher weight.
         within: label map with a single structure, which contains the structures of this map and their voxels. Empty if
             there is no such map.
     """

@@ -1,8 +1,8 @@
 """Bearer tokens of outgoing calls: a fixed text, the current content of a file, or the result of a function.
 
-A token works like a password. It is sent unencrypted only within this machine, unless a setting allows other machines,
-too. Calls carry the token as metadata, because gRPC's call credentials do not work on plaintext channels, not even on
-the loopback interface.
+A token works like a password. Tokens are sent unencrypted only within this machine, unless a setting also allows other
+machines. Calls carry the token as metadata, because gRPC's call credentials do not work on plaintext channels, not even
+on the loopback interface.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class BearerToken:
     Args:
         value: the token.
         file: file with the token, instead of `value`. The file is read again when it changes.
-        function: returns the token, instead of `value` and `file`. It runs on the event loop before every call.
+        function: returns the token, instead of `value` and `file`. The function runs on the event loop before every
+            call.
         allow_plaintext: whether the token may be sent unencrypted to other machines, such as other trusted containers.
     """
 

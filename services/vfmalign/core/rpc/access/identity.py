@@ -1,4 +1,4 @@
-"""Identity of a caller, proved by the token. The interceptor, servicers and logs use it."""
+"""Identity of a caller, which the token proves. The interceptor, servicers and logs use this identity."""
 
 from __future__ import annotations
 

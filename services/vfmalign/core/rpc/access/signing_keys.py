@@ -1,8 +1,8 @@
-"""Public keys that verify tokens. They come from a file or from an OpenID provider's discovery document.
+"""Public keys that verify tokens, from a file or from an OpenID provider's discovery document.
 
 PyJWT's `PyJWKClient` requests the keys again for every unknown key id, although callers can invent key ids. While the
-provider is down, it has no keys. This module sends one request to the provider at a time, and pauses before the next
-request. While the provider is down, it uses the last keys for a limited time.
+provider is down, `PyJWKClient` has no keys. This module sends one request to the provider at a time, and pauses before
+the next request. During an outage of the provider, this module uses the last keys for a limited time.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class FileKeys:
 class ProviderKeys:
     """The keys of an OpenID provider.
 
-    They are fetched at the first use, and again when they are old or a key id is unknown.
+    The keys are fetched at the first use, and again when they are old or a key id is unknown.
 
     Args:
         issuer: URL of the provider.

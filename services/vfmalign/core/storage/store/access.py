@@ -11,7 +11,7 @@ from types import MappingProxyType
 class StoreAccess:
     """Keys that one identity of the object store may read or write. Every identity may list the bucket.
 
-    Prefixes do not contain a tenant until `of_tenants` adds the tenants' names. Listing is not limited to prefixes: If
+    Prefixes do not contain a tenant until `of_tenants` adds the tenants' names. Listing is not limited to prefixes. If
     an identity may not list, S3 reports absent objects with 403 instead of 404.
 
     Attributes:
@@ -23,7 +23,7 @@ class StoreAccess:
     write: tuple[str, ...]
 
     def of_tenants(self, tenants: Iterable[str]) -> StoreAccess:
-        """Returns the same access, limited to these tenants. Its prefixes begin with the tenants' names."""
+        """Returns the same access, limited to these tenants: prefixes begin with the tenants' names."""
         names = tuple(tenants)
         return StoreAccess(
             read=tuple(f"{tenant}/{prefix}" for tenant in names for prefix in self.read),

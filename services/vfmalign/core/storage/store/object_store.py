@@ -142,10 +142,7 @@ class ObjectStore(StoreListing):
         return memoryview(data)
 
     def first(self, key: str, size: int) -> bytes:
-        """Returns the first `size` bytes of an object.
-
-        They are not verified, because only the whole object has a digest.
-        """
+        """Returns the first `size` bytes of an object, without verification. Only the whole object has a digest."""
 
         def fetch() -> bytes:
             try:

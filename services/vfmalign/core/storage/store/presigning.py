@@ -20,7 +20,7 @@ class PresignedRequest:
     """A request that anyone who has the URL may send until the URL expires.
 
     Attributes:
-        url: URL of the request. It is secret until the request expires.
+        url: URL of the request, which is secret until the request expires.
         headers: headers to send with the request, in addition to `Content-Length`.
     """
 

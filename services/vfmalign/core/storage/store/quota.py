@@ -44,7 +44,7 @@ class StorageQuota:
     Attributes:
         store: objects of the tenant.
         limit_bytes: quota in bytes; 0 for no quota.
-        setting: name of the setting of the quota; the remedy of errors contains it.
+        setting: name of the quota's setting, for the remedy of errors.
         uploads: prefix of the keys of uploaded files.
         counted: prefix of the keys that the quota counts. By default, all keys count.
         name: label of the quota in `vfmalign_quota_used_ratio`.
