@@ -5,8 +5,8 @@ stored, and `reduce` then commits the set. All commands are idempotent and reuse
 ExtractDatasetRequest as JSON, in a file or at an s3:// URI. The result is the same set, with the same id, parts and
 manifest, as with a single call of ExtractDataset (docs/scale.md).
 
-Exit codes: 0 done, 1 internal error, 2 bad request, 3 bad data, 75 try again later (reduce: shards are missing),
-143 stopped on request.
+Exit codes: 0 done, 1 internal error, 2 bad request, 3 bad data, 75 try again later (for `reduce`: some shards are not
+stored yet), 143 stopped on request.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_request(store: ObjectStore, location: str) -> ExtractDatasetRequest:
-    """Reads a request from a file or from the store.
+    """Reads an extraction request from a file or from the object store.
 
     Raises:
         BadOption: the file does not exist, or does not contain a request.
-        NotFound: the object does not exist.
+        NotFound: the object store does not contain the request.
     """
     try:
         if location.startswith("s3://"):
@@ -160,7 +160,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line.
 
     Raises:
-        SystemExit: after `--help`, or if arguments are wrong.
+        SystemExit: the user asked for `--help`, or an argument is invalid.
     """
     parser = create_parser("features.sharding", ShardSettings, (__doc__ or "").strip())
     add = parser.add_argument

@@ -1,4 +1,4 @@
-"""Worker threads of the feature service, which all tenants share."""
+"""Worker threads of the feature service. All tenants share them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ _LISTS = 2
 
 
 class Workers:
-    """One thread owns the device, one reads and prepares studies, one runs dataset extractions, and two read lists.
+    """Worker threads of the feature service.
 
-    Extractions submit their batches to the device's thread, where they alternate with studies. DICOM studies have their
-    own threads and gate, so that studies that wait for a PACS do not delay other calls.
+    One thread runs the encoder on the device. Another thread reads and prepares studies, a third one runs dataset
+    extractions, and two threads read lists. Dataset extractions submit their batches to the device's thread, which
+    alternates between batches and studies. DICOM studies have their own threads and gate, so that a slow PACS does not
+    delay other calls.
 
     Attributes:
-        device, studies, datasets: queues of the threads.
-        lists: reads pages of objects, which is slow for datasets with many cases.
-        dicom: reads studies as DICOM.
-        dicom_slots: held while the voxels of a study are in memory, until it is prepared.
-        gate, dicom_gate: admit studies that are sent as volumes (`gate`) or as DICOM (`dicom_gate`).
+        device, studies, datasets: work queues of the device's thread, the study thread and the dataset thread.
+        lists: threads that read pages of objects; reading is slow for datasets with many cases.
+        dicom: threads that read DICOM studies.
+        dicom_slots: limit the number of DICOM studies whose unprepared voxels are in memory at once.
+        gate, dicom_gate: limit how many studies are admitted: volumes by `gate`, DICOM by `dicom_gate`.
     """
 
     def __init__(self, options: FeaturesOptions) -> None:
@@ -43,7 +45,7 @@ class Workers:
         self.dicom_slots = asyncio.Semaphore(options.dicom_readers)
 
     def close(self) -> None:
-        """Cancels waiting work; running work finishes."""
+        """Cancels queued work. Running work still finishes."""
         for gate in (self.gate, self.dicom_gate):
             gate.close()
         for queue in (self.datasets, self.studies, self.device):

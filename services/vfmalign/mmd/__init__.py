@@ -2,9 +2,9 @@
 
     from vfmalign.mmd import mmd2, mmd_test
 
-`engine` sums kernel matrices tile by tile, and `single_pass` reads streams once. `statistics` turns sums into
-estimates, p-values and intervals. `comparison` combines them over layers, `api` offers the library functions above, and
-`service` the gRPC service.
+`engine` sums kernel matrices tile by tile. `single_pass` estimates MMD from streams that are read only once.
+`statistics` computes estimates, p-values and intervals from these sums. `comparison` compares samples layer by layer.
+`api` contains the library functions, and `service` contains the gRPC service.
 """
 
 from vfmalign.mmd.api import MmdResult, mmd2, mmd_test

@@ -1,6 +1,6 @@
-"""MMD of numpy arrays and torch tensors, computed by the engine of the MMD service.
+"""Library functions that compute the MMD of numpy arrays or torch tensors with the engine of the MMD service.
 
-Legend: n, m rows of x and y, d channels.
+Legend: n rows of x, m rows of y, r rows of the reference, d channels.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ class MmdResult:
     """MMD² of two samples with its uncertainty.
 
     Attributes:
-        mmd2: the estimate; an unbiased estimate may be negative. None if absent, for example for one row; see
-            `absent_reason`.
-        p_value: p-value of the test that x and y have the same distribution; None if absent, see `absent_reason`.
-        interval: delete-one-group jackknife interval of the estimate; None if absent, see `absent_reason`.
+        mmd2: the estimate; an unbiased estimate may be negative. None if it cannot be computed, for example from one
+            row.
+        p_value: p-value of the test that x and y have the same distribution; None if there is none.
+        interval: delete-one-group jackknife interval of the estimate; None if there is none.
         aggregated_p_value: p-value of the test over a grid of bandwidths; None unless requested.
         sigma: bandwidth in units of the features; 0 for kernels without a bandwidth.
-        error_bound: bound on the absolute error of the estimate at `precision`.
-        below_error_bound: whether |MMD²| is at most the bound.
-        approximation_error: half-width of the 99 % interval around the exact value; 0 if the estimator is exact.
-        permutations: number of permutations of the test; they include the identity if `enumerated`.
+        error_bound: upper bound on the absolute error that `precision` causes in the estimate.
+        below_error_bound: whether |MMD²| is at most `error_bound`.
+        approximation_error: half-width of the 99 % interval for the exact MMD²; 0 if the estimator is exact.
+        permutations: number of permutations of the test; the identity counts as one if `enumerated` is true.
         enumerated: whether the test used all possible permutations.
-        precision: precision of the rows: bfloat16, float32 or float64.
-        backend: backend that summed the kernel matrix, torch or triton.
+        precision: floating-point type of the rows in the computation: bfloat16, float32 or float64.
+        backend: `torch` or `triton`, whichever summed the kernel matrix.
         absent_reason: why the estimate, the p-value or the interval is None; empty otherwise.
-        top_channels: channels that move most, and MMD² without them; None for raw features.
+        top_channels: the channels that move most and MMD² without these channels; None for raw features.
         excluded_movement: channels that do not vary in the reference but move between x and y; None for raw features.
     """
 
@@ -97,23 +97,25 @@ def mmd2(
     """Estimates MMD² between two samples (Gretton et al., JMLR 13, 2012).
 
     Args:
-        x: features (n, d), numpy or torch: float16 to float64, or integers, which become float64.
+        x: features (n, d) as a numpy array or torch tensor, of type float16 to float64 or integer. Integers become
+            float64.
         y: features (m, d).
-        pairing: `paired` if row i of x and row i of y come from the same case (n = m), or `independent`. There is no
-            default, because the unbiased estimator depends on it.
-        estimator: `biased`, `unbiased_paired`, `unbiased_independent` or `random_fourier`; None for the unbiased
-            estimator that fits `pairing`.
+        pairing: `paired` if row i of x and row i of y come from the same case (n = m), otherwise `independent`. The
+            pairing has no default, because the unbiased estimator depends on it.
+        estimator: `biased`, `unbiased_paired`, `unbiased_independent` or `random_fourier`. None selects the unbiased
+            estimator for `pairing`.
         kernel: `gaussian`, `gaussian_mixture`, `laplacian`, `rational_quadratic`, `inverse_multiquadric`, `polynomial`
             or `linear`.
-        sigma: bandwidth in units of the features; if None, the median distance between rows of `reference` or, without
-            it, of x and y together.
-        reference: features (r, d) that determine the bandwidth by their median distance. A bandwidth pooled over x and
-            y grows with the shift that it should measure.
-        standardised: whether to centre and scale each channel by the reference, as checks do. The scale is the
+        sigma: bandwidth in units of the features. If None, the median distance between the rows of `reference`; without
+            `reference`, between the rows of x and y together.
+        reference: features (r, d) whose median distance is the bandwidth. Without a reference, the bandwidth grows with
+            the shift between x and y.
+        standardised: whether to centre and scale each channel by the reference, as a check does. The scale is the
             channel's SD, but at least 0.1 of the median SD. `sigma` is then in units of the standardised features.
-        precision: minimum precision: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or `exact` (float64).
-        device: device of the computation; None for the device of x.
-        frequencies: number of random Fourier frequencies, at least 256; 0 for 1,024.
+        precision: minimum precision: `fast` (bfloat16 on CUDA, float32 elsewhere), `high` (float32) or `exact`
+            (float64).
+        device: torch device to compute on; None for the device of x.
+        frequencies: number of random Fourier frequencies, at least 256; 0 selects 1,024.
         seed: seed of the random Fourier frequencies, 0 to 2⁶⁴ − 1.
 
     Returns:
@@ -122,7 +124,7 @@ def mmd2(
     Raises:
         BadTensor: features are not finite, or their shapes do not match.
         BadOption: an option is out of range or conflicts with another one, or the bandwidth is 0.
-        Exhausted: the comparison does not fit into the machine's memory.
+        Exhausted: the comparison needs more memory than the machine has.
     """
     options = _to_options(
         {
@@ -162,20 +164,22 @@ def mmd_test(
     device: str | torch.device | None = None,
     frequencies: int = 0,
 ) -> MmdResult:
-    """Estimates MMD² between two samples with its p-value and interval, in one pass.
+    """Estimates MMD² between two samples, and computes its p-value and interval in the same pass.
 
     Args:
-        x: features (n, d), numpy or torch: float16 to float64, or integers, which become float64.
+        x: features (n, d) as a numpy array or torch tensor, of type float16 to float64 or integer. Integers become
+            float64.
         y: features (m, d).
         pairing: see `mmd2`.
-        groups_x: group (patient) of each row of x; rows of a group are swapped, permuted and left out together. Empty
-            if every row is its own group.
-        groups_y: group of each row of y; for paired samples, the groups of x apply to both.
-        permutations: number of permutations. In paired samples, x and y are swapped within groups; in independent
-            samples, the labels of groups are permuted.
+        groups_x: group label (patient) of each row of x; empty if every row is its own group. The test permutes all
+            rows of a group together, and the jackknife leaves them out together.
+        groups_y: group label of each row of y. Paired samples use `groups_x` for both samples.
+        permutations: number of permutations. For paired samples, a permutation swaps x and y in some groups. For
+            independent samples, it assigns the groups to x and y at random.
         seed: seed of the permutations, 0 to 2⁶⁴ − 1.
-        method: `wild_bootstrap` flips signs of pairs of rows instead of permuting independent samples (n = m).
-        aggregated: whether to test over a grid of bandwidths as well, so that no bandwidth has to be chosen.
+        method: `permutation` or `wild_bootstrap`. The wild bootstrap is for independent samples with n = m: it flips
+            the signs of random pairs of rows.
+        aggregated: whether to run a second test over a grid of bandwidths, which does not depend on `sigma`.
         level: nominal coverage of the interval.
         estimator: see `mmd2`.
         kernel: see `mmd2`.
@@ -187,7 +191,7 @@ def mmd_test(
         frequencies: see `mmd2`.
 
     Raises:
-        BadTensor, BadOption, CaseOrderMismatch, Exhausted: see `mmd2`; also if the groups do not match the rows.
+        BadTensor, BadOption, CaseOrderMismatch, Exhausted: as for `mmd2`, or the groups do not match the rows.
     """
     options = _to_options(
         {
@@ -295,5 +299,5 @@ def _wrong_type(dtype: object, name: str) -> BadTensor:
 
 
 def machine_memory_bytes() -> int:
-    """Returns the memory of the machine, so that a comparison that cannot fit is rejected instead of killed."""
+    """Returns the machine's memory in bytes, so that larger comparisons are rejected instead of killed."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

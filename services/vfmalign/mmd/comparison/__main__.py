@@ -1,4 +1,4 @@
-"""`python -m vfmalign.mmd.comparison X Y --pairing …`: a comparison without a server, for Kubernetes and torchrun."""
+"""`python -m vfmalign.mmd.comparison X Y --pairing …`: compare samples without a server, also with torchrun."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PAIRINGS = {"paired": mmd_pb2.PAIRING_PAIRED, "independent": mmd_pb2.PAIRING_IN
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compares the samples, prints the result or one error message, and returns the exit code."""
+    """Compares the samples and prints the result or one error message. Returns the exit code."""
     arguments = parse(argv)
     try:
         _run(arguments)
@@ -54,7 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line.
 
     Raises:
-        SystemExit: after `--help`, or if an argument is missing or unknown.
+        SystemExit: the user asked for `--help`, or an argument is missing or unknown.
     """
     arguments_parser = parser("mmd.comparison", ComparisonSettings, SUMMARY)
     arguments_parser.add_argument("x", metavar="X", help="first sample (before)")
@@ -71,10 +71,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def build_request(arguments: argparse.Namespace) -> mmd_pb2.ComputeRequest:
-    """Converts the options of the command line to a request without samples.
+    """Converts the command-line options to a request that does not yet contain samples.
 
     Raises:
-        BadOption: `--options` is not the JSON of a ComputeRequest, or repeats an argument.
+        BadOption: `--options` is not a ComputeRequest as JSON, or it repeats an option of the command line.
     """
     try:
         fields = json.loads(arguments.options)

@@ -1,6 +1,6 @@
-"""Results of the estimators over all pairs of rows, with their tests and intervals.
+"""Estimates of MMD² over all pairs of rows, with their tests and intervals.
 
-Legend: N and M rows of x and y, C channels, L layers, B permutations.
+Legend: N rows of x, M rows of y, C channels, L layers, B permutations.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TIE_OF_AGGREGATE = 1e-6
 
 @dataclass(frozen=True)
 class EvaluatedShift:
-    """A result, the backend that summed its kernel matrix, and the reason if this is not the configured backend.
+    """Shift of one layer, and the backend that summed its kernel matrix.
 
     Attributes:
-        backend_note: why the configured backend was not used; empty if it was.
-        permuted_B: MMD² under each permutation, to adjust p-values over layers; None without an estimate.
+        backend_note: why the configured backend was not used; empty if it was used.
+        permuted_B: MMD² under each permutation, for adjusting p-values over layers; None if there is no estimate.
     """
 
     shift: ShiftResult
@@ -43,10 +43,10 @@ class EvaluatedShift:
 def compute_exact_shift(
     scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: LayerPlan, layer: str
 ) -> EvaluatedShift:
-    """Computes the shift of one layer, raw or standardised; `adjust_over_layers` later adjusts its p-value over layers.
+    """Computes the shift of one raw or standardised layer, without adjusting its p-value over layers.
 
     Raises:
-        BadTensor: the squares of the features overflow.
+        BadTensor: the features are so large that their squares overflow.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     measured = compute_layer(scaled, x_NC, y_MC, plan, layer)
@@ -77,7 +77,7 @@ def compute_exact_shift(
 def adjust_over_layers(
     evaluated: Mapping[str, EvaluatedShift], permutations: Permutations
 ) -> dict[str, EvaluatedShift]:
-    """Adjusts the p-values of all layers, raw or standardised, by max-T over their shared permutations."""
+    """Adjusts the p-values of all layers by max-T. All layers must share their permutations."""
     adjusted = dict(evaluated)
     present = {layer: one for layer, one in evaluated.items() if one.permuted_B is not None}
     if not present:

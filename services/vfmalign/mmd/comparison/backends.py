@@ -22,7 +22,10 @@ _log = logs.get(__name__)
 
 @dataclass(frozen=True)
 class BackendSums:
-    """Sums per kernel, the backend that computed the sums, and why it is not the requested backend (empty if it is)."""
+    """Sums of each kernel, and the backend that computed them.
+
+    `note` is the reason if this is not the requested backend, otherwise empty.
+    """
 
     sums: list[Sums]
     backend: Backend
@@ -32,7 +35,7 @@ class BackendSums:
 def accumulate(
     matrix: Matrix, kernels: Sequence[BoundKernel], layout: Layout, engine: ComputeConfig, *, squares: bool = False
 ) -> BackendSums:
-    """Computes the sums of the kernel matrix for each kernel, and adds them up over all processes.
+    """Computes the sums of each kernel's matrix and adds them up over all processes.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.
@@ -72,14 +75,14 @@ def _accumulate_tiles(
 
 
 def get_triton_obstacle(matrix: Matrix, kernels: Sequence[BoundKernel], engine: ComputeConfig) -> str:
-    """Returns why the requested Triton backend cannot be used; empty if it can be used or is not requested."""
+    """Returns why the requested Triton backend cannot be used; empty if it is usable or not requested."""
     if engine.backend != "triton":
         return ""
     return backend.unavailable_reason(matrix.device, matrix.precision, kernels)
 
 
 def sum_over_processes(sums: Sequence[Sums], communicator: Communicator, device: torch.device) -> list[Sums]:
-    """Adds up the sums of all ranks."""
+    """Adds up the sums of all processes."""
     if communicator.world_size == 1:
         return list(sums)
     totals = []

@@ -60,23 +60,23 @@ def compare(
     """Checks options and sizes, and compares two samples layer by layer.
 
     Args:
-        x: the first sample (before). If its layers do not fit into memory together, they are streams, which are read
-            one layer at a time. `random_fourier` reads them block by block and requires the rows of a group to be
-            adjacent.
+        x: the first sample (before). If the layers of x do not fit into memory together, they are streams, and one
+            layer is read at a time. The estimator `random_fourier` reads streams block by block and requires the rows
+            of a group to be adjacent.
         y: the second sample (after).
-        reference_sample: determines centre and scale of each channel, and the bandwidth. If it is None, `options` must
-            determine the bandwidth by another rule.
-        options: layers, estimator, kernel and test.
+        reference_sample: sample from which the centre and scale of each channel and the bandwidth are computed. If
+            None, `options` must contain a bandwidth rule that needs no reference.
+        options: options that select the layers, the estimator, the kernel and the test.
         engine: device, precision and memory limit.
-        standardise: whether to compare standardised features too, if there is a reference.
-        measure_channels: whether to measure the contribution of the channels that move most, and the movement of the
-            channels that standardisation excludes.
+        standardise: whether to compare standardised features as well; this needs a reference.
+        measure_channels: whether to measure two more things: the contribution of the channels that move most, and the
+            movement of the channels that standardisation excludes.
 
     Raises:
         BadOption: options conflict with each other or with the samples, or the bandwidth is 0.
         BadTensor: features are not finite, or their shapes do not match.
         CaseOrderMismatch: paired samples are not the same cases in the same order.
-        TooLarge: the comparison does not fit into memory.
+        TooLarge: the comparison needs more memory than the limit.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     check_options(options, has_reference=reference_sample is not None)
@@ -98,7 +98,7 @@ def compare_checked(
 ) -> ComputeResponse:
     """Compares two samples as `compare` does, without checking options and sizes.
 
-    The caller has checked them with `options.check_options` and `memory_budget.check_sizes` before reading the samples.
+    The caller must call `options.check_options` and `memory_budget.check_sizes` before it reads the samples.
     """
     if options.first_groups:
         for sample in (x, y):
@@ -146,7 +146,7 @@ def compare_checked(
 
 
 def _check_samples(all_samples: Sequence[Sample], options: ComputeOptions, context: WorkContext) -> tuple[str, ...]:
-    """Checks the samples and whether the options fit them; returns the layers to compare, the primary one first."""
+    """Checks the samples and the options; returns the layers to compare, with the primary layer first."""
     for sample in all_samples:
         samples.check(sample, context)
     names = samples.common_layers(all_samples, options.layers, options.primary_layer)
@@ -156,10 +156,10 @@ def _check_samples(all_samples: Sequence[Sample], options: ComputeOptions, conte
 
 @dataclass(frozen=True)
 class _ComparedLayer:
-    """One layer before its p-values are adjusted over all layers.
+    """Result of one layer before its p-values are adjusted over all layers.
 
     Attributes:
-        shifts: shift by scaling: `raw`, and `standardised` if there is a reference.
+        shifts: maps `raw`, and `standardised` if there is a reference, to the shift of these features.
         result: result of the layer.
     """
 
@@ -182,7 +182,7 @@ def _compare_layer(
     measure_channels: bool,
     projected: bool,
 ) -> _ComparedLayer:
-    """Compares one layer. A stream is read into memory, except by random Fourier features, which read blocks."""
+    """Compares one layer. Random Fourier features read a stream in blocks; all others load it into memory."""
     stored = [sample.layers[layer] for sample in all_samples]
     if any(not isinstance(features, np.ndarray) for features in stored):
         engine = replace(engine, cache=NO_CACHE)  # the cache's keys would keep every layer in memory
@@ -236,7 +236,7 @@ def get_value(shift: ShiftResult) -> float:
     """Returns the estimate.
 
     Raises:
-        BadOption: the estimate is absent; the message gives the reason.
+        BadOption: there is no estimate; the message contains the reason.
     """
     if shift.mmd2.value is None:
         raise BadOption(shift.mmd2.absent_reason, field="x", remedy="give more rows")

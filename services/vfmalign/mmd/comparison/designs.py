@@ -29,13 +29,13 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Statistics:
-    """Values of one estimator: for the samples, under each permutation, and without each group.
+    """Values of one estimator for the samples, for each permutation, and without each group in turn.
 
     Attributes:
         observed: MMD² of the samples.
         permuted_B: MMD² under each permutation.
-        left_out: MMD² without each group in turn, one array per sample that is resampled independently; empty if the
-            interval is absent.
+        left_out: MMD² without each group in turn: one array for paired samples, two for independent ones; empty if
+            there is no interval.
         interval_absent_reason: why there is no interval; empty otherwise.
     """
 
@@ -46,7 +46,7 @@ class Statistics:
 
 
 class Design(Protocol):
-    """Relation between x and y, which is the same for all layers of a comparison."""
+    """How x and y relate to each other. All layers of a comparison share the design."""
 
     x_order: IntArray | None
     y_order: IntArray | None
@@ -55,15 +55,15 @@ class Design(Protocol):
     groups: int
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """Returns the matrix to sum; its rows are x in `x_order`, then y in `y_order`."""
+        """Returns the matrix to sum. Its rows are those of x in `x_order`, followed by those of y in `y_order`."""
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Draws permutations that leave the distribution unchanged if x and y have the same distribution."""
+        """Draws permutations under which the samples are exchangeable if x and y have the same distribution."""
 
     def statistics(
         self, estimator: Estimator, sums: Sums, permutations: Permutations, context: WorkContext = UNLIMITED
     ) -> Statistics:
-        """Computes the statistics from the sums of one pass."""
+        """Computes the statistics from the sums of one pass over the matrix."""
 
 
 def _sorted_groups(labels: Sequence[str], rows: int) -> tuple[IntArray | None, IntArray]:
@@ -81,7 +81,10 @@ def _pairs_of_different_groups(group_of_N: IntArray) -> float:
 
 
 class PairedDesign:
-    """Design for paired samples: row i of x and of y is one case. Groups are swapped and left out as a whole."""
+    """Design for paired samples: row i of x and row i of y are the same case.
+
+    The rows of a group are always swapped and left out together.
+    """
 
     def __init__(self, x: Sample, y: Sample) -> None:
         order, self.group_of = _sorted_groups(x.groups or y.groups, x.rows)
@@ -90,7 +93,7 @@ class PairedDesign:
         self.groups = int(self.group_of[-1]) + 1
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """Returns h(z_i, z_j) = ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩; swapping pair i negates its row and column."""
+        """Returns h(z_i, z_j) = ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩; a swap of pair i negates row and column i."""
         return PairedMatrix(*pooled.split(self.block_sizes[0]))
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
@@ -131,7 +134,7 @@ class PairedDesign:
 
 
 class IndependentDesign:
-    """Design for independent samples: labels are permuted by group, and each group is left out of its own sample."""
+    """Design for independent samples. Permutations assign whole groups to x or y."""
 
     def __init__(self, x: Sample, y: Sample) -> None:
         self.x_order, group_of_x = _sorted_groups(x.groups, x.rows)
@@ -146,7 +149,7 @@ class IndependentDesign:
         return PooledMatrix(pooled)
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Permutes the labels of groups. Each sample keeps its number of groups, but its number of rows may change."""
+        """Permutes the groups' labels. A sample keeps its number of groups; its number of rows may change."""
         if self.groups < MIN_GROUPS:
             reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {MIN_GROUPS}"
             return drawing.no_permutations(self.groups, reason)
@@ -184,7 +187,7 @@ class IndependentDesign:
         return Statistics(value, permuted_B, () if reason else left_out, reason)
 
     def _permuted(self, sums: Sums, permutations: Permutations, context: WorkContext) -> IndependentSums:
-        """Returns sums for indicators a of x: aᵀKa is known; aᵀK1 and 1ᵀK1 give the rest, since 1 − a indicates y."""
+        """Returns the sums for indicators a of x. The indicator of y is 1 − a, so aᵀK1 and 1ᵀK1 suffice for y."""
         row_sums_G = np.bincount(self.group_of, sums.rows_NP.sum(axis=1))
         diagonal_G = np.bincount(self.group_of, sums.diagonal_N)
         of_group_3G = np.stack([row_sums_G, diagonal_G, np.bincount(self.group_of).astype(np.float64)])
@@ -235,11 +238,11 @@ class IndependentDesign:
 
 
 class WildBootstrapDesign(PairedDesign):
-    """Design for independent samples of equal size: random signs of pairs (row i of x and of y) replace permutations.
+    """Design for independent samples of equal size: random signs of row pairs replace permutations.
 
     If x and y have the same distribution, Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the
-    statistic (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014). The bootstrap costs a quarter
-    of what permutations cost.
+    statistic (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014). The wild bootstrap takes a
+    quarter of the time of permutations.
     """
 
     def __init__(self, x: Sample, y: Sample) -> None:
@@ -253,7 +256,7 @@ class WildBootstrapDesign(PairedDesign):
 
 
 def create_design(x: Sample, y: Sample, options: ComputeOptions) -> Design:
-    """Creates the design for a pairing and tests.
+    """Creates the design that fits the pairing and the test options.
 
     Raises:
         BadOption: a wild bootstrap is requested for samples of different sizes or with groups of several rows.

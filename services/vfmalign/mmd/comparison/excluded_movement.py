@@ -1,8 +1,8 @@
-"""Movement of the channels that standardisation excludes: how many of them move between the samples, and how far.
+"""Movement of the channels that standardisation excludes.
 
-A channel that is constant in the reference has no SD to divide by. If it varies in one of the samples, MMD² of the
-standardised features does not show it. Channels with the smallest scale (`SCALE_FLOOR`) are not excluded: they remain
-among the standardised features, and their movement is measured in units of a tenth of the median SD.
+A channel that is constant in the reference has no SD to divide by. If such a channel varies in x or y, MMD² of the
+standardised features does not show this. Standardisation keeps channels whose SD is below `SCALE_FLOOR` times the
+median SD, but above the limit for exclusion. It divides them by a tenth of the median SD.
 
 Legend: I rows of one block, C channels of the input, E excluded channels.
 """
@@ -35,12 +35,12 @@ _OUT_OF_RANGE = "the displacement of the channels that standardisation excludes 
 def measure_excluded_movement(
     features: Sequence[Features], scaled: Scaled, raw: ShiftResult, pairing: Pairing, engine: ComputeConfig
 ) -> ExcludedMovement:
-    """Measures how far the excluded channels of a layer move; reads x and y once more if there are such channels.
+    """Measures how far the excluded channels of a layer move. Reads x and y again if any channel is excluded.
 
     Args:
         features: features of x and y.
         scaled: standardisation of the layer.
-        raw: result of the raw features, which include these channels.
+        raw: result of the raw features, which still include the excluded channels.
         pairing: whether the rows of x and y are pairs.
         engine: context and communicator.
 
@@ -69,10 +69,10 @@ def measure_excluded_movement(
 
 
 def get_marginal_displacement(x: RowStream, y: RowStream, affine: Affine, engine: ComputeConfig) -> FloatArray:
-    """Returns ((x̄ − ȳ)² + (s_x − s_y)²)/s² per channel in float64, [C]; 0 for channels that are left out.
+    """Returns ((x̄ − ȳ)² + (s_x − s_y)²)/s² of each channel in float64, [C]; 0 for excluded channels.
 
-    This is the squared Fréchet distance of the two marginal distributions if they are normal, and at most the mean
-    squared displacement under any pairing of the rows.
+    This is the squared Fréchet distance of the two marginal distributions if both are normal. It never exceeds the mean
+    squared displacement, however the rows are paired.
     """
     mask_C = affine.get_channel_mask(x.channels)
     # Centring a constant channel on its own value gives an SD of exactly 0; on another value, an SD of rounding errors.
@@ -84,7 +84,7 @@ def get_marginal_displacement(x: RowStream, y: RowStream, affine: Affine, engine
 
 
 def _get_moments(stream: RowStream, affine: Affine, engine: ComputeConfig) -> Tensor:
-    """Returns mean and SD of the channels that remain, [2, E]. Each process reads its own range of rows."""
+    """Returns the mean and SD of the remaining channels, [2, E]. Each process reads its own range of rows."""
     index, count = engine.communicator.shard
     first, end = index * stream.rows // count, (index + 1) * stream.rows // count
     step = max(1, _BLOCK_BYTES // (8 * stream.channels))
@@ -100,7 +100,7 @@ def _get_moments(stream: RowStream, affine: Affine, engine: ComputeConfig) -> Te
 
 
 def _get_caution(count: int, channels: int, size: float, raw: float | None) -> str:
-    """Returns the caution for the reader."""
+    """Returns the caution to report with the result."""
     value = "" if raw is None else f", {raw:.2g},"
     return (
         f"{count} of {channels} channels did not vary in the reference and moved by {size:.2g} SDs (root mean square, "

@@ -1,6 +1,6 @@
-"""MMD² by random Fourier features, converted to the same result as the exact estimators.
+"""MMD² by random Fourier features. The result has the same type as that of the exact estimators.
 
-The estimator itself, which reads the rows once, is in `single_pass`.
+The package `single_pass` contains the estimator, which reads each row once.
 
 Legend: I rows of a block.
 """
@@ -26,7 +26,7 @@ _NO_MAX_T = "`random_fourier` does not adjust p-values over layers"
 
 
 class AffineRows:
-    """A stream of standardised rows in float64: (x − centre)/sd over the channels that remain."""
+    """Stream of standardised rows in float64: (x − centre)/sd for the channels that are not excluded."""
 
     def __init__(self, stream: RowStream, affine: Affine) -> None:
         self._stream, self._affine = stream, affine
@@ -55,20 +55,20 @@ def approximate_shift(
     groups_x: Sequence[str] = (),
     groups_y: Sequence[str] = (),
 ) -> ShiftResult:
-    """Computes MMD² of one layer by random Fourier features; its interval includes the error of the frequencies.
+    """Computes MMD² of one layer by random Fourier features. Its interval covers the error of the random frequencies.
 
     Args:
-        x: first sample before standardisation, which is applied block by block.
-        y: second sample.
+        x: first sample, not yet standardised; this function standardises it block by block.
+        y: second sample, not yet standardised.
         scaled: standardisation and bandwidth.
         options: kernel, frequencies and test.
         engine: device, precision and context.
-        groups_x: group of each row of x, or of each pair; empty if each row is its own group.
+        groups_x: group of each row of x (paired samples: of each pair); empty if each row is its own group.
         groups_y: group of each row of y.
 
     Raises:
         BadOption: the estimator does not support an option.
-        BadTensor: the estimator does not support the features.
+        BadTensor: the estimator does not support such features.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if scaled.absent_reason:
@@ -100,7 +100,7 @@ def approximate_shift(
 
 
 def absent_shift(reason: str, sigma: float, precision: PrecisionName) -> ShiftResult:
-    """Returns a result in which all values are absent for the same reason."""
+    """Returns a result without values. The same reason explains why each value is absent."""
     return ShiftResult(
         mmd2=absent(reason),
         sigma=sigma,
@@ -112,6 +112,6 @@ def absent_shift(reason: str, sigma: float, precision: PrecisionName) -> ShiftRe
 
 
 def _choose_precision(x: RowStream, y: RowStream, engine: ComputeConfig) -> PrecisionName:
-    """Chooses float64 if it is requested or there are few products, else float32."""
+    """Returns float64 if it is requested or the computation is small, otherwise float32."""
     rows = int((x.rows + y.rows) ** 0.5)  # pairs of so many rows are as many products as all rows with one frequency
     return precision.choose("exact" if engine.precision == "exact" else "high", rows, x.channels, engine.device)

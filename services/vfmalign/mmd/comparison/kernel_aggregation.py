@@ -1,12 +1,12 @@
 """Test over a grid of kernels, so that no bandwidth has to be chosen.
 
-The statistic is the largest normalised MMD² of the kernels. The grid is that of MMD-FUSE (Biggs, Schrab, Gretton:
-MMD-FUSE: Learning and Combining Kernels for Two-Sample Testing Without Data Splitting, NeurIPS 2023). The normaliser
-lies between that of MMD-FUSE, √N, and that of max-T (Westfall and Young, 1993), the standard deviation over
-permutations. Grid and normalisers treat all labellings alike, so that permuted statistics are exchangeable with the
-observed one and the test keeps its level.
+The test statistic is the maximum over all kernels of the normalised MMD². The grid of kernels comes from MMD-FUSE
+(Biggs, Schrab, Gretton: MMD-FUSE: Learning and Combining Kernels for Two-Sample Testing Without Data Splitting, NeurIPS
+2023). MMD-FUSE normalises by √N, and max-T (Westfall and Young, 1993) by the standard deviation over permutations. This
+module uses a normaliser between the two. The test keeps its level, because the grid and the normalisers do not depend
+on which rows are labelled x.
 
-Legend: N and M rows of x and y, C channels, F kernels, B permutations.
+Legend: N rows of x, M rows of y, C channels, F kernels, B permutations.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROUNDING = 1e-9  # relative to k: smaller differences of MMD² between two label
 
 
 def make_kernels(x_NC: FeatureArray, y_MC: FeatureArray, scaled: Scaled, engine: ComputeConfig) -> list[BoundKernel]:
-    """Returns Gaussian and Laplacian kernels at ten bandwidths each; none if all rows are equal."""
+    """Returns ten Gaussian and ten Laplacian kernels that differ in bandwidth; empty if all rows are equal."""
     rows = prepare_bandwidth_rows([x_NC, y_MC], scaled.affine, engine)
     sigmas = bandwidths.bandwidth_grid(rows, BANDWIDTHS, engine.context)
     return [family(sigma, rows.channels) for family in (gaussian, laplacian) for sigma in sigmas]
@@ -40,19 +40,19 @@ def get_largest_statistic(
 ) -> Statistics | None:
     """Returns the maximum over kernels k of MMD²_k / (s_k^¾ · r_k^¼).
 
-    s_k is the SD over all labellings and r_k the root mean square of k. Dividing by r alone (FUSE) gives wide kernels
-    little weight, because most of their mean square is a constant that cancels in MMD². Dividing by s alone gives wide
-    kernels as much weight as narrow ones, which loses the power of the narrow ones. The exponent was chosen on
-    simulated alternatives (docs/adr/0028-*.md).
+    s_k is the SD of MMD²_k over all labellings, and r_k is the root mean square of kernel k. Division by r_k alone
+    (FUSE) would give wide kernels little weight, because most of their mean square is a constant that cancels in MMD².
+    Division by s_k alone would give wide and narrow kernels the same weight, so that the test would lose the power of
+    the narrow kernels. Simulations determined the exponents (docs/adr/0028-*.md).
 
     Args:
-        statistics: statistics of each kernel, observed and permuted.
-        sums: sums of each kernel, with `squares`.
+        statistics: observed and permuted MMD² of each kernel.
+        sums: sums of each kernel matrix; they must include `squares`.
         rows: number of rows of both samples together.
         enumerated: whether the permutations include the identity.
 
     Returns:
-        The statistic, observed and permuted; None if no kernel distinguishes two labellings.
+        The observed and the permuted values of the statistic; None if all labellings give the same values.
     """
     if not statistics:
         return None

@@ -1,6 +1,8 @@
-"""MMD² of one layer, raw or standardised: one pass over all pairs of rows, repeated in float64 if digits are lost.
+"""MMD² of one raw or standardised layer.
 
-Legend: N and M rows of x and y, C channels of the input, K channels that remain.
+One pass visits all pairs of rows. A second pass in float64 follows if the first one loses too many digits.
+
+Legend: N rows of x, M rows of y, C channels of the input, K channels that remain.
 """
 
 from __future__ import annotations
@@ -38,17 +40,17 @@ class LayerPlan:
 
     @property
     def layout(self) -> Layout:
-        """Blocks, groups and permutations for the engine."""
+        """Row blocks, groups and permutations, in the form that the engine expects."""
         return Layout(self.design.block_sizes, self.design.group_of, self.permutations.weights_GB)
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Statistics of one layer and their error bound at a precision, or the reason for their absence.
+    """Statistics of one layer with their precision and error bound, or the reason why there are none.
 
     Attributes:
-        aggregate: the statistic over a grid of kernels, observed and permuted; None if it is not requested.
-        backend, backend_note: the backend that summed the kernel matrix, and the reason if it is not the requested one.
+        aggregate: observed and permuted values of the statistic over a grid of kernels; None if not requested.
+        backend, backend_note: the backend that summed the kernel matrix, and why it is not the requested one.
     """
 
     sigma: float
@@ -64,10 +66,10 @@ class LayerStatistics:
 def compute_layer(
     scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: LayerPlan, layer: str
 ) -> LayerStatistics:
-    """Computes the statistics in one pass, and again in float64 if this leaves less than one reliable digit.
+    """Computes the statistics of one layer. Repeats the pass in float64 if no digit of the estimate is reliable.
 
     Raises:
-        BadTensor: the squares of the features overflow, or σ is too small for features of this size.
+        BadTensor: the features are too large, in absolute terms (their squares overflow) or relative to σ.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     fewest = min(len(x_NC), len(y_MC))
@@ -90,7 +92,7 @@ def compute_layer(
 
 
 def _loses_digits(layer_statistics: LayerStatistics) -> bool:
-    """Whether the error bound reaches the first digit of the estimate."""
+    """Whether the error bound is so large that the first digit of the estimate may be wrong."""
     statistics = layer_statistics.statistics
     return statistics is None or abs(statistics.observed) < precision.SAFE_MULTIPLE_OF_BOUND * layer_statistics.bound
 
@@ -101,7 +103,7 @@ class _PairSums:
 
     Attributes:
         sums: sums of each kernel.
-        magnitudes: magnitudes of the first kernel over the transformed rows.
+        magnitudes: magnitudes of the first kernel's values for the transformed rows.
         distinct_share: effective number of distinct rows as a share of all rows.
     """
 

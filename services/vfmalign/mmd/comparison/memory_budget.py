@@ -1,4 +1,7 @@
-"""Memory estimates for a comparison. Requests that would exceed the limit are rejected before features are read."""
+"""Memory estimates for a comparison.
+
+A comparison that would exceed the memory limit is rejected before any feature is read.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ class SampleShape:
     """Size of one sample.
 
     Attributes:
-        channels: number of channels by layer.
-        item_bytes: largest size of a single feature value in memory.
-        in_parts: whether its layers can be read one at a time.
+        channels: maps each layer to its number of channels.
+        item_bytes: bytes of one feature value; the maximum if layers differ.
+        in_parts: whether the layers of the sample can be read one at a time.
     """
 
     rows: int
@@ -44,7 +47,7 @@ class SampleShape:
 
 
 def get_sample_shape(sample: Sample) -> SampleShape:
-    """Returns the size of a sample. Malformed features are accepted, because `samples.check` rejects them."""
+    """Returns the size of a sample. Does not check the features, because `samples.check` does so."""
     shapes = {layer: get_shape(features) or (0,) for layer, features in sample.layers.items()}
     rows = max((shape[0] for shape in shapes.values()), default=0)
     channels = {layer: shape[-1] if len(shape) > 1 else 0 for layer, shape in shapes.items()}
@@ -52,19 +55,19 @@ def get_sample_shape(sample: Sample) -> SampleShape:
 
 
 def widths(shape: SampleShape, options: ComputeOptions) -> list[int]:
-    """Returns the channels of each compared layer."""
+    """Returns the number of channels of each compared layer."""
     selected = set(options.layers) | ({options.primary_layer} if options.layers else set())
     return [channels for layer, channels in shape.channels.items() if not selected or layer in selected]
 
 
 def reads_blocks(options: ComputeOptions) -> bool:
-    """Returns whether x and y are only read block by block, so that they may be streams of any length."""
+    """Returns whether the comparison reads x and y only in blocks, so that they may be arbitrarily long streams."""
     return options.estimator == "random_fourier" and not options.measures and not options.projection
 
 
 @dataclass(frozen=True)
 class _MemoryNeed:
-    """Bytes that grow with the number of rows, and other bytes."""
+    """Bytes that grow with the number of rows, and bytes that do not."""
 
     rows: int
     bytes_of_rows: int
@@ -76,7 +79,7 @@ class _MemoryNeed:
 
 
 def get_peak_bytes(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> int:
-    """Returns the peak memory in bytes of comparing x, y and an optional reference, without that of the process."""
+    """Returns the peak number of bytes that a comparison needs, in addition to the memory of the idle process."""
     return _estimate_memory(shapes, options, engine).total
 
 
@@ -86,10 +89,10 @@ def _estimate_memory(
     """Estimates the memory of the features, and of the ordered rows and work space of one layer in float64.
 
     Args:
-        shapes: of x, y and an optional reference.
-        options: what to compute.
+        shapes: sizes of x, y and an optional reference.
+        options: layers, measures and test to compute.
         engine: tiles, device and memory limit.
-        by_layer: whether samples in parts are read layer by layer, or by `random_fourier` block by block.
+        by_layer: whether samples in parts are read layer by layer (`random_fourier`: block by block).
     """
     x, y = shapes[:2]
     widest = max((channels for shape in shapes for channels in widths(shape, options)), default=0)
@@ -134,14 +137,14 @@ def _distances(shapes: Sequence[SampleShape], options: ComputeOptions) -> int:
 
 
 def fits(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> bool:
-    """Returns whether a comparison with all layers of all samples in memory stays within the memory limit."""
+    """Returns whether a comparison stays within the memory limit if all layers of all samples are in memory."""
     return get_peak_bytes(shapes, options, engine) <= engine.memory_bytes
 
 
 def is_short(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> bool:
     """Returns whether a comparison is short enough to run at the same time as a long one.
 
-    The rule affects only the order of work, never a result.
+    The answer affects only the order in which comparisons run, never their results.
 
     Args:
         shapes: sizes of x, y and an optional reference.
@@ -157,7 +160,9 @@ def is_short(shapes: Sequence[SampleShape], options: ComputeOptions, engine: Com
 
 
 def check_sizes(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> None:
-    """Checks that samples of these sizes can be compared, assuming that samples in parts are read layer by layer.
+    """Checks that samples of these sizes can be compared.
+
+    The check assumes that samples in parts are read layer by layer.
 
     Args:
         shapes: sizes of x, y and an optional reference.
@@ -165,8 +170,8 @@ def check_sizes(shapes: Sequence[SampleShape], options: ComputeOptions, engine: 
         engine: contains the memory limit.
 
     Raises:
-        BadOption: a measure or the projection cannot be computed at these sizes.
-        TooLarge: the comparison always exceeds the memory limit; the message says which size would fit.
+        BadOption: a measure or the projection cannot be computed for samples of these sizes.
+        TooLarge: the comparison exceeds the memory limit. The message contains a size that would fit.
     """
     _check_measures(shapes, options)
     _check_projection(shapes, options)
@@ -191,7 +196,7 @@ def check_sizes(shapes: Sequence[SampleShape], options: ComputeOptions, engine: 
 
 
 def check_samples_fit(samples: Sequence[Sample], options: ComputeOptions, engine: ComputeConfig) -> None:
-    """Checks the sizes of samples, in memory or streams; raises as `check_sizes`."""
+    """Checks the sizes of samples as `check_sizes` does. The samples may be streams."""
     check_sizes([get_sample_shape(sample) for sample in samples], options, engine)
 
 

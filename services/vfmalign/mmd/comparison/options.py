@@ -1,7 +1,6 @@
-"""Checks of a comparison's options, before any feature is read.
+"""Checks the options of a comparison before any feature is read.
 
-Each field of `ComputeOptions` checks its own value. This module checks, once per comparison, that the fields are
-consistent with each other.
+`ComputeOptions` checks the value of each field. This module checks that the fields are consistent with each other.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ def check_options(options: ComputeOptions, *, has_reference: bool) -> None:
     """Checks that options are valid and consistent with each other.
 
     Raises:
-        BadOption: an option is out of range or conflicts with another one; the error has the API's name of the field.
+        BadOption: an option is out of range or conflicts with another one. The error contains the API's name of the
+            option.
     """
     if options.first_groups and (has_reference or options.pairing != "independent"):
         raise BadOption(

@@ -1,6 +1,6 @@
-"""Samples of features, and checks of their relation: the same cases in the same order, or independent groups.
+"""Samples of features, and checks of how two samples relate: the same cases in the same order, or independent groups.
 
-Error messages name row numbers, never labels, because an inline label may contain a patient's identifier.
+Error messages contain row numbers instead of labels, because labels in a request may contain patient identifiers.
 
 Legend: N rows (cases), C channels.
 """
@@ -32,15 +32,15 @@ def get_shape(features: Features) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Sample:
-    """Features of the same rows in one or more layers.
+    """Feature vectors of the same rows (cases) in one or more layers.
 
     Attributes:
-        name: name in errors: `x`, `y` or `reference`, as in the request.
-        layers: features_NC by layer, float16 to float64: arrays, or streams if the layers do not fit into memory
-            together and are read one after another.
-        groups: group (patient) of each row; empty if every row is its own group.
-        case_ids: case of each row; empty if unknown.
-        source: field of `FeatureSource` that the request sets; None outside a request.
+        name: name in errors: field of the request: `x`, `y` or `reference`.
+        layers: maps each layer to its features_NC, of type float16 to float64. These are arrays, or streams if the
+            layers do not fit into memory together.
+        groups: group label (patient) of each row; empty if every row is its own group.
+        case_ids: case id of each row; empty if the cases are unknown.
+        source: field of `FeatureSource` that the request sets; None if the sample does not come from a request.
     """
 
     name: str
@@ -51,22 +51,22 @@ class Sample:
 
     @property
     def rows(self) -> int:
-        """Number of rows; all layers have the same."""
+        """Number of rows, which is the same for all layers."""
         return get_shape(next(iter(self.layers.values())))[0]
 
     @property
     def is_streamed(self) -> bool:
-        """Whether some features are streams."""
+        """Whether the features of any layer are a stream."""
         return not all(isinstance(features, np.ndarray) for features in self.layers.values())
 
     def get_layer_path(self, layer: str) -> str:
-        """Returns the path of the field of the request that contains a layer; `name` outside a request."""
+        """Returns the path of the request's field with this layer, or `name` if there is no request."""
         if self.source == "inline":  # layers are in the order of the request
             return f"{self._path}.layers[{list(self.layers).index(layer)}].features"
         return f"{self._path}.object" if self.source == "uploaded" else self._path
 
     def get_label_path(self, labels: str) -> str:
-        """Returns the path of the field of the request that contains `groups` or `case_ids`."""
+        """Returns the path of the request's field with the labels (`groups` or `case_ids`)."""
         return self._path if self.source == "feature_set_id" else f"{self._path}.{labels}"
 
     @property
@@ -75,11 +75,11 @@ class Sample:
 
 
 def read_layer(features: Features, context: WorkContext) -> FeatureArray:
-    """Returns one layer as an array; `context` is checked while a stream is read.
+    """Returns one layer as an array. While it reads a stream, it checks `context` regularly.
 
     Raises:
         BadTensor: a stream contains NaN or infinity.
-        DataLoss: a stored part is missing or was changed.
+        DataLoss: a stored part of the features is missing or was changed.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if isinstance(features, np.ndarray):
@@ -93,11 +93,11 @@ def read_layer(features: Features, context: WorkContext) -> FeatureArray:
 
 
 def check(sample: Sample, context: WorkContext = UNLIMITED) -> None:
-    """Checks that the layers of a sample fit together; `context` is checked between blocks of rows.
+    """Checks that the layers of a sample are consistent. Checks `context` between blocks of rows.
 
     Raises:
-        BadTensor: there is no layer; or a layer does not have two non-empty axes, contains NaN or infinity, or differs
-            in its number of rows.
+        BadTensor: the sample has no layer, a layer does not have two non-empty axes or contains NaN or infinity, or two
+            layers differ in their number of rows.
     """
     if not sample.layers:
         raise BadTensor("has no layer", field=sample.name, remedy="send the features of at least one layer")
@@ -117,7 +117,7 @@ def check(sample: Sample, context: WorkContext = UNLIMITED) -> None:
 
 
 def _find_problem(features: Features, rows: int | None, context: WorkContext) -> tuple[str, str] | None:
-    """Returns what is wrong with a layer, and the remedy; `rows` is the number of rows of earlier layers."""
+    """Returns a layer's problem and the remedy. `rows` is the number of rows of the layers before it."""
     shape = get_shape(features)
     if len(shape) != 2 or 0 in shape:
         return f"expected shape [rows, channels], got {list(shape)}", "pool to one row per case"
@@ -129,7 +129,7 @@ def _find_problem(features: Features, rows: int | None, context: WorkContext) ->
 
 
 def _find_non_finite_row(features_NC: FeatureArray, context: WorkContext) -> int | None:
-    """Returns the first row that contains NaN or infinity, if there is one."""
+    """Returns the first row that contains NaN or infinity; None if all values are finite."""
     rows, channels = features_NC.shape
     step = max(1, _ENTRIES_AT_ONCE // channels)
     for start in range(0, rows, step):
@@ -147,7 +147,7 @@ def _find_non_finite_row(features_NC: FeatureArray, context: WorkContext) -> int
 
 
 def number_groups(sample: Sample) -> Sample:
-    """Replaces group labels by numbers that ascend with the rows, because a stream cannot be reordered by label.
+    """Replaces group labels with numbers in ascending order, because streams cannot be sorted by label.
 
     Raises:
         BadOption: the rows of a group are not adjacent.
@@ -166,15 +166,15 @@ def number_groups(sample: Sample) -> Sample:
 
 
 def choose_first(x: Sample, y: Sample, groups: int) -> tuple[Sample, Sample, Sample]:
-    """Returns x and y with one row per group, and a third of x as the reference.
+    """Returns x and y with one row per group, and a reference that is a third of the groups of x.
 
     Args:
-        x: sample from which every third group becomes the reference; the other groups stay.
-        y: sample from which the first `groups` groups stay.
-        groups: number of groups of y.
+        x: sample to split: every third group moves to the reference, and the other groups stay in x.
+        y: sample of which only the first `groups` groups are kept.
+        groups: number of groups of y to keep.
 
     Raises:
-        BadOption: features are streams, or y has fewer groups.
+        BadOption: the features are streams, or y has fewer than `groups` groups.
     """
     if x.is_streamed or y.is_streamed:
         raise BadOption(
@@ -210,7 +210,9 @@ def _take(sample: Sample, rows: Sequence[int]) -> Sample:
 
 
 def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: str) -> tuple[str, ...]:
-    """Returns the layers to compare, the primary one first: the selected layers, or all that every sample has.
+    """Returns the layers to compare, with the primary layer first.
+
+    These are the selected layers or, without a selection, all layers that every sample has.
 
     Raises:
         BadOption: a sample lacks a selected layer, or the samples have no layer in common.
@@ -254,7 +256,7 @@ def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
     Raises:
         BadTensor: paired samples have different row counts.
         CaseOrderMismatch: paired samples are not the same cases in the same order.
-        BadOption: independent samples share a group or case, or rows of one case are in several groups.
+        BadOption: independent samples share a group or a case, or the rows of one case are in different groups.
     """
     if pairing == "paired":
         _check_pairs(x, y)
@@ -268,8 +270,8 @@ def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
 def describe_shared_cases(x: Sample, y: Sample, reference: Sample) -> str:
     """Returns a caution if the reference shares cases or groups with x or y; empty otherwise.
 
-    This is not an error: the bias matters only with few rows and many channels, and samples of a single patient cannot
-    have a reference of other cases.
+    A shared case is not an error. The bias matters only with few rows and many channels, and samples of a single
+    patient cannot have a reference of other cases.
     """
     for what, field in (("cases", "case_ids"), ("groups", "groups")):
         labels = set(getattr(reference, field))
@@ -285,7 +287,7 @@ def describe_shared_cases(x: Sample, y: Sample, reference: Sample) -> str:
 
 
 def _check_pairs(x: Sample, y: Sample) -> None:
-    """Checks that both samples have the same cases in the same order, if both name them; rows are never reordered."""
+    """Checks that both samples list the same cases and groups in the same order, unless a sample has no labels."""
     if x.rows != y.rows:
         raise BadTensor(
             f"paired samples need equal row counts, got {x.rows} and {y.rows}",
@@ -307,7 +309,7 @@ def _check_pairs(x: Sample, y: Sample) -> None:
 
 
 def _check_independent(x: Sample, y: Sample) -> None:
-    """Checks that no group or case is in both samples, because a shared patient makes them dependent."""
+    """Checks that the samples share no group or case, because samples with a common patient are not independent."""
     for what, of_x, of_y in (("groups", x.groups, y.groups), ("cases", x.case_ids, y.case_ids)):
         shared = set(of_x) & set(of_y)
         if shared:
@@ -321,7 +323,7 @@ def _check_independent(x: Sample, y: Sample) -> None:
 
 
 def _check_groups_of_cases(sample: Sample) -> None:
-    """Checks that all rows of a case are in one group, because they are not independent of each other."""
+    """Checks that all rows of a case are in one group, because rows of one case depend on each other."""
     if len(set(sample.case_ids)) == len(sample.case_ids):
         return
     groups = sample.groups or tuple(map(str, range(sample.rows)))

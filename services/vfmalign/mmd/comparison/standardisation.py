@@ -1,8 +1,9 @@
-"""Standardises one layer by a reference, and computes bandwidths of its raw and of its standardised features.
+"""Standardises one layer by a reference. Computes the bandwidths for its raw and its standardised features.
 
-Scale and bandwidth come from the reference. If they were computed from both samples, they would grow with the shift.
+Scale and bandwidth come from the reference, because values computed from x and y would grow with the shift.
 
-Legend: F rows that a scale is fitted to, N rows, C channels of the input, K channels that remain, T channels left out.
+Legend: F rows from which a scale is computed, N rows of a sample, C channels of the input, K channels that remain, T
+removed channels.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ _ONE_ROW = "the reference has one row, and a scale and a bandwidth need at least
 
 @dataclass(frozen=True)
 class Scaled:
-    """One layer, raw or standardised.
+    """Transformation and bandwidth of one raw or standardised layer.
 
     Attributes:
         name: `raw` or `standardised`.
         affine: transformation of the features.
-        sigma: bandwidth; 0 if the kernel has none, or if it is absent.
+        sigma: bandwidth; 0 if the kernel needs no bandwidth, or if `absent_reason` is set.
         channels_excluded: number of channels that standardisation excludes.
-        channels_at_floor: number of channels that get the smallest scale because their SD is below it.
-        median_sd: median SD of the channels that remain, in units of the features; 0 for raw features.
+        channels_at_floor: number of channels whose SD is below the smallest allowed scale, which replaces it.
+        median_sd: median SD of the remaining channels in units of the features; 0 for raw features.
         absent_reason: why there is no bandwidth; empty otherwise.
     """
 
@@ -58,7 +59,7 @@ class Scaled:
     absent_reason: str = ""
 
     def kernel(self, family: str, channels: int) -> BoundKernel:
-        """Returns the kernel of a family at this bandwidth."""
+        """Returns a kernel of this family with the bandwidth of the layer."""
         return KERNELS[family](self.sigma, channels)
 
 
@@ -67,12 +68,12 @@ def scalings(
 ) -> Iterator[Scaled]:
     """Yields the raw layer and, if there is a reference, the layer standardised by this reference.
 
-    A reference of one row determines neither scale nor bandwidth; both results then contain the reason.
+    Neither scale nor bandwidth can be computed from a reference of one row. Both layers then contain the reason.
 
     Args:
-        features: features of x, y and an optional reference, which is in memory.
-        layer: name of the layer in errors.
-        kernel: family and rule of the bandwidth.
+        features: features of x, y and an optional reference. The reference must be in memory.
+        layer: name of the layer, for error messages.
+        kernel: kernel family and bandwidth rule.
         engine: device, cache and context.
         standardise: whether to yield the standardised layer too.
 
@@ -112,7 +113,7 @@ def leave_out(
     kernel: Kernel,
     engine: ComputeConfig,
 ) -> Scaled:
-    """Returns a layer without some input channels; the same rule computes its bandwidth from the other channels.
+    """Returns a layer without some input channels. Its bandwidth is computed again, by the same rule.
 
     Raises:
         BadOption: no channel remains, or the bandwidth is 0.
@@ -126,7 +127,7 @@ def leave_out(
 
 
 def _standardise(reference_FC: FeatureArray, layer: str, context: WorkContext) -> Scaled:
-    """Returns (x − mean)/s′ of the channels that vary in the reference, without a bandwidth.
+    """Returns the transformation (x − mean)/s′ of the channels that vary in the reference, without a bandwidth.
 
     s′ is the SD, but at least 0.1 of the median SD of the remaining channels. A channel is left out if it is constant,
     or if its SD is below 1e-6 of the median SD of the channels that vary.
@@ -153,14 +154,14 @@ def _standardise(reference_FC: FeatureArray, layer: str, context: WorkContext) -
 
 
 def _read_first_rows(features: Features) -> FeatureArray:
-    """Returns features in memory, or the first rows of a stream, which suffice to find a centre."""
+    """Returns features that are in memory, or the first rows of a stream, which suffice to compute a centre."""
     if isinstance(features, np.ndarray):
         return features
     return to_numpy(features.read(0, min(features.rows, _CENTRING_ROWS)))
 
 
 def _sigma(features: Sequence[Features], affine: Affine, layer: str, kernel: Kernel, engine: ComputeConfig) -> float:
-    """Returns the bandwidth by the requested rule, in units of the transformed features."""
+    """Computes the bandwidth by the requested rule. Its units are those of the transformed features."""
     if kernel.family in WITHOUT_BANDWIDTH:
         return 0.0
     if kernel.fixed_sigma:
@@ -174,7 +175,7 @@ def _sigma(features: Sequence[Features], affine: Affine, layer: str, kernel: Ker
 
 
 def prepare_bandwidth_rows(features: Sequence[Features], affine: Affine, engine: ComputeConfig) -> rows.Rows:
-    """Returns the rows to compute bandwidths from, in float64: all rows, or a fixed subset if there are many."""
+    """Returns the rows for computing a bandwidth, in float64. A fixed subset replaces too many rows."""
     ends = np.cumsum([0, *(get_shape(sample)[0] for sample in features)])
     selected = bandwidths.sample_rows(int(ends[-1]))
     parts: list[FeatureArray] = []

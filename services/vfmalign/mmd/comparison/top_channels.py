@@ -1,6 +1,6 @@
-"""Channels that move most between paired samples: their share of the displacement, and MMD² without them.
+"""The channels that move most between paired samples: their share of the displacement, and MMD² without these channels.
 
-A kernel of distances adds up all channels, so a few channels that move far can dominate MMD².
+Distances between rows add up over all channels, so a few channels that move far can dominate MMD².
 
 Legend: N pairs, I pairs of one block, C channels of the input, K channels that remain, T top channels.
 """
@@ -42,16 +42,16 @@ _NOTHING_MOVES = "no channel moves between the samples"
 def measure_top_channels(
     features: Sequence[FeatureArray], layer: str, scaled: Scaled, shift: ShiftResult, plan: LayerPlan | None
 ) -> TopChannels:
-    """Measures the contribution of the ⌈K/100⌉ channels with the largest mean squared displacement to MMD².
+    """Measures how much the ⌈K/100⌉ channels with the largest mean squared displacement contribute to MMD².
 
-    Reads the samples once more for the displacement, and evaluates the kernel once more, without a test.
+    Reads the samples again to compute the displacement. Evaluates the kernel again, but runs no test.
 
     Args:
-        features: features of x, y and the reference in this layer; unused without a plan.
+        features: features of x, y and the reference in this layer; not used if `plan` is None.
         layer: name of the layer.
         scaled: standardisation of the layer.
         shift: result of the layer with all channels.
-        plan: plan that computed this result; None for `random_fourier`.
+        plan: plan that computed `shift`; None for `random_fourier`.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.
@@ -78,7 +78,7 @@ def measure_top_channels(
 
 
 def get_displacement(x: RowStream, y: RowStream, affine: Affine, engine: ComputeConfig) -> FloatArray:
-    """Returns the mean over the pairs of ((y − x)/s)² per channel in float64, [C]; 0 for channels that are left out.
+    """Returns the mean of ((y − x)/s)² over all pairs for each channel, in float64, [C]; 0 for excluded channels.
 
     Each process reads its own range of rows.
     """
