@@ -1,1 +1,1 @@
-"""Sums over kernel matrices, tile by tile, on CPU and CUDA devices, in bounded memory."""
+"""Sums over kernel matrices, computed tile by tile in bounded memory on CPU and CUDA devices."""

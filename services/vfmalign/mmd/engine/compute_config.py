@@ -1,4 +1,4 @@
-"""Where and how precisely to compute: device, precision, memory, and the processes that share the work."""
+"""Settings of a computation: device, precision, memory, and the processes that share the work."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class ComputeConfig:
     """Device, precision and resources of a computation.
 
     Attributes:
-        precision: minimum precision. `fast` rounds rows to bfloat16 on CUDA and equals `high` on a CPU; `high` is
-            float32, and `exact` is float64. A comparison always uses float64 if it is small or would lose digits
-            otherwise.
-        backend: backend that sums kernel matrices; `auto` is torch on every device.
-        memory_bytes: memory limit of one comparison, checked before it starts.
-        tile_shape: largest tile, rows × columns; None for the default of the device.
-        context: checked before every tile, or every few milliseconds if several threads compute tiles; raises
-            Cancelled or DeadlineExceeded to stop.
-        cache: cache of prepared rows that several comparisons share; by default no cache.
+        precision: minimum precision. `high` is float32, and `exact` is float64. `fast` is bfloat16 on CUDA and float32
+            on a CPU. A comparison uses float64 anyway if it is small, or if a lower precision would lose too many
+            digits.
+        backend: backend that sums kernel matrices; `auto` selects torch on every device.
+        memory_bytes: memory limit of one comparison in bytes. It is checked before the comparison starts.
+        tile_shape: maximum rows and columns of a tile; None for the default of the device.
+        context: can stop the computation by raising Cancelled or DeadlineExceeded. One thread checks it before every
+            tile, several threads every few milliseconds.
+        cache: cache of prepared rows, which several comparisons may share; by default no cache.
         communicator: processes that share the work of one comparison; by default only this process.
     """
 

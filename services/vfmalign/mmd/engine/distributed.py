@@ -1,7 +1,7 @@
 """Distribution of one comparison over several processes.
 
-Every process runs the same program on the same rows, evaluates the kernel on its shard of all pairs, and all-reduces
-its sums. All processes therefore have the same result.
+Every process runs the same program on the same rows, but evaluates the kernel only for its shard of all pairs. An
+all-reduce adds up the sums, so that all processes have the same result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 
 @dataclass(frozen=True)
 class Communicator:
-    """Rank of this process among the processes that share the work; by default a single process.
+    """Rank of this process, and number of processes that share the work; by default only this process.
 
     Attributes:
         rank: number of this process, from 0.
@@ -34,11 +34,11 @@ class Communicator:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """Pair (index, count): this process does the work items whose number modulo count is index."""
+        """Pair (index, count). This process computes each work item whose number modulo `count` is `index`."""
         return self.rank, self.world_size
 
     def all_reduce(self, *tensors: Tensor) -> None:
-        """Replaces each tensor by its sum over all processes."""
+        """Replaces each tensor with its sum over all processes."""
         if self.world_size > 1:
             for tensor in tensors:
                 distributed.all_reduce(tensor)
@@ -54,7 +54,7 @@ def started_by_torchrun() -> bool:
 
 @contextmanager
 def join_process_group() -> Iterator[Communicator]:
-    """Joins the processes that torchrun started, with gloo for CPU tensors and NCCL for CUDA tensors."""
+    """Joins the process group that torchrun started. Uses gloo for CPU tensors and NCCL for CUDA tensors."""
     if not started_by_torchrun():
         yield SINGLE_PROCESS
         return
@@ -67,7 +67,7 @@ def join_process_group() -> Iterator[Communicator]:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Returns the CUDA device of this process on its machine; any other device is returned as it is."""
+    """Returns the CUDA device that belongs to this process. Other devices are returned unchanged."""
     if device.type != "cuda" or not started_by_torchrun():
         return device
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,9 +1,9 @@
-"""Kernels as functions of a squared distance or of a product of rows.
+"""Kernels as functions of the squared distance or of the product of two rows.
 
-A kernel is bound to its bandwidth once and then evaluated tile by tile, in memory that the caller owns. A kernel first
-multiplies its argument by a scale. Code that computes the argument can include this scale at no cost.
+A kernel is bound to a bandwidth once and then evaluated tile by tile, in the caller's buffers. The kernel multiplies
+its argument by a scale. Code that computes the argument can apply this scale at no extra cost.
 
-Legend: I, J rows of one tile.
+Legend: I rows and J columns of one tile.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ class BoundKernel:
 
     Attributes:
         name: key in `KERNELS`.
-        argument: `distance` for k(x, y) = f(s·‖x − y‖²), on centred features; `product` for k(x, y) = f(s·x·y), on
-            features that are not centred.
-        scale: s.
-        profile: f; overwrites a tile of scaled arguments with kernel values and returns it.
-        slope: |∂k/∂u|, where u is the argument without the scale. It bounds the error of a kernel value, given the
-            error of u. For distances, it is the largest slope in the range where kernel values matter; for products, it
-            is the slope at |k| = 1.
-        gaussian_sigmas: σ of each Gaussian if the kernel is a mean of Gaussians; empty for other families.
-        sigma: bandwidth, for backends that evaluate the kernel themselves; 0 if the kernel has none.
-        sqrt_slope: c if |k(u + ε) − k(u)| grows as c·√ε near u = 0, which no slope bounds; 0 for smooth kernels.
-        degree: p of a kernel of products that is a p-th power; its slope is `slope`·|k|^(1 − 1/p).
+        argument: `distance` for k(x, y) = f(s·‖x − y‖²) of centred features, or `product` for k(x, y) = f(s·x·y) of
+            uncentred features.
+        scale: the scale s in `argument`.
+        profile: the function f. It overwrites a tile of scaled arguments with kernel values and returns the tile.
+        slope: |∂k/∂u|, where u is the argument without the scale. From the error of u, the slope yields a bound for the
+            error of the kernel value. For distances, this is the largest slope where kernel values matter; for
+            products, the slope at |k| = 1.
+        gaussian_sigmas: bandwidth of each Gaussian if the kernel is a mean of Gaussians; otherwise empty.
+        sigma: bandwidth, for backends that do not call `profile`; 0 for kernels without a bandwidth.
+        sqrt_slope: factor c if |k(u + ε) − k(u)| grows as c·√ε near u = 0, where the slope is unbounded; 0 for smooth
+            kernels.
+        degree: exponent p if the kernel is the p-th power of a product. The slope is then `slope`·|k|^(1 − 1/p).
     """
 
     name: str
@@ -52,7 +53,7 @@ class BoundKernel:
     degree: int = 1
 
     def evaluate(self, argument_IJ: Tensor, out_IJ: Tensor) -> Tensor:
-        """Writes kernel values of a tile of squared distances or products into `out_IJ`, which may be that tile."""
+        """Converts a tile of squared distances or products to kernel values in `out_IJ`, which may be the same tile."""
         return self.profile(torch.mul(argument_IJ, self.scale, out=out_IJ))
 
 
@@ -69,7 +70,7 @@ def gaussian_mixture(sigma: float, channels: int) -> BoundKernel:
 def laplacian(sigma: float, channels: int) -> BoundKernel:
     """k(x, y) = exp(−‖x − y‖₂/σ) (Sriperumbudur et al., JMLR 2010, sec. 3, with the Euclidean norm).
 
-    Its slope in ‖x − y‖² is unbounded at 0; `slope` is the largest slope at distances of σ/8 or more.
+    The slope in ‖x − y‖² is unbounded at 0. `slope` is the largest slope at distances of at least σ/8.
     """
 
     def profile(scaled_IJ: Tensor) -> Tensor:
@@ -121,13 +122,13 @@ KERNELS: dict[str, Callable[[float, int], BoundKernel]] = {
     "polynomial": polynomial,
     "linear": linear,
 }
-"""Kernel families by name: functions of σ, in feature units, and the number of channels d."""
+"""Maps the name of each kernel family to a function of σ (in feature units) and the number of channels d."""
 
 WITHOUT_BANDWIDTH = frozenset({"polynomial", "linear"})
 
 
 def _gaussians(name: str, sigma: float, sigmas: Sequence[float]) -> BoundKernel:
-    """Returns the mean of Gaussians with widths `sigmas`; `sigma` scales the argument."""
+    """Returns the mean of Gaussian kernels with the bandwidths `sigmas`; `sigma` scales the argument."""
     multiples = [(sigma / width) ** 2 for width in sigmas]
 
     def profile(scaled_IJ: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Least-recently-used cache of limited size in bytes. Its keys may compare objects by identity."""
+"""Least-recently-used cache bounded by size in bytes. Keys can compare objects by identity."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _T = TypeVar("_T")
 
 
 class IdentityKey:
-    """Key that compares an object by identity and holds only a weak reference to it.
+    """Key that compares an object by identity. The key contains only a weak reference to the object.
 
-    A large array can therefore be freed after its comparison, while small values computed from it are still cached.
-    Once the array is freed, its key equals no other key, even if a new object gets the same address.
+    A large array can therefore be freed after its comparison, while small values computed from the array stay in the
+    cache. The key of a freed array equals no other key, even if a new object gets the same address.
     """
 
     def __init__(self, thing: object) -> None:
@@ -24,12 +24,12 @@ class IdentityKey:
         self._hash = id(thing)
 
     def __eq__(self, other: object) -> bool:
-        """Compares by identity of the object."""
+        """Returns whether both keys refer to the same object."""
         thing = self._reference()
         return thing is not None and isinstance(other, IdentityKey) and other._reference() is thing
 
     def __hash__(self) -> int:
-        """Hashes by identity of the object."""
+        """Returns a hash of the object's identity."""
         return self._hash
 
 
@@ -37,7 +37,7 @@ class SizedLruCache:
     """Thread-safe cache that evicts the least recently used entries.
 
     Args:
-        max_bytes: limit of the total size of all values; 0 disables the cache.
+        max_bytes: limit for the total size of all values; 0 disables the cache.
     """
 
     def __init__(self, max_bytes: int = 0) -> None:
@@ -51,11 +51,11 @@ class SizedLruCache:
         return int(self._entries.currsize)
 
     def get_or_create(self, key: Hashable, factory: Callable[[], _T], sizeof: Callable[[_T], int]) -> _T:
-        """Returns the value of a key. A missing value is created, and stored unless it is larger than `max_bytes`.
+        """Returns the value of a key. Creates a missing value, and stores it if it is not larger than `max_bytes`.
 
         Args:
             key: equal keys must have equal values.
-            factory: creates the value; runs without the lock, because this may take long.
+            factory: creates the value; called without the lock, because creating a value may take long.
             sizeof: returns the size of the value in bytes.
         """
         with self._lock:

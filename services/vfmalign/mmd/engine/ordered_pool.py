@@ -1,8 +1,8 @@
 """Thread pool that computes tasks in parallel and reduces their results in task order.
 
-The fixed order makes sums independent of scheduling. One task per thread is faster than all threads on one task.
-Threads that share a tile wait for each other after every step, so one preempted thread delays all of them. A thread
-with its own tile does not wait and keeps the tile in the cache of its core.
+The fixed order makes sums independent of scheduling. Each thread computes its own tile, which is faster than sharing
+one tile: threads that share a tile wait for each other after every step, so one preempted thread delays all of them. A
+thread's own tile also stays in the cache of its core.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _pool_time = threading.local()
 
 
 def choose_threads(device: torch.device, tasks: int) -> int:
-    """Returns the number of threads for tasks: torch's number on a CPU, up to a limit; 1 for few tasks or on a GPU."""
+    """Returns the number of threads: torch's number of threads, up to a limit; 1 on a GPU or for few tasks."""
     threads = min(torch.get_num_threads(), _MAX_THREADS) if device.type == "cpu" else 1
     return threads if tasks >= threads * _MIN_TASKS_PER_THREAD else 1
 
 
 def cpu_seconds() -> float:
-    """Returns the CPU time of this thread and of the pools that it ran."""
+    """Returns the CPU time of this thread, including the thread pools that it ran."""
     return time.thread_time() + float(getattr(_pool_time, "seconds", 0.0))
 
 
 def wait_for_all(futures: Iterable[Future[Result]], context: WorkContext) -> None:
-    """Waits until all futures are done; checks `context` before each future and every few milliseconds."""
+    """Waits until all futures are done. Checks `context` before each future and every few milliseconds."""
     for future in futures:
         context.checkpoint()
         while wait([future], timeout=_POLL_CONTEXT_S).not_done:
@@ -62,15 +62,15 @@ def reduce_in_order(
     context: WorkContext,
     threads: int,
 ) -> None:
-    """Computes every task, and reduces the results in the order of the tasks.
+    """Computes every task and reduces the results in the order of the tasks.
 
     Args:
         compute: computes a task; several threads call it concurrently.
         reduce: receives a task and its result; only one thread at a time calls it.
-        tasks: an iterable; only one thread at a time advances it.
-        context: checked by the calling thread: before each task if `threads` is 1, else every few milliseconds. If it
-            raises, no task is left running.
-        threads: number of threads; with 1, the calling thread does the work.
+        tasks: iterable of tasks; only one thread at a time calls its iterator.
+        context: the calling thread checks it before each task if `threads` is 1, otherwise every few milliseconds. If
+            the check raises an error, this function returns only when no task is running.
+        threads: number of threads; if 1, the calling thread computes the tasks.
     """
     if threads == 1:
         for task in tasks:
@@ -90,7 +90,7 @@ def reduce_in_order(
 
 
 class _ReductionQueue(Generic[Task, Result]):
-    """Tasks that have not been computed yet, and results that wait until earlier results are reduced."""
+    """Tasks that no thread has started yet, and results that cannot be reduced before earlier results arrive."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class _ReductionQueue(Generic[Task, Result]):
         self.cpu_seconds = 0.0
 
     def work(self) -> None:
-        """Body of each thread: computes tasks until there are none left."""
+        """Computes tasks until there are none left. Each thread runs this method."""
         started = time.thread_time()
         try:
             # The caller may have created the sums in inference mode; then only code in this mode may modify them.
@@ -128,7 +128,7 @@ class _ReductionQueue(Generic[Task, Result]):
         self._stopped = True
 
     def _advance(self, number: int = 0, result: tuple[Task, Result] | None = None) -> tuple[int, Task] | None:
-        """Stores a result, reduces all results that are next in order, and returns the next task."""
+        """Stores a result and reduces all results that are next in order. Returns the next task."""
         with self._lock:
             if result is not None:
                 self._results[number] = result
@@ -144,7 +144,7 @@ class _ReductionQueue(Generic[Task, Result]):
 
 @contextmanager
 def _pool(threads: int) -> Iterator[Threads]:
-    """Starts threads and divides torch's own threads among them."""
+    """Starts worker threads and divides the number of torch's threads among them."""
     all_threads = torch.get_num_threads()
     started = threading.Barrier(threads + 1)
 

@@ -1,6 +1,8 @@
-"""Statistics of permuted samples: wᵀTw for the weights w of every permutation, tile by tile, without storing T.
+"""Statistics wᵀTw of permuted samples, where w contains the weights of a permutation.
 
-Legend: N rows, I and J the rows and columns of one tile, G groups, B permutations, b a range of permutations.
+T is computed tile by tile and never stored as a whole.
+
+Legend: N rows, I rows and J columns of one tile, G groups, B permutations, b a range of permutations.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ _PERMUTATIONS_AT_ONCE = 2048
 
 
 class QuadraticForms(threading.local):
-    """Evaluates wᵀTw over tiles of T; every thread caches its own converted weights.
+    """Evaluates wᵀTw for tiles of T. Each thread caches its own converted weights.
 
     Args:
         weights_GB: weight of each group's rows in each permutation (−1, 0 or 1), int8.
@@ -31,9 +33,9 @@ class QuadraticForms(threading.local):
         self._column_weights: tuple[tuple[int, int, int], Tensor] | None = None
 
     def evaluate(self, tile_IJ: Tensor, rows: slice, columns: slice, context: WorkContext = UNLIMITED) -> Tensor:
-        """Returns Σ_ij w_i T_ij w_j over one tile for every permutation, float64 [B].
+        """Returns Σ_ij w_i T_ij w_j of one tile for every permutation, float64 [B].
 
-        `context` is checked before every few permutations: 100,000 of them take minutes on a tile.
+        Checks `context` after every few permutations, because 100,000 permutations of one tile take minutes.
         """
         sums_B = torch.empty(self._weights_GB.shape[1], dtype=torch.float64, device=tile_IJ.device)
         for start in range(0, len(sums_B), _PERMUTATIONS_AT_ONCE):
@@ -47,7 +49,7 @@ class QuadraticForms(threading.local):
     def _get_column_weights(self, columns: slice, span: slice) -> Tensor:
         """Returns the weights of a tile's columns in the dtype of the tiles.
 
-        The last weights are cached, because tiles are visited column by column and many have the same columns.
+        The most recent weights are cached, because consecutive tiles often have the same columns.
         """
         key = (columns.start, columns.stop, span.start)
         if self._column_weights is None or self._column_weights[0] != key:
@@ -55,5 +57,5 @@ class QuadraticForms(threading.local):
         return self._column_weights[1]
 
     def _weights(self, rows: slice, span: slice) -> Tensor:
-        """Returns the weights of some rows in some permutations, int8."""
+        """Returns the weights of a range of rows in a range of permutations, int8."""
         return self._weights_GB[rows if self._singletons else self._group_of_N[rows], span]

@@ -1,4 +1,4 @@
-"""Choice of a comparison's precision, and bounds on the rounding error of its result."""
+"""Choice of a comparison's precision, and bounds on the rounding error of the result."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vfmalign.client.messages.mmd import Precision
 from vfmalign.mmd.engine.kernels import BoundKernel
 
 PrecisionName = Literal["bfloat16", "float32", "float64"]
-"""Precision of the rounded rows."""
+"""Floating-point type to which rows are rounded."""
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
-"""From the lowest to the highest."""
+"""Precisions from the lowest to the highest."""
 
 UNIT_ROUNDOFF: dict[PrecisionName, float] = dict.fromkeys(PRECISIONS, 2.0 ** (-24)) | {"float64": 2.0**-53}
-"""Unit roundoff of sums and kernel values, by precision."""
+"""Unit roundoff of sums and kernel values at each precision."""
 
 # A pass of up to this many operations, (n + m)²·d, takes milliseconds in float64; small comparisons use float64.
 EXACT_FLOP = {"cpu": 1e9, "cuda": 1e11}
@@ -35,9 +35,9 @@ _ROW_ROUNDOFF: dict[PrecisionName, float] = {"bfloat16": 2.0**-9}
 
 
 def choose(least: Precision, rows: int, channels: int, device: torch.device) -> PrecisionName:
-    """Chooses the precision of the first pass, at least the requested one.
+    """Chooses the precision of the first pass. It is never lower than requested.
 
-    bfloat16 rows are faster only on CUDA's matrix units, so `fast` equals `high` on a CPU.
+    On a CPU, `fast` equals `high`, because only CUDA's matrix units process bfloat16 rows faster.
     """
     flop = float(rows) ** 2 * channels
     if least == "exact" or flop <= EXACT_FLOP.get(device.type, 1e9):
@@ -46,12 +46,12 @@ def choose(least: Precision, rows: int, channels: int, device: torch.device) -> 
 
 
 class Magnitudes:
-    """Root mean squares, over the rows x_i, of a kernel and of its argument.
+    """Root mean squares of a kernel and of its argument over the rows x_i.
 
-    Values of a kernel of products grow with the rows. |k(x_i, x_j)|² ≤ k(x_i, x_i)·k(x_j, x_j), because the kernel is
-    positive definite. Its slope times ‖x_i‖‖x_j‖ is also a positive definite kernel, of the norms. The root mean
-    square over all pairs of rows is therefore at most the root mean square over the pairs (x_i, x_i), which takes one
-    number per row.
+    The values of a kernel of products grow with the norms of the rows. |k(x_i, x_j)|² ≤ k(x_i, x_i)·k(x_j, x_j),
+    because the kernel is positive definite. The kernel's slope times ‖x_i‖‖x_j‖ is also a positive definite kernel. For
+    both, the root mean square over all pairs of rows is therefore at most the root mean square over the pairs (x_i,
+    x_i), which needs one number per row.
 
     Args:
         kernel: kernel to bound.
@@ -63,7 +63,7 @@ class Magnitudes:
         self._squares = torch.zeros(3, dtype=torch.float64)
 
     def add(self, norms_N: Tensor) -> None:
-        """Adds rows, given their squared norms."""
+        """Adds rows to the magnitudes. The argument contains the squared norms of these rows."""
         norm_N = norms_N.double().cpu()
         value_N = torch.ones_like(norm_N)
         if self.kernel.argument == "product":
@@ -79,7 +79,7 @@ class Magnitudes:
 
     @property
     def steepness(self) -> float:
-        """Root mean square of ‖x_i‖² times the slope at x_i·x_i, or at distance 0."""
+        """Root mean square of ‖x_i‖² times the kernel's slope at x_i·x_i (kernels of distances: at 0)."""
         return self._root_mean_square(1)
 
     @property
@@ -102,28 +102,28 @@ def error_bound(
 ) -> float:
     """Returns a bound on the absolute error of an estimate of MMD²: six standard deviations of its rounding errors.
 
-    The bound adds up these errors; u is the unit roundoff:
+    The bound is the sum of the errors below, where u is the unit roundoff:
 
-    - Products. Their errors are assumed to be independent with mean 0 (Higham and Mary, SIAM J. Sci. Comput. 2019). A
-      product of two rows of D channels errs by about u·√D·‖x‖‖y‖, and MMD² averages n² products.
-    - Norms, and rows rounded to bfloat16. Their errors affect all kernel values of a row in the same way. They are
-      weighted by the witness function at the row, which is small. For a rounded row, they are also weighted by the
-      slope of the witness function, which may be as large as the slope of one kernel even if the function itself is 0.
-    - Sums of a row over a tile. A sum errs by about u times the sum (0.8u measured), independent of the number of
-      entries, so these errors only average out over n rows.
-    - Errors that repeat in all rows and do not average out. They occur if kernel values repeat: if the kernel is much
-      wider than the distances (MMD² adds four of its means), or if there are separate clusters (the witness function is
-      large).
+    - Products. Their errors are assumed to be independent with mean 0 (Higham and Mary, SIAM J. Sci. Comput. 2019). The
+      error of a product of two rows of D channels is about u·√D·‖x‖‖y‖. MMD² averages n² products.
+    - Norms, and rows rounded to bfloat16. These errors affect all kernel values of a row in the same way. Their weight
+      is the witness function at the row, which is small. For a rounded row, the slope of the witness function also has
+      an effect. This slope may be as large as that of one kernel even where the witness function is 0.
+    - Sums of a row over a tile. The error is about u times the sum (0.8u measured), however many entries the sum has.
+      These errors therefore average out only over n rows.
+    - Errors that repeat in all rows and therefore do not average out. They occur if kernel values repeat. Kernel values
+      repeat if the kernel is much wider than the distances (MMD² adds four means of the kernel), or if the rows form
+      separate clusters (the witness function is large).
 
     `docs/validation.md` compares measured errors with this bound.
 
     Args:
         magnitudes: magnitudes of the rows of both samples.
-        channels: D.
-        rows: n of the smaller sample, counting repeated rows once (`Rows.effective_count`).
-        witness: root mean square over the rows of the witness function, Σ_j w_j k(x_i, x_j).
-        entries: mean absolute entry of the matrix that is summed in tiles.
-        precision: precision of the rows.
+        channels: number of channels D.
+        rows: number of rows n of the smaller sample, with repeated rows counted once (`Rows.effective_count`).
+        witness: root mean square of the witness function Σ_j w_j k(x_i, x_j) over the rows x_i.
+        entries: mean absolute value of the entries of the summed matrix.
+        precision: precision to which the rows are rounded.
     """
     unit = UNIT_ROUNDOFF[precision]
     steepness, largest = magnitudes.steepness, magnitudes.largest

@@ -1,6 +1,8 @@
-"""Squared distances and products of rows, one tile at a time, on the fastest units that preserve the precision.
+"""Squared distances and products of rows, one tile at a time.
 
-Legend: I, J rows of one tile, K channels.
+Products run on the fastest hardware units that preserve the precision.
+
+Legend: I rows and J columns of one tile, K channels.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.rows import Rows
 
 MAX_FLOP_UNCHECKED = 2**33
-"""Most operations of a product between two checks of a context: less than half a second on one slow core."""
+"""Maximum number of operations between two checks of a context, which take less than 0.5 s on a slow core."""
 _FLOAT32_ERROR = 1e-3  # limit for products of 512 numbers around 1: float32 errs by 1e-4, bfloat16 by 5e-1
 _measuring = threading.Lock()
 
@@ -36,9 +38,10 @@ def squared_distances(
     scale: float = 1.0,
     context: WorkContext = UNLIMITED,
 ) -> Tensor:
-    """Writes s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may make small values negative.
+    """Writes s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`.
 
-    The norms are added after the product. `addmm` onto the norms would save one pass over the tile, but it is slower.
+    Small values may become negative through rounding. The norms are added after the product, because `addmm` is slower
+    although it saves one pass over the tile.
     """
     products(x, y, rows, columns, out_IJ, context=context)
     torch.add(scale * y.norms_N[columns], out_IJ, alpha=-2.0 * scale, out=out_IJ)
@@ -53,9 +56,10 @@ def products(
 
 
 def multiply(a_IK: Tensor, b_KJ: Tensor, context: WorkContext, out_IJ: Tensor | None = None) -> Tensor:
-    """Returns a matrix product, written into `out_IJ` if given; `context` is checked before each block of rows.
+    """Returns a matrix product, in `out_IJ` if this is given. Checks `context` before each block of rows.
 
-    The block size does not change the order in which an element is summed over K. A GPU is fast enough for one block.
+    The block size does not affect the order in which the K terms of an element are added. A GPU computes all rows as
+    one block.
     """
     if out_IJ is None:
         out_IJ = torch.empty(len(a_IK), b_KJ.shape[1], dtype=a_IK.dtype, device=a_IK.device)
@@ -67,20 +71,20 @@ def multiply(a_IK: Tensor, b_KJ: Tensor, context: WorkContext, out_IJ: Tensor | 
 
 
 def pair_distances(x: Rows, y: Rows, rows: slice) -> Tensor:
-    """Returns ‖x_i − y_i‖² computed from differences, because products would lose small distances to cancellation."""
+    """Computes ‖x_i − y_i‖² from differences, because products would lose small distances to cancellation."""
     return (x[rows].values_NK.double() - y[rows].values_NK.double()).square_().sum(dim=1).to(x.dtype)
 
 
 @contextmanager
 def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[None]:
-    """Runs torch's products on the fastest units and library that keep their precision; restores the settings at exit.
+    """Selects the fastest units and library that preserve the precision of torch's products, until the context ends.
 
-    Float64 products do not depend on the settings. As torch's settings are global to the process, they stay unchanged
-    for float64, so that a short comparison does not change them for a long one that runs at the same time.
+    Float64 products do not depend on these settings, so float64 comparisons do not change them. torch's settings apply
+    to the whole process, and a change could affect another comparison that runs at the same time.
 
-    On CUDA, rows rounded to bfloat16 use TF32 matrix units. Products of two such rows are exact in float32 (8 + 8
-    bits), so the units change only the speed. Float32 rows stay float32; on a CPU, oneDNN multiplies them if it is
-    faster than torch's default library (`_onednn_is_faster`).
+    On CUDA, rows rounded to bfloat16 are multiplied on TF32 matrix units. The product of two bfloat16 numbers is exact
+    in float32 (8 + 8 bits), so these units change only the speed. Float32 rows are not rounded. On a CPU, oneDNN
+    multiplies float32 rows if it is faster than torch's default library (`_onednn_is_faster`).
     """
     if precision == "float64":
         yield
@@ -91,14 +95,14 @@ def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[Non
 
 
 class _ProductBackend(Protocol):
-    """A backend of torch with a configurable precision of float32 products; torch's stubs lack it."""
+    """Type of torch's backends with a configurable precision of float32 products, which torch's stubs lack."""
 
     fp32_precision: str
 
 
 @contextmanager
 def _fp32_precision(backend: _ProductBackend, setting: str) -> Iterator[None]:
-    """Sets torch's precision of float32 products in one backend, and restores it."""
+    """Sets the precision of float32 products in one of torch's backends. Restores the old value at exit."""
     previous = backend.fp32_precision
     backend.fp32_precision = setting
     try:
@@ -108,19 +112,19 @@ def _fp32_precision(backend: _ProductBackend, setting: str) -> Iterator[None]:
 
 
 def _setting(precision: PrecisionName, device: torch.device) -> str:
-    """Returns torch's name of the precision that products may use."""
+    """Returns torch's name for the precision that products may use."""
     if device.type == "cuda":
         return "tf32" if precision == "bfloat16" else "ieee"
     return "bf16" if precision == "float32" and _prefers_onednn() else "ieee"
 
 
 def warm_up(device: torch.device) -> None:
-    """Measures the libraries of a CPU now (about 0.1 s), so that the first large comparison does not have to."""
+    """Measures the speed of the CPU libraries (about 0.1 s), so that the first large comparison does not wait."""
     _setting("float32", device)
 
 
 def _prefers_onednn() -> bool:
-    """Returns whether oneDNN instead of torch's default library computes float32 products."""
+    """Returns whether oneDNN computes float32 products, instead of torch's default library."""
     # `cache` alone would allow two threads to measure at the same time. All float32 products wait here until the
     # measurement ends: torch's setting is global to the process and may round them to bfloat16 in the meantime.
     with _measuring:
@@ -131,9 +135,10 @@ def _prefers_onednn() -> bool:
 def _onednn_is_faster() -> bool:
     """Measures, once per process, whether oneDNN computes float32 products faster than torch's default, MKL.
 
-    It depends on the processor: on some, MKL reaches half of oneDNN's speed. torch calls oneDNN only if it is allowed
-    to round to bfloat16. Processors without bfloat16 units still compute in float32, which the measured error shows.
-    The errors of both libraries are within the bounds of `precision`, so the choice only changes the last digits.
+    The faster library depends on the processor: on some processors, MKL reaches half of oneDNN's speed. torch calls
+    oneDNN only if rounding to bfloat16 is allowed. Processors without bfloat16 units still compute in float32, and the
+    measured error shows whether this is so. The errors of both libraries are within the bounds of `precision`, so the
+    choice only changes the last digits.
     """
     generator = torch.Generator().manual_seed(0)
     x_IK, y_JK = torch.randn(2, 512, 512, generator=generator)

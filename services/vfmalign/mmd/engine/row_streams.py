@@ -1,7 +1,7 @@
 """Streams of feature rows, read block by block from arrays, `.npy` files and stored feature sets.
 
-A stream can be read any number of times. It returns the same rows each time, checks that they are finite, and keeps
-only the blocks in use in memory.
+A stream can be read any number of times and returns the same rows each time. It checks that all values are finite. Only
+the blocks in use are in memory.
 
 Legend: N rows of a stream, R rows of a block, C channels.
 """
@@ -27,7 +27,7 @@ FeatureArray = NDArray[np.floating]
 
 
 class RowStream(Protocol):
-    """N rows of C channels that can be read repeatedly. Blocks may be views of the source: do not write into them."""
+    """N rows of C channels that can be read repeatedly. Do not write into blocks: they may be views of the source."""
 
     @property
     def rows(self) -> int:
@@ -38,21 +38,21 @@ class RowStream(Protocol):
         """C."""
 
     def blocks(self, size: int) -> Iterator[Tensor]:
-        """Yields all rows in order, in blocks of `size` rows (the last may be shorter), floating point [R, C]."""
+        """Yields all rows in order, as floating-point blocks [R, C] of `size` rows. The last block may be shorter."""
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Reads rows `start` to `stop − 1`, floating point [R, C]."""
+        """Reads rows `start` to `stop − 1` as a floating-point block [R, C]."""
 
 
 class ArrayRows:
-    """An array or tensor in memory; blocks are views of it where possible.
+    """Stream of an array or tensor in memory. Blocks are views of the array where possible.
 
     Args:
         features_NC: floating-point numbers, on any device.
         name: name of the sample in errors.
 
     Raises:
-        BadTensor: the array does not have two non-empty axes, or is not floating point.
+        BadTensor: the array does not have two non-empty axes or is not of a floating-point type.
     """
 
     def __init__(self, features_NC: Tensor | NDArray[np.generic], name: str = "x") -> None:
@@ -77,14 +77,14 @@ class ArrayRows:
 
 
 class NpyRows:
-    """A `.npy` file. Each block maps the file again, so that pages already read do not count as memory of the process.
+    """Stream of a `.npy` file. Each block maps the file anew, so that pages read earlier do not occupy memory.
 
     Args:
-        path: the file; nothing in it is ever unpickled.
-        name: name of the sample in errors. Errors do not contain the path, because it may identify a patient.
+        path: path of the file. Pickled objects in the file are never loaded.
+        name: name of the sample in errors. Errors do not contain `path`, because a path may identify a patient.
 
     Raises:
-        BadTensor: the file is not a `.npy` file of numbers, does not have two non-empty axes, or is not floating point.
+        BadTensor: the file is not a `.npy` file of floating-point numbers with two non-empty axes.
     """
 
     def __init__(self, path: Path, name: str = "x") -> None:
@@ -115,17 +115,17 @@ class NpyRows:
 
 
 class StoredRows:
-    """One layer of a stored feature set, read part by part and verified by digest; the last part stays in memory.
+    """Stream of one layer of a stored feature set. Parts are verified by digest. The latest part stays in memory.
 
-    A part is one object with all layers of its rows, so reading one layer transfers the other layers as well.
+    A part is one object that contains all layers of some rows. Reading one layer therefore transfers all layers.
 
     Args:
         store: object storage that contains the feature set.
-        manifest: manifest of the feature set, which states the sizes; features are read later.
+        manifest: manifest of the feature set. The constructor takes the sizes from the manifest and reads no features.
         layer: name of the layer.
 
     Raises:
-        BadOption: the set has no such layer.
+        BadOption: the feature set does not contain this layer.
     """
 
     def __init__(self, store: ObjectStore, manifest: Manifest, layer: str) -> None:
@@ -147,7 +147,7 @@ class StoredRows:
         """See `RowStream`.
 
         Raises:
-            DataLoss: a part is missing, changed, or does not match the manifest.
+            DataLoss: a part is missing, was changed, or does not match the manifest.
         """
         _check_range(self, start, stop)
         pieces = []
@@ -166,7 +166,7 @@ class StoredRows:
 
 
 def read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """Yields the same blocks, but reads the next block in a thread while the caller processes the current block."""
+    """Yields the blocks unchanged. A thread reads the next block while the caller processes the current one."""
     with Threads(1, "read-ahead") as pool:
         upcoming = pool.submit(next, blocks, None)
         while (block := upcoming.result()) is not None:
@@ -175,23 +175,23 @@ def read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
 
 
 def read_rows(stream: RowStream, rows: Sequence[int]) -> Tensor:
-    """Reads single rows in a given order, [R, C]; ascending order is fastest."""
+    """Reads single rows in the given order, [R, C]. Ascending order is fastest."""
     return torch.cat([stream.read(0, 1)[:0], *(stream.read(row, row + 1) for row in rows)])
 
 
 def to_stream(features: FeatureArray | RowStream, name: str) -> RowStream:
-    """Wraps an array as a stream; returns a stream unchanged."""
+    """Converts an array to a stream; returns a stream unchanged."""
     return ArrayRows(features, name) if isinstance(features, np.ndarray) else features
 
 
 def to_numpy(block_RC: Tensor) -> NDArray[Any]:
-    """Converts a block to numpy; types that numpy lacks (bfloat16, float8) become float32, which holds them exactly."""
+    """Converts a block to numpy. Types that numpy lacks (bfloat16, float8) become float32 without loss."""
     in_numpy = not block_RC.is_floating_point() or block_RC.dtype in (torch.float16, torch.float32, torch.float64)
     return np.asarray((block_RC if in_numpy else block_RC.float()).cpu().numpy())
 
 
 def check_group_count(groups: Sequence[str], rows: int, name: str) -> None:
-    """Raises BadTensor unless sample `name` has one group per row."""
+    """Raises BadTensor if the number of groups of the sample `name` differs from its number of rows."""
     if len(groups) != rows:
         raise BadTensor(
             f"expected one group per row, got {len(groups)} groups for {rows} rows",
@@ -204,7 +204,7 @@ def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:
     """Checks that two streams can be compared.
 
     Raises:
-        BadTensor: the numbers of channels differ, or paired samples have different numbers of rows.
+        BadTensor: the streams differ in their number of channels, or paired samples in their number of rows.
     """
     if x.channels != y.channels:
         raise BadTensor(
@@ -219,7 +219,7 @@ def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:
 
 
 def _blocks(stream: RowStream, size: int) -> Iterator[Tensor]:
-    """Yields blocks by `read`."""
+    """Yields the blocks that `read` returns, one after another."""
     if size < 1:
         raise BadOption(f"expected blocks of at least one row, got {size}", field="size")
     return (stream.read(start, min(start + size, stream.rows)) for start in range(0, stream.rows, size))
@@ -240,7 +240,7 @@ def _check_shape(shape: tuple[int, ...], floating: bool, name: str) -> None:
 
 
 def to_tensor(block_RC: NDArray[np.generic]) -> Tensor:
-    """Converts a block to a tensor, without a copy where its data type, byte order, strides and flags allow it."""
+    """Converts a block to a tensor. Copies it only if its data type, byte order, strides or flags require a copy."""
     native = block_RC.dtype.newbyteorder("=")
     usable = native if native.itemsize <= 8 else np.dtype(np.float64)
     block_RC = block_RC.astype(usable, copy=False)

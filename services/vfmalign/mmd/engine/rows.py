@@ -1,4 +1,4 @@
-"""Rows prepared for products: centred, scaled and rounded to the precision of the products.
+"""Rows that are prepared for matrix products: centred, scaled and rounded to the precision of the products.
 
 Legend: N rows, C channels of the input, K channels that remain, I rows of one block.
 """
@@ -32,12 +32,12 @@ LARGEST_SQUARED_NORM: dict[PrecisionName, float] = dict.fromkeys(PRECISIONS, 1e3
 
 @dataclass(frozen=True)
 class Affine:
-    """Standardisation of features before they are compared: (x − centre)/sd over some of the channels.
+    """Standardisation of features before a comparison: (x − centre)/sd of the selected channels.
 
     Attributes:
         centre_C: centre of each channel, float64; None if features are not centred.
         sd_C: scale of each channel, float64; None if features are not scaled.
-        channel_mask_C: channels that remain; None for all.
+        channel_mask_C: mask of the channels that remain; None for all channels.
     """
 
     centre_C: FloatArray | None = None
@@ -46,20 +46,20 @@ class Affine:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays."""
+        """Size of the arrays in bytes."""
         return sum(part.nbytes for part in (self.centre_C, self.sd_C, self.channel_mask_C) if part is not None)
 
     def get_channel_mask(self, channels: int) -> NDArray[np.bool_]:
-        """Returns the mask of the channels that are compared, [C]."""
+        """Returns the mask of the compared channels, [C]."""
         return np.ones(channels, np.bool_) if self.channel_mask_C is None else self.channel_mask_C
 
     def apply(self, block_IC: Tensor, buffer_IC: Tensor | None = None) -> Tensor:
-        """Returns standardised features of some rows in float64, [I, K], on their device.
+        """Returns the standardised features of one block in float64, [I, K], on the device of the block.
 
         Args:
-            block_IC: the rows.
-            buffer_IC: float64 memory for the result; None to allocate it. Allocating memory for every block takes
-                longer than computing it.
+            block_IC: the rows to standardise.
+            buffer_IC: float64 buffer for the result; None to allocate one. Allocating memory takes longer than
+                computing a block.
         """
 
         def on_device(values_C: FloatArray | NDArray[np.bool_]) -> Tensor:
@@ -81,12 +81,12 @@ UNCHANGED = Affine()
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows prepared for products.
+    """Prepared rows with their norms and precision.
 
     Attributes:
         values_NK: rows in float64 or float32; rows rounded to bfloat16 are stored in float32.
         norms_N: ‖x_i‖² of the rounded rows, summed in float64 and stored in the dtype of the products.
-        precision: precision of the rounded rows.
+        precision: precision to which the rows are rounded.
     """
 
     values_NK: Tensor
@@ -96,21 +96,21 @@ class Rows:
 
     @classmethod
     def empty(cls, count: int, channels: int, precision: PrecisionName, device: torch.device) -> Rows:
-        """Returns uninitialised rows."""
+        """Allocates rows with undefined contents."""
         dtype = torch.float64 if precision == "float64" else torch.float32
         values_NK = torch.empty(count, channels, dtype=dtype, device=device)
         return cls(values_NK, torch.empty(count, dtype=dtype, device=device), precision)
 
     @classmethod
     def from_features(cls, features_NK: Tensor, precision: PrecisionName) -> Rows:
-        """Rounds float64 features."""
+        """Creates rows by rounding float64 features."""
         count, channels = features_NK.shape
         rows = cls.empty(count, channels, precision, features_NK.device)
         rows.assign(features_NK)
         return rows
 
     def assign(self, features_NK: Tensor) -> None:
-        """Overwrites all rows with rounded float64 features, block by block to save memory."""
+        """Overwrites all rows with rounded float64 features. Works block by block to save memory."""
         step = max(1, _BLOCK_BYTES // (8 * max(1, self.channels)))
         for start in range(0, self.count, step):
             block, features_IK = self[start : start + step], features_NK[start : start + step]
@@ -118,7 +118,7 @@ class Rows:
             block.norms_N.copy_(squared_norms(block.values_NK))
 
     def copy_(self, other: Rows) -> None:
-        """Overwrites all rows with the same number of other rows of the same precision."""
+        """Overwrites all rows with other rows. Both must agree in number and precision."""
         self.values_NK.copy_(other.values_NK)
         self.norms_N.copy_(other.norms_N)
 
@@ -144,22 +144,22 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Memory of rows and norms."""
+        """Size of the rows and norms in bytes."""
         return self.values_NK.nbytes + self.norms_N.nbytes
 
     def split(self, first: int) -> tuple[Rows, Rows]:
-        """Splits the rows in two, and returns the first rows and the others, as views."""
+        """Returns views of the first rows and of the remaining rows."""
         return self[:first], self[first:]
 
     def __getitem__(self, span: slice) -> Rows:
-        """Returns some of the rows, as a view."""
+        """Returns a view of some rows."""
         return Rows(self.values_NK[span], self.norms_N[span], self.precision)
 
     @property
     def effective_count(self) -> float:
-        """Effective number of distinct rows: N²/Σc², where each distinct row occurs c times.
+        """Effective number of distinct rows, N²/Σc², where c is the number of times that a distinct row occurs.
 
-        Equal rows have equal rounding errors, so errors only average out over this number of rows.
+        Equal rows have equal rounding errors, so these errors average out only over the distinct rows.
         """
         if not self._effective_count:
             _, counts = np.unique(self.norms_N.cpu().numpy(), return_counts=True)
@@ -176,14 +176,15 @@ def prepare(
     cache: SizedLruCache = NO_CACHE,
     context: WorkContext = UNLIMITED,
 ) -> Rows:
-    """Standardises and rounds all parts, one after another and block by block, without a float64 copy of all features.
+    """Standardises and rounds all parts. Works block by block, so that no float64 copy of all features is needed.
 
     Args:
-        parts: features [N, C] in float16 to float64, each with the order of its rows (None for the given order).
+        parts: pairs of features [N, C] (float16 to float64) and the order for their rows (None to keep the order).
         affine: centre and scale, applied in float64 before rounding.
-        precision: precision of the values.
-        device: device of the products.
-        cache: stores each part for other comparisons of the same features and `affine`.
+        precision: precision to which values are rounded.
+        device: device that will compute the products.
+        cache: cache that stores each prepared part, so that other comparisons with the same features and `affine` can
+            use it.
         context: checked before every block of rows.
     """
     channels = int(parts[0][0].shape[1])
@@ -211,7 +212,7 @@ def _fill(
     affine: Affine,
     context: WorkContext,
 ) -> None:
-    """Writes the rows of one part, block by block."""
+    """Prepares the rows of one part, block by block."""
     rows, channels = (int(size) for size in features_NC.shape)
     step = max(1, _BLOCK_BYTES // (8 * channels))
     buffer_IC = torch.empty(min(step, rows), channels, dtype=torch.float64)
@@ -223,18 +224,18 @@ def _fill(
 
 
 def squared_norms(values_IK: Tensor) -> Tensor:
-    """Returns ‖x_i‖² of each row, summed in float64 without a float64 copy of the rows."""
+    """Returns ‖x_i‖² of each row. Sums in float64, but does not copy the rows to float64."""
     norms_I: Tensor = torch.linalg.vector_norm(values_IK, dim=1, dtype=torch.float64)
     return norms_I.square_()
 
 
 def central_point(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatArray:
-    """Returns a central point of the rows in float64, [C]: the median of each channel over at most 1,024 rows.
+    """Returns the median of each channel over at most 1,024 rows, in float64, [C].
 
-    `context` is checked before every few thousand channels.
+    Checks `context` before every few thousand channels.
 
-    Distances do not depend on the point that is subtracted, but their rounding errors do. A single outlier could move
-    the mean far from all rows. All centred rows would then be large and lose digits.
+    The centre does not affect distances, but it affects their rounding errors. The mean would be a bad centre, because
+    a single outlier could move it far from all rows. All centred rows would then be large and lose digits.
     """
     step = -(-int(features_NC.shape[0]) // _CENTRE_ROWS)
     channels = int(features_NC.shape[1])
@@ -247,7 +248,7 @@ def central_point(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -
 
 
 def mean(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatArray:
-    """Returns the mean of each channel, summed in float64, [C]; `context` is checked before every block of rows."""
+    """Returns the mean of each channel in float64, [C]. Checks `context` before every block of rows."""
     rows, channels = features_NC.shape
     sums_C = np.zeros(channels)
     step = max(1, _BLOCK_BYTES // (8 * channels))
@@ -258,7 +259,7 @@ def mean(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatAr
 
 
 def standard_deviation(features_NC: FeatureArray, mean_C: FloatArray, context: WorkContext = UNLIMITED) -> FloatArray:
-    """Returns each channel's SD (divisor N − 1), in a second pass and in float64, [C]; see `mean` for `context`."""
+    """Returns each channel's SD (divisor N − 1) in float64, [C]. Checks `context` before every block of rows."""
     rows, channels = features_NC.shape
     squares_C = np.zeros(channels)
     step = max(1, _BLOCK_BYTES // (8 * channels))

@@ -1,12 +1,12 @@
 """Sums over a symmetric kernel matrix, tile by tile, without storing the matrix.
 
-Only tiles on and above the diagonal are computed, in a single pass. Each tile is a matrix product, converted to kernel
-values in place. While the tile is still in the cache, it is reduced to row sums, sums within groups and products with
-the permutations' weights; then the next tile overwrites it. Kernel values have the precision of the rows. The rows of a
-tile are summed in that precision (pairwise, at most a few thousand terms), because a float64 reduction of every tile
-would take longer than its exponentials. All further sums are in float64.
+A single pass computes the tiles on and above the diagonal. Each tile starts as a matrix product and is converted to
+kernel values in place. While the tile is in the CPU cache, it is reduced to row sums, sums within groups and products
+with the permutations' weights. The next tile then overwrites it. Kernel values have the precision of the rows. The rows
+of a tile are summed pairwise in the same precision, with at most a few thousand terms. A float64 reduction of every
+tile would take longer than computing its exponentials. All later sums are in float64.
 
-Legend: N rows, K channels, I and J the rows and columns of one tile, P blocks of rows, G groups, B permutations.
+Legend: N rows, K channels, I rows and J columns of one tile, P blocks of rows, G groups, B permutations.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
 
 TileShape = tuple[int, int]
 Tile = tuple[slice, slice, tuple[int, int]]
-"""Rows, columns and their blocks."""
+"""Row range, column range, and the blocks of both."""
 
 # Wide tiles of few rows keep the matrix product near its top speed and the tile in the cache (measured; `make bench`).
 _TILE_SHAPES: dict[str, TileShape] = {"cpu": (512, 2048), "cuda": (4096, 8192)}
@@ -38,11 +38,11 @@ _TILE_SHAPES: dict[str, TileShape] = {"cpu": (512, 2048), "cuda": (4096, 8192)}
 
 @dataclass(frozen=True)
 class Layout:
-    """Division of the rows into blocks and groups, and the weights of the groups in each permutation.
+    """Blocks and groups of the rows, and the weight of each group in each permutation.
 
     Attributes:
-        block_sizes: rows of each block, in order; row sums are split by block.
-        group_of_N: index of each row's group, ascending, so that the rows of a group are contiguous.
+        block_sizes: number of rows of each block, in order. There is one row sum for each block.
+        group_of_N: group index of each row, in ascending order, so that the rows of a group are contiguous.
         weights_GB: weight of each group's rows in each permutation (−1, 0 or 1); B may be 0.
     """
 
@@ -53,14 +53,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over a symmetric matrix T in float64, from which all statistics are computed.
+    """Float64 sums over a symmetric matrix T. All statistics are computed from these sums.
 
     Attributes:
-        rows_NP: Σ_j T_ij over the columns j of each block, diagonal included.
+        rows_NP: Σ_j T_ij over the columns j of each block, including the diagonal.
         diagonal_N: T_ii.
-        within_G: Σ T_ij over i and j of one group, diagonal included.
+        within_G: Σ T_ij over all i and j in the same group, including the diagonal.
         quadratic_B: w_bᵀ T w_b for each permutation b.
-        squares: Σ k² over all ordered pairs of different pooled rows; 0 if it was not requested.
+        squares: Σ k² over all ordered pairs of different pooled rows; 0 if not requested.
     """
 
     rows_NP: FloatArray
@@ -70,7 +70,7 @@ class Sums:
     squares: float = 0.0
 
     def __add__(self, other: Sums) -> Sums:
-        """Adds two sums over different tiles."""
+        """Adds up the sums of two disjoint sets of tiles."""
         return Sums(
             self.rows_NP + other.rows_NP,
             self.diagonal_N + other.diagonal_N,
@@ -81,7 +81,7 @@ class Sums:
 
 
 class Matrix(Protocol):
-    """A symmetric matrix for each kernel, computed one rectangle at a time."""
+    """Symmetric matrix that depends on the kernel and is computed one rectangle at a time."""
 
     device: torch.device
     dtype: torch.dtype
@@ -95,20 +95,19 @@ class Matrix(Protocol):
         squares: list[float],
         context: WorkContext = UNLIMITED,
     ) -> Iterator[Tensor]:
-        """Yields the rectangle [I, J] of each kernel in turn; a tile is valid until the next one is requested.
+        """Yields the rectangle [I, J] for each kernel in turn. It is valid until the next one is requested.
 
         Args:
-            rows: I.
-            columns: J, equal to `rows` or disjoint from them.
+            rows: range of the I rows.
+            columns: range of the J columns, either equal to `rows` or disjoint from it.
             kernels: kernels to evaluate.
-            squares: one entry per kernel, to which Σ k² over the rectangle without its diagonal is added; empty if Σ k²
-                is not needed.
-            context: checked before every product, and between kernels.
+            squares: one sum per kernel, to which Σ k² over the off-diagonal entries is added; empty if not needed.
+            context: checked before every matrix product and between kernels.
         """
 
 
 class PooledMatrix:
-    """K over the pooled rows [x; y], for independent samples."""
+    """Kernel matrix over the pooled rows [x; y], for independent samples."""
 
     def __init__(self, pooled: Rows) -> None:
         self.pooled = pooled
@@ -133,10 +132,10 @@ class PooledMatrix:
 
 
 class PairedMatrix:
-    """h(z_i, z_j) = k(x_i, x_j) + k(y_i, y_j) − k(x_i, y_j) − k(x_j, y_i) over pairs z_i = (x_i, y_i).
+    """Matrix h(z_i, z_j) = k(x_i, x_j) + k(y_i, y_j) − k(x_i, y_j) − k(x_j, y_i) of the pairs z_i = (x_i, y_i).
 
-    The four terms cancel within each entry, before entries are summed, so identical samples give exactly 0 instead of a
-    difference of large sums.
+    The four terms are added in each entry before the entries are summed. For identical samples, the result is therefore
+    exactly 0 instead of a difference of large sums.
     """
 
     def __init__(self, x: Rows, y: Rows) -> None:
@@ -167,7 +166,7 @@ class PairedMatrix:
 
 
 def _buffer_count(kernels: Sequence[BoundKernel]) -> int:
-    """Returns the number of tiles to allocate: one for kernel values, and one for an argument that kernels share."""
+    """Returns the number of tiles to allocate: one for kernel values, and another one if kernels share an argument."""
     return min(len(kernels), 2)
 
 
@@ -180,9 +179,9 @@ def _kernel_values(
     *,
     context: WorkContext,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yields the values of each kernel in turn, in the last buffer; kernels share the argument in the first buffer.
+    """Yields the values of one kernel after another in the last buffer. The first buffer contains the shared argument.
 
-    Distances for a single kernel are scaled while they are computed, which saves one pass over the tile.
+    With a single kernel, distances are scaled while they are computed, which saves one pass over the tile.
     """
     (a, b), computed_argument, argument_IJ = pair, "", buffers[0]
     for index, kernel in enumerate(kernels):
@@ -203,7 +202,7 @@ def _kernel_values(
 
 
 def _add_squares(squares: list[float], index: int, value_IJ: Tensor, on_diagonal: bool) -> None:
-    """Adds Σ k² of a rectangle without its diagonal; does nothing where `squares` is empty."""
+    """Adds Σ k² over the off-diagonal entries of a rectangle. Does nothing if `squares` is empty."""
     if squares:
         squares[index] += float(torch.dot(value_IJ.view(-1), value_IJ.view(-1)))
         if on_diagonal:
@@ -211,9 +210,9 @@ def _add_squares(squares: list[float], index: int, value_IJ: Tensor, on_diagonal
 
 
 class _TileBuffers(threading.local):
-    """Reusable tiles: allocating and faulting in fresh memory takes longer than filling it.
+    """Reusable buffers for tiles. Every thread has its own buffers.
 
-    Every thread has its own buffers.
+    Buffers are reused because allocating memory and its first access take longer than filling a tile.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -221,7 +220,7 @@ class _TileBuffers(threading.local):
         self._buffers: list[Tensor] = []
 
     def get(self, rows: slice, columns: slice, count: int) -> list[Tensor]:
-        """Returns `count` tiles of the rectangle's size with undefined contents."""
+        """Returns `count` tiles that have the size of the rectangle and undefined contents."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
         if len(self._buffers) < count or self._buffers[0].numel() < height * width:
             size = max(height * width, self._buffers[0].numel() if self._buffers else 0)
@@ -235,10 +234,10 @@ class TileSums:
 
     Attributes:
         rows_I: sums over the columns.
-        columns_J: sums over the rows; None for a tile on the diagonal, which is its own mirror image.
-        diagonal_I: entries on the diagonal; None for other tiles.
-        within_I: sums over the columns in the row's group; None if no group has both rows and columns in the tile.
-        quadratic_B: Σ w_i T_ij w_j, float64; None without permutations.
+        columns_J: sums over the rows; None for a tile on the diagonal, because it is symmetric.
+        diagonal_I: entries on the matrix diagonal; None for a tile off the diagonal.
+        within_I: sums over the columns in the group of the row; None if no group has both rows and columns in the tile.
+        quadratic_B: Σ w_i T_ij w_j in float64; None if there are no permutations.
     """
 
     rows_I: Tensor
@@ -249,7 +248,7 @@ class TileSums:
 
 
 class Accumulator:
-    """Reduces tiles and adds them to the sums of each kernel."""
+    """Reduces tiles to sums, and adds up these sums for each kernel."""
 
     def __init__(self, layout: Layout, kernels: Sequence[BoundKernel], matrix: Matrix) -> None:
         device = matrix.device
@@ -268,9 +267,9 @@ class Accumulator:
         self._within_G, self._quadratic_B = zeros(groups), zeros(permutations)
 
     def reduce(self, tile_IJ: Tensor, rows: slice, columns: slice, context: WorkContext = UNLIMITED) -> TileSums:
-        """Returns the sums of a tile, which may be overwritten afterwards; safe to call from several threads.
+        """Returns the sums of a tile. The tile may be overwritten afterwards. This method is thread-safe.
 
-        `context` is checked before every few permutations.
+        Checks `context` before every few permutations.
         """
         within_I = None
         if not self._singletons and self._group_of_N[rows.stop - 1] >= self._group_of_N[columns.start]:
@@ -285,7 +284,7 @@ class Accumulator:
         )
 
     def add(self, kernel: int, tile: TileSums, rows: slice, columns: slice, blocks: tuple[int, int]) -> None:
-        """Adds the sums of one tile of one kernel, and of its mirror image below the diagonal."""
+        """Adds the sums of one kernel's tile and of the mirrored tile below the diagonal."""
         self._rows_NP[kernel][rows, blocks[1]].add_(tile.rows_I)
         if tile.diagonal_I is not None:
             self._diagonal_N[kernel][rows] = tile.diagonal_I.double()
@@ -298,7 +297,7 @@ class Accumulator:
             self._quadratic_B[kernel] += tile.quadratic_B * factor
 
     def sums(self, squares: Sequence[float]) -> list[Sums]:
-        """Returns the sums of all tiles per kernel."""
+        """Returns the sums over all tiles for each kernel."""
         within_G = self._diagonal_N if self._singletons else self._within_G
         tensors = zip(self._rows_NP, self._diagonal_N, within_G, self._quadratic_B, strict=True)
         all_squares = squares or [0.0] * len(self._kernels)
@@ -319,19 +318,19 @@ def accumulate(
     shard: tuple[int, int] = (0, 1),
     threads: int | None = None,
 ) -> list[Sums]:
-    """Sums the matrix for each kernel, in one pass over its upper tiles.
+    """Computes the matrix sums of each kernel in one pass over the tiles on and above the diagonal.
 
     Args:
         matrix: the matrix.
-        kernels: evaluated on the same distances.
-        layout: blocks, groups and permutations of its rows.
-        tile_shape: largest tile, rows × columns; None for the default of the device.
-        context: checked by every thread that computes a tile, before each product, kernel and few thousand
-            permutations, and by the caller every few milliseconds if several threads compute tiles.
+        kernels: kernels, which are all evaluated on the same distances.
+        layout: blocks, groups and permutations of the rows.
+        tile_shape: maximum rows and columns of a tile; None for the default of the device.
+        context: every thread that computes tiles checks it before each product, each kernel and every few thousand
+            permutations. If there are several such threads, the caller also checks it every few milliseconds.
         squares: whether to sum k² as well.
-        shard: (index, count): only the tiles with number % count = index, for processes that all-reduce their sums.
-        threads: number of threads that compute tiles; None to choose it by the device and the number of tiles. This
-            number changes the sums only if products round differently in one thread and in several.
+        shard: (index, count): sums only the tiles with number % count = index. The caller all-reduces the sums.
+        threads: number of threads that compute tiles; if None, it depends on the device and the number of tiles. The
+            number changes the sums only if a product in one thread is rounded differently than in several threads.
     """
     accumulator = Accumulator(layout, kernels, matrix)
     height, width = tile_shape or default_tile_shape(matrix.device)
@@ -358,16 +357,16 @@ def accumulate(
 
 
 def default_tile_shape(device: torch.device) -> TileShape:
-    """Returns the default tile of the device, rows × columns."""
+    """Returns the default number of rows and columns of a tile for a device."""
     return _TILE_SHAPES.get(device.type, _TILE_SHAPES["cuda"])
 
 
 def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator[Tile]:
-    """Yields rectangles that cover a symmetric matrix on and above its diagonal once: their rows, columns and blocks.
+    """Yields rectangles that cover each entry on and above the diagonal of a symmetric matrix once.
 
-    Rectangles on the diagonal are squares. Rectangles above it are wide and come column by column from the top, so that
-    consecutive rectangles share their columns. No rectangle spans two blocks. Widths are rounded down to a multiple of
-    the height.
+    Rectangles on the diagonal are squares. Rectangles above the diagonal are wide, and their width is a multiple of
+    their height. They are ordered column by column from the top, so that consecutive rectangles have the same columns.
+    No rectangle spans two blocks.
     """
     width = max(height, width - width % height)
     panels = list(_spans(block_sizes, height))
@@ -382,7 +381,7 @@ def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator
 
 
 def _spans(block_sizes: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:
-    """Yields consecutive ranges of at most `size` rows with their blocks; no range spans two blocks."""
+    """Yields consecutive ranges of at most `size` rows, each with its block. No range spans two blocks."""
     start = 0
     for block, rows in enumerate(block_sizes):
         for offset in range(0, rows, size):

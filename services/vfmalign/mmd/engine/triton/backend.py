@@ -1,12 +1,12 @@
-"""Sums over kernel matrices on a CUDA device, by a Triton program that never writes kernel values to device memory.
+"""Sums over kernel matrices on a CUDA device. The Triton program never writes kernel values to device memory.
 
-It computes the same sums as `tiles.accumulate`. Distances, kernel values and the sums of a tile are in float32, sums of
-tiles in float64. Products run on bfloat16 matrix units: rows rounded to bfloat16 are used unchanged, float32 rows as
-sums of three bfloat16 components, which keep float32's 24 bits. The sums of each tile are stored separately and added
-in a fixed order, so that results on one device are reproducible bit for bit.
+The program computes the same sums as `tiles.accumulate`. Distances, kernel values and sums within a tile are in
+float32. Sums over tiles are in float64. Products run on bfloat16 matrix units. Rows rounded to bfloat16 are used
+unchanged. A float32 row is split into three bfloat16 components, which preserve its 24 bits. The sums of each tile are
+stored separately and added in a fixed order, so that results are bitwise reproducible on the same device.
 
-`triton` is imported late; `unavailable_reason` reports if it or a suitable device is missing. With TRITON_INTERPRET=1
-the program runs on the CPU, slowly.
+`triton` is imported late. `unavailable_reason` reports if `triton` or a suitable device is missing. With
+TRITON_INTERPRET=1, the program runs slowly on the CPU.
 
 Legend: N rows, F kernels of one family, T tiles, P blocks of rows, G groups, B permutations.
 """
@@ -45,7 +45,7 @@ Coefficients = list[tuple[float, float]]
 
 
 def _gaussians(kernel: BoundKernel) -> Coefficients:
-    """Returns scale and weight of each Gaussian of a mean, exp2(scale · distance²)."""
+    """Returns the scale and the weight of each Gaussian exp2(scale · distance²) of a kernel."""
     return [(-0.5 * _LOG2_E / scale**2, 1.0 / len(kernel.gaussian_sigmas)) for scale in kernel.gaussian_sigmas]
 
 
@@ -60,7 +60,7 @@ _FAMILIES: dict[str, tuple[str, Callable[[BoundKernel], Coefficients]]] = {
 
 
 def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: Sequence[BoundKernel]) -> str:
-    """Returns why the Triton program cannot sum these kernels on this device; empty if it can."""
+    """Returns why the Triton program cannot sum these kernels on this device; empty if it can sum them."""
     if find_spec("triton") is None:
         return "triton is not installed"
     if precision not in COMPONENTS:
@@ -76,7 +76,7 @@ def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: 
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """Returns the errors that triton raises if its program cannot be compiled or does not fit on the device."""
+    """Returns the error types that triton raises if the program does not compile or does not fit on the device."""
     from triton.errors import TritonError
 
     return (TritonError,)
@@ -93,17 +93,17 @@ def accumulate(
     shard: tuple[int, int] = (0, 1),
     launch_tiles: int = _LAUNCH_TILES,
 ) -> list[Sums]:
-    """Sums the matrix for each kernel, as `tiles.accumulate` does, in one pass per family of kernels.
+    """Computes the same sums as `tiles.accumulate`, in one pass per kernel family.
 
     Args:
         matrix: the matrix, with rows in bfloat16 or float32.
         kernels: kernels of distances; call `unavailable_reason` first.
-        layout: blocks, groups and permutations of its rows.
-        tile_shape: largest tile, at least 16 × 16; None for the default of the device.
+        layout: blocks, groups and permutations of the rows.
+        tile_shape: maximum rows and columns of a tile, at least 16 × 16; None for the default of the device.
         context: checked before every launch.
         squares: whether to sum k² as well.
-        shard: (index, count): only the tiles with number % count = index, for processes that all-reduce their sums.
-        launch_tiles: largest number of tiles between two checks of `context`.
+        shard: (index, count): sums only the tiles with number % count = index. The caller all-reduces the sums.
+        launch_tiles: maximum number of tiles between two checks of `context`.
     """
     families: dict[tuple[str, int], list[int]] = {}
     coefficients = [_FAMILIES[kernel.name][1](kernel) for kernel in kernels]
@@ -124,7 +124,7 @@ def accumulate(
 
 
 class _FamilyPass:
-    """Launches the program for one family of kernels on all tiles and adds its partial sums in float64."""
+    """Launches the program for one kernel family on all tiles. Adds up the partial sums in float64."""
 
     def __init__(
         self, operands: Operands, layout: Layout, family: str, coefficients: Sequence[Coefficients], squares: bool
@@ -144,9 +144,9 @@ class _FamilyPass:
         return torch.zeros(self._count, *shape, dtype=torch.float64, device=self._device)
 
     def run(self, context: WorkContext, shard: tuple[int, int], launch_tiles: int) -> None:
-        """Launches the program on all tiles of a shard, never more than one launch ahead of the device.
+        """Launches the program on all tiles of a shard. At most one launch is queued ahead of the device.
 
-        Waiting for the launch before the last one keeps the device busy without queueing work that cannot be cancelled.
+        One queued launch keeps the device busy. More queued launches could not be cancelled.
         """
         per_tile = 4 * self._count * max(1, self._permutations)
         launch_tiles = max(1, min(launch_tiles, _PARTIAL_BYTES // per_tile))
@@ -174,7 +174,7 @@ class _FamilyPass:
             self._add(chunk, partial)
 
     def _launch(self, tiles: np.ndarray, chunk: PanelChunk, partial: _PartialSums) -> None:
-        """Sums some tiles; sums of permutations and squares are added immediately, other sums once per chunk."""
+        """Sums some tiles. Adds the sums of permutations and squares at once, and other sums once per chunk."""
         from vfmalign.mmd.engine.triton import kernels
 
         operands, config = self._operands, self._operands.config
@@ -230,7 +230,7 @@ class _FamilyPass:
         return torch.empty(self._count, *shape, dtype=torch.float32, device=self._device)
 
     def _add(self, chunk: PanelChunk, partial: _PartialSums) -> None:
-        """Adds the sums of a chunk: an entry right of the diagonal counts for its row and, mirrored, for its column."""
+        """Adds the sums of a chunk. Each entry right of the diagonal counts for its row and for its column."""
         chunk_rows, following_rows = slice(chunk.first_row, chunk.first_row + chunk.rows), slice(chunk.first_row, None)
         for block in range(len(self._layout.block_sizes)):
             columns = [index for index, span in enumerate(chunk.columns) if span.block == block]
@@ -244,7 +244,7 @@ class _FamilyPass:
         self._within_FN[:, chunk_rows] += 2.0 * partial.within.sum(dim=1, dtype=torch.float64)
 
     def sums(self, matrix: Matrix, kernels: Sequence[BoundKernel], *, with_diagonal: bool) -> list[Sums]:
-        """Returns the sums per kernel, with or without the diagonal."""
+        """Returns the sums of each kernel, with or without the diagonal."""
         permutations = self._layout.weights_GB.shape[1]  # without the padding
         tensors = (
             self._rows_FPN.transpose(1, 2),
@@ -262,7 +262,7 @@ class _FamilyPass:
         return kernel_sums
 
     def _diagonal(self, matrix: Matrix, kernel: BoundKernel) -> Sums:
-        """Returns the contributions of the diagonal, computing its distances directly."""
+        """Returns the contributions of the diagonal. Its distances are computed from differences of rows."""
         rows, blocks = sum(self._layout.block_sizes), len(self._layout.block_sizes)
         at_zero = float(_evaluate(kernel, torch.zeros(1))[0])
         diagonal_N, squares = np.full(rows, at_zero), 0.0
@@ -279,7 +279,7 @@ class _FamilyPass:
 
 
 class _PartialSums:
-    """Buffers for the partial sums of one chunk; at most one tile writes each entry."""
+    """Buffers for the partial sums of one chunk. At most one tile writes to each entry."""
 
     def __init__(self, kernels: int, chunk: PanelChunk, device: torch.device) -> None:
         def zeros(*shape: int) -> Tensor:
@@ -291,19 +291,19 @@ class _PartialSums:
 
 
 def _by_group(values_N: FloatArray, layout: Layout) -> FloatArray:
-    """Sums values over the rows of each group."""
+    """Returns the sum of the rows' values for each group."""
     return np.bincount(layout.group_of_N, values_N, minlength=layout.weights_GB.shape[0]).astype(np.float64)
 
 
 def _evaluate(kernel: BoundKernel, distance2_N: Tensor) -> FloatArray:
-    """Evaluates a kernel at squared distances, in float64."""
+    """Evaluates a kernel in float64 at the given squared distances."""
     argument_N = distance2_N.double()
     values: FloatArray = kernel.evaluate(argument_N, torch.empty_like(argument_N)).cpu().numpy()
     return values
 
 
 def _weighted_diagonal(diagonal_G: FloatArray, weights_GB: np.ndarray) -> FloatArray:
-    """Returns Σ_g w² d_g for each permutation; a few permutations' weights at a time become float64."""
+    """Returns Σ_g w² d_g for each permutation. Converts the weights of only a few permutations to float64 at a time."""
     step = max(1, 2**22 // max(1, weights_GB.shape[0]))
     starts = range(0, weights_GB.shape[1], step)
     sums = [diagonal_G @ np.square(weights_GB[:, start : start + step].astype(np.float64)) for start in starts]

@@ -1,11 +1,12 @@
-"""Triton program that reduces one tile of a kernel matrix to sums without writing kernel values to device memory.
+"""Triton program that reduces one tile of a kernel matrix to sums. It does not write kernel values to device memory.
 
-It needs `triton`, so `backend` imports it late. `tile_plan` chooses the tiles and `backend` combines their sums.
+This module needs `triton`, so `backend` imports it late. `tile_plan` chooses the tiles, and `backend` combines the sums
+of all tiles.
 
-Only entries right of the diagonal (j > i) are counted. The matrix is symmetric, and `backend` adds the diagonal, which
-it computes more accurately than a product of rows.
+The program counts only entries right of the diagonal (j > i), because the matrix is symmetric. `backend` adds the
+diagonal and computes it more accurately than a product of rows would be.
 
-Legend: I, J rows and columns of a tile, K channels, P kernels, C Gaussians of a mixture, b some of B permutations.
+Legend: I rows and J columns of a tile, K channels, P kernels, C Gaussians of a mixture, b of the B permutations.
 """
 
 # Many arguments are positional and conditions are nested, because the compiler takes arguments by position and resolves
@@ -20,9 +21,9 @@ INTERPRETED = triton.knobs.runtime.interpret
 
 @triton.jit
 def _dot(left, right, total, INTERPRETED: tl.constexpr):
-    """Computes `left @ right + total` from bfloat16 operands in float32.
+    """Computes `left @ right + total` in float32 from bfloat16 operands.
 
-    The interpreter does not emulate bfloat16 products, so it receives float32 operands with the same values.
+    Triton's interpreter cannot multiply bfloat16 operands, so it gets float32 operands with the same values.
     """
     if INTERPRETED:
         return tl.dot(left.to(tl.float32), right.to(tl.float32), total, input_precision="ieee")
@@ -43,12 +44,12 @@ def _distances(
     COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Computes ‖left_i − right_j‖² of rows that are sums of bfloat16 components.
+    """Computes ‖left_i − right_j‖² of rows that are stored as sums of bfloat16 components.
 
-    Each component is 8 bits below the previous one, so three components keep float32's 24 bits. Of their nine products,
-    the six above 2^-24 are computed, the smallest first. Matrix units truncate their sums towards 0 instead of rounding
-    them, and this error would grow with the channels. Matrix units therefore only sum one step of channels, and the
-    steps are summed in ordinary float32.
+    Each component contains the next 8 bits of a number, so three components contain the 24 bits of a float32. Of the
+    nine products of components, the six above 2^-24 are computed, the smallest first. Matrix units truncate their sums
+    towards 0 instead of rounding them. This error would grow with the number of channels. Matrix units therefore sum
+    only one step of channels, and the sums of the steps are added in ordinary float32.
     """
     at_K = tl.arange(0, BLOCK_K)
     left += row_I.to(tl.int64)[:, None] * channels + at_K[None, :]
@@ -75,7 +76,7 @@ def _distances(
 
 @triton.jit
 def _kernel_values(distance2_IJ, coefficients, C: tl.constexpr, FAMILY: tl.constexpr):
-    """Evaluates one kernel; its coefficients are C pairs of a distance scale and a weight."""
+    """Evaluates one kernel. Its coefficients are C pairs of a distance scale and a weight."""
     value_IJ = tl.zeros_like(distance2_IJ)
     for c in tl.static_range(C):
         scale = tl.load(coefficients + 2 * c)
@@ -107,12 +108,12 @@ def _add_quadratic(
     VALUE_COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Writes wᵀTw of this tile for each permutation.
+    """Writes this tile's wᵀTw for each permutation.
 
-    The weights are exact in bfloat16. T is split into its mean and a sum of bfloat16 components of the remainder: three
-    components keep float32's 24 bits, two err by 2^-18 of the deviations of T from its mean. The truncation error of
-    the matrix units is relative to the magnitude of the summands, so subtracting the mean keeps it small. The mean's
-    contribution is the mean times a product of two integers, which is exact.
+    bfloat16 represents the weights exactly. T is split into its mean and bfloat16 components of the remainder. Three
+    components preserve the 24 bits of float32. With two components, the error is 2^-18 of the deviations of T from its
+    mean. Subtracting the mean keeps the truncation error of the matrix units small, because that error is proportional
+    to the summands. The contribution of the mean is exact: the mean times a product of two integers.
     """
     mean = tl.sum(tl.sum(tile_IJ, axis=1), axis=0) / entries
     # Entries that are not counted become −mean, which must be exact in bfloat16 for its contribution to cancel.
@@ -181,12 +182,12 @@ def sum_tiles(
     VALUE_COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Sums one tile of K over rows x (PAIRED false; y is not read), or of H over pairs (x, y), for each kernel.
+    """Sums one tile for each kernel: of H over pairs (x, y) if PAIRED, otherwise of K over the rows x (y is not read).
 
     Args:
         x, y: bfloat16 rows [COMPONENTS, N, channels], `component_stride` apart; channels a multiple of BLOCK_K.
         x_norms, y_norms: squared norms [N].
-        coefficients: [P, C, 2], scale of the distance and weight.
+        coefficients: [P, C, 2], pairs of a distance scale and a weight.
         groups: group of each row [N].
         weights: int8 [G, permutations], permutations a multiple of BLOCK_B.
         tiles: int32 [programs, 7]: first row and end, first column and end, panel, column tile, slot of groups or −1.

@@ -1,4 +1,4 @@
-"""Operands of the Triton program: padded rows as bfloat16 components, and the weights of permutations.
+"""Operands of the Triton program: padded rows, split into bfloat16 components, and the weights of the permutations.
 
 Legend: N rows, K channels, S bfloat16 components, G groups, B permutations, I rows of one block.
 """
@@ -17,21 +17,22 @@ from vfmalign.mmd.engine.tiles import Layout, Matrix, PairedMatrix, PooledMatrix
 from vfmalign.mmd.engine.triton.tile_plan import TileConfig, choose_tile_config
 
 COMPONENTS: dict[PrecisionName, int] = {"bfloat16": 1, "float32": 3}
-"""Number of bfloat16 components of a number, by precision: three components keep float32's 24 bits."""
+"""Number of bfloat16 components of a number at each precision. Three components preserve float32's 24 bits."""
 _BLOCK_ROWS = 8_192
 
 
 @dataclass(frozen=True)
 class Operands:
-    """Operands of all passes over one matrix.
+    """Operands that all passes over one matrix share.
 
     Attributes:
-        x_SNK, y_SNK: rows as bfloat16 components, channels padded with zeros; the same tensor for pooled rows.
+        x_SNK, y_SNK: rows as bfloat16 components, with channels padded with zeros. Both are the same tensor for pooled
+            rows.
         x_norms_N, y_norms_N: squared norms of the rows.
         groups_N: group of each row, int32.
-        weights_GB: int8, permutations padded with zeros.
-        paired: whether the matrix is over pairs.
-        config: size of the tiles and launch options.
+        weights_GB: weight of each group in each permutation as int8; the permutations are padded with zeros.
+        paired: whether the entries of the matrix belong to pairs of pairs (x_i, y_i).
+        config: size of the tiles, and launch options.
     """
 
     x_SNK: Tensor
@@ -45,7 +46,7 @@ class Operands:
 
     @classmethod
     def from_matrix(cls, matrix: Matrix, layout: Layout, tile_shape: TileShape | None) -> Operands:
-        """Returns the operands of a matrix, on its device."""
+        """Returns the operands of a matrix on the matrix's device."""
         if isinstance(matrix, PairedMatrix):
             x, y, paired = matrix.x, matrix.y, True
         elif isinstance(matrix, PooledMatrix):
@@ -71,7 +72,7 @@ class Operands:
 
 
 def _tile_config(device: torch.device, components: int, paired: bool, largest: TileShape | None) -> TileConfig:
-    """Returns the tile for a device, or a small tile for the interpreter, at most as large as `largest`."""
+    """Returns the tile for a device, limited to `largest`. The interpreter gets a small tile."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         shared = int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
@@ -85,19 +86,19 @@ def _tile_config(device: torch.device, components: int, paired: bool, largest: T
 
 
 def _limited_side(side: int, largest: int) -> int:
-    """Returns the largest power of two within both sides, but at least 16, the minimum for matrix units."""
+    """Returns the largest power of two that exceeds neither side, but at least 16, which matrix units require."""
     return max(16, min(side, 1 << largest.bit_length() - 1))
 
 
 def _padded(size: int, step: int) -> int:
-    """Rounds up to a multiple of a step."""
+    """Rounds a number up to a multiple of a step."""
     return -(-size // step) * step
 
 
 def _split(rows: Rows, components: int, step: int) -> Tensor:
-    """Splits rows into bfloat16 components [S, N, K] that sum to them, with K padded by zeros to a multiple of a step.
+    """Splits rows into bfloat16 components [S, N, K] whose sum is the rows. Pads K with zeros to a multiple of a step.
 
-    Each component is the rounded remainder after subtracting the previous components.
+    Each component is the rounded difference between the rows and the sum of the previous components.
     """
     padded = _padded(rows.channels, step)
     split_SNK = torch.zeros(components, rows.count, padded, dtype=torch.bfloat16, device=rows.device)

@@ -1,10 +1,10 @@
-"""Size and order of the tiles that the Triton program sums.
+"""Size and order of the tiles for the Triton program.
 
-Rows form panels and columns form tiles; neither spans two blocks. A chunk is a run of consecutive panels; the partial
-sums of all its panels fit into memory. Its tiles are visited eight panels at a time, column by column, so that these
-panels stay in the L2 cache.
+A panel is a range of rows in one block, and a tile is a range of columns in one block. A chunk consists of consecutive
+panels whose partial sums fit into memory together. The tiles of a chunk are visited column by column for eight panels
+at a time, so that these panels stay in the L2 cache.
 
-Legend: I, J rows and columns of one tile.
+Legend: I rows and J columns of one tile.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ _RESERVED_BYTES = 16 * 2**10
 
 @dataclass(frozen=True)
 class TileConfig:
-    """Size of a tile and launch options of the program.
+    """Size of a tile, and launch options of the Triton program.
 
     Attributes:
-        rows, columns, channels: size of the tile, and channels of one step of its product; powers of two.
+        rows, columns, channels: rows and columns of the tile, and channels in one step of its product. All are powers
+            of two.
         permutations: number of permutations in one product with the tile.
         warps: number of warps of 32 threads.
         stages: number of steps of the product that are loaded ahead (software pipelining).
@@ -42,14 +43,15 @@ class TileConfig:
 
 
 def choose_tile_config(shared_bytes: int, *, components: int, paired: bool) -> TileConfig:
-    """Chooses the tile for a CUDA device: as large as its registers allow, with as many stages as shared memory allows.
+    """Chooses the largest tile that the registers of a CUDA device allow, and as many stages as shared memory allows.
 
-    With these sizes, the compiler spills no register of a program with one kernel. They were not chosen by timing.
+    With these sizes, the compiler does not spill registers if the program has one kernel. The sizes were not tuned for
+    speed.
 
     Args:
         shared_bytes: shared memory that one program may use.
-        components: bfloat16 components of a number.
-        paired: whether the program holds four tiles of distances at once instead of one.
+        components: number of bfloat16 components of one feature value.
+        paired: whether the program needs four tiles of distances at the same time instead of one.
     """
     rows, columns = 128, 64 if paired else 128
     channels = 64 if components == 1 else 32
@@ -69,14 +71,14 @@ class RowRange:
 
 @dataclass(frozen=True)
 class PanelChunk:
-    """Panels whose partial sums are in memory at the same time.
+    """Consecutive panels whose partial sums are in memory at the same time.
 
     Attributes:
-        panels: consecutive ranges of rows.
-        columns: column ranges of all tiles, from the first one that any panel needs.
+        panels: row ranges of the panels.
+        columns: column ranges of all tiles, starting with the first range that any panel needs.
         tiles: one row per tile: first row and end, first column and end, panel and column tile within the chunk, and
             the slot of the sums within groups, or −1 if no group has both rows and columns in the tile.
-        within_slots: number of slots.
+        within_slots: number of slots for sums within groups.
     """
 
     panels: tuple[RowRange, ...]
@@ -86,12 +88,12 @@ class PanelChunk:
 
     @property
     def first_row(self) -> int:
-        """First row of the panels."""
+        """First row of the first panel."""
         return self.panels[0].start
 
     @property
     def rows(self) -> int:
-        """Number of rows of all panels."""
+        """Total number of rows of all panels."""
         return self.panels[-1].stop - self.panels[0].start
 
 
@@ -104,15 +106,15 @@ def plan_chunks(
     max_tiles: int,
     max_sums: int,
 ) -> Iterator[PanelChunk]:
-    """Yields chunks that cover every entry right of the diagonal once.
+    """Yields chunks that together cover every entry right of the diagonal once.
 
     Args:
         block_sizes: rows of each block.
-        group_of_N: ascending group of each row.
+        group_of_N: group of each row, in ascending order.
         config: size of a tile.
-        grouped: whether to plan sums within groups.
-        max_tiles: largest number of tiles of a chunk, unless one panel has more.
-        max_sums: largest number of partial sums of rows and columns of a chunk, unless one panel has more.
+        grouped: whether the plan includes sums within groups.
+        max_tiles: maximum number of tiles of a chunk. A chunk of one panel may exceed it.
+        max_sums: maximum number of partial row and column sums of a chunk. A chunk of one panel may exceed it.
     """
     panels, columns = list(_spans(block_sizes, config.rows)), list(_spans(block_sizes, config.columns))
     stops = np.array([span.stop for span in columns])
@@ -130,7 +132,7 @@ def plan_chunks(
 
 
 def _spans(block_sizes: Sequence[int], side: int) -> Iterator[RowRange]:
-    """Yields ranges of at most `side` rows; no range spans two blocks."""
+    """Yields ranges of at most `side` rows. No range spans two blocks."""
     end = 0
     for block, size in enumerate(block_sizes):
         start, end = end, end + size
@@ -139,7 +141,7 @@ def _spans(block_sizes: Sequence[int], side: int) -> Iterator[RowRange]:
 
 
 def _chunk(panels: tuple[RowRange, ...], columns: tuple[RowRange, ...], group_of_N: IntArray | None) -> PanelChunk:
-    """Returns the chunk of some panels."""
+    """Creates a chunk from consecutive panels."""
     starts = np.array([[span.start, span.stop] for span in panels])
     column_starts = np.array([[span.start, span.stop] for span in columns])
     first_column = np.searchsorted(column_starts[:, 1], starts[:, 0], side="right")
