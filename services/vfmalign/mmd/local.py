@@ -1,6 +1,8 @@
-"""Comparisons of stored feature sets, `.npy` files and arrays in this process, for the command line and batch jobs.
+"""Comparisons that run in this process, for the command line and batch jobs.
 
-Settings are environment variables, as for a service.
+The samples are stored feature sets, `.npy` files or arrays.
+
+Environment variables contain the settings, as for a service.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _MOST_GROWTH = 8  # bytes in memory per byte on disk: two float64 copies of floa
 
 
 class ComparisonSettings(Settings):
-    """Environment variables of a comparison without a server."""
+    """Settings (environment variables) of a comparison without a server."""
 
     mmd: MmdOptions = MmdOptions()
     tenant: TenantName = Field(default=DEFAULT_TENANT, description=TENANT_OF_KEYS)
@@ -46,7 +48,7 @@ class ComparisonSettings(Settings):
 
 @dataclass(frozen=True)
 class LocalComparison:
-    """A comparison that is ready to run: its options and sizes are checked, and its samples are read."""
+    """Comparison that is ready to run, because its options and sizes are checked and its samples are read."""
 
     samples: Sequence[Sample]
     options: ComputeOptions
@@ -54,7 +56,7 @@ class LocalComparison:
     stages: Stages
 
     def run(self, communicator: Communicator = SINGLE_PROCESS) -> ComputeResponse:
-        """Runs the comparison, together with the other processes of the communicator; raises as `compare`."""
+        """Runs the comparison on all processes of the communicator. Raises the errors of `compare`."""
         x, y, *more = self.samples
         engine = replace(self.engine, device=local_device(self.engine.device), communicator=communicator)
         with self.stages.stage("compare"):
@@ -66,13 +68,13 @@ def prepare(places: Mapping[str, str], options: ComputeOptions, context: WorkCon
     """Checks a comparison and reads its samples.
 
     Args:
-        places: places of `x`, `y` and optionally `reference`. All are paths of .npy files, or all are stored feature
-            sets: ids or URIs of manifests, optionally followed by `@` and the manifest's digest.
-        options: layers, estimator, kernel and test.
+        places: where to read `x`, `y` and optionally `reference`: either paths of .npy files only, or stored feature
+            sets only. The id or manifest URI of a set may be followed by `@` and the digest of the manifest.
+        options: layers, estimator, kernel and test to use.
         context: deadline and cancellation.
 
     Raises:
-        BadOption: a setting or an option is wrong, or files and stored sets are mixed.
+        BadOption: a setting or option is invalid, or `places` mixes files and stored sets.
         TooLarge: the comparison does not fit into memory.
         VfmalignError: a sample cannot be read.
     """
@@ -97,16 +99,16 @@ def compare_arrays(
     reference: Mapping[str, FeatureArray],
     options: ComputeOptions,
 ) -> ComputeResponse:
-    """Compares arrays by layer within the memory of the machine; raises as `compare`."""
+    """Compares arrays layer by layer, limited by the machine's memory. Raises the errors of `compare`."""
     samples = Sample("x", x), Sample("y", y), Sample("reference", reference)
     return compare(*samples, options, ComputeConfig(memory_bytes=machine_memory_bytes()), measure_channels=False)
 
 
 def _are_stored(places: Mapping[str, str]) -> bool:
-    """Whether all samples are stored feature sets instead of files.
+    """Returns whether all samples are stored feature sets (true) or files (false).
 
     Raises:
-        BadOption: some samples are files and some are stored; the error names the first stored sample.
+        BadOption: files and stored sets are mixed. The error names the first stored set.
     """
     stored = [name for name, place in places.items() if not place.endswith(NPY)]
     if stored and len(stored) < len(places):
@@ -121,10 +123,10 @@ def _are_stored(places: Mapping[str, str]) -> bool:
 def _read_stored(
     store: ObjectStore, places: Mapping[str, str], options: ComputeOptions, engine: ComputeConfig
 ) -> list[Sample]:
-    """Returns feature sets as arrays, or as streams to read layer by layer if not all layers fit into memory.
+    """Returns feature sets as arrays. If not all layers fit into memory, returns streams to read layer by layer.
 
     Raises:
-        TooLarge: even one layer does not fit into memory.
+        TooLarge: even a single layer does not fit into memory.
     """
     sources = []
     for name, place in places.items():
@@ -143,7 +145,7 @@ def _read_stored(
 
 
 def _read_files(places: Mapping[str, str], options: ComputeOptions, engine: ComputeConfig) -> list[Sample]:
-    """Returns .npy files as arrays, or as streams for random Fourier features of large files.
+    """Returns .npy files as arrays. Returns large files as streams if random Fourier features are requested.
 
     Raises:
         TooLarge: the comparison does not fit into memory.

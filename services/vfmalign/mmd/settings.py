@@ -1,4 +1,4 @@
-"""Settings of the MMD service, and the compute configuration that follows from them."""
+"""Settings of the MMD service, and their conversion to a compute configuration."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def to_compute_config(options: MmdOptions) -> ComputeConfig:
 
 
 def _device(name: str) -> torch.device:
-    """Returns the device of a name; `auto` is CUDA if available."""
+    """Returns the device with a name. For `auto`, this is CUDA if available."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

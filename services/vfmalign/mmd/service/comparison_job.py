@@ -1,4 +1,4 @@
-"""One comparison in the service: check the size, read the samples, compare them, and report the cost."""
+"""Steps of one comparison in the service: check the size, read the samples, compare them, and report the cost."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from vfmalign.mmd.engine.ordered_pool import cpu_seconds, wait_for_all
 from vfmalign.mmd.service.feature_reader import FeatureReader, Source
 
 _READING = Threads(1, "mmd-read")
-"""Reads the samples of long comparisons, one comparison at a time. The read of a cancelled comparison may still be
-running and use memory, so the next read has to wait for it.
+"""Thread that reads the samples of long comparisons, one comparison at a time. After a cancellation, the read may
+continue and use memory, so the next read waits until it ends.
 """
 
 
 @dataclass(frozen=True)
 class ComparisonJob:
-    """A requested comparison.
+    """Request for a comparison, with the objects needed to answer it.
 
     Attributes:
-        sources: sources of x, y and an optional reference.
-        reader: reads the sources.
+        sources: where to read x, y and an optional reference.
+        reader: reader for these sources.
         context: deadline and cancellation.
-        stages: seconds per stage so far.
+        stages: maps each finished stage to its duration in seconds.
     """
 
     sources: Sequence[Source]
@@ -47,18 +47,19 @@ class ComparisonJob:
 
     @property
     def is_inline(self) -> bool:
-        """Whether the request contains all features, so that none are read from storage."""
+        """Whether the request itself contains all features, so that nothing is read from storage."""
         return all(isinstance(source, Sample) for source in self.sources)
 
 
 @dataclass(frozen=True)
 class PreparedComparison:
-    """A comparison after the checks of its options and size.
+    """Comparison whose options and size have been checked.
 
     Attributes:
-        samples: the samples of a short comparison; None if they have not been read yet.
+        samples: samples of a short comparison; None if not read yet.
         short: whether the comparison is short enough to run at the same time as another comparison.
-        by_layer: whether stored layers are read during the comparison, because not all fit into memory.
+        by_layer: whether layers are read one at a time during the comparison, because all layers do not fit into
+            memory.
     """
 
     job: ComparisonJob
@@ -68,10 +69,10 @@ class PreparedComparison:
 
 
 def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
-    """Checks options and sizes before anything is read, then reads the features of a short comparison.
+    """Checks options and sizes before it reads any features. Then reads the features of a short comparison.
 
     Args:
-        job: the comparison.
+        job: the requested comparison.
         engine: device and memory limit.
 
     Raises:
@@ -99,7 +100,7 @@ def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
         engine: device and memory limit.
 
     Raises:
-        VfmalignError: errors of reading and comparing, including Cancelled, DeadlineExceeded and Exhausted.
+        VfmalignError: reading or comparing the samples failed, or was stopped (Cancelled, DeadlineExceeded, Exhausted).
     """
     job, stages, samples = prepared.job, prepared.job.stages, prepared.samples
     job.context.checkpoint()
@@ -118,7 +119,7 @@ def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
 
 
 def _read(prepared: PreparedComparison) -> Sequence[Sample]:
-    """Reads the samples in a separate thread, so that a blocked read does not delay a cancellation."""
+    """Reads the samples in a separate thread. A cancellation therefore need not wait for a blocked read."""
     job = prepared.job
     reading = _READING.submit(job.reader.read, job.sources, job.context, by_layer=prepared.by_layer)
     try:
@@ -129,7 +130,7 @@ def _read(prepared: PreparedComparison) -> Sequence[Sample]:
 
 
 def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfig) -> ComputeResponse:
-    """Compares the samples and counts the CPU time."""
+    """Compares the samples and measures the CPU time."""
     reference = samples[2] if len(samples) > 2 else None
     started = cpu_seconds()
     try:
@@ -146,7 +147,7 @@ def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfi
 
 
 def to_cost(stages: Stages, device: torch.device, peak_device_memory_bytes: int = 0) -> Cost:
-    """Returns the cost of a comparison so far; the device is `cpu` or `cuda:<index> <name>`."""
+    """Returns the cost of a comparison so far. Its device is `cpu` or `cuda:<index> <name>`."""
     return Cost(
         stages=tuple(StageTiming(stage=stage, seconds=seconds) for stage, seconds in stages.seconds().items()),
         device=f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu",

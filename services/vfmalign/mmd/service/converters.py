@@ -1,6 +1,6 @@
-"""Conversions of a `ComputeRequest` to options and samples.
+"""Converts a `ComputeRequest` to options and samples.
 
-Options go through the message's record (`client.messages.mmd`); tensors do not, because they are large.
+Options are converted through the message's record (`client.messages.mmd`). Tensors are too large for this.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vfmalign.v1 import mmd_pb2
 
 
 def to_options(request: mmd_pb2.ComputeRequest) -> ComputeOptions:
-    """Converts the options of a request; a measure that occurs several times counts once.
+    """Converts the options of a request. Ignores repeated measures.
 
     Raises:
         BadOption: a field is missing, unknown or out of range.
@@ -30,10 +30,10 @@ def to_options(request: mmd_pb2.ComputeRequest) -> ComputeOptions:
 
 
 def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
-    """Converts a source: a stored feature set, an uploaded object, or inline features.
+    """Converts a source, which is a stored feature set, an uploaded object or inline features.
 
     Raises:
-        BadOption: no source is set.
+        BadOption: the request does not set a source.
         BadTensor: a tensor or label is malformed.
     """
     which = message.WhichOneof("source")
@@ -61,7 +61,7 @@ def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
 
 
 def _check_labels(message: mmd_pb2.InlineFeatures | mmd_pb2.UploadedFeatures, field: str) -> None:
-    """Checks the groups and cases of the rows.
+    """Checks the group and case labels of the rows.
 
     Raises:
         BadTensor: a label is empty.

@@ -1,6 +1,6 @@
-"""Samples of a request: stored feature sets and uploaded objects, read from object storage.
+"""Reads the samples of a request from object storage: stored feature sets and uploaded objects.
 
-Sizes are read before features, so that a comparison that does not fit into memory is rejected early.
+The reader determines sizes before it reads features, so that comparisons that exceed the memory are rejected early.
 
 Legend: N rows, C channels.
 """
@@ -40,12 +40,12 @@ _DTYPES: dict[str, np.dtype[np.floating]] = {"F16": np.dtype("<f2"), "F32": np.d
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored feature set.
+    """Stored feature set as a source of a sample.
 
     Attributes:
-        name: its field in the request.
-        manifest_sha256: expected digest of its manifest; empty accepts any.
-        field: its field in `FeatureSource`.
+        name: field of the request with this source.
+        manifest_sha256: expected digest of the manifest; empty to accept any digest.
+        field: field of `FeatureSource` that is set.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Stored:
 
     @property
     def key(self) -> Hashable:
-        """Key that is equal for sources of the same features."""
+        """Key that is equal for two sources with the same features."""
         return ("feature set", self.feature_set, self.manifest_sha256)
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A safetensors file that a client uploaded to the bucket, and the labels of its rows. Size 0 means unknown."""
+    """Safetensors file that a client uploaded, with the labels of its rows. A size of 0 means unknown."""
 
     name: str
     uri: str
@@ -73,7 +73,7 @@ class Uploaded:
 
     @property
     def key(self) -> Hashable:
-        """Key that is equal for sources of the same features."""
+        """Key that is equal for two sources with the same features."""
         return ("object", self.uri, self.sha256)
 
 
@@ -81,11 +81,11 @@ Source: TypeAlias = Stored | Uploaded | Sample
 
 
 class FeatureReader:
-    """Reads the samples of one call. Pairs of a batch share the samples in the cache.
+    """Reads the samples of one call. The cache lets pairs of a batch share samples.
 
     Args:
         store: object storage of feature sets and uploaded objects; None supports only samples in the request itself.
-        cache: cache of samples that the pairs of a batch share; by default no cache.
+        cache: cache through which the pairs of a batch share samples; by default no cache.
     """
 
     def __init__(self, store: ObjectStore | None, cache: SizedLruCache | None = None) -> None:
@@ -101,19 +101,19 @@ class FeatureReader:
             BadOption: an id, URI or digest is malformed.
             BadTensor: an object is not a safetensors file.
             NotFound: a feature set or object does not exist.
-            PreconditionFailed: a sample is stored, but there is no object storage.
-            DigestMismatch: the manifest of a feature set does not have the requested digest.
+            PreconditionFailed: a sample needs object storage, but the service has none.
+            DigestMismatch: a manifest's digest differs from the requested digest.
             DataLoss: the manifest of a feature set is damaged.
         """
         return [self._get_shape(source) for source in sources]
 
     def read(self, sources: Sequence[Source], context: WorkContext, *, by_layer: bool = False) -> list[Sample]:
-        """Reads samples and verifies every stored byte; a source that occurs twice is read once.
+        """Reads samples and verifies every stored byte. Reads a repeated source only once.
 
         Args:
-            sources: the sources passed to an earlier call of `shapes`.
-            context: checked before every part of a set.
-            by_layer: whether to return stored sets as streams, which are read and verified later, layer by layer.
+            sources: sources that were passed to `shapes` before.
+            context: checked before every part of a feature set.
+            by_layer: whether to return stored sets as streams. The caller then reads and verifies them layer by layer.
 
         Raises:
             DataLoss: a part of a feature set is missing or was changed.
@@ -135,7 +135,7 @@ class FeatureReader:
         return samples
 
     def _open(self, source: Stored) -> Sample:
-        """Returns a stored set as streams of its layers."""
+        """Returns a stored feature set as one stream per layer."""
         manifest = self._manifests[source.key]
         layers = {spec.name: StoredRows(self._store, manifest, spec.name) for spec in manifest.layers}
         return Sample(source.name, layers, manifest.groups, manifest.case_ids, source.field)
@@ -188,7 +188,7 @@ class FeatureReader:
             raise get_missing_store(f"{source.name}.{source.field}")
 
     def _read_header(self, source: Uploaded) -> SafetensorsHeader:
-        """Reads the header of an object and checks it against the object's size."""
+        """Reads an object's header and checks that it matches the object's size."""
         field = f"{source.name}.uploaded.object"
         if not SHA256.matches(source.sha256):
             raise BadOption(
@@ -235,7 +235,7 @@ class FeatureReader:
         return layers
 
     def _share_arrays(self, sample: Sample) -> Sample:
-        """Replaces arrays by the arrays of an earlier pair with the same bytes."""
+        """Replaces arrays with byte-identical arrays of an earlier pair."""
         if not self._cache.max_bytes:
             return sample
         layers = dict(sample.layers)
@@ -248,7 +248,7 @@ class FeatureReader:
 
 
 def get_missing_store(subject: str) -> PreconditionFailed:
-    """Returns the error for a request that needs object storage when the service has none."""
+    """Returns the error for requests that need object storage if the service has none."""
     return PreconditionFailed(
         "the request refers to object storage, but this service has none",
         subject=subject,
@@ -263,7 +263,7 @@ def _not_safetensors(error: MalformedHeader, field: str) -> BadTensor:
 
 
 def _check_tensors(header: SafetensorsHeader, field: str) -> None:
-    """Checks that each tensor is a layer that could also be sent inline. Errors do not repeat rejected names."""
+    """Checks that each tensor would also be valid as an inline layer. Errors do not contain rejected names."""
     if len(header.tensors) > _MAX_LAYERS:
         raise BadTensor(
             f"has {len(header.tensors):,} tensors, more than {_MAX_LAYERS}", field=field, remedy="save fewer layers"
@@ -286,7 +286,7 @@ def _check_tensors(header: SafetensorsHeader, field: str) -> None:
 def _get_arrays(header: SafetensorsHeader, data: memoryview) -> Layers:
     """Returns the arrays of a safetensors file as views of its bytes.
 
-    The library would copy them and hold the interpreter lock while it does.
+    The safetensors library would copy these bytes and hold the interpreter lock meanwhile.
     """
     content = data[header.content_offset :]
     return {

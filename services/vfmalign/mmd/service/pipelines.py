@@ -1,4 +1,4 @@
-"""Threads that run comparisons: one for long and one for short comparisons, each with its own queue."""
+"""Threads that run comparisons: one for long and one for short comparisons. Each thread has its own queue."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _T = TypeVar("_T")
 
 
 class Pipeline:
-    """Runs functions one after another in its own thread, alternating between tenants and callers.
+    """Runs functions one after another in its own thread. Alternates between tenants and between callers.
 
     Args:
-        size: number of calls that may wait, in addition to the running one.
+        size: maximum number of waiting calls, in addition to the running one.
         name: name of the queue.
     """
 
@@ -30,7 +30,7 @@ class Pipeline:
             return await self._thread.run(function, *args, **kwargs)
 
     def close(self) -> None:
-        """Rejects new and waiting calls, and lets the running function finish."""
+        """Rejects new and waiting calls. The running function still finishes."""
         self._gate.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -39,7 +39,7 @@ class Pipelines:
     """The pipelines of a service: one for long and one for short comparisons.
 
     Args:
-        size: number of calls that may wait in each pipeline.
+        size: maximum number of waiting calls of each pipeline.
     """
 
     def __init__(self, size: int) -> None:

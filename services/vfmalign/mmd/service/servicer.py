@@ -1,4 +1,4 @@
-"""MmdService over gRPC: converts messages and submits comparisons to their pipeline."""
+"""gRPC servicer of MmdService. Converts messages and submits each comparison to a pipeline."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Context = grpc.aio.ServicerContext[Message, Message]
 
 
 class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
-    """Servicer of MmdService. One long and one short comparison run at a time; others wait.
+    """Servicer of MmdService. At most one long and one short comparison run at a time. Other comparisons wait.
 
     Args:
-        store: object storage of one tenant's feature sets and uploads; None accepts only inline features.
-        uploads: uploads of this tenant; None without a store.
+        store: object storage of one tenant's feature sets and uploads; if None, only inline features are accepted.
+        uploads: uploads of this tenant; None if there is no store.
         engine: device, precision and memory limit.
         pipelines: pipelines that run the comparisons of all tenants.
-        cache_bytes: memory for samples that the pairs of one batch share.
+        cache_bytes: maximum size of the samples that the pairs of a batch share.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     async def ComputeBatch(
         self, request: mmd_pb2.ComputeBatchRequest, context: Context
     ) -> AsyncIterator[mmd_pb2.ComputeBatchResponse]:
-        """Compares many pairs of samples in order; reports a pair that fails and continues with the next pair."""
+        """Compares many pairs of samples in order. If a pair fails, reports this and continues with the next pair."""
         if not 1 <= len(request.requests) <= MAX_PAIRS:
             raise BadOption(
                 f"expected 1 to {MAX_PAIRS:,} pairs, got {len(request.requests):,}",
@@ -81,7 +81,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     async def CreateUpload(
         self, request: mmd_pb2.CreateUploadRequest, context: Context
     ) -> mmd_pb2.CreateUploadResponse:
-        """Returns the URL to upload a file of arrays to."""
+        """Returns the URL to which the client uploads a file of arrays."""
         record = CreateUploadRequest.from_proto(request)
         if self._uploads is None:
             raise get_missing_store("file")
@@ -92,7 +92,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     async def _compute(
         self, request: mmd_pb2.ComputeRequest, reader: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
-        """Runs one comparison. If the caller disconnects, it stops at the next tile."""
+        """Runs one comparison. The comparison stops at the next tile if the caller disconnects."""
         options = converters.to_options(request)
         sources = [converters.to_source(request.x, "x"), converters.to_source(request.y, "y")]
         if request.HasField("reference"):
@@ -114,7 +114,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     async def _compute_with_retry(
         self, request: mmd_pb2.ComputeRequest, reader: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
-        """Runs a comparison of a batch that has started; if the queue is full, it waits instead of failing."""
+        """Runs one comparison of a batch. Waits if the queue is full, because the batch has already started."""
         while True:
             try:
                 return await self._compute(request, reader, engine)

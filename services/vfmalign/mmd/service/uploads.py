@@ -1,4 +1,4 @@
-"""Uploads of arrays that are too large for a message."""
+"""Uploads of files with arrays that are too large for a message."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vfmalign.mmd.settings import MmdOptions
 
 
 class Uploads:
-    """Uploads of one tenant. Files are named by their digest, so uploading a file again changes nothing.
+    """Uploads of one tenant. The name of a file is its digest, so a repeated upload changes nothing.
 
     Args:
         store: object storage of the tenant.
-        presigner: signs the URLs of uploads.
+        presigner: signs upload URLs.
         options: options of the MMD service.
     """
 
@@ -36,7 +36,7 @@ class Uploads:
         self.start, self.close = self._files.start, self._files.close
 
     def create(self, file: FileContent) -> CreateUploadResponse:
-        """Returns the URL to upload a file to.
+        """Returns the URL to which the client uploads a file.
 
         Raises:
             TooLarge: the file exceeds the memory limit of a comparison or the tenant's quota.

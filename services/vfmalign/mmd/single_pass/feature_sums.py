@@ -1,9 +1,10 @@
-"""Sums of random Fourier features over the rows of two streams, by bucket of groups, in one pass and bounded memory.
+"""Sums of random Fourier features over the rows of two streams, in one pass and bounded memory.
 
-The statistic, its permutations and its leave-one-bucket-out values are all computed from these sums.
+There is one sum for each bucket of groups. The statistic, its permuted values and its leave-one-bucket-out values are
+all computed from these sums.
 
-Legend: N and M rows of x and y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines),
-G buckets, B permutations.
+Legend: N rows of x, M rows of y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines), G
+buckets, B permutations.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from vfmalign.mmd.statistics.permutations import Permutations
 
 
 class RandomFeatureMap:
-    """Maps rows to random Fourier features, and sums the rows and phases that the control variate needs.
+    """Maps rows to random Fourier features. Sums the rows and phases for the control variate.
 
-    Rows are centred first. This does not change estimates, but keeps phases and their rounding errors small.
+    Rows are centred first, which does not change estimates but keeps phases and their rounding errors small.
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class RandomFeatureMap:
         self._communicator, self._context = engine.communicator, engine.context
 
     def blocks(self, stream: RowStream, sample_index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields features and row numbers of each block of this process, [I, F] and [I], valid until the next block.
+        """Yields the features [I, F] and row numbers [I] of each block of this process, valid until the next block.
 
         Args:
-            stream: the sample.
+            stream: stream of the sample's rows.
             sample_index: 0 for x, 1 for y.
         """
         total_C = torch.zeros(stream.channels, dtype=torch.float64, device=self.device)
@@ -88,30 +89,30 @@ class RandomFeatureMap:
         self._sums[sample_index] = total_C
 
     def all_reduce(self, *sums: Tensor) -> None:
-        """Adds the given sums, and the sums of this object, over all processes, in place."""
+        """Replaces the given sums and the sums of this object with their totals over all processes."""
         self._communicator.all_reduce(*sums, self.phases_2R, *self._sums.values(), self._squares)
 
     def mean_phase_difference(self, x: RowStream, y: RowStream) -> FloatArray:
-        """Returns ω_r·(x̄ − ȳ) after both samples were read, [R]."""
+        """Returns ω_r·(x̄ − ȳ), [R]. Call this method after both samples were read."""
         return np.asarray((self.phases_2R[0] / x.rows - self.phases_2R[1] / y.rows).cpu().numpy())
 
     def mean_difference(self, x: RowStream, y: RowStream) -> FloatArray:
-        """Returns x̄ − ȳ after both samples were read, [C]."""
+        """Returns x̄ − ȳ, [C]. Call this method after both samples were read."""
         return np.asarray((self._sums[0] / x.rows - self._sums[1] / y.rows).cpu().numpy())
 
     def norm(self, rows: int) -> float:
-        """Returns the root mean square of ‖x‖ over all rows of both samples, after both were read."""
+        """Returns the root mean square norm of all rows. Call this method after both samples were read."""
         return math.sqrt(float(self._squares) / rows)
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """Partition of the rows of a sample into buckets of whole groups, or of contiguous rows if there are no groups.
+    """Partition of a sample's rows into buckets. A bucket contains whole groups or, without groups, contiguous rows.
 
     Attributes:
         rows: number of rows of the sample.
         count: number of buckets.
-        bucket_of_N: bucket of each row; None if buckets are ranges of rows.
+        bucket_of_N: bucket index of each row; None if buckets are row ranges.
         has_large_groups: whether a group has several rows.
     """
 
@@ -121,7 +122,7 @@ class Buckets:
     has_large_groups: bool = False
 
     def get_buckets(self, rows_I: Tensor) -> Tensor:
-        """Returns the buckets of the rows with these numbers."""
+        """Returns the bucket index of each of these rows."""
         if self.bucket_of_N is not None:
             return torch.from_numpy(self.bucket_of_N)[rows_I]
         return rows_I * self.count // self.rows
@@ -134,7 +135,7 @@ class Buckets:
         return np.diff(edges).astype(np.float64)
 
     def pairs_across(self) -> float:
-        """Returns the number of ordered pairs of rows from different buckets, and therefore from different groups."""
+        """Returns the number of ordered pairs of rows from different buckets, and so from different groups."""
         return float(self.rows**2 - np.square(self.sizes()).sum())
 
 
@@ -142,7 +143,7 @@ def make_buckets(rows: int, groups: Sequence[str] | None, max_buckets: int, name
     """Partitions one sample into at most `max_buckets` buckets of whole groups.
 
     Raises:
-        BadTensor: the numbers of groups and rows differ.
+        BadTensor: the number of groups differs from the number of rows.
     """
     if not groups:
         return Buckets(rows, max(1, min(rows, max_buckets)), None)
@@ -155,7 +156,7 @@ def make_buckets(rows: int, groups: Sequence[str] | None, max_buckets: int, name
 def make_proportional_buckets(
     rows_x: int, rows_y: int, groups_x: Sequence[str] | None, groups_y: Sequence[str] | None, max_buckets: int
 ) -> tuple[Buckets, Buckets]:
-    """Partitions two samples into buckets of about the same number of groups."""
+    """Partitions two samples into buckets. All buckets have about the same number of groups."""
     counts = [len(set(groups)) if groups else rows for groups, rows in ((groups_x, rows_x), (groups_y, rows_y))]
     per_bucket = max(1, -(-sum(counts) // max(max_buckets, 1)))
     max_x, max_y = (-(-count // per_bucket) for count in counts)
@@ -163,9 +164,9 @@ def make_proportional_buckets(
 
 
 def _add_by_bucket(sums_GF: Tensor, values_IF: Tensor, bucket_I: Tensor, offset: int = 0) -> None:
-    """Adds rows to their buckets in float64.
+    """Adds each row to the float64 sum of its bucket.
 
-    Long runs of rows of the same bucket are summed first, because `index_add_` is much slower than a sum.
+    Sums long runs of rows in the same bucket first, because `index_add_` is much slower than a sum.
     """
     starts = [0, *(torch.nonzero(torch.diff(bucket_I))[:, 0] + 1).tolist(), len(bucket_I)]
     if len(starts) <= 64:
@@ -176,23 +177,23 @@ def _add_by_bucket(sums_GF: Tensor, values_IF: Tensor, bucket_I: Tensor, offset:
 
 
 def _squared_modulus(sums_F: Tensor) -> Tensor:
-    """Returns |·|² at each frequency, the sum of squared cosines and sines, [..., F] → [..., R]."""
+    """Returns the squared cosine plus the squared sine at each frequency, [..., F] → [..., R]."""
     cosines, sines = sums_F.square().chunk(2, dim=-1)
     return cosines + sines
 
 
 def _across_R(sums_GF: Tensor) -> Tensor:
-    """Returns Σ φ(a)·φ(b) over ordered pairs of rows of different buckets, at each frequency."""
+    """Returns Σ φ(a)·φ(b) at each frequency, over ordered pairs of rows from different buckets."""
     return _squared_modulus(sums_GF.sum(dim=0)) - _squared_modulus(sums_GF).sum(dim=0)
 
 
 def _mean(terms_R: FloatArray) -> FloatArray:
-    """Averages over frequencies, [..., R] → [...]."""
+    """Returns the mean over frequencies, [..., R] → [...]."""
     return np.asarray(terms_R.mean(axis=-1), dtype=np.float64)
 
 
 class PairSums:
-    """Sums of φ(x_i) − φ(y_i) over each bucket of pairs; swapping the pairs of a bucket flips the sign of its sum."""
+    """Sums of φ(x_i) − φ(y_i) for each bucket of pairs. Swapping a bucket's pairs flips the sign of its sum."""
 
     def __init__(self, buckets: Buckets, feature_map: RandomFeatureMap) -> None:
         self._buckets, self._feature_map = buckets, feature_map
@@ -217,20 +218,20 @@ class PairSums:
         self._feature_map.all_reduce(self._sums_GF, self._diagonal_R, self._diagonal_G)
 
     def terms_R(self) -> FloatArray:
-        """Returns the estimate at each frequency; their mean is the estimate of MMD²."""
+        """Returns one estimate per frequency. Their mean is the estimate of MMD²."""
         return self._estimate(_squared_modulus(self._sums_GF.sum(dim=0)), self._diagonal_R, float(self._buckets.rows))
 
     def uncorrected(self) -> float:
-        """Returns the mean of the terms, the estimate without control variate."""
+        """Returns the mean over frequencies, which is the estimate without control variate."""
         return float(self.terms_R().mean())
 
     @property
     def has_large_groups(self) -> bool:
-        """Whether a group has several rows."""
+        """Whether any group has several rows."""
         return self._buckets.has_large_groups
 
     def across_buckets(self) -> float:
-        """Returns `uncorrected` over pairs of rows from different buckets, without the bias of pairs within a group."""
+        """Returns `uncorrected` over row pairs from different buckets, to avoid the bias of pairs within a group."""
         across_R = _across_R(self._sums_GF) / self._buckets.pairs_across()
         return float(across_R.mean())
 
@@ -239,7 +240,7 @@ class PairSums:
         return permutations.draw_swaps(self.groups, count, seed, context)
 
     def permuted_B(self, weights_GB: Tensor, context: WorkContext = UNLIMITED) -> FloatArray:
-        """Returns `uncorrected` under each permutation, given the permutations' weights in float64."""
+        """Returns `uncorrected` for each permutation. The argument contains the permutations' weights in float64."""
         return self._estimate(
             _squared_modulus(multiply(weights_GB.T, self._sums_GF, context)).mean(dim=-1),
             self._diagonal_R.mean(),
@@ -254,13 +255,13 @@ class PairSums:
         return (self._estimate(_squared_modulus(without_GF).mean(dim=-1), diagonal_G, rows_G),)
 
     def _estimate(self, total: Tensor, diagonal: Tensor, rows: Tensor | float) -> FloatArray:
-        """Returns JMLR 2012, eq. (4), from Σ_ij h and Σ_i h_ii."""
+        """Computes JMLR 2012, eq. (4), from Σ_ij h and Σ_i h_ii."""
         value = (total - diagonal) / (rows * (rows - 1.0))
         return np.asarray(value.cpu().numpy(), dtype=np.float64)
 
 
 class SampleSums:
-    """Sums of φ over each bucket of either sample; a permutation chooses which buckets belong to x."""
+    """Sums of φ for each bucket of both samples. A permutation chooses which buckets belong to x."""
 
     def __init__(self, x: Buckets, y: Buckets, feature_map: RandomFeatureMap) -> None:
         self._x, self._y, self._feature_map = x, y, feature_map
@@ -278,21 +279,21 @@ class SampleSums:
         self._feature_map.all_reduce(self._sums_GF)
 
     def terms_R(self) -> FloatArray:
-        """Returns the estimate at each frequency; their mean is the estimate of MMD²."""
+        """Returns one estimate per frequency. Their mean is the estimate of MMD²."""
         x_F, y_F = self._sums_GF[: self._x.count].sum(dim=0), self._sums_GF[self._x.count :].sum(dim=0)
         return self._estimate(x_F, y_F, float(self._x.rows), float(self._y.rows))
 
     def uncorrected(self) -> float:
-        """Returns the mean of the terms, the estimate without control variate."""
+        """Returns the mean over frequencies, which is the estimate without control variate."""
         return float(self.terms_R().mean())
 
     @property
     def has_large_groups(self) -> bool:
-        """Whether a group of either sample has several rows."""
+        """Whether any group of x or y has several rows."""
         return self._x.has_large_groups or self._y.has_large_groups
 
     def across_buckets(self) -> float:
-        """Returns `uncorrected` over pairs of rows from different buckets, without the bias of pairs within a group."""
+        """Returns `uncorrected` over row pairs from different buckets, to avoid the bias of pairs within a group."""
         x_GF, y_GF = self._sums_GF[: self._x.count], self._sums_GF[self._x.count :]
         within_R = _across_R(x_GF) / self._x.pairs_across() + _across_R(y_GF) / self._y.pairs_across()
         xy_F = (x_GF.sum(dim=0) / self._x.rows) * (y_GF.sum(dim=0) / self._y.rows)
@@ -307,14 +308,14 @@ class SampleSums:
         return permutations.draw_permutations(self._x.count, self._y.count, count, seed, context)
 
     def permuted_B(self, weights_GB: Tensor, context: WorkContext = UNLIMITED) -> FloatArray:
-        """Returns `uncorrected` under each permutation, given the permutations' weights in float64."""
+        """Returns `uncorrected` for each permutation. The argument contains the permutations' weights in float64."""
         x_BF = multiply(weights_GB.T, self._sums_GF, context)
         rows_B = (weights_GB.T @ self._rows_G)[:, None]
         total = float(self._x.rows + self._y.rows)
         return _mean(self._estimate(x_BF, self._sums_GF.sum(dim=0) - x_BF, rows_B, total - rows_B))
 
     def left_out(self) -> tuple[FloatArray, ...]:
-        """Returns `uncorrected` without each bucket of x in turn, and without each bucket of y."""
+        """Returns `uncorrected` without each bucket of x in turn, then without each bucket of y."""
         x_GF, y_GF = self._sums_GF[: self._x.count], self._sums_GF[self._x.count :]
         x_F, y_F = x_GF.sum(dim=0), y_GF.sum(dim=0)
         rows_x, rows_y = self._rows_G[: self._x.count, None], self._rows_G[self._x.count :, None]
@@ -324,7 +325,7 @@ class SampleSums:
         return _mean(without_x), _mean(without_y)
 
     def _estimate(self, x_F: Tensor, y_F: Tensor, n: Tensor | float, m: Tensor | float) -> FloatArray:
-        """Returns terms of JMLR 2012, eq. (3): (n|φ̄|² − 1)/(n − 1) = |φ̄|² − (1 − |φ̄|²)/(n − 1)."""
+        """Computes terms of JMLR 2012, eq. (3): (n|φ̄|² − 1)/(n − 1) = |φ̄|² − (1 − |φ̄|²)/(n − 1)."""
         mean_x, mean_y = x_F / n, y_F / m
         value = _squared_modulus(mean_x - mean_y)
         value = value - (1.0 - _squared_modulus(mean_x)) / (n - 1.0) - (1.0 - _squared_modulus(mean_y)) / (m - 1.0)

@@ -1,16 +1,16 @@
-"""MMD² by random Fourier features: one pass over two streams, in memory that does not grow with their rows.
+"""MMD² by random Fourier features, in one pass over two streams. Memory does not grow with the number of rows.
 
 With φ_r(x) = (cos ω_r·x, sin ω_r·x), MMD² is the mean over frequencies of |mean φ_r(x) − mean φ_r(y)|² (Rahimi and
 Recht, NIPS 2007; Sutherland and Schneider, UAI 2015, sec. 3.3, with this pair of features, which has the smaller
-variance). The variance of the terms over the frequencies estimates the error of the mean. The expectation of 1 − cos
-ω·(x̄ − ȳ) is known exactly: 1 − k(x̄, ȳ). This term is a control variate (Lavenberg and Welch, Management Science 27,
-1981) that removes most of the error where the samples differ by a shift.
+variance). The variance of the terms over the frequencies estimates the error of the mean. The term 1 − cos ω·(x̄ − ȳ)
+is a control variate (Lavenberg and Welch, Management Science 27, 1981), because its expectation 1 − k(x̄, ȳ) is known.
+It removes most of the error if the samples differ by a shift.
 
-Rows are summed in buckets of whole groups, and the test and the jackknife treat a bucket as a group. A permutation of
-buckets is also a permutation of groups, so that the test stays exact.
+Rows are summed in buckets of whole groups. The test and the jackknife treat each bucket like a group. The test stays
+exact, because a permutation of buckets is also a permutation of groups.
 
-Legend: N and M rows of x and y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines),
-G buckets, B permutations.
+Legend: N rows of x, M rows of y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines), G
+buckets, B permutations.
 """
 
 from __future__ import annotations
@@ -55,22 +55,23 @@ _PERMUTATIONS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class FourierEstimate:
-    """MMD² from random frequencies, and bounds on its distance from the exact estimate.
+    """MMD² from random frequencies, and bounds on its difference from the exact estimate.
 
     Attributes:
-        mmd2: the estimate, with an interval that covers the randomness of both rows and frequencies.
-        p_value: p-value of the test on the features, which is exact at any number of frequencies.
-        approximation_error: half-width of Student's t interval over frequencies at 99 %, for 256 frequencies or more
-            (coverage: `python -m bench.statistics --only fourier`).
-        rounding_error: bound on the effect of rounding phases, six standard deviations.
-        uncorrected: the estimate without control variate, to which `permuted_B` and `left_out` refer.
-        permuted_B: `uncorrected` under each permutation.
-        left_out: `uncorrected` without each bucket, per sample that is resampled independently; empty without interval.
-        tie_bound: largest difference between `uncorrected` and `permuted_B` that rounding can cause.
+        mmd2: the estimate. Its interval covers the randomness of the rows and of the frequencies.
+        p_value: p-value of the test on the random Fourier features. The test is exact for any number of frequencies.
+        approximation_error: half-width of the 99 % Student's t interval over frequencies, for at least 256 frequencies.
+            To measure its coverage, run `python -m bench.statistics --only fourier`.
+        rounding_error: bound (six standard deviations) on the error from rounding phases.
+        uncorrected: the estimate without control variate. `permuted_B` and `left_out` are values of this estimate.
+        permuted_B: `uncorrected` for each permutation.
+        left_out: `uncorrected` without each bucket: one array for paired samples, two for independent ones; empty if
+            there is no interval.
+        tie_bound: largest difference that rounding can cause between `uncorrected` and an equal entry of `permuted_B`.
         permutations: permutations of the buckets.
-        frequencies: number of frequencies, R.
-        buckets: number of buckets of both samples, G.
-        precision: precision of the phases.
+        frequencies: number R of frequencies.
+        buckets: number G of buckets of both samples.
+        precision: precision in which phases are computed.
     """
 
     mmd2: Estimate
@@ -100,24 +101,24 @@ def fourier_mmd2(
 ) -> FourierEstimate:
     """Estimates MMD² by random Fourier features in one pass.
 
-    The U-statistic subtracts k(x_i, x_i) = |φ_r(x_i)|² = 1 from the sums at each frequency. This gives JMLR 2012,
-    eq. (3), or eq. (4) for pairs, with the approximated kernel.
+    The U-statistic subtracts k(x_i, x_i) = |φ_r(x_i)|² = 1 from the sums at each frequency. The result is JMLR 2012,
+    eq. (3) (for pairs: eq. (4)), with the approximated kernel.
 
     Args:
         x: first sample.
-        y: second sample; if paired, row i of both samples is the same case.
+        y: second sample. In paired samples, row i of x and row i of y are the same case.
         options: pairing, kernel, frequencies, test and level of the interval. The time is proportional to the number R
-            of frequencies and the error to 1/√R. The test of pairs swaps within pairs instead of permuting rows.
-        engine: device, memory, context and the processes that share the blocks of rows. The memory determines the size
-            of blocks and the number of buckets; at most 1 GiB is used.
+            of frequencies. The error is proportional to 1/√R. The test of paired samples swaps the rows of a pair.
+        engine: device, memory, context and the processes that share the row blocks. The memory limit, but at most 1
+            GiB, determines the size of blocks and the number of buckets.
         sigma: bandwidth in feature units.
-        precision: precision of the phases, float32 or float64; kernels with very high frequencies always use float64.
-        groups_x: group of each row of x, or of each pair; None if each is its own group.
-        groups_y: group of each row of y; unused for pairs.
+        precision: precision of the phases, float32 or float64. Kernels with very high frequencies always use float64.
+        groups_x: group of each row of x (paired samples: of each pair); None if each row is its own group.
+        groups_y: group of each row of y; not used for paired samples.
 
     Raises:
-        BadOption: the kernel has no spectrum.
-        BadTensor: channels, rows or groups do not match, or there are too few rows.
+        BadOption: random Fourier features do not exist for this kernel.
+        BadTensor: the samples do not match in channels, rows or groups, or there are too few rows.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     paired, test = options.pairing == "paired", options.test
@@ -150,7 +151,7 @@ def _create_sums(
     *,
     paired: bool,
 ) -> PairSums | SampleSums:
-    """Returns empty sums of features over buckets of groups; call `fill` next."""
+    """Creates empty sums of features for buckets of groups. Call `fill` next."""
     if paired:
         return PairSums(make_buckets(x.rows, groups[0], max_buckets, "x"), feature_map)
     pair = make_proportional_buckets(x.rows, y.rows, *groups, max_buckets)
@@ -159,24 +160,24 @@ def _create_sums(
 
 @dataclass(frozen=True)
 class _FrequencyMean:
-    """Mean over frequencies: its value, its standard error, and the degrees of freedom of the error."""
+    """Mean over frequencies, with its standard error and the degrees of freedom of this error."""
 
     value: float
     error: float
     degrees: float
 
     def get_half_width(self, level: float) -> float:
-        """Returns the half-width of Student's t interval."""
+        """Returns the half-width of Student's t interval for the mean."""
         return float(stdtrit(self.degrees, 0.5 + level / 2.0)) * self.error
 
 
 def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: float) -> _FrequencyMean:
-    """Returns the mean over frequencies with the control variate 1 − cos(ω_r·(x̄ − ȳ)).
+    """Returns the mean over frequencies, corrected by the control variate 1 − cos(ω_r·(x̄ − ȳ)).
 
-    Lavenberg and Welch (1981), eqs. (10)–(14) with one control: the regression line, evaluated at the control's known
-    mean. If samples differ little, few frequencies determine both the slope and the error, so neither equal variances
-    nor R − 2 degrees of freedom may be assumed. The standard error is therefore HC3 (MacKinnon and White,
-    J. Econometrics 29, 1985), and the degrees of freedom follow from the kurtosis of the terms, 2R/(kurtosis − 1)
+    The corrected mean is the regression line at the known mean of the control variate (Lavenberg and Welch, 1981, eqs.
+    (10)–(14) with one control). If samples differ little, few frequencies determine the slope and the error. Equal
+    variances and R − 2 degrees of freedom must therefore not be assumed. The standard error is HC3 (MacKinnon and
+    White, J. Econometrics 29, 1985). The degrees of freedom are 2R/(kurtosis − 1), from the kurtosis of the terms
     (Satterthwaite, Biometrics Bull. 2, 1946).
     """
     count = terms_R.size
@@ -201,11 +202,11 @@ def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: f
 
 
 def _rounding_bound(uncorrected: float, norm: float, spectrum: Spectrum, rows: int, precision: PrecisionName) -> float:
-    """Returns a bound on rounding errors, assuming that they are independent between rows.
+    """Returns a bound on rounding errors, which are assumed to be independent between rows.
 
-    A phase errs by about u·‖x‖‖ω‖, and a feature by 2u more.
+    The error of a phase is about u·‖x‖‖ω‖. Rounding a feature adds 2u, where u is the unit roundoff.
 
-    |mean φ(x) − mean φ(y)|² exceeds the estimate, which excludes the diagonal, by at most 4/n.
+    The estimate excludes the diagonal, so |mean φ(x) − mean φ(y)|² exceeds it by at most 4/n.
     """
     unit = UNIT_ROUNDOFF[precision]
     feature_error = unit * (norm * float(np.median(np.linalg.norm(spectrum.omega_RC, axis=1))) + 2.0)
@@ -223,7 +224,7 @@ def _result(
     options: ComputeOptions,
     context: WorkContext,
 ) -> FourierEstimate:
-    """Returns estimate, test, interval and bounds from the sums."""
+    """Computes the estimate, the test, the interval and the bounds from the sums."""
     spectrum = feature_map.spectrum
     mean = _apply_control_variate(
         samples.terms_R(),
@@ -257,7 +258,7 @@ def _result(
 def _left_out(
     samples: PairSums | SampleSums, uncorrected: float, rounding: float
 ) -> tuple[tuple[FloatArray, ...], str]:
-    """Returns the estimates without each bucket, or none and the reason why there is no interval."""
+    """Returns the estimates without each bucket. If there is no interval, returns no estimates and the reason."""
     too_few = f"{samples.groups} buckets of groups are too few for an interval; it needs {MIN_GROUPS} per sample"
     if samples.groups < MIN_GROUPS:
         return (), too_few
@@ -271,7 +272,7 @@ def _left_out(
 
 
 def _draw_permutations(samples: PairSums | SampleSums, count: int, seed: int, context: WorkContext) -> Permutations:
-    """Draws permutations of buckets, or returns none with the reason."""
+    """Draws permutations of buckets. If there is no test, returns no permutations and the reason."""
     if count == 0:
         return permutations.no_permutations(samples.groups, "no test was requested")
     if samples.groups < MIN_GROUPS:
@@ -281,7 +282,7 @@ def _draw_permutations(samples: PairSums | SampleSums, count: int, seed: int, co
 
 
 def _permuted_statistics(samples: PairSums | SampleSums, drawn: Permutations, context: WorkContext) -> FloatArray:
-    """Returns the statistics of all permutations, a few permutations at a time to bound the memory."""
+    """Returns the statistics of all permutations. Evaluates few permutations at a time to limit the memory."""
     statistics = [np.zeros(0)]
     for start in range(0, drawn.weights_GB.shape[1], _PERMUTATIONS_AT_ONCE):
         weights_GB = torch.from_numpy(drawn.weights_GB[:, start : start + _PERMUTATIONS_AT_ONCE])
@@ -290,7 +291,7 @@ def _permuted_statistics(samples: PairSums | SampleSums, drawn: Permutations, co
 
 
 def _interval(mean: _FrequencyMean, left_out: tuple[FloatArray, ...], level: float, p: float | None) -> Interval:
-    """Returns an interval from the jackknife variance of the rows plus the variance over frequencies."""
+    """Returns an interval whose variance is the jackknife variance of the rows plus the variance over frequencies."""
     value = mean.value
     jackknife = uncertainty.jackknife(value, left_out, level, p)
     half = math.hypot(jackknife.upper - value, mean.get_half_width(level))

@@ -1,13 +1,14 @@
-"""Random frequencies of kernels of a distance, from which random Fourier features are computed.
+"""Random frequencies for the random Fourier features of kernels of distances.
 
-By Bochner's theorem k(x, y) = E cos(ω·(x − y)) for ω from the kernel's spectral distribution (Rahimi and Recht, NIPS
-2007, thm 1). Every kernel of a distance here is a mean of Gaussians of different widths (Schoenberg, 1938). Therefore
-ω = s·z/σ with standard normal z and a factor s that is distributed as 1/width.
+By Bochner's theorem, k(x, y) = E cos(ω·(x − y)) if ω has the kernel's spectral distribution (Rahimi and Recht, NIPS
+2007, thm 1). Each of these kernels is a mean of Gaussians of different widths (Schoenberg, 1938). Therefore ω = s·z/σ,
+where z is standard normal and the factor s is distributed as 1/width.
 
 The direction of ω is uniform and independent of its length. The lengths are stratified: many candidates are drawn and
 sorted, and one is chosen at random from each run of neighbours. Each ω still has the spectral distribution. High
-frequencies are rare and matter most if samples differ little. Stratification includes a proportional number of them in
-every set. A set of independent draws may lack high frequencies, and then underestimates its own error.
+frequencies are rare, but matter most if samples differ little. Through stratification, every set contains a
+proportional number of high frequencies. A set of independent draws may lack high frequencies and would then
+underestimate its own error.
 
 Legend: R frequencies, C channels, K candidates for one length.
 """
@@ -36,22 +37,22 @@ def _ones(generator: Generator, count: int) -> FloatArray:
 
 
 def _mixture(generator: Generator, count: int) -> FloatArray:
-    """Cycles through the widths instead of drawing them, so that each width has the same number of frequencies."""
+    """Assigns the widths in turn instead of at random, so that each width has the same number of frequencies."""
     return np.tile(1.0 / np.array(MIXTURE_MULTIPLES), count // len(MIXTURE_MULTIPLES))
 
 
 def _cauchy(generator: Generator, count: int) -> FloatArray:
-    """exp(−‖δ‖/σ) = E exp(−‖δ‖²/(2σ²w²)), w standard normal: ω is multivariate Cauchy (Rahimi and Recht, fig. 1)."""
+    """exp(−‖δ‖/σ) = E exp(−‖δ‖²/(2σ²w²)) with normal w. ω is multivariate Cauchy (Rahimi and Recht, fig. 1)."""
     return np.asarray(1.0 / np.abs(generator.standard_normal(count)))
 
 
 def _gamma(generator: Generator, count: int) -> FloatArray:
-    """(1 + ‖δ‖²/(2σ²))⁻¹ = E exp(−g‖δ‖²/(2σ²)), g exponential."""
+    """(1 + ‖δ‖²/(2σ²))⁻¹ = E exp(−g‖δ‖²/(2σ²)) with exponentially distributed g."""
     return np.asarray(np.sqrt(generator.standard_exponential(count)))
 
 
 def _chi(generator: Generator, count: int) -> FloatArray:
-    """(1 + ‖δ‖²/σ²)^(−½) = E exp(−w²‖δ‖²/(2σ²)), w standard normal."""
+    """(1 + ‖δ‖²/σ²)^(−½) = E exp(−w²‖δ‖²/(2σ²)) with standard normal w."""
     return np.asarray(np.abs(generator.standard_normal(count)))
 
 
@@ -62,7 +63,7 @@ INVERSE_WIDTHS: dict[str, Callable[[Generator, int], FloatArray]] = {
     "rational_quadratic": _gamma,
     "inverse_multiquadric": _chi,
 }
-"""By kernel name: functions that draw s for a number of frequencies."""
+"""Maps each kernel name to a function that draws s for a number of frequencies."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Spectrum:
     """Frequencies of one kernel.
 
     Attributes:
-        kernel: kernel that determines the spectral distribution; k(x, x) = 1.
-        omega_RC: frequencies, in inverse units of the features.
+        kernel: kernel whose spectral distribution the frequencies have; k(x, x) = 1.
+        omega_RC: frequency vectors in inverse units of the features.
     """
 
     kernel: BoundKernel
@@ -79,16 +80,16 @@ class Spectrum:
 
     @property
     def count(self) -> int:
-        """R, the number of frequencies."""
+        """Number R of frequencies."""
         return int(self.omega_RC.shape[0])
 
     @property
     def heavy_tailed(self) -> bool:
-        """Whether some frequencies are so high that their phases have no correct digit in float32."""
+        """Whether some frequencies are so high that float32 phases have no correct digit."""
         return self.kernel.name == "laplacian"
 
     def one_minus_kernel(self, difference_C: FloatArray) -> float:
-        """Returns 1 − k(x, x + difference). For Gaussians, small values lose no digits to cancellation."""
+        """Returns 1 − k(x, x + difference). For Gaussians, small values do not lose digits to cancellation."""
         squared = float(difference_C @ difference_C)
         if self.kernel.gaussian_sigmas:
             return float(np.mean([-np.expm1(-0.5 * squared / scale**2) for scale in self.kernel.gaussian_sigmas]))
@@ -97,17 +98,18 @@ class Spectrum:
 
 
 def draw_spectrum(kernel: str, sigma: float, channels: int, count: int, seed: int) -> Spectrum:
-    """Draws frequencies, which depend only on the arguments and not on the device or the data.
+    """Draws frequencies. They depend only on the arguments, not on the device or the data.
 
     Args:
         kernel: a name in `KERNELS`.
         sigma: bandwidth in feature units.
-        channels: C.
-        count: R; 0 for the default. For a mixture, R is rounded up to a multiple of the number of widths.
-        seed: from 0 to 2⁶⁴ − 1.
+        channels: number C of channels.
+        count: number R of frequencies; 0 for the default. For a mixture of Gaussians, R is rounded up to a multiple of
+            the number of widths.
+        seed: seed of the random numbers, from 0 to 2⁶⁴ − 1.
 
     Raises:
-        BadOption: the kernel has no spectrum.
+        BadOption: random Fourier features do not exist for this kernel.
     """
     if kernel not in INVERSE_WIDTHS:
         raise BadOption(
