@@ -1,6 +1,6 @@
-"""Models in object storage: publishing weights with their card, and loading them with verification.
+"""Publishes models to object storage as weights with a card, and loads and verifies them.
 
-The card is written last, and only if no card exists under this id. This write publishes the model, so that a model id
+The card is written last, and only if the id has no card yet. This write publishes the model. A model id therefore
 always refers to the same weights.
 """
 
@@ -58,30 +58,30 @@ def publish(
     replace_damaged: bool = False,
     context: WorkContext = UNLIMITED,
 ) -> ModelCard:
-    """Stores an encoder's weights, then its card.
+    """Stores the weights of an encoder and then its card.
 
     Args:
         store: the deployment's object storage.
-        model_id: the id to publish under.
-        state: the encoder's weights without any head; float32.
-        architecture: a name in the registry.
+        model_id: the id under which the model is published.
+        state: the encoder's float32 weights, without heads.
+        architecture: name of the architecture in the registry.
         objective: objective of the training.
         preprocessing: the encoder's input; if None, the architecture's default.
         primary_layer: the layer of a check's main result; if empty, the architecture's primary layer.
-        pretraining: the datasets that the weights were trained on.
+        pretraining: the datasets on which the weights were trained.
         parent: id of the model from which these weights were fine-tuned.
         source: free text without patient data.
-        declaration: rules for DICOM, see `ModelCard`.
-        replace_damaged: whether to publish the model again if the stored model has the same source, but its card or
-            weights are lost or damaged.
-        context: checked after every step that takes long, before anything is stored.
+        declaration: DICOM rules of the model (see `ModelCard`).
+        replace_damaged: whether to publish the model again if the card or weights of the stored model are lost or
+            damaged. The stored model must have the same source.
+        context: checked after every long step, until the first object is stored.
 
     Returns:
-        The stored card. Publishing the same model again returns the first card.
+        The stored card. If the same model is published again, the first card is returned.
 
     Raises:
         BadCheckpoint: the weights do not fit the architecture.
-        BadOption: the id, architecture or primary layer is wrong.
+        BadOption: the id, the architecture or the primary layer is invalid.
         Conflict: the id belongs to another model.
     """
     check_model_id(model_id)
@@ -119,10 +119,10 @@ def publish_program(
     declaration: str = "",
     context: WorkContext = UNLIMITED,
 ) -> ModelCard:
-    """Stores an exported program (`program_archive.read_program`), then its card; see `publish` for the arguments.
+    """Stores an exported program (`program_archive.read_program`) and then its card, with arguments as in `publish`.
 
     Raises:
-        BadOption: the id or primary layer is wrong, or the program takes a different input.
+        BadOption: the id or the primary layer is invalid, or the program expects a different input.
         Conflict: the id belongs to another model.
     """
     check_model_id(model_id)
@@ -152,15 +152,15 @@ def publish_program(
 
 
 def load_encoder(store: ObjectStore, model_id: str) -> tuple[Encoder, ModelCard]:
-    """Loads a published encoder in evaluation mode, verified against its card.
+    """Loads a published encoder in evaluation mode and verifies it against its card.
 
     Args:
         store: the deployment's object storage.
-        model_id: a published model.
+        model_id: id of a published model.
 
     Raises:
         NotFound: no model has this id.
-        DataLoss: the weights are missing, or differ from the weights that the card names.
+        DataLoss: the weights are missing, or differ from those that the card describes.
         PreconditionFailed: this version cannot build the card's architecture.
         BadCheckpoint: the stored weights do not fit the architecture.
     """
@@ -171,7 +171,7 @@ def load_encoder(store: ObjectStore, model_id: str) -> tuple[Encoder, ModelCard]
 def load_card_encoder(
     store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu", max_bytes: int = MAX_WEIGHTS_BYTES
 ) -> Encoder:
-    """Loads a card's encoder from a file of at most `max_bytes`. See `load_encoder` for the errors."""
+    """Loads the encoder of a card from a file of at most `max_bytes`. See `load_encoder` for the errors."""
     data = _read_weights(store, card, max_bytes)
     if card.architecture == exported_program.ARCHITECTURE:
         return _build_program(card, parse_weights(data, card.id), device)
@@ -187,7 +187,7 @@ def load_card_encoder(
 
 
 def _read_weights(store: ObjectStore, card: ModelCard, max_bytes: int) -> bytes:
-    """Reads weights after their size and header, which must agree."""
+    """Reads weights. The size of the file must agree with its header."""
     ref = card.checkpoint
     with lost_as("model", card.id, describe_publishing(card)):
         try:
@@ -198,7 +198,7 @@ def _read_weights(store: ObjectStore, card: ModelCard, max_bytes: int) -> bytes:
 
 
 def _build_program(card: ModelCard, state: StateDict, device: torch.device | str) -> exported_program.ExportedEncoder:
-    """Checks and builds a stored program, which must be the one that its card describes."""
+    """Checks a stored program, including that it is the one that its card describes, and builds its encoder."""
     encoder = exported_program.build_exported(state, card.id, device)
     if not _takes_input(encoder, card.preprocessing) or card.layers != exported_program.get_layer_specs(encoder):
         raise BadCheckpoint(
@@ -222,7 +222,7 @@ def _to_ref(model_id: str, data: bytes) -> StoredObject:
 def _commit(
     store: ObjectStore, card: ModelCard, data: bytes, context: WorkContext, *, replace_damaged: bool = False
 ) -> ModelCard:
-    """Stores the weights, then the card; returns the first card if the same model is stored again."""
+    """Stores the weights and then the card. Returns the first card if the same model was stored before."""
     context.checkpoint()
     # The weights' key contains their digest: writing them before a lost race overwrites nothing of the other model.
     store.put(card.checkpoint.key, data)
@@ -241,7 +241,7 @@ def _commit(
 
 
 def _is_damaged(store: ObjectStore, card: ModelCard) -> bool:
-    """Returns whether a stored model of the same source is unusable; repeated trainings differ only in weights."""
+    """Returns whether a stored model of the same source is unusable. Repeated trainings differ only in weights."""
     try:
         first = load_card(store, card.id)
     except PreconditionFailed:

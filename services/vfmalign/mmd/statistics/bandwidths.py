@@ -1,6 +1,6 @@
-"""Bandwidths from the distances between rows: their median, and a grid between quantiles.
+"""Bandwidths from the distances between rows: the median distance, or a grid between quantiles of the distances.
 
-Legend: R rows, K channels, I and J rows of one tile.
+Legend: R rows, K channels, I rows and J columns of one tile.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _RELATIVE_ROUNDING = 1e-13
 
 
 def sample_rows(rows: int) -> IntArray | None:
-    """Chooses a representative subset of the rows, in ascending order; None for all rows.
+    """Chooses a representative subset of the rows. Returns their numbers in ascending order; None for all rows.
 
-    The choice depends only on the number of rows, so permuting labels does not change it.
+    The subset depends only on the number of rows, so permuted labels do not change the subset.
     """
     if rows <= EXACT_ROWS:
         return None
@@ -33,7 +33,7 @@ def sample_rows(rows: int) -> IntArray | None:
 
 
 def pairwise_distances(rows: Rows, context: WorkContext) -> FloatArray:
-    """Returns ‖x_i − x_j‖ for i < j in no particular order, for float64 rows.
+    """Returns ‖x_i − x_j‖ of float64 rows for all i < j, in no particular order.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.
@@ -52,10 +52,12 @@ def pairwise_distances(rows: Rows, context: WorkContext) -> FloatArray:
 
 
 def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
-    """Returns σ, the median of ‖x_i − x_j‖ over i < j (with an even number of pairs, the mean of the middle two).
+    """Returns the bandwidth σ: the median of ‖x_i − x_j‖ over all i < j.
+
+    With an even number of pairs, the median is the mean of the middle two distances.
 
     Raises:
-        BadOption: fewer than 2 rows, or σ = 0.
+        BadOption: there are fewer than 2 rows, or σ is 0.
         BadTensor: a squared distance overflows.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
@@ -77,9 +79,10 @@ def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
 
 
 def bandwidth_grid(rows: Rows, count: int, context: WorkContext) -> tuple[float, ...]:
-    """Returns evenly spaced bandwidths from half the 5 % quantile to twice the 95 % quantile of the distances.
+    """Returns evenly spaced bandwidths, from half the 5 % quantile to twice the 95 % quantile of the distances.
 
-    This is the grid of MMD-FUSE (Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5). It is empty if all rows are equal.
+    This is the grid of MMD-FUSE (Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5). The grid is empty if all rows are
+    equal.
     """
     low, high = np.quantile(pairwise_distances(rows, context), (0.05, 0.95))
     if high <= 0.0:

@@ -1,8 +1,8 @@
 """Estimators of MMD² as functions of sums of kernel values.
 
 Source: Gretton, Borgwardt, Rasch, Schölkopf, Smola: A Kernel Two-Sample Test, JMLR 13 (2012) 723–773.
-Every formula is elementwise, so that observed, permuted and leave-one-out sums use the same code. Unbiased estimates
-may be negative and are never clipped.
+Every formula is elementwise, so that the same code computes observed, permuted and leave-one-out values. Unbiased
+estimates may be negative and are never clipped.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PairedSums:
-    """Sums of h(z_i, z_j) over pairs z_i = (x_i, y_i); each array has one entry per statistic.
+    """Sums of h(z_i, z_j) over pairs z_i = (x_i, y_i). Each array contains one entry per statistic.
 
     Attributes:
-        total: Σ_ij h(z_i, z_j), diagonal included.
+        total: Σ_ij h(z_i, z_j), including the diagonal.
         diagonal: Σ_i h(z_i, z_i).
-        rows: n.
+        rows: number n of pairs.
     """
 
     total: FloatArray
@@ -36,12 +36,12 @@ class PairedSums:
 
 @dataclass(frozen=True)
 class IndependentSums:
-    """Sums of k over two independent samples; each array has one entry per statistic.
+    """Sums of k over two independent samples. Each array contains one entry per statistic.
 
     Attributes:
-        xx, yy, xy: Σ_ij k(x_i, x_j), Σ_ij k(y_i, y_j) and Σ_ij k(x_i, y_j), diagonals included.
+        xx, yy, xy: Σ_ij k(x_i, x_j), Σ_ij k(y_i, y_j) and Σ_ij k(x_i, y_j), including the diagonals.
         xx_diagonal, yy_diagonal: Σ_i k(x_i, x_i) and Σ_i k(y_i, y_i).
-        rows_x, rows_y: n and m.
+        rows_x, rows_y: numbers n and m of rows.
     """
 
     xx: FloatArray
@@ -54,16 +54,16 @@ class IndependentSums:
 
 
 def biased_paired(sums: PairedSums) -> FloatArray:
-    """V-statistic with n = m, eq. (5): (1/n²) Σ_ij h(z_i, z_j). Non-negative, except for rounding."""
+    """V-statistic with n = m, eq. (5): (1/n²) Σ_ij h(z_i, z_j). It is never negative, except through rounding."""
     return sums.total / sums.rows**2
 
 
 def unbiased_paired(sums: PairedSums) -> FloatArray:
     """U-statistic over pairs, Lemma 6, eq. (4): (1/(n(n − 1))) Σ_{i≠j} h(z_i, z_j).
 
-    It excludes k(x_i, y_i), because pairing makes this value larger than k(x_i, y_j) of independent rows. It is
-    unbiased for independent pairs. Pairs within a group stay in the mean; tests and intervals treat a group as one
-    unit.
+    The statistic excludes k(x_i, y_i), because this value is larger for paired rows than k(x_i, y_j) for independent
+    rows. The statistic is unbiased if the pairs are independent. It includes pairs from the same group, but tests and
+    intervals treat a group as one unit.
     """
     return (sums.total - sums.diagonal) / (sums.rows * (sums.rows - 1.0))
 
@@ -96,19 +96,19 @@ INDEPENDENT: dict[Estimator, Callable[[IndependentSums], FloatArray]] = {
 
 
 def get_default(pairing: Pairing, method: TestMethod) -> Estimator:
-    """Returns the unbiased estimator for a pairing and a test.
+    """Returns the unbiased estimator that fits a pairing and a test.
 
-    A wild bootstrap flips the signs of h(z_i, z_j) and therefore needs an estimator over pairs. For independent samples
-    of equal size, the estimator of Lemma 6 is unbiased as well.
+    A wild bootstrap flips the signs of h(z_i, z_j) and therefore needs an estimator over pairs. The estimator of Lemma
+    6 is also unbiased for independent samples of equal size.
     """
     return "unbiased_paired" if _is_over_pairs(pairing, method) else "unbiased_independent"
 
 
 def check(pairing: Pairing, estimator: Estimator | None, method: TestMethod) -> None:
-    """Checks that an estimator (None for the default) is valid for a pairing and a test.
+    """Checks that an estimator is valid for a pairing and a test. None means the default estimator.
 
     Raises:
-        BadOption: the estimator is not valid for them.
+        BadOption: the estimator is not valid for this pairing or test.
     """
     if estimator is None or (estimator == "random_fourier" and method == "permutation"):
         return
@@ -140,5 +140,5 @@ def _is_over_pairs(pairing: Pairing, method: TestMethod) -> bool:
 
 
 def min_rows(estimator: Estimator) -> int:
-    """Returns the minimum number of rows per sample for which the estimator is defined."""
+    """Returns the smallest number of rows per sample for which the estimator is defined."""
     return 1 if estimator == "biased" else 2

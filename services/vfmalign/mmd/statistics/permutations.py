@@ -1,8 +1,8 @@
-"""Permutations of groups: swaps of pairs, and reassignments of independent samples.
+"""Permutations of groups: swaps for paired samples, and reassignments for independent samples.
 
 Random permutations come from a counter-based generator (Philox; Salmon et al., SC 2011) and are drawn on the CPU in a
-fixed order. They depend only on the seed and the number of groups, not on tile size, device or layer. The first B
-permutations are the same however many are drawn.
+fixed order. They depend only on the seed and the number of groups, not on tile size, device or layer. If more
+permutations are drawn, the first ones stay the same.
 
 Legend: G groups, B permutations.
 """
@@ -29,13 +29,14 @@ SignArray = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Permutations:
-    """Weights of groups in each permutation, and how a p-value counts the permutations.
+    """Weight of each group in each permutation, and how a p-value counts the permutations.
 
     Attributes:
-        weights_GB: for swaps, ±1 per group; for reassignments, 1 for groups labelled x and 0 for groups labelled y.
-        count: number of permutations that the columns represent.
-        enumerated: whether these are all permutations, including the identity.
-        multiplicity: number of permutations per column; 2 if s and −s give the same statistic.
+        weights_GB: weight of each group. A swap has weights ±1. A reassignment has weight 1 for groups labelled x and 0
+            for groups labelled y.
+        count: number of permutations that all columns together represent.
+        enumerated: whether these are all possible permutations, including the identity.
+        multiplicity: number of permutations that one column represents; 2 if s and −s yield the same statistic.
         absent_reason: why there is no test; empty if there is one.
     """
 
@@ -52,10 +53,10 @@ def no_permutations(groups: int, reason: str) -> Permutations:
 
 
 def draw_swaps(groups: int, permutations: int, seed: int, context: WorkContext = UNLIMITED) -> Permutations:
-    """Draws swaps of x and y within groups: all 2^G swaps for up to 12 groups, else `permutations` random ones.
+    """Draws swaps of x and y by group: all 2^G swaps for up to 12 groups, otherwise `permutations` random swaps.
 
-    If all swaps are enumerated, group 0 is never swapped and each column counts twice. `context` is checked before
-    every few permutations.
+    If all swaps are enumerated, group 0 is never swapped, and each column counts twice. Checks `context` before every
+    few permutations.
     """
     if groups <= MAX_ENUMERATED_GROUPS:
         codes_B = np.arange(2 ** (groups - 1), dtype=np.int64)
@@ -76,10 +77,10 @@ def draw_swaps(groups: int, permutations: int, seed: int, context: WorkContext =
 def draw_permutations(
     groups_x: int, groups_y: int, permutations: int, seed: int, context: WorkContext = UNLIMITED
 ) -> Permutations:
-    """Draws random choices of the `groups_x` groups that are labelled x; unlike swaps, choices are never enumerated.
+    """Draws random reassignments, which label `groups_x` groups as x. Unlike swaps, they are never enumerated.
 
-    Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x. `context` is checked
-    every few milliseconds while threads draw, and may raise to stop.
+    Each group gets a random key of 32 bits. The groups with the smallest keys are labelled x. While threads draw keys,
+    `context` is checked every few milliseconds and can stop them with an error.
     """
     groups = groups_x + groups_y
     weights_GB = np.empty((groups, permutations), np.int8)
@@ -103,9 +104,9 @@ def draw_permutations(
 
 
 def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
-    """Draws the keys of some permutations, [B, G].
+    """Draws the keys of a range of permutations, [B, G].
 
-    Permutation b reads the generator from block b·⌈G/8⌉, 8 keys per block, so that threads can draw any range.
+    Permutation b starts at block b·⌈G/8⌉ of the generator, with 8 keys per block. Threads can therefore draw any range.
     """
     blocks = -(-groups // 8)
     generator = _philox(seed)
@@ -115,7 +116,7 @@ def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
 
 
 def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
-    """Returns a mask of the `count` smallest keys of each row; of equal keys, the first counts as smaller."""
+    """Returns a mask of the `count` smallest keys of each row. Among equal keys, the first one counts as smaller."""
     last_B = np.partition(keys_BG, count - 1, axis=1)[:, count - 1]
     chosen_BG = keys_BG <= last_B[:, None]
     for row in np.flatnonzero(chosen_BG.sum(axis=1) > count):  # equal keys at the threshold, about once in 10⁵ rows
@@ -127,9 +128,9 @@ def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
 def weighted_sums(
     values_VG: NDArray[np.float64], permutations: Permutations, context: WorkContext = UNLIMITED
 ) -> NDArray[np.float64]:
-    """Sums values over groups, weighted by each permutation, [V, B]; converts few weights at a time to float64.
+    """Returns the sums of the groups' values, weighted by each permutation, [V, B].
 
-    `context` is checked before every few groups.
+    Converts the weights of only a few groups to float64 at a time, and checks `context` before each conversion.
     """
     groups, count = permutations.weights_GB.shape
     sums_VB = np.zeros((values_VG.shape[0], count))
@@ -142,5 +143,5 @@ def weighted_sums(
 
 
 def _philox(seed: int) -> np.random.Philox:
-    """Returns the generator; its key is the seed."""
+    """Returns a random generator whose key is the seed."""
     return np.random.Philox(key=seed)

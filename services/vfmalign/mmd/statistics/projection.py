@@ -1,6 +1,6 @@
-"""Two-dimensional projection of two samples onto principal axes, for figures; no statistic depends on it.
+"""Two-dimensional projection of two samples onto principal axes. Only figures use it; no statistic depends on it.
 
-Legend: F rows of the fitted sample, N and M rows of x and y, K channels.
+Legend: F rows of the fitted sample, N rows of x, M rows of y, K channels.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from vfmalign.mmd.engine.row_streams import FeatureArray
 from vfmalign.mmd.engine.rows import Affine, prepare
 
 _DECOMPOSED_SIDE = 64
-"""Number of rows or channels up to which a full decomposition computes all axes."""
+"""Maximum number of rows or channels for which a full decomposition computes all axes."""
 _MIN_RELATIVE_VARIANCE = 1e-13
-"""Share of the variance up to which an axis consists of rounding errors."""
+"""Maximum share of the variance at which an axis is considered to consist of rounding errors."""
 
 
 def project(
     samples: Sequence[FeatureArray], affine: Affine, device: torch.device, context: WorkContext = UNLIMITED
 ) -> Projection:
-    """Projects standardised features onto the principal axes of the reference or, if there is none, of x.
+    """Projects standardised features onto the principal axes of the reference or, without a reference, of x.
 
-    The sign of an axis makes its largest entry positive. If an axis does not exist (one row, one channel), its
-    coordinates are 0.
+    The sign of each axis is chosen so that its largest entry is positive. If an axis does not exist (one row or one
+    channel), its coordinates are 0.
 
     Args:
         samples: features of x, of y and optionally of the reference.
-        affine: standardisation.
-        device: where to compute.
-        context: checked before every block of rows, and before every product of the rows with a direction.
+        affine: standardisation of the features.
+        device: device to compute on.
+        context: checked before every block of rows and before every matrix-vector product.
     """
     fitted_NC = samples[2] if len(samples) > 2 else samples[0]
     fitted_FK = prepare([(fitted_NC, None)], affine, "float64", device, context=context).values_NK
@@ -61,10 +61,10 @@ def project(
 
 
 def _leading_axes(centred_FK: Tensor, context: WorkContext) -> tuple[list[float], Tensor]:
-    """Returns the variance along the first two principal axes, summed over rows, and the axes as rows.
+    """Returns the first two principal axes as rows, and the variance along each axis, summed over the feature rows.
 
-    ARPACK only needs matrix-vector products, about a hundred even if all directions vary alike. A full decomposition of
-    100,000 rows takes minutes and cannot be interrupted.
+    ARPACK needs only matrix-vector products: about a hundred, even if the variance is equal in all directions. A full
+    decomposition of 100,000 rows takes minutes and cannot be interrupted.
     """
     rows, channels = centred_FK.shape
     if min(rows, channels) <= _DECOMPOSED_SIDE:

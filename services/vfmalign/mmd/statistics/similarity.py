@@ -1,4 +1,4 @@
-"""Measures of shift other than MMD: CKA, Fréchet distance and energy distance, in float64 on arrays of rows.
+"""Measures of shift other than MMD: CKA, Fréchet distance and energy distance.
 
     from vfmalign.mmd.statistics import similarity
 
@@ -6,11 +6,11 @@
     similarity.frechet(before, after, train).value
     similarity.energy(before, after, paired=True).value
 
-Each measure is a value without a test or an interval. It is computed on the CPU. The time grows with rows² · channels;
-the memory is the centred rows and a few blocks of 2²⁰ entries.
+A measure is a single value without a test or an interval. It is computed in float64 on the CPU, in time proportional to
+rows² · channels. The memory contains the centred rows and a few blocks of 2²⁰ entries.
 
-Legend: N and M rows of x and y, F rows of the reference, R the rows of either, C channels, A principal axes, S the
-smaller of rows and channels, I rows of a block.
+Legend: N rows of x, M rows of y, F rows of the reference, R rows of any sample, C channels, A principal axes, S =
+min(R, C), I rows of a block.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from vfmalign.mmd.engine.row_streams import FeatureArray
 from vfmalign.mmd.engine.rows import FloatArray, central_point
 
 MAX_ROWS = 8192
-"""Largest number of rows of a sample. The time grows with its square."""
+"""Maximum number of rows of a sample. The time grows with the square of this number."""
 MAX_EIGEN_SIZE = 1536
-"""Largest size of an eigenproblem, the smaller of rows and channels. It takes half a second and cannot be cancelled."""
+"""Maximum size min(rows, channels) of an eigenproblem. At this size, it takes 0.5 s and cannot be cancelled."""
 MAX_AXES = 64
-"""Largest number of principal axes of the Fréchet distance. The bias grows with this number."""
+"""Maximum number of principal axes for the Fréchet distance. The bias grows with this number."""
 BLOCK_ENTRIES = 2**20
-"""Entries of one block of a matrix of products or distances."""
+"""Maximum number of entries of one block of a product or distance matrix."""
 
 LARGEST_FEATURE = 1e70
-"""Largest absolute feature value; sums of fourth powers of larger values would overflow."""
+"""Maximum absolute value of a feature. Sums of fourth powers of larger values would overflow."""
 
 _MIN_RELATIVE_VARIANCE = 1e-10  # of an axis; eigenvectors with smaller variances are no longer orthogonal
 _MIN_RELATIVE_HSIC = 1e-12
@@ -49,9 +49,9 @@ class MeasureValue:
     """Value of a measure.
 
     Attributes:
-        value: the value; None if absent.
-        dimension: dimension of the space it was computed in (channels or principal axes); 0 without a value.
-        absent_reason: why the value is absent.
+        value: value of the measure; None if `absent_reason` is set.
+        dimension: number of channels or principal axes from which the value was computed; 0 if there is no value.
+        absent_reason: why there is no value; empty if there is one.
     """
 
     value: float | None
@@ -61,11 +61,11 @@ class MeasureValue:
 
 @dataclass(frozen=True)
 class MeasureInput:
-    """Samples to compare.
+    """Samples from which a measure is computed.
 
     Attributes:
         x_NC, y_MC: standardised rows.
-        reference_FC: rows to fit principal axes on; None for x.
+        reference_FC: rows that determine the principal axes; None to use x.
         paired: whether row i of x and row i of y come from the same case.
         context: checked before every block of rows.
     """
@@ -78,23 +78,24 @@ class MeasureInput:
 
 
 def cka(x: FeatureArray, y: FeatureArray, *, context: WorkContext = UNLIMITED) -> MeasureValue:
-    """Returns the debiased linear centred kernel alignment of paired rows, a similarity in [−1, 1].
+    """Returns the debiased linear centred kernel alignment of paired rows: a similarity from −1 to 1.
 
-    It is HSIC₁(K, L) / √(HSIC₁(K, K) HSIC₁(L, L)) with K = xxᵀ and L = yyᵀ. The ratio is from Kornblith et al., ICML
-    2019, and its unbiased terms from Nguyen, Raghu and Kornblith, ICLR 2021. HSIC₁ is the unbiased estimator of Song et
-    al., JMLR 13 (2012), and K̃ is K without its diagonal:
+    The similarity is HSIC₁(K, L) / √(HSIC₁(K, K) HSIC₁(L, L)) with K = xxᵀ and L = yyᵀ. This ratio was introduced by
+    Kornblith et al., ICML 2019, and its unbiased terms by Nguyen, Raghu and Kornblith, ICLR 2021. HSIC₁ is the unbiased
+    estimator of Song et al., JMLR 13 (2012), where K̃ is K with a diagonal of zeros:
 
         HSIC₁ = [tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1] / (n(n−3))
 
-    It is invariant to translation, rotation and isotropic scaling of either sample.
+    The similarity does not change if either sample is translated, rotated or scaled equally in all directions.
 
     Args:
-        x: features (n, c), n from 4 to 8,192.
-        y: features (n, d) of the same cases; d may differ from c.
+        x: features (n, c) of 4 to 8,192 cases.
+        y: features (n, d) of the same cases. d may differ from c.
         context: checked before every block of rows.
 
     Raises:
-        BadTensor: an array does not have two axes or contains NaN, infinity or values above 1e70, or row counts differ.
+        BadTensor: an array does not have two axes, contains NaN, infinity or values above 1e70, or the row counts
+            differ.
         BadOption: there are more rows than the limit.
     """
     rows_x, rows_y = _to_float64("cka", "x", x), _to_float64("cka", "y", y)
@@ -126,23 +127,25 @@ def cka(x: FeatureArray, y: FeatureArray, *, context: WorkContext = UNLIMITED) -
 def frechet(
     x: FeatureArray, y: FeatureArray, reference: FeatureArray | None = None, *, context: WorkContext = UNLIMITED
 ) -> MeasureValue:
-    """Returns the squared Fréchet distance of Gaussians fitted to x and y on principal axes of the reference.
+    """Returns the squared Fréchet distance of Gaussians that are fitted to x and y on the reference's principal axes.
 
     The distance is ‖μ_x − μ_y‖² + tr(S_x + S_y − 2(S_x S_y)^½), the d² of Dowson and Landau, J. Multivariate Anal. 12
-    (1982); S has the divisor n − 1. With S = RᵀR from the QR decomposition of the centred rows, tr (S_x S_y)^½ is the
-    sum of the singular values of R_x R_yᵀ, which avoids the square root of a possibly singular matrix. The axes are the
-    leading principal axes of the reference. Their number is below half the rows of the smallest sample, at most 64 and
+    (1982); S has the divisor n − 1. The QR decomposition of the centred rows yields S = RᵀR. tr (S_x S_y)^½ is then the
+    sum of the singular values of R_x R_yᵀ, and no square root of a possibly singular matrix is needed. The axes are the
+    leading principal axes of the reference. Their number is below half the rows of the smallest sample, at most 64, and
     at most the reference's rank. The distance is biased upwards, in proportion to the number of axes divided by the
-    number of rows. Values of samples of different sizes or dimensions are therefore not comparable.
+    number of rows. Do not compare the values of samples that differ in size or dimension.
 
     Args:
         x: features (n, c).
         y: features (m, c).
-        reference: features (r, c); None for x. Each sample has 3 to 8,192 rows, and r or c is at most 1,536.
-        context: checked before every product of matrices; the decomposition takes up to half a second.
+        reference: features (r, c); None to use x. Each sample must have 3 to 8,192 rows, and r or c must be at most
+            1,536.
+        context: checked before every matrix product. No check interrupts the decomposition, which takes up to 0.5 s.
 
     Raises:
-        BadTensor: an array does not have two axes or contains NaN, infinity or values above 1e70, or channels differ.
+        BadTensor: an array does not have two axes, contains NaN, infinity or values above 1e70, or channel counts
+            differ.
         BadOption: there are more rows than the limit.
     """
     samples = [_to_float64("frechet", "x", x, fitted=reference is None), _to_float64("frechet", "y", y)]
@@ -172,23 +175,23 @@ def frechet(
 def energy(x: FeatureArray, y: FeatureArray, *, paired: bool = False, context: WorkContext = UNLIMITED) -> MeasureValue:
     """Returns the energy distance 2E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo, J. Stat. Plan. Inference 143 (2013)).
 
-    The estimate is unbiased: its means are over i ≠ j, for paired rows also in the cross term. It is MMD² with the
-    kernel −‖x−y‖ (Sejdinovic et al., Ann. Statist. 41 (2013)) in the unbiased form of the same pairing, so it may be
-    negative. In one channel, scipy.stats.energy_distance is the square root of the biased form with means over all i
-    and j.
+    The estimate is unbiased, because its means are over i ≠ j (also in the cross term if rows are paired). It is the
+    unbiased MMD² of the same pairing with the kernel −‖x−y‖ (Sejdinovic et al., Ann. Statist. 41 (2013)) and may
+    therefore be negative. For one channel, scipy.stats.energy_distance is the square root of the biased form, whose
+    means are over all i and j.
 
     Args:
-        x: features (n, c), n from 2 to 8,192.
-        y: features (m, c), m from 2 to 8,192.
-        paired: whether row i of x and row i of y come from the same case; requires n = m.
+        x: features (n, c) with n from 2 to 8,192.
+        y: features (m, c) with m from 2 to 8,192.
+        paired: whether row i of x and row i of y come from the same case; if so, n must equal m.
         context: checked before every block of rows.
 
     Returns:
-        The estimate, in units of the features.
+        The estimate in units of the features.
 
     Raises:
-        BadTensor: an array does not have two axes or contains NaN, infinity or values above 1e70, or the numbers of
-            channels or of paired rows differ.
+        BadTensor: an array does not have two axes, contains NaN, infinity or values above 1e70, or the channel counts
+            or paired row counts differ.
         BadOption: there are more rows than the limit.
     """
     x_NC, y_MC = _to_float64("energy", "x", x), _to_float64("energy", "y", y)
@@ -215,9 +218,9 @@ MEASURES: dict[str, Callable[[MeasureInput], MeasureValue]] = {
     "frechet": lambda samples: frechet(samples.x_NC, samples.y_MC, samples.reference_FC, context=samples.context),
     "energy": lambda samples: energy(samples.x_NC, samples.y_MC, paired=samples.paired, context=samples.context),
 }
-"""Measures by name."""
+"""Maps the name of each measure to its function."""
 PAIRED_MEASURES = frozenset({"cka"})
-"""Measures that are only defined for paired samples."""
+"""Names of the measures that are defined only for paired samples."""
 
 
 def check_size(measure: str, sample: str, rows: int, channels: int, *, fitted: bool) -> None:
@@ -228,7 +231,7 @@ def check_size(measure: str, sample: str, rows: int, channels: int, *, fitted: b
         sample: name of the sample in errors.
         rows: number of rows of the sample.
         channels: number of channels of the sample.
-        fitted: whether principal axes would be fitted on it.
+        fitted: whether principal axes are computed from this sample.
 
     Raises:
         BadOption: the sample is too large.
@@ -273,15 +276,15 @@ def _check_channels(samples: list[FloatArray]) -> None:
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Yields ranges of rows of a matrix; each block has at most `BLOCK_ENTRIES` entries."""
+    """Yields row ranges of a matrix. Each range contains at most `BLOCK_ENTRIES` entries."""
     step = max(1, BLOCK_ENTRIES // columns)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _centred_unit(rows_RC: FloatArray) -> FloatArray:
-    """Centres rows and scales the largest entry to 1.
+    """Centres rows and scales them so that the largest absolute entry is 1.
 
-    This does not change the ratio of HSICs; its sums then neither cancel against the mean nor overflow.
+    The ratio of HSICs does not change, and its sums neither overflow nor lose digits to a large mean.
     """
     centred_RC: FloatArray = rows_RC - rows_RC.mean(axis=0)
     centred_RC /= np.abs(centred_RC).max()
@@ -289,14 +292,14 @@ def _centred_unit(rows_RC: FloatArray) -> FloatArray:
 
 
 def _without_diagonal(rows_RC: FloatArray, span: slice, context: WorkContext) -> FloatArray:
-    """Returns some rows of the matrix of products, with its diagonal set to 0."""
+    """Returns some rows of the product matrix, with a diagonal of zeros."""
     block_IR = _multiply(rows_RC[span], rows_RC.T, context)
     block_IR[np.arange(len(block_IR)), np.arange(span.start, span.stop)] = 0.0
     return block_IR
 
 
 def _multiply(a_IK: FloatArray, b_KJ: FloatArray, context: WorkContext) -> FloatArray:
-    """Returns a matrix product; `context` is checked before it and, where it is large, before each block of rows."""
+    """Returns a matrix product. Checks `context` first and, in a large product, before each block of rows."""
     step = max(1, MAX_FLOP_UNCHECKED // (2 * b_KJ.size))
     if step >= len(a_IK):
         context.checkpoint()
@@ -316,7 +319,7 @@ def _hsic(product: float, k_R: FloatArray, l_R: FloatArray) -> float:
 
 
 def _principal_axes(fitted_FC: FloatArray, max_axes: int, context: WorkContext) -> FloatArray:
-    """Returns the leading principal axes of centred rows, [C, A], A at most `max_axes` and at most the rank."""
+    """Returns the leading principal axes of centred rows, [C, A]. A is at most `max_axes` and at most the rank."""
     rows, channels = fitted_FC.shape
     side = min(rows, channels)
     wide_SM = fitted_FC if rows < channels else fitted_FC.T
@@ -334,7 +337,7 @@ def _principal_axes(fitted_FC: FloatArray, max_axes: int, context: WorkContext) 
 def _replace_small(
     squares_IR: FloatArray, a_IC: FloatArray, b_RC: FloatArray, norms_I: FloatArray, context: WorkContext
 ) -> None:
-    """Recomputes squared distances of rows that are much closer to each other than to the centre (cancellation)."""
+    """Recomputes squared distances of rows that are so close to each other that the distances lost digits."""
     limits_I = _MIN_RELATIVE_DISTANCE * norms_I
     candidates = np.flatnonzero(squares_IR.min(axis=1) < limits_I)  # few rows: a mask of all entries takes longer
     rows, columns = np.nonzero(squares_IR[candidates] < limits_I[candidates, None])
@@ -347,7 +350,7 @@ def _replace_small(
 
 
 def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, include_diagonal: bool, context: WorkContext) -> float:
-    """Returns Σ_ij ‖a_i − b_j‖, with or without i = j."""
+    """Returns Σ_ij ‖a_i − b_j‖, with or without the terms i = j."""
     total = 0.0
     squares_a, squares_b = (np.square(rows_RC).sum(axis=1) for rows_RC in (a_RC, b_RC))
     for span in _blocks(len(a_RC), len(b_RC)):

@@ -1,4 +1,4 @@
-"""p-values, adjusted p-values over layers, and the jackknife interval.
+"""p-values, p-values adjusted over layers, and the jackknife interval.
 
 Legend: L layers, B permutations, G groups.
 """
@@ -16,7 +16,7 @@ from vfmalign.mmd.statistics.permutations import Permutations
 
 JACKKNIFE = "delete-one-group jackknife"
 MIN_HALF_WIDTH = 1e-9
-"""Half-width up to which an interval only covers rounding errors; MMD² is between 0 and 2."""
+"""Largest half-width of an interval that covers only rounding errors. MMD² is between 0 and 2."""
 
 # Pairs of rows within a group bias an estimate. At a bias of half a standard error, an interval covers 92 % instead of
 # 95 %. At a larger bias it covers less (`python -m bench.statistics`: below 90 %, 0 % in many channels) and is hidden.
@@ -32,10 +32,10 @@ BIASED = (
 
 
 def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutations: Permutations) -> Estimate:
-    """Returns the share of permutations with a statistic ≥ `observed`; differences within `tie_bound` are ties.
+    """Returns the share of permutations whose statistic is ≥ `observed`. Differences within `tie_bound` are ties.
 
-    If # is the number of such permutations, the share is (1 + #)/(1 + B) for random permutations (Phipson and Smyth,
-    SAGMB 2010). If all permutations are enumerated, it is #/2^G, because they include the identity.
+    Let # be the number of such permutations. For random permutations, the share is (1 + #)/(1 + B) (Phipson and Smyth,
+    SAGMB 2010). For enumerated permutations, which include the identity, the share is #/2^G.
     """
     if permutations.absent_reason:
         return absent(permutations.absent_reason)
@@ -45,11 +45,11 @@ def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutati
 def max_t_p_values(
     observed_L: FloatArray, permuted_LB: FloatArray, tie_bounds_L: FloatArray, permutations: Permutations
 ) -> list[Estimate]:
-    """Returns p-values of layers that share permutations, adjusted by single-step max-T (Westfall and Young, 1993).
+    """Adjusts the p-values of layers that share permutations by single-step max-T (Westfall and Young, 1993).
 
-    The statistics of each layer are centred and scaled by their mean and SD over all permutations and the observed one.
-    This treats all statistics alike, so the test stays exact. If the statistics of a layer differ only by rounding, the
-    layer has p = 1 and does not enter the maximum.
+    The statistics of each layer are centred by their mean and divided by their SD. Mean and SD are over the observed
+    and all permuted statistics. This treats all statistics alike, so the test stays exact. If the statistics of a layer
+    differ only by rounding, its p-value is 1, and the layer does not contribute to the maximum.
     """
     if permutations.absent_reason:
         return [absent(permutations.absent_reason)] * len(observed_L)
@@ -69,7 +69,7 @@ def max_t_p_values(
 
 
 def _share(at_least: int, permutations: Permutations) -> float:
-    """Returns the p-value; `at_least` columns have a statistic at least as large as the observed one."""
+    """Returns the p-value if `at_least` columns have a statistic at least as large as the observed statistic."""
     at_least *= permutations.multiplicity
     if permutations.enumerated:
         return at_least / permutations.count
@@ -79,20 +79,19 @@ def _share(at_least: int, permutations: Permutations) -> float:
 def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: float | None) -> Interval:
     """Returns the delete-one-group jackknife interval (Arvesen, Ann. Math. Stat. 1969, for U-statistics).
 
-    Its half-width is the standard error times the quantile of Student's t. The degrees of freedom are G − 1, with G of
-    the sample with the fewest groups.
+    The half-width is the standard error times the quantile of Student's t with G − 1 degrees of freedom. G is the
+    number of groups of the sample with fewer groups.
 
     Args:
         observed: the estimate θ.
-        left_out: θ without each group, one array per sample that is resampled independently (one for pairs).
-        level: nominal coverage.
-        p: p-value of the test; None without a test.
+        left_out: θ without each group in turn: two arrays for independent samples, one for paired samples.
+        level: nominal coverage of the interval.
+        p: p-value of the test; None if there is no test.
 
     Returns:
-        The interval, which is marked as degenerate if the test does not reject: near the null hypothesis, the estimator
-        is a degenerate U-statistic and not normal, so the coverage is unreliable. Without a test, the interval is not
-        marked for this reason. An interval is also marked if it is no wider than rounding errors: identical groups do
-        not show how other groups vary.
+        The interval. It is marked as degenerate if a test does not reject: near the null hypothesis, the estimator is a
+        degenerate U-statistic and not normal, so the coverage is unreliable. It is also marked if it is no wider than
+        rounding errors: identical groups do not show how other groups vary.
     """
     degrees = min(theta_G.size for theta_G in left_out) - 1
     half = float(stdtrit(degrees, 0.5 + level / 2.0)) * standard_error(left_out)
@@ -109,13 +108,13 @@ def standard_error(left_out: Sequence[FloatArray]) -> float:
 
 
 def bias_reason(observed: float, unbiased: float, left_out: Sequence[FloatArray], rounding: float) -> str:
-    """Returns why an unbiased estimate from grouped rows has no interval; empty if it has an interval.
+    """Returns why an unbiased estimate from grouped rows has no interval; empty if there is an interval.
 
     Args:
         observed: the estimate.
-        unbiased: the estimate from pairs of rows of different groups only.
-        left_out: the estimate without each group.
-        rounding: largest difference of the two estimates that rounding can cause.
+        unbiased: the estimate from those pairs of rows that are in different groups.
+        left_out: the estimate without each group in turn.
+        rounding: largest difference that rounding can cause between the two estimates.
     """
     bias = observed - unbiased
     if abs(bias) <= LARGEST_BIAS * standard_error(left_out) + rounding:

@@ -1,4 +1,4 @@
-"""The definition of an architecture: from the registry, a MONAI bundle, or a user's own file."""
+"""Definition of an architecture. It comes from the registry, from a MONAI bundle, or from a user's own file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from vfmalign.models.encoder import Encoder
 
 @dataclass(frozen=True)
 class Architecture:
-    """An architecture: how its encoder is built, which input it takes, and which layers a check may compare.
+    """Architecture of an encoder: how to build the encoder, its input, and the layers that a check may compare.
 
     Attributes:
-        name: its key in `ARCHITECTURES`.
-        build: builds the encoder with random weights drawn from torch's global generator.
-        preprocessing: the encoder's input, unless a model card states another input.
-        layers: layers that a check may compare, because the gradient of every head reaches them. The layers exclude the
-            encoder's `pooled` feature: a dense head sends no gradient through the final norm.
-        primary_layer: the layer declared in advance for a check's main result.
-        convert: converts upstream's state dicts.
-        files: content of each file of a foreign checkpoint, in order; one file unless the encoder joins several
-            networks.
+        name: key of the architecture in `ARCHITECTURES`.
+        build: builds the encoder. Draws random weights from torch's global generator.
+        preprocessing: the encoder's input. A model card may replace it.
+        layers: layers that a check may compare, because the gradient of every head reaches them. `pooled` is not one of
+            these layers, because a dense head sends no gradient through the final norm.
+        primary_layer: the layer for a check's main result, which is fixed before the check.
+        convert: converts state dicts of the upstream project to the encoder's weights.
+        files: describes each file of a foreign checkpoint, in order. There are several files only if the encoder joins
+            several networks.
     """
 
     name: str
@@ -37,6 +37,6 @@ class Architecture:
     files: tuple[str, ...] = ("weights",)
 
     def build_empty(self) -> Encoder:
-        """Builds the encoder on the meta device, without memory for weights and without drawing random numbers."""
+        """Builds the encoder on the meta device. This needs no memory for weights and draws no random numbers."""
         with torch.device("meta"):
             return self.build()

@@ -1,10 +1,10 @@
 """ConvNeXt V2 in three dimensions, the convolutional encoder of ProFound.
 
 Source: Woo et al., "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", CVPR 2023, arXiv
-2301.00808; the 3D layout (stem 4×4×4, strides 2, 2 and 1 after it) is ProFound's. Parameter names are upstream's, so
-that its state dicts load unchanged.
+2301.00808; the 3D layout (a stem of 4×4×4, then strides 2, 2 and 1) comes from ProFound. Parameters have the same names
+as in ProFound, so that its state dicts load unchanged.
 
-Axes: N batch, C channels, D H W depth, height, width (z, y, x).
+Axes: N batch, C channels, D depth (z), H height (y), W width (x).
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ EPSILON = 1e-6
 
 
 class ChannelsFirstLayerNorm(nn.LayerNorm):
-    """LayerNorm over C of an (N, C, D, H, W) map."""
+    """LayerNorm over the channels of an (N, C, D, H, W) map."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=EPSILON)
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Normalises every voxel over its channels; the shape is unchanged."""
+        """Normalises every voxel over its channels. The shape stays the same."""
         # In channels_last_3d this permutation is a view, and the result is channels_last_3d again: nothing is copied.
         return super().forward(input_NCDHW.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
 class GlobalResponseNorm(nn.Module):
-    """GRN of an (N, D, H, W, C) map: each channel's L2 norm over space, relative to the mean over channels."""
+    """Global response normalisation (GRN) of an (N, D, H, W, C) map.
+
+    The relative norm of a channel is its L2 norm over space, divided by the mean of this norm over all channels.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -46,7 +49,7 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, 1, 1, channels))
 
     def forward(self, map_NDHWC: Tensor) -> Tensor:
-        """Returns gamma · x · n + beta + x, where n is the relative norm; the shape is unchanged."""
+        """Returns gamma · x · n + beta + x with the relative norm n. The shape stays the same."""
         norm_N111C = torch.linalg.vector_norm(map_NDHWC, dim=(1, 2, 3), keepdim=True)
         relative_N111C = norm_N111C / (norm_N111C.mean(dim=-1, keepdim=True) + EPSILON)
         # x · (1 + gamma · n) + beta reads the map once instead of three times.
@@ -54,7 +57,7 @@ class GlobalResponseNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise 7³ convolution, LayerNorm, Linear ×4, GELU, GRN, Linear, residual."""
+    """Residual block: depthwise 7³ convolution, LayerNorm, Linear ×4, GELU, GRN, Linear."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -66,19 +69,19 @@ class Block(nn.Module):
         self.pwconv2 = nn.Linear(4 * channels, channels)
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Applies the block; the shape is unchanged."""
+        """Applies the block. The shape stays the same."""
         hidden_NDHWC = self.norm(self.dwconv(input_NCDHW).permute(0, 2, 3, 4, 1))
         hidden_NDHWC = self.pwconv2(self.grn(self.act(self.pwconv1(hidden_NDHWC))))
         return input_NCDHW + cast(Tensor, hidden_NDHWC).permute(0, 4, 1, 2, 3)
 
 
 class ConvNeXtV2(Encoder):
-    """3D ConvNeXt V2 encoder with four stages of total stride 4, 8, 16 and 16.
+    """3D ConvNeXt V2 encoder with four stages, whose total strides are 4, 8, 16 and 16.
 
     Args:
-        depths: blocks per stage.
-        dims: channels per stage.
-        in_channels: channels of the input, one per MRI sequence.
+        depths: number of blocks of each stage.
+        dims: number of channels of each stage.
+        in_channels: number of input channels, one per MRI sequence.
     """
 
     # oneDNN's depthwise 7³ kernels are about five times faster in this layout than in the contiguous one.
@@ -104,11 +107,11 @@ class ConvNeXtV2(Encoder):
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def layer_channels(self) -> dict[str, int]:
-        """The four stages and `pooled`, with their channels."""
+        """Number of channels of each of the four stages and of `pooled`."""
         return {**{f"stages.{i}": channels for i, channels in enumerate(self.dims)}, POOLED_LAYER: self.dims[-1]}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The four stages, of stride 4, 8, 16 and 16."""
+        """The four stages with their strides 4, 8, 16 and 16."""
         sides = accumulate(STAGE_STRIDES, operator.mul)
         return {f"stages.{i}": (side, side, side) for i, side in enumerate(sides)}
 
@@ -116,13 +119,14 @@ class ConvNeXtV2(Encoder):
         """Runs the encoder.
 
         Args:
-            input_NCDHW: float input; D, H and W are at least 16 voxels. Voxels at the end that do not fill a stride are
-                dropped.
+            input_NCDHW: float input of at least 16 voxels along D, H and W. Voxels at the end of an axis that do not
+                fill a stride are dropped.
             slices_N2: not used.
 
         Returns:
             `stages.0` to `stages.3`: the map after each stage, (N, C, D/s, H/s, W/s) with s = 4, 8, 16, 16.
-            `pooled`: (N, C), the final norm of the last map's mean over space, which is ProFound's own feature.
+            `pooled`: (N, C), the mean of the last map over space after the final norm. ProFound uses this feature
+                itself.
         """
         maps = {}
         map_NCDHW = input_NCDHW.contiguous(memory_format=torch.channels_last_3d)
@@ -134,7 +138,7 @@ class ConvNeXtV2(Encoder):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Initialises as in ConvNeXt: truncated normal weights of SD 0.02, zero biases."""
+    """Initialises weights as in ConvNeXt: truncated normal with SD 0.02, and biases of 0."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -1,11 +1,11 @@
-"""Stacks of dilated convolutions, fully defined by a description.
+"""Stacks of dilated convolutions. A description defines a stack completely.
 
 MeshNet (Fedorov et al., "End-to-end learning of brain tissue segmentation from imperfect labeling", IJCNN 2017, arXiv
-1612.00940) and dilated convolutional autoencoders are such stacks: convolution, optional instance norm and activation,
-layer after layer, at full resolution or at a coarser one between a strided and a transposed convolution. Dilations
-widen the receptive field in place of a pyramid.
+1612.00940) and dilated convolutional autoencoders are such stacks. Each layer is a convolution with an optional
+instance norm and activation. Layers work at full resolution, or at a coarser one between a strided and a transposed
+convolution. Dilations instead of a pyramid widen the receptive field.
 
-Axes: N batch, C channels, D H W depth, height, width.
+Axes: N batch, C channels, D depth, H height, W width.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
 Activation = Literal["none", "relu", "elu", "gelu", "silu"]
 MAX_WEIGHTS = 200_000_000
-"""Maximum number of weights of a stack: descriptions arrive in requests and must not exhaust the memory."""
+"""Maximum number of weights of a stack. A description comes from a request and must not exhaust the memory."""
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "none": nn.Identity,
     "relu": nn.ReLU,
@@ -34,16 +34,18 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 class ConvolutionLayer(Record):
-    """One layer: a convolution with zero padding that keeps the size (or divides it by the stride), norm, activation.
+    """Layer that consists of a convolution, a norm and an activation.
+
+    Zero padding keeps the size of the map, or divides it exactly by the stride.
 
     Attributes:
-        channels: number of channels of the output.
-        kernel: side of the kernel; odd, or equal to the stride.
-        dilation: distance between the kernel's voxels.
-        stride: factor by which the map gets coarser, or finer if `transposed`.
+        channels: number of output channels.
+        kernel: side of the kernel, which must be odd or equal to the stride.
+        dilation: distance between neighbouring voxels of the kernel.
+        stride: factor by which the layer makes the map coarser (if `transposed`: finer).
         transposed: whether the convolution upsamples.
         bias: whether the convolution has a bias.
-        norm: `instance` gives every channel of a study mean 0 and SD 1, without parameters.
+        norm: `instance` normalises every channel of a study to mean 0 and SD 1; it has no parameters.
     """
 
     channels: int = Field(ge=1, le=1024)
@@ -63,14 +65,14 @@ class ConvolutionLayer(Record):
 
 
 class StackDescription(Record):
-    """A stack of dilated convolutions.
+    """Description of a stack of dilated convolutions.
 
     Attributes:
         layers: layers from input to output.
-        compared: indices of the layers that checks compare, ascending. If empty, checks compare every layer. They
-            always compare the layers that a dense head reads.
-        input: the encoder's input. Every side is a multiple of the coarsest stride.
-        initialisation: how random weights are drawn; `layer_sequential_unit_variance` is documented at `DilatedStack`.
+        compared: indices of the layers that checks compare, in ascending order; empty for all layers. Checks also
+            compare the layers that a dense head reads.
+        input: the encoder's input. Every side of the input is a multiple of the coarsest stride.
+        initialisation: how random weights are drawn. `DilatedStack` describes `layer_sequential_unit_variance`.
     """
 
     layers: tuple[ConvolutionLayer, ...] = Field(min_length=1, max_length=64)
@@ -103,7 +105,7 @@ class StackDescription(Record):
 
     @property
     def dense(self) -> tuple[int, ...]:
-        """Indices of the layers that a dense head reads: their output is finer than that of every later layer."""
+        """Indices of the layers that a dense head reads. Their output is finer than the output of every later layer."""
         strides = self.strides
         return tuple(i for i, stride in enumerate(strides) if all(stride < later for later in strides[i + 1 :]))
 
@@ -127,20 +129,20 @@ class ConvolutionBlock(nn.Module):
         self.activation = _ACTIVATIONS[layer.activation]()
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Applies the layer; D, H and W are divided by its stride, or multiplied if it is transposed."""
+        """Applies the layer. Divides D, H and W by its stride; a transposed layer multiplies them."""
         output_NCDHW: Tensor = self.activation(self.norm(self.convolution(input_NCDHW)))
         return output_NCDHW
 
 
 class DilatedStack(Encoder):
-    """Encoder that a `StackDescription` determines.
+    """Encoder that is built from a `StackDescription`.
 
-    Random weights are normal and scaled layer by layer, so that the response of every convolution to a smooth random
-    volume of the input's size has a mean square of 1 (layer-sequential unit variance: Mishkin & Matas, "All you need
-    is a good init", ICLR 2016, arXiv 1511.06422); biases are 0. This costs one forward pass. With torch's default
-    initialisation, the encoder returns nearly the same map for any input. A gain for each activation (He et al., ICCV
-    2015) does not suffice: at a dilation of 16, most taps of a small volume lie in the zero padding, and a narrow stack
-    multiplies the error of every layer.
+    Random weights are drawn from a normal distribution, and biases are 0. The weights are then scaled layer by layer,
+    so that the response of every convolution to a smooth random volume has a mean square of 1 (layer-sequential unit
+    variance: Mishkin & Matas, "All you need is a good init", ICLR 2016, arXiv 1511.06422). The volume has the size of
+    the input, and scaling takes one forward pass. With torch's default initialisation, the encoder returns nearly the
+    same map for any input. A gain for each activation (He et al., ICCV 2015) does not suffice. At a dilation of 16,
+    most taps of a small volume lie in the zero padding, and the errors of a narrow stack multiply from layer to layer.
     """
 
     def __init__(self, description: StackDescription) -> None:
@@ -155,12 +157,12 @@ class DilatedStack(Encoder):
         self._initialise()
 
     def layer_channels(self) -> dict[str, int]:
-        """The described outputs and `pooled`, with their channels."""
+        """Number of channels of each returned layer and of `pooled`."""
         channels = {name: self.description.layers[i].channels for i, name in self._names.items()}
         return {**channels, POOLED_LAYER: self.description.layers[-1].channels}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The maps that are finer than every later map; in an autoencoder, only the last map."""
+        """The maps that are finer than every later map. In an autoencoder, this is only the last map."""
         sides = {f"layers.{i}": self.description.strides[i] for i in self.description.dense}
         return {name: (side, side, side) for name, side in sides.items()}
 
@@ -173,7 +175,7 @@ class DilatedStack(Encoder):
         """Runs the encoder.
 
         Args:
-            input_NCDHW: float input; D, H and W are multiples of the coarsest stride.
+            input_NCDHW: float input, whose D, H and W are multiples of the coarsest stride.
             slices_N2: not used.
 
         Returns:
@@ -206,7 +208,7 @@ class DilatedStack(Encoder):
 
 
 def _make_probe(preprocessing: Preprocessing) -> Tensor:
-    """Volume for scaling random weights: smooth noise in the range of the input's normalisation."""
+    """Returns a volume for scaling random weights: smooth noise in the value range of the normalised input."""
     draw = torch.Generator().manual_seed(0)
     coarse_DHW = [max(1, side // 6) for side in preprocessing.shape_dhw]
     noise = torch.randn((1, len(preprocessing.modalities), *coarse_DHW), generator=draw)

@@ -1,10 +1,10 @@
-"""The masked autoencoder with a vision transformer in three dimensions, the transformer of ProFound.
+"""ProFound's transformer: a masked autoencoder with a three-dimensional vision transformer.
 
-Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv 2111.06377; the 3D patches are
-ProFound's. The parameter names are upstream's, so that its state dicts load unchanged.
+Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv 2111.06377; the 3D patches come
+from ProFound. Parameters have the same names as in ProFound, so that its state dicts load unchanged.
 
-Axes: N batch, L tokens, K visible patches, C channels, P voxels of a patch times input channels, D H W depth, height,
-width; tokens and patches are ordered by D, H, W.
+Axes: N batch, L tokens, K visible patches, C channels, P voxels of a patch times input channels, D depth, H height, W
+width. Tokens and patches are ordered by D, H, W.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
 
 class ProFoundViT(Encoder):
-    """The encoder: class token and patch tokens through the blocks and a final norm.
+    """Encoder that passes a class token and patch tokens through transformer blocks and a final norm.
 
     Args:
-        shape_DHW: size of the largest input, for which the position embedding is built.
+        shape_DHW: size of the largest input, which determines the position embedding.
         patch_DHW: size of a patch.
         size: size of the transformer.
-        in_channels: channels of the input, one per MRI sequence.
+        in_channels: number of input channels, one per MRI sequence.
         eps: epsilon of every norm.
     """
 
@@ -62,19 +62,19 @@ class ProFoundViT(Encoder):
         self.apply(initialise)
 
     def layer_channels(self) -> dict[str, int]:
-        """Every block, both kinds of tokens after the final norm, and `pooled`."""
+        """Number of channels of every block, of both token kinds after the final norm, and of `pooled`."""
         return dict.fromkeys(token_layers(len(self.blocks)), self.dim)
 
     def dense_layers(self) -> dict[str, Stride]:
-        """Four blocks, all with the patch's stride."""
+        """Four blocks. The stride of each is the size of a patch."""
         return dict.fromkeys(select_dense_blocks(len(self.blocks)), self.patch_DHW)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Runs the encoder on whole inputs.
+        """Runs the encoder on whole inputs, without masked patches.
 
         Returns:
-            `blocks.i`: patch tokens after block i, (N, C, D/p, H/p, W/p) with the patch's sides p.
-            `patch_tokens`: patch tokens after the final norm, of the same shape.
+            `blocks.i`: patch tokens after block i, (N, C, D/p, H/p, W/p), where p are the sides of a patch.
+            `patch_tokens`: patch tokens after the final norm, with the same shape.
             `class_token`: the class token after the final norm, (N, C, 1, 1, 1).
             `pooled`: the class token as (N, C).
         """
@@ -91,14 +91,14 @@ class ProFoundViT(Encoder):
         return maps
 
     def tokens(self, input_NCDHW: Tensor, visible_NK: Tensor | None = None) -> Tensor:
-        """Class token and patch tokens after the final norm.
+        """Returns the class token and the patch tokens after the final norm.
 
         Args:
             input_NCDHW: the input.
-            visible_NK: indices of the K patches that the encoder sees; if None, it sees all patches.
+            visible_NK: indices of the K patches that are visible to the encoder; None for all patches.
 
         Returns:
-            (N, 1 + K, C), the patches in the order of `visible_NK`.
+            (N, 1 + K, C): the class token, then the patches in the order of `visible_NK`.
         """
         tokens_NLC = self.embed(input_NCDHW)
         if visible_NK is not None:
@@ -119,7 +119,7 @@ class ProFoundViT(Encoder):
 
 
 class PatchEmbed3D(nn.Module):
-    """Patch embedding by a convolution with a stride equal to its kernel."""
+    """Patch embedding by a convolution whose stride is equal to its kernel size."""
 
     def __init__(self, in_channels: int, patch_DHW: Stride, dim: int) -> None:
         super().__init__()
@@ -131,11 +131,11 @@ class PatchEmbed3D(nn.Module):
 
 
 class MaeDecoder(nn.Module):
-    """The decoder of the masked autoencoder: from the tokens of the visible patches to the voxels of all patches.
+    """Decoder of the masked autoencoder. Predicts the voxels of all patches from the tokens of the visible patches.
 
     Args:
         encoder: the encoder that provides the tokens.
-        size: size of the decoder's transformer.
+        size: size of the transformer in the decoder.
     """
 
     def __init__(self, encoder: ProFoundViT, size: TransformerSize) -> None:
@@ -151,15 +151,15 @@ class MaeDecoder(nn.Module):
         self.apply(initialise)
 
     def forward(self, tokens_NLC: Tensor, visible_NK: Tensor, grid_DHW: Stride | None = None) -> Tensor:
-        """Predicts every patch.
+        """Predicts the voxels of every patch.
 
         Args:
             tokens_NLC: the encoder's class token and the tokens of the visible patches.
-            visible_NK: indices of those patches.
-            grid_DHW: patches along each axis of the input; None for the largest.
+            visible_NK: indices of the visible patches.
+            grid_DHW: number of patches along each axis of the input; None for the largest input.
 
         Returns:
-            (N, L, P), a patch's voxels ordered by D, H, W and then channel.
+            (N, L, P). The voxels of a patch are ordered by D, H, W and then channel.
         """
         seen_NKC = self.decoder_embed(tokens_NLC)
         place_1LC = crop_position_embedding(self.decoder_pos_embed, self.grid_DHW, grid_DHW or self.grid_DHW)
@@ -172,7 +172,7 @@ class MaeDecoder(nn.Module):
 
 
 def to_volume(patches_NLP: Tensor, grid_DHW: Stride, patch_DHW: Stride) -> Tensor:
-    """Arranges the patches that `MaeDecoder` returns as a volume: (N, C, D, H, W)."""
+    """Arranges the patches from `MaeDecoder` as a volume (N, C, D, H, W)."""
     (d, h, w), (p, q, r) = grid_DHW, patch_DHW
     tiles = patches_NLP.reshape(len(patches_NLP), d, h, w, p, q, r, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
     return tiles.reshape(len(patches_NLP), -1, d * p, h * q, w * r)
@@ -187,10 +187,10 @@ def patch_grid(shape_DHW: tuple[int, ...], patch_DHW: Stride) -> Stride:
 
 
 def position_embedding(grid_DHW: Stride, dim: int) -> Tensor:
-    """Sine and cosine of the patch's position along each axis, with a third of the channels per axis.
+    """Sines and cosines of the patch positions. Each axis has a third of the channels.
 
     Returns:
-        (1, 1 + L, dim); zeros for the class token.
+        Embedding (1, 1 + L, dim), which is 0 for the class token.
     """
     if dim % 6:
         raise ValueError(f"{dim} channels cannot be shared by sine and cosine of three axes: choose a multiple of 6")
@@ -202,14 +202,15 @@ def position_embedding(grid_DHW: Stride, dim: int) -> Tensor:
 
 
 def crop_position_embedding(embedding_1LC: Tensor, whole_DHW: Stride, part_DHW: Stride) -> Tensor:
-    """Position embedding of an input with fewer patches, such as a training patch: the centre of the whole grid.
+    """Position embedding of a smaller input, such as a training patch: the centre of the whole grid.
 
-    Neighbouring patches then differ as they do in a whole volume. Resampling the grid would not preserve this.
+    The embeddings of neighbouring patches then differ as much as in a whole volume. Resampling the grid would change
+    these differences.
 
     Args:
-        embedding_1LC: class token and patches of the whole grid.
-        whole_DHW: the whole grid.
-        part_DHW: the input's grid.
+        embedding_1LC: position embedding of the class token and of the whole grid.
+        whole_DHW: number of patches of the whole grid.
+        part_DHW: number of patches of the input.
     """
     if part_DHW == whole_DHW:
         return embedding_1LC
@@ -226,7 +227,7 @@ def _as_map(tokens_NLC: Tensor, grid_DHW: Stride) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Initialises as in the paper: Xavier uniform weights, treating the patch projection as a matrix; zero biases."""
+    """Initialises as in the paper: Xavier uniform weights (the patch projection counts as a matrix) and zero biases."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
         if module.bias is not None:

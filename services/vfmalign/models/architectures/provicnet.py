@@ -1,11 +1,11 @@
-"""ProViCNet: DINOv2 with registers over slices, with tokens for the position of each slice in its volume.
+"""ProViCNet: DINOv2 with registers, applied to slices. Two tokens encode the position of a slice in its volume.
 
 Sources: Oquab et al., "DINOv2", arXiv 2304.07193; Darcet et al., "Vision Transformers Need Registers", arXiv
-2309.16588; position tokens and their order are ProViCNet's (github.com/pimed/ProViCNet). The
-parameter names are upstream's, so that its state dicts load unchanged.
+2309.16588; position tokens and their order come from ProViCNet (github.com/pimed/ProViCNet). Parameters have the same
+names as in ProViCNet, so that its state dicts load unchanged.
 
-Axes: N studies, S slices of all studies, L tokens, C channels, D slices of one study, H W rows and columns. The input
-of an encoder is whole volumes, one channel per sequence.
+Axes: N studies, S slices of all studies, L tokens, C channels, D slices of one study, H rows, W columns. The input of
+an encoder consists of whole volumes with one channel per sequence.
 """
 
 from __future__ import annotations
@@ -30,17 +30,15 @@ from vfmalign.models.architectures.transformer import (
 from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool_volume, whole_volumes
 
 WINDOW = 3
-"""Adjacent slices that form the input of a slice, in place of a photograph's red, green and blue."""
+"""Number of adjacent slices in the input of one slice. They replace the red, green and blue of a photograph."""
 DINO_DIM = 384
-"""Width of DINOv2's smallest transformer, on which ProViCNet is built."""
+"""Width of the smallest transformer of DINOv2. ProViCNet is based on this transformer."""
 POSITION_TOKENS = 2
 REGISTERS = 4
 TABLE_SIDE = 37
-"""Rows and columns of the learned position embedding: DINOv2's 518 pixels in patches of 14."""
+"""Number of rows and of columns of the learned position embedding: DINOv2's 518 pixels in patches of 14."""
 PIXELS_PER_CHUNK = 8 * 448**2
-"""Pixels of the slices that pass through the blocks together: eight slices of the published size, or many small
-ones.
-"""
+"""Pixels of the slices that one pass processes together: eight slices of the published size, or many small ones."""
 
 
 class DinoBackbone(nn.Module):
@@ -48,7 +46,7 @@ class DinoBackbone(nn.Module):
 
     Args:
         size: size of the transformer.
-        patch: side of a patch in pixels.
+        patch: side length of a patch in pixels.
     """
 
     def __init__(self, size: TransformerSize, patch: int) -> None:
@@ -68,7 +66,7 @@ class DinoBackbone(nn.Module):
         self.apply(partial(_initialise, dim=dim))
 
     def embed(self, images_SCHW: Tensor, between_SLC: Tensor) -> Tensor:
-        """Tokens before the first block: class, registers, `between_SLC`, patches ordered by H and W."""
+        """Tokens before the first block: class token, registers, `between_SLC`, then patches ordered by H and W."""
         patches_SCHW = self.patch_embed(images_SCHW)
         rows, columns = patches_SCHW.shape[2:]
         place_1LC = resample_position_embedding(self.pos_embed, rows, columns)
@@ -79,7 +77,7 @@ class DinoBackbone(nn.Module):
 
 
 class PatchEmbed2D(nn.Module):
-    """Patch embedding by a convolution with a stride equal to its kernel."""
+    """Patch embedding by a convolution whose stride is equal to its kernel size."""
 
     def __init__(self, patch: int, dim: int) -> None:
         super().__init__()
@@ -91,10 +89,10 @@ class PatchEmbed2D(nn.Module):
 
 
 class SliceWiseEncoder(Encoder):
-    """An encoder that preserves slices: its maps have one slice for each slice of the input."""
+    """Encoder whose maps have one slice for each slice of the input."""
 
     def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
-        """Returns a mask of a map's padded slices, bool (N, 1, D, 1, 1)."""
+        """Returns a boolean mask (N, 1, D, 1, 1) of the padded slices of a map."""
         if slices_N2 is None:
             return None
         index_ND, count_N1 = slice_indices(slices_N2.to(map_NCDHW.device), map_NCDHW.shape[2])
@@ -102,11 +100,11 @@ class SliceWiseEncoder(Encoder):
 
 
 class SliceEncoder(SliceWiseEncoder):
-    """Encoder of one sequence: the backbone with two tokens for a slice's position.
+    """Encoder of one sequence. Adds two tokens for the position of a slice to the backbone.
 
     Args:
         size: size of the transformer.
-        patch: side of a patch in pixels.
+        patch: side length of a patch in pixels.
     """
 
     def __init__(self, size: TransformerSize, patch: int = 14) -> None:
@@ -120,23 +118,23 @@ class SliceEncoder(SliceWiseEncoder):
             nn.init.zeros_(line.bias)
 
     def layer_channels(self) -> dict[str, int]:
-        """Every block, both kinds of tokens after the final norm, and `pooled`."""
+        """Number of channels of every block, of both token kinds after the final norm, and of `pooled`."""
         return dict.fromkeys(token_layers(self.size.depth), self.size.dim)
 
     def dense_layers(self) -> dict[str, Stride]:
-        """Four blocks, all with the patch's stride; slices are not merged."""
+        """Four blocks. Their stride is the size of a patch within a slice, and 1 across slices."""
         return dict.fromkeys(select_dense_blocks(self.size.depth), (1, self.patch, self.patch))
 
     def slice_maps(self, images_SCHW: Tensor, position_S2: Tensor) -> dict[str, Tensor]:
         """Runs the backbone on slices.
 
         Args:
-            images_SCHW: each slice between its neighbours; H and W are multiples of the patch.
-            position_S2: index of the slice from 0, and the number of slices of its volume.
+            images_SCHW: each slice with its two neighbours as channels; H and W are multiples of `patch`.
+            position_S2: index of each slice (from 0) and number of slices of its volume.
 
         Returns:
-            `blocks.i`: patch tokens after block i, (S, C, H/patch, W/patch); `patch_tokens`: after the final norm;
-            `class_token`: after the final norm, (S, C, 1, 1).
+            `blocks.i`: patch tokens after block i, (S, C, H/patch, W/patch). `patch_tokens`: patch tokens after the
+            final norm. `class_token`: class token after the final norm, (S, C, 1, 1).
         """
         grid = (images_SCHW.shape[2] // self.patch, images_SCHW.shape[3] // self.patch)
         places = (self.axis_pos(position_S2[:, :1]), self.axis_max(position_S2[:, 1:]))
@@ -152,7 +150,7 @@ class SliceEncoder(SliceWiseEncoder):
         return maps
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Runs the encoder on every slice of the volumes except padded slices, which are 0 in all maps.
+        """Runs the encoder on every slice that is not padded. Padded slices are 0 in all maps.
 
         Returns:
             `blocks.i` and `patch_tokens`: (N, C, D, H/patch, W/patch). `class_token`: (N, C, D, 1, 1).
@@ -179,12 +177,12 @@ class SliceEncoder(SliceWiseEncoder):
 
 
 class FusionEncoder(SliceWiseEncoder):
-    """One encoder per sequence; each layer concatenates the layers of these encoders along the channels.
+    """Encoder of several sequences. Runs one encoder per sequence and concatenates their layers along the channels.
 
     Args:
-        streams: names of the streams, in the order of the input's channels.
-        size: size of each stream's transformer.
-        patch: side of a patch in pixels.
+        streams: names of the sequences' encoders, in the order of the input channels.
+        size: size of the transformer of each stream.
+        patch: side length of a patch in pixels.
     """
 
     def __init__(self, streams: Sequence[str], size: TransformerSize, patch: int = 14) -> None:
@@ -196,34 +194,35 @@ class FusionEncoder(SliceWiseEncoder):
         return [cast(SliceEncoder, stream) for stream in self.streams.values()]
 
     def layer_channels(self) -> dict[str, int]:
-        """The layers of one stream, with the channels of all streams."""
+        """Number of channels of each layer, summed over all streams."""
         return {name: self.in_channels * width for name, width in self._encoders()[0].layer_channels().items()}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The dense layers of one stream."""
+        """The dense layers, which are the same as for one stream."""
         return self._encoders()[0].dense_layers()
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """The maps of all streams, concatenated over C."""
+        """Returns the maps of all streams, concatenated along C."""
         streams = [e.feature_maps(input_NCDHW[:, i : i + 1], slices_N2) for i, e in enumerate(self._encoders())]
         return {name: torch.cat([maps[name] for maps in streams], dim=1) for name in streams[0]}
 
 
 def slice_indices(slices_N2: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Returns each input slice's index in its volume, (N, D), and the volume's number of slices, (N, 1)."""
+    """Returns the index of each input slice in its volume, (N, D), and the number of slices of each volume, (N, 1)."""
     return slices_N2[:, :1] + torch.arange(depth, device=slices_N2.device), slices_N2[:, 1:]
 
 
 def adjacent_slices(volumes_NDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
-    """Stacks every slice with its neighbours: (N, D, 3, H, W).
+    """Stacks every slice with its two neighbours, (N, D, 3, H, W).
 
-    The first and the last slice of a volume get the stack of their neighbour, which is upstream's rule. In a volume of
-    one slice, this slice is repeated three times. If a neighbour lies beyond the end of a patch, the nearest slice of
-    the patch replaces it.
+    The first and the last slice of a volume get the stack of their neighbour, as in ProViCNet. The only slice of a
+    volume is repeated three times. If an input contains only part of a volume, the nearest slice in the input replaces
+    a missing neighbour.
 
     Args:
         volumes_NDHW: slices of one sequence.
-        slices_N2: first slice and number of slices, see `models.encoder`; None for whole volumes without padding.
+        slices_N2: index of the first slice and number of slices (see `models.encoder`); None for whole volumes without
+            padding.
     """
     n, depth = volumes_NDHW.shape[:2]
     if slices_N2 is None:
@@ -242,17 +241,17 @@ def _as_map(tokens_SLC: Tensor, grid_HW: tuple[int, int]) -> Tensor:
 
 
 def _by_study(map_SCHW: Tensor, studies: int, real_S: Tensor | None) -> Tensor:
-    """(N·D, C, H, W) to (N, C, D, H, W), with 0 in padded slices, of which `map_SCHW` has none."""
+    """Converts (N·D, C, H, W) to (N, C, D, H, W). Fills padded slices, which `map_SCHW` lacks, with zeros."""
     if real_S is not None:
         map_SCHW = map_SCHW.new_zeros((len(real_S), *map_SCHW.shape[1:])).index_put((real_S,), map_SCHW)
     return map_SCHW.reshape(studies, -1, *map_SCHW.shape[1:]).transpose(1, 2)
 
 
 def _initialise(module: nn.Module, dim: int) -> None:
-    """Initialises as in DINOv2 at its width: truncated normal weights of SD 0.02, zero biases.
+    """Initialises a network of DINOv2's width as in DINOv2: truncated normal weights with SD 0.02, zero biases.
 
-    Narrower networks get larger weights that preserve a layer's gain. At SD 0.02, a class token with 48 channels
-    receives almost nothing from the patches, and a contrastive loss has no signal to start from.
+    Narrower networks get larger weights, which keep the gain of a layer constant. At SD 0.02, the patches have almost
+    no effect on a class token of 48 channels, so a contrastive loss has no signal at the start.
     """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02 * max(1.0, DINO_DIM / dim) ** 0.5)

@@ -13,16 +13,15 @@ from vfmalign.models.encoder import POOLED_LAYER
 
 EPSILON = 1e-6
 MLP_RATIO = 4
-"""Channels between the two layers of an MLP, as a multiple of a token's channels."""
+"""Number of hidden channels of an MLP, as a multiple of a token's channels."""
 CLASS_LAYER, PATCH_LAYER = "class_token", "patch_tokens"
 N_DENSE_BLOCKS = 4
-"""Number of blocks that a dense head reads, evenly spaced and including the last: as in UNETR (Hatamizadeh et al.,
-2022).
+"""Number of blocks that a dense head reads, as in UNETR (Hatamizadeh et al., 2022): evenly spaced, with the last one.
 """
 
 
 class TransformerSize(NamedTuple):
-    """Size of a transformer: channels of a token, number of blocks, attention heads of each block."""
+    """Size of a transformer: number of channels of a token, of blocks, and of attention heads per block."""
 
     dim: int
     depth: int
@@ -30,7 +29,7 @@ class TransformerSize(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: `proj(softmax(q kᵀ / √(dim / heads)) v)` with q, k and v from one product."""
+    """Multi-head self-attention: `proj(softmax(q kᵀ / √(dim / heads)) v)`. One product computes q, k and v."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU between them."""
+    """MLP of two linear layers with GELU between them."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -60,7 +59,7 @@ class MLP(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learnt factor for each channel of a residual branch (Touvron et al., 2021)."""
+    """Learnt factor for each channel of a residual branch (Touvron et al., 2021)."""
 
     def __init__(self, dim: int, value: float) -> None:
         super().__init__()
@@ -72,15 +71,15 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block with a norm before each branch (Dosovitskiy et al., 2021).
+    """Transformer block with a norm before each branch (Dosovitskiy et al., 2021).
 
     The parameters have the names that ProFound's and DINOv2's checkpoints share: norm1, attn.qkv, attn.proj, ls1.gamma,
     norm2, mlp.fc1, mlp.fc2 and ls2.gamma.
 
     Args:
-        size: channels of a token and attention heads.
+        size: number of channels of a token and of attention heads.
         eps: epsilon of the norms.
-        layer_scale: first value of the factors on both branches; no factors by default.
+        layer_scale: initial value of the factors on both branches; by default, there are no factors.
     """
 
     def __init__(self, size: TransformerSize, eps: float, layer_scale: float | None = None) -> None:
@@ -108,9 +107,9 @@ def resample_position_embedding(table_1LC: Tensor, rows: int, columns: int) -> T
     """Resamples a square table of position embeddings to another grid of patches.
 
     Args:
-        table_1LC: the class token's embedding, then the patches' by row, (1, 1 + side², C).
-        rows: patches along H.
-        columns: patches along W.
+        table_1LC: embeddings of the class token and then of the patches, row by row, (1, 1 + side², C).
+        rows: number of patches along H.
+        columns: number of patches along W.
 
     Returns:
         The embeddings (1, 1 + rows · columns, C), by bicubic interpolation with antialiasing.
@@ -125,11 +124,11 @@ def resample_position_embedding(table_1LC: Tensor, rows: int, columns: int) -> T
 
 
 def token_layers(depth: int) -> list[str]:
-    """Names of all layers: every block, both kinds of tokens after the final norm, and `pooled`."""
+    """Returns the names of all layers: every block, both token kinds after the final norm, and `pooled`."""
     return [*(f"blocks.{i}" for i in range(depth)), PATCH_LAYER, CLASS_LAYER, POOLED_LAYER]
 
 
 def select_dense_blocks(depth: int) -> list[str]:
-    """Names of up to four blocks, evenly spaced, ending with the last."""
+    """Returns the names of up to four evenly spaced blocks. The last block is always one of them."""
     count = min(N_DENSE_BLOCKS, depth)
     return [f"blocks.{depth * (i + 1) // count - 1}" for i in range(count)]

@@ -1,8 +1,7 @@
-"""Conversion of upstream's state dicts to an encoder's weights.
+"""Conversion of state dicts of upstream projects to an encoder's weights.
 
-The result gives the reason for every tensor that is dropped or initialised. There is one function per family, and each
-architecture of the registry names the function that converts its checkpoints. The formats come from ProFound (branch
-`demo`) and ProViCNet.
+The result contains the reason for every dropped or initialised tensor. Each family has a conversion function, and each
+architecture in the registry refers to its function. The formats come from ProFound (branch `demo`) and ProViCNet.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ SPARSE_DECODER_PARTS = ("decoder", "mask_token", "proj", "pred")
 
 @dataclass(frozen=True)
 class Conversion:
-    """An encoder's weights extracted from a foreign state dict.
+    """Weights of an encoder that were extracted from a foreign state dict.
 
     Attributes:
-        state: the weights, meant to fit the architecture.
+        state: the weights. They are not yet checked against the architecture.
         source_format: format of the state dict.
-        dropped: names of the tensors left out, by reason.
-        initialised: names of the parameters that are missing in the file and were initialised, by reason.
+        dropped: maps each reason to the names of the dropped tensors.
+        initialised: maps each reason to the names of parameters that the file lacks and that were initialised.
     """
 
     state: StateDict
@@ -49,15 +48,14 @@ class Conversion:
 
 
 Converter = Callable[[Sequence[StateDict], str], Conversion]
-"""Converts the state dicts of a checkpoint's files; the second argument is the name of the checkpoint in errors."""
+"""Converts the state dicts of a checkpoint's files. The second argument is the checkpoint's name in errors."""
 
 
 def convert_dense(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Converts one file with the encoder's own names, or a fine-tuned network that has the encoder as `encoder.*`.
+    """Converts one file: a plain encoder, or a fine-tuned network that contains the encoder as `encoder.*`.
 
-    Besides an encoder, a network for classification contains `head.*`; a network for segmentation contains the parts of
-    a UperNet or a UNETR. These are dropped. Any other tensor stays, so that the check against the architecture reports
-    it.
+    A classification network also contains `head.*`, and a segmentation network the parts of a UperNet or a UNETR. These
+    tensors are dropped. All other tensors stay, so that the check against the architecture reports unexpected ones.
     """
     (tensors,) = files
     if not any(name.startswith(ENCODER) for name in tensors):
@@ -70,7 +68,7 @@ def convert_dense(files: Sequence[StateDict], subject: str) -> Conversion:
 
 
 def convert_profound_conv(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Converts ProFound's ConvNeXt V2: dense, fine-tuned, or as its sparse (MinkowskiEngine) pretraining stores it."""
+    """Converts ProFound's ConvNeXt V2: dense, fine-tuned, or from sparse pretraining (MinkowskiEngine)."""
     (tensors,) = files
     if not any(name.endswith(".kernel") for name in tensors):
         return convert_dense(files, subject)
@@ -88,7 +86,7 @@ def convert_profound_conv(files: Sequence[StateDict], subject: str) -> Conversio
 
 
 def convert_profound_vit(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Converts ProFound's ViT: the whole masked autoencoder, its encoder, or a fine-tuned network."""
+    """Converts ProFound's ViT from the whole masked autoencoder, from its encoder, or from a fine-tuned network."""
     (tensors,) = files
     encoder, decoder = split_state(tensors, lambda name: name.startswith("decoder_") or name == "mask_token")
     if not decoder:
@@ -97,7 +95,7 @@ def convert_profound_vit(files: Sequence[StateDict], subject: str) -> Conversion
 
 
 def convert_provicnet(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Converts ProViCNet's network of one sequence."""
+    """Converts the network of one sequence of ProViCNet."""
     (tensors,) = files
     encoder, heads = split_state(tensors, lambda name: name.startswith(("head.", "CL_Head.")))
     if not heads:
@@ -107,7 +105,7 @@ def convert_provicnet(files: Sequence[StateDict], subject: str) -> Conversion:
 
 
 def convert_provicnet_fusion(streams: Sequence[str]) -> Converter:
-    """Creates a converter for several sequences. It reads one file per stream, in stream order, or one dense file."""
+    """Creates a converter for several sequences. It accepts one file per stream, in order, or one dense file."""
 
     def convert(files: Sequence[StateDict], subject: str) -> Conversion:
         if len(files) == 1:
@@ -125,13 +123,13 @@ def convert_provicnet_fusion(streams: Sequence[str]) -> Converter:
 
 
 def split_state(tensors: Mapping[str, Tensor], removed: Callable[[str], bool]) -> tuple[StateDict, StateDict]:
-    """Splits a state dict in two: the tensors that remain, and the tensors whose names `removed` selects."""
+    """Splits a state dict into the tensors that remain and the tensors whose names `removed` selects."""
     remaining = {name: tensor for name, tensor in tensors.items() if not removed(name)}
     return remaining, {name: tensor for name, tensor in tensors.items() if name not in remaining}
 
 
 def _get_segmentation_format(decoder: Mapping[str, Tensor]) -> str:
-    """Name of the segmentation network that the tensors other than the encoder's belong to; empty if there are none."""
+    """Returns the segmentation network to which the tensors outside the encoder belong; empty if there are none."""
     if not decoder:
         return ""
     return "UperNet" if any(name.startswith(UPERNET_PARTS) for name in decoder) else "UNETR"
@@ -145,7 +143,8 @@ def _dense_name(name: str) -> str:
 def _dense_tensor(name: str, tensor: Tensor, subject: str) -> Tensor:
     """Converts one tensor of the sparse format.
 
-    MinkowskiEngine stores kernels as (k³, in, out), or (k³, channels) where depthwise, in the order x, y, z.
+    MinkowskiEngine stores kernels as (k³, in, out), and depthwise kernels as (k³, channels). The k³ entries are in the
+    order x, y, z.
     """
     if name.endswith(".kernel"):
         if tensor.ndim == 3:
