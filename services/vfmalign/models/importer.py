@@ -1,6 +1,6 @@
-"""Import of foreign models: a checkpoint, a checkpoint of a stack of convolutions, a MONAI bundle, or a program.
+"""Import of foreign models: checkpoints, checkpoints of convolution stacks, MONAI bundles, or exported programs.
 
-Each form is converted to an architecture, a state dict and a preprocessing, which `cards` can publish.
+The import converts each of these forms to an architecture, a state dict and a preprocessing, which `cards` can publish.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A converted foreign model.
+    """Foreign model after its conversion.
 
     Attributes:
-        architecture: the card's architecture; `exported_program.ARCHITECTURE` for a program.
-        state: the weights.
-        preprocessing: the model's input; None for the architecture's own input.
-        report: the tensors that were read, dropped and initialised, and why.
+        architecture: architecture for the model card; `exported_program.ARCHITECTURE` for a program.
+        state: weights of the model.
+        preprocessing: input of the model; None to use the default input of the architecture.
+        report: text that tells which tensors were read, dropped or initialised, and why.
     """
 
     architecture: str
@@ -47,13 +47,13 @@ class ImportedModel:
 
 @dataclass(frozen=True)
 class InputDescription:
-    """The user's description of the input, for models that do not describe it themselves.
+    """The user's description of the input, for models that do not contain one.
 
     Attributes:
-        normalisation: empty for the default of the model's form.
+        normalisation: name of the normalisation; empty for the default of this form of model.
         quantiles: quantiles of the normalisation `quantile_range`; None for the default quantiles.
-        window: bounds of the normalisation `window` in HU; None for other normalisations.
-        reference: modality that defines the grid; empty for the default.
+        window: lower and upper bound of the normalisation `window` in HU; None for other normalisations.
+        reference: modality whose grid the input has; empty for the default.
     """
 
     modalities: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class InputDescription:
     reference: str = ""
 
     def preprocessing(self, shape_dhw: tuple[int, int, int] | None = None) -> Preprocessing | None:
-        """Builds the preprocessing, with the size that the model states unless the user gives a size.
+        """Builds the preprocessing. If the user sets no size, uses the size that the model declares.
 
         Returns:
             None if there is no size or no modality.
@@ -77,7 +77,7 @@ class InputDescription:
         return _validate_input(content) if content["shape_dhw"] and self.modalities else None
 
     def adjust(self, default: Preprocessing) -> Preprocessing:
-        """Builds the preprocessing from a default and the user's changes to it; raises like `preprocessing`."""
+        """Builds the preprocessing from a default and the user's changes. Raises the errors of `preprocessing`."""
         # These defaults follow from the modalities and the normalisation.
         follow = {"reference"} if self.modalities else set()
         follow |= {"quantiles", "window"} if self.normalisation else set()
@@ -114,12 +114,13 @@ def import_model(
     """Reads a foreign model.
 
     Args:
-        paths: a checkpoint (or several, if the architecture joins networks), a bundle's folder, or a `.pt2` program.
-        architecture: a name in the registry, a family of stacks, or `dilated_stack`; for checkpoints only.
-        layers: the layers of a bundle or program.
-        described: the input of a bundle, program or stack.
+        paths: paths of a checkpoint (several if the architecture joins networks), a bundle's folder or a `.pt2`
+            program.
+        architecture: for checkpoints only: a name in the registry, a family of stacks, or `dilated_stack`.
+        layers: layers to compare, for a bundle or program.
+        described: description of the input, for a bundle, program or stack.
         subject: name of the model in errors: an id, never a local path.
-        description: JSON file with the layers of a `dilated_stack`.
+        description: path of a JSON file that describes the layers of a `dilated_stack`.
 
     Raises:
         BadCheckpoint: the model cannot be read safely, or its weights do not fit.

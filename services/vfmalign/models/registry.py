@@ -1,4 +1,4 @@
-"""The architectures that can be built, by name, with their input and comparable layers.
+"""Registry of the architectures by name, with their input and the layers that a check may compare.
 
 To add an architecture, add one entry to `ARCHITECTURES` (see docs/models.md).
 """
@@ -30,11 +30,11 @@ MINI_INPUT = Preprocessing(modalities=MPMRI, spacing_mm=(2.0, 0.75, 0.75), shape
 SINGLE_INPUT = Preprocessing(
     modalities=("input",), spacing_mm=(1.0, 1.0, 1.0), shape_dhw=(32, 48, 32), normalisation="quantile_range"
 )
-"""One volume of any modality, prepared as for `stack_checkpoint`, so that models of both kinds share baselines."""
+"""Input of one volume of any modality. It equals that of `stack_checkpoint`, so that both share baselines."""
 
 MICRO = TransformerSize(dim=96, depth=4, heads=4)
 MICRO_STREAM = TransformerSize(dim=48, depth=4, heads=2)
-"""Size of one of three streams, each of which runs over every slice."""
+"""Size of each of the three streams. Every stream processes every slice."""
 
 _Stages = tuple[int, int, int, int]
 
@@ -63,7 +63,7 @@ def _profound_vit(name: str, patch_DHW: Stride, size: TransformerSize, preproces
 
 
 def _provicnet(name: str, *modalities: Modality, small: bool = False) -> Architecture:
-    """ProViCNet's slices are 3 mm apart and show 128 mm, which are 448 pixels of 2/7 mm."""
+    """Creates a ProViCNet architecture. Slices are 3 mm apart and show 128 mm (448 pixels of 2/7 mm)."""
     pixel_mm, shape_DHW = (1.0, MICRO_INPUT.shape_dhw) if small else (2 / 7, (24, 448, 448))
     fused = len(modalities) > 1
     size, patch = (MICRO_STREAM if fused else MICRO, 8) if small else (TransformerSize(384, 12, 6), 14)
@@ -115,7 +115,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def list_architectures() -> tuple[str, ...]:
-    """Names of the architectures that can be trained from random weights or read from a checkpoint."""
+    """Returns the names of the architectures that can be trained from random weights or read from a checkpoint."""
     return (*ARCHITECTURES, *stack_checkpoint.ALIASES)
 
 

@@ -1,6 +1,6 @@
-"""Weights as safetensors, with exactly the names, shapes and dtypes of the architecture.
+"""Weights as safetensors. Names, shapes and dtypes must be exactly those of the architecture.
 
-Other checkpoint formats are converted by the package `formats`. Nothing is unpickled.
+The package `formats` converts other checkpoint formats. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.encoder import Encoder, StateDict
 
 MAX_WEIGHTS_BYTES = 16 * 2**30
-"""Maximum size of a file of weights."""
+"""Maximum size of a weights file in bytes."""
 _MAX_LISTED = 5
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the library safetensors
 
 
 def to_safetensors(state: Mapping[str, Tensor]) -> bytes:
-    """Serialises weights; equal weights give equal bytes, whatever their device and memory layout."""
+    """Serialises weights. Equal weights yield equal bytes on any device and in any memory layout."""
     return write_safetensors({name: state[name].detach().cpu().contiguous() for name in sorted(state)})
 
 
 def load_state(data: bytes, architecture: Architecture, *, subject: str = "checkpoint") -> StateDict:
-    """Reads and checks weights that `to_safetensors` wrote.
+    """Reads weights that `to_safetensors` wrote, and checks them.
 
     Raises:
-        BadCheckpoint: the data are not safetensors, or a tensor is missing, unexpected, not finite, or of another shape
-            or dtype.
+        BadCheckpoint: the data are not safetensors, or a tensor is missing, unexpected, not finite, or has another
+            shape or dtype.
     """
     state = parse_weights(data, subject)
     check_state(state, architecture, subject=subject)
@@ -43,14 +43,14 @@ def load_state(data: bytes, architecture: Architecture, *, subject: str = "check
 
 
 def random_state(architecture: Architecture, seed: int) -> StateDict:
-    """Draws the architecture's initial weights from a seed, without changing torch's global generator."""
+    """Draws initial weights of the architecture from a seed. Does not change torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return {name: tensor.contiguous() for name, tensor in architecture.build().state_dict().items()}
 
 
 def build_encoder(architecture: Architecture, state: StateDict, device: torch.device | str = "cpu") -> Encoder:
-    """Builds an encoder with these weights on `device`, in evaluation mode."""
+    """Builds an encoder with these weights on `device` and sets it to evaluation mode."""
     encoder = architecture.build_empty()
     encoder.load_state_dict(state, strict=True, assign=True)
     encoder.to(device=device, memory_format=encoder.memory_format)  # type: ignore[call-overload]
@@ -61,7 +61,7 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, *, subj
     """Checks that a state dict has exactly the tensors of an architecture.
 
     Raises:
-        BadCheckpoint: a tensor differs; the error lists all differences.
+        BadCheckpoint: some tensors differ. The error lists all differences.
     """
     expected = architecture.build_empty().state_dict()
     problems = []
@@ -100,7 +100,7 @@ def parse_weights(data: bytes, subject: str) -> StateDict:
 
 
 def is_safetensors(data: bytes) -> bool:
-    """Whether data begin like a safetensors file: the length of a JSON header, then the header."""
+    """Returns whether data begin like a safetensors file: with the length of a JSON header and the header."""
     if len(data) < 10:
         return False
     (length,) = struct.unpack("<Q", data[:8])
@@ -113,6 +113,6 @@ def is_safetensors(data: bytes) -> bool:
 
 
 def format_names(names: Sequence[str]) -> str:
-    """Lists the first few names, and the number of names left out."""
+    """Lists the first few names and the number of other names."""
     shown = ", ".join(name[:96] for name in names[:_MAX_LISTED])
     return f"{shown} and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else shown

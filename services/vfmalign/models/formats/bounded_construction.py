@@ -1,4 +1,4 @@
-"""Limits the size of a network while it is built from untrusted arguments."""
+"""Limits the size of a network that is built from untrusted arguments."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vfmalign.core.domain.errors import BadCheckpoint
 
 MAX_MODULES = 5_000
 MAX_ELEMENTS = 2**31
-"""Maximum number of elements of all parameters and buffers: 8 GiB as float32."""
+"""Maximum number of elements of all parameters and buffers together: 8 GiB as float32."""
 
 
 class _BoundedRanges(TorchFunctionMode):
-    """Limits the result of `torch.linspace`, and creates it on the CPU if a network reads it back."""
+    """Limits the length of `torch.linspace` results. Creates them on the CPU if the network reads them."""
 
     def __init__(self, *, readable: bool) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class _BoundedRanges(TorchFunctionMode):
 
 @contextmanager
 def bounded_construction(*, readable_ranges: bool = False) -> Iterator[None]:
-    """Rejects a network as soon as it registers too many submodules or weights.
+    """Rejects a network once it has registered too many submodules or weights.
 
     Args:
-        readable_ranges: whether to compute the values of `torch.linspace`, and nothing else, on the CPU. SwinUNETR
-            reads its drop rates back while it is built, which fails on the meta device. On the CPU, its tables of
-            positions would take gigabytes before they are registered: the tables grow with the sixth power of the
-            window.
+        readable_ranges: whether to compute the values of `torch.linspace` on the CPU instead of the meta device.
+            SwinUNETR needs this, because its constructor reads the drop rates, which fails on the meta device.
+            Everything else stays on the meta device: SwinUNETR's position tables grow with the sixth power of the
+            window and would take gigabytes on the CPU before they are registered.
 
     Raises:
         BadCheckpoint: the network exceeds `MAX_MODULES` or `MAX_ELEMENTS`.

@@ -1,7 +1,9 @@
-"""Import of foreign checkpoints: read without unpickling, converted by the architecture's rules, and reported on.
+"""Import of foreign checkpoints.
 
-A `.pth` file is read by torch's weights-only reader, which builds tensors, plain containers and `argparse.Namespace`,
-and rejects every other class.
+Files are read without unpickling and converted by the architecture's rules. A report lists the tensors.
+
+torch's weights-only reader reads `.pth` files. It accepts tensors, plain containers and `argparse.Namespace`, and
+rejects every other class.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ OTHER_ENTRIES_REASON = "entries besides the weights, which an encoder does not n
 
 @dataclass(frozen=True)
 class ConvertedCheckpoint:
-    """A converted foreign checkpoint.
+    """Foreign checkpoint after its conversion.
 
     Attributes:
         state: dense weights that fit the architecture exactly.
         source_format: format of the file.
-        dropped: names of the tensors and entries left out, by reason.
-        initialised: names of the parameters that are missing in the file and were initialised, by reason.
+        dropped: maps each reason to the names of the dropped tensors and entries.
+        initialised: maps each reason to the names of parameters that the file lacks and that were initialised.
     """
 
     state: StateDict
@@ -40,7 +42,7 @@ class ConvertedCheckpoint:
     initialised: dict[str, list[str]]
 
     def report(self) -> str:
-        """Reports to the user which tensors were read, dropped and initialised, and why."""
+        """Returns a report for the user: which tensors were read, dropped or initialised, and why."""
         parts = [f"{self.source_format} checkpoint: {len(self.state)} tensors kept"]
         parts += [f"dropped {format_names(names)} ({why})" for why, names in self.dropped.items()] or [
             "nothing dropped"
@@ -57,8 +59,9 @@ def import_checkpoint(
     """Converts a foreign checkpoint (`.pth` or safetensors) to the state dict of an architecture.
 
     Args:
-        files: the bytes of its files; more than one only if the architecture joins several networks.
-        architecture: architecture of the weights.
+        files: content of the checkpoint's files. There are several files only if the architecture joins several
+            networks.
+        architecture: architecture for which the weights are converted.
         subject: name of the checkpoint in errors: an id or URI, never a local path.
 
     Raises:
@@ -87,7 +90,7 @@ def import_checkpoint(
 
 
 def read_tensors(data: bytes, subject: str) -> tuple[StateDict, list[str]]:
-    """Reads all tensors of a file by name, and the names of its other entries."""
+    """Reads all tensors of a file with their names, and the names of all other entries."""
     if is_safetensors(data):
         return parse_weights(data, subject), []
     content = _read_weights_only(data, subject)

@@ -1,7 +1,7 @@
-"""`torch.export` programs as encoders: an interpreter for a graph of allowed ATen operators.
+"""`torch.export` programs as encoders. An interpreter runs a program's graph of allowed ATen operators.
 
-`program_archive` reads an archive and writes its graph as JSON text. `program_check` checks the stored graph before any
-of it runs.
+`program_archive` reads an archive and converts its graph to JSON text. `program_check` checks the stored graph before
+it runs.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ARCHITECTURE = "torch_export"
 
 
 class ExportedEncoder(Encoder):
-    """Encoder that runs an exported program: its layers are values of the graph; `pooled` averages the last layer.
+    """Encoder that runs an exported program. Its layers are values of the graph; `pooled` averages the last layer.
 
     Args:
-        graph: the program's graph, which `check_program` accepted with these weights.
-        state: the program's weights by name.
+        graph: graph of the program. `check_program` must have accepted it with these weights.
+        state: maps the names of the program's weights to tensors.
         subject: name of the program in errors.
     """
 
@@ -45,25 +45,25 @@ class ExportedEncoder(Encoder):
                 self.weights.register_buffer(f"w{i}", tensor)
 
     def layer_channels(self) -> dict[str, int]:
-        """The layers and `pooled`, with their channels."""
+        """Number of channels of each layer and of `pooled`."""
         return {**self._graph.channels, POOLED_LAYER: self._graph.channels[self._graph.layers[-1][0]]}
 
     def layer_names(self) -> list[str]:
-        """The layers in the order in which the import named them."""
+        """The layers in the order of the import's option."""
         return [layer for layer, _ in self._graph.layers]
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The layers that are maps whose sides divide the sides of the input."""
+        """The layers that are maps and whose sides divide the sides of the input."""
         return dict(self._graph.strides)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Every layer as a map; studies are processed in batches of the size that the program was exported for."""
+        """Returns every layer as a map. Processes studies in batches of the size for which the program was exported."""
         parts = [self._run_batch(part) for part in torch.split(input_NCDHW, self._batch)]
         maps = {name: torch.cat([as_map(part[name], name) for part in parts]) for name in parts[0]}
         return {**maps, POOLED_LAYER: pool(next(reversed(maps.values())))}
 
     def _run_batch(self, input_NCDHW: Tensor) -> dict[str, Tensor]:
-        """Layers of at most as many studies as the program was exported for; the last one fills the batch."""
+        """Computes the layers for at most one exported batch of studies. Repeats the last study to fill the batch."""
         count = len(input_NCDHW)
         if count < self._batch:
             input_NCDHW = torch.cat([input_NCDHW, input_NCDHW[-1:].expand(self._batch - count, -1, -1, -1, -1)])
@@ -73,7 +73,7 @@ class ExportedEncoder(Encoder):
 
 
 def get_layer_specs(encoder: ExportedEncoder) -> tuple[Layer, ...]:
-    """Layers of an exported program, for its model card."""
+    """Returns the layers of an exported program for its model card."""
     channels = encoder.layer_channels()
     return tuple(Layer(name=name, channels=channels[name]) for name in encoder.layer_names())
 
@@ -82,6 +82,6 @@ def build_exported(state: StateDict, subject: str, device: torch.device | str = 
     """Checks a stored program and builds its encoder on `device`.
 
     Raises:
-        BadCheckpoint: the program is not allowed to run; see `check_program`.
+        BadCheckpoint: the program must not run (see `check_program`).
     """
     return ExportedEncoder(check_program(state, subject), state, subject).to(device).eval()

@@ -1,6 +1,6 @@
-"""A network as an encoder: the outputs of its named submodules are the layers.
+"""Encoder that wraps any network. The outputs of named submodules are its layers.
 
-Axes as in `encoder`; L tokens.
+Axes are the same as in `encoder`, with L tokens.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
 
 class HookedEncoder(Encoder):
-    """Encoder that runs a network: the outputs of its named submodules are the layers.
+    """Encoder that wraps any network. The outputs of named submodules are its layers.
 
-    The network runs as a whole, and its own output is ignored. Maps (N, C, D, H, W) are used unchanged, tokens (N, L,
-    C) as maps of L × 1 × 1, vectors (N, C) as maps of one voxel. `pooled` is the mean of the last layer.
+    The whole network runs, but its own output is ignored. A layer of shape (N, C, D, H, W) stays unchanged. Tokens (N,
+    L, C) become maps of L × 1 × 1 voxels, and vectors (N, C) maps of one voxel. `pooled` is the mean of the last layer.
 
     Args:
-        network: any module with an input of (N, C, D, H, W).
-        layers: names of its submodules, shallow to deep.
-        shape_DHW: size of the input that determines the layers' shapes.
-        in_channels: channels of the input.
+        network: any module whose input has the shape (N, C, D, H, W).
+        layers: names of the submodules, from shallow to deep.
+        shape_DHW: size of the input for which the shapes of the layers are determined.
+        in_channels: number of input channels.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str], shape_DHW: Stride, in_channels: int) -> None:
@@ -38,20 +38,20 @@ class HookedEncoder(Encoder):
         }
 
     def layer_channels(self) -> dict[str, int]:
-        """The named submodules and `pooled`, with their channels."""
+        """Number of channels of each named submodule and of `pooled`."""
         return {**self._channels, POOLED_LAYER: self._channels[self.layers[-1]]}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The layers that are maps whose sides divide the sides of the input."""
+        """The layers that are maps and whose sides divide the sides of the input."""
         return dict(self._strides)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Every named submodule's output as a map."""
+        """Returns the output of every named submodule as a map."""
         maps = {layer: as_map(output, layer) for layer, output in self.outputs(input_NCDHW).items()}
         return {**maps, POOLED_LAYER: pool(maps[self.layers[-1]])}
 
     def outputs(self, input_NCDHW: Tensor) -> dict[str, object]:
-        """Outputs of the named submodules; None for a submodule that the network does not call."""
+        """Returns the outputs of the named submodules; None for a submodule that the network does not call."""
         outputs_by_layer: dict[str, object] = dict.fromkeys(self.layers)
 
         def make_hook(layer: str) -> Callable[[nn.Module, object, object], None]:
@@ -70,7 +70,7 @@ def as_map(output: object, layer: str) -> Tensor:
     """Converts a layer's output to (N, C, D, H, W).
 
     Raises:
-        BadOption: the output is not a tensor of features.
+        BadOption: the output is not one tensor of features.
     """
     output = output[0] if isinstance(output, (tuple, list)) and len(output) == 1 else output
     if isinstance(output, Tensor) and output.is_floating_point():
@@ -95,9 +95,9 @@ def as_map(output: object, layer: str) -> Tensor:
 
 
 def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, object]:
-    """Outputs of the layers as tensors on the meta device.
+    """Returns the outputs of the layers as tensors on the meta device.
 
-    Only shapes are computed, with weights replaced by meta tensors, so that the call takes neither time nor memory.
+    Meta tensors replace the weights. Only shapes are computed, which needs almost no time or memory.
     """
     state = {f"encoder.{name}": torch.empty_like(t, device="meta") for name, t in encoder.state_dict().items()}
     probe_NCDHW = torch.empty((1, encoder.in_channels, *shape_DHW), device="meta")
@@ -117,7 +117,7 @@ def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, obje
 
 
 class _Outputs(nn.Module):
-    """Adapter with `outputs` as its `forward`: `functional_call` can only call `forward`."""
+    """Adapter whose `forward` is `outputs`, because `functional_call` can call only `forward`."""
 
     def __init__(self, encoder: HookedEncoder) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class _Outputs(nn.Module):
 
 
 def get_stride(output: object, shape_DHW: Stride) -> Stride | None:
-    """Stride of a map; None for tokens and vectors, and if a side does not divide the input's side."""
+    """Returns the stride of a map; None for tokens and vectors, or if a side does not divide the input's side."""
     if not isinstance(output, Tensor) or output.ndim != 5:
         return None
     sides = tuple(output.shape[2:])

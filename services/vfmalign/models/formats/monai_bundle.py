@@ -1,10 +1,11 @@
-"""Import of MONAI bundles: a network of `monai.networks.nets` with plain arguments, and named submodules as layers.
+"""Import of MONAI bundles. A bundle is a network of `monai.networks.nets` whose named submodules are the layers.
 
-The configuration of a bundle may name any Python object and contain expressions. Here it is treated as data: one class
-of `monai.networks.nets`, called with numbers, strings, and lists and objects of these. Everything else is rejected. The
-architecture's name encodes the network, so that any reader of a model card, job or manifest can build it.
+The configuration of a bundle may name any Python object and contain expressions. The import treats the configuration as
+data: one class of `monai.networks.nets`, called with numbers, strings, and lists and objects of them. Everything else
+is rejected. The name of the architecture encodes the network, so that every reader of a model card, job or manifest can
+build the network.
 
-Source of the layout: MONAI Bundle Specification (docs.monai.io).
+The MONAI Bundle Specification (docs.monai.io) defines the layout.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ NETWORK_KEYS = ("network_def", "network", "net")
 MAX_CONFIG_BYTES = 2**20
 WEIGHTS = ("model.safetensors", "model.pt", "model.pth")
 REJECTED_ARGUMENT_PREFIXES = ("pretrain", "weights", "path", "progress")
-"""Prefixes of arguments that make MONAI's networks download or read files."""
+"""Prefixes of the names of arguments that make MONAI's networks download or read files."""
 REJECTED_NETWORKS = {"BertPreTrainedModel", "Transchex"}
 """Networks that download or read files regardless of their arguments."""
 _NETS, _NETWORK = "monai.networks.nets", "network."
@@ -51,7 +52,10 @@ Options = dict[str, Argument]
 
 
 class NetworkDefinition(Record):
-    """Network that a MONAI architecture's name encodes; arguments are numbers, strings, short lists and objects."""
+    """Network that the name of a MONAI architecture encodes.
+
+    Its arguments are numbers, strings, short lists and objects.
+    """
 
     net: str = Field(max_length=64)
     arguments: dict[str, Argument | Options | list[Argument | Options]] = Field(max_length=64)
@@ -61,19 +65,19 @@ class NetworkDefinition(Record):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's architecture and the bytes of its weights."""
+    """Architecture of a bundle and the content of its weights file."""
 
     architecture: Architecture
     weights: bytes
 
 
 def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessing | None, subject: str) -> Bundle:
-    """Reads a bundle's folder.
+    """Reads the folder of a bundle.
 
     Args:
-        folder: contains `configs/metadata.json`, `configs/inference.json` and `models/`.
-        layers: names of the network's submodules.
-        preprocessing: the network's input.
+        folder: folder with `configs/metadata.json`, `configs/inference.json` and `models/`.
+        layers: names of the submodules to compare.
+        preprocessing: description of the network's input.
         subject: name of the bundle in errors.
 
     Raises:
@@ -108,9 +112,9 @@ def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessin
 def parse_network_definition(
     network: Mapping[str, object], config: Mapping[str, object], subject: str
 ) -> tuple[str, dict[str, object]]:
-    """Parses a configuration's network definition into the class's name and its arguments.
+    """Extracts the class name and the arguments of the network from a configuration.
 
-    `@name` is replaced by the plain value of that name in the configuration. Expressions (`$…`), other references and
+    A plain value of the configuration replaces the reference `@name` to it. Expressions (`$…`), other references and
     nested objects are rejected.
     """
     target = network.get("_target_")
@@ -143,7 +147,7 @@ def encode_architecture_name(
 def decode_architecture_name(name: str) -> Architecture:
     """Builds the architecture that a name encodes.
 
-    Names arrive in requests and job specs. Every check of the import is therefore repeated here.
+    The function repeats every check of the import, because names also come from requests and job specs.
 
     Raises:
         BadCheckpoint: the name encodes more than a MONAI network with plain arguments, or MONAI rejects the arguments.
@@ -205,7 +209,7 @@ def _describe_layers(layers: Sequence[str], widths: Mapping[str, int]) -> tuple[
 
 
 def _convert(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Converts the network's own state dict, or the encoder's."""
+    """Converts a state dict of the network or of the encoder."""
     (tensors,) = files
     if all(name.startswith(_NETWORK) for name in tensors):
         return Conversion(dict(tensors), "dense")
@@ -245,7 +249,7 @@ def _instantiate(cls: type[nn.Module], arguments: Mapping[str, object]) -> nn.Mo
 
 
 def _check_plain(value: object, where: str) -> None:
-    """Rejects anything but numbers, strings, null, and lists and objects of them."""
+    """Rejects everything except numbers, strings, null, and lists and objects of them."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name.startswith("_"):
@@ -276,7 +280,7 @@ def _read_json(path: Path, subject: str) -> dict[str, JsonValue]:
 
 
 def _format_stated_input(metadata: Mapping[str, Any]) -> str:
-    """The input that the metadata state, as a hint for the user."""
+    """Returns the input that the metadata state, as a hint for the user."""
     try:
         image = metadata["network_data_format"]["inputs"]["image"]
         return f" (its metadata state {image['num_channels']} channels and a shape of {image['spatial_shape']})"

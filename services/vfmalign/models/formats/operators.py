@@ -1,12 +1,11 @@
 """The operators that a stored program may call.
 
 Networks of timm, torchvision and MONAI in evaluation mode export to these operators. The list also contains some
-closely related operators. An operator is listed with its overload. It is listed only if it
+closely related operators. Each entry names an operator with its overload. An operator is listed only if it
 
-- has no effect besides its result, or besides changing its first argument in place,
-- initialises all of its result, with a shape that follows from the shapes of its arguments,
-- draws no random numbers,
-- and checks its arguments itself, unlike many of the operators (`native_batch_norm`, `as_strided`) into which torch
+- has no effect other than its result or a change of its first argument in place, - initialises its whole result, whose
+shape follows from the shapes of its arguments, - draws no random numbers, - and checks its arguments itself, unlike
+many of the operators (`native_batch_norm`, `as_strided`) into which torch
   decomposes the listed operators.
 """
 
@@ -90,14 +89,14 @@ ALLOWED_OPERATORS = frozenset(name for names in _LISTED.values() for name in nam
 """Operator and overload, without the namespace `aten`."""
 
 ASSERTIONS = {"_assert_async.msg", "_assert_scalar.default", "_assert_tensor_metadata.default"}
-"""Operators of an exported program that return nothing; an import leaves them out."""
+"""Operators of an exported program that return nothing. The import drops them."""
 
 INDEX_ARGUMENTS = {
     "embedding.default": ("weight", "indices"),
     "index.Tensor": ("self", "indices"),
     "index_select.default": ("self", "index"),
 }
-"""Operators that take elements by their index: the arguments that hold the elements and the index."""
+"""Maps each operator that selects elements by index to two argument names: the elements and the index."""
 
 TEXT_ARGUMENTS = {
     "approximate": "none|tanh",
@@ -107,7 +106,7 @@ TEXT_ARGUMENTS = {
     "padding": "same|valid",
     "rounding_mode": "trunc|floor",
 }
-"""Arguments that may be text, with their allowed values."""
+"""Maps each argument that may be text to its allowed values."""
 
 _REQUIRED_VALUES: dict[str, dict[str, bool | float]] = {
     "alpha_dropout.default": {"train": False},
@@ -119,7 +118,7 @@ _REQUIRED_VALUES: dict[str, dict[str, bool | float]] = {
 }
 _INFINITE_ARGUMENTS = {"fill_value", "max", "max_val", "min", "min_val", "other", "self", "value"}
 _MAX_SCALE = 64.0
-"""Largest factor of an upsampling; a kernel computes positions in its input from this argument."""
+"""Maximum factor of an upsampling. Kernels compute positions in their input from this factor."""
 
 
 def find_operator(operator: str, overload: str, subject: str) -> Operator:
@@ -141,7 +140,7 @@ def check_arguments(function: Operator, arguments: Iterable[tuple[str, Argument]
     """Checks all arguments of an allowed operator that are not tensors.
 
     Raises:
-        BadCheckpoint: an argument is unknown, given twice, or has a value that is not allowed.
+        BadCheckpoint: an argument is unknown, occurs twice, or has a value that is not allowed.
     """
     pairs = list(arguments)
     given, schema = dict(pairs), {argument.name: argument for argument in function._schema.arguments}

@@ -1,13 +1,14 @@
 """Reader of `torch.export` archives (`.pt2`) that does not use torch's own loader.
 
-torch's loader unpickles sample inputs and custom objects, evaluates the expressions of symbolic shapes, and looks
-operators up by dotted Python names. Here a program is treated as data. Its weights are raw bytes of a stated shape and
-type, and its graph is a list of `torch.ops.aten` operators called with tensors and plain values. Everything else is
-rejected.
+torch's loader unpickles sample inputs and custom objects, evaluates expressions of symbolic shapes, and looks up
+operators by dotted Python names. This reader treats a program as data. Its weights are raw bytes with a declared shape
+and type. Its graph is a list of `torch.ops.aten` operators with tensors and plain values as arguments. Everything else
+is rejected.
 
-`program_check` checks the operators and the cost of a graph, here and whenever the stored program is loaded.
+`program_check` checks the operators and the cost of a graph, both during the import and whenever the stored program is
+loaded.
 
-The format is that of torch 2.9 and later (torch/export/pt2_archive, schema version 8).
+torch 2.9 and later versions write this format (torch/export/pt2_archive, schema version 8).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from vfmalign.models.formats.program_interpreter import ProgramInterpreter
 from vfmalign.models.weights import format_names
 
 MAX_MODEL_BYTES = 32 * 2**20
-"""Maximum size of the archive's graph. Its nodes also carry traces of their source code."""
+"""Maximum size of the archive's graph in bytes. Its nodes also contain stack traces."""
 
 _OPERATOR = re.compile(r"torch\.ops\.aten\.([a-z_][a-z0-9_]*)\.([A-Za-z0-9_]+)")
 _PLAIN_KINDS = {"as_int", "as_float", "as_bool", "as_ints", "as_floats", "as_bools"}
@@ -42,13 +43,13 @@ def read_program(data: bytes, layers: Sequence[str], subject: str) -> StateDict:
     """Reads a `.pt2` archive.
 
     Args:
-        data: the archive.
-        layers: values of the graph, or paths of submodules. A path selects the last value computed in the submodule. If
-            empty, the layers are the program's outputs.
+        data: content of the archive.
+        layers: values of the graph or paths of submodules; empty for the program's outputs. A path selects the last
+            value that the submodule computes.
         subject: name of the program in errors.
 
     Returns:
-        The weights by their own names, with real numbers as float32, and the graph under `program`.
+        The weights by name, with real numbers as float32, and the graph under the name `program`.
 
     Raises:
         BadCheckpoint: the archive is damaged, or contains more than weights and a graph of ATen operators.
@@ -72,7 +73,7 @@ def read_program(data: bytes, layers: Sequence[str], subject: str) -> StateDict:
 def _convert(
     entries: Mapping[str, bytes], model: Any, layers: Sequence[str], subject: str
 ) -> tuple[Mapping[str, object], StateDict]:
-    """Converts the graph to the values of a `ProgramGraph`; also reads the weights."""
+    """Converts the graph to the values of a `ProgramGraph`, and reads the weights."""
     module = model["graph_module"]
     graph, signature = module["graph"], module["signature"]
     image, weights, state = _read_inputs(entries, signature, subject)
@@ -90,7 +91,7 @@ def _convert(
 def _read_inputs(
     entries: Mapping[str, bytes], signature: Mapping[str, Any], subject: str
 ) -> tuple[str, list[list[str]], StateDict]:
-    """The value of the image, the weights as pairs of value and name, and the weights' tensors."""
+    """Returns the image's value name, the weights' pairs of value name and weight name, and the weights' tensors."""
     weights: list[list[str]] = []
     state: StateDict = {}
     images: list[str] = []
@@ -110,7 +111,7 @@ def _read_inputs(
 
 
 def _convert_nodes(graph: Mapping[str, Any], image: str, weights: set[str], subject: str) -> list[list[object]]:
-    """The graph's operators in order, each with its arguments and the names of its results."""
+    """Returns the graph's operators in order, each with its arguments and the names of its results."""
     # Every argument must be the result of an earlier node: the interpreter runs the nodes in this order.
     known = {image, *weights}
     nodes: list[list[object]] = []
@@ -130,7 +131,7 @@ def _convert_nodes(graph: Mapping[str, Any], image: str, weights: set[str], subj
 
 
 def _run_once(graph: ProgramGraph, state: StateDict, subject: str) -> None:
-    """Runs the program on zeros: some operators reject arguments on the CPU that they accept on the meta device."""
+    """Runs the program on zeros, because some operators reject arguments only on the CPU, not on the meta device."""
     weights = {value: state[name] for value, name in graph.weights}
     with torch.inference_mode():
         values = {**weights, graph.input: torch.zeros(graph.input_shape)}
@@ -138,9 +139,9 @@ def _run_once(graph: ProgramGraph, state: StateDict, subject: str) -> None:
 
 
 def _encode_argument(name: str, argument: Mapping[str, Any], known: set[str], subject: str) -> list[object]:
-    """Encodes an argument as JSON: a pair of its kind, such as `tensor` or `value`, and its name or plain value.
+    """Encodes an argument as a JSON pair: its kind, such as `tensor` or `value`, and its name or plain value.
 
-    `program_interpreter` decodes them.
+    `program_interpreter` decodes these pairs.
     """
     ((kind, content),) = argument.items()
     if kind == "as_tensor" and content["name"] in known:
@@ -170,7 +171,7 @@ def _encode_argument(name: str, argument: Mapping[str, Any], known: set[str], su
 
 
 def _result_names(output: Mapping[str, Any], subject: str) -> list[str]:
-    """Names of the values that one output of an operator produces."""
+    """Returns the names of the values in one output of an operator."""
     ((kind, content),) = output.items()
     if kind == "as_tensor":
         return [str(content["name"])]
@@ -182,7 +183,7 @@ def _result_names(output: Mapping[str, Any], subject: str) -> list[str]:
 
 
 def _resolve_layers(graph: Mapping[str, Any], signature: Mapping[str, Any], layers: Sequence[str]) -> dict[str, str]:
-    """Maps the names of layers to values of the graph."""
+    """Finds the values of the graph that belong to the names of layers."""
     values, modules = [], {}
     for node in graph["nodes"]:
         results = [name for output in node["outputs"] for name in _result_names(output, "")]
@@ -204,7 +205,7 @@ def _resolve_layers(graph: Mapping[str, Any], signature: Mapping[str, Any], laye
 
 
 def _read_tensor(entries: Mapping[str, bytes], name: str, subject: str) -> Tensor:
-    """Reads a weight from its raw bytes."""
+    """Creates a weight from its raw bytes."""
     for folder, config in (("data/weights", "model_weights_config"), ("data/constants", "model_constants_config")):
         if f"{folder}/{config}.json" not in entries:
             continue
@@ -226,7 +227,7 @@ def _read_tensor(entries: Mapping[str, bytes], name: str, subject: str) -> Tenso
 
 
 def _read_entries(data: bytes, subject: str) -> dict[str, bytes]:
-    """Reads the archive's files without its top folder; sample inputs, which are pickled, are skipped."""
+    """Reads the files of the archive. Strips the top folder from their names, and skips the pickled sample inputs."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             files = [info for info in archive.infolist() if "/data/sample_inputs/" not in info.filename]

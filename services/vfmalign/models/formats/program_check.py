@@ -1,8 +1,8 @@
-"""Checks a stored program before it runs: its operators, its weights and its cost.
+"""Checks the operators, the weights and the cost of a stored program before the program runs.
 
-The same function checks a program when it is imported and every time it is loaded, because someone may have changed the
-stored program in between. Nothing of the program runs during the check, except for the integer arithmetic that makes
-indices. All other operators are evaluated on torch's meta device, which computes shapes but holds no data.
+A program is checked when it is imported and whenever it is loaded, because someone may have changed the stored program
+in between. The check runs only the integer arithmetic that computes indices. It evaluates all other operators on
+torch's meta device, which computes shapes but stores no data.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def check_program(state: StateDict, subject: str) -> ProgramGraph:
     """Checks a stored program.
 
     Args:
-        state: the program's weights by name, and its graph under `program`.
+        state: the program's weights by name, and its graph under the name `program`.
         subject: name of the program in errors.
 
     Returns:
-        The graph, whose operators are allowed to run with these weights.
+        The graph. Its operators may run with these weights.
 
     Raises:
         BadCheckpoint: the graph calls an operator that is not allowed, changes a weight, does not run, exceeds a limit,
-            or does not fit the weights or the layers that it declares.
+            or does not match its weights or its declared layers.
     """
     graph = parse_graph(state, subject)
     channels, strides = measure_layers(graph, state, subject)
@@ -45,10 +45,10 @@ def check_program(state: StateDict, subject: str) -> ProgramGraph:
 def measure_layers(
     graph: ProgramGraph, state: StateDict, subject: str
 ) -> tuple[dict[str, int], dict[str, tuple[int, int, int]]]:
-    """Checks a graph, except for what it declares about its layers; see `check_program`.
+    """Checks a graph as `check_program` does, except for the declared channels and strides of its layers.
 
     Returns:
-        The channels of its layers, and the strides of layers that are maps.
+        The channels of all layers, and the strides of the layers that are maps.
     """
     _check_weights(graph, state, subject)
     _check_nodes(graph, subject)
@@ -62,7 +62,7 @@ def measure_layers(
 
 
 def _check_weights(graph: ProgramGraph, state: StateDict, subject: str) -> None:
-    """Checks that the graph names exactly these weights, and that their types are types that an import writes."""
+    """Checks that the graph uses exactly these weights, and that an import can have written their types."""
     names = [name for _, name in graph.weights]
     if len({*names}) != len(names) or {*names} != {*state} - {PROGRAM}:
         raise reject("the weights do not match the names in the graph", subject)
@@ -75,7 +75,7 @@ def _check_weights(graph: ProgramGraph, state: StateDict, subject: str) -> None:
 
 
 def _check_nodes(graph: ProgramGraph, subject: str) -> None:
-    """Checks every operator and its arguments, and that each value is made once and before it is taken."""
+    """Checks all operators and their arguments. Each value must be computed once, and before it is used."""
     known = {graph.input, *(value for value, _ in graph.weights)}
     if len(known) != len(graph.weights) + 1:
         raise reject("a value of the graph has two meanings", subject)

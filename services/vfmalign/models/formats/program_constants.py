@@ -1,7 +1,8 @@
-"""Finds the values of a program that depend only on its weights, and checks the indices among these values.
+"""Finds the values of a program that depend only on its weights. Checks those values that are indices.
 
-On a GPU, an index out of range ends the process: the kernel's assertion makes the device unusable. An index must
-therefore not depend on the image. The check of a program computes only the integer arithmetic that produces indices.
+On a GPU, an index out of range triggers an assertion in the kernel, and the process can no longer use the device. An
+index must therefore not depend on the image. The check of a program runs only the integer arithmetic that computes
+indices.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from vfmalign.models.formats.program_graph import Node, ProgramGraph, reject
 from vfmalign.models.formats.program_interpreter import ProgramInterpreter, list_argument_names
 
 MAX_INDEX_COST = 2**28
-"""Maximum number of elements and operations of the arithmetic that computes all indices."""
+"""Maximum number of elements plus operations for computing all indices."""
 _INDEX_TYPES = {torch.int32, torch.int64}
 _FROM_THE_END = {"index"}
-"""Operators that count a negative index from the end."""
+"""Operators that interpret a negative index as a position from the end."""
 
 
 @dataclass(frozen=True)
 class _IndexUse:
-    """An operator that takes elements of a tensor by their index.
+    """Use of an operator that selects elements of a tensor by index.
 
     Attributes:
         node: the operator.
         shape: shape of the tensor.
-        indices: pairs of an axis and the name of the index into it.
+        indices: pairs of an axis and the name of the value that is the index along this axis.
     """
 
     node: Node
@@ -42,7 +43,7 @@ class _IndexUse:
 
 
 class ProgramConstants:
-    """Follows the constants of a graph while it is evaluated on the meta device."""
+    """Tracks which values are constant while a graph is evaluated on the meta device."""
 
     def __init__(self, graph: ProgramGraph) -> None:
         self._graph = graph
@@ -54,16 +55,16 @@ class ProgramConstants:
         self._uses: list[_IndexUse] = []
 
     def add(self, number: int, values: Mapping[str, Tensor], changed: set[int], cost: int) -> str:
-        """Records one node.
+        """Records one evaluated node.
 
         Args:
-            number: the node.
-            values: all values after the node.
-            changed: storages that the node changed; their content is no longer a constant.
+            number: index of the node in the graph.
+            values: all values that exist after the node.
+            changed: storages that the node changed. Their content is no longer constant.
             cost: number of elements plus operations of the node.
 
         Returns:
-            The problem with its indices; empty if there is no problem.
+            What is wrong with the node's indices; empty if nothing is.
         """
         _, _, arguments, results = node = self._graph.nodes[number]
         self._costs.append(cost)
@@ -84,15 +85,15 @@ class ProgramConstants:
         return ""
 
     def release(self, values: Mapping[str, Tensor]) -> None:
-        """Forgets the storages of these values, which are no longer needed."""
+        """Forgets the storages of values that are no longer needed."""
         for name, tensor in values.items():
             self._names_by_storage[get_storage_id(tensor)].discard(name)
 
     def check_indices(self, state: StateDict, subject: str) -> None:
-        """Computes all indices and checks their range.
+        """Computes all indices and checks that they are in range.
 
         Raises:
-            BadCheckpoint: an index is out of range, or costs too much to compute.
+            BadCheckpoint: an index is out of range, or its computation exceeds the limit.
         """
         indices = self._compute_indices(state, subject)
         for use in self._uses:
@@ -122,7 +123,7 @@ class ProgramConstants:
 
 
 def get_storage_id(tensor: Tensor) -> int:
-    """Identity of the memory that a tensor is a view of."""
+    """Returns the identity of a tensor's storage. All views of a tensor have the same storage."""
     return int(tensor.untyped_storage()._cdata)
 
 

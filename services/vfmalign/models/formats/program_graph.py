@@ -1,6 +1,6 @@
-"""The stored form of an exported program: a graph of operators as JSON, bounded in every part.
+"""Stored form of an exported program: a graph of operators as JSON. Every part of the graph has a size limit.
 
-The JSON text is stored next to the weights as a tensor of bytes, so that one safetensors file holds the whole model.
+The JSON text is a tensor of bytes next to the weights, so that one safetensors file contains the whole model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vfmalign.core.domain.record import Record
 from vfmalign.models.encoder import StateDict
 
 PROGRAM = "program"
-"""Name of the tensor that holds the graph's JSON text."""
+"""Name of the tensor with the graph's JSON text."""
 MAX_GRAPH_BYTES = 8 * 2**20
 MAX_NODES = 10_000
 MAX_WEIGHTS = 20_000
@@ -45,26 +45,26 @@ Argument = (
     | tuple[Literal["dtype", "format"], Annotated[StrictInt, Field(ge=0, le=64)]]
     | tuple[Literal["device"], None]
 )
-"""A kind and its content: values of the graph by name, plain values, and torch's serialised enumerations."""
+"""Kind and content of an argument. The content is a value's name, a plain value or a serialised torch enumeration."""
 Node = tuple[
     Name,
     Name,
     Annotated[tuple[tuple[Name, Argument], ...], Field(max_length=64)],
     Annotated[tuple[ResultName, ...], Field(max_length=_MAX_LIST)],
 ]
-"""An operator, its overload, its arguments by name, and the names of its results."""
+"""Node of a graph: an operator, its overload, its named arguments, and the names of its results."""
 
 
 class ProgramGraph(Record):
-    """The graph of a program.
+    """Graph of a program.
 
     Attributes:
-        input: name of the image.
-        input_shape: shape of the image: N, C, D, H, W.
+        input: name of the value that contains the image.
+        input_shape: shape (N, C, D, H, W) of the image.
         weights: pairs of a value's name in the graph and a weight's name in the file.
         nodes: operators in the order in which they run.
-        layers: pairs of a layer's name and the name of its value.
-        channels: channels of every layer.
+        layers: pairs of a layer's name and the name of the layer's value.
+        channels: number of channels of every layer.
         strides: strides along D, H, W of the layers that are maps.
     """
 
@@ -78,10 +78,10 @@ class ProgramGraph(Record):
 
 
 def parse_graph(state: StateDict, subject: str) -> ProgramGraph:
-    """Reads the graph that is stored with a program's weights.
+    """Reads the graph from a program's weights.
 
     Raises:
-        BadCheckpoint: there is no graph, or it exceeds the bounds of `ProgramGraph`.
+        BadCheckpoint: there is no graph, or the graph exceeds the limits of `ProgramGraph`.
     """
     text = state.get(PROGRAM)
     if text is None or text.dtype != torch.uint8 or text.ndim != 1 or text.numel() > MAX_GRAPH_BYTES:
@@ -90,7 +90,7 @@ def parse_graph(state: StateDict, subject: str) -> ProgramGraph:
 
 
 def validate_graph(content: bytes | Mapping[str, object], subject: str) -> ProgramGraph:
-    """Checks a graph, as JSON or as values, against the bounds of `ProgramGraph`; see `parse_graph` for errors."""
+    """Checks a graph (JSON or values) against the limits of `ProgramGraph`. Raises the errors of `parse_graph`."""
     try:
         if isinstance(content, bytes):
             return ProgramGraph.model_validate_json(content)
@@ -102,12 +102,12 @@ def validate_graph(content: bytes | Mapping[str, object], subject: str) -> Progr
 
 
 def encode_graph(graph: ProgramGraph) -> Tensor:
-    """The graph as a tensor of bytes, which `parse_graph` reads."""
+    """Converts the graph to a tensor of bytes, which `parse_graph` can read."""
     return torch.frombuffer(bytearray(graph.to_json()), dtype=torch.uint8)
 
 
 def reject(message: str, subject: str) -> BadCheckpoint:
-    """Makes the error of a program that cannot be used."""
+    """Returns the error for a program that cannot be used."""
     return BadCheckpoint(
         message,
         subject=subject,

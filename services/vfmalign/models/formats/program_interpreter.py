@@ -14,7 +14,7 @@ from vfmalign.models.formats.program_graph import Argument, Node, ProgramGraph, 
 
 
 class ProgramInterpreter:
-    """Runs a graph in which all operators are allowed.
+    """Interpreter for a graph in which all operators are allowed.
 
     Args:
         graph: the graph.
@@ -33,8 +33,8 @@ class ProgramInterpreter:
         """Runs the whole graph.
 
         Args:
-            values: the image and the weights by their names in the graph.
-            device: device of new tensors.
+            values: maps names of the graph to the image and the weights.
+            device: device on which new tensors are created.
 
         Returns:
             The layers.
@@ -51,7 +51,7 @@ class ProgramInterpreter:
     def run_node(
         self, number: int, values: dict[str, Tensor], device: torch.device
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Runs one operator and adds its results to `values`; returns the operator's input and output tensors."""
+        """Runs one operator and adds its results to `values`. Returns the operator's input and output tensors."""
         _, _, encoded, results = node = self._graph.nodes[number]
         arguments = {name: _decode(argument, values) for name, argument in encoded}
         inputs = _list_tensors(list(arguments.values()))
@@ -63,7 +63,7 @@ class ProgramInterpreter:
         return inputs, list(named.values())
 
     def release(self, number: int, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Removes and returns the values that no later operator uses."""
+        """Removes the values that no later operator uses, and returns them."""
         return {name: values.pop(name) for name in self._released[number]}
 
     def _call(self, node: Node, function: Operator, arguments: dict[str, object]) -> Sequence[Tensor]:
@@ -86,7 +86,7 @@ class ProgramInterpreter:
 
 
 def list_argument_names(argument: Argument) -> list[str]:
-    """Names of the values that an argument refers to."""
+    """Returns the names of the values to which an argument refers."""
     kind, content = argument
     if kind == "tensor":
         return [cast(str, content)]
@@ -98,7 +98,7 @@ def list_argument_names(argument: Argument) -> list[str]:
 
 
 def _list_released(graph: ProgramGraph) -> list[list[str]]:
-    """For each node, the values that it takes or makes and that nothing needs afterwards."""
+    """Returns, for each node, those of its inputs and results that no later node needs."""
     pending = {value for _, value in graph.layers}
     released: list[list[str]] = []
     for _, _, arguments, results in reversed(graph.nodes):
@@ -137,9 +137,9 @@ def _list_tensors(arguments: Sequence[object]) -> list[Tensor]:
 
 
 def _bind(function: Operator, arguments: dict[str, object]) -> tuple[list[object], dict[str, object]]:
-    """Splits arguments into positional and keyword arguments of an operator.
+    """Splits the arguments of an operator into positional and keyword arguments.
 
-    Arguments are passed by position as far as possible, because not every operator accepts `self` by name.
+    Passes as many arguments as possible by position, because not every operator accepts `self` by name.
     """
     positional: list[object] = []
     for argument in function._schema.arguments:

@@ -1,4 +1,4 @@
-"""Evaluates a program on torch's meta device, which computes shapes but holds no data, and limits its cost."""
+"""Evaluates a program on torch's meta device, which computes shapes but stores no data. Limits the program's cost."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from vfmalign.models.formats.program_graph import Node, ProgramGraph, reject
 from vfmalign.models.formats.program_interpreter import ProgramInterpreter
 
 MAX_LIVE_BYTES = 3 * 2**30
-"""Maximum size of all intermediate values that exist at the same time, of the service's 8 GiB; also of one tensor."""
+"""Maximum bytes of one tensor, and of all intermediate values that exist at the same time. The service has 8 GiB."""
 MAX_TOTAL_ELEMENTS = 2**38
 """Maximum number of elements that all operators together read and write."""
 MAX_FLOPS = 5 * 10**13
-"""Maximum number of operations of all convolutions and matrix products; ViT-B takes 2·10¹¹ for 1024 patches."""
+"""Maximum number of operations of all convolutions and matrix products. ViT-B needs 2·10¹¹ for 1024 patches."""
 MAX_AXES = 8
 
 
 class ProgramMeasurement:
-    """One evaluation of a graph with checked operators and arguments.
+    """Single evaluation of a graph whose operators and arguments have been checked.
 
     Args:
         graph: the graph.
@@ -47,11 +47,11 @@ class ProgramMeasurement:
         """Evaluates the graph.
 
         Returns:
-            Its layers, as tensors without data.
+            The layers as tensors without data.
 
         Raises:
-            BadCheckpoint: an operator rejects its arguments, changes a weight, or uses an index that is out of range or
-                depends on the image; or the graph exceeds a limit.
+            BadCheckpoint: the graph exceeds a limit, or an operator rejects its arguments, changes a weight, or uses an
+                index that is out of range or depends on the image.
         """
         meta, shape = torch.device("meta"), self._graph.input_shape
         if math.prod(shape) * torch.float32.itemsize > MAX_LIVE_BYTES:
@@ -109,12 +109,12 @@ class ProgramMeasurement:
 
 
 class _DispatchMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Measures the kernels that operators call on the meta device.
+    """Measures the cost of the kernels that operators call on the meta device.
 
     Attributes:
-        elements: elements that they read and wrote.
-        flops: operations of convolutions and matrix products.
-        largest_bytes: size of the largest tensor, as if it had no repeated elements.
+        elements: number of elements that the kernels read and wrote.
+        flops: number of operations of convolutions and matrix products.
+        largest_bytes: bytes of the largest tensor, with repeated (expanded) elements counted individually.
     """
 
     def __init__(self) -> None:
@@ -127,12 +127,12 @@ class _DispatchMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._taken_cost = 0
 
     def take_changed(self) -> set[int]:
-        """Returns the storages that changed since the last call of this method."""
+        """Returns the storages that were changed since the last call of this method."""
         changed, self._changed = self._changed, set()
         return changed
 
     def take_cost(self) -> int:
-        """Returns the number of elements plus operations counted since the last call."""
+        """Returns the number of elements plus operations that were counted since the last call."""
         before, self._taken_cost = self._taken_cost, self.elements + self.flops
         return self._taken_cost - before
 

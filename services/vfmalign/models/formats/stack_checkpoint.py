@@ -1,12 +1,13 @@
-"""Stacks of dilated convolutions as architectures, and the import of their checkpoints.
+"""Architectures for stacks of dilated convolutions, and the import of their checkpoints.
 
-The architecture's name encodes the description of a stack (`architectures.dilated_stack`), so that any reader of a
-model card, job or manifest can build it. A checkpoint holds only weights. For published families, the description
-follows from the shapes of the weights and the family's pattern of dilations. For any other stack, a JSON file contains
-the description.
+The name of the architecture encodes the description of a stack (`architectures.dilated_stack`), so that every reader of
+a model card, job or manifest can build the stack. A checkpoint contains only weights. For published families, the
+description follows from the shapes of the weights and the dilations of the family. For any other stack, the user
+provides the description as a JSON file.
 
-Sources: MeshNet as in brainchop (github.com/neuroneural/brainchop), five layers of dilation 16, 8, 4, 2 and 1 repeated;
-Fedorov et al., arXiv 1612.00940, name the family. The dilated autoencoder is brainchop's for tissue segmentation.
+Sources: MeshNet is implemented as in brainchop (github.com/neuroneural/brainchop): the dilations 16, 8, 4, 2 and 1 are
+repeated. Fedorov et al., arXiv 1612.00940, named the family. The dilated autoencoder is brainchop's network for tissue
+segmentation.
 """
 
 from __future__ import annotations
@@ -38,18 +39,19 @@ DEFAULT_INPUT = Preprocessing(
 MESHNET_DILATIONS = (16, 8, 4, 2, 1)
 AUTOENCODER_DILATIONS = (1, 2, 4, 6, 8, 1, 10, 12, 16, 12, 10, 1, 8, 6, 4, 2, 1)
 AUTOENCODER_DOWN, AUTOENCODER_UP = 5, 11
-"""Indices of the layers of stride 2, and of the transposed layer back to full resolution."""
+"""Index of the layer with stride 2, and index of the transposed layer that restores full resolution."""
 AUTOENCODER_COMPARED = (4, 8, 10, 13, 16)
-"""Indices: before the stride, the widest dilation, before the upsampling, halfway after it, and the last layer."""
+"""Compared layers: before the stride, with the widest dilation, before the upsampling, halfway after it, and the last.
+"""
 MAX_DESCRIPTION_BYTES = 1 << 20
 _OWN_NAME = re.compile(r"layers\.\d+\.convolution\.(weight|bias)")
 
 Weights = list[tuple[str, Tensor]]
-"""Convolution weights of a checkpoint in the order of their numbers, by name of their module."""
+"""Maps module names to a checkpoint's convolution weights, in the order of the modules' numbers."""
 
 
 def encode_stack_name(description: StackDescription) -> str:
-    """Encodes a description, with its initialisation of random weights, as the name of an architecture."""
+    """Encodes a description, including the initialisation of random weights, as the name of an architecture."""
     content = description.model_dump(mode="json", exclude_defaults=True)
     return PREFIX + canonical_json(content | {"initialisation": description.initialisation}).decode()
 
@@ -59,7 +61,7 @@ def decode_stack_name(name: str) -> Architecture:
     """Builds the architecture that a name encodes.
 
     Raises:
-        BadOption: the name does not encode a stack within the bounds of `StackDescription`.
+        BadOption: the name does not encode a stack within the limits of `StackDescription`.
     """
     description = parse_description(name.removeprefix(PREFIX), "architecture")
     return Architecture(
@@ -73,10 +75,10 @@ def decode_stack_name(name: str) -> Architecture:
 
 
 def parse_description(content: str | bytes | Mapping[str, object], field: str) -> StackDescription:
-    """Parses a description: JSON, or the values that it holds.
+    """Parses a description from JSON text, or from the values of such a text.
 
     Raises:
-        BadOption: it is not a description within the bounds.
+        BadOption: the description is malformed or exceeds a limit.
     """
     try:
         if isinstance(content, Mapping):
@@ -93,11 +95,11 @@ def parse_description(content: str | bytes | Mapping[str, object], field: str) -
 
 
 def read_description(path: Path, adjust: Callable[[Preprocessing], Preprocessing]) -> StackDescription:
-    """Reads a description from a JSON file; its `input` is optional.
+    """Reads a description from a JSON file, in which `input` is optional.
 
     Args:
-        path: the file.
-        adjust: applies the user's changes to the file's input, or to `DEFAULT_INPUT`.
+        path: path of the JSON file.
+        adjust: function that applies the user's changes to the file's `input` or, without one, to `DEFAULT_INPUT`.
 
     Raises:
         BadOption: the file cannot be read, is too large or is not a description.
@@ -127,11 +129,11 @@ def read_description(path: Path, adjust: Callable[[Preprocessing], Preprocessing
 def describe_checkpoint(
     family: str, tensors: StateDict, preprocessing: Preprocessing, subject: str
 ) -> StackDescription:
-    """Derives the description of a checkpoint of a family in `FAMILIES`.
+    """Derives the description of a checkpoint that belongs to a family in `FAMILIES`.
 
     Raises:
         BadCheckpoint: the tensors do not belong to the family.
-        BadOption: the input does not fit the stack.
+        BadOption: the stack cannot process the input.
     """
     weights = find_convolutions(tensors, subject)
     layers = FAMILIES[family].describe(weights, [f"{module}.bias" in tensors for module, _ in weights])
@@ -142,10 +144,10 @@ def describe_checkpoint(
 
 
 def find_convolutions(tensors: StateDict, subject: str) -> Weights:
-    """Finds the weights of 3D convolutions, in the order of the numbers in their names.
+    """Finds the weights of 3D convolutions and orders them by the numbers in their names.
 
     Raises:
-        BadCheckpoint: there are no such weights.
+        BadCheckpoint: the checkpoint contains no weights of 3D convolutions.
     """
     named = [(name.removesuffix(".weight"), tensor) for name, tensor in tensors.items() if tensor.ndim == 5]
     if not named or any(f"{module}.weight" not in tensors for module, _ in named):
@@ -161,7 +163,7 @@ def _describe_meshnet(weights: Weights, biases: Sequence[bool]) -> Sequence[Conv
 
 
 def make_meshnet(channels: Sequence[int], biases: Sequence[bool]) -> list[ConvolutionLayer]:
-    """Makes the layers of a MeshNet with these numbers of channels; `biases` states which layers have a bias."""
+    """Creates the layers of a MeshNet from their channels. `biases` tells which layers have a bias."""
     return [
         ConvolutionLayer(
             channels=width,
@@ -186,7 +188,7 @@ def _describe_autoencoder(weights: Weights, biases: Sequence[bool]) -> Sequence[
 
 
 def make_autoencoder(channels: Sequence[int], biases: Sequence[bool]) -> list[ConvolutionLayer]:
-    """Makes the layers of the dilated autoencoder with these numbers of channels; `biases` states which have a bias."""
+    """Creates the layers of the dilated autoencoder from their channels. `biases` tells which layers have a bias."""
     return [
         ConvolutionLayer(
             channels=width,
@@ -203,13 +205,13 @@ def make_autoencoder(channels: Sequence[int], biases: Sequence[bool]) -> list[Co
 
 @dataclass(frozen=True)
 class StackFamily:
-    """A published family of stacks.
+    """Published family of stacks.
 
     Attributes:
-        describe: derives the layers from a checkpoint's weights, and from which of its convolutions have a bias;
-            returns no layers if the weights do not belong to this family.
-        pattern: description of a checkpoint of the family, for errors.
-        compared: returns the indices of the compared layers, given the number of layers.
+        describe: function that derives the layers from a checkpoint's weights and from the list of convolutions with a
+            bias. It returns no layers if the weights do not belong to this family.
+        pattern: description of the family's checkpoints in error messages.
+        compared: function that returns the indices of the compared layers for a number of layers.
         default: layers of the published widths, for pretraining from random weights.
     """
 
@@ -236,10 +238,10 @@ FAMILIES: dict[str, StackFamily] = {
 
 
 def _convert(description: StackDescription, files: Sequence[StateDict], subject: str) -> Conversion:
-    """Converts the encoder's own state dict, or the convolutions of another network in the order of their numbers.
+    """Converts the encoder's own state dict, or the convolutions of another network in their numbers' order.
 
-    Convolutions of 1×1×1 after the described layers are the head and are dropped. Any other tensor stays, so that the
-    check against the architecture reports it.
+    Convolutions of 1×1×1 after the described layers are the head and are dropped. All other tensors stay, so that the
+    check against the architecture reports unexpected ones.
     """
     (tensors,) = files
     if all(_OWN_NAME.fullmatch(name) for name in tensors):
@@ -277,4 +279,4 @@ def _make_default_name(family: StackFamily) -> str:
 
 
 ALIASES: dict[str, str] = {name: _make_default_name(family) for name, family in FAMILIES.items()}
-"""Names of architectures for pretraining: each family at its published widths on the default input."""
+"""Maps each family to the name of its architecture for pretraining, with published widths and the default input."""
