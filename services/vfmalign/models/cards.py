@@ -133,7 +133,7 @@ def publish_program(
         raise BadOption(
             f"the program takes an input of {[encoder.in_channels, *encoder.shape_DHW]}",
             field="preprocessing",
-            remedy="give one modality per channel, and leave the shape out",
+            remedy="set one modality per channel, and leave out the shape",
         )
     _check_primary_layer(primary_layer, layers, "the program")
     data = to_safetensors(state)

@@ -154,7 +154,7 @@ class IndependentDesign:
             reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {MIN_GROUPS}"
             return drawing.no_permutations(self.groups, reason)
         if min(self._groups_x, self._groups_y) < 2:
-            return drawing.no_permutations(self.groups, "a sample has one group, and a test needs at least two in each")
+            return drawing.no_permutations(self.groups, "a sample has one group, but a test needs two in each sample")
         return drawing.draw_permutations(self._groups_x, self._groups_y, count, seed, context)
 
     def statistics(

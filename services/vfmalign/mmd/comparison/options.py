@@ -67,7 +67,7 @@ def _check_bandwidth(kernel: Kernel, *, has_reference: bool) -> None:
             "the bandwidth needs a reference or a fixed σ, and the request has neither",
             field="kernel",
             remedy="send `reference` (features of the training split before fine-tuning), `kernel.fixed_sigma`, or "
-            "BANDWIDTH_RULE_POOLED_MEDIAN, which is valid for a test but gives values that cannot be ranked",
+            "BANDWIDTH_RULE_POOLED_MEDIAN, which is valid for a test, but yields values that cannot be ranked",
         )
 
 
@@ -75,7 +75,7 @@ def _check_test(options: ComputeOptions) -> None:
     test = options.test
     if test.permutations == 0 and (test.aggregated or test.method != "permutation"):
         raise BadOption(
-            "is an option of the test, but there is no test without permutations",
+            "is an option of the test, but the request sets no permutations",
             field="test.aggregated" if test.aggregated else "test.method",
             remedy="set `test.permutations`, for example to 1000, or leave out this option",
         )

@@ -100,7 +100,7 @@ def read_tensors(data: bytes, subject: str) -> tuple[StateDict, list[str]]:
         content = content["model"]
     if not isinstance(content, dict) or not content:
         raise BadCheckpoint(
-            "the file holds no state dict", subject=subject, remedy="save a dict of tensors, bare or under `model`"
+            "the file contains no state dict", subject=subject, remedy="save a dict of tensors, alone or as `model`"
         )
     for name, tensor in content.items():
         # A tensor larger than its storage is a view that repeats elements: a small file could fill the memory.

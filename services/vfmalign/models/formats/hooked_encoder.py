@@ -110,7 +110,7 @@ def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, obje
         raise BadOption(
             f"the network does not take an input of {[encoder.in_channels, *shape_DHW]}: {str(error)[:200]}",
             field="input",
-            remedy="give the modalities and the size that it was trained with",
+            remedy="set the modalities and the size with which the network was trained",
         ) from error
     finally:
         encoder.train(training)

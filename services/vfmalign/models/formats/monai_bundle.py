@@ -106,7 +106,7 @@ def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessin
             continue
         except OSError as error:
             raise _rejection(f"models/{name} cannot be read: {error.strerror}", subject) from None
-    raise _rejection(f"models/ holds none of {', '.join(WEIGHTS)} (TorchScript is code and is not read)", subject)
+    raise _rejection(f"models/ contains none of {', '.join(WEIGHTS)} (TorchScript is code and is not read)", subject)
 
 
 def parse_network_definition(
@@ -202,7 +202,7 @@ def _describe_layers(layers: Sequence[str], widths: Mapping[str, int]) -> tuple[
         return tuple(Layer(name=layer, channels=widths[layer]) for layer in layers)
     except ValidationError as error:
         raise BadOption(
-            f"a layer is beyond the bounds of a card: {error.errors(include_input=False, include_url=False)[0]['msg']}",
+            f"a layer exceeds a model card's limits: {error.errors(include_input=False, include_url=False)[0]['msg']}",
             field="layers",
             remedy="name layers that have channels",
         ) from None

@@ -55,7 +55,7 @@ def measure_layers(
     layers = ProgramMeasurement(graph, subject).run(state)
     for name, output in layers.items():
         if not isinstance(output, Tensor) or not output.numel() or output.shape[0] != graph.input_shape[0]:
-            raise reject(f"layer {name[:64]!r} does not hold features of every study of the batch", subject)
+            raise reject(f"layer {name[:64]!r} does not contain features of every study of the batch", subject)
     channels = {name: as_map(output, name).shape[1] for name, output in layers.items()}
     strides = {name: get_stride(output, graph.input_shape[2:]) for name, output in layers.items()}
     return channels, {name: stride for name, stride in strides.items() if stride is not None}

@@ -113,7 +113,7 @@ def read_description(path: Path, adjust: Callable[[Preprocessing], Preprocessing
         raise BadOption(
             f"the file cannot be read as JSON: {describe_failure(error)}",
             field="description",
-            remedy="give the description alone, in a file that this account may read (docs/models.md)",
+            remedy="use a readable file that contains only the description (docs/models.md)",
         ) from None
     try:
         preprocessing = Preprocessing.model_validate(content.get("input", DEFAULT_INPUT))
@@ -151,7 +151,7 @@ def find_convolutions(tensors: StateDict, subject: str) -> Weights:
     """
     named = [(name.removesuffix(".weight"), tensor) for name, tensor in tensors.items() if tensor.ndim == 5]
     if not named or any(f"{module}.weight" not in tensors for module, _ in named):
-        raise _rejection("the file holds no weights of 3D convolutions named *.weight", subject)
+        raise _rejection("the file contains no weights of 3D convolutions named *.weight", subject)
     return sorted(named, key=lambda item: [int(number) for number in re.findall(r"\d+", item[0])])
 
 

@@ -223,7 +223,7 @@ def test_a_state_dict_under_another_name_is_refused_and_told_how_to_save_it(own_
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"model": {}}, {"a": 1}, torch.zeros(3), {"model": {"a": [1]}}])
 def test_files_without_a_state_dict_are_refused(own_architecture, content):
-    with pytest.raises(BadCheckpoint, match=r"holds no state dict|not a plain dense tensor"):
+    with pytest.raises(BadCheckpoint, match=r"contains no state dict|not a plain dense tensor"):
         import_checkpoint([to_pth(content)], own_architecture)
 
 
