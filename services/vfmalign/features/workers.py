@@ -18,13 +18,12 @@ _LISTS = 2
 class Workers:
     """Worker threads of the feature service.
 
-    One thread runs the encoder on the device. Another thread reads and prepares studies, a third one runs dataset
-    extractions, and two threads read lists. Dataset extractions submit their batches to the device's thread, which
-    alternates between batches and studies. DICOM studies have their own threads and gate, so that a slow PACS does not
-    delay other calls.
+    One thread runs the encoder on the device, one reads and prepares studies, one runs dataset extractions, and two
+    read lists. Extractions submit their batches to the device's thread, which alternates between batches and studies.
+    DICOM studies have their own threads and gate, so that a slow PACS does not delay other calls.
 
     Attributes:
-        device, studies, datasets: work queues of the device's thread, the study thread and the dataset thread.
+        device, studies, datasets: work queues of the three threads with these tasks.
         lists: threads that read pages of objects; reading is slow for datasets with many cases.
         dicom: threads that read DICOM studies.
         dicom_slots: limit the number of DICOM studies whose unprepared voxels are in memory at once.

@@ -66,11 +66,11 @@ def compare(
         y: the second sample (after).
         reference_sample: sample from which the centre and scale of each channel and the bandwidth are computed. If
             None, `options` must contain a bandwidth rule that needs no reference.
-        options: options that select the layers, the estimator, the kernel and the test.
+        options: layers, estimator, kernel and test to use.
         engine: device, precision and memory limit.
-        standardise: whether to compare standardised features as well; this needs a reference.
-        measure_channels: whether to measure two more things: the contribution of the channels that move most, and the
-            movement of the channels that standardisation excludes.
+        standardise: whether to compare standardised features as well, if there is a reference.
+        measure_channels: whether to measure the contribution of the channels that move most, and the movement of the
+            channels that standardisation excludes.
 
     Raises:
         BadOption: options conflict with each other or with the samples, or the bandwidth is 0.

@@ -287,7 +287,7 @@ def describe_shared_cases(x: Sample, y: Sample, reference: Sample) -> str:
 
 
 def _check_pairs(x: Sample, y: Sample) -> None:
-    """Checks that both samples list the same cases and groups in the same order, unless a sample has no labels."""
+    """Checks that labelled samples have the same cases and groups in the same order. Rows are never reordered."""
     if x.rows != y.rows:
         raise BadTensor(
             f"paired samples need equal row counts, got {x.rows} and {y.rows}",

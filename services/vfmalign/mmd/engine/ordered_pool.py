@@ -68,8 +68,8 @@ def reduce_in_order(
         compute: computes a task; several threads call it concurrently.
         reduce: receives a task and its result; only one thread at a time calls it.
         tasks: iterable of tasks; only one thread at a time calls its iterator.
-        context: the calling thread checks it before each task if `threads` is 1, otherwise every few milliseconds. If
-            the check raises an error, this function returns only when no task is running.
+        context: checked by the calling thread before each task if `threads` is 1, otherwise every few milliseconds. If
+            a check fails, no task is left running.
         threads: number of threads; if 1, the calling thread computes the tasks.
     """
     if threads == 1:

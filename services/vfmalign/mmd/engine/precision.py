@@ -63,7 +63,7 @@ class Magnitudes:
         self._squares = torch.zeros(3, dtype=torch.float64)
 
     def add(self, norms_N: Tensor) -> None:
-        """Adds rows to the magnitudes. The argument contains the squared norms of these rows."""
+        """Adds rows with these squared norms."""
         norm_N = norms_N.double().cpu()
         value_N = torch.ones_like(norm_N)
         if self.kernel.argument == "product":
@@ -111,9 +111,9 @@ def error_bound(
       an effect. This slope may be as large as that of one kernel even where the witness function is 0.
     - Sums of a row over a tile. The error is about u times the sum (0.8u measured), however many entries the sum has.
       These errors therefore average out only over n rows.
-    - Errors that repeat in all rows and therefore do not average out. They occur if kernel values repeat. Kernel values
-      repeat if the kernel is much wider than the distances (MMD² adds four means of the kernel), or if the rows form
-      separate clusters (the witness function is large).
+    - Errors that repeat in all rows and therefore do not average out. They occur if kernel values repeat, because the
+      kernel is much wider than the distances (MMD² adds four means of the kernel) or the rows form separate clusters
+      (the witness function is large).
 
     `docs/validation.md` compares measured errors with this bound.
 

@@ -191,7 +191,7 @@ def to_numpy(block_RC: Tensor) -> NDArray[Any]:
 
 
 def check_group_count(groups: Sequence[str], rows: int, name: str) -> None:
-    """Raises BadTensor if the number of groups of the sample `name` differs from its number of rows."""
+    """Raises BadTensor if the sample `name` has a different number of groups and rows."""
     if len(groups) != rows:
         raise BadTensor(
             f"expected one group per row, got {len(groups)} groups for {rows} rows",

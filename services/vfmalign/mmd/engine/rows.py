@@ -183,8 +183,7 @@ def prepare(
         affine: centre and scale, applied in float64 before rounding.
         precision: precision to which values are rounded.
         device: device that will compute the products.
-        cache: cache that stores each prepared part, so that other comparisons with the same features and `affine` can
-            use it.
+        cache: cache of prepared parts, for other comparisons of the same features and `affine`.
         context: checked before every block of rows.
     """
     channels = int(parts[0][0].shape[1])

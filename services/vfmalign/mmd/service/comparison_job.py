@@ -30,7 +30,7 @@ continue and use memory, so the next read waits until it ends.
 
 @dataclass(frozen=True)
 class ComparisonJob:
-    """Request for a comparison, with the objects needed to answer it.
+    """Requested comparison and the reader of its samples.
 
     Attributes:
         sources: where to read x, y and an optional reference.

@@ -1,7 +1,7 @@
 """Sums of random Fourier features over the rows of two streams, in one pass and bounded memory.
 
-There is one sum for each bucket of groups. The statistic, its permuted values and its leave-one-bucket-out values are
-all computed from these sums.
+Each bucket of groups has its own sum. The statistic, its permuted values and its leave-one-bucket-out values follow
+from these sums.
 
 Legend: N rows of x, M rows of y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines), G
 buckets, B permutations.

@@ -204,7 +204,7 @@ def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: f
 def _rounding_bound(uncorrected: float, norm: float, spectrum: Spectrum, rows: int, precision: PrecisionName) -> float:
     """Returns a bound on rounding errors, which are assumed to be independent between rows.
 
-    The error of a phase is about u·‖x‖‖ω‖. Rounding a feature adds 2u, where u is the unit roundoff.
+    The error of a phase is about u·‖x‖‖ω‖, where u is the unit roundoff. A feature adds 2u.
 
     The estimate excludes the diagonal, so |mean φ(x) − mean φ(y)|² exceeds it by at most 4/n.
     """

@@ -61,9 +61,9 @@ def biased_paired(sums: PairedSums) -> FloatArray:
 def unbiased_paired(sums: PairedSums) -> FloatArray:
     """U-statistic over pairs, Lemma 6, eq. (4): (1/(n(n − 1))) Σ_{i≠j} h(z_i, z_j).
 
-    The statistic excludes k(x_i, y_i), because this value is larger for paired rows than k(x_i, y_j) for independent
-    rows. The statistic is unbiased if the pairs are independent. It includes pairs from the same group, but tests and
-    intervals treat a group as one unit.
+    The statistic excludes k(x_i, y_i), because pairing makes this value larger than k(x_i, y_j) of independent rows. It
+    is unbiased if the pairs are independent. It includes pairs from the same group, but tests and intervals treat a
+    group as one unit.
     """
     return (sums.total - sums.diagonal) / (sums.rows * (sums.rows - 1.0))
 

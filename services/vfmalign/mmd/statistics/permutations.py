@@ -130,7 +130,7 @@ def weighted_sums(
 ) -> NDArray[np.float64]:
     """Returns the sums of the groups' values, weighted by each permutation, [V, B].
 
-    Converts the weights of only a few groups to float64 at a time, and checks `context` before each conversion.
+    Converts few weights at a time to float64. Checks `context` before every few groups.
     """
     groups, count = permutations.weights_GB.shape
     sums_VB = np.zeros((values_VG.shape[0], count))

@@ -47,9 +47,9 @@ def max_t_p_values(
 ) -> list[Estimate]:
     """Adjusts the p-values of layers that share permutations by single-step max-T (Westfall and Young, 1993).
 
-    The statistics of each layer are centred by their mean and divided by their SD. Mean and SD are over the observed
-    and all permuted statistics. This treats all statistics alike, so the test stays exact. If the statistics of a layer
-    differ only by rounding, its p-value is 1, and the layer does not contribute to the maximum.
+    The statistics of each layer are standardised by the mean and SD of the observed and all permuted values. This
+    treats all values alike, so the test stays exact. If the statistics of a layer differ only by rounding, its p-value
+    is 1, and the maximum ignores the layer.
     """
     if permutations.absent_reason:
         return [absent(permutations.absent_reason)] * len(observed_L)

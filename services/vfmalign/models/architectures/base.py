@@ -23,7 +23,7 @@ class Architecture:
         layers: layers that a check may compare, because the gradient of every head reaches them. `pooled` is not one of
             these layers, because a dense head sends no gradient through the final norm.
         primary_layer: the layer for a check's main result, which is fixed before the check.
-        convert: converts state dicts of the upstream project to the encoder's weights.
+        convert: converts upstream state dicts to the encoder's weights.
         files: describes each file of a foreign checkpoint, in order. There are several files only if the encoder joins
             several networks.
     """

@@ -215,9 +215,9 @@ def slice_indices(slices_N2: Tensor, depth: int) -> tuple[Tensor, Tensor]:
 def adjacent_slices(volumes_NDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
     """Stacks every slice with its two neighbours, (N, D, 3, H, W).
 
-    The first and the last slice of a volume get the stack of their neighbour, as in ProViCNet. The only slice of a
-    volume is repeated three times. If an input contains only part of a volume, the nearest slice in the input replaces
-    a missing neighbour.
+    The first and the last slice of a volume get the stack of their neighbour, as in ProViCNet. If a volume has only one
+    slice, this slice is repeated three times. If an input contains only part of a volume, the nearest slice in the
+    input replaces a missing neighbour.
 
     Args:
         volumes_NDHW: slices of one sequence.

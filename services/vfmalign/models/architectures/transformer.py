@@ -129,6 +129,6 @@ def token_layers(depth: int) -> list[str]:
 
 
 def select_dense_blocks(depth: int) -> list[str]:
-    """Returns the names of up to four evenly spaced blocks. The last block is always one of them."""
+    """Returns the names of up to four evenly spaced blocks, including the last one."""
     count = min(N_DENSE_BLOCKS, depth)
     return [f"blocks.{depth * (i + 1) // count - 1}" for i in range(count)]

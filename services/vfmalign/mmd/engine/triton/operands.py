@@ -30,8 +30,8 @@ class Operands:
             rows.
         x_norms_N, y_norms_N: squared norms of the rows.
         groups_N: group of each row, int32.
-        weights_GB: weight of each group in each permutation as int8; the permutations are padded with zeros.
-        paired: whether the entries of the matrix belong to pairs of pairs (x_i, y_i).
+        weights_GB: weights of the groups in each permutation, int8; permutations are padded with zeros.
+        paired: whether the rows and columns of the matrix are pairs (x_i, y_i).
         config: size of the tiles, and launch options.
     """
 
