@@ -105,7 +105,7 @@ def field_value(field):
         return min(200, int(bounds.max))
     return {
         FieldDescriptor.TYPE_STRING: "a" * 64
-        if "sha256" in field.name or "digest" in field.name
+        if "sha256" in field.name or "digest" in field.name or field.containing_type.name == "PatientDigest"
         else "1"
         if "uid" in field.name
         else "a",

@@ -153,7 +153,7 @@ def test_inline_features_up_to_the_limit():
     packed = converters.to_inline_layers(features, 40)
     assert [one.layer for one in packed] == ["a", "b"]
     assert to_array(packed[0].tensor, "a").tolist() == [[0, 1, 2], [3, 4, 5]]
-    with pytest.raises(Exhausted, match=r"take 40 bytes, and a message at most 39; set `store_as`") as caught:
+    with pytest.raises(Exhausted, match=r"need 40 bytes, and a message at most 39; set `store_as`") as caught:
         converters.to_inline_layers(features, 39)
     assert caught.value.retry_after_s is None
 

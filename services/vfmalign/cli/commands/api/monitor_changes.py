@@ -184,7 +184,7 @@ def delete(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a monitor with its observations and its evidence."""
+    """Delete a monitor with its observations and evidence."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if not yes:
         confirm(f"Delete monitor {monitor_id} with its observations and its evidence?", output)
