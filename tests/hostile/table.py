@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.hostile import (
     dicom_rows,
+    erasure_rows,
     features_rows,
     finetuning_rows,
     imports_rows,
@@ -20,6 +21,7 @@ ROWS: tuple[Row, ...] = (
     *wire_rows.ROWS,
     *token_rows.ROWS,
     *features_rows.ROWS,
+    *erasure_rows.ROWS,
     *volumes_rows.ROWS,
     *dicom_rows.ROWS,
     *imports_rows.ROWS,
