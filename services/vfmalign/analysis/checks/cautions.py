@@ -1,4 +1,4 @@
-"""Cautions: limits of what a check's numbers mean. A reader must know them first."""
+"""Cautions about a check: reasons why its numbers may mislead. Read them before the numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vfmalign.core.formats.documents import pluralise
 
 
 class Caution(Record):
-    """A limit of what a check's numbers mean. The reader must know it first."""
+    """Reason why the numbers of a check may mislead. A report shows it before the numbers."""
 
     title: str
     text: str

@@ -45,11 +45,11 @@ MEASURE_MEANINGS: dict[str, str] = {
 
 
 class FeatureShift(Record):
-    """`checks/<id>/mmd.json`: shift of the features from before fine-tuning to after it, and to random weights.
+    """`checks/<id>/mmd.json`: how far fine-tuning and random weights shift the features.
 
     Attributes:
-        after: shift between the features before and after fine-tuning, by the U-statistic.
-        biased: the same shift, by the V-statistic.
+        after: U-statistic of the shift between the features before and after fine-tuning.
+        biased: V-statistic of the same shift.
         reinitialised: shift between the features before fine-tuning and those of the re-initialised architecture.
     """
 
@@ -91,11 +91,11 @@ class NetworkResult(Record):
 
 
 class NaiveBaseline(Record):
-    """Scores of a prediction without a network on the test cases.
+    """Scores on the test cases of a prediction that uses no network, such as the most frequent class.
 
     Attributes:
         prediction: description of the prediction.
-        test_means: means of its metrics over the test cases.
+        test_means: mean of each metric of this prediction over the test cases.
         gain: gain of the fine-tuned model over this prediction.
     """
 
@@ -105,17 +105,17 @@ class NaiveBaseline(Record):
 
     @property
     def not_beaten(self) -> bool:
-        """Whether the fine-tuned model scores no better than the naive baseline; False if either score is absent."""
+        """Whether the fine-tuned model is no better than the naive baseline. False if either score is absent."""
         return self.gain.absolute.value is not None and self.gain.absolute.value <= 0
 
 
 class SeedAnalysis(Record):
-    """Results of the trainings with one seed, in a check with several seeds.
+    """Results of one training seed, in a check with several training seeds.
 
     Attributes:
         seed: seed of the trainings.
         networks: the three networks.
-        rpg_specialised, rpg_scratch: gains, with intervals that cover patients only.
+        rpg_specialised, rpg_scratch: gains; their intervals cover only the variation between patients.
         shift, shift_ratio, paired_similarity: see `CheckAnalysis`.
     """
 
@@ -133,31 +133,31 @@ class SeedAnalysis(Record):
 
 
 class CheckAnalysis(Record):
-    """Analysis of a check; equal for equal inputs and seeds.
+    """Analysis of a check. Equal inputs and seeds give an equal analysis.
 
     Attributes:
         held_out: False if the same case is in several splits; all numbers are then descriptive.
         phantom: True if the cases are generated and do not come from patients.
         leakage_known: False if the model card does not list the pretraining data.
         test_groups: number of patients in the test split.
-        pretraining: whether pretraining helps; None in results of versions that did not assess it.
-        reference_groups: number of training patients; their features determine scale and bandwidth of MMD². None in the
-            cells of the published evidence, because older versions did not record this number.
-        shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
-        paired_similarity: by layer, the mean kernel between each case before and after; see `shift.paired_similarity`.
-        measures: measures of the primary layer other than MMD², by name (`cka`, `frechet`, `energy`, `logme`,
-            `h_score`).
-        shift_by_bandwidth: MMD² of the primary layer on standardised features with a multiple of its bandwidth, by
-            factor (`0.5`, `2`).
-        seeds: results of every training seed, in order; empty with one seed. With several seeds, gains are means over
-            the seeds; `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures` and `shift_by_bandwidth`
-            belong to the first seed.
-        seed_variation: how shift and convergence vary with the seed; None with one seed.
-        cut_structures: structures of which a share of less than `field_of_view.CAUTION_BELOW` lies in the model's field
-            of view; the smallest share first.
-        shortened: budget of the network that was trained least; None if it is not below the recipe's budget.
+        pretraining: whether pretraining helps; None if an older version, which did not assess this, made the result.
+        reference_groups: number of training patients whose features determine the scale and the bandwidth of MMD². None
+            in the published evidence, which older versions measured without recording this number.
+        shift_ratio: maps each layer to MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
+        paired_similarity: maps each layer to its paired similarity; see `shift.paired_similarity`.
+        measures: maps the name of each measure other than MMD² (`cka`, `frechet`, `energy`, `logme`, `h_score`) to its
+            value on the primary layer.
+        shift_by_bandwidth: maps a factor (`0.5`, `2`) to MMD² with the bandwidth multiplied by this factor, on the
+            standardised features of the primary layer.
+        seeds: results of each training seed, in order; empty if the check has one seed. With several seeds, gains are
+            means over the seeds; `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures` and
+            `shift_by_bandwidth` belong to the first seed.
+        seed_variation: how shift and convergence vary with the seed; None if the check has one seed.
+        cut_structures: structures with a share of less than `field_of_view.CAUTION_BELOW` in the model's field of view,
+            sorted by this share in ascending order.
+        shortened: smallest training budget of all networks; None if no budget is below that of its recipe.
         mixed_series: see `DatasetManifest.list_mixed_series`.
-        settings: the request, and the digests of its inputs.
+        settings: the request of the check, and the digests of the inputs that it names.
     """
 
     check_id: str
@@ -209,7 +209,7 @@ class CheckAnalysis(Record):
 
 
 class StageTime(Record):
-    """One stage of a check: number of starts, and duration of the run that finished it."""
+    """One stage of a check: how often it was started, and how long its last run took."""
 
     stage: str
     attempts: int
@@ -217,7 +217,7 @@ class StageTime(Record):
 
 
 class LostArtifact(Record):
-    """A stored object that was lost and that its stage created again; `message` names the object."""
+    """A lost object that a stage of the check created again. `message` names the object."""
 
     stage: str
     message: str
@@ -227,9 +227,9 @@ class RunRecord(Record):
     """Facts that differ between repeated runs of the same check.
 
     Attributes:
-        losses: stored objects that were lost or damaged and created again.
-        trained_by: job that trained each network; the names for further seeds end in `_s2`, …. A baseline may have been
-            trained by the job of another check.
+        losses: lost or damaged objects that the check created again.
+        trained_by: maps each network to the job that trained it. From the second seed on, the names of the networks end
+            in `_s2`, `_s3`, …. A baseline may have been trained by the job of another check.
     """
 
     created_at: datetime

@@ -49,15 +49,15 @@ def _get_deviation(gains: Sequence[Gain]) -> float | None:
 
 
 def summarise_estimates(estimates: Sequence[Estimate]) -> SeedSummary:
-    """Averages a number over the seeds, with an interval that covers patients and training.
+    """Averages an estimate over the seeds. The interval covers the variation between patients and between trainings.
 
     All seeds are measured on the same patients, so averaging does not reduce the variation between patients. The
-    squared half-width is therefore the sum of two terms: the squared half-width of Student's t over the seeds, with
-    S − 1 degrees of freedom, and the mean square of the seeds' own half-widths, which cover patients. Both terms
-    include the contribution of patients to differences between seeds, so the interval is wider than necessary.
+    squared half-width is therefore the sum of two terms: that of a Student's t interval over the S seeds with S − 1
+    degrees of freedom, and the mean over the seeds of the squared half-width of each seed's interval. Patients
+    contribute to both terms, so the interval is wider than necessary.
 
     Args:
-        estimates: estimate of each seed, with intervals over patients of the same level.
+        estimates: estimate of each seed. All intervals cover patients and have the same level.
     """
     values = [estimate.value for estimate in estimates if estimate.value is not None]
     if len(values) < len(estimates):
@@ -82,11 +82,13 @@ def summarise_estimates(estimates: Sequence[Estimate]) -> SeedSummary:
 
 
 def summarise_steps(seeds: Sequence[int], steps: Sequence[Steps]) -> StepsSummary:
-    """Averages steps over the seeds. If a value is absent, the mean is absent; if one is censored, it is a lower bound.
+    """Averages steps over the seeds.
+
+    If any seed's value is absent, the mean is absent. If any value is censored, the mean is a lower bound.
 
     Args:
-        seeds: seeds of the trainings; the reason for an absent mean names seeds without a value.
-        steps: steps of each training, in the same order.
+        seeds: seeds of the trainings. If the mean is absent, its reason names the seeds without a value.
+        steps: number of optimiser steps of each training, in the order of the seeds.
     """
     missing = [f"seed {seed}: {one.absent_reason}" for seed, one in zip(seeds, steps, strict=True) if one.value is None]
     values = [one.value for one in steps if one.value is not None]

@@ -13,7 +13,7 @@ then is to its limit depends on the effective dimension of the features (docs/nu
 def shift_ratio(after: LayerResult, reinitialised: LayerResult) -> Estimate:
     """Returns the shift of a layer during fine-tuning, in units of the shift from pretrained to random weights.
 
-    The ratio is absent if the shift to random weights cannot be distinguished from zero: it would be noise.
+    If the shift to random weights cannot be distinguished from zero, the ratio would be noise and is absent.
     """
     if after.standardised is None or reinitialised.standardised is None:
         return absent("no standardised features")
@@ -31,11 +31,12 @@ def paired_similarity(unbiased: LayerResult, biased: LayerResult, rows: int) -> 
     """Returns the mean of k(x_i, y_i) over cases: the kernel between a case's features before and after fine-tuning.
 
     The paired U-statistic leaves out h(z_i, z_i) = 2 − 2k(x_i, y_i) and the V-statistic includes it. For n pairs,
-    n·V − (n − 1)·U is therefore the mean of h(z_i, z_i). U and V are computed on the features of the main number.
+    n·V − (n − 1)·U is therefore the mean of h(z_i, z_i). U and V are computed on the features that the reported MMD²
+    uses.
 
     Args:
-        unbiased: U, the statistic of Lemma 6 over pairs.
-        biased: V, of the same samples with the same kernel; the kernel is 1 between equal rows.
+        unbiased: the U-statistic of Lemma 6, computed over pairs.
+        biased: the V-statistic of the same samples with the same kernel. The kernel of two equal rows is 1.
         rows: n.
     """
     u, v = unbiased.standardised or unbiased.raw, biased.standardised or biased.raw
@@ -50,5 +51,5 @@ def paired_similarity(unbiased: LayerResult, biased: LayerResult, rows: int) -> 
 
 
 def is_saturated(similarity: Estimate) -> bool:
-    """Whether MMD² no longer grows with the distance of the features, judged by the layer's paired similarity."""
+    """Whether the layer's paired similarity is so low that MMD² no longer grows with the distance of the features."""
     return similarity.value is not None and similarity.value < SATURATION_THRESHOLD

@@ -1,4 +1,4 @@
-"""One sentence with both answers of a check, shown first on its page, in the terminal and in the API."""
+"""One-sentence summary of a check. Its page, the terminal and the API show this sentence first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RELATIONS: Mapping[VerdictLabel, str] = {
 
 
 def write_summary(result: CheckAnalysis) -> str:
-    """Returns a sentence with both answers of a check.
+    """Returns one sentence that contains both answers of a check.
 
     With too few trainings, the sentence states only the differences.
     """

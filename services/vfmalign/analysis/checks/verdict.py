@@ -1,10 +1,10 @@
-"""Answers of a check, each a label and the sentence that explains it.
+"""The two answers of a check. Each answer has a label and a sentence that explains the label.
 
 A check answers two questions: is the model better than the specialised network, and does pretraining help? Each answer
 compares a difference of scores (`rpg_specialised.absolute`, `rpg_scratch.absolute`) with 0 and with the smallest
-relevant difference of the metric. Relative gain, shift, p-values and convergence do not affect the answers. A label
-that claims something needs enough trainings, because another training gives other scores, and enough patients, because
-no test detects a subgroup that the sample does not contain.
+relevant difference of the metric. Relative gain, shift, p-values and convergence do not affect the answers. The labels
+`gain`, `harm` and `equivalent` need enough trainings, because scores vary from training to training. They also need
+enough patients, because no test detects a subgroup that the sample does not contain.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _CLAIMS: frozenset[VerdictLabel] = frozenset({"gain", "harm", "equivalent"})
 
 
 class Verdict(Record):
-    """Answer to one of a check's two questions: one of six labels, and its reason."""
+    """Answer to one of a check's two questions: a label and the reason for it."""
 
     label: VerdictLabel
     reason: str
 
     @property
     def undecidable(self) -> bool:
-        """Whether there is no verdict, so that the label states the reason."""
+        """Whether the label names a reason for which there is no verdict."""
         return self.label in {"insufficient_data", "insufficient_training"}
 
 
@@ -53,22 +53,22 @@ def decide_verdict(
     shortest: TrainingBudget | None = None,
     baseline: str = SPECIALISED,
 ) -> Verdict:
-    """Answers one of the check's two questions from the gain over the question's baseline.
+    """Answers one of the check's two questions. The answer depends on the gain over the baseline of this question.
 
     The label is `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is
-    not marked as degenerate (`equivalence`). If the label is not `equivalent`, it is `gain` for an interval strictly
-    above 0, `harm` for an interval strictly below 0, and `inconclusive` for any other interval. A difference that is
-    proven to be irrelevant is therefore `equivalent` even if it is also proven not to be 0. With fewer than
-    `MIN_FOR_CLAIM` patients or `MIN_SEEDS` training seeds, `inconclusive` replaces these labels. If a network was
-    trained too little, the label is `insufficient_training`, whatever the scores.
+    not marked as degenerate (`equivalence`). In all other cases, the label is `gain` if the interval lies strictly
+    above 0, `harm` if it lies strictly below 0, and `inconclusive` if it contains 0. The label of an irrelevant
+    difference is therefore `equivalent` even if its interval excludes 0. With fewer than `MIN_FOR_CLAIM` patients or
+    `MIN_SEEDS` training seeds, `inconclusive` replaces these labels. If a network was trained for too few steps, the
+    label is always `insufficient_training`.
 
     Args:
         gain: gain over the baseline.
-        metric: metric of the scores; if its smallest relevant difference is 0, no networks are equivalent.
+        metric: metric of the scores. If its smallest relevant difference is 0, the label is never `equivalent`.
         held_out: whether the test cases were kept apart from training, validation and pretraining.
         seeds: number of training seeds.
-        shortest: budget of the network that was trained least; None if every network has the budget of its preset.
-        baseline: name of the baseline in the reason.
+        shortest: smallest training budget of all networks; None if every network has the budget of its preset.
+        baseline: name of the baseline, as the reason shows it.
     """
     if shortest is not None and not shortest.suffices:
         return Verdict(
@@ -100,7 +100,7 @@ def decide_verdict(
 
 
 def explain_limits(gain: Gain, metric: MetricSpec) -> str:
-    """Explains that there are too few patients to show a rare subgroup or equivalence; empty if there are enough."""
+    """Explains that there are too few patients for a rare subgroup or for equivalence. Empty if there are enough."""
     limits = []
     if (label := _compare(gain, metric)[0]) in _CLAIMS:
         count = _count_patients(gain)
@@ -120,7 +120,7 @@ def explain_limits(gain: Gain, metric: MetricSpec) -> str:
 
 
 def explain_precision(gain: Gain, metric: MetricSpec) -> str:
-    """Describes the half-width of the interval, now and with twice the seeds or patients; empty if unknown."""
+    """Describes the interval's half-width, now and with twice as many seeds or patients. Empty if it is unknown."""
     variance, interval = gain.variance, gain.absolute.interval
     if variance is None or interval is None:
         return ""
@@ -156,7 +156,7 @@ def _project_half_width(gain: Gain, variance: GainVariance, level: float, *, see
 def format_score(value: float, metric: MetricSpec, sign: str = "", *, finer: int = 0) -> str:
     """Formats a value without its unit, rounded to a tenth of the smallest relevant difference.
 
-    `finer` is a number of additional decimals.
+    `finer` adds this number of decimals.
     """
     bound = metric.smallest_difference
     decimals = (min(9, max(0, 1 - math.floor(math.log10(bound)))) if bound else 3) + finer

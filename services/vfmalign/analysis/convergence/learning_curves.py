@@ -1,4 +1,4 @@
-"""Noise and shape of one learning curve: whether its rise exceeds the noise, and a smooth fit.
+"""Analysis of one learning curve: a test whether its rise exceeds the noise, and a smooth fit.
 
 Scores are oriented so that higher is better, and validations are evenly spaced. Axes: T validations, the first at
 step 0; K knots of the fit; R simulated curves.
@@ -29,21 +29,22 @@ Array = npt.NDArray[np.float64]
 def rms_decrease(scores_T: Array) -> float:
     """Estimates the noise of a curve as the root mean square of its decreases, √(Σ min(y_t − y_{t−1}, 0)² / (T − 1)).
 
-    For independent normal noise of variance σ² around a flat line, a difference has variance 2σ² and half of its mean
-    square belongs to decreases, so that the mean square is unbiased for σ² (downside semivariance: Barndorff-Nielsen,
-    Kinnebrock and Shephard 2010, in "Volatility and Time Series Econometrics"). A rise, however steep, does not
-    contribute. If successive validations have correlated noise, the estimate is smaller: σ·√(1 − ρ).
+    Around a flat line with independent normal noise of variance σ², a difference has variance 2σ². Half of its mean
+    square belongs to decreases, so the mean square of the decreases is an unbiased estimate of σ² (downside
+    semivariance: Barndorff-Nielsen, Kinnebrock and Shephard 2010, in "Volatility and Time Series Econometrics"). Even a
+    steep rise does not contribute. If the noise of successive validations has the correlation ρ, the estimate is
+    smaller: σ·√(1 − ρ).
     """
     return float(np.sqrt(np.mean(np.minimum(np.diff(scores_T), 0.0) ** 2)))
 
 
 def is_rise(scores_T: Array) -> bool:
-    """Tests whether a curve rises by more than its noise explains, at `NOISE_LEVEL`.
+    """Tests at the level `NOISE_LEVEL` whether a curve rises by more than its noise explains.
 
     The statistic is (max y − y_0) / `rms_decrease`. Its distribution for a flat curve depends only on T and on the
     autocorrelation of the noise. The autocorrelation cannot be estimated from a dozen validations, so the threshold
-    assumes the worst case: stationary normal AR(1) noise with ρ = `WORST_AUTOCORRELATION`. With smaller ρ, false rises
-    are rarer.
+    assumes the worst case: stationary normal AR(1) noise with ρ = `WORST_AUTOCORRELATION`. If ρ is smaller, the test
+    reports a false rise less often.
     """
     rise = float(scores_T.max() - scores_T[0])
     noise = rms_decrease(scores_T)
@@ -52,7 +53,7 @@ def is_rise(scores_T: Array) -> bool:
 
 @lru_cache(maxsize=256)
 def rise_threshold(validations: int) -> float:
-    """Simulates the upper 5 % point of (max − first) / `rms_decrease` for flat curves of AR(1) noise.
+    """Simulates flat curves with AR(1) noise and returns the 95th percentile of (max − first) / `rms_decrease`.
 
     With 5 validations, 5 % of such curves never decrease. The threshold is then so high that only a curve without any
     decrease counts as a rise.
@@ -71,20 +72,21 @@ def rise_threshold(validations: int) -> float:
 
 
 def fit_curve(scores_T: Array) -> Array:
-    """Fits the curve behind noisy validations: least squares among curves that are convex first and concave after.
+    """Fits a smooth curve to noisy validations by least squares. The curve is convex first and concave afterwards.
 
-    Such a curve rises slowly or immediately, and then saturates. The highest of T noisy scores exceeds the highest
-    point of the underlying curve; the fit averages over neighbours and exceeds it far less. There are no parameters to
-    tune: only the shape regularises, and the point of inflection minimises the residual (Feng, Chen, Han, Carroll and
-    Samworth, "Nonparametric, tuning-free estimation of S-shaped functions", JRSS B 84, 2022). As in their method, the
-    fit never falls, with one exception. A fit that may first dip and later decline is used if it is better by Schwarz's
-    criterion, T·log RSS + k·log T. It has k = 2 more parameters: the start of the decline and its slope.
+    Such a curve rises, slowly at first or immediately, and then saturates. The highest of T noisy scores exceeds the
+    highest point of the underlying curve; the fit averages over neighbours, so its highest point exceeds that of the
+    underlying curve far less. There are no parameters to tune: only the shape regularises, and the point of inflection
+    minimises the residual (Feng, Chen, Han, Carroll and Samworth, "Nonparametric, tuning-free estimation of S-shaped
+    functions", JRSS B 84, 2022). As in their method, the fit never falls, with one exception. A fit that may first dip
+    and later decline is used if it is better by Schwarz's criterion, T·log RSS + k·log T. This fit has two more
+    parameters (k in the criterion): the start of the decline and its slope.
 
-    The fits are piecewise linear with slopes that change at knots: all inner validations, or 63 of them spread evenly.
-    A curve with up to 65 validations that already has this shape is returned unchanged.
+    The fits are piecewise linear. Their slopes change only at knots, which are all inner validations or 63 evenly
+    spaced ones. If a curve with at most 65 validations already has this shape, it is returned unchanged.
 
     Args:
-        scores_T: validation scores; returned unchanged below `MIN_VALIDATIONS`.
+        scores_T: validation scores; fewer than `MIN_VALIDATIONS` scores are returned unchanged.
 
     Returns:
         The fitted score at each validation, [T].

@@ -1,6 +1,6 @@
 """Convergence speed: optimiser steps to 95 % of a run's own rise, and steps to a baseline's best score.
 
-Everything is computed from validation scores. Axis: T validations, the first at step 0.
+Both numbers of steps are computed from validation scores. Axis: T validations, the first at step 0.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def measure_convergence(
     """Measures how fast a curve reached its own best score and a baseline's best score.
 
     Both numbers of steps are read from fitted curves (`learning_curves.fit_curve`). The highest of many noisy scores
-    exceeds the underlying curve, so the steps to 95 % of that score would be too late. `steps_to_95` is the first
-    validation t with f_t ≥ f_0 + 0.95·(max f − f_0) for the fit f; it is absent if the rise is within noise
-    (`learning_curves.is_rise`). The noise describes the curve on fixed validation cases, not the sampling error of
-    these cases.
+    lies above the underlying curve, so a curve reaches 95 % of that score too late. `steps_to_95` is the first
+    validation t with f_t ≥ f_0 + 0.95·(max f − f_0) for the fit f; it is absent if noise can explain the rise
+    (`learning_curves.is_rise`). This noise is that of the curve on fixed validation cases. It does not include the
+    error from sampling these cases.
 
     Args:
         curve: validations at step 0 and after every epoch, in order.
-        baseline: validations of the baseline; without them, `steps_to_baseline` is absent.
+        baseline: validations of the baseline. If they are missing, `steps_to_baseline` is absent.
         higher_is_better: direction of the score.
     """
     scores_T = _to_oriented_scores(curve, higher_is_better)
@@ -53,8 +53,8 @@ def steps_to_baseline(
 ) -> Steps:
     """Finds the first validation at which the fit of `curve` is as good as the best point of the baseline's fit.
 
-    The result is censored if no validation is as good. Curves with fewer than `MIN_VALIDATIONS` are not fitted; their
-    scores are compared.
+    If the curve never gets that good, the result is censored. Curves with fewer than `MIN_VALIDATIONS` validations are
+    not fitted. Their raw scores are compared instead.
     """
     baseline_fit_T = fit_curve(_to_oriented_scores(baseline, higher_is_better))
     fit_T = fit_curve(_to_oriented_scores(curve, higher_is_better))

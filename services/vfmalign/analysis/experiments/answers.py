@@ -1,6 +1,6 @@
-"""Answers of an experiment to three questions of an ML platform team, in plain words.
+"""Answers that an experiment gives, in plain words, to three questions of an ML platform team.
 
-The answers follow from the verdicts on the claim about the gain, and from their tests.
+They are derived from the verdicts on the claim about the gain, and from the tests behind these verdicts.
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ class Answers(Record):
     """The three answers.
 
     Attributes:
-        outcome: outcome of both comparisons, across models and across tasks; `mixed` if they have opposite signs.
-        verdicts: number of pairs of model and task with each verdict over the specialised network.
+        outcome: joint outcome of the comparison across models and the comparison across tasks; `mixed` if they have
+            opposite signs.
+        verdicts: maps each verdict against the specialised network to the number of pairs of model and task with this
+            verdict.
     """
 
     outcome: Outcome
@@ -72,7 +74,7 @@ class Answers(Record):
 
     @property
     def all(self) -> tuple[Answer, ...]:
-        """The three answers, in the order in which a report shows them."""
+        """The three answers in the order of the report."""
         return self.relation, self.certainty, self.recommendation
 
 
@@ -82,7 +84,7 @@ def answer_questions(averages: Sequence[SeedAverage], claims: Sequence[Claim], b
     Args:
         averages: results of each pair of model and task.
         claims: all claims.
-        baselines: whether models of one task and seed were compared with one specialised network.
+        baselines: whether all models of a task and seed were compared with the same specialised network.
     """
     shift = [claim for claim in claims if claim.shift_measure == SHIFT.name]
     gain = [claim for claim in shift if claim.claim == "gain"]
@@ -120,7 +122,7 @@ def answer_questions(averages: Sequence[SeedAverage], claims: Sequence[Claim], b
 
 
 def get_outcome(verdicts: Sequence[ClaimVerdict]) -> Outcome:
-    """Joins the verdicts on the claim in both designs into one outcome."""
+    """Combines the verdicts of both designs on the claim into one outcome."""
     if {"supports", "contradicts"} <= set(verdicts):
         return "mixed"
     decided: tuple[ClaimVerdict, ...] = ("contradicts", "supports", "no_clear_relation")

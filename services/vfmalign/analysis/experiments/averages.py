@@ -1,7 +1,7 @@
-"""Averages over seeds: the numbers of one model and task, with intervals and a verdict.
+"""Averages over seeds for one model and task, with intervals and a verdict.
 
-With several seeds, intervals cover seeds and patients (ADR 0081). With one seed, they are the check's intervals and
-cover patients.
+With several seeds, intervals cover seeds and patients (ADR 0081). With one seed, they are the intervals of the check
+and cover patients only.
 """
 
 from __future__ import annotations
@@ -48,19 +48,20 @@ class SeedAverage(Record):
         patients: number of patients in the test split.
         flags: flags that are set for at least one seed.
         shift: MMD² with its interval.
-        shift_ratio: shift in units of the shift to random weights, without an interval.
-        gain: gain over the specialised network in per cent, the mean of the seeds' gains, with its interval.
-        gain_difference: gain over the specialised network in the metric's unit, with its interval; positive is better.
-        verdict: verdict on this difference, as in a check.
+        shift_ratio: shift divided by the shift to random weights; has no interval.
+        gain: mean over the seeds of the relative gain over the specialised network, in per cent, with its interval.
+        gain_difference: gain over the specialised network in the metric's unit, with its interval; positive if the
+            fine-tuned model is better.
+        verdict: verdict on `gain_difference`, formed as in a check.
         scratch_difference: gain over the same architecture from random weights, in the metric's unit.
-        pretraining: verdict on `scratch_difference`, as in a check; None if it was not assessed.
+        pretraining: verdict on `scratch_difference`, formed as in a check; None if it was not assessed.
         smallest_difference: smallest relevant difference δ of the metric, in its unit; 0 if none was set.
-        controls: MMD² of each control by name, averaged over the seeds that have this control.
+        controls: maps the name of each control to its MMD², averaged over the seeds that have this control.
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
-        convergence: steps to 95 % of the model's own rise as a share of all steps; None if absent or censored.
-        censored: whether 95 % of the rise was not reached within the budget.
-        seeds_without_value: number of seeds that lack a number, by the number's name.
+        convergence: share of all steps after which the model reached 95 % of its own rise; None if absent or censored.
+        censored: whether the training budget ended before 95 % of the rise was reached.
+        seeds_without_value: maps the name of each number to the number of seeds that lack it.
     """
 
     model_id: str

@@ -1,7 +1,7 @@
 """Results of one cell of an experiment: one model, fine-tuned for one task with one seed.
 
-A cell is built from the report of its finished check. It includes the scores of the test cases, from which the
-experiment computes intervals over its seeds.
+A cell is built from the report of its finished check. It includes the scores of the test cases. The experiment computes
+its intervals over seeds from them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ features after fine-tuning with two seeds."""
 
 
 class Flags(Record):
-    """Reservations about the numbers of a cell.
+    """Flags that warn about the numbers of a cell.
 
     Attributes:
         not_beaten: the fine-tuned model does not beat the naive baseline on the test cases.
@@ -57,24 +57,27 @@ class Cell(Record):
         leakage_known: the model card lists the pretraining data.
         naive_baseline: description of the prediction without a network.
         metric: main metric of the task.
-        layer: primary layer, to which every shift refers.
+        layer: primary layer; every shift of the cell is measured on it.
         patients: number of patients in the test split.
-        shift: MMD² of standardised features, with the check's interval.
+        shift: MMD² of standardised features, with the interval from the check.
         shift_se: jackknife standard error of the shift; None if the check computed none.
-        shift_ratio: shift in units of the shift to random weights.
-        gain: relative gain over the specialised network, in per cent; absent below the metric's floor.
-        gain_difference: gain in the metric's unit; above zero is better.
-        scratch_difference: gain over the same architecture with random weights in the metric's unit; None in results of
-            versions that left it out.
+        shift_ratio: shift divided by the shift to random weights.
+        gain: relative gain over the specialised network, in per cent; absent if the baseline scores below the metric's
+            floor.
+        gain_difference: gain in the metric's unit; positive if the fine-tuned model is better.
+        scratch_difference: gain over the same architecture with random weights, in the metric's unit; None if the
+            result is from an older version that did not compute it.
         gain_scratch: relative gain over the same architecture with random weights, in per cent.
         verdict, pretraining: answers of the check; `pretraining` is None if the check did not assess it.
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
-        steps_to_95: optimiser steps to 95 % of the model's own rise.
-        budget: optimiser steps of the whole training.
-        shift_variants: MMD² with other choices of layer, bandwidth, scaling and channels, by name of the variant.
-        controls: MMD² that is not due to the task, by name of the control; a scale for `shift`.
-        scores: main metric of the test cases, by network.
+        steps_to_95: number of optimiser steps until the model reached 95 % of its own rise.
+        budget: number of optimiser steps of the whole training.
+        shift_variants: maps the name of each variant to its MMD². A variant changes the layer, bandwidth, scaling or
+            channels.
+        controls: maps the name of each control to its MMD². A control shows how large `shift` can be without a task to
+            learn.
+        scores: maps each network to its values of the main metric on the test cases.
     """
 
     model_id: str
@@ -136,11 +139,11 @@ def make_cell(
     Args:
         card: card of the model that was fine-tuned.
         report: report of the check.
-        scores: metrics of the test cases, by network.
+        scores: maps each network to its metrics on the test cases.
         check: id of the check.
         task: task for which the model was fine-tuned.
         seed: seed of the training.
-        controls: MMD² of the primary layer for the controls of this cell, by name.
+        controls: Maps the name of each control of this cell to the MMD² of the primary layer.
 
     Raises:
         InvalidInput: a network lacks the scores for the gain, or the report belongs to another task.

@@ -1,4 +1,4 @@
-"""The paper's two claims, each evaluated in two designs: ρ, permutation test, verdict, and sensitivity of ρ.
+"""Evaluation of the paper's two claims. Each claim is evaluated in two designs: across models and across tasks.
 
 A mean ρ has no interval: with few seeds, no method that was tried has the nominal coverage (ADR 0081).
 Axis: N units of one stratum.
@@ -52,15 +52,15 @@ class Claim(Record):
     """One claim in one design.
 
     Attributes:
-        shift_measure: `mmd2_std`, which has a verdict, or another measure, which has none.
-        units: number of models (or tasks) with both numbers in every used stratum; 0 if ρ is not defined.
+        shift_measure: name of the measure of shift. Only `mmd2_std` has a verdict.
+        units: number of models (or tasks) that have both numbers in every stratum used; 0 if ρ is not defined.
         rho: mean of the strata's ρ over these units; None if it is not defined.
-        rho_unflagged: mean of the strata's ρ, with weights N − 1. It excludes points that do not beat the naive
-            baseline or are saturated.
-        rho_common_baselines: ρ with gains over one specialised network per task and seed.
-        reversal: the few units that determine the sign of ρ; None if there are no such units.
+        rho_unflagged: mean of the strata's ρ, with weights N − 1. It excludes points whose model does not beat the
+            naive baseline or whose MMD² is saturated.
+        rho_common_baselines: ρ recomputed with one common specialised network as the baseline of each task and seed.
+        reversal: the few units without which ρ changes its sign; None if there are no such units.
         points_without_value: number of points that lack one of the two numbers.
-        test: test that permutes the units jointly in all strata; None for fewer than `MIN_UNITS` units.
+        test: joint permutation test; None if there are fewer than `MIN_UNITS` units.
         verdict: verdict on the claim; None for `shift_ratio`.
         sentence: the verdict in words, with its reason.
     """
@@ -81,7 +81,7 @@ class Claim(Record):
 
 
 class PooledCorrelation(Record):
-    """ρ over all points; descriptive, because it mixes differences between tasks and differences between models."""
+    """ρ over all points. Descriptive only: it mixes differences between tasks with differences between models."""
 
     claim: ClaimName
     shift_measure: str
@@ -152,14 +152,14 @@ def decide_claim(
     *,
     held_out: bool = True,
 ) -> tuple[ClaimVerdict, str]:
-    """Determines the verdict and its sentence by the two-sided p, so that both directions need the same evidence.
+    """Determines the verdict and its sentence from the two-sided p. Both directions therefore need the same evidence.
 
     Args:
         claim: the claim.
         design: the design.
-        units: number of models (or tasks) with both numbers in every stratum.
+        units: number of models (or tasks) that have both numbers in every stratum.
         rho: mean ρ over these units; None if it is not defined.
-        test: joint permutation test; None for fewer than `MIN_UNITS` units.
+        test: joint permutation test; None if there are fewer than `MIN_UNITS` units.
         held_out: whether every cell has held-out cases.
     """
     unit = "model" if design == "within_task" else "task"

@@ -1,8 +1,8 @@
-"""Permutation test of rank correlations. Each permutation puts the units in one new order, the same in all strata.
+"""Permutation test of rank correlations. Each permutation reorders the units in the same way in all strata.
 
-If models keep their order from task to task, the tasks depend on each other. A test that permutes every task separately
-ignores this dependence and finds relations too often. A joint permutation keeps the values of a unit together.
-Axes: P permutations, N units, S strata, K numbers.
+If models keep their order from task to task, the tasks depend on each other. A test that permutes each task separately
+ignores this dependence and therefore finds relations too often. A joint permutation keeps the values of a unit
+together. The axes of the arrays are P permutations, N units, S strata and K numbers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class JointPermutations:
-    """Orders of the units (models or tasks), each used in all strata at once.
+    """Orders of the units (models or tasks). Each order is used in all strata at once.
 
     Attributes:
         order_PN: the orders.
@@ -58,20 +58,20 @@ class JointPermutations:
         return len(self.order_PN)
 
     def apply(self, value_NS: Array) -> Array:
-        """Reorders the units in all strata at once; returns (P, N, S)."""
+        """Applies each order to the units of all strata. Returns an array (P, N, S)."""
         return value_NS[self.order_PN]
 
     def get_p_value(self, value_P: Array, observed: float) -> float:
-        """Returns the probability that an order gives a statistic at least as large as the observed one.
+        """Returns the p-value: the probability that an order gives a statistic at least as large as the observed one.
 
-        If all orders are enumerated, this is their share of all orders; if not, it is (1 + #)/(1 + P), where # is their
-        number.
+        If all orders are enumerated, the p-value is the share of these orders. If orders are drawn, it is (1 + #)/(1 +
+        P), where # is the number of these orders.
         """
         extreme = int((value_P >= observed - _TIE).sum())
         return extreme / len(self) if self.enumerated else (1 + extreme) / (1 + len(self))
 
     def get_threshold(self, value_P: Array) -> float | None:
-        """Smallest value of a statistic with a p-value of at most `SIGNIFICANCE_LEVEL`; None if there is none."""
+        """Smallest value of a statistic whose p-value is at most `SIGNIFICANCE_LEVEL`. None if there is no such one."""
         threshold = None
         for value in np.unique(value_P)[::-1]:
             if self.get_p_value(value_P, float(value)) > SIGNIFICANCE_LEVEL:
@@ -81,15 +81,15 @@ class JointPermutations:
 
 
 class PermutationTest(Record):
-    """Result of a permutation test: how often reordered units give a mean ρ as extreme as the observed one.
+    """Result of a permutation test: how often a random order gives a mean ρ as extreme as the observed one.
 
     Attributes:
         p_paper: one-sided p, in the direction that the paper reports.
         p_two_sided: p of |ρ|.
-        smallest_p_two_sided: p_two_sided of the most extreme order; large if many values are tied.
-        threshold: smallest |ρ| with a p_two_sided of at most `SIGNIFICANCE_LEVEL`; None if no order reaches it.
+        smallest_p_two_sided: smallest `p_two_sided` that any order can reach; large if many values are tied.
+        threshold: smallest |ρ| that has a `p_two_sided` of at most `SIGNIFICANCE_LEVEL`; None if no order reaches it.
         permutations: number of orders that were evaluated.
-        enumerated: True if these are all orders.
+        enumerated: True if every possible order was evaluated.
     """
 
     p_paper: float
@@ -101,7 +101,7 @@ class PermutationTest(Record):
 
 
 def run_joint_permutation_test(strata: Sequence[Stratum], *, sign: int, seed: int) -> PermutationTest | None:
-    """Tests the mean ρ over strata that have the same units: each permutation reorders y equally in all strata.
+    """Tests the mean ρ over strata that have the same units: each permutation reorders y in the same way in all strata.
 
     Args:
         strata: strata with the same units, each with a defined ρ.
@@ -109,7 +109,7 @@ def run_joint_permutation_test(strata: Sequence[Stratum], *, sign: int, seed: in
         seed: seed of the draws.
 
     Returns:
-        The test; None for no stratum or fewer than `MIN_UNITS` units.
+        The test result, or None if there is no stratum or there are fewer than `MIN_UNITS` units.
     """
     if not strata or len(strata[0].units) < MIN_UNITS:
         return None
@@ -134,9 +134,10 @@ def run_test(x_NS: Array, y_NS: Array, orders: JointPermutations, *, sign: int) 
 
 
 def permute_correlations(x_KNS: Array, y_NS: Array, orders: JointPermutations) -> tuple[Array, Array]:
-    """Correlates every number with y; returns the mean ρ over strata as observed (K), and for every order of y (P, K).
+    """Correlates each number with y. Returns the mean ρ over strata, as observed (K) and for each order of y (P, K).
 
-    All numbers share the orders. If all values of a number are tied in a stratum, its mean excludes this stratum.
+    All numbers share the orders. If all values of a number are tied in a stratum, the mean ρ of this number excludes
+    the stratum.
     """
     x_KNS, y_NS = normalise_ranks(x_KNS), normalise_ranks(y_NS)
     strata_K = (x_KNS.any(axis=1) & y_NS.any(axis=0)).sum(axis=-1)
@@ -146,7 +147,7 @@ def permute_correlations(x_KNS: Array, y_NS: Array, orders: JointPermutations) -
 
 
 def normalise_ranks(value_NS: Array) -> Array:
-    """Mid-ranks of the units in each stratum, centred and of length 1; zero where all are tied.
+    """Mid-ranks of the units in each stratum, centred and scaled to length 1. Zero if all values are tied.
 
     The product of two columns is Spearman's ρ.
     """

@@ -24,10 +24,10 @@ MIN_TASKS = 6
 
 
 class ObjectiveDifference(Record):
-    """A number of the masked model minus that of the contrastive model, in one task; None if either is absent.
+    """Difference of a number in one task: masked model minus contrastive model. None if either number is absent.
 
     Attributes:
-        flags: symbols of the flags of either model.
+        flags: symbols of the flags that either model has.
     """
 
     task: str
@@ -38,7 +38,7 @@ class ObjectiveDifference(Record):
 
 
 class SignTest(Record):
-    """Numbers of tasks with a difference above, below and at zero, and the p-value of an exact sign test."""
+    """Exact sign test: the numbers of positive, negative and zero differences, and the p-value."""
 
     above: int
     below: int
@@ -54,7 +54,7 @@ class ObjectivePair(Record):
         contrastive: model pretrained by contrastive learning.
         rows: differences by task.
         less_moved_gained_more: number of tasks in which the model with the smaller shift has the larger gain.
-        both_known: number of tasks in which both numbers are known.
+        both_known: number of tasks in which both models have a shift and a gain.
     """
 
     architecture: str

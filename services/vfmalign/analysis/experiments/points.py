@@ -1,4 +1,4 @@
-"""Points of an experiment (cells averaged over seeds), and the quantities to compare between them."""
+"""Points of an experiment, and the quantities to compare between them. A point is the mean of cells over seeds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ GetNumber = Callable[[Cell], float | None]
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that can be read from a cell and compared between points.
+    """A number of a cell that can be compared between points.
 
     Attributes:
         name: name in JSON and CSV.
         label: name in print.
-        expected_sign: sign of ρ with the gain if the paper's claim, or the measure's own rationale, holds.
+        expected_sign: sign that ρ with the gain has if the paper's claim, or the measure's own rationale, holds.
         note: expected direction, in words.
         get: reads the number from a cell.
     """
@@ -45,7 +45,7 @@ class Point:
     cells: tuple[Cell, ...]
 
     def mean(self, get: GetNumber) -> float | None:
-        """Mean over the seeds that have a value; infinite if a value is censored, None if no seed has a value."""
+        """Mean over the seeds that have a value. Infinite if a value is censored; None if no seed has a value."""
         values = [value for value in map(get, self.cells) if value is not None]
         return fmean(values) if values else None
 
@@ -75,7 +75,7 @@ def get_gain(cell: Cell) -> float | None:
 
 
 def get_step_share(cell: Cell) -> float | None:
-    """Returns the steps to 95 % of the rise as a share of all steps; infinite where censored."""
+    """Returns the share of all steps until 95 % of the rise was reached. Infinite if this number is censored."""
     steps = cell.steps_to_95
     if steps.censored:
         return CENSORED

@@ -1,4 +1,4 @@
-"""Compares numbers as predictors of the gain within tasks, and tests if chance explains the lead of the best one.
+"""Compares predictors of the gain within tasks, and tests whether chance explains the lead of the best predictor.
 
 Axes: P permutations, N models, S tasks, K predictors.
 """
@@ -37,11 +37,11 @@ class Predictor(Record):
 
     Attributes:
         expected_sign: expected sign of ρ.
-        rho: mean over tasks, for the models with the gain and this number in every task. Competing predictors use the
-            same models.
-        absent_reason: why the number is absent, and in how many tasks; empty if it is never absent.
-        competes: whether the number is available in the largest number of tasks. A mean over fewer tasks reaches
-            extreme values more easily.
+        rho: mean over tasks of the rank correlation, for the models that have the gain and this number in every task.
+            Competing predictors use the same models.
+        absent_reason: why the number is absent, and in how many tasks it is absent; empty if it is never absent.
+        competes: whether no other number is available in more tasks. A mean over fewer tasks reaches extreme values
+            more easily.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Predictor(Record):
 
 
 class PredictorComparison(Record):
-    """All predictors of the gain, and the comparison of those that compete.
+    """All predictors of the gain, and a comparison of the competing ones.
 
     Attributes:
         best: predictor with the largest |ρ|; None if fewer than two compete.
@@ -66,7 +66,7 @@ class PredictorComparison(Record):
             observed; None for fewer than `MIN_UNITS` models.
         p_lead: probability that the lead is at least as large as observed; None if `p_best` is None.
         threshold: 95 % point of the largest |ρ| under permutation; None if `p_best` is None.
-        permutations: number of permutations; 0 without a test.
+        permutations: number of permutations; 0 if no test was run.
         sentence: the conclusion.
     """
 
@@ -84,7 +84,7 @@ class PredictorComparison(Record):
 
 @dataclass(frozen=True)
 class LargestCorrelation:
-    """Test of the largest |ρ| and of its lead over the second; for the attributes, see `PredictorComparison`."""
+    """Test of the largest |ρ| and of its lead over the second. `PredictorComparison` describes the attributes."""
 
     p_best: float
     p_lead: float
@@ -93,7 +93,7 @@ class LargestCorrelation:
 
 
 def compare_predictors(points: Sequence[Point], *, seed: int) -> PredictorComparison:
-    """Compares all predictors of the gain. All of them are tested with the same permutations of the models."""
+    """Compares all predictors of the gain. All predictors are tested with the same permutations of the models."""
     strata = {quantity.name: make_strata(points, "within_task", quantity.get, get_gain) for quantity in PREDICTORS}
     used, competing = _select_competing(strata)
     predictors = tuple(
@@ -178,7 +178,7 @@ def _run_test(compared: Sequence[Sequence[Stratum]], seed: int) -> LargestCorrel
 
 
 def find_largest_correlation(x_KNS: Array, y_NS: Array, orders: JointPermutations) -> LargestCorrelation:
-    """Tests if chance explains the largest mean |ρ| of K ≥ 2 numbers with y, and the lead of this |ρ| over the second.
+    """Tests whether chance explains the largest of K ≥ 2 mean |ρ| with y, and its lead over the second largest.
 
     Args:
         x_KNS: the numbers of every model in every task.

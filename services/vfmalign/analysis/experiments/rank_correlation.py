@@ -14,7 +14,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Stratum:
-    """Two numbers for each of several comparable units: the models of one task, or the tasks of one model."""
+    """Comparable units, each with two numbers. The units are the models of one task, or the tasks of one model."""
 
     name: str
     units: tuple[str, ...]
@@ -28,15 +28,15 @@ class Stratum:
 
     @property
     def rho(self) -> float | None:
-        """Spearman's ρ with mid-ranks; None for fewer than two units, or if all values of one side are tied."""
+        """Spearman's ρ with mid-ranks. None for fewer than two units, or if all x or all y are tied."""
         rho = float(rank_correlations(self.x_N, self.y_N)) if len(self.x_N) > 1 else math.nan
         return None if math.isnan(rho) else rho
 
 
 def rank_correlations(x_PN: Array, y_PN: Array) -> Array:
-    """Computes Spearman's ρ along the last axis; the other axes are broadcast.
+    """Computes Spearman's ρ along the last axis and broadcasts the other axes.
 
-    Infinite values rank last. ρ is NaN if all values of one side are tied.
+    Infinite values rank last. ρ is NaN if all values of x or all values of y are tied.
     """
     x_PN, y_PN = get_centred_ranks(x_PN), get_centred_ranks(y_PN)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -47,7 +47,7 @@ def rank_correlations(x_PN: Array, y_PN: Array) -> Array:
 def get_centred_ranks(value_PN: Array) -> Array:
     """Mid-ranks along the last axis minus their mean: (number of smaller values − number of larger values) / 2.
 
-    Several times as fast as `scipy.stats.rankdata` for the many short rows of a permutation test.
+    For the many short rows of a permutation test, this is several times as fast as `scipy.stats.rankdata`.
     """
     rank_PN: Array = np.zeros(value_PN.shape)
     for unit in range(value_PN.shape[-1]):
@@ -62,7 +62,7 @@ def with_defined_rho(strata: Sequence[Stratum]) -> list[Stratum]:
 
 
 def mean_correlation(strata: Sequence[Stratum]) -> float | None:
-    """Averages the strata's ρ with weights N − 1; None if ρ is defined in no stratum."""
+    """Averages ρ over the strata with the weights N − 1. Returns None if ρ is not defined in any stratum."""
     defined = with_defined_rho(strata)
     if not defined:
         return None

@@ -33,15 +33,15 @@ _SHORT_VERDICTS: Mapping[ClaimVerdict, str] = {
 
 
 class ExperimentReport(Record):
-    """Results of an experiment; equal for equal cells and seed, in any order of the cells.
+    """Results of an experiment. They depend on the cells and the seed, but not on the order of the cells.
 
     Attributes:
-        phantom: some cases are generated, so that the experiment is a rehearsal and not evidence.
+        phantom: True if some cases are generated. Such an experiment is a rehearsal and not evidence.
         answers: answers for a platform team, in plain words.
-        headline: results on each claim, one sentence each.
-        sensitivity: ranking of the models with other layers, bandwidths and scalings.
+        headline: one sentence with the result for each claim.
+        sensitivity: rankings of the models with other layers, bandwidths and scalings.
         averages: cells averaged over seeds, on which all comparisons are based.
-        baselines: whether models of one task and seed were compared with one specialised network.
+        baselines: whether all models of a task and seed were compared with the same specialised network.
         missing: cells without results.
     """
 
@@ -107,7 +107,7 @@ def analyse_cells(
 
 
 def write_headline(name: ClaimName, claims: Sequence[Claim]) -> str:
-    """Summarises the results on one claim in both designs."""
+    """Summarises the results of both designs for one claim."""
     designs: dict[ClaimVerdict, list[str]] = {}
     for claim in claims:
         if claim.claim == name and claim.verdict is not None:

@@ -27,8 +27,8 @@ class Reversal(Record):
     """The few units without which a mean ρ has the opposite sign.
 
     Attributes:
-        without: the units that are left out, as few as possible.
-        rho: mean ρ of all other units; the most extreme one if several sets of this size change the sign.
+        without: the smallest set of units that changes the sign if it is left out.
+        rho: mean ρ of all other units. If several sets of this size change the sign, it is the most extreme mean ρ.
     """
 
     without: tuple[str, ...]
@@ -39,7 +39,7 @@ class CommonBaselines(Record):
     """The specialised networks of the experiment's tasks and seeds.
 
     Attributes:
-        several: number of pairs of task and seed in which models were compared with different networks.
+        several: number of pairs of task and seed in which models were compared with different specialised networks.
         total: number of pairs of task and seed.
     """
 
@@ -48,7 +48,7 @@ class CommonBaselines(Record):
 
 
 def find_reversal(strata: Sequence[Stratum]) -> Reversal | None:
-    """Finds the fewest units without which the mean ρ changes its sign; None if they are more than `MAX_LEFT_OUT`.
+    """Finds the smallest set of units without which the mean ρ changes its sign. None if it exceeds `MAX_LEFT_OUT`.
 
     Args:
         strata: strata with the same units, each with a defined ρ.
@@ -79,7 +79,7 @@ def count_baselines(cells: Sequence[Cell]) -> CommonBaselines:
 
 
 def use_common_baselines(cells: Sequence[Cell]) -> list[Cell]:
-    """Recomputes each gain over a common specialised network per task and seed: that of the first model by name."""
+    """Recomputes the gains with one baseline per task and seed: the specialised network of the first model by name."""
     common: dict[tuple[str, int], tuple[CaseScore, ...]] = {}
     result = []
     for cell in sorted(cells, key=lambda cell: (cell.task, cell.model_id, cell.seed)):

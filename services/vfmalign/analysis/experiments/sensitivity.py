@@ -36,8 +36,8 @@ class TaskAgreement(Record):
     """Agreement between two rankings of one task's models.
 
     Attributes:
-        models: number of models with both numbers.
-        tau: Kendall's τ-b; None for fewer than two models or if one side is tied throughout.
+        models: number of models that both rankings contain.
+        tau: Kendall's τ-b. None for fewer than two models, or if all values of one ranking are tied.
     """
 
     task: str
@@ -46,10 +46,10 @@ class TaskAgreement(Record):
 
 
 class Variant(Record):
-    """The ranking of the models by shift, with one choice of the measurement changed.
+    """The ranking of the models by shift if one choice of the measurement is changed.
 
     Attributes:
-        tau: mean of Kendall's τ to the main ranking over the tasks that have one; None without such a task.
+        tau: mean over tasks of Kendall's τ between this ranking and the main ranking; None if no task has a τ.
         rho: mean rank correlation of this shift with the gain within tasks; None if it is not defined.
     """
 
@@ -80,7 +80,7 @@ def compare_variants(points: Sequence[Point]) -> Sensitivity:
 
 
 def get_kendall_tau(x_N: Array, y_N: Array) -> float | None:
-    """Returns Kendall's τ-b of two rankings; None for fewer than two models or if one side is tied throughout."""
+    """Returns Kendall's τ-b of two rankings. None for fewer than two models, or if one ranking is tied throughout."""
     x_NN, y_NN = (np.sign(value_N[:, np.newaxis] - value_N) for value_N in (x_N, y_N))
     pairs = float(np.sqrt((x_NN * x_NN).sum() * (y_NN * y_NN).sum()))
     return float((x_NN * y_NN).sum()) / pairs if pairs else None

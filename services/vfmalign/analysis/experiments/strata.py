@@ -42,7 +42,7 @@ class StratumResult(Record):
         name: the task or the model.
         pairs: number of units with both values.
         rho: ρ of these pairs; None if it is not defined.
-        used: whether the mean and the test include the stratum; both use only units that all used strata have.
+        used: whether the mean and the test include the stratum. Both use only the units that all included strata share.
     """
 
     name: str
@@ -52,7 +52,7 @@ class StratumResult(Record):
 
 
 def make_strata(points: Sequence[Point], design: Design, get_x: GetNumber, get_y: GetNumber) -> list[Stratum]:
-    """Groups the points with both values by task or by model; units are sorted by name."""
+    """Groups the points that have both values by task or by model. Sorts the units of each stratum by name."""
     rows: dict[str, list[tuple[str, float, float]]] = {get_stratum_and_unit(point, design)[0]: [] for point in points}
     for point in points:
         name, unit = get_stratum_and_unit(point, design)
@@ -74,15 +74,15 @@ def make_strata(points: Sequence[Point], design: Design, get_x: GetNumber, get_y
 
 
 def get_stratum_and_unit(numbers: HasModelAndTask, design: Design) -> tuple[str, str]:
-    """Returns the name of the stratum that the numbers belong to, and the name of their unit in this stratum."""
+    """Returns the name of the stratum to which the numbers belong, and the name of their unit in it."""
     return (numbers.task, numbers.model_id) if design == "within_task" else (numbers.model_id, numbers.task)
 
 
 def select_common_units(strata: Sequence[Stratum]) -> list[Stratum]:
-    """Restricts the strata with a ρ to the units that all of them have.
+    """Restricts the strata that have a ρ to the units that all of them share.
 
-    If a stratum has no ρ for these units, it is left out, too. Units that only such strata lacked are then included
-    again.
+    If a stratum has no ρ for these units, it is left out, too. A unit that was missing only in strata without a ρ is
+    then included again.
     """
     defined = with_defined_rho(strata)
     while True:
@@ -109,7 +109,7 @@ def restrict_units(strata: Sequence[Stratum], units: frozenset[str]) -> list[Str
 
 
 def summarise_strata(strata: Sequence[Stratum], used: Sequence[Stratum]) -> tuple[StratumResult, ...]:
-    """Returns the result of each stratum, in the order of `strata`. Each ρ is over all units of its stratum."""
+    """Returns the result of each stratum, in the order of `strata`. Each ρ uses all units of its stratum."""
     names = {stratum.name for stratum in used}
     return tuple(
         StratumResult(name=stratum.name, pairs=len(stratum.units), rho=stratum.rho, used=stratum.name in names)

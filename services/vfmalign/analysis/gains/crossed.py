@@ -1,34 +1,34 @@
 """Variance of a mean score over crossed training seeds and patients, and intervals that cover both.
 
 A network is trained with S seeds, and each training is scored on the same G patients. A network's value for seed s and
-patient g is modelled as x_sg = μ + a_s + b_g + e_sg, with variances σ²_seed, σ²_patient and σ²_residual. Its mean
-therefore has the variance
+patient g is modelled as x_sg = μ + a_s + b_g + e_sg, with variances σ²_seed, σ²_patient and σ²_residual. The network's
+mean therefore has the variance
 
     σ²_seed / S + σ²_patient / G + σ²_residual / (S·G).
 
-The components follow from the mean squares of the two-way crossed analysis of variance without replication. Their
-expectations are σ²_residual + G·σ²_seed, σ²_residual + S·σ²_patient and σ²_residual (Searle, Casella and McCulloch,
-Variance Components, 1992, chapter 4). A negative estimate is set to 0, and the result names it. The interval uses
-Student's t with Satterthwaite's degrees of freedom (Biometrics Bulletin 2 (1946), 110–114), because a bootstrap over
-few seeds would be far too narrow.
+The three variances are estimated from the mean squares of the two-way crossed analysis of variance without replication.
+The expectations of these mean squares are σ²_residual + G·σ²_seed, σ²_residual + S·σ²_patient and σ²_residual (Searle,
+Casella and McCulloch, Variance Components, 1992, chapter 4). A negative estimate is set to 0. The result names each
+variance that was set to 0. The interval uses Student's t with Satterthwaite's degrees of freedom (Biometrics Bulletin 2
+(1946), 110–114), because a bootstrap over few seeds would be far too narrow.
 
 Two networks share their patients but not their seeds. In the difference of their means, the variances of the seeds and
 the residual variances add up, and σ²_patient is the variance of the patients' differences. Trainings with the same seed
-draw their cases in the same order. If this made their scores similar, the interval would be wider than necessary.
+draw their cases in the same order. If this order made the scores similar, the interval would be wider than necessary.
 
-Networks may have different numbers of seeds. The question may be whether a network beats another draw of a baseline's
-random weights, and not only the mean of the trained draws. In this case, the variance between the scores of these draws
-is added once more (a prediction interval).
+Networks may have different numbers of seeds. You may want to know whether a network beats a baseline with newly drawn
+random weights, and not only the mean of the trained baselines. For this question, the variance between the scores of
+the trained baselines is added once more (a prediction interval).
 
-Metrics of a set, such as an area under the ROC curve, are not defined for a single patient. They use jackknife
-pseudo-values G·θ − (G − 1)·θ₍₋g₎, as in the analysis of several readers of the same cases (Dorfman, Berbaum and Metz,
-Investigative Radiology 27 (1992), 723–731). For a mean with one case per patient, the pseudo-values equal the patients'
-values.
+Metrics of a set of patients, such as the area under the ROC curve, are not defined for a single patient. Jackknife
+pseudo-values replace the patients' values: G·θ − (G − 1)·θ₍₋g₎, as in the analysis of several readers of the same cases
+(Dorfman, Berbaum and Metz, Investigative Radiology 27 (1992), 723–731). For a mean with one case per patient, the
+pseudo-values equal the patients' values.
 
-Student's t is too narrow on the side of rare large losses (or gains) and too wide on the other side. Hall's
-transformation of the studentised mean T corrects the skewness (J. R. Stat. Soc. B 54 (1992), 221–228):
-h(T) = ((1 + λT/3)³ − 1)/λ + λ/6 replaces T, where λ = Σ (x_g − x̄)³ / (G³ · SE³) is the skewness of the mean of the
-patients' values x_g. Pseudo-values of a set have few distinct values, so their skewness is meaningless and their
+If a few patients have large losses (or gains), Student's t interval is too narrow on that side and too wide on the
+other side. Hall's transformation of the studentised mean T corrects the skewness (J. R. Stat. Soc. B 54 (1992),
+221–228): h(T) = ((1 + λT/3)³ − 1)/λ + λ/6 replaces T, where λ = Σ (x_g − x̄)³ / (G³ · SE³) is the skewness of the mean
+of the patients' values x_g. Pseudo-values of a set have few distinct values, so their skewness is meaningless and their
 intervals are not corrected.
 
 Legend: S seeds, G groups (patients), N cases.
@@ -67,14 +67,14 @@ class MeanSquares:
 
 @dataclass(frozen=True)
 class CrossedVariance:
-    """Variance of a mean over crossed seeds and patients, or of a sum of such means.
+    """Variance of a mean over crossed seeds and patients, or variance of a sum of such means.
 
     Attributes:
-        components: σ²_seed, σ²_patient and σ²_residual; with several networks, of the sum.
+        components: σ²_seed, σ²_patient and σ²_residual. For several networks, they are the variances of the sum.
         variance: variance of the mean.
         degrees: Satterthwaite's degrees of freedom.
         skewness: λ of the mean; None if the interval is not corrected for it.
-        another_draw: part of the variance that is due to another draw of the baseline.
+        another_draw: part of the variance that is due to a new draw of the baseline's random weights.
     """
 
     components: VarianceComponents
@@ -108,7 +108,7 @@ def get_pseudo_values(
     Args:
         metric: specifies the aggregate of the cases.
         value_SN: value of each case with each seed.
-        positive_N: true class of each case; unused by a mean.
+        positive_N: true class of each case. A metric that is a mean does not use it.
         index_N: patient of each case, 0 to G − 1.
     """
     n_groups = int(index_N.max()) + 1
@@ -122,7 +122,7 @@ def get_pseudo_values(
 def get_mean_squares(value_SG: Array) -> MeanSquares:
     """Returns the mean squares of the two-way crossed analysis of variance for at least two patients.
 
-    With a single seed, only the patients vary, and the other mean squares are 0.
+    With a single seed, all mean squares except that of the patients are 0.
     """
     n_seeds, n_groups = value_SG.shape
     if n_seeds == 1:
@@ -144,14 +144,15 @@ def analyse_crossed(
     correct_skewness: bool = False,
     another_draw: bool = False,
 ) -> CrossedVariance:
-    """Analyses a sum of network means. Each network has its own training seeds; all share the same patients.
+    """Analyses a sum of network means. Each network has its own training seeds. All networks have the same patients.
 
     Args:
-        networks: values [S, G] of each network; `[x, -b]` for the difference of two. S may differ between them.
-        patient_degrees: degrees of freedom of the patients, if they are fewer than G − 1.
+        networks: values [S, G] of each network. For the difference of two networks, pass `[x, -b]`. S may differ
+            between them.
+        patient_degrees: degrees of freedom of the patients, if there are fewer than G − 1.
         correct_skewness: whether to correct intervals for the skewness of the patients' values.
-        another_draw: whether to add the variance of another draw of the last network; needs several seeds of this
-            network.
+        another_draw: whether to add the variance of a new draw of the last network's random weights. This network needs
+            several seeds.
     """
     n_groups = networks[0].shape[1]
     seeds = [len(value_SG) for value_SG in networks]

@@ -36,15 +36,16 @@ def estimate_crossed_gain(
     """Estimates the difference of the mean scores and the relative gain, with intervals over seeds and patients.
 
     Args:
-        pairs: scores of one seed or several.
-        metric: direction, and the floor of |baseline| below which no relative gain is computed.
-        level: nominal coverage of the intervals, in (0, 1); the equivalence interval has `equivalence_level`.
-        another_draw: whether the intervals of several seeds refer to another draw of the baseline's random weights.
+        pairs: paired scores, one object per seed.
+        metric: metric with its direction and its floor. If |baseline| is below the floor, no relative gain is computed.
+        level: nominal coverage of the intervals, in (0, 1), except for the equivalence interval, whose coverage is
+            `equivalence_level`.
+        another_draw: whether intervals over several seeds are for a baseline with newly drawn random weights.
 
     Returns:
-        The gain. The relative gain is absent below the floor, and has no interval if the baseline may be below the
-        floor. Intervals are absent if there are few patients (`domain.patients`) or no variation between patients. For
-        the equivalence interval, see `equivalence`.
+        The gain. The relative gain is absent if the baseline scores below the floor. It has no interval if the
+        baseline's interval reaches below the floor. Intervals are absent if there are too few patients
+        (`domain.patients`) or if patients do not differ. For the equivalence interval, see `equivalence`.
     """
     counts: dict[str, Any] = {
         "cases": len(pairs.groups),
@@ -140,7 +141,7 @@ class _CrossedValues:
         return analyse_crossed(networks, self.degrees, correct_skewness=self.of_means, another_draw=self.another_draw)
 
     def describe(self, difference: CrossedVariance) -> GainVariance:
-        """Returns the components of both networks and of their difference as a message of the API."""
+        """Returns the variance components of both networks and of their difference as an API message."""
         return GainVariance(
             network=analyse_crossed([self.score_SG], self.degrees).components,
             baseline=analyse_crossed([self.baseline_SG], self.degrees).components,

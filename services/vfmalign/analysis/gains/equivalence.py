@@ -3,11 +3,11 @@
 Two networks with the same predictions for every test patient may still differ on other patients. Neither resampling nor
 mean squares account for differences that no test patient shows: their interval shrinks to a point within any bounds.
 
-With a metric of two classes, a case can at most change from right to wrong. Bonett and Price ("Adjusted Wald confidence
-interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012)) therefore add
-one pair for each direction. Here, each class gets two more patients: one for whom only the network is certain and
-right, and one for whom only the baseline is. Other metrics have no worst value of a case. Their interval is marked as
-degenerate if few patients have different scores.
+If the metric has two classes, the worst change of a case is from right to wrong. Bonett and Price ("Adjusted Wald
+confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012))
+therefore add one pair of outcomes for each direction. Here, each class gets two more patients: one for whom only the
+network is certain and right, and one for whom only the baseline is. Other metrics have no worst value that a case can
+take. Their interval is marked as degenerate if few patients have different scores.
 
 If the networks predict the same for every test patient, the interval for a metric of two classes depends only on the
 added patients. It is then the narrowest possible interval, and determines the minimum number of patients for
