@@ -1,1 +1,1 @@
-"""Service `finetuning`: orchestrates fine-tuning jobs and alignment checks; trains nothing and imports no torch."""
+"""Service `finetuning`: orchestrates fine-tuning jobs and alignment checks. It does not train or import torch."""

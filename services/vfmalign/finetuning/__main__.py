@@ -1,6 +1,6 @@
 """`python -m vfmalign.finetuning`: run the finetuning service.
 
-Every process serves the API. The process that holds the lease also does the orchestrator's work.
+Every process serves the API. The leader, which is the process that owns the lease, also runs the orchestrator.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _open_client(settings: FinetuningSettings, token: BearerToken | None, tenant
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the service; returns the exit code."""
+    """Runs the service and returns the exit code of the process."""
     settings = parse_args("finetuning", FinetuningSettings, arguments)
     try:
         asyncio.run(run(settings))

@@ -75,8 +75,7 @@ class Cell(Record):
         budget: number of optimiser steps of the whole training.
         shift_variants: maps the name of each variant to its MMD². A variant changes the layer, bandwidth, scaling or
             channels.
-        controls: maps the name of each control to its MMD². A control shows how large `shift` can be without a task to
-            learn.
+        controls: maps the name of each control to its MMD². A control measures a shift that is not due to the task.
         scores: maps each network to its values of the main metric on the test cases.
     """
 

@@ -1,7 +1,8 @@
 """Intervals for claims that two networks are equivalent, even if hardly any test patient shows a difference.
 
-Two networks with the same predictions for every test patient may still differ on other patients. Neither resampling nor
-mean squares account for differences that no test patient shows: their interval shrinks to a point within any bounds.
+Two networks with the same predictions for every test patient may still differ on other patients. Intervals from
+resampling or mean squares do not account for such differences. If no test patient shows a difference, they shrink to a
+point, which lies within any bounds.
 
 If the metric has two classes, the worst change of a case is from right to wrong. Bonett and Price ("Adjusted Wald
 confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012))
@@ -9,8 +10,8 @@ therefore add one pair of outcomes for each direction. Here, each class gets two
 network is certain and right, and one for whom only the baseline is. Other metrics have no worst value that a case can
 take. Their interval is marked as degenerate if few patients have different scores.
 
-If the networks predict the same for every test patient, the interval for a metric of two classes depends only on the
-added patients. It is then the narrowest possible interval, and determines the minimum number of patients for
+If both networks make the same prediction for every test patient and the metric has two classes, the interval depends
+only on the added patients. This is the narrowest possible interval. It determines the minimum number of patients for
 equivalence.
 
 Legend: S seeds, N cases, G groups (patients).
@@ -55,11 +56,11 @@ def allow_for_unseen_differences(
     """Returns the interval for a claim of equivalence.
 
     Args:
-        interval: interval of the difference of a mean. For metrics of two classes, only the level of this interval is
+        interval: interval of the difference, if the metric is a mean. For a metric of two classes, only its level is
             used.
         metric: specifies the aggregate of the cases.
-        networks: scores [S, N] of the network and of the baseline; one seed is enough.
-        positive_N: true class of each case; unused by a mean.
+        networks: scores [S, N] of the network and of the baseline, with at least one seed.
+        positive_N: true class of each case. A metric that is a mean does not use it.
         index_N: patient of each case, 0 to G − 1.
         difference: variance of the difference of the two networks.
         degrees: degrees of freedom of the patients.
@@ -85,7 +86,7 @@ def allow_for_unseen_differences(
 
 
 def count_patients_for_equivalence(metric: MetricSpec, level: float) -> int:
-    """Returns the minimum number of patients of each class for a claim of equivalence; 0 if the metric is a mean.
+    """Returns the minimum number of patients per class for a claim of equivalence. Returns 0 if the metric is a mean.
 
     Args:
         metric: metric of two classes, with a smallest relevant difference above 0.

@@ -1,8 +1,8 @@
 """Gain of a fine-tuned network over a baseline: difference of the scores and relative performance gain (RPG).
 
-RPG = 100 · s · (score − baseline) / |baseline|, with s = −1 where lower is better (Huang et al., arXiv 2601.15888, with
-an explicit sign). A score describes the whole set: the mean over its cases, or an area under the ROC curve, which is
-not defined for single cases (`core.domain.scores`). Axes: N cases, G groups (patients), R resamples.
+RPG = 100 · s · (score − baseline) / |baseline|, with s = −1 if a lower score is better (Huang et al., arXiv 2601.15888,
+with an explicit sign). A score describes the whole set: the mean over its cases, or an area under the ROC curve, which
+is not defined for single cases (`core.domain.scores`). Axes: N cases, G groups (patients), R resamples.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ def estimate_gain(
 ) -> Gain:
     """Estimates the difference of the scores and the relative gain of networks that were trained with one seed.
 
-    Means have the intervals of the crossed analysis, corrected for skewness. Metrics of two classes resample whole
-    patients: a resampled patient contributes its scores under both networks, and the score of the set is recomputed for
-    every resample. Patients with and without a positive case are resampled separately, so that every resample has both
-    classes. Percentile intervals of few patients are too narrow. They are widened as in Hesterberg ("expanded
-    percentile", The American Statistician 69 (2015), §5.2) to the level 1 − 2 Φ(−√(n/(n−1)) · t_{1−α/2, n−1}), where n
-    is the number of patients of the smaller class.
+    If the metric is a mean, the intervals are those of the crossed analysis, corrected for skewness. If the metric has
+    two classes, whole patients are resampled. A resampled patient contributes its scores under both networks. The score
+    of the set is recomputed for each resample. Patients with and without a positive case are resampled separately, so
+    that every resample has both classes. Percentile intervals are too narrow if there are few patients. They are
+    therefore widened as in Hesterberg ("expanded percentile", The American Statistician 69 (2015), §5.2) to the level 1
+    − 2 Φ(−√(n/(n−1)) · t_{1−α/2, n−1}), where n is the number of patients of the smaller class.
 
     Args:
         pairs: scores of N cases.
-        metric: direction, and the floor of |baseline| below which no relative gain is computed.
+        metric: metric with its direction and its floor. If |baseline| is below the floor, no relative gain is computed.
         seed: seed of the resampling; equal seeds give equal intervals.
-        level: nominal coverage of the intervals, in (0, 1); the equivalence interval has `equivalence_level`.
+        level: nominal coverage of the intervals, in (0, 1), except for the equivalence interval, whose coverage is
+            `equivalence_level`.
         resamples: number of resamples.
 
     Returns:
-        The gain; values and intervals are absent under the same conditions as in `estimate_crossed_gain`.
+        The gain. `estimate_crossed_gain` describes when its values and intervals are absent.
     """
     pairs = _sort_cases(pairs)
     one_seed = CrossedScores(
@@ -111,7 +112,7 @@ class _PatientBootstrap:
     resamples: int
 
     def replace_interval(self, estimate: Estimate, statistic: Callable[[Array], Array], scale: float) -> Estimate:
-        """Replaces an estimate's interval, if present, by the interval of `statistic`, a function of case weights."""
+        """Replaces the interval of an estimate, if it has one, by that of `statistic`, a function of case weights."""
         if estimate.interval is None:
             return estimate
         interval = self._get_interval(statistic, estimate.interval.level)

@@ -12,16 +12,16 @@ NO_VARIATION = (
 
 
 def equivalence_level(level: float) -> float:
-    """Returns the level of the equivalence interval, 2 · level − 1: two one-sided tests at (1 − level) each.
+    """Returns the level of the equivalence interval: 2 · level − 1, for two one-sided tests at 1 − level each.
 
     Both tests reject if the interval of the level 1 − 2 · (1 − level) lies within the bounds (Schuirmann, J.
-    Pharmacokinet. Biopharm. 15 (1987)). There is no such interval at a level of 0.5 or less.
+    Pharmacokinet. Biopharm. 15 (1987)). If the level is 0.5 or less, there is no such interval.
     """
     return round(2.0 * level - 1.0, 12)
 
 
 def absent_below_floor(metric: MetricSpec, baseline: float) -> Estimate | None:
-    """Returns an absent relative gain if |baseline| is below the metric's floor, else None."""
+    """Returns an absent relative gain if |baseline| is below the metric's floor. Returns None in all other cases."""
     if baseline >= metric.floor and baseline > 0.0:
         return None
     return absent(
@@ -39,12 +39,12 @@ def explain_floor(metric: MetricSpec, lower: float, level: float) -> str:
 
 
 def without_empty_interval(estimate: Estimate, *, scale: float) -> Estimate:
-    """Removes an interval of zero width: such an interval claims that no other patient differs from the test patients.
+    """Removes an interval of zero width, which would claim that no other patient differs from the test patients.
 
     Args:
         estimate: a value with or without an interval.
-        scale: magnitude of the numbers that the value was computed from; a width within their rounding errors counts as
-            zero.
+        scale: magnitude of the numbers from which the value was computed. A width within their rounding errors counts
+            as zero.
     """
     interval = estimate.interval
     if interval is None or interval.upper - interval.lower > 1e-9 * scale:

@@ -16,11 +16,11 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PairedScores:
-    """One metric of a network and of a baseline on the same cases, restricted to cases with both values.
+    """One metric of a network and a baseline, on the cases for which both have a value.
 
     Attributes:
-        score_N: metric of the network per case.
-        baseline_N: metric of the baseline per case.
+        score_N: metric of the network for each case.
+        baseline_N: metric of the baseline for each case.
         groups: patient of each case.
         left_out: number of cases that lack one of the values.
         positive_N: class of each case; all False if the task has no classes.
@@ -69,11 +69,11 @@ def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metr
 
 @dataclass(frozen=True)
 class CrossedScores:
-    """One metric of a network and of a baseline with every seed, restricted to cases with all values.
+    """One metric of a network and a baseline with each of their seeds, on the cases for which all have a value.
 
     Attributes:
-        score_SN: metric of the network with each seed.
-        baseline_SN: metric of the baseline with each of its seeds; it may have more seeds than the network.
+        score_SN: metric of the network per seed and case.
+        baseline_SN: metric of the baseline per seed and case. The baseline may have more seeds than the network.
         groups: patient of each case.
         left_out: number of cases that lack one of the values.
         positive_N: class of each case; all False if the task has no classes.
@@ -87,21 +87,21 @@ class CrossedScores:
 
     @property
     def index_N(self) -> npt.NDArray[np.intp]:
-        """Number of each case's patient; patients are numbered in the order of their ids."""
+        """Index of each case's patient. Patients are numbered in the order of their ids."""
         return np.unique(np.array(self.groups), return_inverse=True)[1]
 
 
 def pair_seeds(
     scores: Sequence[Sequence[CaseScore]], baselines: Sequence[Sequence[CaseScore]], metric: str
 ) -> CrossedScores:
-    """Pairs the test scores of two networks with every seed, case by case.
+    """Pairs the test scores of two networks case by case, for all of their seeds.
 
-    The crossed analysis must be balanced: a case whose score is undefined with any seed of either network is left out
-    with all seeds.
+    The crossed analysis must be balanced: if a case's score is undefined for any seed of either network, the case is
+    left out for all seeds.
 
     Args:
-        scores: scores of the network with each seed.
-        baselines: scores of the baseline with each of its seeds.
+        scores: scores of the network, one object per seed.
+        baselines: scores of the baseline, one object per seed.
         metric: name of the metric.
 
     Raises:

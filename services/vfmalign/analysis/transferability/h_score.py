@@ -1,11 +1,11 @@
-"""H-score: the part of the features' variation that lies between the classes of the cases.
+"""H-score: how much of the variation of the features is variation between the classes.
 
 Source: Bao et al., "An Information-Theoretic Approach to Transferability in Task Transfer Learning" (ICIP 2019):
-H(f) = tr(cov(f)⁻¹ cov(E[f | y])). With fewer cases than channels, the covariance is singular, and H is the number of
-classes minus one for every model. The covariance is therefore shrunk as by Ibrahim, Ponomareva and Mazumder, "Newer is
-not always better" (ECML PKDD 2022): H_α = tr(cov_α⁻¹ (1 − α) cov(E[f | y])) with cov_α = (1 − α) cov + α μ I, where μ
-is the mean variance of a channel and α the shrinkage of Ledoit and Wolf (J. Multivariate Anal. 88, 2004).
-All arithmetic is in float64.
+H(f) = tr(cov(f)⁻¹ cov(E[f | y])). If there are fewer cases than channels, the covariance is singular. H then equals the
+number of classes minus one for every model. The covariance is therefore shrunk as by Ibrahim, Ponomareva and Mazumder,
+"Newer is not always better" (ECML PKDD 2022): H_α = tr(cov_α⁻¹ (1 − α) cov(E[f | y])) with cov_α = (1 − α) cov + α μ I,
+where μ is the mean variance of a channel and α the shrinkage of Ledoit and Wolf (J. Multivariate Anal. 88, 2004). All
+arithmetic is in float64.
 
 Legend: N cases, C channels, K classes, R principal axes of the centred features.
 """
@@ -19,13 +19,13 @@ from vfmalign.analysis.transferability.logme import Array, check_features, get_p
 
 
 def h_score(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> float:
-    """Computes the shrunk H-score in [0, classes − 1]; higher means that the classes are easier to predict.
+    """Computes the shrunk H-score in [0, classes − 1]. If it is higher, the classes are easier to predict.
 
     The value is invariant to rotation, translation and a common scale of the features.
 
     Args:
-        features_NC: features of each case; finite.
-        class_N: class of each case; comparable values, at least two different ones.
+        features_NC: features of each case; all values must be finite.
+        class_N: class of each case. The classes must be sortable, and at least two must differ.
 
     Raises:
         BadTensor: the shapes do not match, a value is not finite, or all cases have the same class.

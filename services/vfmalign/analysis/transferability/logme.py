@@ -3,11 +3,12 @@
 Source: You, Liu, Wang and Long, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning" (ICML 2021).
 All arithmetic is in float64.
 
-For each class with indicator y, the model is y = Fw + ε, w ~ N(0, I/α), ε ~ N(0, I/β). As in the paper, there is no
-intercept and the features are not centred. The evidence p(y | F, α, β) is the density of y ~ N(0, (I + FFᵀ/δ)/β) with
-δ = α/β. For a given δ the best β has a closed form, so only δ has to be searched. The evidence may have several maxima,
-such as one for each group of channels of similar scale. MacKay's fixed-point iteration, used in the paper, may end at
-any of them. The evidence is therefore evaluated at values of δ over its whole range, and the best point is refined.
+Each class has an indicator y and the model y = Fw + ε, w ~ N(0, I/α), ε ~ N(0, I/β). As in the paper, there is no
+intercept and the features are not centred. The evidence p(y | F, α, β) is the density of y ~ N(0, (I + FFᵀ/δ)/β) with δ
+= α/β. The best β for a given δ has a closed form, so the search is over δ only. The evidence may have several maxima,
+such as one for each group of channels of similar scale. The paper uses MacKay's fixed-point iteration, which may end at
+any of these maxima. The evidence is therefore evaluated at values of δ over its whole range, and the best point is
+refined.
 
 Legend: N cases, C channels, S = min(N, C), R principal axes of F about zero, D values of log δ.
 """
@@ -28,13 +29,13 @@ Array = NDArray[np.float64]
 
 
 def logme(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> float:
-    """Maximum log evidence per case, averaged over the classes that occur; higher means easier to predict.
+    """Maximum log evidence per case, averaged over the classes. If it is higher, the classes are easier to predict.
 
     The value is invariant to rotation and to a common scale of the features, but not to translation.
 
     Args:
-        features_NC: features of each case; finite.
-        class_N: class of each case; comparable values, at least two different ones.
+        features_NC: features of each case; all values must be finite.
+        class_N: class of each case. The classes must be sortable, and at least two must differ.
 
     Raises:
         BadTensor: the shapes do not match, a value is not finite, or all cases have the same class.
@@ -67,8 +68,8 @@ def check_features(
 def get_principal_axes(rows_NC: Array) -> tuple[Array, Array]:
     """Returns orthonormal axes of FFᵀ, [N, R], and their eigenvalues divided by the largest one, so that δ is unitless.
 
-    The smaller of FFᵀ and FᵀF is decomposed, which takes much less time than an SVD of F. Directions below about 1e-6
-    of the largest extent are lost; in float32 features, they only contain rounding errors.
+    The smaller of FFᵀ and FᵀF is decomposed, which takes much less time than an SVD of F. Directions whose extent is
+    below about 1e-6 of the largest extent are lost. In float32 features, these contain only rounding errors.
     """
     wide = rows_NC.shape[0] < rows_NC.shape[1]
     power_R, vectors_SR = scipy.linalg.eigh(rows_NC @ rows_NC.T if wide else rows_NC.T @ rows_NC)

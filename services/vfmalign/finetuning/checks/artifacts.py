@@ -1,4 +1,4 @@
-"""Stages and their artifacts, with checks that an artifact and the objects that it refers to are intact."""
+"""Stages of a check and their artifacts, and verification that an artifact and the objects it refers to are intact."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESTORE = "restore the object from a backup and continue with `vfmalign checks r
 
 
 class SetStatus(Protocol):
-    """Callback with which a stage reports what it is doing."""
+    """Callback that a stage calls to report what it is doing."""
 
     async def __call__(self, detail: str, progress: Progress | None = None, *, reason: str = "") -> None:
         """Replaces the stage's progress.
@@ -46,10 +46,10 @@ class StageContext:
 
     Attributes:
         set_status: reports the stage's progress.
-        poll_s: pause between two queries of a job, in seconds.
-        digests: SHA-256 of the artifacts of finished stages, by stage, as recorded in the database.
+        poll_s: interval at which the state of a job is polled, in seconds.
+        digests: maps each finished stage to the SHA-256 of its artifact that the database contains.
         repairing: whether the stage creates a lost artifact again.
-        before_store: called with the artifact of a stage before it is stored.
+        before_store: function that receives each artifact before the artifact is stored.
     """
 
     check: StoredCheck
@@ -94,7 +94,7 @@ class Outputs:
         """Returns the artifact of a stage.
 
         Raises:
-            KeyError: the artifact is not available, because the calling stage does not list `stage` in its `reads`.
+            KeyError: the calling stage cannot read the artifact because it does not list `stage` in its `reads`.
             TypeError: the stage creates artifacts of another type.
         """
         artifact = self._records[stage]
@@ -105,16 +105,18 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. In the list of all stages, it follows the stages in `reads` and `after`.
+    """One stage. The list of all stages contains the stages in `reads` and `after` before this stage.
 
     Attributes:
-        reads: stages whose artifacts it needs. It begins once these artifacts exist, and receives no others.
+        reads: stages whose artifacts this stage needs. The stage begins once these artifacts exist and receives only
+            these.
         find: returns the artifact, or None if it does not exist. Raises DataLoss if the stage has finished, but its
-            artifact or an object that the artifact refers to is missing or changed; the stage then has to run again.
+            artifact or an object that the artifact refers to is missing or changed. After this error, the stage must
+            run again.
         make: does the work, stores the artifact and returns it.
         artifact: name of the artifact below `checks/<id>/`; empty for stages that wait for a job.
-        after: further stages that must finish before it begins; it does not read their artifacts.
-        training: for a stage that waits for a job, the training of this job; None for other stages.
+        after: other stages that must finish before this stage begins. This stage does not read their artifacts.
+        training: training of the job for which this stage waits; None if it does not wait for a job.
     """
 
     name: str
@@ -127,7 +129,7 @@ class Stage:
 
 
 def get_readers(stages: Iterable[Stage], name: str) -> tuple[str, ...]:
-    """Returns the stages that depend on the output of a stage, directly or indirectly, in the order of all stages."""
+    """Returns all stages that depend directly or indirectly on the output of a stage, in their usual order."""
     outdated = [name]
     for stage in stages:
         if not set(stage.reads).isdisjoint(outdated):
@@ -155,7 +157,7 @@ def make_stage(
     *,
     verify: Callable[[StageContext, AnyRecord], None] | None = None,
 ) -> Stage:
-    """Returns a stage that stores the artifact `checks/<id>/<artifact>`, by default `stages/<name>.json`.
+    """Returns a stage that stores `checks/<id>/<artifact>`. `artifact` is `stages/<name>.json` by default.
 
     Args:
         name: name of the stage.
@@ -191,10 +193,10 @@ def make_stage(
 
 
 def verify_feature_set(context: StageContext, ref: FeatureSetRef) -> None:
-    """Checks that a feature set is the one that a stage committed, and that every part exists and has the right size.
+    """Verifies that a stage committed this feature set, and that each part exists and has the right size.
 
     Raises:
-        DataLoss: its manifest or a part is missing or changed.
+        DataLoss: the manifest or a part of the feature set is missing or changed.
     """
     manifest = read_committed(context.store, ref.feature_set, ref.manifest_sha256).manifest
     for index in find_damaged_parts(context.store, manifest):
@@ -211,7 +213,7 @@ def verify_feature_set(context: StageContext, ref: FeatureSetRef) -> None:
 
 
 async def find_job_result(context: StageContext, *, training: Training) -> Record | None:
-    """Returns the result of a job that succeeded, else None; `make` waits for a job that is still running.
+    """Returns the result of a job that succeeded, or None. For a running job, `make` waits until it ends.
 
     Raises:
         DataLoss: see `read_job_result`.
@@ -226,7 +228,7 @@ async def find_job_result(context: StageContext, *, training: Training) -> Recor
 
 
 def read_job_result(store: ObjectStore, job: StoredJob, network: Network) -> JobResult:
-    """Reads the verified result of a job, and checks that the pretrained network's encoder is intact.
+    """Reads and verifies the result of a job. For the pretrained network, also checks that its encoder is intact.
 
     Raises:
         DataLoss: the result, the encoder's card or its weights are missing or changed.

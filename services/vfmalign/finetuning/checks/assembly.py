@@ -1,4 +1,4 @@
-"""Results of a check from the artifacts of its stages: gains, shift, convergence and verdict, over all seeds."""
+"""Computes the results of a check from the artifacts of its stages: gains, shift, convergence and verdict."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from vfmalign.finetuning.jobs.request import NETWORKS
 
 @dataclass(frozen=True)
 class SeedArtifacts:
-    """Artifacts of the trainings with one seed: the jobs' results, and the shift of the pretrained network."""
+    """Artifacts of one training seed: the results of its jobs, and the shift of the pretrained network."""
 
     jobs: Mapping[Network, JobResult]
     measured: FeatureShift
@@ -53,13 +53,13 @@ def assemble(
     further_scratch: Sequence[JobResult] = (),
     trials: Mapping[str, float] = MappingProxyType({}),
 ) -> CheckAnalysis:
-    """Computes the results of a check from its artifacts and seeds only.
+    """Computes the results of a check. They depend only on its artifacts and seeds.
 
     Args:
         check_id: the check.
         request: its specification.
         valid: the pinned inputs.
-        trained: artifacts of every training seed, in order; at least one.
+        trained: artifacts of each training seed, in order. At least one seed is needed.
         measures: measures of the first seed.
         further_scratch: additional trainings from random weights.
         trials: best validation score of each trial of a recipe.

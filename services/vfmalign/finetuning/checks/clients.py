@@ -1,4 +1,4 @@
-"""Calls of a check's stages to the feature and MMD services."""
+"""Calls that the stages of a check make to the feature service and the MMD service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FeatureSetRef(Record):
 
     Attributes:
         manifest_uri, manifest_sha256: URI and digest of its manifest.
-        device, stage_seconds: device and times of the call that committed it.
+        device, stage_seconds: device and times of the call that committed the feature set.
     """
 
     feature_set: str
@@ -37,12 +37,12 @@ class FeatureSetRef(Record):
     stage_seconds: dict[str, float]
 
     def to_sample(self) -> StoredFeatureSet:
-        """Returns the feature set as a sample, in the version that this stage committed."""
+        """Returns a sample that refers to the version of the feature set that this stage committed."""
         return StoredFeatureSet(self.feature_set, self.manifest_sha256)
 
 
 class ComparisonRequest(Record):
-    """A comparison of two stored feature sets, standardised by a third one."""
+    """A comparison of two stored feature sets. A third feature set standardises both."""
 
     before: StoredFeatureSet
     after: StoredFeatureSet
@@ -55,7 +55,7 @@ class ComparisonRequest(Record):
 
 
 async def extract(features: AsyncFeaturesClient, request: ExtractDatasetRequest, report: Report) -> FeatureSetRef:
-    """Extracts a split and reports the progress. A stored feature set is not computed again."""
+    """Extracts the features of a split and reports the progress. A stored feature set is not computed again."""
     result = await features.extract_dataset(request, report)
     feature_set, cost = result.feature_set, result.cost
     return FeatureSetRef(
@@ -71,10 +71,10 @@ async def extract(features: AsyncFeaturesClient, request: ExtractDatasetRequest,
 
 
 async def compare(mmd: AsyncMmdClient, request: ComparisonRequest) -> tuple[ComputeResponse, str]:
-    """Compares two feature sets; returns the result and the device that computed it.
+    """Compares two feature sets. Returns the result and the device that computed it.
 
     Raises:
-        DataLoss: a feature set is lost, or no longer has the digest that the check has recorded.
+        DataLoss: a feature set is lost, or its digest differs from the one that the check recorded.
         VfmalignError: the call failed otherwise.
     """
     try:

@@ -26,7 +26,7 @@ def to_check(
     job_ids: Sequence[str],
     report: CheckReport | None = None,
 ) -> messages.Check:
-    """Returns a check, with its result if `report` is given."""
+    """Returns the message of a check. If `report` is given, the message includes the check's result."""
     result = None
     if report is not None and check.report is not None:
         result = _to_result(report, check.report, store)
@@ -47,12 +47,12 @@ def to_check(
 def to_stages(
     names: Sequence[str], runs: Sequence[StageRun], progress: Sequence[Progress] = ()
 ) -> list[messages.CheckStage]:
-    """Returns every stage in order, started or not.
+    """Returns all stages in order, including those that have not started.
 
     Args:
         names: names of all stages.
         runs: runs of the check's stages, in the order in which they began.
-        progress: progress of the running stages; its phase is the stage's name.
+        progress: progress of each running stage. Its `phase` is the name of the stage.
     """
     running = {stage.phase: stage for stage in progress}
     return [_to_stage(name, [run for run in runs if run.stage == name], running.get(name)) for name in names]

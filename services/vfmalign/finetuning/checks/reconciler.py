@@ -1,9 +1,9 @@
-"""Reconciler: compare requests, artifacts and running work, and take the next action for the checks of a tenant.
+"""Reconciler: compares requests, artifacts and running work, and takes the next action for the checks of a tenant.
 
 Every round makes sure that each active check has a driver, a coroutine that runs every stage once its inputs are ready.
-Drivers keep all state in the database and the artifacts: after a kill at any point the next process starts them again,
-and they skip the stages that have intact artifacts. If a stage needs a lost object, the stage that created the object
-runs again (`repairs`).
+Drivers keep all state in the database and the artifacts, so the process can be killed at any point. The next process
+starts the drivers again, and they skip stages that have intact artifacts. If a stage needs a lost object, the stage
+that created the object runs again (`repairs`).
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class PollingPolicy:
     """Intervals and limits of the reconciler.
 
     Attributes:
-        poll_s: seconds between two queries of a job.
-        first_wait_s, longest_wait_s: first and longest pause in seconds before a stage with a transient error is tried
-            again; the pause doubles each time.
+        poll_s: interval at which the state of a job is polled, in seconds.
+        first_wait_s, longest_wait_s: first and longest pause, in seconds, before a stage is tried again after a
+            transient error. The pause doubles with each attempt.
         max_checks: maximum number of checks of one tenant that run at once.
     """
 
@@ -77,7 +77,7 @@ class PollingPolicy:
 
 @dataclass
 class StatusBoard:
-    """Progress of the running stages of one check, written to the database when it changes."""
+    """Progress of the running stages of one check. Each change is written to the database."""
 
     checks: CheckRepository
     check_id: str
@@ -92,7 +92,7 @@ class StatusBoard:
             await self._write()
 
     async def remove(self, stage: str) -> None:
-        """Removes a stage that has ended. The last running stage's progress stays until the next stage reports."""
+        """Removes a stage that has ended. If no other stage runs, its progress stays until the next stage reports."""
         if self._stages.pop(stage, None) is not None and self._stages:
             await self._write()
 
@@ -107,7 +107,7 @@ class Reconciler:
         get_stages: returns the stages of a requested check, in order.
         checks, jobs: repositories.
         store: holds the artifacts.
-        client: calls the other services for the tenant.
+        client: client that calls the other services on behalf of the tenant.
         policy: intervals and limits.
     """
 
@@ -135,12 +135,12 @@ class Reconciler:
         await self._end_drivers(list(self._drivers))
 
     def count_waiting(self) -> dict[str, int]:
-        """Returns the number of checks that pause after a transient error, per kind of error, zeros included."""
+        """Maps each kind of transient error, including unused ones, to the number of checks that pause after it."""
         numbers = Counter(reason for _, reason in {(check, reason) for (check, _), reason in self._waits.items()})
         return {reason: numbers[reason] for reason in _TRANSIENT_REASONS}
 
     async def reconcile(self) -> None:
-        """Runs one round: ends the cancelled checks, then starts drivers for other checks up to the limit."""
+        """Runs one round: ends cancelled checks, then starts drivers for other checks until the limit is reached."""
         for check_id in [check_id for check_id, driver in self._drivers.items() if driver.done()]:
             del self._drivers[check_id]
         active = await asyncio.to_thread(self._checks.active)

@@ -1,9 +1,9 @@
-"""Repairs of lost or damaged objects of a check: the stage that creates them again, and the artifacts it invalidates.
+"""Repairs lost or damaged objects of a check by running the stage that created them again.
 
-The stage that created a lost object runs again. If the new object equals the lost one, stages that have read the object
-keep their artifacts. If it differs, because another processor may round differently, everything computed from it is
-computed again. The number of repairs per stage is limited. After that, the check fails with an error that names the
-object and the remedy.
+If the new object equals the lost one, stages that have read the object keep their artifacts. The new object may differ,
+because another processor may round differently. In this case, everything that was computed from the lost object is
+computed again. The number of repairs per stage is limited. If the limit is exceeded, the check fails with an error that
+names the object and the remedy.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Repairs:
 
     Attributes:
         stages: all stages of the check by name, in order.
-        active: the loss that is being repaired, by the stage that runs again.
+        active: maps each stage that runs again to the loss that it repairs.
     """
 
     check: StoredCheck
@@ -61,11 +61,11 @@ class Repairs:
         Args:
             stage: the stage that noticed the loss.
             loss: the error that names the lost object.
-            outputs: artifacts of the finished stages. Artifacts that become invalid are removed.
-            own: whether the object belongs to the artifact of `stage` itself.
+            outputs: artifacts of the finished stages. This method removes the artifacts that become invalid.
+            own: whether the lost object belongs to the artifact of `stage`, not to an artifact that `stage` reads.
 
         Returns:
-            The running stages that must be cancelled, because they use the lost object.
+            The running stages that use the lost object and must therefore be cancelled.
 
         Raises:
             DataLoss: no stage can create the object again, or it was lost too often.
@@ -88,12 +88,12 @@ class Repairs:
         return any(stage in self._get_readers(creator) for creator in self.active)
 
     async def before_store(self, stage: str, record: Record, outputs: Outputs) -> None:
-        """Invalidates everything computed from a stage's features, unless its new features equal the earlier ones."""
+        """Invalidates everything that was computed from a stage's features if the new features are different."""
         if isinstance(record, FeatureSetRef) and not await asyncio.to_thread(self._is_same_set, stage, record):
             await self._invalidate(stage, outputs)
 
     def end(self, stage: str) -> None:
-        """Counts a repair, if the stage that has ended was repairing a loss."""
+        """Counts a repair if the stage that has just ended was repairing a loss."""
         loss = self.active.pop(stage, None)
         if loss is None:
             return

@@ -41,7 +41,7 @@ SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
 
 
 def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:
-    """Returns the wall time of every started stage, from first start to first end, including interruptions."""
+    """Returns the wall time of each started stage from its first start to its first end, including interruptions."""
     stages = to_stages(list(dict.fromkeys(run.stage for run in runs)), runs)
     return tuple(
         StageTime(stage=stage.name, attempts=stage.attempts, seconds=None if stage.end_time is None else stage.seconds)
@@ -72,7 +72,7 @@ def read_report(store: ObjectStore, check: StoredCheck) -> CheckReport:
     """Reads the report of a check that succeeded, and verifies its HTML page.
 
     Raises:
-        DataLoss: a file is missing or changed.
+        DataLoss: a file of the report is missing or changed.
     """
     with lost_as("report", check.id, RESTORE):
         if check.report is None:

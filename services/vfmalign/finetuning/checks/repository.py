@@ -36,7 +36,8 @@ class StoredCheck(Operation):
 
     Attributes:
         state: never `pending`.
-        stage_progress: progress of every running stage that has reported any; its phase is the stage's name.
+        stage_progress: progress of each running stage that has reported its progress. Its `phase` is the name of the
+            stage.
         report: the report; None unless the check succeeded.
     """
 
@@ -48,7 +49,7 @@ class StoredCheck(Operation):
 
 @dataclass(frozen=True)
 class Summary(Operation):
-    """A check without its request: for queries over many checks."""
+    """A check without its request. Queries over many checks return it."""
 
     state: State
     request_digest: str
@@ -91,7 +92,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
         )
 
     def summaries(self, check_ids: Sequence[str]) -> dict[str, Summary]:
-        """Returns summaries of the checks that exist among these ids, by id."""
+        """Maps ids to summaries of their checks. Ids without a check are left out."""
         large = (defer(CheckRow.request), defer(CheckRow.stage_progress), defer(CheckRow.report))
         query = sa.select(CheckRow).where(CheckRow.id.in_(check_ids)).options(*large)
         with self._database.snapshot() as session:
@@ -112,7 +113,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
 
         Args:
             check_id: the check.
-            stages: at least one; the phase is the stage's name.
+            stages: progress of each running stage, at least one. Its `phase` is the name of the stage.
         """
         with self._database.session() as session:
             row = self._row(session, check_id)
@@ -120,14 +121,14 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
                 row.stage_progress = [stage.model_dump(mode="json") for stage in stages]
 
     def succeed(self, check_id: str, report: ReportRefs) -> None:
-        """Ends a check after its report was stored."""
+        """Marks a check as finished after its report was stored."""
         with self._database.session() as session:
             row = self._row(session, check_id)
             row.report = report.model_dump(mode="json")
             self._end(session, row, "succeeded", "finished")
 
     def stages(self, check_id: str) -> tuple[StageRun, ...]:
-        """Returns every run of every stage, in the order in which they began."""
+        """Returns all runs of all stages, in the order in which the runs began."""
         query = sa.select(StageRow).where(StageRow.check_id == check_id).order_by(StageRow.started_at, StageRow.attempt)
         with self._database.snapshot() as session:
             return tuple(_to_stage_run(row) for row in session.scalars(query))
@@ -146,11 +147,11 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     def end_stage(
         self, check_id: str, stage: str, outcome: StageOutcome, message: str = "", artifact_sha256: str = ""
     ) -> None:
-        """Records how the open attempt ended.
+        """Records the outcome of the attempt that has not ended yet.
 
-        After a restart or a retry, also call this for a stage that already has its artifact. Such a stage was cancelled
-        while it stored the artifact, or the orchestrator was killed between storing the artifact and this call. If no
-        attempt is open, success replaces the failure or cancellation of the latest attempt, and nothing else is
+        After a restart or a retry, also call this for a stage that already has its artifact. Its attempt is still open
+        if the stage was cancelled while it stored the artifact, or if the orchestrator was killed before this call. If
+        no attempt is open, a success replaces the failure or cancellation of the latest attempt. Other outcomes are not
         recorded.
 
         Args:
@@ -158,7 +159,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
             stage: name of the stage.
             outcome: how the attempt ended.
             message: why the attempt did not succeed.
-            artifact_sha256: digest of the stored artifact, which later readers verify.
+            artifact_sha256: digest of the stored artifact. Later readers of the artifact verify this digest.
         """
         with self._database.session() as session:
             rows = _stage_rows(session, check_id, stage)
@@ -171,7 +172,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
                 row.artifact_sha256 = artifact_sha256
 
     def artifact_digests(self, check_id: str) -> dict[str, str]:
-        """Returns the SHA-256 of the latest artifact of every stage that has stored one."""
+        """Maps each stage that has stored an artifact to the SHA-256 of its latest artifact."""
         columns = StageRow.stage, StageRow.artifact_sha256
         query = sa.select(*columns).where(StageRow.check_id == check_id).order_by(StageRow.attempt)
         with self._database.snapshot() as session:
@@ -192,7 +193,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
             session.add(row)
 
     def job_results(self, check_id: str) -> dict[str, StoredFile]:
-        """Returns the stored results of a check's jobs, by job."""
+        """Maps each job of a check to its stored result."""
         query = sa.select(JobRow.id, JobRow.result).where(JobRow.check_id == check_id)
         with self._database.snapshot() as session:
             rows = session.execute(query).all()
@@ -216,8 +217,9 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
 def summarise(stages: Sequence[Progress]) -> Progress:
     """Combines the progress of the running stages into the progress of the check.
 
-    Phase and counts come from a training, because trainings take longest, or else from the first stage with counts. The
-    detail joins all details; the reason comes from the first waiting stage.
+    Phase and counts come from a training if one is running, because trainings take longest. If none is running, they
+    come from the first stage that has counts. The detail joins the details of all stages. The reason comes from the
+    first stage that waits.
     """
     training = next((stage for stage in stages if stage.unit == "epoch"), None)
     main = training or next((stage for stage in stages if stage.unit), stages[0])

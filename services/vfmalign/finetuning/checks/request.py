@@ -47,11 +47,11 @@ def check_spec(spec: CheckSpec) -> None:
 
 @dataclass(frozen=True)
 class ResolvedCheck:
-    """A check that fits its dataset and its model.
+    """A check that was validated against its dataset and its model.
 
     Attributes:
-        task: the task on the dataset.
-        layers: compared layers, the primary one first.
+        task: the check's task on the dataset.
+        layers: layers to compare, with the primary layer first.
         recipes: of the three trainings.
     """
 
@@ -61,7 +61,7 @@ class ResolvedCheck:
 
 
 def resolve_check(spec: CheckSpec, dataset: DatasetManifest, card: ModelCard) -> ResolvedCheck:
-    """Fills in the defaults of a check, and checks that its trainings fit the dataset and the model.
+    """Fills in the defaults of a check, and validates its trainings against the dataset and the model.
 
     Raises:
         BadOption: the dataset does not declare what the task requires, the model's input lacks a channel, the model
@@ -74,7 +74,7 @@ def resolve_check(spec: CheckSpec, dataset: DatasetManifest, card: ModelCard) ->
 
 
 def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: ModelCard) -> ResolvedCheck:
-    """Fills in the defaults of a check, for callers that have checked the cases of its dataset (`check_data`).
+    """Fills in the defaults of a check. The caller must have checked the cases of its dataset (`check_data`).
 
     Raises:
         BadOption: the model's input lacks a channel, the model lacks a layer, or a patch is too large.
@@ -94,11 +94,11 @@ def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: M
 def check_inputs(store: ObjectStore, jobs: JobRepository, check_id: str, spec: CheckSpec) -> tuple[TrainingPlan, ...]:
     """Validates a requested check with its dataset and its model, before anything is stored.
 
-    If the store is unavailable, the stage `validate` does this once the store answers.
+    If the store is unavailable, the stage `validate` repeats the validation once the store is available.
 
     Returns:
-        The trainings that the check needs, and the trainings that it would need with one seed; empty if the store is
-        unavailable.
+        The trainings that the check needs, and the trainings that it would need with one seed. Both are empty if the
+        store is unavailable.
 
     Raises:
         NotFound: the model or the dataset does not exist.
@@ -118,7 +118,7 @@ def check_inputs(store: ObjectStore, jobs: JobRepository, check_id: str, spec: C
 
 
 def choose_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the layers to compare, the primary one first; all layers of the model if none is requested.
+    """Returns the layers to compare, with the primary layer first. Returns all layers if none is requested.
 
     Raises:
         BadOption: the model does not have a requested layer.

@@ -29,10 +29,10 @@ class AlignmentServicer(
 
     Args:
         checks, jobs: repositories.
-        store: holds models, datasets and reports.
+        store: object store of the models, datasets and reports.
         delete: see `OperationServicer`.
-        wake: called after a change that the reconciler should see at once.
-        watching: sets the interval of watching calls, and ends these calls when the service stops.
+        wake: function to call after a change that the reconciler should see at once.
+        watching: object that sets the interval of watching calls, and that ends them when the service stops.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class AlignmentServicer(
     async def RetryCheck(
         self, request: alignment_pb2.RetryCheckRequest, context: Context
     ) -> alignment_pb2.RetryCheckResponse:
-        """Queues a check and its jobs again."""
+        """Queues a check and its jobs again after they ended."""
         return alignment_pb2.RetryCheckResponse(check=await self._retry(request.check_id))
 
     async def DeleteCheck(
@@ -96,7 +96,7 @@ class AlignmentServicer(
     async def WatchCheck(
         self, request: alignment_pb2.WatchCheckRequest, context: Context
     ) -> AsyncIterator[alignment_pb2.WatchCheckResponse]:
-        """Streams a check at every change."""
+        """Streams the check whenever it changes."""
         async for check in self._watch(request.check_id):
             yield alignment_pb2.WatchCheckResponse(check=check)
 

@@ -1,8 +1,8 @@
 """Measures of the primary layer in addition to MMD²: CKA, Fréchet and energy distance, LogME and H-score.
 
 `MmdService` computes the first three, and MMD² with half and twice the bandwidth. LogME and H-score are computed here,
-from the classes of the training cases and their features before fine-tuning. A measure that cannot be computed is
-absent with the reason, and the check continues.
+from the classes of the training cases and their features before fine-tuning. If a measure cannot be computed, its value
+is absent and its reason is recorded. The check continues.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ MAX_CASES = 8192
 
 
 class Measures(Record):
-    """`checks/<id>/stages/measures.json`: measures of the primary layer, by name.
+    """`checks/<id>/stages/measures.json`: measures of the primary layer.
 
     Attributes:
         values: measures other than MMD².
-        shift_by_bandwidth: MMD² on standardised features, by factor of the bandwidth.
+        shift_by_bandwidth: maps a factor of the bandwidth to MMD² on standardised features.
     """
 
     values: dict[str, Estimate] = Field(default_factory=dict)
@@ -79,7 +79,7 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
 async def compute_shift_by_bandwidth(
     mmd: AsyncMmdClient, request: ComparisonRequest, sigma: float | None
 ) -> dict[str, Estimate]:
-    """Computes MMD² of the primary layer's standardised features for several multiples of a bandwidth, by factor.
+    """Computes MMD² of the primary layer's standardised features for several multiples of a bandwidth.
 
     Args:
         mmd: client of the service.
@@ -99,7 +99,7 @@ async def compute_shift_by_bandwidth(
 
 
 async def value_or_absent(computation: Awaitable[Estimate]) -> Estimate:
-    """Returns the value of a computation, or an absent value if the service rejects the call permanently.
+    """Returns the value of a computation. If the service rejects the call permanently, returns an absent value.
 
     Raises:
         VfmalignError: the error is transient, or the features themselves are invalid.
@@ -123,7 +123,7 @@ def compute_class_measures(
         store: holds the feature set.
         feature_set: features of the training cases before fine-tuning.
         layer: name of the layer.
-        labels: class of every case of the set, by id; empty for tasks without classes of cases.
+        labels: maps the id of each case of the set to its class; empty if the task has no classes of cases.
     """
     names = {"logme": "LogME", "h_score": "the H-score"}
     if not labels:

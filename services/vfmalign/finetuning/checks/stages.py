@@ -1,4 +1,4 @@
-"""Stages of an alignment check: their order, their artifacts and how each is computed.
+"""Stages of an alignment check: their order, their artifacts and the computation of each artifact.
 
     validate → features_reference, features_before, features_random → job_*_r* → recipe → job_*
              → features_after → mmd → measures → report
@@ -67,15 +67,15 @@ BEFORE_TRAINING = ("features_reference", "features_before", "features_random")
 
 
 class Validated(Record):
-    """`checks/<id>/stages/validate.json`: the inputs of the check, pinned from here on.
+    """`checks/<id>/stages/validate.json`: the inputs of the check, which this artifact pins.
 
     Attributes:
-        layers: compared layers, the primary one first.
+        layers: layers to compare, with the primary layer first.
         naive_baseline: prediction of the task's naive baseline.
         test_groups: number of patients in the test split.
-        reference_groups: number of patients in the training split, the reference of the comparisons.
-        recipes: recipes of the three trainings, with the presets as of the start of the check.
-        second_recipe: alternative to the recipe of the pretrained network; None if there is only one.
+        reference_groups: number of patients in the training split, which standardises the comparisons.
+        recipes: recipes of the three trainings, from the presets at the time when the check started.
+        second_recipe: alternative recipe of the pretrained network; None if the preset has one recipe only.
         mixed_series: see `DatasetManifest.list_mixed_series`.
     """
 
@@ -100,7 +100,7 @@ class ChosenRecipes(Record):
 
     Attributes:
         recipes: recipes by network.
-        trials: best validation score of each trial, by its stage; empty if there was only one recipe.
+        trials: maps the stage of each trial to the best validation score; empty if there was only one recipe.
     """
 
     recipes: dict[Network, TrainingRecipe]
@@ -111,7 +111,7 @@ class ChosenRecipes(Record):
 
 
 def validate(store: ObjectStore, check: StoredCheck) -> Validated:
-    """Checks model, dataset and splits before anything costs compute.
+    """Checks model, dataset and splits before any expensive computation starts.
 
     Raises:
         NotFound: the model or the dataset does not exist.
@@ -258,7 +258,7 @@ def _epochs(job: StoredJob) -> Progress | None:
 
 
 def comparison_with(context: StageContext, outputs: Outputs, after: FeatureSetRef) -> ComparisonRequest:
-    """Returns the request that compares the features before training with `after`, standardised by the reference.
+    """Returns the request that compares the features before training with `after`. The reference standardises both.
 
     Calling stages must read `COMPARED`.
     """
@@ -327,7 +327,7 @@ def _mmd(number: int) -> Stage:
 
 
 def measuring_stages(spec: CheckSpec) -> tuple[Stage, ...]:
-    """Returns the stages from the request to MMD²; `reporting.all_stages` adds measures and the report."""
+    """Returns the stages up to MMD². `reporting.all_stages` adds the stages for measures and the report."""
     trials, trainings = list_trials(spec), list_trainings(spec)
     return (
         make_stage("validate", (), _make_validate, Validated),

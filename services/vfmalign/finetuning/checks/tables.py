@@ -21,7 +21,7 @@ class CheckRow(LifecycleRow):
 
 
 class StageRow(TenantRow):
-    """One run of a stage of a check. The runs show that no finished stage ran twice."""
+    """One run of a stage of a check. These rows show that no finished stage ran twice."""
 
     __tablename__ = "stage_runs"
     __table_args__ = (belongs_to("checks", "check_id"),)

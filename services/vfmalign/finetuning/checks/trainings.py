@@ -1,9 +1,9 @@
-"""Trainings of a check: three networks with each of its seeds, and the names of their jobs, encoders and stages.
+"""Trainings of a check (three networks per seed), and the names of their jobs, encoders and stages.
 
 The first training of a network has the check's `seed`; further trainings have the seeds that follow. Only the names of
 further trainings have a suffix, such as `check-pretrained-s2`. If the preset has two recipes, each is first tried with
 the pretrained network and with random weights: `check-pretrained-r1` and so on. The first training with the chosen
-recipe then reuses the result of its trial.
+recipe reuses the result of its trial.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Training:
 
     Attributes:
         network: the network that is trained.
-        number: position of the seed, from 1.
-        trial: number of the recipe that is tried, from 1; 0 for a training with the recipe of the check.
+        number: position of the seed in the list of seeds, starting at 1.
+        trial: number of the recipe that is tried, starting at 1; 0 for a training with the recipe of the check.
     """
 
     network: Network
@@ -78,14 +78,14 @@ MAIN = Training("pretrained")
 
 
 def list_trials(spec: CheckSpec) -> tuple[Training, ...]:
-    """Returns the trainings by which a check chooses between two recipes; none if it has one recipe."""
+    """Returns the trainings by which a check chooses between two recipes. Empty if the check has one recipe."""
     if get_second_recipe(spec) is None:
         return ()
     return tuple(Training(network, trial=trial) for trial in (1, 2) for network in NETWORKS[:2])
 
 
 def list_trainings(spec: CheckSpec) -> tuple[Training, ...]:
-    """Returns the trainings with a check's recipe in the order in which their jobs queue: by seed, then network."""
+    """Returns the trainings with a check's recipe, in the order in which their jobs queue: by seed, then by network."""
     return tuple(
         Training(network, number)
         for number in range(1, get_random_seeds(spec) + 1)
@@ -110,8 +110,8 @@ class PlannedJob:
 
     Attributes:
         request: the requested job.
-        spec: the spec that the job's process reads.
-        shared: digest of the training; jobs with equal digests would train the same network.
+        spec: specification that the process of the job reads.
+        shared: digest of the training. Jobs with equal digests would train the same network.
     """
 
     request: JobSpec
@@ -170,9 +170,10 @@ def count_trainings(
     dataset_digest: str,
     recipes: Mapping[Network, TrainingRecipe],
 ) -> TrainingPlan:
-    """Counts the trainings of a check, and how many of these trainings other checks have run or will run.
+    """Counts the trainings of a check, and those of them that other checks have run or will run.
 
-    The choice between two recipes is still unknown, so a training counts as run if it was run with either of them.
+    It is not known yet which of two recipes is chosen. A training therefore counts as run if it was run with either
+    recipe.
 
     Args:
         jobs: all jobs of the tenant.

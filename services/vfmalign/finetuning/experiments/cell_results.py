@@ -1,8 +1,8 @@
-"""Results of cells: `cells/<digest>.json`, the data of one finished check that the analysis of an experiment reads.
+"""Results of cells. `cells/<digest>.json` contains the data of one finished check that an experiment reads.
 
-The digest covers the check's request, the digests of its inputs, and the version. If the result of a cell exists, the
-cell is not computed again, even if another experiment or deployment computed it. The result is small enough to keep in
-a repository and to copy to another object store: it has no weights or figures, and features of the primary layer only.
+The digest covers the check's request, the digests of its inputs, and the version. If the result of a cell exists, no
+experiment computes it again, even if another deployment computed it. The result is small enough to keep in a repository
+and to copy to another object store: it contains no weights or figures, and only the features of the primary layer.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class CellResult(Record):
 
     Attributes:
         cell: digest of the cell, see `PlannedCell.result_digest`.
-        check_id: id of the check that computed the result, in the deployment of that check.
+        check_id: id of the check that computed the result. The id is valid in the deployment of that check.
         card: card of the model, without the digests of its pretraining data.
         report: report of the check, without its figures.
-        scores: main metric of the test cases, by network.
+        scores: maps each network to its values of the main metric on the test cases.
         features: features for the control between seeds; None if they are too large.
-        processor_seconds: processor time of the trainings, by network. If cells share a baseline, each of them includes
-            the time of its job.
+        processor_seconds: maps each network to the processor time of its trainings. If cells share a baseline, each
+            cell includes the time of the baseline's job.
     """
 
     cell: Sha256
@@ -85,7 +85,8 @@ class CellResults:
         """Reads the stored result of a cell.
 
         Raises:
-            DataLoss: the result is missing, unreadable or belongs to another cell; the error's owner is the check.
+            DataLoss: the result is missing or unreadable, or belongs to another cell. The error names the check as the
+                owner.
         """
         key = cell_key(cell.result_digest)
         with lost_as(CELL, cell.check_id, RESTORE):
@@ -95,10 +96,10 @@ class CellResults:
         return result
 
     def write(self, cell: PlannedCell) -> None:
-        """Stores the result of a cell after its check succeeded, unless the result exists.
+        """Stores the result of a cell after its check succeeded. An existing result is not replaced.
 
         Raises:
-            DataLoss: an artifact of the check is missing or was changed; the error's owner is the check.
+            DataLoss: an artifact of the check is missing or was changed. The error names the check as the owner.
         """
         if cell.result_digest in self._stored:
             return
@@ -107,7 +108,7 @@ class CellResults:
         self._stored.add(cell.result_digest)
 
     def assemble(self, cell: PlannedCell) -> CellResult:
-        """Builds the result of a cell from the artifacts of its check; raises as `write`."""
+        """Builds the result of a cell from the artifacts of its check. Raises the same errors as `write`."""
         check_id = cell.check_id
         report = read_report(self._store, self._checks.get(check_id))
         digests, results = self._checks.artifact_digests(check_id), self._checks.job_results(check_id)

@@ -1,4 +1,4 @@
-"""Status of an experiment's cells. A cell has no state of its own: its status is derived from its check."""
+"""Status of an experiment's cells. The status of a cell is derived from its check and not stored."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class CellStatus:
     """Status of one cell.
 
     Attributes:
-        begun: whether its check exists, belongs to this experiment and need not be retried.
-        progress: what its check is doing or waiting for.
-        failure: set if the cell failed.
-        restored: whether the result existed before the experiment, so that the cell needs no check.
+        begun: whether the cell's check exists, belongs to this experiment and does not need a retry.
+        progress: what the cell's check is doing or waiting for.
+        failure: why the cell failed; None if it has not failed.
+        restored: whether the result existed before the experiment. Such a cell needs no check.
     """
 
     cell: PlannedCell
@@ -44,14 +44,14 @@ class CellStatus:
 
 
 def get_cell_statuses(experiment: StoredExperiment, checks: CheckRepository) -> tuple[CellStatus, ...]:
-    """Returns the status of every cell, in the order in which cells begin."""
+    """Returns the status of each cell, in the order in which the cells start."""
     cells = experiment.cells
     summaries = checks.summaries([cell.check_id for cell in cells])
     return tuple(_get_cell_status(experiment, cell, summaries.get(cell.check_id)) for cell in cells)
 
 
 def count_states(cells: Sequence[CellStatus]) -> dict[State, int]:
-    """Counts the cells in each state, including states without cells."""
+    """Counts the cells in each state. A state without cells has the count 0."""
     counts = Counter(cell.state for cell in cells)
     return {state: counts[state] for state in STATES}
 

@@ -19,9 +19,9 @@ def to_message(
 
     Args:
         experiment: the experiment.
-        store: object store of its report.
+        store: object store of the experiment's report.
         cells: status of every cell.
-        whole: whether to include the cells; False for lists.
+        whole: whether to include the cells. Lists of experiments do not include them.
     """
     report = experiment.report if experiment.state == "succeeded" else None  # otherwise it is created again
     return messages.Experiment(

@@ -40,7 +40,8 @@ class ReportWriter:
     Args:
         results: results of the cells.
         store: object store of the report.
-        compare_seeds: computes the control for two cells that differ only in their seed, at a given interval level.
+        compare_seeds: function that computes the control between seeds for two cells that differ only in their seed, at
+            a given level of the interval.
     """
 
     def __init__(self, results: CellResults, store: ObjectStore, compare_seeds: CompareSeeds) -> None:
@@ -49,10 +50,10 @@ class ReportWriter:
         self._compare_seeds = compare_seeds
 
     def write(self, experiment: StoredExperiment, cells: Sequence[CellStatus]) -> ExperimentRefs:
-        """Stores the report unless it exists, and returns references to its files.
+        """Stores the report if it does not exist yet, and returns references to its files.
 
         Raises:
-            DataLoss: an artifact of a finished check is missing or was changed; the error's owner is the check.
+            DataLoss: an artifact of a finished check is missing or was changed. The error names the check as the owner.
         """
         try:
             refs = self._get_refs(experiment)

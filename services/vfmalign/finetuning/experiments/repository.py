@@ -1,4 +1,4 @@
-"""Repository of experiments: requests, pinned inputs and states. A cell has the state of its check."""
+"""Repository of experiments: requests, pinned inputs and states. The state of a cell is the state of its check."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class StoredExperiment(Operation):
     Attributes:
         state: never `pending`.
         spec: the request, with defaults filled in.
-        pinned: digests of the inputs of its checks.
-        restored: ids of the checks that need not run, because the results of their cells existed before.
+        pinned: digests of the inputs of the experiment's checks.
+        restored: ids of the checks that need not run, because the results of their cells existed before the experiment.
         report: the report; None unless the experiment succeeded.
     """
 
@@ -46,7 +46,7 @@ class StoredExperiment(Operation):
 
     @property
     def cells(self) -> tuple[PlannedCell, ...]:
-        """Cells of the experiment, in the order in which they begin."""
+        """Cells of the experiment, in the order in which they start."""
         return plan_cells(self.id, self.spec, self.pinned)
 
 
@@ -58,7 +58,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
     stopping = "cancelling: waiting for its checks to end"
 
     def create(self, experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> StoredExperiment:
-        """Adds an experiment, or returns the existing one, with its pinned inputs, if the id and the spec are the same.
+        """Adds an experiment. If one with the same id and spec exists, returns it with its pinned inputs.
 
         Raises:
             Conflict: the id is taken by an experiment with a different request.
@@ -96,7 +96,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
             row.restored_cells = [cell for cell in row.restored_cells if cell != check_id]
 
     def succeed(self, experiment_id: str, report: ExperimentRefs, detail: str) -> None:
-        """Ends an experiment after its report was stored, unless it was cancelled meanwhile."""
+        """Marks an experiment as finished after its report was stored, unless it has been cancelled."""
         with self._database.session() as session:
             row = self._row(session, experiment_id)
             if row.finished_at is None:

@@ -34,13 +34,13 @@ _DIGEST_DIGITS = 12
 
 
 class PinnedInputs(Record):
-    """Digests of an experiment's inputs when it was created. All its checks use them.
+    """Digests that the inputs of an experiment had when the experiment was created. All its checks use them.
 
     Attributes:
         dataset_digest: digest of the dataset.
         model_sha256: digest of each model's weights, in the order of the spec.
         primary_metrics: primary metric of each task, in the order of the spec.
-        modality_maps: map of each model, in the order of the spec; empty for a model without a map.
+        modality_maps: modality map of each model, in the order of the spec; empty for a model without a map.
     """
 
     dataset_digest: Sha256
@@ -51,10 +51,11 @@ class PinnedInputs(Record):
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One cell, with the id and the request of its check and the digest of that request.
+    """One cell: the id of its check, the request of this check, and the digest of the request.
 
     Attributes:
-        result_digest: name of the cell's result. Equal requests share a result in all experiments of this version.
+        result_digest: name under which the result of the cell is stored. In all experiments of this version, equal
+            requests share a result.
     """
 
     model_id: str
@@ -67,12 +68,12 @@ class PlannedCell:
 
     @property
     def result_digest(self) -> str:
-        """SHA-256 of the version of vfmalign and the digest of the request."""
+        """SHA-256 of two values: the version of vfmalign, and the digest of the request."""
         return hashlib.sha256(f"{importlib.metadata.version('vfmalign')} {self.request_digest}".encode()).hexdigest()
 
 
 def check_experiment_spec(spec: ExperimentSpec) -> None:
-    """Rejects an experiment that can never succeed, as far as this is known without the object store.
+    """Rejects an experiment that can never succeed. Does not read the object store.
 
     Raises:
         BadOption: a list is empty or has duplicates, there are too many cells, a task or preset is unknown, or a
@@ -100,7 +101,7 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
 
 
 def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
-    """Pins the inputs, and rejects inputs that would make a cell fail, before any cell costs compute time.
+    """Pins the inputs and, before any cell uses compute time, rejects inputs that would make a cell fail.
 
     Raises:
         NotFound: a model or the dataset does not exist.
@@ -167,7 +168,7 @@ def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskS
 
 
 def plan_cells(experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> tuple[PlannedCell, ...]:
-    """Plans every cell in the order in which cells begin: by seed, then task, then model; then the controls."""
+    """Plans all cells in the order in which they start: by seed, then by task, then by model. Controls come last."""
     return _plan_cells(experiment_id, spec.to_json(), pinned.to_json())
 
 
@@ -206,11 +207,11 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
 
 
 def make_check_id(experiment_id: str, task: str, model: str, seed: int, *, shuffled: bool = False) -> str:
-    """Returns the id of a cell's check. An id that is too long is cut and ends in a digest of the full id.
+    """Returns the id of a cell's check. An id that is too long is truncated, and a digest of the full id is appended.
 
     Args:
         experiment_id: the experiment.
-        task: short form of the task.
+        task: short name of the task.
         model: id of the model.
         seed: the cell's seed.
         shuffled: whether the cell is a control on shuffled labels.

@@ -1,8 +1,8 @@
 """Experiment runner: compares the desired state with artifacts and running checks, and takes the next action.
 
-`reconcile()` starts queued experiments, creates the checks that may run, forwards cancellations, and returns the
-experiments that are ready to finish, because all of their cells have ended. Each of these is finished in its own
-thread. The only state is in the database and the artifacts, so the process can be killed at any point.
+`reconcile()` starts queued experiments, creates the checks that may run, and forwards cancellations. It returns the
+experiments in which all cells have ended. Each of these experiments is finished in its own thread. All state is in the
+database and the artifacts, so the process can be killed at any point.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _log = logs.get(__name__)
 
 
 class SpecArtifact(Record):
-    """`experiments/<id>/spec.json`: the experiment to which the artifacts under this id belong."""
+    """`experiments/<id>/spec.json`: the specification of the experiment that owns the artifacts with this id."""
 
     spec: ExperimentSpec
     pinned_inputs: PinnedInputs
 
 
 class ExperimentRunner:
-    """The loop over experiments; one per term of the leader.
+    """The loop over experiments. Each term of the leader has its own loop.
 
     Args:
         experiments: repository of experiments.
@@ -47,12 +47,13 @@ class ExperimentRunner:
         results: results of the cells.
         store: object store of the experiments' artifacts.
         write_report: stores a report.
-        max_checks: limit of unfinished checks of all experiments together. It is below the limit of the service, so
-            that a check without an experiment never has to wait for experiments.
+        max_checks: maximum number of unfinished checks of all experiments together. This number is below the service's
+            own limit, so experiments never block a check that belongs to no experiment.
         poll_s: seconds between two rounds.
 
     Attributes:
-        cell_counts: number of cells of unfinished experiments by state, as of the last round.
+        cell_counts: maps each state to the number of cells of unfinished experiments that had this state in the last
+            round.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class ExperimentRunner:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Ends `run` after the current round and the reports that are being written."""
+        """Ends `run` after the current round is over and all started reports are written."""
         self._stopping.set()
 
     async def run(self) -> None:
@@ -104,7 +105,7 @@ class ExperimentRunner:
         await asyncio.gather(*self._finishing.values())
 
     def reconcile(self) -> list[StoredExperiment]:
-        """Runs one round over all experiments; returns the experiments in which all cells have ended."""
+        """Runs one round over all experiments. Returns the experiments in which all cells have ended."""
         ready: list[StoredExperiment] = []
         active: list[tuple[StoredExperiment, tuple[CellStatus, ...]]] = []
         unfinished: list[CellStatus] = []
@@ -140,7 +141,7 @@ class ExperimentRunner:
         return ready
 
     def finish(self, experiment: StoredExperiment) -> None:
-        """Writes the report of an experiment after all of its cells have ended, and ends the experiment."""
+        """Writes the report of an experiment whose cells have all ended, and marks the experiment as finished."""
         with self._isolate_errors(experiment.id):
             cells = get_cell_statuses(experiment, self._checks)
             succeeded = sum(cell.state == "succeeded" for cell in cells)

@@ -1,6 +1,6 @@
 """The control between seeds: MMD² between the features after two fine-tunings that differ only in their seed.
 
-Both sets have the same test cases and are compared like the features before and after fine-tuning: paired, with the
+Both sets have the same test cases. They are compared like the features before and after fine-tuning: paired, with the
 scale and bandwidth of the reference. The features are part of a cell's result, so that cells from different deployments
 can be compared.
 
@@ -30,13 +30,13 @@ _TYPE = "<f4"
 
 
 class CellFeatures(Record):
-    """Features of the primary layer: those of the test cases after fine-tuning, and those of the reference.
+    """Features of the primary layer for the test cases after fine-tuning and for the reference.
 
     Attributes:
         layer: name of the primary layer.
         channels: C.
-        cases, groups: case and patient of each row of `after`.
-        after, reference: (N, C) as little-endian float32 in base64.
+        cases, groups: case id and patient id of each row of `after`.
+        after, reference: array (N, C) of little-endian float32 numbers, encoded in base64.
     """
 
     layer: str
@@ -58,10 +58,10 @@ class CellFeatures(Record):
 def read_features(
     store: ObjectStore, layer: str, reference: FeatureSetRef, after: FeatureSetRef
 ) -> CellFeatures | None:
-    """Reads one layer of a check's feature sets; None if they are too large for a result.
+    """Reads one layer of the feature sets of a check. Returns None if they are too large for a result.
 
     Raises:
-        NotFound: a set does not exist.
+        NotFound: a feature set does not exist.
         DataLoss: a set is damaged.
     """
     sets = [read_feature_set(store, one.feature_set, one.manifest_sha256) for one in (after, reference)]
@@ -85,12 +85,12 @@ async def compare_seeds(
 
     Args:
         mmd: client of the service.
-        one: features of a cell. Their reference determines scale and bandwidth.
-        other: features of the same cell with another seed.
+        one: features of a cell. The reference that both share determines scale and bandwidth.
+        other: features of a cell that differs only in the seed.
         level: nominal coverage of the interval.
 
     Raises:
-        VfmalignError: the service cannot be reached.
+        VfmalignError: the MMD service cannot be reached.
     """
     if one is None or other is None:
         return absent("the result of a cell holds no features")

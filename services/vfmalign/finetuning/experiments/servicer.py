@@ -35,7 +35,7 @@ class ExperimentServicer(
         checks: repository of checks.
         store: object store of models, datasets and reports.
         delete: see `OperationServicer`.
-        watching: sets the interval of watching calls, and ends these calls when the service stops.
+        watching: object that sets the interval of watching calls, and that ends them when the service stops.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ExperimentServicer(
     async def RetryExperiment(
         self, request: experiment_pb2.RetryExperimentRequest, context: Context
     ) -> experiment_pb2.RetryExperimentResponse:
-        """Queues an experiment and its checks again."""
+        """Queues an experiment and its checks again after they ended."""
         return experiment_pb2.RetryExperimentResponse(experiment=await self._retry(request.experiment_id))
 
     async def DeleteExperiment(
@@ -95,7 +95,7 @@ class ExperimentServicer(
     async def WatchExperiment(
         self, request: experiment_pb2.WatchExperimentRequest, context: Context
     ) -> AsyncIterator[experiment_pb2.WatchExperimentResponse]:
-        """Streams an experiment at every change."""
+        """Streams the experiment whenever it changes."""
         async for message in self._watch(request.experiment_id):
             yield experiment_pb2.WatchExperimentResponse(experiment=message)
 

@@ -21,6 +21,6 @@ class ExperimentRow(LifecycleRow):
 
     @classmethod
     def has_model(cls, model_id: str) -> sa.ColumnElement[bool]:
-        """Returns the condition that an experiment includes a model."""
+        """Returns the SQL condition that is true for experiments that include a model."""
         models: sa.ColumnElement[str] = cls.request["model_ids"].as_string()  # a JSON array
         return models.contains(f'"{model_id}"', autoescape=True)

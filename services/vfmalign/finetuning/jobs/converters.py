@@ -18,8 +18,8 @@ def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_comman
 
     Args:
         job: the job.
-        store: object store of its result.
-        whole: whether to include the learning curve; False for lists.
+        store: object store of the job's result.
+        whole: whether to include the learning curve. Lists of jobs do not include it.
         log_command: command that shows the log of the job's latest attempt.
     """
     # A job that reused another job's result has published nothing under its own name.
@@ -47,10 +47,10 @@ def to_curve_point(point: JobProgress) -> messages.CurvePoint:
 
 
 def with_remedy(failure: Failure | None, noun: str, resource_id: str) -> Failure | None:
-    """Adds to a failure a remedy that says how to continue the work.
+    """Adds a remedy to a failure. The remedy tells the user how to continue the work.
 
     Args:
-        failure: the error that ended it.
+        failure: error that ended the job or check.
         noun: `job`, `check` or `experiment`.
         resource_id: its id.
     """

@@ -3,8 +3,8 @@
     queued ──> pending <──> running ──> succeeded | failed | cancelled
       └───────────┴────────────┘
 
-A job returns from `pending` or `running` to `queued` if another attempt follows, and from `running` to `pending` if the
-platform replaces a pod of the attempt. A pending job occupies a slot, because it may have a process.
+A job returns from `pending` or `running` to `queued` if another attempt follows. It returns from `running` to `pending`
+if the platform replaces a pod of the attempt. A pending job occupies a slot, because its process may already exist.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ class StoredJob(Operation):
     """A job as stored in the database.
 
     Attributes:
-        started_at: when all processes of an attempt were first seen to have started; None before.
-        check_id: the check it belongs to; empty for a job without a check.
-        request_id: id of the request that created it; part of its log lines.
-        baseline: digest of its training if checks may share it (`request.baseline_digest`); else empty.
+        started_at: time when all processes of an attempt were first observed to run; None until then.
+        check_id: id of the check to which the job belongs; empty if it belongs to no check.
+        request_id: id of the request that created the job. The log lines of the job contain this id.
+        baseline: digest of the job's training if checks may share it (`request.baseline_digest`); empty if they may
+            not.
         attempts: number of attempts launched so far.
-        setbacks: numbers of attempts that ended since the last progress of the training, by cause.
+        setbacks: numbers of attempts that ended since the training last made progress, one number per cause.
         not_before: earliest time of the next attempt.
-        handle: data with which the launcher finds the running process.
-        curve: the learning curve so far.
-        exit_code: exit code of the last process; None while a process runs, or if the end was not observed.
+        handle: data that the launcher needs to find the running process.
+        curve: learning curve up to the last validation.
+        exit_code: exit code of the last process; None while a process runs, or if nobody observed how it ended.
         result: `result.json`, once it is stored.
     """
 
@@ -68,10 +69,10 @@ class StoredJob(Operation):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt of a job; `outcome` is running, cancelled or one of `launchers.base.Outcome`.
+    """One attempt of a job. `outcome` is `running`, `cancelled` or a value of `launchers.base.Outcome`.
 
     Attributes:
-        started_at: when it was launched; its processes may have started later.
+        started_at: time when the attempt was launched. Its processes may have started later.
     """
 
     attempt: int
@@ -109,19 +110,19 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         return self._where(JobRow.state == "queued")
 
     def launched(self) -> tuple[StoredJob, ...]:
-        """Returns jobs that have, or may have, a process: pending and running ones, oldest first."""
+        """Returns pending and running jobs, which may have a process. The oldest job comes first."""
         return self._where(JobRow.state.in_(("pending", "running")))
 
     def count_waiting(self) -> dict[str, int]:
-        """Returns the number of queued and pending jobs by the reason why they wait."""
+        """Maps each reason for waiting to the number of queued and pending jobs that wait for it."""
         query = sa.select(JobRow.progress).where(JobRow.state.in_(("queued", "pending")))
         with self._database.snapshot() as session:
             return Counter(reason for progress in session.scalars(query) if (reason := progress.get("reason")))
 
     def find_longest_wait(self) -> datetime | None:
-        """Returns when the longest-waiting job that has not started yet was queued; None if no job waits.
+        """Returns when the job that has waited longest for its first start was queued. None if no job waits.
 
-        A job that will reuse the result of another job with the same baseline does not count as waiting.
+        A job does not count as waiting if it will reuse the result of another job with the same baseline.
         """
         queued_at = sa.func.coalesce(JobRow.retried_at, JobRow.created_at)
         query = sa.select(JobRow.progress, queued_at).where(
@@ -138,10 +139,10 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         return self._where(JobRow.check_id == check_id)
 
     def same_training(self, job: StoredJob) -> StoredJob | None:
-        """Returns another job that trains the same baseline, so that its result can be reused or waited for.
+        """Returns another job that trains the same baseline. The caller can reuse its result or wait for it.
 
-        A job that succeeded comes first; if there is none, the earliest unfinished job that was queued before this one.
-        A job waits only for earlier jobs, so two jobs never wait for each other.
+        This is a job that succeeded, if there is one. If there is none, it is the earliest unfinished job that was
+        queued before this one. A job waits only for earlier jobs, so two jobs never wait for each other.
         """
         if not job.baseline:
             return None
@@ -158,7 +159,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             return set(session.scalars(sa.select(JobRow.baseline).where(known)))
 
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
-        """Returns every process of a job, in order."""
+        """Returns all attempts of a job, in the order in which they were launched."""
         query = sa.select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.attempt)
         with self._database.snapshot() as session:
             return tuple(
@@ -169,8 +170,9 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     def begin(self, job_id: str) -> StoredJob:
         """Records the intent to launch an attempt before it is launched. `record` adds the handle later.
 
-        The order matters: if the orchestrator is killed in between, the next one finds a pending job without a handle,
-        and asks the launcher whether the process exists instead of starting a second one.
+        The order matters. If the orchestrator is killed before it records the launch, the next orchestrator finds a
+        pending job without a handle. It then asks the launcher whether the process exists, instead of starting a second
+        one.
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
@@ -184,7 +186,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             return self._to_item(row)
 
     def confirm_leadership(self) -> None:
-        """Checks immediately before a process starts that this orchestrator still leads.
+        """Checks that this orchestrator is still the leader. Called immediately before a process starts.
 
         Raises:
             LeaseLost: another orchestrator leads.
@@ -193,17 +195,17 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             pass  # every writing transaction of the leader begins with this check
 
     def record(self, job_id: str, handle: Handle | None, progress: Progress, *, started: bool | None) -> float | None:
-        """Records the attempt's handle, its progress, and whether its processes have started.
+        """Records the handle and the progress of the attempt, and whether its processes have started.
 
         Args:
             job_id: the job.
-            handle: data with which the launcher finds the attempt.
+            handle: data that the launcher needs to find the attempt.
             progress: current activity of the job, or the reason why it waits.
             started: whether the processes have started: True sets the state to running, False to pending. None
                 (unknown) does not change the state.
 
         Returns:
-            Seconds from the job's creation to now if it has just started for the first time; else None.
+            Seconds since the job was created if the job has just started for the first time. None in all other cases.
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
@@ -217,7 +219,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             return float((row.started_at - row.created_at).total_seconds())
 
     def postpone(self, job_id: str, progress: Progress, *, delay_s: float) -> None:
-        """Reverts `begin` if nothing was launched. The next attempt has the same number.
+        """Reverts `begin` after a launch that started no process. The next attempt has the same number.
 
         Args:
             job_id: the job.
@@ -242,7 +244,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             row.curve = [*row.curve, *(point.model_dump(mode="json") for point in points)]
 
     def succeed(self, job_id: str, result: StoredFile, exit_code: int | None = None, detail: str = "finished") -> None:
-        """Ends a job after its result was stored."""
+        """Marks a job as succeeded after its result was stored."""
         with self._database.session() as session:
             row = self._row(session, job_id)
             row.result = result.model_dump(mode="json")
@@ -267,9 +269,10 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         exit_code: int | None = None,
         outcome: Outcome = "permanent",
     ) -> None:
-        """Ends a job that cannot be finished; see the base class. `outcome` is the outcome of its last attempt.
+        """Marks a job as failed; see the base class. `outcome` is the outcome of the job's last attempt.
 
-        A job that was retried while that attempt was stopping is queued again: the cause may be fixed by now.
+        If a user retried the job while that attempt was stopping, the job is queued again, because the cause may be
+        fixed by now.
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
@@ -282,11 +285,11 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             self._end(session, row, "failed", message, failure)
 
     def requeue(self, job_id: str, next_attempt: NextAttempt, *, exit_code: int | None) -> None:
-        """Queues another attempt, which resumes from the checkpoint.
+        """Queues another attempt of the job. The attempt resumes from the checkpoint.
 
         Args:
             job_id: the job.
-            next_attempt: why and when the next attempt starts.
+            next_attempt: reason and time of the next attempt.
             exit_code: exit code of the attempt that ended.
         """
         with self._database.session() as session:
@@ -304,7 +307,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             self._queue(row, Progress(phase="queued", detail="waiting to continue", reason=NO_FREE_SLOT), 0.0)
 
     def reopen(self, item_id: str, detail: str) -> StoredJob:
-        """Queues a successful job again, because its result or the model it published was lost; see the base class."""
+        """Queues a successful job again because its result or its published model was lost; see the base class."""
         with self._database.session() as session:
             row = self._row(session, item_id)
             if row.state == "succeeded":

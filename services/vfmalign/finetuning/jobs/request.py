@@ -1,4 +1,4 @@
-"""Turns a requested job into the spec that its training process reads: presets, digests of inputs, shared baselines."""
+"""Converts a requested job to the spec that its training process reads: presets, input digests, shared baselines."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _JOB_OF_CHECK = re.compile(rf"-({'|'.join(NETWORKS)})(-[rs]\d+)?$")
 
 
 def check_job_id(job_id: str) -> None:
-    """Checks that a client did not choose an id that is reserved for the jobs of checks.
+    """Rejects an id that is reserved for the jobs of checks.
 
     Raises:
-        BadOption: the id ends like the ids of such jobs (`checks.trainings`).
+        BadOption: the id has an ending that is reserved for the jobs of checks (`checks.trainings`).
     """
     if ending := _JOB_OF_CHECK.search(job_id):
         raise BadOption(
@@ -71,7 +71,7 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
         BadDataset: a split has no case, or a case lacks data that the task needs.
         NotFound: the model or dataset does not exist.
         DigestMismatch: the model or the dataset has a different digest than requested.
-        Conflict: the id under which the job would publish belongs to another model.
+        Conflict: the job would publish its model under an id that belongs to another model.
     """
     check_kind(request.kind, request.model_id, request.task)
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
@@ -106,12 +106,12 @@ def finetuning_spec(
     Args:
         job_id: the job.
         request: the requested job.
-        card: card of the model that the job starts from, or whose architecture or input preparation the job uses.
+        card: card of the model from which the job takes its weights, its architecture or its input preparation.
         digest: digest of the dataset.
         recipe: how to train.
 
     Raises:
-        BadOption: the network has no encoder to publish, or the id for it is invalid; see `check_publication`.
+        BadOption: the network has no encoder to publish, or the encoder's id is invalid; see `check_publication`.
     """
     encoder = "" if request.network == "specialised" else f"{job_id}-encoder"
     return _make_spec(
@@ -156,15 +156,15 @@ def _make_spec(request: JobSpec, **resolved: object) -> TrainingSpec:
 
 
 class BaselineTraining(Record):
-    """Everything that the result of a baseline training depends on: equal values give equal results.
+    """All inputs that determine the result of a baseline training. Equal inputs give equal results.
 
     Attributes:
         version: version of vfmalign.
-        spec: spec of the job, without the names of the job itself. For a baseline, it also omits the model to compare,
-            because a baseline does not read the weights of this model. For a specialised network, it also omits the
-            model's architecture.
+        spec: spec of the job without the fields that name this job. The spec of a baseline also omits the model to
+            compare, because a baseline does not read the weights of this model. The spec of a specialised network also
+            omits the architecture of the model.
         preprocessing: how inputs are prepared.
-        check_id: id of the check, for a pretrained network that only the jobs of one check share.
+        check_id: id of the check if only the jobs of this check share the training, as for a pretrained network.
     """
 
     version: str
@@ -174,12 +174,12 @@ class BaselineTraining(Record):
 
 
 def baseline_digest(spec: TrainingSpec, card: ModelCard, check_id: str = "") -> str:
-    """Returns the SHA-256 digest that is equal for jobs that would train the same network.
+    """Returns a SHA-256 digest. Two jobs have the same digest if they would train the same network.
 
     Args:
         spec: spec of a job.
-        card: card of the model that has the same input preparation.
-        check_id: id of the check, if only its jobs share the training; empty if all checks share it.
+        card: card of the model whose input preparation the job uses.
+        check_id: id of the check if only the jobs of this check share the training; empty if all checks share it.
     """
     own = {"job_id", "publish_as"}
     own |= set() if spec.network == "pretrained" else {"model_id", "model_sha256"}

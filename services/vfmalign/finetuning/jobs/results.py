@@ -1,4 +1,4 @@
-"""Reads results of jobs from the store, and checks that the results and the encoders that they name are intact."""
+"""Reads results of jobs from the store. Verifies that these results and the encoders they name are intact."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 
 
 def read_result(store: ObjectStore, job: StoredJob) -> JobResult:
-    """Reads the verified result of a job.
+    """Reads and verifies the result of a job.
 
     Raises:
         DataLoss: the result is missing or was changed.
@@ -23,10 +23,10 @@ def read_result(store: ObjectStore, job: StoredJob) -> JobResult:
 
 
 def check_encoder(store: ObjectStore, result: JobResult, *, read: bool = False) -> None:
-    """Checks that the encoder published by a job exists, with the card that the job's result names.
+    """Checks that the encoder that a job published exists, and that its card is the one that the job's result names.
 
     Raises:
-        DataLoss: the card is missing or changed, or the weights are; see `check_weights`.
+        DataLoss: the card or the weights are missing or changed; see `check_weights`.
     """
     key = model_card_key(result.encoder)
     with lost_as("model", result.encoder, _to_remedy(result.job_id)):
@@ -37,7 +37,7 @@ def check_encoder(store: ObjectStore, result: JobResult, *, read: bool = False) 
 
 
 def check_weights(store: ObjectStore, card: ModelCard, *, read: bool = False) -> None:
-    """Checks that a model's weights exist; with `read`, also verifies their bytes, as every load of the weights does.
+    """Checks that the weights of a model exist. If `read` is true, also verifies their bytes.
 
     Raises:
         DataLoss: the weights are missing or changed.

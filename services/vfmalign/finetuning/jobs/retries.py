@@ -1,9 +1,9 @@
-"""Decides what follows an attempt without a result: another attempt after a delay, or failure of the job.
+"""Decides what follows an attempt that left no result: another attempt after a delay, or the failure of the job.
 
-Ended attempts count towards a limit until the training makes progress: a checkpoint of a later step than any before
-resets the counts. Interruptions from outside have a separate limit. They need one because a machine that runs out of
-memory may kill every attempt, and such a kill looks like a kill from outside. Outages of the object store have no
-limit.
+Attempts that end without a result count towards a limit. A checkpoint of a later step than all earlier checkpoints
+resets the counts. Interruptions from outside have a separate limit. Interruptions need a limit because a machine that
+runs out of memory may kill every attempt. Such a kill looks like a kill from outside. Outages of the object store have
+no limit.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Limits:
     """Limits of the supervisor.
 
     Attributes:
-        max_running: maximum number of pending and running jobs of all tenants.
-        max_attempts: number of failures without progress in between after which a job fails.
-        max_interruptions: number of interruptions without progress in between after which a job fails.
-        retry_delay_s: pause before the second attempt in seconds; doubled for each further attempt.
+        max_running: maximum number of pending and running jobs of all tenants together.
+        max_attempts: number of attempts that may fail without progress in between before the job fails.
+        max_interruptions: number of attempts that may be interrupted without progress in between before the job fails.
+        retry_delay_s: pause before the second attempt, in seconds. The pause doubles with each further attempt.
         longest_retry_delay_s: upper limit of the pause.
-        stop_grace_s: seconds between the request to stop and the kill.
+        stop_grace_s: seconds between the request to stop a process and the kill.
     """
 
     max_running: int = 1
@@ -42,20 +42,20 @@ class Limits:
     stop_grace_s: float = 60.0
 
     def delay_s(self, retries: int) -> float:
-        """Returns the pause before the next attempt in seconds, after this many retries without progress."""
+        """Returns the pause before the next attempt, in seconds, from the number of retries without progress."""
         doubled: float = self.retry_delay_s * 2 ** min(retries, 30)
         return min(doubled, self.longest_retry_delay_s)
 
 
 @dataclass(frozen=True)
 class Setbacks:
-    """Numbers of attempts that ended since the training last made progress, by cause.
+    """Numbers of attempts that ended since the training last made progress, one number per cause.
 
     Attributes:
-        failures: failures of the training itself.
-        interruptions: ends that were caused from outside or not observed.
-        outages: ends caused by an unavailable object store.
-        step: step of the last checkpoint; -1 without one.
+        failures: number of attempts that failed because of the training itself.
+        interruptions: number of attempts that were ended from outside, or whose end was not observed.
+        outages: number of attempts that ended because the object store was unavailable.
+        step: step of the last checkpoint; -1 if there is no checkpoint.
     """
 
     failures: int = 0
@@ -70,12 +70,12 @@ class Setbacks:
 
 @dataclass(frozen=True)
 class NextAttempt:
-    """Decision that the job is queued again and resumes from its checkpoint.
+    """Decision to queue the job again. The job then resumes from its checkpoint.
 
     Attributes:
         outcome: outcome of the attempt that ended.
         setbacks: setbacks including that attempt.
-        delay_s: minimum delay until the start, in seconds.
+        delay_s: minimum delay until the next attempt starts, in seconds.
         progress: why the attempt ended.
     """
 
@@ -113,9 +113,9 @@ def decide(
     """Decides what follows the end of an attempt that left no result.
 
     Args:
-        seen: observed end of the attempt.
+        seen: how the attempt ended, as the launcher observed it.
         failure: failure that the process stored. It is final. None if it stored none.
-        before: setbacks before this attempt ended; none if it has made progress.
+        before: setbacks that were counted before this attempt ended; zero if this attempt has made progress.
         attempt: number of the attempt that ended.
         limits: limits of attempts and delays.
         log_command: command that shows the log of the attempt.

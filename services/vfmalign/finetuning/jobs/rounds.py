@@ -1,4 +1,4 @@
-"""Rounds over the jobs of all tenants, which share the launcher and its slots."""
+"""Rounds over the jobs of all tenants. The tenants share the launcher and its slots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KILL_OBSERVATION_S = 30.0
 
 
 class JobRounds:
-    """Runs the supervisors of all tenants in turn; not thread-safe: call it from one thread at a time.
+    """Runs the supervisors of all tenants in turn. This class is not thread-safe.
 
     Args:
         supervisors: one for each tenant.
@@ -29,7 +29,8 @@ class JobRounds:
     def reconcile(self) -> None:
         """Takes one action per job.
 
-        A free slot goes to the tenant with the fewest launched jobs; among such tenants, to the job that waits longest.
+        A free slot goes to the tenant with the fewest launched jobs. If several tenants have the same number, it goes
+        to the one whose job has waited longest.
         """
         launched = {supervisor: supervisor.monitor() for supervisor in self._supervisors}
         waiting = {supervisor: deque(supervisor.find_startable()) for supervisor in self._supervisors}
@@ -46,8 +47,8 @@ class JobRounds:
     def stop_all(self, poll_s: float = 0.1) -> None:
         """Lets every launched job write a checkpoint and end, and queues it for the next start of the service.
 
-        If the end of a job is not observed in time, it keeps its state, and the service looks for its process at the
-        next start.
+        If a job does not end in time, its state stays the same. At its next start, the service looks for the job's
+        process.
         """
         end = time.monotonic() + self._limits.stop_grace_s
         while time.monotonic() < end + _KILL_OBSERVATION_S:

@@ -25,11 +25,11 @@ class FineTuningServicer(
 
     Args:
         jobs: repository of jobs.
-        store: holds models, datasets and results.
-        log_command: returns the command that shows the log of a job's attempt.
+        store: object store of the models, datasets and results.
+        log_command: function that returns the command that shows the log of a job's attempt.
         delete: see `OperationServicer`.
-        wake: called after a change that the reconciler should see at once.
-        watching: sets the interval of watching calls, and ends these calls when the service stops.
+        wake: function to call after a change that the reconciler should see at once.
+        watching: object that sets the interval of watching calls, and that ends them when the service stops.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class FineTuningServicer(
     async def WatchJob(
         self, request: finetuning_pb2.WatchJobRequest, context: Context
     ) -> AsyncIterator[finetuning_pb2.WatchJobResponse]:
-        """Streams a job at every change."""
+        """Streams the job whenever it changes."""
         async for job in self._watch(request.job_id):
             yield finetuning_pb2.WatchJobResponse(job=job)
 

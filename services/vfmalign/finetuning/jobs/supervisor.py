@@ -1,7 +1,7 @@
-"""Job supervisor: launch queued jobs, monitor launched ones, record their outcome.
+"""Job supervisor: launches queued jobs, monitors launched jobs and records their outcome.
 
-Every action compares the database, the launcher and the stored artifacts. It is idempotent, so the process can be
-killed at any point. `JobRounds` decides when a supervisor acts.
+Each action compares the state of the database, the launcher and the stored artifacts. Actions are idempotent, so the
+process can be killed at any point. `JobRounds` decides when a supervisor acts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log = logs.get(__name__)
 
 @dataclass(eq=False)
 class Supervisor:
-    """Runs the jobs of one tenant; not thread-safe: call it from one thread at a time."""
+    """Runs the jobs of one tenant. This class is not thread-safe."""
 
     jobs: JobRepository
     store: ObjectStore
@@ -323,7 +323,7 @@ class Supervisor:
 
 
 def to_origin(job: StoredJob) -> Origin:
-    """Returns where a job comes from."""
+    """Returns the origin of a job."""
     network = job.spec.network if job.spec.kind == "finetune" else ""
     return Origin(check=job.check_id, network=network, request_id=job.request_id)
 
