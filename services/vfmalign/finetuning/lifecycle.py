@@ -1,15 +1,15 @@
-"""Base of the repositories of jobs, checks and experiments: one lifecycle, one set of transactions.
+"""Base class of the repositories of jobs, checks and experiments, with their common lifecycle and transactions.
 
     queued ──> running ──> succeeded | failed | cancelled
        │                                  │        │
        ├──── cancel before it starts ─────│────────┘
        └<─────────────── retry ───────────┴────────┘
 
-Between `queued` and `running`, a job is `pending`: launched, and waiting for its processes to start.
+Between `queued` and `running`, a job is `pending`: it was launched and waits until its processes start.
 
-Creation is idempotent: the same id with the same request returns the existing row. The first terminal state stays: if a
-result and a cancellation race, all later readers see the same outcome. An item leaves a
-terminal state only by `retry`, or by `reopen` if its stored result was lost.
+Creation is idempotent: the same id with the same request returns the existing row. The first terminal state is final.
+If a result and a cancellation race, all later readers see the same outcome. Only two calls move an item out of a
+terminal state: `retry`, and `reopen` if its stored result was lost.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class Operation:
 
     Attributes:
         state: only jobs are `pending`.
-        progress: current phase, counts and cause of waiting; after the end, how it ended.
-        failure: set if the state is `failed`.
-        cancel_requested: whether an operation with work in progress was asked to end.
-        retries, retried_at: number of retries by clients, and time of the last one.
-        created_by: key of the identity that created it; empty if the service created it.
+        progress: current phase, counts and reason for waiting; after the end, how the operation ended.
+        failure: why the operation failed; None unless the state is `failed`.
+        cancel_requested: whether a cancellation was requested while the operation had work in progress.
+        retries, retried_at: number of retries by clients, and time of the last retry.
+        created_by: key of the identity that created the operation; empty if the service created it.
     """
 
     id: str
@@ -91,14 +91,14 @@ class Operation:
 
     @property
     def queued_at(self) -> datetime:
-        """When a client last queued the operation: the time of its creation or of its last retry."""
+        """Time when a client last queued the operation: its creation or its last retry."""
         return self.retried_at or self.created_at
 
     def must_follow(self, retried_at: datetime | None) -> bool:
-        """Returns whether the owner's retry (at `retried_at`) must also retry this item.
+        """Returns whether a retry of the item's owner at `retried_at` must also retry this item.
 
-        It must if the item ended without a result. An item that was queued after that retry, or
-        succeeded while it was being cancelled, is not retried.
+        The answer is yes if the item ended without a result. If the item was queued after that retry, or succeeded
+        while it was being cancelled, the answer is no.
         """
         ended = self.state in {"failed", "cancelled"} or (self.cancel_requested and self.state != "succeeded")
         return retried_at is not None and self.queued_at < retried_at and ended
@@ -109,17 +109,17 @@ Item = TypeVar("Item", bound=Operation)
 
 
 class LifecycleRepository(ABC, Generic[Row, Item]):
-    """All rows of one table and tenant. Every method is one transaction. Only writing methods are fenced.
+    """Access to all rows of one tenant in one table. Every method is one transaction. Only writing methods are fenced.
 
     Args:
         database: database of the table, restricted to one tenant.
-        quota: maximum number of unfinished rows of one caller in the tenant; 0 for no limit.
+        quota: maximum number of unfinished rows per caller of the tenant; 0 for no limit.
 
     Attributes:
         table: class of the rows.
-        noun: name of a row in errors, such as `check`.
+        noun: what errors call a row, such as `check`.
         states: possible states of an item.
-        stopping: detail of the progress while a cancelled operation is still running.
+        stopping: progress detail to show while a cancelled operation is still running.
     """
 
     table: type[Row]
@@ -135,7 +135,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         """Converts a row."""
 
     def find(self, item_id: str, request: Record) -> Item | None:
-        """Returns the item with this id, if it has the same request; None if the id is free.
+        """Returns the item with this id if it has the same request. Returns None if the id is free.
 
         Raises:
             Conflict: the id is taken by an item with a different request.
@@ -159,20 +159,20 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             return read_page(session, self.table, request, self._to_item)
 
     def counts(self) -> dict[str, int]:
-        """Returns the number of items per state, zeros included."""
+        """Maps each state to its number of items. A state without items has the number 0."""
         query = sa.select(self.table.state, sa.func.count()).group_by(self.table.state)
         with self._database.snapshot() as session:
             numbers = {row[0]: row[1] for row in session.execute(query)}
         return {state: numbers.get(state, 0) for state in self.states}
 
     def list_unfinished(self) -> dict[str, dict[str, Any]]:
-        """Returns the requests of the items that have not ended, as JSON by id."""
+        """Maps the id of each item that has not ended to its request as JSON."""
         query = sa.select(self.table.id, self.table.request).where(self.table.state.not_in(TERMINAL_STATES))
         with self._database.snapshot() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
     def count_of_busiest_caller(self) -> int:
-        """Returns the largest number of unfinished items of one caller, for comparison with the quota."""
+        """Returns the largest number of unfinished items that any caller has, for comparison with the quota."""
         number = sa.func.count()
         query = sa.select(number).select_from(self.table).group_by(self.table.created_by)
         query = query.where(self.table.created_by != "", self.table.state.not_in(TERMINAL_STATES))
@@ -198,9 +198,9 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             return self._to_item(row)
 
     def retry(self, item_id: str) -> Item:
-        """Queues a failed or cancelled item again; it keeps its artifacts and its history.
+        """Queues a failed or cancelled item again. The item keeps its artifacts and its history.
 
-        A queued or running item stays as it is. The cancellation of a running item is withdrawn.
+        A queued or running item does not change, except that a cancellation of a running item is withdrawn.
 
         Raises:
             NotFound: the id is unknown.
@@ -214,9 +214,9 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             return self._retry(session, row)
 
     def follow_retry(self, item_id: str, retried_at: datetime | None) -> Item:
-        """Retries an item after its owner was retried, if `must_follow` says so.
+        """Retries an item if a retry of its owner must also retry this item (`must_follow`).
 
-        Reading and retrying are one transaction, because an item that is being cancelled may succeed at any moment.
+        One transaction reads and retries the item, because an item that is being cancelled may succeed at any moment.
 
         Raises:
             NotFound: the id is unknown.
@@ -232,7 +232,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             self._set_progress(self._row(session, item_id), progress)
 
     def fail(self, item_id: str, message: str, reason: str) -> None:
-        """Ends an item that cannot be finished.
+        """Marks an item as failed.
 
         Args:
             item_id: the item.
@@ -244,7 +244,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             self._end(session, self._row(session, item_id), "failed", message, failure)
 
     def mark_cancelled(self, item_id: str) -> None:
-        """Ends an item after `cancel` has stopped its work, unless the cancellation was withdrawn meanwhile."""
+        """Marks an item as cancelled after its work has stopped, unless the cancellation was withdrawn."""
         with self._database.session() as session:
             row = self._row(session, item_id)
             if row.cancel_requested:

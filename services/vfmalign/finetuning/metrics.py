@@ -1,6 +1,7 @@
 """Prometheus metrics that only the finetuning service exports.
 
-The leader exports the numbers of jobs, checks and experiments. Every process counts the operations that it ends itself.
+The leader exports the numbers of jobs, checks and experiments. Each process counts only the operations that it ends
+itself.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ job_attempts_ended = Counter(
     registry=REGISTRY,
 )
 experiment_cells = Gauge(
-    "vfmalign_experiment_cells", "Cells of unfinished experiments by state.", ("state",), registry=REGISTRY
+    "vfmalign_experiment_cells", "Cells of unfinished experiments, by state.", ("state",), registry=REGISTRY
 )
 ended = Counter(
     "vfmalign_operations_ended",
@@ -89,13 +90,13 @@ _waited_for: set[str] = set()
 
 
 def count_states(gauge: Gauge, tenants: Sequence[Mapping[_State, int]]) -> None:
-    """Sets a gauge, for each state or reason, to the sum over all tenants."""
+    """Sets a gauge per state or reason to the sum over all tenants."""
     for state in tenants[0]:
         gauge.labels(state).set(sum(numbers[state] for numbers in tenants))
 
 
 def count_waiting_jobs(tenants: Sequence[Mapping[str, int]]) -> None:
-    """Sets the numbers of waiting jobs by reason. For reasons without waiting jobs, the number is 0."""
+    """Sets the number of waiting jobs for each reason. For reasons without waiting jobs, the number is 0."""
     present = sum((collections.Counter(numbers) for numbers in tenants), collections.Counter[str]())
     _waited_for.update(present)
     for reason in _waited_for:
@@ -103,7 +104,7 @@ def count_waiting_jobs(tenants: Sequence[Mapping[str, int]]) -> None:
 
 
 def export_longest_wait(tenants: Sequence[datetime | None]) -> None:
-    """Exports when the longest-waiting job of all tenants was queued; a tenant's time is None if no job waits."""
+    """Exports when the job that has waited longest was queued. The time of a tenant without waiting jobs is None."""
     jobs_longest_wait.set(min((since.timestamp() for since in tenants if since is not None), default=0.0))
 
 
@@ -114,7 +115,7 @@ def export_quotas(tenant: str, used: Mapping[str, float]) -> None:
 
 
 def clear_states() -> None:
-    """Stops exporting the numbers by state, because the next leader exports them from now on."""
+    """Stops exporting the numbers by state. From now on, the next leader exports them."""
     for gauge in (jobs, checks, experiments, checks_waiting, jobs_waiting, experiment_cells, quota_used_ratio):
         gauge.clear()
     jobs_longest_wait.set(0)

@@ -1,7 +1,8 @@
 """Orchestrator: the loops over the jobs, checks and experiments of all tenants during one term of the leader.
 
-All writes of the loops are fenced: transactions verify the term, and writes to the object store verify its deadline.
-The repositories and the store of the API's servicers are not fenced, because a standby also serves the API.
+All writes of the loops are fenced: a transaction verifies the leader's term, and a write to the object store verifies
+the deadline of this term. The repositories and the store of the API's servicers are not fenced, because a standby also
+serves the API.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Tenancy:
     """Resources of one tenant.
 
     Attributes:
-        database: database of its jobs, checks and experiments.
+        database: database of the tenant's jobs, checks and experiments.
         store: object store of the tenant.
         client: client that calls other services for the tenant.
     """
@@ -94,7 +95,7 @@ class _TenantLoops:
         )
 
     def measure_quotas(self) -> dict[str, float]:
-        """Returns the used share of each quota, for the caller with the most unfinished work."""
+        """Returns the used share of each quota. The share is that of the caller with the most unfinished work."""
         used = {
             "jobs": self._stored_jobs.count_of_busiest_caller(),
             "checks": self.stored_checks.count_of_busiest_caller(),
@@ -103,13 +104,13 @@ class _TenantLoops:
         return {name: used[name] / limit for name, limit in self._quota.model_dump().items() if limit}
 
     def mark_inputs(self) -> None:
-        """Keeps others from deleting the inputs of unfinished operations."""
+        """Protects the inputs of unfinished operations from deletion by other services."""
         repositories = (self._stored_jobs, self.stored_checks, self.stored_experiments)
         if self._uses.is_due():
             self._uses.update({repository.noun: repository.list_unfinished() for repository in repositories})
 
     async def keep_sweeping(self) -> None:
-        """Deletes what is due at once and then every hour, until it is cancelled."""
+        """Deletes expired operations, now and then every hour until this task is cancelled."""
         await keep_sweeping(self._store, "operations", self._sweep)
 
     async def run_experiments(self) -> None:
@@ -126,12 +127,12 @@ class _TenantLoops:
 
 
 class Orchestrator:
-    """Work of the leader among the replicas; see `Leadership`.
+    """Work that only the leader among the replicas does; see `Leadership`.
 
     Args:
         term: fences every write.
         tenancies: resources by tenant.
-        launcher: runs the jobs of all tenants. It outlives the term.
+        launcher: launcher that runs the jobs of all tenants. It outlives the term.
         probes: probes of the other services.
         settings: limits and intervals.
     """
@@ -177,7 +178,7 @@ class Orchestrator:
             metrics.clear_states()
 
     def stop(self) -> None:
-        """Ends the probes and the sweeps, and the loops after their current rounds."""
+        """Ends the probes and the hourly deletions at once, and each loop after its current round."""
         self._stopping = True
         self._end_beside()
         self._wake.set()
@@ -189,7 +190,7 @@ class Orchestrator:
         self._wake.set()
 
     async def hand_over(self) -> None:
-        """Lets running jobs write a checkpoint and end, if the settings say that they stop with the service."""
+        """If the settings stop jobs with the service, lets running jobs write a checkpoint and end."""
         if self._stops_jobs:
             await asyncio.to_thread(self._jobs.stop_all)
 

@@ -1,8 +1,8 @@
-"""Probes: once a minute, the leader calls the other services and writes to the object store, and counts the outcomes.
+"""Probes of other services. Once a minute, the leader calls each service, writes an object and counts the outcomes.
 
 A probe takes the path of every other caller: it resolves the name, opens a connection, and sends the service's own
-token. It therefore notices a refused token, a blocked network, a device that hangs and a full disk even while nobody
-else calls.
+token. Even if nobody else calls, it therefore detects a rejected token, a blocked network, a device that hangs and a
+full disk.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Probes:
     """Probes during one term of the leader, for the first tenant.
 
     Args:
-        term: no probe begins after its lease has expired.
+        term: term of the leader. No probe begins after the lease of this term has expired.
         settings: addresses, TLS files, tenants and object store.
-        token: the service's own token; None if it has none.
+        token: the service's own token; None if the service has no token.
         period_s: pause before each probe.
     """
 

@@ -38,14 +38,14 @@ _PAGE_BYTES = 4 * 2**20
 
 
 class OperationServicer(ABC, Generic[Item, Packed]):
-    """Common handlers of the three servicers. Their calls differ only in the messages, such as `Packed`.
+    """Common handlers of the three servicers. The servicers differ only in their messages, such as `Packed`.
 
     Args:
         repository: repository of the operations.
-        store: holds their inputs and artifacts.
-        delete: deletes an operation that has ended, or only measures it; see `Deletions.delete`.
-        watching: sets the interval of watching calls, and ends these calls when the service stops.
-        wake: called after a change that the reconciler should see at once.
+        store: object store of the inputs and artifacts.
+        delete: function that deletes an operation that has ended, or only measures its size; see `Deletions.delete`.
+        watching: object that sets the interval of watching calls, and that ends them when the service stops.
+        wake: function to call after a change that the reconciler should see at once.
     """
 
     def __init__(
@@ -151,12 +151,12 @@ async def stream_report(
     Args:
         store: holds the file.
         subject: subject of the report, such as `check c1`.
-        state: state of the subject, for the error.
+        state: state of the subject, which the error names.
         files: files by format; empty if there is no report.
-        number: number of the format; unspecified means the page.
+        number: number of the format. If it is unspecified, the page is sent.
 
     Raises:
-        PreconditionFailed: there is no report, or none in this format.
+        PreconditionFailed: there is no report, or the report does not exist in this format.
         DataLoss: the file was lost or changed.
     """
     label = get_enum_label(common_pb2.ReportFormat.DESCRIPTOR, number) or "html"

@@ -15,15 +15,15 @@ _NAME_OR_EMPTY = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
 
 
 class LauncherSettings(BaseModel, frozen=True):
-    """`VFMALIGN_LAUNCHER__*`: how, where and how many training processes run."""
+    """`VFMALIGN_LAUNCHER__*`: where training processes run, how they are started, and how many run at once."""
 
     kind: Literal["local", "kubernetes"] = Field(
         default="local", description="where jobs run: local (subprocesses of this service) or kubernetes (Jobs)"
     )
     command: tuple[str, ...] = Field(
         default=(),
-        description="local: JSON list of the program and its arguments; the URI of the job spec is appended; if empty, "
-        "vfmalign.training runs with this interpreter",
+        description="local: JSON list of the program and its arguments. The URI of the job spec is appended. If the "
+        "list is empty, vfmalign.training runs with this interpreter",
     )
     namespace: str = Field(
         default="",
@@ -33,7 +33,7 @@ class LauncherSettings(BaseModel, frozen=True):
     pod_template: str = Field(
         default="vfmalign-training",
         pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$",
-        description="kubernetes: PodTemplate for the pods of every job; read at each launch",
+        description="kubernetes: name of the PodTemplate for the pods of all jobs. It is read at each launch",
     )
     queue: str = Field(
         default="",
@@ -50,40 +50,47 @@ class LauncherSettings(BaseModel, frozen=True):
     )
     nodes: int = Field(default=1, ge=1, le=1_000, description="kubernetes: number of pods that train one job together")
     processes_per_node: int = Field(
-        default=1, ge=1, le=64, description="kubernetes: training processes per pod: its number of GPUs"
+        default=1,
+        ge=1,
+        le=64,
+        description="kubernetes: number of training processes per pod. Set it to the number of GPUs of a pod",
     )
     max_running: int = Field(
         default=1,
         ge=1,
         le=1_000,
-        description="maximum running jobs of all tenants; a free slot goes to the tenant with the fewest",
+        description="maximum running jobs of all tenants together. A free slot goes to the tenant with the fewest "
+        "running jobs",
     )
     max_attempts: int = Field(
         default=3,
         ge=1,
         le=100,
-        description="number of failures of the training without progress in between, after which the job fails",
+        description="number of attempts that may fail without progress in between before the job fails",
     )
     max_interruptions: int = Field(
         default=20,
         ge=1,
         le=10_000,
-        description="number of outside interruptions (kills, drained or lost nodes) without progress in between, after "
-        "which the job fails",
+        description="number of attempts that may be interrupted from outside (kills, drained or lost nodes) without "
+        "progress in between before the job fails",
     )
     retry_delay_s: float = Field(
-        default=5.0, ge=0.0, le=3600.0, description="seconds before the second attempt; doubled for every further one"
+        default=5.0,
+        ge=0.0,
+        le=3600.0,
+        description="pause before the second attempt, in seconds. The pause doubles with each further attempt",
     )
     longest_retry_delay_s: float = Field(
         default=300.0, ge=0.0, le=86_400.0, description="maximum pause between two attempts, in seconds"
     )
     stop_grace_s: float = Field(
-        default=60.0, ge=0.0, le=3600.0, description="seconds that a stopped job has to write its checkpoint"
+        default=60.0, ge=0.0, le=3600.0, description="seconds in which a stopped job must write its checkpoint"
     )
     stop_jobs: bool | None = Field(
         default=None,
-        description="whether running jobs stop with the service and resume at its next start; if not set, local jobs "
-        "stop and Kubernetes Jobs continue",
+        description="whether running jobs stop with the service and resume when it starts again. If not set, local "
+        "jobs stop and Kubernetes Jobs continue",
     )
 
     @property
@@ -100,21 +107,23 @@ class ReconcilerSettings(BaseModel, frozen=True):
         default=30.0,
         gt=0.0,
         le=3600.0,
-        description="maximum pause before a call is repeated, in seconds",
+        description="maximum pause in seconds before a failed call is repeated",
     )
     max_checks: int = Field(default=4, ge=1, le=1_000, description="maximum running checks of one tenant")
 
 
 class QuotaSettings(BaseModel, frozen=True):
-    """`VFMALIGN_QUOTA__*`: limits of unfinished work per caller and tenant; 0 for no limit.
+    """`VFMALIGN_QUOTA__*`: maximum unfinished work per caller and tenant; 0 for no limit.
 
     Jobs that a check creates and checks that an experiment creates are not counted.
     """
 
-    jobs: int = Field(default=200, ge=0, le=1_000_000, description="unfinished jobs per caller; 0 for no limit")
-    checks: int = Field(default=200, ge=0, le=1_000_000, description="unfinished checks per caller; 0 for no limit")
+    jobs: int = Field(default=200, ge=0, le=1_000_000, description="maximum unfinished jobs per caller; 0 for no limit")
+    checks: int = Field(
+        default=200, ge=0, le=1_000_000, description="maximum unfinished checks per caller; 0 for no limit"
+    )
     experiments: int = Field(
-        default=20, ge=0, le=1_000_000, description="unfinished experiments per caller; 0 for no limit"
+        default=20, ge=0, le=1_000_000, description="maximum unfinished experiments per caller; 0 for no limit"
     )
 
 
@@ -125,13 +134,14 @@ class RetentionSettings(BaseModel, frozen=True):
         default=None,
         ge=1,
         le=36_500,
-        description="days after its end at which a job that belongs to no check is deleted; if not set, jobs are kept",
+        description="number of days after which an ended job is deleted, if it belongs to no check. If not set, jobs "
+        "are kept",
     )
     checks_days: int | None = Field(
         default=None,
         ge=1,
         le=36_500,
-        description="days after its end at which a check or an experiment is deleted; if not set, they are kept",
+        description="number of days after which an ended check or experiment is deleted. If not set, they are kept",
     )
 
 
@@ -170,7 +180,7 @@ class FinetuningSettings(ServiceSettings, ServiceClientSettings):
 
     @property
     def job_command(self) -> tuple[str, ...]:
-        """Program and arguments of a job, without the spec's URI."""
+        """Program and arguments that run a job. The URI of the job's spec is not included."""
         return self.launcher.command or (sys.executable, "-m", "vfmalign.training")
 
     @property

@@ -1,1 +1,1 @@
-"""Drift monitoring of inference-time features (docs/monitoring.md)."""
+"""Monitors the features of a deployed model for drift (docs/monitoring.md)."""

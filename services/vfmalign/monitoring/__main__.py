@@ -1,7 +1,7 @@
 """`python -m vfmalign.monitoring`: run the monitoring service.
 
-Every process serves the API. The process that holds the lease also computes windows and exports the metrics of the
-monitors.
+Every process serves the API. The leader, which is the process that owns the lease, also computes windows and exports
+the metrics of the monitors.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _open_client(settings: MonitoringSettings, token: BearerToken | None, tenant
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the service; returns the exit code."""
+    """Runs the service and returns the exit code of the process."""
     settings = parse_args("monitoring", MonitoringSettings, arguments)
     try:
         asyncio.run(run(settings))

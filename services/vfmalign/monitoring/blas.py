@@ -9,11 +9,11 @@ from threadpoolctl import threadpool_limits
 
 
 def use_one_thread() -> AbstractContextManager[object]:
-    """Limits the matrix products of this process to one thread, until the returned context is closed.
+    """Limits matrix products in this process to one thread until the returned context is closed.
 
-    The products for an observation are too small for several threads: waiting threads took as much processor time as
-    the service. With one thread per core, the order of rounding also depends on the machine, so that a replay on
-    another machine could differ in the last bits of a score.
+    The products for one observation are too small for several threads. In a measurement, waiting threads used as much
+    processor time as the rest of the service. With one thread per core, rounding would also depend on the machine. A
+    replay on another machine could then differ in the last bits of a score.
     """
     limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
     return limits

@@ -1,4 +1,4 @@
-"""Feature rows as monitors use them: origin of a stored set, strata of its rows, and first row of each patient."""
+"""Feature rows of monitors: the origin of a stored set, the strata of its rows, and the first row of each patient."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def get_first_rows(patients: Sequence[str]) -> list[int]:
 
 
 def get_origin(request: FeatureRequest, field: str = "reference.feature_set_id") -> FeatureOrigin:
-    """Returns the origin of the features of a set, independent of the names of modalities in its dataset.
+    """Returns the origin of a set's features. The dataset's names for modalities do not affect the origin.
 
     Args:
         request: request that created the set.
-        field: request field that names the set, for errors.
+        field: request field that names the set. Errors show this field.
 
     Raises:
         InvalidInput: the features come from random weights.
@@ -52,11 +52,11 @@ def read_strata(store: ObjectStore, manifest: Manifest, stratum: str, field: str
         store: object store of the set's dataset.
         manifest: manifest of the set.
         stratum: such as `scanner`.
-        field: request field that names the stratum, for errors.
+        field: request field that names the stratum. Errors show this field.
 
     Raises:
         InvalidInput: no case of the dataset has this stratum.
-        NotFound, PreconditionFailed: the dataset no longer exists, or has changed.
+        NotFound, PreconditionFailed: the dataset has been deleted or has changed.
     """
     request = manifest.request
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest)

@@ -1,7 +1,7 @@
 """Prometheus metrics of the monitoring service.
 
-The leader exports the state of the monitors; every process counts its own work. Ids of monitors are labels, because
-alerts name the monitor. The quota of each tenant bounds the number of monitors, and no id identifies a patient.
+The leader exports the state of the monitors. Each process counts its own work. Ids of monitors are labels, because
+alerts name the monitor. The tenants' quotas limit the number of monitors. No id of a monitor identifies a patient.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MONITOR = ("tenant", "monitor")
 
 log_evidence = Gauge(
     "vfmalign_monitor_log_evidence",
-    "Natural logarithm of the evidence of drift, by component; absent if the statistic is 0.",
+    "Natural logarithm of the evidence of drift, by component; absent if the evidence is 0.",
     (*_MONITOR, "component"),
     registry=REGISTRY,
 )
@@ -36,17 +36,20 @@ log_threshold = Gauge(
 )
 mmd2 = Gauge(
     "vfmalign_monitor_mmd2",
-    "MMD² of the last window to the reference, for the layer that raises the alarm; absent before a window.",
+    "MMD² between the last window and the reference, for the layer that raises the alarm; absent until there is a "
+    "window.",
     _MONITOR,
     registry=REGISTRY,
 )
 alarm = Gauge(
     "vfmalign_monitor_alarm",
-    "1 from the alarm of the current epoch until it is acknowledged, else 0.",
+    "1 while an alarm of the current epoch has not been acknowledged, 0 at all other times.",
     _MONITOR,
     registry=REGISTRY,
 )
-paused = Gauge("vfmalign_monitor_paused", "1 while the monitor is paused, else 0.", _MONITOR, registry=REGISTRY)
+paused = Gauge(
+    "vfmalign_monitor_paused", "1 while the monitor is paused, 0 at all other times.", _MONITOR, registry=REGISTRY
+)
 lag_seconds = Gauge(
     "vfmalign_monitor_lag_seconds",
     "Time from the acquisition of the last observation to its arrival, in seconds; absent if unknown.",
@@ -55,13 +58,14 @@ lag_seconds = Gauge(
 )
 last_observation = Gauge(
     "vfmalign_monitor_last_observation_timestamp_seconds",
-    "When the last observation arrived, or the monitor was created or resumed later, in seconds since 1970.",
+    "Time of the last observation, in seconds since 1970. If the monitor was created or resumed after it, that time "
+    "is exported instead.",
     _MONITOR,
     registry=REGISTRY,
 )
 max_silence_seconds = Gauge(
     "vfmalign_monitor_max_silence_seconds",
-    "Time without an observation after which operators are alerted, in seconds; absent if not set.",
+    "Time in seconds after which operators are alerted if no observation arrives; absent if not set.",
     _MONITOR,
     registry=REGISTRY,
 )
@@ -79,7 +83,7 @@ replays_that_differ = Counter(
 )
 snapshot_failures = Counter(
     "vfmalign_monitor_snapshot_failures",
-    "Monitor states that could not be stored; until one is stored, a restart has to replay more observations.",
+    "Monitor states that could not be stored. A restart replays more observations until a state is stored again.",
     registry=REGISTRY,
 )
 window_failures = Counter(
@@ -109,7 +113,7 @@ _exported: dict[Gauge, set[Labels]] = {}
 
 @dataclass(frozen=True)
 class MonitorSample:
-    """Metrics of one monitor that the leader exports; a value that the monitor lacks is None.
+    """Metrics of one monitor that the leader exports. A metric is None if the monitor does not have it.
 
     Attributes:
         log_evidence, log_threshold: values by component.
@@ -129,7 +133,7 @@ class MonitorSample:
 
 
 def export_samples(samples: Sequence[MonitorSample]) -> None:
-    """Exports the metrics of exactly these monitors. The series of monitors that remain have no gap."""
+    """Exports the metrics of exactly these monitors. If a monitor is still exported, its time series has no gap."""
     values: dict[Gauge, dict[Labels, float | None]] = {gauge: {} for gauge in _GAUGES}
     for one in samples:
         labels: Labels = one.tenant, one.monitor
@@ -158,8 +162,8 @@ _counting = threading.Lock()
 def count_observation(tenant: str, monitor: str, outcome: str) -> None:
     """Counts an observation.
 
-    Only the monitors that were counted most recently are exported. Deleted monitors would otherwise accumulate, because
-    a process is not told about deletions by other processes.
+    Only the monitors that were counted most recently are exported. This limit prevents that deleted monitors
+    accumulate: a process does not learn of deletions by other processes.
     """
     labels = tenant, monitor
     with _counting:
@@ -172,7 +176,7 @@ def count_observation(tenant: str, monitor: str, outcome: str) -> None:
 
 
 def forget_observations(tenant: str, monitor: str) -> None:
-    """Stops exporting the numbers of observations of a deleted monitor."""
+    """Stops exporting the number of observations for a deleted monitor."""
     with _counting:
         _counted.pop((tenant, monitor), None)
     _remove(tenant, monitor)

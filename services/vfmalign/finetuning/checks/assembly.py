@@ -134,7 +134,7 @@ def _analyse_seed(
 
 
 def set_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[MetricSpec, ...]:
-    """Returns the metrics of a job. The request's smallest relevant difference replaces the primary metric's own."""
+    """Returns the metrics of a job. If the request sets a smallest relevant difference, the primary metric gets it."""
     if not request.smallest_difference:
         return main.metrics
     requested = {"smallest_difference": request.smallest_difference}

@@ -134,7 +134,10 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
             return tuple(_to_stage_run(row) for row in session.scalars(query))
 
     def begin_stage(self, check_id: str, stage: str) -> int:
-        """Records that a stage begins, and returns the number of the attempt. Marks an open attempt as interrupted."""
+        """Records that a stage begins, and returns the number of the attempt.
+
+        If an earlier attempt has not ended, marks it as interrupted.
+        """
         with self._database.session() as session:
             rows = _stage_rows(session, check_id, stage)
             for row in rows:

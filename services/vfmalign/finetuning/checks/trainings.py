@@ -62,7 +62,7 @@ class Training:
         return get_recipe_seed(spec) if self.trial else spec.seed + self.number - 1
 
     def describe(self, spec: CheckSpec) -> str:
-        """Returns the training's name for sentences, with the recipe on trial, or the seed if the check has several."""
+        """Returns the training's name for messages, with the recipe of a trial, or with one of several seeds."""
         name = f"the {self.network} network"
         if self.trial:
             return f"{name} (recipe {self.trial} of 2)"

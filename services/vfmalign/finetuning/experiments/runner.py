@@ -1,4 +1,4 @@
-"""Experiment runner: compares the desired state with artifacts and running checks, and takes the next action.
+"""Experiment runner: compares each request with its artifacts and running checks, and takes the next action.
 
 `reconcile()` starts queued experiments, creates the checks that may run, and forwards cancellations. It returns the
 experiments in which all cells have ended. Each of these experiments is finished in its own thread. All state is in the

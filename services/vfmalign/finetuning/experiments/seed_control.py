@@ -85,7 +85,7 @@ async def compare_seeds(
 
     Args:
         mmd: client of the service.
-        one: features of a cell. The reference that both share determines scale and bandwidth.
+        one: features of a cell. The reference in these features determines scale and bandwidth.
         other: features of a cell that differs only in the seed.
         level: nominal coverage of the interval.
 

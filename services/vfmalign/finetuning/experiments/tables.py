@@ -11,7 +11,7 @@ from vfmalign.database.tables import LifecycleRow
 
 
 class ExperimentRow(LifecycleRow):
-    """One experiment; see `experiments.repository.StoredExperiment` for the fields. Its cells are rows of `checks`."""
+    """One experiment; see `experiments.repository.StoredExperiment` for the fields. Cells are rows of `checks`."""
 
     __tablename__ = "experiments"
 

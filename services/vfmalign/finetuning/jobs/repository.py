@@ -252,7 +252,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             self._end(session, row, "succeeded", detail)
 
     def mark_cancelled(self, job_id: str, exit_code: int | None = None) -> None:
-        """Ends a job after `cancel` has stopped its process; queues it if the cancellation was withdrawn."""
+        """Marks a job as cancelled after its process stopped. If the cancellation was withdrawn, queues the job."""
         with self._database.session() as session:
             row = self._row(session, job_id)
             if row.cancel_requested:

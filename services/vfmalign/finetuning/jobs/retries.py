@@ -64,7 +64,7 @@ class Setbacks:
     step: int = -1
 
     def at(self, step: int) -> Setbacks:
-        """Returns these setbacks, or zero setbacks if the checkpoint at `step` is later than the one recorded here."""
+        """Returns zero setbacks if `step` is later than the recorded checkpoint. If not, returns these setbacks."""
         return Setbacks(step=step) if step > self.step else self
 
 

@@ -45,7 +45,7 @@ class JobRounds:
         metrics.export_longest_wait([supervisor.jobs.find_longest_wait() for supervisor in self._supervisors])
 
     def stop_all(self, poll_s: float = 0.1) -> None:
-        """Lets every launched job write a checkpoint and end, and queues it for the next start of the service.
+        """Stops all launched jobs after a checkpoint, and queues them for the next start of the service.
 
         If a job does not end in time, its state stays the same. At its next start, the service looks for the job's
         process.

@@ -52,11 +52,11 @@ class Supervisor:
 
     @property
     def can_start(self) -> bool:
-        """Whether the store answered in this round. If not, every further job would wait for a timeout, too."""
+        """Whether the store answered in this round. If it did not, each further job would also wait for a timeout."""
         return not self._store_is_down
 
     def monitor(self) -> int:
-        """Begins a round: takes one action per launched job, and returns how many still occupy a slot.
+        """Begins a round: takes one action per launched job. Returns how many of these jobs still occupy a slot.
 
         While the store is unavailable, actions that need it are delayed.
         """
@@ -76,7 +76,7 @@ class Supervisor:
         return self._guarded(job, self._start)
 
     def wind_down(self, *, force: bool) -> bool:
-        """Lets every launched job write a checkpoint and end, or kills it; returns whether any job was launched."""
+        """Asks launched jobs to write a checkpoint and end, or kills them. Returns whether there was such a job."""
         launched = self.jobs.launched()
         for job in launched:
             self._guarded(job, lambda job: self._wind_down(job, force=force))

@@ -33,7 +33,7 @@ class JobRow(LifecycleRow):
 
 
 class AttemptRow(TenantRow):
-    """One attempt of a job. The attempts show how often the job ran."""
+    """One attempt of a job. The rows of a job show how often it ran."""
 
     __tablename__ = "job_attempts"
     __table_args__ = (belongs_to("jobs", "job_id"),)

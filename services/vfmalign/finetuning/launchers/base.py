@@ -15,7 +15,7 @@ from vfmalign.core.domain.errors import DONE, PROCESS_LOST, RETRYABLE, STORE_UNA
 Outcome = Literal["succeeded", "retryable", "interrupted", "unavailable", "permanent"]
 Cause = Literal["exit", "platform", "memory", "limit"]
 Handle = dict[str, Any]
-"""Data with which a launcher finds an attempt again, as JSON values."""
+"""JSON values that a launcher needs to find an attempt again."""
 
 _SIGNAL_BASE = 128
 # Signals that are sent from outside. The process itself causes other signals, such as a segmentation fault.
@@ -38,22 +38,22 @@ _DESCRIPTIONS = {
 }
 
 Confirm = Callable[[], None]
-"""Raises LeaseLost if this orchestrator no longer leads."""
+"""Function that raises LeaseLost if this orchestrator is no longer the leader."""
 
 
 def lead_always() -> None:
-    """A `Confirm` for a process without competitors: it never raises."""
+    """A `Confirm` that never raises. It is for a process that has no competitors."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Origin of a job: ids by which the processes of the job can be found on the platform.
+    """Origin of a job: ids that help to find the processes of the job on the platform.
 
     Attributes:
-        check: the check that created the job; empty for a job without a check.
-        network: the network that it fine-tunes; empty for pretraining.
-        request_id: the request that created it; empty where unknown.
-        tenant: the tenant of the job; empty where unknown.
+        check: id of the check that created the job; empty for a job without a check.
+        network: network that the job fine-tunes; empty for pretraining.
+        request_id: id of the request that created the job; empty if unknown.
+        tenant: tenant of the job; empty if unknown.
     """
 
     check: str = ""
@@ -71,9 +71,9 @@ class Running:
 
     Attributes:
         handle: None until it is known.
-        message: the cause of waiting and the remedy; empty while the attempt trains.
-        reason: UPPER_SNAKE_CASE constant for the cause of waiting; empty while the attempt trains.
-        started: whether all of its processes have started; None if this cannot be determined now.
+        message: why the attempt waits, and the remedy; empty while the attempt trains.
+        reason: why the attempt waits, as an UPPER_SNAKE_CASE constant; empty while the attempt trains.
+        started: whether all processes of the attempt have started; None if this is currently unknown.
     """
 
     handle: Handle | None
@@ -87,11 +87,12 @@ class Exited:
     """State of an attempt without a living process.
 
     Attributes:
-        exit_code: as in a shell (128 + signal); None if the end was not observed, for example because the orchestrator
-            restarted.
-        message: the platform's report and the remedy; empty if the exit code is sufficient.
-        cause: `platform` if its machine was removed; `memory` if the platform reports that it exceeded its memory;
-            `limit` if another attempt would reach the same limit again; `exit` if only the exit code shows the cause.
+        exit_code: exit code as in a shell (128 + signal). None if the end was not observed, for example because the
+            orchestrator restarted.
+        message: what the platform reported, and the remedy; empty if the exit code is sufficient.
+        cause: `platform` if the machine of the attempt was removed. `memory` if the platform reports that the attempt
+            exceeded its memory limit. `limit` if another attempt would reach the same limit again. `exit` if only the
+            exit code shows the cause.
     """
 
     exit_code: int | None
@@ -100,7 +101,7 @@ class Exited:
 
 
 class Launcher(Protocol):
-    """Runs at most one process (or pod group) per job, whatever happens to the orchestrator.
+    """Runs at most one process (or group of pods) per job, even if the orchestrator is killed.
 
     `attempt` counts from 1. The repository increments it before each start, so a job and an attempt identify one start.
     """
@@ -114,37 +115,37 @@ class Launcher(Protocol):
         *,
         origin: Origin = UNKNOWN_ORIGIN,
     ) -> Running:
-        """Starts this attempt, or returns its process if it runs already.
+        """Starts this attempt. If the attempt already runs, returns its process.
 
         Args:
             job: name of the job, unique across tenants.
             attempt: number of the attempt.
             spec_uri: argument of the process.
-            confirm: called when all orchestrators can see this attempt, before its process runs. If it raises, no
-                process is started.
-            origin: where the job comes from; for platforms with labels.
+            confirm: function to call after all orchestrators can see this attempt and before its process runs. If the
+                function raises an error, no process is started.
+            origin: origin of the job, for platforms that have labels.
 
         Raises:
-            LeaseLost: this orchestrator no longer leads.
+            LeaseLost: this orchestrator is no longer the leader.
             Conflict: the name is taken by an object of another job.
-            Unavailable: nothing was started; the same call may succeed later.
+            Unavailable: no process was started. The same call may succeed later.
         """
 
     def observe(self, job: str, attempt: int, handle: Handle | None) -> Running | Exited:
-        """Returns whether this attempt is alive; works without a handle too.
+        """Returns the state of this attempt. Does not need a handle.
 
         Raises:
-            Unavailable: this cannot be determined now.
+            Unavailable: the state is currently unknown.
         """
 
     def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
-        """Asks the attempt to write a checkpoint and end, or kills it; returns without waiting."""
+        """Asks the attempt to write a checkpoint and end, or kills it. Does not wait until it ends."""
 
     def log_command(self, job: str, attempt: int) -> str:
-        """Returns the shell command that shows the log of an attempt; does not check that the log exists."""
+        """Returns the shell command that shows the log of an attempt. Does not check whether the log exists."""
 
     def close(self) -> None:
-        """Releases the resources of the launcher; jobs continue."""
+        """Releases the resources of the launcher. Its jobs continue to run."""
 
 
 def classify(exit_code: int | None, cause: Cause = "exit") -> Outcome:

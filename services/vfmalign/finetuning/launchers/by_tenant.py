@@ -1,4 +1,4 @@
-"""The launcher from the view of one tenant: the jobs of two tenants may have the same id."""
+"""Launcher for the jobs of one tenant. The jobs of two tenants may have the same id."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vfmalign.finetuning.launchers.base import (
 
 @dataclass(frozen=True)
 class TenantLauncher:
-    """Calls a launcher with names that are unique among the jobs of all tenants.
+    """Passes calls on to a launcher, with job names that are unique among all tenants.
 
     Attributes:
-        launcher: runs the jobs of all tenants.
-        tenant: the tenant of these jobs. Jobs of the tenant `default` are named by their id only.
+        launcher: launcher that runs the jobs of all tenants.
+        tenant: the tenant of these jobs. The name of a job of the tenant `default` is its id.
     """
 
     launcher: Launcher

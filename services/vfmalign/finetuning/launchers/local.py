@@ -1,13 +1,13 @@
-"""Launcher for a single machine: jobs are subprocesses, at most one per job, even if the orchestrator is killed.
+"""Launcher for a single machine: each job has at most one subprocess, even if the orchestrator is killed.
 
 A kernel lock decides whether a job is alive: `flock` on `<lock dir>/<id>.lock`. The child process inherits the file
-descriptor, and the kernel holds the lock as long as any process of the job lives. An orchestrator that is killed
-between starting and recording a process therefore cannot start a second one. Pid and start time are recorded only to
-know which process to signal: a pid alone may have been reused. The number of the attempt is not needed, because a job
-has one process at a time.
+descriptor of the lock. The kernel keeps the lock until all processes of the job have ended. If an orchestrator is
+killed after it started a process and before it recorded the process, its successor therefore cannot start a second one.
+The pid and the start time identify the process that receives signals. The pid is not sufficient, because it may have
+been reused. The lock does not need the number of the attempt, because a job has one process at a time.
 
-All orchestrators of a database on this machine must find the same lock, whatever their state directory and environment.
-The folder of the locks is therefore fixed: `/tmp/vfmalign-<user id>/<scope of the database>`.
+On one machine, all orchestrators of a database must find the same lock, even if their state directories and
+environments differ. The path of the lock folder is therefore fixed: `/tmp/vfmalign-<user id>/<scope of the database>`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LOCK_VARIABLE = "VFMALIGN_JOB_LOCK"
 
 
 def get_lock_dir(scope: str) -> Path:
-    """Returns the folder of the locks of one database's jobs, below a private folder of this user.
+    """Returns the lock folder for the jobs of one database. It is inside a private folder of this user.
 
     Raises:
         Unavailable: the private folder belongs to another user, or other users may access it.
@@ -64,9 +64,9 @@ class LocalLauncher:
     """Launcher for a single machine.
 
     Args:
-        command: program and arguments; the URI of the spec is appended.
-        lock_dir: folder of the locks, which all orchestrators of a database share.
-        log_dir: folder of the logs, one `<id>.log` per job for all attempts.
+        command: program and arguments. The URI of the job's spec is appended.
+        lock_dir: folder of the locks. All orchestrators of a database share this folder.
+        log_dir: folder of the logs. All attempts of a job write to the same file `<id>.log`.
     """
 
     def __init__(self, command: Sequence[str], lock_dir: Path, log_dir: Path) -> None:
@@ -137,7 +137,7 @@ class LocalLauncher:
         return Running(handle)
 
     def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
-        """Sends SIGTERM to the main process, which then writes a checkpoint, or SIGKILL to its process group."""
+        """Sends SIGTERM to the main process, so that it writes a checkpoint, or SIGKILL to its process group."""
         if not self._locked(job):
             return
         if handle is None or not _alive(handle):
@@ -151,11 +151,11 @@ class LocalLauncher:
                 os.kill(handle["pid"], signal.SIGTERM)
 
     def log_command(self, job: str, attempt: int) -> str:
-        """Returns the command that shows the end of the job's log, which holds all attempts."""
+        """Returns the command that shows the end of the job's log. This log contains the output of all attempts."""
         return shlex.join(["tail", "-n", "200", str(self._log_path(job))])
 
     def close(self) -> None:
-        """Does nothing, because the processes of the jobs hold the locks."""
+        """Does nothing. The launcher has no resources to release, because the processes of the jobs own the locks."""
 
     def _log_path(self, job: str) -> Path:
         return self._logs / f"{job}.log"

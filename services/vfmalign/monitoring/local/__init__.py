@@ -1,1 +1,1 @@
-"""Monitors without a service: take features, return a document."""
+"""Monitors that run without a service. They take features and return a document."""

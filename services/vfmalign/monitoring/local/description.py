@@ -26,19 +26,19 @@ def describe(
     window_rows: int = 0,
     notes: Sequence[str] = (),
 ) -> DriftDocument:
-    """Describes a monitor in its current epoch. Leaves out windows, because another package computes them.
+    """Describes a monitor in its current epoch. Windows are not included: another package computes them.
 
     Args:
         monitor: the monitor.
         history: evidence of the monitor over time.
         title: name of the stream.
         reference: name of the reference.
-        layer: layer that raises the alarm.
-        stratum: kind of the strata, such as `scanner`; empty for none.
+        layer: layer whose evidence raises the alarm.
+        stratum: name of the stratum, such as `scanner`; empty if the monitor has no strata.
         channel_shifts: shifts of the last rows.
         moved_rows: number of these rows.
         window_rows: number of rows in a window.
-        notes: assumptions and limits, each one sentence.
+        notes: assumptions and limits of the monitor, one sentence each.
     """
     status, options = monitor.status, monitor.options
     uses_alpha = options.run_length is None

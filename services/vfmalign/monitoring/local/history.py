@@ -1,4 +1,4 @@
-"""Evidence over time. When there are too many points, every second point is dropped."""
+"""Evidence over time. If the history has too many points, every second point is removed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MOMENTS = ("alarm", "peak", "last")
 
 
 class History:
-    """Evidence after rows 1, 1 + s, 1 + 2·s, …, where the stride s is a power of two, and at special moments.
+    """Evidence after the rows 1, 1 + s, 1 + 2·s, …, and at special moments. The stride s is a power of two.
 
     Attributes:
-        points: row and evidence of each sequential component.
-        alarm: the moment of the alarm; None if there was none.
-        peak: the moment when the evidence was highest relative to its threshold.
+        points: points of the history. Each point has a row number and the evidence of each sequential component.
+        alarm: moment of the alarm; None if no alarm was raised.
+        peak: moment at which the evidence was highest relative to its threshold.
         last: the last moment.
         stride: number of rows between two points.
     """
@@ -35,7 +35,7 @@ class History:
         self.stride = 1
 
     def add(self, observation: Observation, log_threshold: Mapping[Component, float]) -> None:
-        """Adds an observation, if it entered the evidence."""
+        """Adds an observation to the history if the evidence includes it."""
         if observation.p_value is None:
             return
         self.last = (observation.row, tuple(observation.log_evidence[component] for component in SEQUENTIAL))
@@ -55,7 +55,7 @@ class History:
         return tuple(to_evidence_point(point) for point in sorted({point for point in kept if point is not None}))
 
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Returns the history as arrays of rows [row, evidence …]."""
+        """Returns the history as arrays. Each line of an array contains a row number and the evidence at this row."""
         named = {"points": self.points} | {name: _list(getattr(self, name)) for name in _MOMENTS}
         width = 1 + len(SEQUENTIAL)
         return {
@@ -78,13 +78,13 @@ class History:
 
 
 def to_evidence_point(point: Point) -> EvidencePoint:
-    """Returns a moment in the form for display."""
+    """Converts a moment to the format of the document."""
     row, values = point
     return EvidencePoint(row=row, log_evidence=tuple(map(finite_or_none, values)))
 
 
 def finite_or_none(value: float) -> float | None:
-    """Returns a finite value, or None, because JSON has no infinity or NaN."""
+    """Returns the value if it is finite. Returns None if it is not, because JSON has no infinity or NaN."""
     return value if math.isfinite(value) else None
 
 

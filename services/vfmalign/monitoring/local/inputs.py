@@ -1,4 +1,4 @@
-"""Rows of a reference or stream, from .npy files or from feature sets with the strata of their datasets.
+"""Reads the rows of a reference or stream from .npy files, or from feature sets with the strata of their datasets.
 
 Legend: N rows, C channels.
 """
@@ -35,16 +35,17 @@ class LocalSettings(Settings):
 
 @dataclass(frozen=True)
 class Rows:
-    """Features, with patients, strata and days of their rows.
+    """Feature rows, with the patient, stratum and day of each row.
 
     Attributes:
-        layers: (N, C) by name, the primary layer first; the name of an array is empty.
+        layers: maps the name of each layer to its features (N, C). The primary layer is first. Features from .npy files
+            have an empty name.
         observations: id of each row, unique among the rows of a stream.
         patients: patient of each row.
-        strata: stratum of each row, empty if it is unknown; None without strata.
+        strata: stratum of each row, which is empty if it is unknown; None if the rows have no strata.
         days: day of each row; None if the days are unknown.
         title: name of the source.
-        origin: origin of the features, for feature sets; None for arrays.
+        origin: origin of the features of feature sets; None for .npy files.
         notes: assumptions about the rows.
     """
 
@@ -66,13 +67,13 @@ def read_rows(sources: Sequence[str], table: str, by: str, name: str, *, needs_d
 
     Args:
         sources: .npy files, or feature sets.
-        table: CSV file of the rows of .npy files; empty for none.
+        table: CSV file that describes the rows of the .npy files; empty if there is none.
         by: stratum; empty for none.
         name: `reference` or `streams`, for errors.
         needs_days: whether the day of each row is required.
 
     Raises:
-        VfmalignError: a source cannot be read, or the sources do not fit together.
+        VfmalignError: a source cannot be read, or the sources contradict each other.
     """
     are_files = {source.endswith(NPY) for source in sources}
     if len(are_files) > 1:

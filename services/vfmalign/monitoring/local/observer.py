@@ -38,11 +38,11 @@ def observe(request: DriftRequest, report: Report, announce: Announce) -> tuple[
 
     Args:
         request: inputs and options.
-        report: called with the number of observed rows and the number of all rows.
-        announce: called with the observation that raises the alarm, and the logarithm of each threshold.
+        report: function that receives the number of observed rows and the number of all rows.
+        announce: function that receives the observation that raises the alarm, and the logarithm of each threshold.
 
     Returns:
-        The document without windows, and the comparisons of its windows.
+        The document without its windows, and the comparisons for these windows.
 
     Raises:
         VfmalignError: an input cannot be read or used.

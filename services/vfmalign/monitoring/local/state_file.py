@@ -1,8 +1,8 @@
-"""State file from which a stream is continued: the exact state of the monitor, and its observations.
+"""State file: the exact state of a monitor and its observations. A later run can continue the stream from it.
 
-It begins with its version and the digest of the rest, so that a damaged file is rejected before it is parsed. It stores
-standardised features of up to 20,000 rows, 64-bit digests of patients, digests of observations, and the ids of the most
-extreme observations.
+A state file begins with its version and a digest of its other content, so that a damaged file is rejected before it is
+parsed. The file contains standardised features of up to 20,000 rows, 64-bit digests of patients, digests of
+observations, and the ids of the most extreme observations.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _UNREADABLE = (
 
 @dataclass
 class ObservedRows:
-    """Recorded observations: for the digest of each id, the digest of the features and the number of the row.
+    """Recorded observations. Each entry has the digest of the id, the digest of the features and the row number.
 
     Attributes:
         features: digest of the features.
-        rows: number of the row in the epoch, from 1; 0 if the observation did not enter the evidence.
+        rows: number of each row in the epoch, starting at 1; 0 if the evidence does not include the observation.
     """
 
     features: dict[int, int] = field(default_factory=dict)
@@ -75,12 +75,12 @@ class DriftState:
 
 
 def get_digest(data: bytes) -> int:
-    """Returns 64 bits of the digest of some bytes."""
+    """Returns the digest of some bytes, truncated to 64 bits."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def write_state(path: Path, state: DriftState) -> None:
-    """Replaces the file atomically; only its owner may read it.
+    """Replaces the file atomically. Only the owner of the file may read it.
 
     Raises:
         BadOption: the file cannot be written.
@@ -113,7 +113,7 @@ def read_state(path: Path) -> DriftState | None:
     """Returns the state in a file, or None if there is no file.
 
     Raises:
-        InvalidInput: the file is damaged, or is not a state of this version.
+        InvalidInput: the file is damaged, or its format is not that of this version.
     """
     try:
         data = read_regular_file(path, MAX_STATE_BYTES)

@@ -1,8 +1,8 @@
 """Selects the rows that MMD² compares.
 
-A window contains rows of the stream that entered the evidence. It is compared with a reference of one row per patient.
-Every third row of this reference determines scale and bandwidth, and only the other rows are compared, so that the
-permutation test is exact.
+A window contains consecutive rows of the stream that are part of the evidence. MMD² compares these rows with a
+reference that has one row per patient. Every third row of this reference determines the scale and the bandwidth. Only
+its other rows are compared, so the permutation test is exact.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ MAX_WINDOWS = 12
 
 @dataclass(frozen=True)
 class Entered:
-    """Rows of the stream that entered the evidence, in the order of their numbers.
+    """Rows of the stream that are part of the evidence, in ascending order of their numbers.
 
     Attributes:
         places: index of each row in the features.
-        numbers: number of each row in the epoch, from 1.
-        strata: stratum of each row; None without strata.
+        numbers: number of each row in the epoch, starting at 1.
+        strata: stratum of each row; None if the monitor has no strata.
     """
 
     places: Sequence[int]
@@ -35,9 +35,10 @@ class Entered:
 
 
 def choose_windows(rows: int, width: int) -> list[range]:
-    """Returns the positions of windows of `width` rows: one at the end, the others at equal distances before it.
+    """Returns the positions of windows of `width` rows. The last window is at the end; all distances are equal.
 
-    Windows do not overlap, and there are at most `MAX_WINDOWS`. A stream shorter than a window is one window.
+    Windows do not overlap, and there are at most `MAX_WINDOWS`. If the stream is shorter than a window, it is one
+    window.
     """
     if not width or not rows:
         return []
@@ -48,13 +49,13 @@ def choose_windows(rows: int, width: int) -> list[range]:
 
 
 def list_comparisons(reference: Rows, stream: Rows, entered: Entered, width: int) -> list[WindowComparison]:
-    """Returns the comparisons of all windows, and of the last rows of each stratum.
+    """Returns the comparisons for all windows and for the last rows of each stratum.
 
     Args:
         reference: rows of the reference.
         stream: rows of the stream.
-        entered: rows of the stream that entered the evidence.
-        width: number of rows in a window; 0 for no windows.
+        entered: rows of the stream that are part of the evidence.
+        width: number of rows in a window; 0 if no windows are wanted.
     """
     if not width:
         return []

@@ -1,11 +1,12 @@
-"""Sequential tests for drift, valid at every look: they take arrays and return evidence.
+"""Sequential tests for drift. They take arrays and return evidence, which you may look at as often as you want.
 
-`Monitor` is the entry point. Rows enter one after the other. Each row updates four pieces of evidence that the rows no
-longer follow the distribution of the reference. `references` prepares the reference; `row_scores`, `block_scores` and
-`strata` rank rows within one stratum; `betting` turns ranks into evidence, `thresholds` decides when the evidence
-suffices for an alarm, and `state` stores a monitor exactly. `channels` describes which channels moved.
+`Monitor` is the entry point. A monitor observes one row after the other. Each row updates four measures of the evidence
+that rows no longer follow the distribution of the reference. `references` prepares the reference. `row_scores`,
+`block_scores` and `strata` rank rows within one stratum. `betting` converts ranks to evidence. `thresholds` decides
+whether the evidence is sufficient for an alarm. `state` stores the exact state of a monitor. `channels` describes which
+channels moved.
 
-docs/monitoring-mathematics.md derives the guarantee and names the function of each step.
+docs/monitoring-mathematics.md derives the guarantee and names the function that implements each step.
 """
 
 from vfmalign.monitoring.sequential.channels import ChannelShift, get_channel_shifts

@@ -1,9 +1,10 @@
-"""Evidence from the cells in which p-values lie: test martingales and Shiryaev–Roberts statistics.
+"""Converts the cells in which p-values lie to evidence: test martingales and Shiryaev–Roberts statistics.
 
-A bet turns a cell into the mean of θ·u^(θ − 1) over the cell. The integral of this function over [0, 1] is 1: small
-p-values multiply the stake, others shrink it (Vovk et al., COPA 2021). Each statistic combines the bets of all θ. If
-unusually small scores also count, the statistic includes bets on the mirrored cell. A statistic has K streams of cells,
-one per channel, which advance together; K is 1 for rows and blocks.
+The value of a bet on a cell is the mean of θ·u^(θ − 1) over the cell. The integral of this function over [0, 1] is 1.
+Small p-values increase the stake, and large p-values reduce it (Vovk et al., COPA 2021). Each statistic combines the
+bets of all θ. If unusually small scores also count as drift, the statistic includes bets on the mirrored cell. A
+statistic has K streams of cells, which receive their next cells together. There is one stream per channel; for rows and
+blocks, K is 1.
 
 Legend: S bets, E schedules, K streams.
 """
@@ -28,9 +29,9 @@ _LARGEST_EXPONENT = 256
 
 
 def get_bets(lower: ArrayLike, upper: ArrayLike, *, mirrored: bool, thetas: Array = THETAS) -> Array:
-    """Returns the means [S, K] of θ·u^(θ − 1), for each θ, over one cell or K cells from `lower` to `upper`.
+    """Returns the mean [S, K] of θ·u^(θ − 1) for each θ, over one cell or K cells from `lower` to `upper`.
 
-    If `mirrored`, the means over the mirrored cells follow the others.
+    If `mirrored` is true, the means over the mirrored cells are appended.
     """
     lower_K, upper_K = np.atleast_1d(lower), np.atleast_1d(upper)
     bets = _get_means(lower_K, upper_K, thetas)
@@ -45,23 +46,23 @@ def _get_means(lower_K: Array, upper_K: Array, thetas: Array) -> Array:
 
 
 def get_shares(cells: int) -> Array:
-    """Returns, for each schedule, the share of its reserve that the schedule stakes at cell number `cells`, from 0."""
+    """Returns the share of its reserve that each schedule stakes at cell number `cells`, counted from 0."""
     slow = 1.0 - math.sqrt((SLOW_SCHEDULE + cells) / (SLOW_SCHEDULE + cells + 1.0))
     return np.array([*CONSTANT_SHARES, slow])
 
 
 class Martingale:
-    """Mixture of bets that begin at every cell, by four schedules. Each of K streams has its own mixture.
+    """Mixture of bets. Four schedules start new bets at every cell. Each of K streams has its own mixture.
 
-    Each schedule has a reserve σ, which is 1 at first. At each cell, it stakes a share η of σ, divided equally among
-    the S bets: a ← (a + σ·η/S)·b, σ ← σ·(1 − η). The martingale is the mean of σ + Σ a over the schedules. It is 1 at
-    first, and its expectation stays 1 without drift.
+    The reserve σ of each schedule is 1 at first. At each cell, it stakes a share η of σ, divided equally among the S
+    bets: a ← (a + σ·η/S)·b, σ ← σ·(1 − η). The martingale is the mean of σ + Σ a over the schedules. It is 1 at first,
+    and its expectation stays 1 without drift.
 
     Attributes:
-        cells: number of cells of each stream so far.
+        cells: number of cells that each stream has received.
         reserve_E: σ of each schedule, divided by 2^exponent.
         stakes_ESK: a of each schedule, bet and stream, divided by 2^exponent.
-        exponent: keeps the numbers in the range of float64.
+        exponent: common exponent that keeps the stored numbers in the range of float64.
     """
 
     def __init__(self, bets: int, streams: int = 1) -> None:
@@ -74,7 +75,7 @@ class Martingale:
 
     @property
     def log_value(self) -> float:
-        """Natural logarithm of the largest martingale."""
+        """Natural logarithm of the largest martingale of all streams."""
         return math.log(self._get_scaled_value()) + self.exponent * math.log(2.0)
 
     def update(self, bets_SK: Array) -> None:
@@ -99,7 +100,7 @@ class Martingale:
 
 
 class ShiryaevRoberts:
-    """Sum of the product of the bets since each possible moment of change; one sum for each of K streams.
+    """For each of K streams: the sum over all possible moments of change of the product of all bets since that moment.
 
     R_θ ← (1 + R_θ)·b_θ; the statistic is w·mean R_θ, where w is the number of rows per cell. Without drift, its
     expectation is the number of rows so far.
@@ -114,7 +115,7 @@ class ShiryaevRoberts:
 
     @property
     def log_value(self) -> float:
-        """Natural logarithm of the largest statistic; −∞ before the first cell."""
+        """Natural logarithm of the largest statistic of all streams; −∞ before the first cell."""
         largest = float(self.log_R_SK.max())
         if largest == -math.inf:
             return largest

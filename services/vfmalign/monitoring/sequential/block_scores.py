@@ -1,19 +1,19 @@
 """Scores of blocks of 4 and 16 rows of a stratum, which detect shifts that are too small to show in single rows.
 
-Consecutive rows of a block lie apart in their stratum: by 16 rows in a block of 4, and by 8 rows in a block of 16. If a
-scanner works in sessions, neighbours resemble each other, and a block of neighbours would stand out among random
-subsets even without drift. Rows at this distance form a *lane*, and a lane is divided into blocks. The lanes begin one
-after the other, so their blocks also end one after the other.
+Consecutive rows of a block are not neighbours in their stratum. Their distance is 16 rows in a block of 4, and 8 rows
+in a block of 16. If a scanner works in sessions, neighbours resemble each other. A block of neighbours would then
+differ from random subsets even without drift. Rows at this distance form a *lane*. Each lane is divided into blocks.
+The lanes do not begin at the same row, so their blocks do not end at the same row.
 
 A block S is scored by its MMD² to the scoring rows and the pool, up to a term that is equal for all subsets:
 
     T(S) = mean k over S × S − 2 · mean k over S × (scoring rows ∪ pool)
 
-and ranked among B = 999 random subsets of the pool, which contains the block. The pool is drawn from a bag: the
-calibration rows of the stratum and the rows of its earlier blocks of this width. A pool starts with the whole bag, or
-with 256 random rows of a larger bag. Later blocks are added to the pool. After 64 added rows, a new pool is drawn.
-Without drift, the block is a uniform subset of the pool, like the random ones. The cost of a row does not grow with the
-bag.
+The score is ranked among the scores of B = 999 random subsets of the pool. The pool contains the block. The pool is
+drawn from a bag. The bag contains the calibration rows of the stratum and the rows of its earlier blocks of this width.
+A pool starts with all rows of the bag, or with 256 random rows if the bag is larger. Later blocks are added to the
+pool. After 64 added rows, a new pool is drawn. Without drift, the block is a uniform random subset of the pool, like
+the other subsets. The cost of a row does not grow with the bag.
 
 Legend: D channels, N rows of a stratum, P rows of the pool, R new rows, W rows of a block, B subsets.
 """
@@ -42,10 +42,10 @@ LAST_ROW = 20_000
 
 
 def get_block(row: int, width: int, spacing: int) -> NDArray[np.intp] | None:
-    """Returns the rows of the block that a row completes, in ascending order; None if the row completes no block.
+    """Returns the rows of the block that a row completes, in ascending order. None if the row completes no block.
 
     Args:
-        row: its number in the stratum, from 0.
+        row: number of the row in the stratum, starting at 0.
         width: rows of a block.
         spacing: number of lanes.
     """
@@ -59,14 +59,15 @@ def get_block(row: int, width: int, spacing: int) -> NDArray[np.intp] | None:
 
 @dataclass
 class Pool:
-    """Rows that blocks are compared with.
+    """Pool of rows from which the random subsets for comparison with a block are drawn.
 
     Attributes:
         size: rows so far.
         room: maximum number of rows.
-        row_P: index of each row among the stratum's rows, calibration first; the first `size` entries are set.
+        row_P: index of each row of the pool in the list of the stratum's rows, where calibration rows come first. Only
+            the first `size` entries are used.
         z_PD: standardised rows.
-        kernel_PP: kernel values between the rows.
+        kernel_PP: kernel values between the rows of the pool.
         sums_P: sum of each row's kernel values with the scoring rows and the pool.
     """
 
@@ -108,17 +109,17 @@ class Pool:
 
 
 class BlockRanks:
-    """The rows of a stratum in an epoch. Computes the cell of each block that these rows complete.
+    """The rows of a stratum in an epoch. They compute the cell of each block that they complete.
 
     Args:
         scorer: scorer of the reference.
         z_ND: standardised calibration rows of the stratum.
         scoring_sums_N: sum of each row's kernel values with the scoring rows.
-        rows: number of rows at the end of `z_ND` that are rows of the stream; used to restore a state.
+        rows: number of rows at the end of `z_ND` that are rows of the stream. Only a restored state has such rows.
 
     Attributes:
         calibration: number of calibration rows.
-        rows: rows of the stream so far.
+        rows: number of rows of the stream up to now.
         pools: current pools by width.
     """
 
@@ -135,16 +136,16 @@ class BlockRanks:
 
     @property
     def stored_rows(self) -> tuple[Array, Array]:
-        """Standardised rows, calibration first, and their sums of kernel values with the scoring rows."""
+        """Standardised rows (calibration rows first), and the sum of each row's kernel values with the scoring rows."""
         return self._z_ND[: self._size], self._sums_N[: self._size]
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the rows, including reserved space, and of the pools, in bytes."""
+        """Memory of the pools and of the rows in bytes, including reserved space."""
         return self._z_ND.nbytes + sum(pool.z_PD.nbytes + pool.kernel_PP.nbytes for pool in self.pools.values())
 
     def add(self, z_D: Array, scoring_sum: float, draws: Draws, number: int) -> dict[Purpose, Cell]:
-        """Adds the next row of the stratum and returns the cells of the blocks that it completes, by their width.
+        """Adds the next row of the stratum. Maps the width of each block that this row completes to the block's cell.
 
         Args:
             z_D: standardised row.

@@ -1,4 +1,4 @@
-"""Describes which channels moved, without test or interval.
+"""Describes which channels moved. Computes no test and no interval.
 
 Legend: N rows, D channels.
 """
@@ -21,7 +21,7 @@ class ChannelShift:
     Attributes:
         channel: index.
         shift_sd: mean of the rows minus mean of the calibration rows, in standard deviations of the reference.
-        share: shift² divided by its sum over all channels, in [0, 1].
+        share: shift² of the channel divided by the sum of shift² over all channels, in [0, 1].
     """
 
     channel: int
@@ -30,15 +30,15 @@ class ChannelShift:
 
 
 def get_channel_shifts(reference: Reference, rows_ND: ArrayLike, top: int = 10) -> list[ChannelShift]:
-    """Returns the channels with the largest shares of the shift of the mean, largest first.
+    """Returns the channels with the largest shares of the shift of the mean, in descending order of the share.
 
     Args:
         reference: reference of the epoch.
-        rows_ND: rows, such as the last rows of the stream; rows that are not finite are left out.
+        rows_ND: rows, such as the last rows of the stream. Rows with values that are not finite are left out.
         top: number of channels.
 
     Raises:
-        BadTensor: no row is finite, or the number of channels differs from the reference.
+        BadTensor: no row is finite, or the number of channels is not that of the reference.
     """
     rows_ND = check_rows(rows_ND, "rows")
     channels = len(reference.scorer.mean_D)

@@ -1,7 +1,7 @@
 """Random numbers that depend only on the seed, the epoch, their purpose and a number.
 
-They come from the counter-based generator Philox (Salmon et al., SC 2011). Its raw output is used, because it is the
-same in every version of numpy. A monitor therefore continues after a restart with the same draws.
+They come from the counter-based generator Philox (Salmon et al., SC 2011). The raw output of this generator is used,
+because it is the same in all versions of numpy. After a restart, a monitor therefore continues with the same draws.
 
 Legend: B subsets, W rows of a subset.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 class Purpose(IntEnum):
-    """Purpose of random numbers. Blocks of w rows have the purpose w, and their pools `POOL` + w."""
+    """Purpose of random numbers. It is w for blocks of w rows, and `POOL` + w for the pools of such blocks."""
 
     SPLIT = 1
     TIES = 2
@@ -33,7 +33,7 @@ class Draws:
 
     Attributes:
         seed: seed of the monitor, 0 to 2⁶³ − 1.
-        epoch: number of the epoch, from 1.
+        epoch: number of the epoch, starting at 1.
     """
 
     seed: int
@@ -54,7 +54,7 @@ class Draws:
 
 
 def choose_subset(uniforms: NDArray[np.float64], size: int) -> NDArray[np.intp]:
-    """Returns the sorted indices of the `size` smallest numbers: a uniform subset of all indices."""
+    """Returns the sorted indices of the `size` smallest numbers, which are a uniform random subset of all indices."""
     if size >= len(uniforms):
         return np.arange(len(uniforms))
     return np.sort(np.argpartition(uniforms, size)[:size])

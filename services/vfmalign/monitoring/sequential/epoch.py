@@ -1,4 +1,4 @@
-"""One epoch of a monitor: a reference, the rows since its start, and their evidence."""
+"""One epoch of a monitor: the reference, the rows since the epoch began, and their evidence."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ class Epoch:
         draws: random numbers of the epoch.
         start: why it began.
         reference: prepared reference.
-        by_run_length: whether the evidence is the statistic for a run length instead of the one for α.
+        by_run_length: whether the alarm is set by a run length and not by α. The evidence is then the statistic for a
+            run length.
 
     Attributes:
         evidence: evidence of the sequential components.
         first_p_value: p-value of the test of the first rows; None before the test.
-        rows: number of rows that entered.
-        alarm: the first alarm; the monitor sets it.
+        rows: number of rows that are part of the evidence.
+        alarm: first alarm of the epoch. The monitor sets this attribute.
         extreme_rows: a heap of the most extreme rows.
     """
 
@@ -69,14 +70,14 @@ class Epoch:
         return self.rows < LAST_ROW
 
     def count_strata(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Returns, by stratum, the numbers of calibration rows and of rows of the epoch; empty without strata."""
+        """Maps each stratum to its numbers of calibration rows and of rows in the epoch. Empty without strata."""
         if not self.reference.is_stratified:
             return {}, {}
         return dict(Counter(self.reference.strata)), {name: one.rows for name, one in self.strata.items()}
 
     @property
     def memory_bytes(self) -> int:
-        """Approximate memory of the rows and counts, in bytes."""
+        """Approximate memory that the rows and the counts need, in bytes."""
         strata = self.strata.values()
         blocks = sum(one.blocks.memory_bytes for one in strata if one.blocks is not None)
         return blocks + sum(one.channels.counts_DT.nbytes for one in strata)
@@ -106,7 +107,7 @@ class Epoch:
         return cell.upper
 
     def compare_first(self, level: float) -> None:
-        """Compares the rows so far with the calibration rows, once; see `first_rows`."""
+        """Compares the first rows of the stream with the calibration rows; see `first_rows`. Runs only once."""
         self.first_p_value = get_first_p_value(self.reference.scorer, self.strata, self.draws, level)
 
     def _get_stratum(self, name: str) -> Stratum:

@@ -1,16 +1,16 @@
-"""Permutation test of whether the first rows of a stream look like the reference.
+"""Permutation test that compares the first rows of a stream with the reference.
 
-If a stream differs from the reference from its first row on, its rows are soon ranked mostly among its own rows, and
-the sequential evidence shows little drift. This test compares the first N rows at once with the calibration rows. Its
-statistic is
+If a stream differs from the reference from the first row on, its rows are soon ranked mostly among other rows of the
+stream. The sequential evidence then shows little drift. This test compares the first N rows together with the
+calibration rows. Its statistic is
 
     S(w) = Σ w_i · w_j · k(x_i, x_j),    w_i = z_i − (mean of z over the rows of the stratum of i),
 
 where z_i is 1 for a row of the stream and 0 for a calibration row. This is the squared length of the sum over strata of
-n·m/(n + m) times the difference of the mean embeddings. A difference between strata cancels, and the same change in all
-strata adds up. Without strata, S is MMD² times a constant. The labels z are permuted within strata. The test is
-therefore exact under the same condition as the other evidence: the rows of a stratum are exchangeable with its
-calibration rows. The order in which the scanners worked does not matter.
+n·m/(n + m) times the difference of the mean embeddings. A difference between strata cancels out. If all strata change
+in the same way, these changes add up. Without strata, S is MMD² times a constant. The labels z are permuted within
+strata. The test is therefore exact under the same condition as the other evidence: the rows of a stratum must be
+exchangeable with its calibration rows. The order of the scanners in the stream does not matter.
 
 Legend: N rows, D channels, B permutations.
 """
@@ -37,13 +37,13 @@ Array = NDArray[np.float64]
 
 
 def get_first_p_value(scorer: RowScorer, strata: Mapping[str, Stratum], draws: Draws, level: float) -> float:
-    """Returns the p-value of all rows of the stream so far (at most 20,000).
+    """Returns the p-value for all rows that the stream has had up to now (at most 20,000).
 
     Args:
         scorer: scorer of the reference.
         strata: strata by name.
         draws: random numbers of the epoch.
-        level: level at which the test rejects; it determines the number of permutations.
+        level: level at which the test rejects. The level determines the number of permutations.
     """
     z_ND, is_stream_N, stratum_N = _collect_rows(strata, draws)
     sizes_S = np.bincount(stratum_N, minlength=len(strata))

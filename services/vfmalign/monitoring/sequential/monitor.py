@@ -1,4 +1,4 @@
-"""A monitor of one layer: takes observations, returns evidence and alarms."""
+"""A monitor of one layer. It takes observations and returns evidence and alarms."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Monitor:
 
     Without drift, and if patients are exchangeable with the patients of the reference, the probability that any epoch
     with a guarantee ever raises an alarm is at most α (docs/monitoring-mathematics.md). The result does not depend on
-    the division of observations into calls.
+    how the observations are divided into calls.
 
     Args:
-        options: fixed for the life of the monitor.
-        rows_ND: features of the first reference; only the first row of each patient is kept.
+        options: options of the monitor, which never change.
+        rows_ND: features of the first reference. Only the first row of each patient is used.
         patients: patient of each row.
         strata: stratum of each row, such as the scanner; empty if it is unknown.
 
@@ -95,16 +95,16 @@ class Monitor:
     def start_epoch(
         self, start: EpochStart, rows_ND: ArrayLike, patients: Sequence[str], strata: Sequence[str] | None = None
     ) -> None:
-        """Begins a new epoch with a new reference. The evidence starts over, with the epoch's share of α.
+        """Begins a new epoch with a new reference. The evidence is reset. The new epoch uses its own share of α.
 
         Args:
             start: why it begins. `EpochStart.RESET` has no guarantee.
-            rows_ND: features of the reference, as for the first reference.
+            rows_ND: features of the new reference. Only the first row of each patient is used.
             patients: patient of each row.
             strata: stratum of each row.
 
         Raises:
-            InvalidInput: the guarantee would not hold; see `begin_epoch`.
+            InvalidInput: the guarantee of the monitor would not hold; see `begin_epoch`.
             BadTensor, InvalidInput: the reference cannot be used.
         """
         number = self.epoch.draws.epoch + 1
@@ -114,9 +114,9 @@ class Monitor:
         """Begins an epoch that was prepared with `prepare_epoch`; see `start_epoch`.
 
         Raises:
-            InvalidInput: an earlier epoch has seen a patient of the reference. This applies to
-                `EpochStart.UNSEEN_REFERENCE`, and to `EpochStart.FIXED` after an epoch that the rows may have caused.
-                The monitor is unchanged.
+            InvalidInput: an earlier epoch has seen a patient of the reference. This is an error for
+                `EpochStart.UNSEEN_REFERENCE`. It is also an error for `EpochStart.FIXED` after an epoch whose start the
+                rows may have caused. The monitor is unchanged.
         """
         patients = epoch.reference.patients
         if seen := self._count_seen(epoch.start, patients):
@@ -137,18 +137,19 @@ class Monitor:
         strata: Sequence[str] | None = None,
         days: Sequence[int] | None = None,
     ) -> list[Observation]:
-        """Processes observations in the order of their arrival, and returns the result of each.
+        """Processes observations in the order of their arrival. Returns one result per observation.
 
         Args:
             rows_ND: features.
-            observations: id of each row; callers must not repeat an id.
+            observations: id of each row. Callers must never repeat an id.
             patients: patient of each row.
             strata: stratum of each row; empty if it is unknown.
-            days: day of each row, as a number of days since any fixed day; required with `patient_window_days`.
+            days: day of each row, counted from any fixed day. Required if `patient_window_days` is set.
 
         Raises:
             BadTensor: the number of channels differs from the reference. No observation is taken.
-            InvalidInput: the number of ids, patients, strata or days is not the number of rows, or days are missing.
+            InvalidInput: the number of ids, patients, strata or days differs from the number of rows, or required days
+                are missing.
         """
         rows_ND = check_rows(rows_ND, "rows")
         channels = len(self.reference.scorer.mean_D)
@@ -230,11 +231,11 @@ def prepare_epoch(
     *,
     strata: Sequence[str] | None = None,
 ) -> Epoch:
-    """Prepares an epoch without its monitor, because preparing a reference is slow.
+    """Prepares an epoch without access to its monitor. Preparing a reference is slow.
 
     Args:
         options: options of the monitor.
-        number: number of the epoch, from 1.
+        number: number of the epoch, starting at 1.
         start: why it begins.
         rows_ND: features of the reference.
         patients: patient of each row.

@@ -1,4 +1,4 @@
-"""Decides which observations may enter the evidence: one per patient, and none of the reference's patients."""
+"""Decides which observations the evidence includes: one per patient, and none of patients of the reference."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _RECENT_PATIENTS = 4096
 
 
 class PatientRegister:
-    """The patients that have entered the evidence, at 16 bytes each, and the patients of the references.
+    """Patients that the evidence includes (16 bytes per patient), and patients of the references.
 
     Args:
-        window_days: days after which a patient may enter again; None for never.
-        digests: digests of the patients that have entered, in ascending order.
+        window_days: number of days after which the evidence may include the same patient again; None for never.
+        digests: digests of the patients that the evidence includes, in ascending order.
         days: day on which each patient last entered.
-        reference: digests of the patients of all references so far.
+        reference: digests of the patients of the current and all earlier references.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PatientRegister:
         self.reference = reference
 
     def enter(self, digest: int, day: int) -> Outcome:
-        """Returns whether an observation of a patient may enter, and registers the patient if so."""
+        """Returns whether the evidence may include an observation of a patient. If it may, registers the patient."""
         if digest in self.reference:
             return Outcome.REFERENCE_PATIENT
         last = self._get_last_day(digest)
@@ -47,11 +47,11 @@ class PatientRegister:
         return Outcome.ENTERED
 
     def count_seen(self, digests: frozenset[int]) -> int:
-        """Returns how many of the patients have entered or belong to a reference."""
+        """Returns how many of the patients the evidence or a reference includes."""
         return sum(one in self.reference or self._get_last_day(one) is not None for one in digests)
 
     def to_arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Returns the digests in ascending order, and the day on which each patient last entered."""
+        """Returns the digests in ascending order, and the day of each patient's last included observation."""
         digests = np.concatenate([np.array(list(self._recent), np.uint64), self._digests])
         days = np.concatenate([np.array(list(self._recent.values()), np.int64), self._days])
         unique, first = np.unique(digests, return_index=True)  # a recent day replaces an earlier one

@@ -1,9 +1,9 @@
-"""Ranks of scores as cells of a p-value, and stored scores at 8 bytes each.
+"""Ranks of scores as cells of a p-value, and a store of scores that needs 8 bytes per score.
 
-A cell is the interval (lower, upper) that contains a conformal p-value: if `greater` of N scores (including the score
-itself) exceed a score, its cell is (greater / N, (greater + 1) / N). Equal scores are ordered at random, because the
-bound of docs/monitoring-mathematics.md requires independent ranks: a wider cell for all equal scores would show which
-earlier scores are equal to later ones.
+A cell is the interval (lower, upper) that contains a conformal p-value. If `greater` scores exceed a score, its cell is
+(greater / N, (greater + 1) / N), where N is the number of scores including the score itself. Equal scores are ordered
+at random, because the bound of docs/monitoring-mathematics.md requires independent ranks. If all equal scores shared a
+wider cell, ranks would not be independent: the cell would show which earlier scores equal later scores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RECENT_SCORES = 2048
 
 
 class Cell(NamedTuple):
-    """Interval of a p-value in [0, 1]. The p-value is small if the score is unusually large."""
+    """Interval of a p-value in [0, 1]. If a score is unusually large, its p-value is small."""
 
     lower: float
     upper: float
@@ -28,19 +28,19 @@ def get_cell(greater: int, equal: int, others: int, uniform: float) -> Cell:
     """Returns the cell of a score.
 
     Args:
-        greater: number of other scores that are greater.
-        equal: number of other scores that are equal.
+        greater: number of other scores that are greater than the score.
+        equal: number of other scores that are equal to the score.
         others: number of other scores.
-        uniform: draw in [0, 1) that orders equal scores.
+        uniform: random number in [0, 1) that decides the order of equal scores.
     """
     above = greater + int(uniform * (equal + 1))
     return Cell(above / (others + 1), (above + 1) / (others + 1))
 
 
 class SortedScores:
-    """Sorted list of scores that takes a new score in logarithmic time.
+    """Sorted list of scores with insertion in logarithmic time.
 
-    A small sorted list takes new scores and is merged into the sorted array when it is full.
+    New scores are inserted into a small sorted list. When this list is full, it is merged into a sorted array.
 
     Args:
         scores: initial scores, in any order.

@@ -9,7 +9,7 @@ from vfmalign.core.domain.errors import BadOption
 
 
 class Component(StrEnum):
-    """A piece of evidence with its own ranks."""
+    """A component of the evidence. Each component has its own ranks."""
 
     ROWS = "rows"
     BLOCKS_OF_4 = "blocks_of_4"
@@ -37,7 +37,7 @@ class Outcome(StrEnum):
 
 
 class EpochStart(StrEnum):
-    """Why an epoch begins. The reason determines whether the guarantee of the epoch holds."""
+    """Why an epoch begins. This reason determines whether the guarantee of the epoch holds."""
 
     FIXED = "fixed"
     """At a time that does not depend on the rows, such as a new model or an exchanged scanner."""
@@ -49,16 +49,17 @@ class EpochStart(StrEnum):
 
 @dataclass(frozen=True)
 class MonitorOptions:
-    """Options of a monitor, fixed before its first row.
+    """Options of a monitor. They are fixed before its first row.
 
     Attributes:
-        alpha: largest probability of ever raising an alarm without drift, in (0, 0.5].
-        run_length: number of rows A, 100 to 10⁹, instead of α. Without drift, an epoch raises an alarm within T rows
-            with a probability of at most T/A. The first alarm therefore comes after A/2 or more rows on average.
-        patient_window_days: days after which a patient may enter again; None for never.
+        alpha: maximum probability that the monitor ever raises an alarm without drift, in (0, 0.5].
+        run_length: number of rows A that replaces α, 100 to 10⁹. Without drift, an epoch raises an alarm within T rows
+            with a probability of at most T/A. Without drift, the mean number of rows until the first alarm is therefore
+            at least A/2.
+        patient_window_days: number of days after which the evidence may include the same patient again; None for never.
         first_patients: number N of first rows, 20 to 500. One test compares them with the reference and uses 0.1 of α.
             None for no such test. Requires an α of at least 0.001, and no `run_length`.
-        seed: seed of all draws, 0 to 2⁶³ − 1.
+        seed: seed of all random numbers, 0 to 2⁶³ − 1.
 
     Raises:
         BadOption: an option is outside its range.
@@ -91,7 +92,7 @@ class Alarm:
     Attributes:
         row: number of the row in the epoch, from 1.
         observation: id of the row's observation.
-        components: components that had reached their threshold.
+        components: components whose evidence had reached its threshold.
     """
 
     row: int
@@ -105,10 +106,11 @@ class Observation:
 
     Attributes:
         id: id of the observation.
-        outcome: whether the observation entered the evidence, or why not.
-        row: number of the row in the epoch, from 1; 0 if it did not enter.
-        p_value: p-value of the row among the calibration and earlier rows of its stratum; None if it did not enter.
-        log_evidence: ln of the statistic of each component after this observation.
+        outcome: whether the evidence includes the observation, or why it does not.
+        row: number of the row in the epoch, starting at 1; 0 if the evidence does not include the row.
+        p_value: p-value of the row among the calibration rows and the earlier rows of its stratum; None if the evidence
+            does not include the row.
+        log_evidence: natural logarithm of each component's statistic after this observation.
         raised_alarm: whether the observation raised the alarm of its epoch.
     """
 
@@ -143,7 +145,7 @@ class EpochSummary:
 
     Attributes:
         start: why it began.
-        rows: number of rows that entered.
+        rows: number of rows that the evidence includes.
         alarm: the first alarm.
     """
 
@@ -157,20 +159,21 @@ class MonitorStatus:
     """State of a monitor.
 
     Attributes:
-        epoch: number of the current epoch, from 1.
+        epoch: number of the current epoch, starting at 1.
         start: why it began.
-        has_guarantee: whether the bound covers the alarm of this epoch.
-        rows: number of rows that entered in the epoch.
-        outcomes: number of observations by outcome, of all epochs.
-        log_evidence: ln M of each component; for channels, the largest value. With `run_length`, ln R, which is −∞
-            before the first cell. For the first patients, −ln p, which is 0 until they are complete.
-        log_threshold: ln of the threshold of each component.
-        blocks_are_active: whether blocks still bet; they stop after 20,000 rows of an epoch.
+        has_guarantee: whether the bound on false alarms covers this epoch.
+        rows: number of rows of the epoch that the evidence includes.
+        outcomes: maps each outcome to its number of observations in all epochs.
+        log_evidence: natural logarithm of each component's martingale M. For channels, it is that of the largest
+            martingale. If `run_length` is set, it is ln R, which is −∞ before the first cell. For the first patients,
+            it is −ln p, which is 0 until all of them have been observed.
+        log_threshold: natural logarithm of each component's threshold.
+        blocks_are_active: whether blocks are still scored. After 20,000 rows of an epoch, they no longer are.
         alarm: first alarm of the epoch.
-        strata: number of rows of the epoch by stratum; empty without strata in the reference.
-        reference_strata: number of calibration rows by stratum; rows of other strata are ranked among the rows of their
-            own stratum.
-        extreme_rows: most extreme rows of the epoch, most extreme first.
+        strata: maps each stratum to its number of rows in the epoch; empty if the reference has no strata.
+        reference_strata: maps each stratum to its number of calibration rows. Rows of a stratum without calibration
+            rows are ranked among earlier rows of the stratum.
+        extreme_rows: most extreme rows of the epoch, starting with the most extreme one.
         earlier: summaries of the earlier epochs.
     """
 

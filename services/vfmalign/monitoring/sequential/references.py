@@ -1,10 +1,10 @@
-"""The reference, which is fixed before the first row of an epoch arrives.
+"""The reference of an epoch. It is fixed before the first row of the epoch arrives.
 
-The first row of each patient is kept, whatever its features. A seeded draw selects a third of the patients of every
-stratum as scoring rows, which define scale, bandwidth and scores. The rows of all other patients are calibration rows,
-among which the rows of the stream are ranked. Rows are standardised as for MMD² (docs/numbers.md), but no channel is
-left out: the scale of a channel that is constant in the scoring rows is a tenth of the median standard deviation, so
-that its first change counts.
+A reference uses the first row of each patient, whatever its features are. A seeded draw selects a third of the patients
+of each stratum. Their rows are the scoring rows, which define the scale, the bandwidth and the scores. The rows of all
+other patients are calibration rows. The rows of the stream are ranked among them. Rows are standardised as for MMD²
+(docs/numbers.md), but no channel is left out. If a channel is constant in the scoring rows, its scale is a tenth of the
+median standard deviation, so that its first change counts.
 
 Legend: N rows, D channels, G patients, S scoring rows, C calibration rows.
 """
@@ -42,7 +42,7 @@ class Reference:
     Attributes:
         scorer: scale, bandwidth and scoring rows.
         calibration_CD: standardised calibration rows.
-        patients: digest of every patient with a row in the reference.
+        patients: digest of each patient that has a row in the reference.
         strata: stratum of each calibration row; empty if it is unknown.
     """
 
@@ -63,15 +63,15 @@ def prepare_reference(
     """Prepares the reference of an epoch.
 
     Args:
-        rows_ND: features; only the first row of each patient is kept.
+        rows_ND: features of the reference. Only the first row of each patient is used.
         patients: patient of each row.
         draws: random numbers of the epoch.
         strata: stratum of each row, such as the scanner; empty if it is unknown.
 
     Raises:
         BadTensor: the rows are not a finite matrix, have no varying channel, overflow, or are mostly identical.
-        InvalidInput: names do not match the rows, there are fewer than 60 or more than 20,000 patients, or
-            more than 32 strata.
+        InvalidInput: the number of names differs from the number of rows, there are fewer than 60 or more than 20,000
+            patients, or there are more than 32 strata.
     """
     rows_ND = check_rows(rows_ND, "reference")
     check_names(len(rows_ND), patients, "reference.patients")
@@ -118,7 +118,7 @@ def _order_by_stratum(uniforms_G: Array, strata: Sequence[str]) -> NDArray[np.in
 
 
 def make_scorer(rows_SD: Array) -> RowScorer:
-    """Builds the scorer of new rows from the scoring rows of the reference.
+    """Builds the object that scores new rows from the scoring rows of the reference.
 
     Raises:
         BadTensor: no channel varies, values overflow or underflow, or at least half of all pairs of rows are identical.

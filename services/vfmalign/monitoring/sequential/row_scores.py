@@ -1,8 +1,8 @@
 """Scores of single rows, and kernel values between rows.
 
-The kernel is k(x, y) = exp(−‖x − y‖²/h). Its values are rounded to multiples of 2⁻²⁰, about 1e-6, so that float64 adds
-any number of them without error. A sum therefore does not depend on the order of its terms, and identical rows have
-identical sums.
+The kernel is k(x, y) = exp(−‖x − y‖²/h). Kernel values are rounded to multiples of 2⁻²⁰ (about 1e-6), so that float64
+adds any number of them without error. A sum of kernel values therefore does not depend on the order of its terms.
+Identical rows have identical sums.
 
 Legend: D channels, S scoring rows, M and N rows, T bins.
 """
@@ -32,7 +32,7 @@ class RowScorer:
         mean_D: mean of the scoring rows.
         scale_D: scale of each channel.
         scoring_SD: standardised scoring rows.
-        bandwidth: h, the median squared distance of the standardised scoring rows.
+        bandwidth: h, the median of the squared distances between the standardised scoring rows.
     """
 
     mean_D: Array
@@ -46,23 +46,24 @@ class RowScorer:
 
     @cached_property
     def edges_DT(self) -> Array:
-        """Lower ends of the bins of each channel: −∞, then quantiles of the scoring rows."""
+        """Lower ends of the bins of each channel. The first is −∞; the others are quantiles of the scoring rows."""
         quantiles_TD = np.quantile(self.scoring_SD, np.arange(1, BINS) / BINS, axis=0)
         edges: Array = np.concatenate([np.full((1, len(self.mean_D)), -np.inf), quantiles_TD]).T
         return np.ascontiguousarray(edges)
 
     def standardise(self, row_D: Array) -> Array:
-        """Returns a row in standard deviations from the mean of the scoring rows."""
+        """Returns the standardised row: its distance from the mean of the scoring rows, in standard deviations."""
         with np.errstate(over="ignore"):
             z_D: Array = np.clip((row_D - self.mean_D) / self.scale_D, -LARGEST_VALUE, LARGEST_VALUE)
         return z_D
 
     def score(self, z_D: Array) -> tuple[float, float]:
-        """Returns the score of a standardised row, and its sum of kernel values with the scoring rows.
+        """Returns the score of a standardised row, and the sum of the row's kernel values with the scoring rows.
 
-        The score is −ln Σ exp(−d²/h) over the scoring rows: large if the row is far from all of them. One row is scored
-        at a time, because a product of several rows may differ in its last bits. The last bits also differ between
-        kinds of machines, so the score is rounded: identical rows then have equal scores on all machines.
+        The score is −ln Σ exp(−d²/h) over the scoring rows. It is large if the row is far from all scoring rows. One
+        row is scored at a time, because a matrix product of several rows may give other last bits. The last bits also
+        differ between kinds of machines, so the score is rounded. Identical rows then have equal scores on all
+        machines.
         """
         products_S = self.scoring_SD @ z_D
         distances_S = np.maximum(get_squares(z_D[None]) + self._squares_S - 2.0 * products_S, 0.0)
@@ -85,7 +86,7 @@ def get_squares(rows_ND: Array) -> Array:
 
 
 def get_squared_distances(a_MD: Array, b_ND: Array) -> Array:
-    """Returns the squared distances [M, N], none of them negative."""
+    """Returns the squared distances [M, N]. No distance is negative."""
     distances: Array = a_MD @ b_ND.T
     distances *= -2.0  # in place, because memory access takes most of the time
     distances += get_squares(a_MD)[:, None]

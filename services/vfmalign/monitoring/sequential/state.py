@@ -1,7 +1,7 @@
-"""Converts a monitor to bytes and back, with the same bits, so that a restart changes nothing.
+"""Converts a monitor to bytes and back without changing a bit, so that a restart does not affect the monitor.
 
-The format is numpy's npz without pickled objects: the arrays as they are in memory, and one array of JSON for the rest.
-Scores are stored and never computed again, because another machine may round them differently.
+The format is numpy's npz without pickled objects. It contains the arrays as they are in memory, and one array with JSON
+for all other fields. Scores are stored and never recomputed, because another machine may round them differently.
 
 Legend: D channels, S scoring rows, C calibration rows, R scores and N rows of a stratum, P rows of a pool, E counts of
 a channel, M patients of the stream, A patients of all references, B patients of the present one.
@@ -75,7 +75,7 @@ _DAMAGE = (
 
 
 class OutdatedState(InvalidInput):
-    """The state of an earlier version, which ranked rows differently."""
+    """The state is from an earlier version, which ranked rows differently."""
 
 
 def to_bytes(monitor: Monitor) -> bytes:
@@ -116,7 +116,7 @@ def from_bytes(data: bytes) -> Monitor:
 
     Raises:
         OutdatedState: the bytes are a state of an earlier version.
-        InvalidInput: the bytes are not a state, or a state of a later version.
+        InvalidInput: the bytes are not a state, or they are a state of a later version.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:

@@ -1,11 +1,11 @@
 """Ranks the rows of one stratum, such as a scanner, among earlier rows of the same stratum.
 
-Rows, blocks and channels of a stratum are compared only with its calibration rows and its earlier rows of the stream (a
-Mondrian conformal predictor: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, chapter 4).
-Sessions of a scanner, rotas and changing mixes of scanners therefore do not affect ranks.
+Rows, blocks and channels of a stratum are compared only with the calibration rows of this stratum and with its earlier
+rows in the stream (a Mondrian conformal predictor: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World,
+2005, chapter 4). Scanner sessions, rotas and changes in the mix of scanners therefore do not affect the ranks.
 
-A channel is ranked by the bin of its value. The 32 bins are divided by quantiles of the scoring rows, so that counts
-replace stored values. Equal bins are ordered at random, like equal scores.
+The value of a channel is ranked by its bin. There are 32 bins between quantiles of the scoring rows. With bins, only
+counts need to be stored, not values. Values in the same bin are ordered at random, like equal scores.
 
 Legend: D channels, C calibration rows, T bins.
 """
@@ -24,14 +24,14 @@ Array = NDArray[np.float64]
 
 
 class ChannelRanks:
-    """Counts of the values of each channel by bin.
+    """Counts how many values of each channel are in each bin.
 
     Args:
-        edges_DT: lower end of each bin of each channel; the first is −∞.
-        counts_DT: number of rows with a value in or above each bin, and a column of zeros.
+        edges_DT: lower end of each bin of each channel. The lower end of the first bin is −∞.
+        counts_DT: number of rows with a value in or above each bin. A column of zeros follows.
 
     Attributes:
-        counts_DT: these numbers, including the rows so far.
+        counts_DT: these numbers, with the rows added up to now.
     """
 
     def __init__(self, edges_DT: Array, counts_DT: NDArray[np.uint32]) -> None:
@@ -40,7 +40,7 @@ class ChannelRanks:
         self.counts_DT = counts_DT
 
     def add(self, z_D: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Adds a standardised row; returns how many other rows have a greater and an equal bin, by channel."""
+        """Adds a standardised row. Returns how many other rows have a greater bin and an equal bin, per channel."""
         reached_DT = z_D[:, None] >= self._edges_DT
         bin_D = reached_DT.sum(axis=1) - 1
         greater_D = self.counts_DT[self._every_D, bin_D + 1].astype(np.intp)
@@ -54,11 +54,11 @@ class Stratum:
 
     Args:
         row_scores: scores of the calibration rows and of the stream.
-        blocks: ranks of blocks; None once blocks have stopped betting.
+        blocks: ranks of blocks; None after blocks are no longer scored.
         channels: ranks of channels.
 
     Attributes:
-        rows: rows of the stream so far.
+        rows: number of rows of the stream up to now.
     """
 
     def __init__(self, row_scores: SortedScores, blocks: BlockRanks | None, channels: ChannelRanks, rows: int = 0):
@@ -66,7 +66,7 @@ class Stratum:
 
     @classmethod
     def of_calibration(cls, scorer: RowScorer, z_CD: Array) -> Stratum:
-        """Builds a stratum from standardised calibration rows, before the first row of the stream."""
+        """Builds a stratum from standardised calibration rows. The stratum has no rows of the stream yet."""
         scores, sums = np.array([scorer.score(z_D) for z_D in z_CD]).reshape(-1, 2).T
         channels = len(scorer.mean_D)
         ranks = ChannelRanks(scorer.edges_DT, np.zeros((channels, BINS + 1), np.uint32))
@@ -84,7 +84,7 @@ class Stratum:
         return get_cell(greater, equal, others, uniform)
 
     def rank_channels(self, z_D: Array, draws: Draws, number: int) -> tuple[Array, Array]:
-        """Adds a row; returns both ends of the cell of each channel. Call it after `rank_row`."""
+        """Adds a row. Returns the lower and the upper end of the cell of each channel. Call it after `rank_row`."""
         greater_D, equal_D = self.channels.add(z_D)
         uniforms_D = draws.draw_uniforms(Purpose.CHANNELS, number, len(z_D))
         above_D = greater_D + (uniforms_D * (equal_D + 1)).astype(np.intp)

@@ -1,6 +1,7 @@
 """Thresholds at which evidence raises an alarm.
 
-Each component has its own bound, and the bound for all of them is the sum. The same applies to channels.
+The probability of a false alarm has a bound for each component. The bound for all components is the sum of these
+bounds. The same applies to channels.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ FIRST_PATIENTS_SHARE = 0.1
 
 
 def get_epoch_share(epoch: int) -> float:
-    """Returns the share of α that epoch 1, 2, … uses; the shares of all epochs sum to 1.
+    """Returns the share of α that an epoch uses. Epochs are counted from 1, and the shares of all epochs add up to 1.
 
-    The first epoch has 0.8, because most monitors have only one epoch. Epoch k > 1 has 0.2 / (k·(k − 1)). An epoch with
-    a share of 0.001 needs e^6.9 times as much evidence as an epoch with all of α. If the drift is clear, a few more
-    rows provide this evidence.
+    The share of the first epoch is 0.8, because most monitors have only one epoch. The share of epoch k > 1 is 0.2 /
+    (k·(k − 1)). An epoch with a share of 0.001 needs e^6.9 times as much evidence as an epoch with all of α. If the
+    drift is clear, a few more rows provide this evidence.
     """
     return FIRST_EPOCH_SHARE if epoch == 1 else (1.0 - FIRST_EPOCH_SHARE) / (epoch * (epoch - 1))
 
@@ -40,9 +41,9 @@ def get_log_thresholds(
 
     Args:
         alpha: α of the monitor.
-        epoch: number k of the epoch, from 1.
+        epoch: number k of the epoch, starting at 1.
         channels: number D of channels. Each has its own martingale.
-        compares_first: whether the epoch tests its first patients; only for the first epoch.
+        compares_first: whether the epoch tests its first patients. Only the first epoch can do this.
     """
     if not compares_first:
         return _divide(1.0 / (alpha * get_epoch_share(epoch)), channels)
@@ -51,7 +52,7 @@ def get_log_thresholds(
 
 
 def get_log_run_length_thresholds(run_length: int, channels: int) -> dict[Component, float]:
-    """Returns the threshold of ln R of each component, so that P(alarm within T rows) ≤ T / A without drift."""
+    """Returns each component's threshold of ln R. With them, P(alarm within T rows) ≤ T / A without drift."""
     return _divide(float(run_length), channels)
 
 

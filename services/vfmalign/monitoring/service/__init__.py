@@ -1,1 +1,1 @@
-"""`MonitoringService`: monitors in a database, their evidence, and the work of the leader."""
+"""`MonitoringService`: stores monitors in a database, updates their evidence and does the work of the leader."""

@@ -1,7 +1,8 @@
-"""New epochs of monitors: replace the reference, starting with the next observation.
+"""Starts new epochs of monitors. A new epoch replaces the reference from the next observation on.
 
-Slow work is done before anything is locked, and the store is written outside of transactions. An unavailable store or a
-large reference must not block the observations of other monitors or the renewal of the leader's lease.
+Slow work is done before any row is locked, and objects are written to the store outside of transactions. If the store
+is unavailable or a reference is large, this must not block observations of other monitors or the renewal of the
+leader's lease.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ _ATTEMPTS = 5
 
 
 class EpochKeeper:
-    """Begins epochs of the monitors of a tenant.
+    """Starts epochs of the monitors of one tenant.
 
     Args:
         database: database of its monitors.
-        store: object store of its snapshots.
+        store: object store of the monitors' snapshots.
         states: cached states of all tenants.
     """
 
@@ -54,8 +55,8 @@ class EpochKeeper:
         Raises:
             NotFound: the monitor was deleted.
             InvalidInput: an earlier epoch has seen a patient of the reference; see `Monitor.begin_epoch`.
-            PreconditionFailed: the epoch is not the current one.
-            Unavailable: other processes record observations continuously, or the database or the store is unavailable.
+            PreconditionFailed: the given epoch is not the current epoch.
+            Unavailable: the database or the store is unavailable, or other processes keep recording observations.
         """
         with self._database.snapshot() as session:
             row = get_row(session, monitor.id, monitor.uid)

@@ -1,9 +1,9 @@
 """Records observations and updates the state of their monitor.
 
-The database is the log. In one transaction, a call locks the row of the monitor, replays recorded observations that the
-state in memory lacks, adds the new ones, and records their effects. Any process may therefore serve any call: it
-replays the observations that other processes recorded. A killed process loses only unrecorded observations, which the
-caller sends again.
+The database is the log. Each call is one transaction. It locks the row of the monitor and replays the recorded
+observations that the state in memory lacks. It then adds the new observations and records their effects. Any process
+can therefore serve any call, because it replays the observations that other processes recorded. If a process is killed,
+only unrecorded observations are lost. The caller sends them again.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class EvidenceKeeper:
     """Evidence of the monitors of a tenant.
 
     Args:
-        database: database of its monitors and observations.
-        store: object store of its snapshots.
+        database: database of the tenant's monitors and observations.
+        store: object store of the monitors' snapshots.
         states: cached states of all tenants.
         snapshot_rows: number of observations after which a state is stored.
     """
@@ -91,7 +91,7 @@ class EvidenceKeeper:
     def record(
         self, monitor_id: str, pins: MonitorPins, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[Columns]:
-        """Records observations in the order given, and returns the result of each; see `make_results`.
+        """Records observations in the given order. Returns one result per observation; see `make_results`.
 
         Args:
             monitor_id: the monitor.
@@ -101,10 +101,10 @@ class EvidenceKeeper:
 
         Raises:
             NotFound: the monitor was deleted.
-            PreconditionFailed: the monitor watches features of another origin, or its state is outdated
+            PreconditionFailed: the monitor observes features of another origin, or its state is outdated
                 (`StateReader.warm`).
-            Outdated: the properties of the monitor now differ from `pins`.
-            Cancelled, DeadlineExceeded: the call has ended.
+            Outdated: the current properties of the monitor differ from `pins`.
+            Cancelled, DeadlineExceeded: the caller cancelled the call, or its deadline has passed.
             Unavailable, DataLoss: see `StateReader.warm`. Some of the observations may have been recorded.
         """
         results: list[Columns] = []

@@ -1,6 +1,6 @@
-"""Calls of the Kubernetes API through the official client. Errors are converted to vfmalign's errors.
+"""Calls the Kubernetes API through the official Python client. Errors are converted to vfmalign's errors.
 
-Objects are plain JSON, because the client's models would drop fields that are newer than the client.
+Objects are passed as plain JSON, because the client's model classes drop fields that are newer than the client.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _QUOTA = "raise the ResourceQuota, or wait for running pods to end"
 
 
 class Refused(Unavailable):
-    """The API answered with an error.
+    """The Kubernetes API answered with an error.
 
     Attributes:
         status: HTTP status.
@@ -48,7 +48,7 @@ class Refused(Unavailable):
 
 
 class Unanswered(Unavailable):
-    """No answer to a request arrived. The API server may have executed the request."""
+    """The Kubernetes API did not answer a request. The API server may have executed the request."""
 
     retry_after_s = _RETRY_S
 
@@ -67,14 +67,14 @@ class Cluster:
 
     @classmethod
     def connect(cls, namespace: str = "", account: Path = _ACCOUNT) -> Cluster:
-        """Returns the cluster in which this process runs, else the cluster that KUBECONFIG names; sends no request yet.
+        """Returns the cluster in which this process runs. Outside a cluster, returns the one that KUBECONFIG names.
 
         Args:
-            namespace: if empty, the namespace of the pod or of the kubeconfig context.
-            account: folder with the service account's token in a pod.
+            namespace: namespace for Jobs. If empty, the namespace of the pod or of the kubeconfig context is used.
+            account: folder that contains the token of the service account in a pod.
 
         Raises:
-            BadOption: the process does not run in a cluster, and KUBECONFIG names none.
+            BadOption: the process does not run in a cluster, and KUBECONFIG does not name a cluster.
         """
         configuration = kubernetes.client.Configuration()
         try:
@@ -122,12 +122,12 @@ class Cluster:
         return self._json("PATCH", self._batch("jobs", name), body=patch)
 
     def delete_job(self, name: str, *, propagation: str) -> None:
-        """Deletes a Job; its pods are deleted after it (`Background`) or before it (`Foreground`)."""
+        """Deletes a Job. Its pods are deleted after the Job (`Background`) or before the Job (`Foreground`)."""
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         self._json("DELETE", self._batch("jobs", name), body=body)
 
     def refused_pods(self, job: str) -> list[str]:
-        """Returns the reasons why the Job controller could not create pods of a Job, latest last."""
+        """Returns the reasons why the Job controller could not create pods of a Job. The latest reason is last."""
         query = {"fieldSelector": f"regarding.kind=Job,regarding.name={job},reason=FailedCreate"}
         path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
         events = self._json("GET", path, query=query).get("items") or []

@@ -1,14 +1,15 @@
-"""Launcher for Kubernetes: one Job per attempt, named after job and attempt.
+"""Launcher for Kubernetes. It creates one Job per attempt and names it after the job and the attempt.
 
 The Job controller replaces a pod only if its node was removed. Any other failure ends the Job, and the supervisor
 starts the next attempt (docs/architecture.md).
 
 Three races are handled here:
-- The API server may create a Job although its answer is lost. Creating it again returns 409, and the Job is adopted if
-  its annotations name this job and spec.
-- The list of Jobs is up to 5 s old. Before a Job counts as gone, or is deleted as a stray, it is read again.
-- A backup of the database may lead to an earlier attempt while a later one still runs. All other attempts are deleted
-  before one starts, so that two attempts never train at once.
+- The API server may create a Job although its answer gets lost. A second request to create this Job then fails with
+409. The launcher adopts the Job if its annotations name this job and spec.
+- The list of Jobs may be up to 5 s old. The launcher therefore reads a Job again before it treats the Job as gone or
+deletes it as a stray.
+- A restored database backup may start an earlier attempt while a later attempt still runs. Before an attempt starts,
+the launcher deletes all other attempts of the job, so two attempts never train at once.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ class KubernetesLauncher:
     """The launcher of a cluster.
 
     Args:
-        cluster: the namespace where Jobs are created.
+        cluster: cluster and namespace in which Jobs are created.
         options: settings of every Job.
-        jobs_every_s: shortest interval between two lists of the Jobs, in seconds.
-        pods_every_s: shortest interval between two queries for the pods of one Job, in seconds.
+        jobs_every_s: minimum interval between two requests that list the Jobs, in seconds.
+        pods_every_s: minimum interval between two requests for the pods of one Job, in seconds.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class KubernetesLauncher:
         *,
         origin: Origin = UNKNOWN_ORIGIN,
     ) -> Running:
-        """Creates the attempt's Job, or adopts this Job if it exists already.
+        """Creates the Job of the attempt. If this Job already exists, adopts it.
 
         Raises:
             Conflict: the Job with this name belongs to another job.
@@ -109,7 +110,10 @@ class KubernetesLauncher:
         return Running({"name": name}, "its Job is created; no pod of it runs yet", pods.NO_POD, started=False)
 
     def observe(self, job: str, attempt: int, handle: Handle | None) -> Running | Exited:
-        """Returns the state of the attempt's Job. A Job that is not in the list is read before it counts as gone."""
+        """Returns the state of the attempt's Job.
+
+        If the list does not contain the Job, reads the Job before treating it as gone.
+        """
         name = _name(job, attempt, handle)
         resource = self._jobs.get(name)
         if resource is None and (resource := self._cluster.job(name)) is not None:
@@ -128,7 +132,7 @@ class KubernetesLauncher:
         return seen
 
     def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
-        """Suspends the Job: its pods write a checkpoint, and the Job stays. With `force`, deletes the Job instead.
+        """Suspends the Job, so that its pods write a checkpoint. If `force` is true, deletes the Job instead.
 
         A Job in a Kueue queue is always deleted, because Kueue would resume it after the suspension.
         """

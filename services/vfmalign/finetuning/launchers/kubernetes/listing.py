@@ -1,4 +1,4 @@
-"""The launcher's Jobs, as last listed."""
+"""Cached list of the launcher's Jobs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ _log = logs.get(__name__)
 
 
 class JobList:
-    """Jobs that match a label selector. They are listed again when the last list is too old. Not thread-safe.
+    """Jobs that match a label selector. If the last list is too old, the Jobs are listed again. Not thread-safe.
 
     Args:
         cluster: namespace of the Jobs.
         selector: label selector.
-        every_s: shortest interval between two lists, in seconds; a longer `Retry-After` is respected.
+        every_s: minimum interval between two requests for the list, in seconds. If `Retry-After` asks for a longer
+            interval, it is respected.
     """
 
     def __init__(self, cluster: Cluster, selector: str, *, every_s: float) -> None:
@@ -31,11 +32,11 @@ class JobList:
 
     @property
     def trouble(self) -> str:
-        """Error of the last attempt to list Jobs; empty if it succeeded. After an error, the previous list is used."""
+        """Error of the last request to list Jobs; empty after a success. After an error, the previous list is used."""
         return self._trouble
 
     def get(self, name: str) -> Json | None:
-        """Returns a Job as last listed, or None. The API server may have newer Jobs."""
+        """Returns a Job from the last list, or None. The API server may know newer Jobs."""
         self._refresh()
         return self._jobs.get(name)
 

@@ -1,7 +1,7 @@
 """Name, labels and manifest of the Kubernetes Job of one attempt, built from a PodTemplate.
 
-Objects are plain JSON. Only fields that identify the job are changed in the template. All fields that a platform team
-patches are kept, even if they are newer than the client.
+Objects are plain JSON. Only those fields of the template that identify the job are changed. All other fields, such as
+patches of a platform team, are kept, even if they are newer than the client.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Options:
     """Settings of every Job.
 
     Attributes:
-        template: name of the PodTemplate, for messages.
+        template: name of the PodTemplate, which messages show.
         queue: Kueue's LocalQueue; empty for none.
         active_deadline_s: time limit of one attempt in seconds.
-        ttl_s: seconds that a finished Job is kept.
-        nodes, processes_per_node: number of pods of one job, and of training processes in each pod.
+        ttl_s: seconds for which a finished Job is kept.
+        nodes, processes_per_node: number of pods per job, and number of training processes per pod.
     """
 
     template: str = "vfmalign-training"
@@ -76,9 +76,9 @@ class Options:
 
 
 def job_name(job: str, attempt: int) -> str:
-    """Returns the name of the Job of one attempt. The name never changes, and is valid for every id.
+    """Returns the name of the Job of one attempt. It never changes, and it is valid for every id.
 
-    If the id had to be changed or shortened, the name ends in a digest of the id.
+    If the id must be changed or shortened for this, the name ends in a digest of the id.
     """
     prefix, suffix = "vfmalign-", f"-{attempt}"
     slug = re.sub(r"[^a-z0-9]+", "-", job).strip("-")
@@ -86,13 +86,13 @@ def job_name(job: str, attempt: int) -> str:
 
 
 def label_value(identifier: str) -> str:
-    """Returns an id as a label value that selects Jobs and pods. An id that had to be changed ends in a digest."""
+    """Converts an id to a label value that selects Jobs and pods. A changed id ends in a digest."""
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", identifier).strip("-_.")
     return _shortened(identifier, slug, _MAX_LABEL)
 
 
 def identity_labels(job: str, attempt: int, origin: Origin) -> dict[str, str]:
-    """Returns the labels that identify the Job and pods of one attempt, without empty labels."""
+    """Returns the labels that identify the Job and pods of one attempt. Empty labels are left out."""
     identity = {
         TENANT_LABEL: origin.tenant,
         JOB_LABEL: label_value(job),
@@ -120,7 +120,7 @@ def manifest(
         attempt: number of the attempt.
         spec_uri: argument of the training process.
         options: settings of every Job.
-        origin: where the job comes from, for labels and annotations.
+        origin: origin of the job, for labels and annotations.
 
     Raises:
         LookupError: the template has no container named `training`.

@@ -1,4 +1,4 @@
-"""Explains in one sentence why a pod waits or ended, from its status in the Kubernetes API (plain JSON)."""
+"""Explains in one sentence why a pod waits or ended. The input is the pod's status from the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class StartupStatus:
     """Whether the pods of a Job have started, and the reason if they have not.
 
     Attributes:
-        reason: UPPER_SNAKE_CASE constant; empty if nothing prevents the start.
-        message: cause and remedy in one sentence; empty if nothing prevents the start.
-        started: whether all of its pods have started; None if this cannot be determined now.
+        reason: UPPER_SNAKE_CASE constant for what prevents the start; empty if nothing does.
+        message: what prevents the start, and the remedy, in one sentence; empty if nothing does.
+        started: whether all pods of the Job have started; None if this is currently unknown.
     """
 
     reason: str = ""
@@ -40,7 +40,7 @@ TRAINING = StartupStatus(started=True)
 
 
 def condition(thing: Json, kind: str) -> Json | None:
-    """Returns the condition of this type of a Job or a pod, if its status is True."""
+    """Returns the condition of this type if a Job or a pod has it with the status True."""
     for one in (thing.get("status") or {}).get("conditions") or ():
         if one.get("type") == kind and one.get("status") == "True":
             matching: Json = one
@@ -49,7 +49,7 @@ def condition(thing: Json, kind: str) -> Json | None:
 
 
 def waiting(pods: Sequence[Json], options: Options) -> StartupStatus:
-    """Returns why the first waiting pod of a Job does not train yet. Training begins once all pods have started."""
+    """Returns why the first waiting pod of a Job does not train yet. Training begins after all pods have started."""
     if (cause := next((cause for pod in pods if (cause := _why_waiting(pod, options))), None)) is not None:
         return cause
     phases = [(pod.get("status") or {}).get("phase") for pod in pods]
@@ -62,10 +62,10 @@ def waiting(pods: Sequence[Json], options: Options) -> StartupStatus:
 
 
 def refused(message: str, options: Options) -> StartupStatus:
-    """Returns why a Job has no pods, if the Job controller reports that it may not create them.
+    """Returns why a Job has no pods if the Job controller reports that the cluster rejects them.
 
     Args:
-        message: note of its Event `FailedCreate`.
+        message: note of the Event `FailedCreate` of the Job.
         options: settings of every Job.
     """
     cause = _clean(message.removeprefix("Error creating: "))
@@ -81,19 +81,19 @@ def refused(message: str, options: Options) -> StartupStatus:
 
 
 def find_disruption(pods: Sequence[Json]) -> Json | None:
-    """Returns the condition of the first pod that was preempted or evicted, or that lost its node."""
+    """Returns the condition `DisruptionTarget` of the first pod that was preempted, evicted or lost its node."""
     return next((one for pod in pods if (one := condition(pod, "DisruptionTarget"))), None)
 
 
 def ended(job: Json, pods: Sequence[Json], options: Options, disruption: Json | None = None) -> Exited:
-    """Returns how a failed Job ended: its exit code, if known, and the report of the platform.
+    """Returns how a failed Job ended: its exit code, if it is known, and what the platform reported.
 
     Args:
         job: the Job.
         pods: its remaining pods.
         options: settings of every Job.
-        disruption: condition `DisruptionTarget` of a pod that may no longer exist. An evicted pod is removed as soon as
-            it has ended, while the other pods of the Job stay.
+        disruption: condition `DisruptionTarget` of a pod, which may no longer exist. Kubernetes removes an evicted pod
+            as soon as the pod has ended. The other pods of the Job stay.
     """
     failed = condition(job, "Failed") or {}
     reason, message = failed.get("reason", ""), failed.get("message", "")

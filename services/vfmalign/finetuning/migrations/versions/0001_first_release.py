@@ -1,4 +1,4 @@
-"""Jobs, checks and experiments, the attempts and stage runs that belong to them, and the lease of the orchestrator."""
+"""Tables of jobs, checks and experiments, of their attempts and stage runs, and of the orchestrator's lease."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Creates the tables, with one lease that has expired."""
+    """Creates the tables. The table of leases gets one expired lease."""
     _create_lifecycle_table(
         "jobs",
         sa.Column("check_id", sa.String(128), nullable=False),

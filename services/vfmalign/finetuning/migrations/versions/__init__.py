@@ -1,1 +1,1 @@
-"""One file per step of the schema."""
+"""Steps of the database schema, one file per step."""

@@ -1,4 +1,4 @@
-"""Monitors, their epochs, observations and windows, and the lease of the leader."""
+"""Tables of monitors, of their epochs, observations and windows, and of the leader's lease."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Creates the tables, with one lease that has expired."""
+    """Creates the tables. The table of leases gets one expired lease."""
     op.create_table(
         "monitors",
         sa.Column("tenant", sa.String(40), primary_key=True),

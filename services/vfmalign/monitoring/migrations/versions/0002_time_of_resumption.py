@@ -12,5 +12,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the column. For monitors that were resumed before, the time is unknown."""
+    """Adds the column. The time is unknown for monitors that were resumed before this version."""
     op.add_column("monitors", sa.Column("resumed_at", sa.DateTime(timezone=True)))

@@ -1,6 +1,7 @@
-"""Evidence of channels, ranks within strata, and no test of the mix of strata.
+"""Adds evidence of channels and ranks within strata, and removes the test of the mix of strata.
 
-Earlier states cannot be read. `service.replay` computes them again from the observations, if all are still stored.
+Earlier states cannot be read. If all observations are still stored, `service.replay` computes these states again from
+them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _MONITORS = sa.table(
 
 
 def upgrade() -> None:
-    """Adds the column, and removes fields that monitors no longer have from requests, specs and statuses."""
+    """Adds the column. Removes the fields that monitors no longer have from requests, specs and statuses."""
     op.add_column("monitor_observations", sa.Column("log_channels", sa.Double()))
     connection = op.get_bind()
     for row in connection.execute(sa.select(_MONITORS)).all():
