@@ -50,17 +50,13 @@ class LauncherSettings(BaseModel, frozen=True):
     )
     nodes: int = Field(default=1, ge=1, le=1_000, description="kubernetes: number of pods that train one job together")
     processes_per_node: int = Field(
-        default=1,
-        ge=1,
-        le=64,
-        description="kubernetes: number of training processes per pod. Set it to the number of GPUs of a pod",
+        default=1, ge=1, le=64, description="kubernetes: training processes per pod, one for each GPU of the pod"
     )
     max_running: int = Field(
         default=1,
         ge=1,
         le=1_000,
-        description="maximum running jobs of all tenants together. A free slot goes to the tenant with the fewest "
-        "running jobs",
+        description="maximum running jobs of all tenants. A free slot goes to the tenant with the fewest launched jobs",
     )
     max_attempts: int = Field(
         default=3,
@@ -76,10 +72,7 @@ class LauncherSettings(BaseModel, frozen=True):
         "progress in between before the job fails",
     )
     retry_delay_s: float = Field(
-        default=5.0,
-        ge=0.0,
-        le=3600.0,
-        description="pause before the second attempt, in seconds. The pause doubles with each further attempt",
+        default=5.0, ge=0.0, le=3600.0, description="seconds before the second attempt. The pause doubles every time"
     )
     longest_retry_delay_s: float = Field(
         default=300.0, ge=0.0, le=86_400.0, description="maximum pause between two attempts, in seconds"
@@ -118,12 +111,10 @@ class QuotaSettings(BaseModel, frozen=True):
     Jobs that a check creates and checks that an experiment creates are not counted.
     """
 
-    jobs: int = Field(default=200, ge=0, le=1_000_000, description="maximum unfinished jobs per caller; 0 for no limit")
-    checks: int = Field(
-        default=200, ge=0, le=1_000_000, description="maximum unfinished checks per caller; 0 for no limit"
-    )
+    jobs: int = Field(default=200, ge=0, le=1_000_000, description="limit of unfinished jobs per caller; 0 if none")
+    checks: int = Field(default=200, ge=0, le=1_000_000, description="limit of unfinished checks per caller; 0 if none")
     experiments: int = Field(
-        default=20, ge=0, le=1_000_000, description="maximum unfinished experiments per caller; 0 for no limit"
+        default=20, ge=0, le=1_000_000, description="limit of unfinished experiments per caller; 0 if none"
     )
 
 
@@ -134,14 +125,13 @@ class RetentionSettings(BaseModel, frozen=True):
         default=None,
         ge=1,
         le=36_500,
-        description="number of days after which an ended job is deleted, if it belongs to no check. If not set, jobs "
-        "are kept",
+        description="days from the end of a job without a check to its deletion. If not set, jobs are kept",
     )
     checks_days: int | None = Field(
         default=None,
         ge=1,
         le=36_500,
-        description="number of days after which an ended check or experiment is deleted. If not set, they are kept",
+        description="days from the end of a check or experiment to its deletion. If not set, they are kept",
     )
 
 

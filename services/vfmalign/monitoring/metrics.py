@@ -36,8 +36,7 @@ log_threshold = Gauge(
 )
 mmd2 = Gauge(
     "vfmalign_monitor_mmd2",
-    "MMD² between the last window and the reference, for the layer that raises the alarm; absent until there is a "
-    "window.",
+    "MMD² between the last window and the reference, for the layer that raises the alarm; absent without a window.",
     _MONITOR,
     registry=REGISTRY,
 )
@@ -47,9 +46,7 @@ alarm = Gauge(
     _MONITOR,
     registry=REGISTRY,
 )
-paused = Gauge(
-    "vfmalign_monitor_paused", "1 while the monitor is paused, 0 at all other times.", _MONITOR, registry=REGISTRY
-)
+paused = Gauge("vfmalign_monitor_paused", "1 if the monitor is paused, 0 if it is not.", _MONITOR, registry=REGISTRY)
 lag_seconds = Gauge(
     "vfmalign_monitor_lag_seconds",
     "Time from the acquisition of the last observation to its arrival, in seconds; absent if unknown.",
@@ -58,8 +55,7 @@ lag_seconds = Gauge(
 )
 last_observation = Gauge(
     "vfmalign_monitor_last_observation_timestamp_seconds",
-    "Time of the last observation, in seconds since 1970. If the monitor was created or resumed after it, that time "
-    "is exported instead.",
+    "Time of the monitor's last observation, creation or resumption (the latest of them), in seconds since 1970.",
     _MONITOR,
     registry=REGISTRY,
 )

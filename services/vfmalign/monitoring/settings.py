@@ -14,7 +14,7 @@ class QuotaSettings(BaseModel, frozen=True):
     """`VFMALIGN_QUOTA__*`: limits of each tenant."""
 
     monitors: int = Field(
-        default=50, ge=1, le=10_000, description="maximum monitors of a tenant; each adds about 20 metric series"
+        default=50, ge=1, le=10_000, description="maximum monitors per tenant. Each monitor adds about 20 metric series"
     )
 
 
@@ -25,14 +25,14 @@ class MonitoringOptions(BaseModel, frozen=True):
         default=2 * 2**30,
         ge=2**24,
         le=2**40,
-        description="memory for the cached states of monitors, in bytes; the least recently used states are evicted "
-        "and read again when needed",
+        description="memory for the cached states of monitors, in bytes. The least recently used states are evicted "
+        "and read again when they are needed",
     )
     snapshot_rows: int = Field(
         default=500,
         ge=1,
         le=20_000,
-        description="observations between two stored states of a monitor; a restart replays the later ones",
+        description="observations after which a monitor's state is stored. A restart replays the later observations",
     )
     poll_s: float = Field(
         default=2.0, gt=0.0, le=60.0, description="polling interval of the leader and of watching calls, in seconds"
@@ -44,8 +44,8 @@ class MonitoringOptions(BaseModel, frozen=True):
         default=10,
         ge=1,
         le=1_000,
-        description="number of recent windows for which features are kept; older features are deleted once two stored "
-        "states include them",
+        description="number of recent windows for which features are kept. Older features are deleted after two "
+        "stored states include them",
     )
 
 
@@ -56,7 +56,7 @@ class RetentionSettings(BaseModel, frozen=True):
         default=None,
         ge=1,
         le=36_500,
-        description="age in days at which the rows of observations are deleted; if not set, they are kept",
+        description="age in days at which the rows of observations are deleted. If not set, the rows are kept",
     )
 
 
@@ -64,7 +64,7 @@ class MonitoringSettings(ServiceSettings, ServiceClientSettings):
     """Settings that the monitoring service reads from its environment."""
 
     mmd_address: str = Field(
-        default="", description="host:port of the MMD service; without it, no windowed MMD² is computed"
+        default="", description="host:port of the MMD service. If not set, MMD² of windows is not computed"
     )
     state_dir: Path = Field(
         default=Path("~/.local/state/vfmalign"),

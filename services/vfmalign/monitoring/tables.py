@@ -1,7 +1,7 @@
 """Tables of monitors.
 
-The observations are the log: the state of a monitor follows from its snapshot and the later observations. Features are
-in a separate table, because they are deleted sooner.
+The observations are a log: the state of a monitor is computed from its snapshot and the observations after it. Features
+are in a separate table, because they are deleted earlier than the other data of observations.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ class MonitorRow(OwnedRow):
     """One monitor.
 
     Attributes:
-        state: `active` or `paused`; `deleting` while its rows are deleted, which hides it from all other calls.
-        uid: random id, which differs from the uid of a deleted monitor with the same id.
+        state: `active`, `paused` or `deleting`. A monitor in the state `deleting` is hidden from all other calls while
+            its rows are deleted.
+        uid: random id of this monitor. If a deleted monitor had the same id, its uid was different.
         spec: `MonitorSpec` with defaults filled in.
         origin: `FeatureOrigin` of its observations.
         model_id: model of the reference.
-        layers: number of channels by layer; the first layer raises the alarm.
+        layers: maps each layer to its number of channels. The first layer raises the alarm.
         epoch: number of the current epoch.
         sequence: number of the last observation.
         snapshot, earlier_snapshot: the last two snapshots of the state; see `service.snapshots.Snapshot`.
         status: summary of the state; see `service.status.describe_status`.
-        counts: number of observations by outcome, and of late and future observations.
-        last_observed_at: when the last observation arrived.
-        last_acquired_at: latest time of acquisition that was not in the future.
+        counts: number of observations per outcome, and numbers of late and of future observations.
+        last_observed_at: time when the last observation arrived.
+        last_acquired_at: latest time of acquisition of all observations, except for times in the future.
         lag_s: seconds from acquisition to arrival of the last observation; None if unknown.
-        resumed_at: when the monitor was last resumed.
+        resumed_at: time when the monitor was last resumed.
     """
 
     __tablename__ = "monitors"
@@ -60,7 +61,7 @@ class MonitorRow(OwnedRow):
 
     @classmethod
     def has_model(cls, model_id: str) -> sa.ColumnElement[bool]:
-        """Returns the condition that a model computed the reference of a monitor."""
+        """Returns the SQL condition that is true for monitors whose reference a model computed."""
         return cls.model_id == model_id
 
 
@@ -84,7 +85,7 @@ class EpochRow(_PartRow):
 
     Attributes:
         start: why it began.
-        rows: number of rows that entered. For the current epoch, see `MonitorRow.status`.
+        rows: number of rows that the evidence includes. For the current epoch, see `MonitorRow.status`.
         alarm: `MonitorAlarm` as JSON.
     """
 
@@ -101,16 +102,16 @@ class EpochRow(_PartRow):
 
 
 class ObservationRow(_PartRow):
-    """One observation and its effect on the evidence, in the order of arrival.
+    """One observation and its effect on the evidence.
 
     Attributes:
-        sequence: number in the order of arrival, from 1.
+        sequence: number of the observation in the order of arrival, starting at 1.
         content_digest: digest of the content of the observation.
-        row: number of the row in the epoch, from 1; 0 if it did not enter.
-        late, future: whether its acquisition precedes that of an observation with a lower number, or follows its
-            arrival.
-        log_rows, log_blocks_4, log_blocks_16, log_channels: ln of each statistic after this observation; None if the
-            statistic is 0.
+        row: number of the row in the epoch, starting at 1; 0 if the evidence does not include it.
+        late, future: `late` if an observation with a lower number was acquired later. `future` if the time of
+            acquisition is after the time of arrival.
+        log_rows, log_blocks_4, log_blocks_16, log_channels: natural logarithm of each statistic after this observation;
+            None if the statistic is 0.
     """
 
     __tablename__ = "monitor_observations"
@@ -145,12 +146,12 @@ class ObservationRow(_PartRow):
 
 
 class InputRow(_PartRow):
-    """Input of an observation, kept as long as a restart or a window may need it.
+    """Input of an observation. It is kept as long as a restart or a window may need it.
 
     Attributes:
         patient: group of the observation.
-        day: day in the form that `Monitor.observe` takes.
-        features: safetensors of one (C) array for each layer that the monitor watches.
+        day: day as a number, as `Monitor.observe` expects it.
+        features: features in the format safetensors, with one array (C) per layer that the monitor observes.
     """
 
     __tablename__ = "monitor_inputs"
@@ -165,10 +166,10 @@ class InputRow(_PartRow):
 
 
 class WindowRow(_PartRow):
-    """Windowed MMD² after a row of an epoch.
+    """MMD² of the window that ends at a row of an epoch.
 
     Attributes:
-        shifts: `WindowedShift` as JSON, one per layer and stratum.
+        shifts: One `WindowedShift` per layer and stratum, as JSON.
         channels: `ChannelShift` as JSON.
     """
 

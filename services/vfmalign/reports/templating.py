@@ -46,11 +46,11 @@ def _clean(value: Any) -> Any:
 def load_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> jinja2.Template:
     """Loads a report's template.
 
-    Undefined variables raise an error. All values are escaped, and cannot reorder or hide text.
+    Undefined variables raise an error. All values are escaped, so that they cannot reorder or hide text.
 
     Args:
         name: file in `reports/templates`.
-        filters: filters of this report, added to the common ones.
+        filters: filters that only this report needs. They are added to the common filters.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vfmalign.reports"),
@@ -65,5 +65,5 @@ def load_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = 
 
 
 def to_data_url(media_type: str, data: bytes) -> str:
-    """Returns a `data:` URL that contains the data."""
+    """Returns the data as a `data:` URL."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

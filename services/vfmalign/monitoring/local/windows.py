@@ -1,8 +1,8 @@
 """Selects the rows that MMD² compares.
 
-A window contains consecutive rows of the stream that are part of the evidence. MMD² compares these rows with a
-reference that has one row per patient. Every third row of this reference determines the scale and the bandwidth. Only
-its other rows are compared, so the permutation test is exact.
+A window contains rows of the stream that are part of the evidence. MMD² compares these rows with a reference that has
+one row per patient. Every third row of this reference determines the scale and the bandwidth. Only its other rows are
+compared, so the permutation test is exact.
 """
 
 from __future__ import annotations

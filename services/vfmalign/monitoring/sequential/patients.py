@@ -16,7 +16,7 @@ class PatientRegister:
     Args:
         window_days: number of days after which the evidence may include the same patient again; None for never.
         digests: digests of the patients that the evidence includes, in ascending order.
-        days: day on which each patient last entered.
+        days: day of the last included observation of each of these patients.
         reference: digests of the patients of the current and all earlier references.
     """
 

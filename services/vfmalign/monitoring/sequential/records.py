@@ -57,8 +57,9 @@ class MonitorOptions:
             with a probability of at most T/A. Without drift, the mean number of rows until the first alarm is therefore
             at least A/2.
         patient_window_days: number of days after which the evidence may include the same patient again; None for never.
-        first_patients: number N of first rows, 20 to 500. One test compares them with the reference and uses 0.1 of α.
-            None for no such test. Requires an α of at least 0.001, and no `run_length`.
+        first_patients: number N of first rows that one test compares with the reference, 20 to 500; None if this test
+            is not wanted. The test uses 0.1 of α, requires an α of at least 0.001, and cannot be combined with
+            `run_length`.
         seed: seed of all random numbers, 0 to 2⁶³ − 1.
 
     Raises:
@@ -90,7 +91,7 @@ class Alarm:
     """The first alarm of an epoch.
 
     Attributes:
-        row: number of the row in the epoch, from 1.
+        row: number of the row in the epoch, starting at 1.
         observation: id of the row's observation.
         components: components whose evidence had reached its threshold.
     """
@@ -128,7 +129,7 @@ class ExtremeRow:
 
     Attributes:
         score: −ln Σ exp(−d²/h) over the scoring rows.
-        row: number of the row in the epoch, from 1.
+        row: number of the row in the epoch, starting at 1.
         observation: id of its observation.
         p_value: p-value of the row when it arrived.
     """

@@ -53,7 +53,7 @@ class Reference:
 
     @property
     def is_stratified(self) -> bool:
-        """Whether any stratum is known. If none is known, strata of the stream are ignored."""
+        """Whether the reference has a known stratum. If it has none, the strata of the stream are ignored."""
         return any(self.strata)
 
 
@@ -145,7 +145,10 @@ def make_scorer(rows_SD: Array) -> RowScorer:
 
 
 def get_patient_digest(patient: str) -> int:
-    """Returns 64 bits of the digest of a patient's id. Two patients with the same bits would count as one."""
+    """Returns the first 64 bits of the digest of a patient's id.
+
+    If these bits are equal for two patients, the patients count as one.
+    """
     return int.from_bytes(hashlib.blake2b(patient.encode(), digest_size=8).digest(), "little")
 
 

@@ -26,7 +26,7 @@ _STEPS = np.float32(2**20)
 
 @dataclass(frozen=True)
 class RowScorer:
-    """Scores rows by comparing them with the scoring rows of a reference. The scores depend on no other rows.
+    """Scores rows by comparing them with the scoring rows of a reference. A score does not depend on any other rows.
 
     Attributes:
         mean_D: mean of the scoring rows.

@@ -68,7 +68,7 @@ _log = logs.get(__name__)
 
 
 class Outdated(Unavailable):
-    """The monitor changed after the observations were checked: read its properties and check the observations again."""
+    """The monitor changed after the observations were checked. They must be checked against its new properties."""
 
     reason = "MONITOR_CHANGED"
 
@@ -105,7 +105,8 @@ class EvidenceKeeper:
                 (`StateReader.warm`).
             Outdated: the current properties of the monitor differ from `pins`.
             Cancelled, DeadlineExceeded: the caller cancelled the call, or its deadline has passed.
-            Unavailable, DataLoss: see `StateReader.warm`. Some of the observations may have been recorded.
+            Unavailable, DataLoss: see `StateReader.warm`. In this case, some of the observations may have been
+                recorded.
         """
         results: list[Columns] = []
         while len(results) < len(observations):
@@ -115,7 +116,7 @@ class EvidenceKeeper:
         return results
 
     def is_warm(self, monitor_id: str, uid: str) -> bool:
-        """Returns whether the state of a monitor is in memory, so that recording does not wait for the store."""
+        """Returns whether the state of a monitor is in memory. If it is, recording does not wait for the store."""
         return self._states.get((self._database.tenant, monitor_id, uid)) is not None
 
     def get_channel_shifts(self, monitor_id: str, rows_NC: np.ndarray[Any, Any]) -> list[ChannelShift]:

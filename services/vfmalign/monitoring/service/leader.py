@@ -54,7 +54,7 @@ class Tenancy:
         database: database of its monitors.
         store: object store of the tenant.
         keeper: evidence of its monitors.
-        client: client of the MMD service; None without an MMD service.
+        client: client of the MMD service; None if there is no MMD service.
     """
 
     database: Database
@@ -64,14 +64,14 @@ class Tenancy:
 
 
 class Leader:
-    """Work of the leader among the replicas; see `Leadership`.
+    """Work that only the leader among the replicas does; see `Leadership`.
 
     Args:
         term: fences every write.
         tenancies: resources by tenant.
         options: intervals and retention.
-        max_monitors: quota of monitors of each tenant.
-        observations_days: age in days at which the rows of observations are deleted; None to keep them.
+        max_monitors: maximum number of monitors per tenant.
+        observations_days: age in days at which the rows of observations are deleted; None if they are kept.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Leader:
         """Does nothing: rounds are short."""
 
     async def hand_over(self) -> None:
-        """Does nothing: the next leader starts over."""
+        """Does nothing, because the work has no state. The next leader starts it again."""
 
     async def _repeat(self, pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
         """Repeats work until `stop`. Failed work is tried again in the next round."""

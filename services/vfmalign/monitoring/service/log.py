@@ -1,4 +1,4 @@
-"""The log of observations: its head, its rows, and the results of a call."""
+"""The log of a monitor's observations: its head, its rows, and the results of calls that record observations."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ Columns = dict[str, Any]
 class Head:
     """Head of a monitor's log, read from the monitor's row; see `MonitorRow` for the attributes.
 
-    Every recording call reads and writes the head. With this class, it takes half the time that an ORM object would
-    take.
+    Every call that records observations reads and writes the head. With this class, this takes half as long as with an
+    ORM object.
     """
 
     tenant: str
@@ -70,7 +70,7 @@ class Head:
 
     @property
     def pins(self) -> MonitorPins:
-        """Properties with which observations are checked."""
+        """Properties of the monitor against which observations are checked."""
         return MonitorPins(self.uid, self.layers, self.spec["stratum"])
 
 
@@ -109,7 +109,7 @@ def write_head(session: Session, head: Head) -> None:
 
 
 def make_observation(head: Head, one: IncomingObservation, received: datetime) -> Columns:
-    """Returns the columns of a new observation that has not entered yet, and updates the times of its monitor."""
+    """Returns the columns of a new observation, before the evidence includes it. Updates the times of its monitor."""
     head.sequence += 1
     acquired, latest = one.acquired_at, head.last_acquired_at
     future = acquired is not None and acquired > received + FUTURE
@@ -136,13 +136,13 @@ def make_observation(head: Head, one: IncomingObservation, received: datetime) -
 
 
 def get_day(one: IncomingObservation, received: datetime) -> int:
-    """Returns the day of an observation: of its acquisition, or of its arrival if the acquisition is in the future."""
+    """Returns the day on which an observation was acquired. If it is in the future, returns the day of arrival."""
     acquired = one.acquired_at
     return (received if acquired is None or acquired > received + FUTURE else acquired).date().toordinal()
 
 
 def add_evidence(value: Columns, observation: Observation) -> None:
-    """Adds the effect of an observation to the columns of its row."""
+    """Records the effect of an observation in the columns of its row."""
     value |= {
         "outcome": observation.outcome.value,
         "row": observation.row,
@@ -154,7 +154,7 @@ def add_evidence(value: Columns, observation: Observation) -> None:
 
 
 def make_input(value: Columns, one: IncomingObservation, day: int) -> Columns:
-    """Returns the columns of the input of an observation."""
+    """Returns the columns that contain the input of an observation."""
     names = ("tenant", "monitor_id", "sequence", "epoch", "row")
     return {name: value[name] for name in names} | {
         "patient": one.patient,
@@ -170,7 +170,7 @@ def make_results(
     values: Sequence[Columns],
     recorded: dict[str, Columns],
 ) -> list[Columns]:
-    """Returns the result of each observation of a call: the columns of its row, and whether it is a duplicate."""
+    """Returns one result per observation of a call: the columns of its row, and whether it is a duplicate."""
     rows = recorded | {one.id: value for one, value in zip(fresh, values, strict=True)}
     first = {id(one) for one in fresh}
     results = []
@@ -189,7 +189,7 @@ def get_label(result: Columns) -> str:
 
 
 def count(head: Head, results: Sequence[Columns], values: Sequence[Columns]) -> None:
-    """Adds to the numbers of observations by outcome."""
+    """Adds observations to the numbers of observations per outcome."""
     counts = Counter(head.counts)
     counts.update(map(get_label, results))
     counts["late"] += sum(value["late"] for value in values)

@@ -1,4 +1,4 @@
-"""Checks and reads the observations of a request, and converts them to the recorded form.
+"""Checks and reads the observations of a request, and converts them to the form that is recorded.
 
 Legend: C channels.
 """
@@ -42,9 +42,11 @@ class IncomingObservation:
     Attributes:
         id: id of the observation.
         patient: group of the observation.
-        stratum: value of the monitor's stratum; empty if it is unknown.
-        acquired_at: when the study was acquired; None if unknown.
-        layers: vectors (C) by layer, for layers that the monitor watches and the observation has.
+        stratum: value of the monitor's stratum for this observation, such as the name of a scanner; empty if it is
+            unknown.
+        acquired_at: time when the study was acquired; None if unknown.
+        layers: maps each layer that the monitor observes to the feature vector (C) of the observation. Layers that the
+            observation lacks are left out.
         digest: digest of all other fields.
     """
 
@@ -83,12 +85,12 @@ def read_inline(
 
     Args:
         store: object store of the tenant.
-        observations: observations of the request, within the bounds of the API.
-        layers: number of channels by layer that the monitor watches; the first layer raises the alarm.
-        stratum: stratum of the monitor; empty for none.
+        observations: observations of the request. Their number and sizes are within the limits of the API.
+        layers: maps each layer that the monitor observes to its number of channels. The first layer raises the alarm.
+        stratum: name of the monitor's stratum; empty if it has no strata.
 
     Raises:
-        BadOption, BadTensor, InvalidInput: an observation is invalid; the error names its position.
+        BadOption, BadTensor, InvalidInput: an observation is invalid. The error names the position of the observation.
         DataLoss: stored features are missing or were changed.
     """
     _check_stored(observations, layers)
@@ -202,19 +204,19 @@ def read_feature_set_rows(
     layers: Mapping[str, int],
     get_strata: Callable[[], Sequence[str]] | None,
 ) -> list[IncomingObservation]:
-    """Reads rows of a feature set as observations. Their ids are the ids of its cases.
+    """Reads rows of a feature set as observations. The id of an observation is the id of its case.
 
     Args:
         store: object store of the tenant.
         manifest: manifest of the set.
         request: selects the rows.
-        layers: number of channels by layer that the monitor watches.
-        get_strata: returns the stratum of each row of the set; None without a stratum.
+        layers: maps each layer that the monitor observes to its number of channels.
+        get_strata: function that returns the stratum of each row of the set; None if the monitor has no strata.
 
     Raises:
-        BadTensor: the set lacks the layer that raises the alarm, or has another number of channels.
-        BadOption: the set has no such rows.
-        DataLoss: a part is missing or was changed.
+        BadTensor: the set does not have the layer that raises the alarm, or the number of channels differs.
+        BadOption: the requested rows do not exist in the set.
+        DataLoss: a part of the set is missing or was changed.
     """
     if request.start > manifest.rows:
         raise BadOption(f"the feature set has {manifest.rows:,} rows", field="feature_set.start", remedy="begin with 0")

@@ -1,4 +1,4 @@
-"""The reference of a monitor, from a stored feature set: one row of each patient.
+"""Reads the reference of a monitor from a stored feature set. The reference has one row per patient.
 
 Legend: G patients, C channels.
 """
@@ -34,12 +34,12 @@ class LoadedReference:
     """A reference in memory.
 
     Attributes:
-        pinned: the reference, with the digest of its manifest.
+        pinned: name of the feature set, with the digest of its manifest.
         origin: origin of its features.
-        model_id: model that produced its features.
-        layers: arrays (G, C) by layer; the first layer raises the alarm.
+        model_id: id of the model that produced the features.
+        layers: maps each layer to an array (G, C) of features. The first layer raises the alarm.
         patients: patient of each row.
-        strata: stratum of each row; None without a stratum.
+        strata: stratum of each row; None if the monitor has no strata.
     """
 
     pinned: MonitorReference
@@ -82,16 +82,16 @@ def load_reference(
         store: object store of the tenant.
         reference: the feature set.
         layer: layer that raises the alarm; empty for the first layer of the set.
-        descriptive: additional layers, which raise no alarm.
-        stratum: kind of the strata, such as `scanner`; empty for none.
+        descriptive: additional layers, which do not raise alarms.
+        stratum: name of the stratum, such as `scanner`; empty if the monitor has no strata.
 
     Raises:
-        BadOption: the set lacks a layer, or its dataset lacks the stratum.
+        BadOption: the set does not have a requested layer, or its dataset does not have the stratum.
         DataLoss: the set is damaged.
-        DigestMismatch: the digest of its manifest differs from `reference`.
-        InvalidInput: its features come from random weights.
-        NotFound: the set does not exist.
-        TooLarge: its rows exceed `MAX_REFERENCE_BYTES` or `MAX_CHANNELS`.
+        DigestMismatch: the digest of the set's manifest differs from that in `reference`.
+        InvalidInput: the features come from random weights.
+        NotFound: the feature set does not exist.
+        TooLarge: the rows of the set exceed `MAX_REFERENCE_BYTES` or `MAX_CHANNELS`.
     """
     committed = read_named(store, reference.feature_set_id, reference.manifest_sha256)
     manifest = committed.manifest
@@ -127,7 +127,7 @@ def list_changed_fields(created: Mapping[str, Any], request: MonitorSpec) -> lis
     """Returns the fields in which a request differs from the existing monitor with the same id.
 
     Args:
-        created: spec of the monitor, including values that were filled in from the reference.
+        created: spec of the existing monitor, including the values that were filled in from its reference.
         request: requested spec.
     """
     changed = list_differences(dict(created), request.model_dump(mode="json"))

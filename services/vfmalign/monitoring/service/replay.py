@@ -1,7 +1,8 @@
-"""Brings the states of monitors up to the last recorded observation.
+"""Updates the states of monitors to the last recorded observation.
 
-A state is a snapshot plus the recorded observations that follow it. Snapshots are read and observations replayed
-outside of transactions, so that slow work does not lock the database or block other monitors.
+A state is computed from a snapshot and the observations that were recorded after this snapshot. Snapshots are read
+outside of transactions, and observations are replayed there too. Slow work therefore does not lock the database or
+block other monitors.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ _log = logs.get(__name__)
 
 
 class StateReader:
-    """Reads the states of the monitors of a tenant. Callers must hold the monitor's lock.
+    """Reads the states of the monitors of a tenant. Callers must have locked the monitor.
 
     Args:
-        database: database of its monitors and observations.
-        store: object store of its snapshots.
+        database: database of the tenant's monitors and observations.
+        store: object store of the monitors' snapshots.
         states: cached states of all tenants.
     """
 
@@ -47,14 +48,14 @@ class StateReader:
         self._database, self._store, self._states = database, store, states
 
     def warm(self, monitor_id: str) -> State:
-        """Returns the state after the last observation, and keeps it in memory.
+        """Returns the state after the last observation, and caches it in memory.
 
         Raises:
             NotFound: the id is unknown.
             DataLoss: the snapshots are lost, or do not match the recorded observations.
-            PreconditionFailed: the snapshots are from an earlier version, and not all observations are kept.
+            PreconditionFailed: the snapshots are from an earlier version, and some observations are no longer stored.
             Unavailable: the database or the store does not answer.
-            DeadlineExceeded, Cancelled: the call ended while it waited for other calls that read states.
+            DeadlineExceeded, Cancelled: the call ended while it waited for other calls that were reading states.
         """
         with ExitStack() as reading:
             return self._warm(monitor_id, reading)
@@ -93,11 +94,11 @@ class StateReader:
                 return state
 
     def catch_up(self, session: Session, head: Head, state: State) -> bool:
-        """Replays observations that other processes have recorded since `warm`, within a transaction.
+        """Replays the observations that other processes have recorded since `warm`. Runs within a transaction.
 
         Returns:
-            False if there are too many observations for a transaction, or if the state belongs to another log. In both
-            cases, call `warm` again.
+            True if the state is complete. False if there are too many observations for one transaction, or if the state
+            belongs to another log. If the result is False, call `warm` again.
         """
         if not _can_take_up(session, head, state):
             return False
@@ -187,9 +188,10 @@ class StateReader:
 
 
 def can_follow(state: State, head: Head) -> bool:
-    """Returns whether the features of all observations that a state lacks are still stored.
+    """Returns whether the features are still stored for all observations that a state does not include.
 
-    The leader deletes features up to the previous snapshot, so a process that was idle for long reads a snapshot again.
+    The leader deletes the features of observations that the previous snapshot includes. A process that was idle for a
+    long time therefore has to read a newer snapshot.
     """
     return state.epoch == head.epoch and _get_oldest(head) <= state.sequence <= head.sequence
 

@@ -1,4 +1,4 @@
-"""The report of a monitor, from data in the database."""
+"""Writes the report of a monitor from data in the database."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def render(monitors: MonitorRepository, monitor_id: str, report_format: str) -> 
 
 
 def get_stride(rows: int) -> int:
-    """Returns the number of rows between points of the evidence: a power of two that gives at most `MAX_POINTS`."""
+    """Returns the number of rows between two points. It is a power of two and leads to at most `MAX_POINTS` points."""
     stride = 1
     while rows > stride * MAX_POINTS:
         stride *= 2
@@ -63,7 +63,7 @@ def get_stride(rows: int) -> int:
 
 
 def list_points(database: Database, monitor_id: str, epoch: int, stride: int, peak: int) -> Points:
-    """Returns the evidence of every `stride`-th row of an epoch, and of its alarm, its peak and its last row."""
+    """Returns the evidence of an epoch at every `stride`-th row, at its alarm, at its peak and at its last row."""
     table = ObservationRow
     rows = sa.select(sa.func.max(table.row)).where(table.monitor_id == monitor_id, table.epoch == epoch)
     query = sa.select(table.row, table.received_at, *(getattr(table, name) for name in LOG_COLUMNS)).where(
@@ -80,7 +80,7 @@ def list_points(database: Database, monitor_id: str, epoch: int, stride: int, pe
 
 
 def list_windows(database: Database, monitor_id: str, epoch: int) -> Shifts:
-    """Returns the shifts of non-overlapping windows of an epoch, oldest first."""
+    """Returns the shifts of non-overlapping windows of an epoch, starting with the oldest window."""
     query = sa.select(WindowRow).where(WindowRow.monitor_id == monitor_id, WindowRow.epoch == epoch)
     chosen: Shifts = []
     first_row: int | None = None

@@ -47,8 +47,8 @@ class StoredMonitor:
     """A monitor as stored in the database; see `tables.MonitorRow`.
 
     Attributes:
-        epochs: epochs, newest first; in lists, only the current one.
-        shifts, channels: results of the last window; empty in lists.
+        epochs: epochs, newest first. Lists of monitors include only the current epoch.
+        shifts, channels: results of the last window. They are empty in lists of monitors.
     """
 
     id: str
@@ -79,7 +79,7 @@ class StoredMonitor:
 
 @dataclass(frozen=True)
 class MonitorPins:
-    """Fixed properties of a monitor with which observations are checked."""
+    """Fixed properties of a monitor, against which observations are checked."""
 
     uid: str
     layers: dict[str, int]
@@ -88,7 +88,7 @@ class MonitorPins:
 
 @dataclass(frozen=True)
 class NewMonitor:
-    """Input of `create`: the prepared reference, the first snapshot and the first status of the state."""
+    """Input of `create`: the prepared reference, the first snapshot of the state, and the state's first status."""
 
     uid: str
     spec: MonitorSpec
@@ -109,7 +109,7 @@ class MonitorRepository:
         self.database, self._quota = database, quota
 
     def find(self, monitor_id: str, request: MonitorSpec) -> StoredMonitor | None:
-        """Returns the monitor with this id, if it has the same request; None if the id is free.
+        """Returns the monitor with this id if it has the same request. Returns None if the id is free.
 
         Raises:
             Conflict: the id is taken by a monitor with a different request.
@@ -170,7 +170,7 @@ class MonitorRepository:
             return self._to_item(session, get_row(session, monitor_id, uid))
 
     def get_pins(self, monitor_id: str) -> MonitorPins:
-        """Returns the properties with which observations of a monitor are checked.
+        """Returns the properties of a monitor against which its observations are checked.
 
         Raises:
             NotFound: the id is unknown.
@@ -186,13 +186,13 @@ class MonitorRepository:
             return read_page(session, MonitorRow, request, lambda row: self._to_item(session, row, whole=False))
 
     def list_all(self) -> tuple[StoredMonitor, ...]:
-        """Returns every monitor of the tenant, without earlier epochs."""
+        """Returns all monitors of the tenant. Earlier epochs are not included."""
         with self.database.snapshot() as session:
             rows = session.scalars(sa.select(MonitorRow).where(_IS_SHOWN).order_by(MonitorRow.id))
             return tuple(self._to_item(session, row, whole=False) for row in rows)
 
     def set_state(self, monitor_id: str, uid: str, state: str) -> StoredMonitor:
-        """Pauses or resumes a monitor, unless it is in this state already.
+        """Pauses or resumes a monitor if it is not yet in the requested state.
 
         Raises:
             NotFound: the monitor was deleted.
@@ -220,7 +220,7 @@ class MonitorRepository:
 
         Raises:
             NotFound: the id is unknown.
-            PreconditionFailed: the epoch is not the current one, or has no alarm.
+            PreconditionFailed: the given epoch is not the current epoch, or it has no alarm.
         """
         with self.database.session() as session:
             row = get_row(session, monitor_id, lock=True)
@@ -243,9 +243,9 @@ class MonitorRepository:
             return self._to_item(session, row)
 
     def delete(self, monitor_id: str, uid: str) -> bool:
-        """Hides a monitor permanently, and deletes some of its rows; returns whether no row is left.
+        """Hides a monitor permanently and deletes some of its rows. Returns True after the last row was deleted.
 
-        Repeat the call until it returns True. Until then, the id stays taken.
+        Repeat the call until it returns True. Until then, the id cannot be used for a new monitor.
         """
         with self.database.session() as session:
             query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
@@ -319,7 +319,8 @@ class MonitorRepository:
 def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = False) -> MonitorRow:
     """Returns the row of a monitor.
 
-    `uid` excludes a later monitor with the same id. If `uid` is empty, any monitor with this id matches.
+    If `uid` is set, a later monitor with the same id does not match. If `uid` is empty, any monitor with this id
+    matches.
 
     Raises:
         NotFound: the id is unknown, or belongs to a later monitor or to a monitor that is being deleted.
@@ -331,7 +332,7 @@ def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = Fa
 
 
 def make_unknown(monitor_id: str) -> NotFound:
-    """Returns the error for an unknown id of a monitor."""
+    """Returns the error that a monitor id is unknown."""
     return NotFound(
         "no such monitor",
         subject=monitor_id[:128],
@@ -347,10 +348,10 @@ def get_epoch(session: Session, monitor_id: str, number: int) -> EpochRow:
 
 
 def check_epoch(row: MonitorRow, epoch: int) -> None:
-    """Checks that an epoch is the current one.
+    """Checks that an epoch is the current epoch.
 
     Raises:
-        PreconditionFailed: another epoch is the current one.
+        PreconditionFailed: another epoch is the current epoch.
     """
     if row.epoch != epoch:
         raise PreconditionFailed(
@@ -379,7 +380,7 @@ def make_epoch(
 
 
 def make_uid() -> str:
-    """Returns the random id of a new monitor."""
+    """Returns a random `uid` for a new monitor."""
     return uuid.uuid4().hex
 
 

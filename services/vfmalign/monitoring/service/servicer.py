@@ -65,7 +65,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         keeper: records observations.
         epochs: changes references.
         store: object store of the tenant.
-        watching: sets the interval of watching calls, and ends these calls when the service stops.
+        watching: object that sets the interval of watching calls, and that ends them when the service stops.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     async def WatchMonitor(
         self, request: pb.WatchMonitorRequest, context: Context
     ) -> AsyncIterator[pb.WatchMonitorResponse]:
-        """Streams a monitor at every change."""
+        """Streams the monitor whenever it changes."""
         sent, uid = None, ""
         while True:
             monitor = await DATABASE.run(self._monitors.get, request.monitor_id, uid)
@@ -181,7 +181,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         return pb.ReplaceReferenceResponse(monitor=_pack(monitor))
 
     async def UpdateMonitor(self, request: pb.UpdateMonitorRequest, context: Context) -> pb.UpdateMonitorResponse:
-        """Changes fields that do not affect the evidence."""
+        """Changes fields of the monitor that do not affect the evidence."""
         changes = {field.name: value for field, value in request.ListFields() if field.name in UPDATABLE}
         if not changes:
             raise BadOption("there is nothing to change", field="max_silence_hours", remedy="set it, or `title`")
@@ -191,13 +191,13 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         return pb.UpdateMonitorResponse(monitor=_pack(monitor))
 
     async def PauseMonitor(self, request: pb.PauseMonitorRequest, context: Context) -> pb.PauseMonitorResponse:
-        """Keeps observations out of the evidence."""
+        """Pauses the monitor: from now on, its evidence does not include new observations."""
         owned = await self._check_owner(request.monitor_id)
         monitor = await DATABASE.run(self._monitors.set_state, owned.id, owned.uid, PAUSED)
         return pb.PauseMonitorResponse(monitor=_pack(monitor))
 
     async def ResumeMonitor(self, request: pb.ResumeMonitorRequest, context: Context) -> pb.ResumeMonitorResponse:
-        """Lets observations enter the evidence again."""
+        """Resumes the monitor: from now on, its evidence includes new observations again."""
         owned = await self._check_owner(request.monitor_id)
         monitor = await DATABASE.run(self._monitors.set_state, owned.id, owned.uid, ACTIVE)
         return pb.ResumeMonitorResponse(monitor=_pack(monitor))

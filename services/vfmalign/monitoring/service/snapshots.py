@@ -1,6 +1,6 @@
 """Snapshots of monitors' states in object storage, `monitors/<id>/<uid>/state/<epoch>-<sequence>-<random>.npz`.
 
-They are stored in the background: calls that record observations do not wait for the store.
+Snapshots are stored in the background, so calls that record observations do not wait for the store.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Snapshot(StoredFile):
 def write_snapshot(store: ObjectStore, owner: tuple[str, str], state: bytes, epoch: int, sequence: int) -> Snapshot:
     """Stores a state of the monitor with this id and `uid`.
 
-    Every call uses a new key, because two processes may store the same state. Each process deletes its own object if no
-        monitor uses it.
+    Every call uses a new key, because two processes may store the same state. Each process deletes the object that it
+    wrote if no monitor uses this object.
     """
     key = monitor_key(*owner, f"state/{epoch}-{sequence}-{uuid.uuid4().hex[:16]}.npz")
     file = StoredFile.of(key, state)
@@ -62,7 +62,7 @@ def read_snapshot(store: ObjectStore, monitor_id: str, snapshot: Snapshot) -> Mo
 
     Raises:
         DataLoss: the snapshot is missing or was changed.
-        OutdatedState: an earlier version stored it.
+        OutdatedState: an earlier version stored the snapshot.
         Unavailable: the store does not answer.
     """
     try:
@@ -76,7 +76,7 @@ def read_snapshot(store: ObjectStore, monitor_id: str, snapshot: Snapshot) -> Mo
 
 
 def delete_unused(store: ObjectStore, snapshot: Snapshot | None) -> None:
-    """Deletes a snapshot that no monitor uses. If the store does not answer, the leader deletes it later."""
+    """Deletes a snapshot that no monitor uses. If the store does not answer, the leader deletes the snapshot later."""
     if snapshot is None:
         return
     try:
@@ -86,7 +86,7 @@ def delete_unused(store: ObjectStore, snapshot: Snapshot | None) -> None:
 
 
 def delete_objects(store: ObjectStore, monitor_id: str, uid: str) -> None:
-    """Deletes every object of a deleted monitor. If the store does not answer, the leader deletes them later."""
+    """Deletes all objects of a deleted monitor. If the store does not answer, the leader deletes the objects later."""
     try:
         for key in store.list(monitor_key(monitor_id, uid, "")):
             store.delete(key)
@@ -99,7 +99,7 @@ class SnapshotWriter:
 
     Args:
         database: database of its monitors.
-        store: object store of its snapshots.
+        store: object store of the monitors' snapshots.
         states: cached states of all tenants.
         rows: number of observations after which a state is stored.
     """
@@ -112,7 +112,7 @@ class SnapshotWriter:
         self._not_before: dict[Key, float] = {}
 
     def store_if_due(self, key: Key, rows: int) -> None:
-        """Stores a state in the background, if the number of observations since the last snapshot is large enough."""
+        """Stores a state in the background if at least `rows` observations were recorded since the last snapshot."""
         if rows < self._rows:
             return
         with self._guard:

@@ -1,4 +1,4 @@
-"""Cache of the states of monitors, which are stored in the database and in snapshots."""
+"""Cache of the states of monitors. The database and the snapshots contain the stored states."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class State:
     """The state of a monitor after an observation.
 
     Attributes:
-        monitor: the monitor. Change it only while holding the monitor's lock.
+        monitor: the monitor. Change the monitor only while it is locked.
         epoch: number of its epoch.
         sequence: number of the last observation that the state includes.
-        received_at: arrival of that observation; None if unknown.
+        received_at: time when this observation arrived; None if unknown.
     """
 
     monitor: Monitor
@@ -49,7 +49,8 @@ class States:
     """Least-recently-used cache of states, with a lock for each monitor. Thread-safe.
 
     Args:
-        memory_bytes: memory of all states together. A single state that is larger is read again for every call.
+        memory_bytes: maximum memory of all cached states together. If a single state is larger, it is read again for
+            each call.
     """
 
     def __init__(self, memory_bytes: int) -> None:
@@ -60,7 +61,7 @@ class States:
         self._readers = threading.BoundedSemaphore(READERS)
 
     def get_lock(self, tenant: str, monitor_id: str) -> threading.Lock:
-        """Returns the lock of a monitor; the lock exists as long as it is referenced."""
+        """Returns the lock of a monitor. The lock exists as long as an object refers to it."""
         with self._guard:
             lock = self._locks.get((tenant, monitor_id))
             if lock is None:
@@ -69,7 +70,7 @@ class States:
 
     @contextmanager
     def hold(self, tenant: str, monitor_id: str) -> Iterator[None]:
-        """Holds the lock of a monitor during a block.
+        """Locks a monitor while the body of a `with` statement runs.
 
         Raises:
             DeadlineExceeded, Cancelled: the call ended while it waited for the lock.
@@ -79,21 +80,21 @@ class States:
 
     @contextmanager
     def limit_reading(self) -> Iterator[None]:
-        """Lets at most `READERS` threads at once run a block that reads a state.
+        """Limits to `READERS` the number of threads that run the body of this `with` statement, which reads a state.
 
         Raises:
-            DeadlineExceeded, Cancelled: the call ended while it waited.
+            DeadlineExceeded, Cancelled: the call ended while it waited for other threads.
         """
         with _acquire(self._readers):
             yield
 
     def get(self, key: Key) -> State | None:
-        """Returns the state if it is in memory, else None."""
+        """Returns the state of a monitor if it is in memory. Returns None if it is not."""
         with self._guard:
             return self._cache.get(key)
 
     def put(self, key: Key, state: State) -> None:
-        """Keeps a state in memory, and measures its size again."""
+        """Caches a state in memory, and updates its recorded size."""
         with self._guard:
             self._cache.pop(key, None)
             self._cache[key] = state

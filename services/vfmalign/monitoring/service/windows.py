@@ -1,7 +1,7 @@
-"""Windowed MMD²: the MMD service compares the last rows of a monitor with its reference.
+"""Windowed MMD²: the MMD service compares the last rows of a monitor with the monitor's reference.
 
-The reference has one row per patient. Every third row determines scale and bandwidth, and only the other rows are
-compared, so that the permutation test is exact.
+The reference has one row per patient. Every third of these rows determines the scale and the bandwidth. Only its other
+rows are compared, so the permutation test is exact.
 
 Legend: N rows, C channels.
 """
@@ -42,13 +42,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class WindowRows:
-    """Rows of a window that entered the evidence.
+    """Rows of a window that are part of the evidence.
 
     Attributes:
-        stratum: stratum of its rows; empty for all strata.
-        first_row, last_row: numbers of its first and last row in the epoch, from 1; 0 without rows.
-        layers: vectors of each row by layer, in the order of the rows; a large window is thinned to rows at equal
-            distances.
+        stratum: stratum of the rows; empty if the window contains all strata.
+        first_row, last_row: numbers of the window's first and last row in the epoch, starting at 1; 0 if the window has
+            no rows.
+        layers: maps each layer to one feature vector per row, in the order of the rows. A large window contains only
+            rows at equal distances.
     """
 
     stratum: str
@@ -58,7 +59,7 @@ class WindowRows:
 
 
 def is_due(monitor: StoredMonitor) -> bool:
-    """Returns whether there are enough new rows for another window: a tenth of the window's rows."""
+    """Returns whether there are enough new rows for another window: at least a tenth of the rows of a window."""
     rows, width = int(monitor.status["rows"]), monitor.spec.window_rows
     last = max((int(shift["last_row"]) for shift in monitor.shifts), default=0)
     return rows >= MIN_ROWS and rows - last >= max(1, width // 10 if last else 1)
@@ -67,7 +68,10 @@ def is_due(monitor: StoredMonitor) -> bool:
 def read_windows(
     database: Database, monitor: StoredMonitor, reference: LoadedReference, kept_windows: int
 ) -> list[WindowRows]:
-    """Reads the last window of all rows, and the last window of each stratum, from the last `kept_windows` windows."""
+    """Reads the last window of all rows and of each stratum.
+
+    Rows of a stratum are searched in the last `kept_windows` windows.
+    """
     width, most = monitor.spec.window_rows, _get_most_rows(max(monitor.layers.values()))
     of_epoch = InputRow.monitor_id == monitor.id, InputRow.epoch == monitor.epoch.number, InputRow.row > 0
     strata = sorted({name for name in reference.strata or () if name})
@@ -188,7 +192,7 @@ def _stack(vectors: Sequence[Array]) -> Array:
 def record_window(
     database: Database, monitor: StoredMonitor, shifts: Sequence[WindowedShift], channels: Sequence[ChannelShift]
 ) -> None:
-    """Records a window and deletes the oldest ones, unless its epoch has ended or the monitor was deleted meanwhile."""
+    """Records a window and deletes the oldest windows. Ignores it if its epoch has ended or the monitor was deleted."""
     epoch, last_row = monitor.epoch.number, max(shift.last_row for shift in shifts if not shift.stratum)
     of_monitor = (WindowRow.monitor_id == monitor.id, WindowRow.epoch == epoch)
     with database.session() as session:
@@ -216,7 +220,7 @@ def record_window(
 
 
 def get_mmd2(monitor: StoredMonitor) -> Estimate | None:
-    """Returns MMD² of the last window, for the layer that raises the alarm."""
+    """Returns MMD² of the last window. It is that of the layer that raises the alarm."""
     layer = next(iter(monitor.layers))
     for shift in monitor.shifts:
         if not shift["stratum"] and shift["layer"] == layer:

@@ -1,1 +1,1 @@
-"""The report of a check: first screen, tables, figures."""
+"""The report of a check: its first screen, tables and figures."""

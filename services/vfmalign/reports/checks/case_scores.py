@@ -1,4 +1,4 @@
-"""Scores of single test cases: each network's median and worst case, and metrics worse than the naive baseline."""
+"""Summaries of the scores of test cases: each network's median and worst case, and a comparison with the baseline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class CaseSummary:
     """Scores of one network over the test cases, in the metric's unit.
 
     Attributes:
-        median: median of all existing scores.
+        median: median of the scores of all cases that have one.
         worst: score of the worst case.
         worst_case: id of the worst case.
     """
@@ -29,7 +29,7 @@ class CaseSummary:
 
 
 def summarise_cases(scores: Mapping[Scored, Sequence[CaseScore]], metric: MetricSpec) -> dict[Scored, CaseSummary]:
-    """Returns a summary of each network; empty if the metric is not defined for single cases, such as AUROC."""
+    """Returns a summary of each network. Empty if the metric, such as AUROC, is not defined for single cases."""
     if metric.of_set != "mean":
         return {}
     summaries: dict[Scored, CaseSummary] = {}
@@ -42,13 +42,13 @@ def summarise_cases(scores: Mapping[Scored, Sequence[CaseScore]], metric: Metric
 
 
 def is_worse(metric: MetricSpec, score: float | None, baseline: float | None) -> bool:
-    """Whether a score is worse than the baseline's; False if either score is absent."""
+    """Whether a score is worse than that of the baseline. False if either score is absent."""
     if score is None or baseline is None:
         return False
     return score < baseline if metric.higher_is_better else score > baseline
 
 
 def list_worse_than_naive(result: CheckAnalysis) -> list[MetricSpec]:
-    """Returns the metrics by which the fine-tuned model scores worse than the naive baseline."""
+    """Returns the metrics for which the score of the fine-tuned model is worse than that of the naive baseline."""
     own, naive = result.network("pretrained").test_means, result.naive_baseline.test_means
     return [metric for metric in result.metrics if is_worse(metric, own.get(metric.name), naive.get(metric.name))]

@@ -1,4 +1,4 @@
-"""The first screen of a check's report: both answers, figures, scores below the naive baseline, facts of the run."""
+"""First screen of a check's report: answers, figures, scores worse than the naive baseline, and facts of the run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ACCEPTED: tuple[tuple[str, tuple[VerdictLabel, ...]], ...] = (
 
 @dataclass(frozen=True)
 class GateRow:
-    """One gate option of the command line, its intention, and the outcome of the check under this option."""
+    """One gate option of the command line, its purpose, and the outcome of the check if this option is used."""
 
     intention: str
     option: str
@@ -50,13 +50,15 @@ class FirstScreen:
 
     Attributes:
         summary: both answers in one sentence.
-        few_trainings: whether there are too few trainings for an answer; an old result may still contain an answer.
-        limits: limits due to the number of patients; empty if the summary includes them.
-        scores: main metric of every network, and every metric by which the model scores worse than the naive baseline.
-        worse: scores that are worse than the naive baseline's, in words.
-        shift: the shift with its interval and its ratio, in words.
+        few_trainings: whether there are too few trainings for an answer. A result of an older version may still contain
+            an answer.
+        limits: what the number of patients does not allow to conclude; empty if the summary says this.
+        scores: scores of all networks, in the main metric and in each metric for which the model is worse than the
+            naive baseline.
+        worse: sentence that names the scores that are worse than those of the naive baseline.
+        shift: sentence that states the shift with its interval and its ratio.
         scale: figure of the shift on its scale; None if the shift has no ratio.
-        repeat: command that repeats the check; empty if there is none.
+        repeat: command that repeats the check; empty if no command can do this.
     """
 
     summary: str
@@ -81,7 +83,7 @@ def make_first_screen(
     Args:
         report: report of the check.
         metric: its primary metric.
-        scores: test scores of every network with the first seed, for the median and the worst case.
+        scores: test scores of each network with the first seed. The median and the worst case are computed from them.
         spec: the request of the check.
     """
     result = report.result
@@ -121,7 +123,7 @@ def _has_intervals(result: CheckAnalysis) -> bool:
 
 
 def list_gates(result: CheckAnalysis, metric: MetricSpec) -> tuple[GateRow, ...]:
-    """Evaluates the check under each gate that docs/gates.md describes."""
+    """Evaluates the check with each gate that docs/gates.md describes."""
     few = result.trainings < MIN_SEEDS
     rows = []
     for intention, option, accepted, verdict in (

@@ -27,7 +27,7 @@ MEASURE_SCALES = {
 
 @dataclass(frozen=True)
 class NumberRow:
-    """One formatted row of a table of numbers. For a measure, the field `interval` contains its scale."""
+    """One formatted row of a table of numbers. If it shows a measure, `interval` contains the measure's scale."""
 
     name: str
     value: str
@@ -36,7 +36,7 @@ class NumberRow:
 
 
 def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
-    """Lists the rows of the main table: shift and gains, with notes on how to read them."""
+    """Lists the rows of the main table, which show shift and gains, with notes that explain how to read them."""
     primary = result.shift.get_layer(result.shift.primary_layer)
     shift, of_seed = (primary.standardised or primary.raw).mmd2, ""
     if result.seed_variation is not None:
@@ -70,7 +70,7 @@ def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
 
 
 def list_measures(result: CheckAnalysis) -> tuple[list[NumberRow], list[str]]:
-    """Returns rows of the measures (except MMD²) that have a scale within one check, and the other measures' names."""
+    """Returns rows of the measures (except MMD²) that have a scale within one check, and the names of all others."""
     rows, others = [], []
     for name, meaning in MEASURE_MEANINGS.items():
         if (measure := result.measures.get(name)) is None:
@@ -102,7 +102,7 @@ def _gain_note(gain: Gain) -> str:
 
 
 def list_notes(result: CheckAnalysis) -> list[str]:
-    """Lists the conventions of the metrics, and the reasons why steps are absent."""
+    """Lists the conventions of the metrics, and the reasons why numbers of steps are absent."""
     notes = [
         f"{metric.title} with an empty mask: {metric.empty_mask}" for metric in result.metrics if metric.empty_mask
     ]

@@ -1,4 +1,4 @@
-"""HTML report of a check: a single self-contained file without scripts or links, with embedded images."""
+"""HTML report of a check: a single self-contained file with embedded images, without scripts and links."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_CUT_ROWS = 50
 
 @dataclass(frozen=True)
 class ExampleSlice:
-    """An image with a network's prediction on one slice, as PNG, with its caption."""
+    """A PNG image that shows a network's prediction on one slice, with a caption."""
 
     network: Network
     png: bytes
@@ -32,11 +32,11 @@ class ExampleSlice:
 
 @dataclass(frozen=True)
 class PageSources:
-    """Inputs of a page in addition to the report's record.
+    """Inputs of a page that the record of the report does not contain.
 
     Attributes:
         examples: example slices with predictions.
-        scores: test scores of every network with the first seed.
+        scores: test scores of each network with the first training seed.
         spec: the request of the check.
     """
 
@@ -50,7 +50,7 @@ def render(report: CheckReport, sources: PageSources) -> bytes:
 
     Args:
         report: the record stored as `report.json`.
-        sources: further inputs of the page.
+        sources: inputs that the record does not contain.
     """
     result = report.result
     further = [network for seed in result.seeds[1:] for network in seed.networks]

@@ -1,4 +1,4 @@
-"""Figures of a check's report, each a self-contained SVG. Equal records give equal bytes."""
+"""Figures of a check's report. Each figure is a self-contained SVG. Equal records give equal bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NETWORK_LABELS: Mapping[Network, str] = {
 
 
 def draw_shift(shift: ComputeResponse) -> bytes:
-    """MMD² per layer with its interval, for standardised and raw features in two panels with separate scales."""
+    """Draws MMD² per layer with its interval. Standardised and raw features have separate panels and scales."""
     with figure_style():
         figure = new_figure(7.2, 0.9 + 0.34 * len(shift.layers))
         axes = figure.subplots(1, 2, sharey=True)
@@ -81,7 +81,7 @@ def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec, further: 
 
 
 def draw_projection(projection: Projection) -> bytes:
-    """Draws each case before (hollow) and after (filled) fine-tuning, along the first two principal directions."""
+    """Draws each case before (hollow) and after (filled) fine-tuning, on the first two principal axes."""
     with figure_style():
         figure = new_figure(4.6, 4.0)
         axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""The table of scores of all networks on a report's first screen; scores worse than the naive baseline's are marked."""
+"""Table of the scores of all networks. It marks scores that are worse than those of the naive baseline."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ COLUMNS: tuple[Scored, ...] = ("pretrained", "specialised", "scratch", "naive")
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One metric's score for every network.
+    """Scores of all networks in one metric.
 
     Attributes:
         name: name of the score.
         values: scores in the order of `COLUMNS`.
-        worse: whether the fine-tuned model's score is worse than the naive baseline's.
+        worse: whether the score of the fine-tuned model is worse than that of the naive baseline.
     """
 
     name: str
@@ -29,20 +29,20 @@ class ScoreRow:
     worse: bool
 
     def compare_with_naive(self) -> str:
-        """States the fine-tuned model's score and the naive baseline's, in words."""
+        """Returns a sentence with the scores of the fine-tuned model and of the naive baseline."""
         return f"{self.name} {self.values[0]} against {self.values[-1]}"
 
 
 def list_score_rows(
     result: CheckAnalysis, metric: MetricSpec, scores: Mapping[Scored, Sequence[CaseScore]]
 ) -> tuple[ScoreRow, ...]:
-    """Rows of the primary metric, and of every other metric whose score is worse than the naive baseline's.
+    """Rows of the primary metric and of all metrics for which the model is worse than the naive baseline.
 
     Args:
         result: analysis of the check.
         metric: its primary metric.
-        scores: test scores of every network with the first seed. Without them, the median and the worst case are left
-            out.
+        scores: test scores of each network with the first seed. If they are not given, the rows have no median and no
+            worst case.
     """
     of_seed = f", seed {result.seeds[0].seed}" if result.seeds else ""
     rows = [_make_mean_row_over_seeds(result, metric) if result.seeds else _make_mean_row(result, metric)]

@@ -1,4 +1,4 @@
-"""Rows about the training seeds in a check's report: results per seed, mean and spread, variance components."""
+"""Rows about training seeds in a check's report: results per seed, their mean and spread, and variance components."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SeedRow:
 
 @dataclass(frozen=True)
 class ComponentRow:
-    """One formatted row of the table of variance components, as standard deviations."""
+    """One formatted row of the table of variance components. The row shows standard deviations."""
 
     name: str
     seed: str
@@ -35,7 +35,7 @@ class ComponentRow:
 
 
 def list_seed_rows(result: CheckAnalysis) -> list[SeedRow]:
-    """Lists one row per seed, one of the mean and one of the standard deviation; empty for a single seed."""
+    """Lists one row per seed, a row of means and a row of standard deviations. Empty for a single seed."""
     if (variation := result.seed_variation) is None:
         return []
     primary = variation.layers[0].standardised or variation.layers[0].raw
@@ -59,7 +59,7 @@ def list_seed_rows(result: CheckAnalysis) -> list[SeedRow]:
 
 
 def list_component_rows(result: CheckAnalysis) -> list[ComponentRow]:
-    """Lists variance components: a row for each network of the gains and each difference; empty for a single seed."""
+    """Lists variance components, with one row per network and per difference of the gains. Empty for a single seed."""
     rows: list[ComponentRow] = []
     gains = (("specialised network", result.rpg_specialised), ("random weights", result.rpg_scratch))
     for name, gain in gains:
@@ -74,7 +74,7 @@ def list_component_rows(result: CheckAnalysis) -> list[ComponentRow]:
 
 
 def list_seed_notes(result: CheckAnalysis) -> list[str]:
-    """Explains which means over the seeds are absent or only bounds."""
+    """Explains which means over the seeds are absent, and which means are only bounds."""
     if (variation := result.seed_variation) is None:
         return []
     notes = []

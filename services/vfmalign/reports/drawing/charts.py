@@ -1,7 +1,8 @@
-"""Charts of a report's first screen as inline SVG: differences about zero, the shift on its scale, the layers.
+"""Charts for the first screen of a report, as inline SVG: differences around zero, the shift, and the layers.
 
-Unlike matplotlib's images, they fit every width, follow the page's light or dark style, and have text for screen
-readers. Figures that need a plotting library use matplotlib and are folded.
+Unlike images from matplotlib, these charts fit any width and follow the light or dark style of the page. They also
+contain text for screen readers. Figures that need a plotting library are drawn by matplotlib and are collapsed on the
+page.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class ForestRow:
     Attributes:
         label: name of the difference.
         estimate: value and interval.
-        text: value and interval in words, or the reason why they are absent.
-        bad: whether the texts have the colour for "worse than the naive baseline".
+        text: value and interval as text, or the reason why they are absent.
+        bad: whether the texts are in the colour that means "worse than the naive baseline".
     """
 
     label: str
@@ -42,7 +43,7 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class LayerCell:
-    """One layer in the strip of layers, with its shift as a share of its shift to random weights."""
+    """One layer in the strip of layers. Its ratio is its shift divided by its shift to random weights."""
 
     name: str
     ratio: float | None
@@ -52,7 +53,7 @@ class LayerCell:
 
 @dataclass(frozen=True)
 class SharePart:
-    """One segment of a bar of shares: its mark and label, its count, and its CSS class."""
+    """One segment of a bar of shares, with its mark, label, count and CSS class."""
 
     mark: str
     label: str
@@ -70,16 +71,16 @@ def draw_forest(
     limits: tuple[float, float] | None = None,
     format_tick: Callable[[float], str],
 ) -> Markup:
-    """Draws differences with their intervals about zero. An arrow marks an interval that extends beyond the axis.
+    """Draws differences with their intervals around zero. An arrow marks an interval that extends beyond the axis.
 
     Args:
-        rows: differences; the first row is the main one and determines the axis.
+        rows: differences. The first row is the main difference and determines the axis.
         identifier: id of the figure.
         title: title of the figure.
-        ends: meanings of values on the left and on the right of zero.
-        band: half the width of the band about zero; 0 for no band.
-        limits: limits of the axis; chosen from the rows by default.
-        format_tick: formats the label of a tick.
+        ends: labels that explain what values to the left and to the right of zero mean.
+        band: half the width of the band around zero; 0 for no band.
+        limits: limits of the axis. By default, they are derived from the rows.
+        format_tick: function that formats the label of a tick.
     """
     axis = Axis(*(limits or _choose_limits([row.estimate for row in rows], band)))
     bottom = ROW_HEIGHT * len(rows) + 4
@@ -117,7 +118,7 @@ def draw_shift_scale(shift: Estimate, random: float | None, text: str) -> Markup
 
 
 def draw_layer_strip(layers: Sequence[LayerCell]) -> Markup:
-    """Draws one cell per layer with its ratio above and its name below. Layers with a larger ratio are darker."""
+    """Draws one cell per layer, with the layer's ratio above and name below. Layers with a larger ratio are darker."""
     cells = sorted(layers, key=lambda cell: to_natural_order(cell.name))
     names = shorten_names([cell.name for cell in cells])
     shown = set(range(len(cells)))
@@ -137,7 +138,7 @@ def draw_layer_strip(layers: Sequence[LayerCell]) -> Markup:
 
 
 def draw_shares(parts: Sequence[SharePart], *, identifier: str, title: str) -> Markup:
-    """Draws a bar with one segment per part, in the order of `parts`, and the counts above the bar."""
+    """Draws a bar with one segment per part, in the order of `parts`. The counts are shown above the bar."""
     total = sum(part.count for part in parts)
     elements, left = [], 0.0
     for place, part in enumerate(parts):

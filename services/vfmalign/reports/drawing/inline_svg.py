@@ -1,4 +1,4 @@
-"""Inline SVG elements: they use the colours of the page, and their text keeps its size at every width.
+"""Inline SVG elements: they use the colours of the page, and the size of their text is the same at every width.
 
 Horizontal positions are percentages of the width; vertical positions are in pixels.
 """
@@ -13,9 +13,10 @@ from markupsafe import Markup, escape
 
 
 def make_element(name: str, *children: str, **attributes: object) -> Markup:
-    """Returns an element. Children and values are escaped; `class_` becomes `class`, and underscores become hyphens.
+    """Returns an SVG element and escapes its children and values.
 
-    Attributes that are None or False are left out.
+    In the names of attributes, `class_` becomes `class` and underscores become hyphens. Attributes that are None or
+    False are left out.
     """
     pairs = (
         (key.rstrip("_").replace("_", "-"), value)
@@ -27,12 +28,12 @@ def make_element(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def make_figure(identifier: str, title: str, description: str, height: int, parts: Iterable[Markup]) -> Markup:
-    """Returns an SVG as wide as its container, with a title and a description for screen readers.
+    """Returns an SVG that is as wide as its container. It has a title and a description for screen readers.
 
     Args:
         identifier: id of the element, unique in its page.
         title: title of the figure.
-        description: the figure's numbers in words.
+        description: text that states the numbers of the figure.
         height: in pixels.
         parts: its elements.
     """
@@ -55,7 +56,7 @@ class Axis:
     margin: float = 2.0
 
     def place(self, value: float) -> str:
-        """Position of a value; if it is beyond the axis, the position of the nearer end."""
+        """Position of a value. If the value is beyond the axis, returns the position of the nearer end."""
         return f"{self._percent(value):.2f}%"
 
     def width(self, low: float, high: float) -> str:
@@ -63,7 +64,7 @@ class Axis:
         return f"{self._percent(high) - self._percent(low):.2f}%"
 
     def holds(self, value: float) -> bool:
-        """Whether a value is within the axis."""
+        """Whether a value is between the ends of the axis."""
         return self.low <= value <= self.high
 
     def ticks(self) -> list[float]:

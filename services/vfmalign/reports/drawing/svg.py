@@ -35,7 +35,7 @@ _style_lock = threading.Lock()  # matplotlib's rc settings are global to the pro
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Applies the style of the figures. Figures are drawn one at a time."""
+    """Applies the style of the figures. Only one figure is drawn at a time."""
     import matplotlib as mpl  # deferred: the import takes about a second and an idle service draws nothing
 
     with _style_lock, mpl.rc_context(_STYLE):
@@ -43,7 +43,7 @@ def figure_style() -> Iterator[None]:
 
 
 def new_figure(width_in: float, height_in: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
-    """Creates a figure without axes; sizes are in inches."""
+    """Creates a figure without axes. All sizes are in inches."""
     from matplotlib.figure import Figure  # deferred, as in `figure_style`
 
     return Figure(figsize=(width_in, height_in), layout=layout)

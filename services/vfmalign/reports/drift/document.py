@@ -1,6 +1,7 @@
-"""Document about the state of a monitor. The monitor's page, table and JSON are made from this document.
+"""Document that describes the state of a monitor. The monitor's page, table and JSON output are created from it.
 
-Its size does not grow with the stream: evidence is thinned, and windows, extreme rows and channels are limited.
+The size of the document does not grow with the stream. Evidence is thinned, and the numbers of windows, extreme rows
+and channels are limited.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class ComponentEvidence(Record):
     """Evidence of one component.
 
     Attributes:
-        log_evidence: natural logarithm of the statistic that raises the alarm; for channels, of the largest statistic.
-            None before the first value.
+        log_evidence: natural logarithm of the statistic that raises the alarm. For channels, it is that of the largest
+            statistic. None before the first value.
         log_threshold: natural logarithm of the threshold of the alarm.
     """
 
@@ -42,7 +43,7 @@ class ComponentEvidence(Record):
 
     @property
     def is_reached(self) -> bool:
-        """Whether the evidence is at or above its threshold now. It may fall below the threshold after an alarm."""
+        """Whether the evidence is at or above its threshold now. After an alarm, it may fall below."""
         return self.log_evidence is not None and self.log_evidence >= self.log_threshold
 
 
@@ -50,10 +51,10 @@ class EvidencePoint(Record):
     """Evidence after one row.
 
     Attributes:
-        row: number of the row in the epoch, from 1.
-        log_evidence: natural logarithm of the evidence by component, in the order of `DriftDocument.components`,
-            without the component `first_patients`.
-        time: when the row arrived; None if unknown.
+        row: number of the row in the epoch, starting at 1.
+        log_evidence: natural logarithm of the evidence of each component except `first_patients`, in the order of
+            `DriftDocument.components`.
+        time: time when the row arrived; None if unknown.
     """
 
     row: int = Field(ge=1)
@@ -65,7 +66,7 @@ class Peak(Record):
     """Peak evidence of the epoch, relative to the threshold.
 
     Attributes:
-        row: number of the row in the epoch, from 1.
+        row: number of the row in the epoch, starting at 1.
         log_evidence: natural logarithm of the component's statistic.
     """
 
@@ -78,12 +79,12 @@ class AlarmRecord(Record):
     """The first alarm of the epoch.
 
     Attributes:
-        row: number of the row in the epoch, from 1.
+        row: number of the row in the epoch, starting at 1.
         observation: id of the row's observation.
-        components: components that had reached their thresholds.
-        time: when the row arrived; None if unknown.
-        acknowledged: acknowledgement of the alarm; None if the alarm is not acknowledged, or for a stream without a
-            service.
+        components: components whose evidence had reached its threshold.
+        time: time when the row arrived; None if unknown.
+        acknowledged: acknowledgement of the alarm; None if the alarm is not acknowledged, or if the monitor runs
+            without a service.
     """
 
     row: int
@@ -94,7 +95,7 @@ class AlarmRecord(Record):
 
 
 class StratumRows(Record):
-    """Number of calibration rows and of the epoch's rows in one stratum. An empty name means an unknown stratum."""
+    """Number of calibration rows and of the epoch's rows in one stratum. The name of an unknown stratum is empty."""
 
     name: str
     reference: int
@@ -102,11 +103,11 @@ class StratumRows(Record):
 
 
 class StratumMix(Record):
-    """The mix of strata. It is descriptive and raises no alarm.
+    """The mix of strata. It is only descriptive and does not raise an alarm.
 
     Attributes:
-        kind: kind of the strata, such as `scanner`.
-        strata: calibration rows of the reference and rows of the stream, by stratum.
+        kind: name of the stratum, such as `scanner`.
+        strata: numbers of calibration rows and of rows of the stream, for each stratum.
     """
 
     kind: str
@@ -114,15 +115,15 @@ class StratumMix(Record):
 
 
 class Window(Record):
-    """MMD² between a window of the stream's rows and the reference. It is descriptive: α does not cover it.
+    """MMD² between a window of rows of the stream and the reference. Descriptive only: α does not cover it.
 
     Attributes:
-        layer: name of the layer; empty for an array without layers.
-        stratum: stratum of all rows of both samples; empty for all strata.
-        first_row, last_row: numbers of the first and last row in the epoch.
-        rows: number of rows of the stream.
-        reference_rows: number of rows of the reference.
-        mmd2: unbiased estimate with its interval.
+        layer: name of the layer; empty if the features have no named layers.
+        stratum: stratum of all rows in both samples; empty if the samples contain all strata.
+        first_row, last_row: numbers that the first and last row of the window have in the epoch.
+        rows: number of rows in the sample of the stream.
+        reference_rows: number of rows in the sample of the reference.
+        mmd2: unbiased estimate of MMD² with its interval.
         p_value: p-value of the permutation test, not adjusted for other windows, layers and strata.
     """
 
@@ -137,7 +138,7 @@ class Window(Record):
 
 
 class ExtremeRow(Record):
-    """A row far from the reference, with its p-value among the previous rows."""
+    """A row that is far from the reference, with its p-value among the earlier rows."""
 
     row: int
     observation: str
@@ -145,7 +146,7 @@ class ExtremeRow(Record):
 
 
 class ChannelShift(Record):
-    """Shift of a channel's mean in SD of the reference, and the channel's share of the squared shift, in [0, 1]."""
+    """Shift of a channel's mean in SD of the reference, and the channel's share [0, 1] of the squared shift."""
 
     channel: int
     shift_sd: float
@@ -158,30 +159,30 @@ class DriftDocument(Record):
     Attributes:
         title: name of the stream.
         reference: name of the reference.
-        layer: layer that raises the alarm; empty for an array without layers.
-        reference_rows: number of patients of the reference, each with one row; 0 if unknown.
+        layer: layer that raises the alarm; empty if the features have no named layers.
+        reference_rows: number of rows of the reference, which has one row per patient; 0 if unknown.
         channels: number of channels of the layer.
-        alpha: largest probability of ever raising an alarm without drift; None with `run_length`.
-        run_length: number of rows A: without drift, an alarm within T rows has a probability of at most T/A; None with
-            `alpha`.
-        patient_window_days: days after which a patient may enter again; None for never.
-        first_patients: number of first rows that are compared with the reference in one test; None for no such test.
-        seed: seed of all random draws.
-        epoch: number of the epoch, from 1.
-        has_guarantee: whether the bound on false alarms covers the alarm of this epoch.
-        outcomes: number of observations by outcome.
-        rows: number of rows of the epoch that entered the evidence.
-        blocks_are_active: whether blocks of rows still add evidence.
+        alpha: maximum probability that the monitor ever raises an alarm without drift; None if `run_length` is set.
+        run_length: number of rows A; None if `alpha` is set. Without drift, the probability of an alarm within T rows
+            is at most T/A.
+        patient_window_days: number of days after which the evidence may include the same patient again; None for never.
+        first_patients: number of first rows that one test compares with the reference; None if there is no such test.
+        seed: seed of all random numbers.
+        epoch: number of the epoch, starting at 1.
+        has_guarantee: whether the bound on false alarms covers this epoch.
+        outcomes: maps each outcome to its number of observations.
+        rows: number of rows of the epoch that the evidence includes.
+        blocks_are_active: whether blocks of rows are still scored.
         alarm: first alarm of the epoch; None if there is none.
         components: current evidence and threshold.
-        history: evidence at no more than `MAX_POINTS` moments.
-        peak: peak evidence of the epoch; None before the first evidence.
-        mix: mix of strata; None without strata.
-        window_rows: rows of a window; 0 for no windows.
-        windows: windows of all rows over time, then of the last rows by stratum.
-        moved_rows: how many of the last rows are in the comparison of channels.
+        history: evidence at `MAX_POINTS` moments or fewer.
+        peak: peak evidence of the epoch; None if there is no evidence yet.
+        mix: mix of strata; None if the monitor has no strata.
+        window_rows: number of rows in a window; 0 if there are no windows.
+        windows: windows of all strata in the order of time, followed by the last window of each stratum.
+        moved_rows: number of last rows that the comparison of channels uses.
         notes: assumptions and limits, one sentence each.
-        monitor: monitor of the service; None for a stream without a service.
+        monitor: monitor of the service; None if the monitor runs without a service.
     """
 
     version: Literal[2] = 2
@@ -215,7 +216,7 @@ class DriftDocument(Record):
 
     @property
     def strongest(self) -> ComponentEvidence:
-        """The component with the strongest evidence relative to its threshold."""
+        """The component whose evidence is highest relative to its threshold."""
         return max(self.components, key=_get_excess)
 
 

@@ -1,4 +1,4 @@
-"""Figures of a monitor's page as inline SVG: evidence and windowed MMD² over the rows of the stream."""
+"""Figures of a monitor's page as inline SVG: the evidence and MMD² of windows, over the rows of the stream."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Plot:
         return f"{LEFT + WIDTH * self._share(self.x, value):.3f}%"
 
     def draw_lines(self, *parts: Markup) -> Markup:
-        """Places shapes, given in the coordinates of `list_points`, in the area of the plot."""
+        """Places shapes in the area of the plot. Shapes use the coordinates of `list_points`."""
         size = {"x": f"{LEFT:g}%", "y": TOP, "width": f"{WIDTH:g}%", "height": self.height - TOP - BOTTOM}
         return make_element(
             "svg", *parts, viewBox=f"0 0 {SCALE:g} {SCALE:g}", preserveAspectRatio="none", aria_hidden="true", **size
@@ -54,7 +54,7 @@ class _Plot:
         )
 
     def draw_frame(self, ticks: Sequence[tuple[float, str]]) -> Iterator[Markup]:
-        """Draws the horizontal lines with their labels, and the numbers of rows below."""
+        """Draws the horizontal lines with their labels, and the row numbers below the plot."""
         ends = {"x1": f"{LEFT:g}%", "x2": f"{LEFT + WIDTH:g}%"}
         for value, label in ticks:
             y = self.place_y(value)
@@ -71,7 +71,7 @@ class _Plot:
 
 
 def draw_evidence(document: DriftDocument) -> Markup:
-    """Draws the alarm, and each component's evidence by row: divided by its threshold, as powers of ten."""
+    """Draws the alarm and each component's evidence per row. The axis shows evidence / threshold as powers of ten."""
     lines = [
         [
             (point.row, max((value - one.log_threshold) / LN10, LOWEST_POWER))
@@ -113,7 +113,7 @@ def draw_evidence(document: DriftDocument) -> Markup:
 
 
 def draw_windows(document: DriftDocument) -> Markup | None:
-    """Draws MMD² per window for the layer that raises the alarm, with its interval as a band; None without windows."""
+    """Draws MMD² per window, with its interval as a band, for the layer that raises the alarm. None without windows."""
     windows = [
         window
         for window in document.windows

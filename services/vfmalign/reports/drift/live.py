@@ -1,4 +1,4 @@
-"""Records about a monitor of the service, in addition to its evidence: state, acknowledgement, times and epochs."""
+"""Data about a monitor of the service that is not evidence: its state, acknowledgement, times and epochs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class EarlierEpoch(Record):
     """An epoch that has ended.
 
     Attributes:
-        number: number of the epoch, from 1.
+        number: number of the epoch, starting at 1.
         start: why it began.
-        has_guarantee: whether the bound covers the alarm of this epoch.
+        has_guarantee: whether the bound on false alarms covers this epoch.
         reference: id of its reference.
         start_time: when it began.
-        rows: number of rows that entered.
+        rows: number of rows that the evidence includes.
         alarm_row: number of the row that raised the first alarm of the epoch; None if there was no alarm.
-        alarm_time: when the alarm was raised.
-        acknowledged: acknowledgement of the alarm; None if there is none.
+        alarm_time: time when the alarm was raised.
+        acknowledged: acknowledgement of the alarm; None if the alarm is not acknowledged.
     """
 
     number: int
@@ -46,21 +46,20 @@ class LiveMonitor(Record):
 
     Attributes:
         monitor_id: its id.
-        model_id: model that computes the features.
-        state: whether observations enter the evidence.
-        write_time: when the document was written.
-        create_time: when the monitor was created.
-        reference_sha256: digest of the manifest of the current epoch's reference.
-        epoch_start: why the current epoch began.
+        model_id: id of the model that computes the features.
+        state: state of the monitor, which decides whether the evidence includes new observations.
+        write_time: time when the document was written.
+        create_time: time when the monitor was created.
+        reference_sha256: digest of the manifest of the reference of the current epoch.
+        epoch_start: reason why the current epoch began.
         epoch_start_time: when it began.
-        first_row_time: when the first row of the current epoch arrived; None if unknown.
-        last_observation_time: when the last observation of any epoch arrived; None if there is none.
-        last_acquire_time: the latest time of acquisition; None if unknown.
-        late_observations: number of observations that were acquired earlier than an observation that had already
-            arrived.
-        future_observations: number of observations with a time of acquisition after their arrival.
-        max_silence_hours: longest acceptable time without an observation, in hours; None for no limit.
-        window_time: when the last window was compared; None before the first window.
+        first_row_time: time when the first row of the current epoch arrived; None if unknown.
+        last_observation_time: time when the last observation of any epoch arrived; None if there was no observation.
+        last_acquire_time: latest time of acquisition of all observations; None if unknown.
+        late_observations: number of observations that arrived after an observation with a later time of acquisition.
+        future_observations: number of observations whose time of acquisition is after their time of arrival.
+        max_silence_hours: maximum acceptable time without an observation, in hours; None if there is no limit.
+        window_time: time when the last window was compared; None if there was no window yet.
         earlier_epochs: earlier epochs, newest first.
     """
 

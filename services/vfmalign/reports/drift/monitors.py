@@ -1,4 +1,4 @@
-"""Creates the document of a monitor of the service from the records of the API."""
+"""Creates the document of a monitor of the service from messages of the API."""
 
 from __future__ import annotations
 
@@ -35,11 +35,13 @@ def describe_monitor(
     """Describes a monitor in its current epoch.
 
     Args:
-        monitor: the complete monitor, not an entry of a list.
-        history: evidence of the current epoch after each row or after some rows, in order; a long history is thinned.
-        extreme_rows: extreme rows of the current epoch, the farthest first.
-        windows: earlier windows of the current epoch, oldest first; the windows in `monitor` follow them.
-        now: time of writing the document.
+        monitor: the complete message of the monitor. An entry of a list is not sufficient.
+        history: evidence of the current epoch after each row or after some of the rows, in order. A long history is
+            thinned.
+        extreme_rows: extreme rows of the current epoch, starting with the row farthest from the reference.
+        windows: earlier windows of the current epoch, starting with the oldest. The windows in `monitor` are more
+            recent.
+        now: time when the document is written.
         reference_rows: number of patients of the reference; 0 if unknown.
     """
     spec, epoch = monitor.spec, monitor.epoch

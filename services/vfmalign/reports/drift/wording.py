@@ -1,4 +1,4 @@
-"""Sentences and numbers of a monitor, for the page and the terminal."""
+"""Formats sentences and numbers about a monitor for its page and the terminal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def format_power(log_value: float | None) -> str:
-    """Formats a number, given its natural logarithm: as a decimal from 0.01 to 9,999, else with a power of ten."""
+    """Formats a number from its natural logarithm. Numbers outside 0.01 to 9,999 are formatted with a power of ten."""
     if log_value is None:
         return ABSENT
     if math.log(0.01) <= log_value < math.log(9999.5):
@@ -52,7 +52,7 @@ def name_power(exponent: int) -> str:
 
 
 def name_stratum(name: str) -> str:
-    """Returns the name of a stratum, or a text for rows without a stratum."""
+    """Returns the name of a stratum, or a replacement text if the stratum is unknown."""
     return name or "unknown"
 
 
@@ -96,14 +96,17 @@ def write_verdict(document: DriftDocument) -> str:
 
 
 def describe_acknowledgement(acknowledged: Acknowledgement | None, *, has_ended: bool = False) -> str:
-    """States whether the alarm is acknowledged, with the note. Alarms of ended epochs can no longer be acknowledged."""
+    """States whether the alarm is acknowledged, with the note.
+
+    An alarm can no longer be acknowledged after its epoch has ended.
+    """
     if acknowledged is None:
         return "Nobody acknowledged it" if has_ended else "Nobody has acknowledged it yet"
     return f"Acknowledged {format_moment(acknowledged.time)}" + (f": {acknowledged.note}" if acknowledged.note else "")
 
 
 def list_cautions(document: DriftDocument) -> list[tuple[str, str]]:
-    """Returns the cautions to read first, each as a title and a sentence."""
+    """Returns the cautions that readers should see first. Each caution is a title and a sentence."""
     cautions = []
     if not document.has_guarantee:
         cautions.append(("No guarantee.", "The rate of false alarms of this epoch has no bound."))
@@ -136,7 +139,7 @@ def describe_arrivals(document: DriftDocument) -> str:
 
 
 def describe_windows_age(document: DriftDocument) -> str:
-    """States when a service monitor's windows were last compared, and how many rows entered since the last window."""
+    """States when a monitor's windows were last compared, and how many rows the evidence has included since."""
     if document.monitor is None or document.monitor.window_time is None:
         return ""
     last = max((one.last_row for one in document.windows), default=document.rows)
@@ -151,7 +154,7 @@ def format_moment(time: datetime) -> str:
 
 
 def describe_age(since: datetime, until: datetime) -> str:
-    """Returns the time between two moments in days, hours or minutes: the largest unit that gives at least two."""
+    """Returns the time between two moments in days, hours or minutes. Uses the largest unit that gives 2 or more."""
     minutes = max(until - since, timedelta()) // timedelta(minutes=1)
     for unit, size in (("day", 1440), ("hour", 60)):
         if minutes >= 2 * size:
@@ -160,7 +163,7 @@ def describe_age(since: datetime, until: datetime) -> str:
 
 
 def describe_strength(document: DriftDocument) -> str:
-    """States the evidence and its threshold, now and at its peak."""
+    """States the current evidence, the peak of the evidence, and the threshold."""
     now = document.strongest
     if now.log_evidence is None:
         return ""
@@ -207,7 +210,7 @@ def list_changes(document: DriftDocument) -> list[str]:
 
 
 def describe_moved_rows(document: DriftDocument) -> str:
-    """Names the rows in the comparison of channels: the rows of the last window, if there is one."""
+    """Names the rows that the comparison of channels uses. If there is a window, they are its rows."""
     last = _get_last_window(document)
     if last is not None and last.last_row < document.rows:
         return _name_rows(last, document)
@@ -215,7 +218,7 @@ def describe_moved_rows(document: DriftDocument) -> str:
 
 
 def describe_window(window: Window) -> str:
-    """Returns MMD² with its interval, or the reason for its absence."""
+    """Returns MMD² with its interval, or the reason why MMD² is absent."""
     if window.mmd2.value is None:
         return f"no MMD², because {window.mmd2.absent_reason}"
     interval = "" if window.mmd2.interval is None else f" ({format_interval(window.mmd2)})"

@@ -1,1 +1,1 @@
-"""The report of an experiment: first screen, figures, table of cells."""
+"""The report of an experiment: its first screen, its figures and its table of cells."""

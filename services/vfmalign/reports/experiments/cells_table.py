@@ -13,7 +13,7 @@ from vfmalign.client.messages.common import Estimate
 
 
 def to_csv(report: ExperimentReport) -> bytes:
-    """Formats the cells as UTF-8 CSV, one row per cell. Cells without results come last, with the reason."""
+    """Formats the cells as UTF-8 CSV, one row per cell. Cells without results come last and show the reason."""
     measures = sorted({name for cell in report.cells for name in cell.measures})
     variants = sorted({name for cell in report.cells for name in cell.shift_variants})
     controls = sorted({name for cell in report.cells for name in cell.controls})

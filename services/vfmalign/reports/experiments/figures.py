@@ -37,7 +37,7 @@ class ImageGroup:
 
 
 def embed_scatter_plots(report: ExperimentReport, outcome: ClaimName) -> list[ImageGroup]:
-    """Draws shift against an outcome: one panel per task and, in a second group, one panel per model."""
+    """Draws shift against an outcome. The first group has one panel per task, the second one panel per model."""
     groups = []
     for design in DESIGN_LABELS:
         claim = next(
@@ -65,7 +65,7 @@ def embed_scatter_plots(report: ExperimentReport, outcome: ClaimName) -> list[Im
 
 
 def embed_heat_maps(report: ExperimentReport) -> list[EmbeddedImage]:
-    """Shift and gain of every model in every task."""
+    """Draws the shift and the gain of every model in every task."""
     if not report.averages:
         return []
     return [
@@ -79,7 +79,7 @@ def embed_heat_maps(report: ExperimentReport) -> list[EmbeddedImage]:
 
 
 def embed_curves(report: ExperimentReport) -> list[ImageGroup]:
-    """Learning curves: one group per task, one panel per model."""
+    """Draws learning curves, with one group per task and one panel per model."""
     groups = []
     for task, task_cells in groupby(report.cells, key=lambda cell: cell.task):
         cells = list(task_cells)
@@ -101,7 +101,7 @@ def embed_network_legend() -> list[EmbeddedImage]:
 
 
 def embed_predictors(report: ExperimentReport) -> EmbeddedImage | None:
-    """Rank correlation of every predictor with the gain; None if there are no predictors."""
+    """Draws the rank correlation of each predictor with the gain. None if there are no predictors."""
     shown = [predictor for predictor in report.prediction.predictors if predictor.rho is not None]
     if not shown:
         return None

@@ -1,4 +1,4 @@
-"""The first screen of an experiment's page: cautions, and the figures beside the three answers."""
+"""First screen of an experiment's page: the cautions, and the figures that are shown beside the three answers."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ class FirstScreen:
     """Content of the first screen, in addition to the answers.
 
     Attributes:
-        gain, convergence: figures of the correlation of the shift with the gain, and with convergence.
-        shares: figure of the number of pairs of model and task with each verdict; None if there are no pairs.
-        not_beaten: number of pairs of model and task that do not beat the naive baseline, in words; empty for none.
+        gain, convergence: figures of the correlation of the shift with the gain (`gain`) and with convergence
+            (`convergence`).
+        shares: figure that shows how many pairs of model and task have each verdict; None if there are no pairs.
+        not_beaten: text that states how many pairs of model and task do not beat the naive baseline; empty if all beat
+            it.
     """
 
     cautions: tuple[Caution, ...]
@@ -90,7 +92,7 @@ def list_cautions(report: ExperimentReport) -> tuple[Caution, ...]:
 
 
 def draw_claims(report: ExperimentReport, outcome: ClaimName, title: str) -> Markup:
-    """Draws the mean rank correlation of shift and outcome, across models and across tasks, about zero."""
+    """Draws the mean rank correlation of shift and outcome, across models and across tasks, on an axis around zero."""
     rows = [
         ForestRow(_COMPARISONS[claim.design], Estimate(value=claim.rho), _describe(claim))
         for claim in report.claims

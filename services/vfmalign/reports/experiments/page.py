@@ -56,7 +56,7 @@ def render(report: ExperimentReport) -> bytes:
 
 
 def list_absent_numbers(report: ExperimentReport) -> list[str]:
-    """Lists the numbers that a model lacks in a task, with the reasons."""
+    """Lists the numbers that are absent for a model in a task, with the reasons."""
     lines = []
     for average in report.averages:
         place = f"{average.model_id}, {to_text(average.task)}"

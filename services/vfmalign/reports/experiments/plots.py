@@ -1,4 +1,4 @@
-"""Figures of an experiment, each a self-contained SVG: small panels that the page arranges by its width.
+"""Figures of an experiment. Each figure is a small self-contained SVG. The page arranges them to fit its width.
 
 Axes: M models, T tasks.
 """
@@ -38,7 +38,7 @@ class MarkerStyle:
 
 
 def assign_marker_styles(names: Sequence[str]) -> dict[str, MarkerStyle]:
-    """Assigns a colour and a shape to each name. Shapes distinguish more names than colours, also in grey prints."""
+    """Assigns a colour and a shape to each name. Shapes distinguish more names, even in grey prints."""
     return {
         name: MarkerStyle(PALETTE[place % len(PALETTE)], _SHAPES[place % len(_SHAPES)])
         for place, name in enumerate(names)
@@ -60,11 +60,11 @@ def draw_scatter(
 ) -> bytes:
     """Draws shift against gain or convergence in one task (or of one model), with intervals.
 
-    Points that do not beat the naive baseline or are saturated are hollow.
+    A point is hollow if it does not beat the naive baseline or if its MMD² is saturated.
 
     Args:
         averages: points of this panel.
-        styles: marker by model, or by task.
+        styles: marker of each model or of each task.
         by: `model` or `task`: what the markers distinguish.
         outcome: `gain` or `convergence`.
         title: title of the panel.
@@ -99,7 +99,7 @@ def draw_curves(cells: Sequence[Cell], limits: tuple[float, float]) -> bytes:
 
     Args:
         cells: one cell per seed.
-        limits: limits of the score axis, which the models of a task share.
+        limits: limits of the score axis. All models of a task have the same limits.
     """
     with figure_style():
         figure = new_figure(2.4, 1.75)
@@ -125,7 +125,7 @@ def draw_curves(cells: Sequence[Cell], limits: tuple[float, float]) -> bytes:
 
 
 def draw_heat_map(averages: Sequence[SeedAverage], quantity: str) -> bytes:
-    """Draws models × tasks: shift (darker is more) or gain (orange below zero, violet above), with symbols of flags."""
+    """Draws a grid of models and tasks. Colours show shift (darker if larger) or gain (orange if negative)."""
     models = sorted({average.model_id for average in averages})
     tasks = sorted({average.task for average in averages})
     value_MT = np.full((len(models), len(tasks)), np.nan)
@@ -161,7 +161,7 @@ def draw_heat_map(averages: Sequence[SeedAverage], quantity: str) -> bytes:
 
 
 def draw_predictors(comparison: PredictorComparison) -> bytes:
-    """Draws each predictor's mean ρ with the gain. Ticks mark single tasks. Dashed lines mark the range of chance."""
+    """Draws each predictor's mean ρ with the gain. Ticks mark single tasks. Dashed lines: the range of chance."""
     shown = [predictor for predictor in comparison.predictors if predictor.rho is not None][::-1]
     with figure_style():
         figure = new_figure(5.4, 0.9 + 0.36 * len(shown))
@@ -198,7 +198,7 @@ def draw_predictors(comparison: PredictorComparison) -> bytes:
 
 
 def score_limits(cells: Sequence[Cell]) -> tuple[float, float]:
-    """Limits of an axis that includes every validation score of a task."""
+    """Limits of an axis that shows all validation scores of a task."""
     scores = [point.validation_score for cell in cells for curve in cell.curves for point in curve.points]
     low, high = min(scores), max(scores)
     margin = 0.06 * (high - low) or 1.0
