@@ -284,7 +284,7 @@ async def test_a_reset_keeps_the_reference_watches_again_and_has_no_bound(servic
     first = (await service.monitors.get("m")).epoch
     assert first.alarm is not None
     for start in ("fixed", "unseen_reference"):
-        with pytest.raises(BadOption, match="only a reset keeps the current one") as caught:
+        with pytest.raises(BadOption, match="only a reset keeps the reference") as caught:
             await service.monitors.replace_reference("m", 1, None, start)
         assert caught.value.field == "reference"
     assert (await service.monitors.get("m")).epoch == first

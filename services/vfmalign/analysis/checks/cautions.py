@@ -59,8 +59,8 @@ def _caution_about_phantoms(result: CheckAnalysis) -> Caution | None:
         return None
     return Caution(
         title="Phantom rehearsal",
-        text="The cases are generated and do not come from patients. The numbers show that the procedure runs, not "
-        "what a model is worth in a clinic.",
+        text="The cases are generated and do not come from patients. The numbers show that the procedure runs, but "
+        "they do not show how useful a model is in a clinic.",
     )
 
 
@@ -79,8 +79,8 @@ def _caution_about_shuffled_labels(result: CheckAnalysis) -> Caution | None:
         return None
     return Caution(
         title="Control",
-        text="The pretrained network was fine-tuned on targets of other cases. Its shift is that of a fine-tuning that "
-        "learns nothing about the task, and its gain has no meaning.",
+        text="The pretrained network was fine-tuned on targets of other cases, so it cannot learn the task. Its shift "
+        "is not due to the task, and its gain has no meaning.",
     )
 
 
@@ -89,8 +89,8 @@ def _caution_about_random_weights(result: CheckAnalysis) -> Caution | None:
         return None
     return Caution(
         title="Control",
-        text="In place of the model's weights, random ones were fine-tuned. Pretraining must not appear to help: a "
-        "`gain` here is an error, which simulations show in 1 to 4 % of the controls.",
+        text="In place of the model's weights, random weights were fine-tuned. A `gain` from pretraining would "
+        "therefore be an error. In simulations, 1 to 4 % of such controls show this error.",
     )
 
 
@@ -99,8 +99,8 @@ def _caution_about_recipes(result: CheckAnalysis) -> Caution | None:
         return None
     return Caution(
         title="Different recipes",
-        text="The model and the network from random weights were trained by recipes of their own. The difference "
-        "between them may be due to the recipe and not to pretraining.",
+        text="The model and the network from random weights were trained with different recipes. The difference "
+        "between their scores may be due to the recipe and not to pretraining.",
     )
 
 
@@ -121,8 +121,8 @@ def _caution_about_mixed_series(result: CheckAnalysis) -> Caution | None:
         return None
     return Caution(
         title="Mixed diffusion weightings",
-        text=f"The cases do not have the same images: {'; '.join(result.mixed_series)}. Their contrast differs, and "
-        "gain and shift may be due to it.",
+        text=f"The cases do not have the same images: {'; '.join(result.mixed_series)}. The "
+        "differences in contrast may be the cause of gain and shift.",
     )
 
 
@@ -132,8 +132,8 @@ def _caution_about_reference(result: CheckAnalysis) -> Caution | None:
     return Caution(
         title="Few training patients",
         text=f"The scale of the channels and the bandwidth of MMD² are estimated from "
-        f"{pluralise(result.reference_groups, 'training patient')}, fewer than {MIN_GROUPS}. MMD² depends strongly on "
-        "which patients these are.",
+        f"{pluralise(result.reference_groups, 'training patient')}, fewer than {MIN_GROUPS}. With other "
+        "training patients, MMD² could be very different.",
     )
 
 
@@ -144,8 +144,8 @@ def _caution_about_saturation(result: CheckAnalysis) -> Caution | None:
     return Caution(
         title="Saturated shift",
         text=f"In {', '.join(layers)} MMD² is saturated: the features after fine-tuning are so far from those before "
-        "that MMD² no longer grows with distance. It shows that the features moved far, but not how far, and cannot "
-        "rank models or checks.",
+        "that MMD² no longer grows with distance. Such an MMD² shows that the features moved far, but not how "
+        "far. Do not rank models or checks by it.",
     )
 
 
@@ -185,7 +185,7 @@ def _caution_about_naive_baseline(result: CheckAnalysis) -> Caution | None:
     return Caution(
         title="Naive baseline not beaten",
         text=f"On the test cases, the {result.metric.title} of the fine-tuned model is not better "
-        f"than that of the naive baseline ({baseline.prediction}). Whatever it gained over other networks, it has not "
+        f"than that of the naive baseline ({baseline.prediction}). Even if it beats other networks, it has not "
         "learned the task.",
     )
 
@@ -204,8 +204,8 @@ def _caution_about_budgets(result: CheckAnalysis) -> Caution | None:
         return None
     return Caution(
         title="Unequal budgets",
-        text="The networks were trained for different numbers of steps. The gains over the baselines reflect both the "
-        "model and its budget.",
+        text="The networks were trained for different numbers of steps. A gain may be due to the "
+        "model or to its number of steps.",
     )
 
 

@@ -53,11 +53,11 @@ def estimate_crossed_gain(
         "cases_left_out": pairs.left_out,
     }
     if not pairs.groups:
-        undefined = absent(f"{metric.title} is defined on no test case with every seed of both networks")
+        undefined = absent(f"{metric.title} is not defined for any test case with all seeds of both networks")
         return Gain(relative_percent=undefined, absolute=undefined, **counts)
     score, baseline = (_get_mean_score(metric, pairs, value_SN) for value_SN in (pairs.score_SN, pairs.baseline_SN))
     if np.isnan(score):
-        one_class = absent(f"the test cases are of one class: {metric.title} needs both")
+        one_class = absent(f"the test cases are all of one class, but {metric.title} needs both classes")
         return Gain(relative_percent=one_class, absolute=one_class, **counts)
     difference = score - baseline if metric.higher_is_better else baseline - score
     relative = absent_below_floor(metric, abs(baseline))

@@ -25,8 +25,8 @@ def absent_below_floor(metric: MetricSpec, baseline: float) -> Estimate | None:
     if baseline >= metric.floor and baseline > 0.0:
         return None
     return absent(
-        f"the baseline's {metric.title} of {baseline:.4g} is under the floor of {metric.floor:.4g}: "
-        "a ratio to it is meaningless; use the absolute difference"
+        f"the baseline's {metric.title} of {baseline:.4g} is under the floor of {metric.floor:.4g}, "
+        "so a ratio to it has no meaning; use the absolute difference"
     )
 
 

@@ -130,7 +130,7 @@ def read_state(path: Path) -> DriftState | None:
         return _parse(content)
     except OutdatedState as error:
         raise InvalidInput(
-            "another release of `vfmalign drift` wrote it, and ranks rows differently",
+            "another release of `vfmalign drift` wrote it, which ranked rows differently",
             subject=SUBJECT,
             remedy="name a new file, and give all files or feature sets of the stream so far, in the same order",
         ) from error
@@ -141,7 +141,7 @@ def read_state(path: Path) -> DriftState | None:
 def _parse(content: bytes) -> DriftState:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("an entry is compressed, and could be of any size")
+            raise ValueError("an entry is compressed, so its real size is unknown")
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     header = json.loads(arrays["header"].tobytes())

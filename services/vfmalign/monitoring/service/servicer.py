@@ -173,7 +173,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         start = EpochStart(get_enum_label(pb.EpochStart.DESCRIPTOR, request.start) or "")
         named = MonitorReference.from_proto(request.reference, "reference") if request.HasField("reference") else None
         if named is None and start is not EpochStart.RESET:
-            raise BadOption("it is missing", field="reference", remedy="set it; only a reset keeps the current one")
+            raise BadOption("it is missing", field="reference", remedy="set it; only a reset keeps the reference")
         owned = await self._check_owner(request.monitor_id)
         reference = named or owned.epoch.reference
         async with self._references:

@@ -148,7 +148,7 @@ async def _compare_one(
     result = next((layer.standardised or layer.raw for layer in response.layers), None)
     if result is None or not (_is_finite(result.mmd2) and _is_finite(result.p_value)):
         raise Internal(
-            "the answer has no finite MMD²", subject="MmdService", remedy="check the MMD service and its version"
+            "the answer contains no finite MMD²", subject="MmdService", remedy="check the MMD service and its version"
         )
     return shift.model_copy(update={"mmd2": result.mmd2, "p_value": result.p_value})
 

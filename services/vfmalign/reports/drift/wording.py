@@ -186,13 +186,13 @@ def list_changes(document: DriftDocument) -> list[str]:
         changes += _describe_mix(document.mix)
         unknown = sum(one.stream for one in document.mix.strata if not one.name)
         if unknown > 0:  # makes a misspelled stratum name in the calls visible
-            changes.append(f"{unknown:,} of {pluralise(document.rows, 'row')} came without a {document.mix.kind}")
+            changes.append(f"{unknown:,} of {pluralise(document.rows, 'row')} came without a known {document.mix.kind}")
     windows = [window for window in document.windows if window.layer == document.layer]
     last = _get_last_window(document)
     if last is not None:
         place = _name_rows(last, document)
         if document.alarm is not None and last.last_row < document.alarm.row:
-            changes.append(f"No row since the alarm has been compared yet: what follows is of {place}")
+            changes.append(f"No row since the alarm has been compared yet: the next sentences describe {place}")
         changes.append(f"{place[0].upper()}{place[1:]}: {describe_window(last)}")
     elif document.monitor is not None:
         changes.append("No window has been compared with the reference yet")

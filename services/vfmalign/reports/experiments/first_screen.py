@@ -74,7 +74,7 @@ def list_cautions(report: ExperimentReport) -> tuple[Caution, ...]:
             Caution(
                 title="Rehearsal on phantoms: not evidence",
                 text="The cases are generated and do not come from patients. The numbers show that the procedure "
-                "runs, not what a model is worth in a clinic.",
+                "runs, but they do not show how useful a model is in a clinic.",
             )
         )
     if any(cell.flags.not_held_out for cell in report.cells):

@@ -32,5 +32,5 @@ def test_equal_recipes_have_none(read_cautions):
 
 def test_a_control_says_that_its_weights_are_random(read_cautions):
     text = read_cautions(random_weights="5")["Control"]
-    assert text.startswith("In place of the model's weights, random ones were fine-tuned.")
+    assert text.startswith("In place of the model's weights, random weights were fine-tuned.")
     assert "Control" not in read_cautions()

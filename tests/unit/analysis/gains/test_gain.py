@@ -276,4 +276,4 @@ def test_few_of_one_class_have_no_interval_and_none_no_number():
     assert "at least 10 of each" in few.absolute.absent_reason
     none = estimate_gain(pairs(score, -score, positive=np.ones(20, bool)), AUROC, seed=1)
     assert none.score is None
-    assert "needs both" in none.relative_percent.absent_reason
+    assert "needs both classes" in none.relative_percent.absent_reason

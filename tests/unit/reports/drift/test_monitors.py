@@ -143,7 +143,9 @@ def test_the_document_has_what_the_records_have() -> None:
 def test_windows_and_channels_from_before_the_alarm_do_not_pass_for_what_moved() -> None:
     monitor = make_monitor(windowed_shifts=(make_shift(101, 200, 0.002),))
     text = read(make_live_document(monitor, windows=()))
-    assert "No row since the alarm has been compared yet: what follows is of rows 101 to 200. Rows 101 to" in text
+    assert (
+        "No row since the alarm has been compared yet: the next sentences describe rows 101 to 200. Rows 101 to" in text
+    )
     assert "Difference of the means of rows 101 to 200 from the reference's" in text
     text = read(make_live_document())
     assert "No row since the alarm" not in text, "the last window has rows that followed the alarm"

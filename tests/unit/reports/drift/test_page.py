@@ -94,8 +94,8 @@ def test_the_first_screen_says_whether_since_when_how_strong_and_what_moved() ->
             ],
         ),
         # Rows of an unknown stratum are counted, and change no share.
-        ({"A": (50, 198), "B": (50, 198), "unknown": (9, 4)}, ["4 of 400 rows came without a scanner"]),
-        ({"A": (50, 0), "B": (50, 0), "unknown": (0, 400)}, ["400 of 400 rows came without a scanner"]),
+        ({"A": (50, 198), "B": (50, 198), "unknown": (9, 4)}, ["4 of 400 rows came without a known scanner"]),
+        ({"A": (50, 0), "B": (50, 0), "unknown": (0, 400)}, ["400 of 400 rows came without a known scanner"]),
         ({}, []),
     ],
     ids=["grew", "fell", "first", "second", "same", "one", "new", "unknown", "all unknown", "no strata"],

@@ -107,7 +107,7 @@ class KubernetesLauncher:
                 raise
             created = _own(existing, job, spec_uri)
         self._jobs.add(created)
-        return Running({"name": name}, "its Job is created; no pod of it runs yet", pods.NO_POD, started=False)
+        return Running({"name": name}, "its Job was created, but no pod runs yet", pods.NO_POD, started=False)
 
     def observe(self, job: str, attempt: int, handle: Handle | None) -> Running | Exited:
         """Returns the state of the attempt's Job.

@@ -72,7 +72,7 @@ def refused(message: str, options: Options) -> StartupStatus:
     if "exceeded quota" in message:
         return StartupStatus(
             "QUOTA_EXCEEDED",
-            f"a ResourceQuota admits no pod of it ({cause}); raise the quota, or wait for running pods to end",
+            f"a ResourceQuota rejects its pods ({cause}); raise the quota, or wait for running pods to end",
         )
     return StartupStatus(
         "POD_REFUSED",
@@ -139,7 +139,7 @@ def _why_waiting(pod: Json, options: Options) -> StartupStatus | None:
     ):  # fmt: skip
         return StartupStatus(
             "NODE_LOST",
-            f"node {node} does not respond, and no other pod starts before this one is known to have ended; bring the "
+            f"node {node} does not respond; its pod may still run, so no other pod starts; bring the "
             f"node back, remove it from the cluster, or delete pod {name} by force",
             started=None,
         )
