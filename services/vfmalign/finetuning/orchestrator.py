@@ -62,7 +62,7 @@ class _TenantLoops:
     """Checks and experiments of one tenant.
 
     Args:
-        tenancy: resources of the tenant; the term guards its writes.
+        tenancy: resources of the tenant. The leader's term fences its writes.
         settings: limits and intervals.
     """
 

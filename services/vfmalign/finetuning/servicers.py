@@ -34,7 +34,7 @@ Packed = TypeVar("Packed", bound=Message)
 Delete = Callable[[str, bool], Deletion]
 """Called as `delete(id, dry_run)`."""
 _PAGE_BYTES = 4 * 2**20
-"""A page ends before its messages exceed this size in bytes, whatever its number of rows."""
+"""Maximum size of the messages of a page in bytes. A page ends before it exceeds this size."""
 
 
 class OperationServicer(ABC, Generic[Item, Packed]):
@@ -149,7 +149,7 @@ async def stream_report(
     """Yields a file of a report in parts.
 
     Args:
-        store: holds the file.
+        store: object store of the file.
         subject: subject of the report, such as `check c1`.
         state: state of the subject, which the error names.
         files: files by format; empty if there is no report.

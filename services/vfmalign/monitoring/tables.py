@@ -136,7 +136,7 @@ class ObservationRow(_PartRow):
     @declared_attr.directive
     @classmethod
     def __table_args__(cls) -> tuple[sa.schema.SchemaItem, ...]:
-        """Keys: an id is recorded once; the index finds points of the evidence by row."""
+        """Keys. Each id is recorded once. The index finds points of the evidence by their row."""
         name = cls.__tablename__
         return (
             belongs_to("monitors", "monitor_id"),

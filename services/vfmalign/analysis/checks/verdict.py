@@ -213,7 +213,7 @@ def _format_interval(interval: Interval, metric: MetricSpec) -> str:
 
 
 def _format_narrow(narrow: Interval, metric: MetricSpec) -> str:
-    """Formats the equivalence interval; for two classes, explains why it is wider than the other interval."""
+    """Formats the equivalence interval. For two classes, explains why it is wider than the interval of the gain."""
     unseen = ", which allows for errors that no test patient shows," if narrow.method == TWO_CLASS_METHOD else ""
     return f"{_format_interval(narrow, metric)}{unseen}"
 

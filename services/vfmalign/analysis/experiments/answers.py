@@ -225,7 +225,7 @@ def _explain_energy(claims: Sequence[Claim]) -> str:
 
 
 def _describe_certainty(outcome: Outcome, claims: Sequence[Claim]) -> str:
-    """The smallest p of the comparisons that decided the outcome, in words."""
+    """Text with the smallest p of the comparisons that decided the outcome."""
     decisive = {"supports", "contradicts"} if outcome == "mixed" else {outcome}
     tests = [
         (claim.test.p_two_sided, claim) for claim in claims if claim.test is not None and claim.verdict in decisive

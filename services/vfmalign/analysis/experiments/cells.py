@@ -55,7 +55,7 @@ class Cell(Record):
         check_id: the check.
         phantom: the cases are generated and do not come from patients.
         leakage_known: the model card lists the pretraining data.
-        naive_baseline: description of the prediction without a network.
+        naive_baseline: description of the prediction that uses no network.
         metric: main metric of the task.
         layer: primary layer; every shift of the cell is measured on it.
         patients: number of patients in the test split.

@@ -62,7 +62,7 @@ class Claim(Record):
         points_without_value: number of points that lack one of the two numbers.
         test: joint permutation test; None if there are fewer than `MIN_UNITS` units.
         verdict: verdict on the claim; None for `shift_ratio`.
-        sentence: the verdict in words, with its reason.
+        sentence: sentence that states the verdict and its reason.
     """
 
     claim: ClaimName

@@ -23,9 +23,9 @@ from vfmalign.core.domain.record import Record
 MAX_ENUMERATED_UNITS = 8
 """Largest number of units for which all orders are enumerated; 8! = 40,320."""
 DRAWS = 20_000
-"""Number of orders that are drawn for more units."""
+"""Number of orders that are drawn if there are more than `MAX_ENUMERATED_UNITS` units."""
 _TIE = 1e-9
-"""Values that differ by less are considered equal: rounding must not separate equal rank correlations."""
+"""Rank correlations that differ by less are considered equal, because rounding must not separate equal values."""
 
 Array = npt.NDArray[np.float64]
 
@@ -44,7 +44,7 @@ class JointPermutations:
 
     @classmethod
     def create(cls, units: int, seed: int) -> Self:
-        """Enumerates all orders; for more than `MAX_ENUMERATED_UNITS` units, draws random orders with the seed."""
+        """Enumerates all orders. For more than `MAX_ENUMERATED_UNITS` units, draws random orders with the seed."""
         if units <= MAX_ENUMERATED_UNITS:
             return cls(np.array(list(permutations(range(units)))), enumerated=True)
         return cls.draw(units, DRAWS, np.random.default_rng(seed))

@@ -25,7 +25,7 @@ class Quantity:
         name: name in JSON and CSV.
         label: name in print.
         expected_sign: sign that ρ with the gain has if the paper's claim, or the measure's own rationale, holds.
-        note: expected direction, in words.
+        note: text that states the expected direction.
         get: reads the number from a cell.
     """
 

@@ -206,7 +206,7 @@ def _get_skewness(value_G: Array, variance: float) -> float:
 
 
 def _invert_hall(quantile: float, skewness: float) -> float:
-    """Returns T with h(T) = quantile; the quantile itself without skewness."""
+    """Returns T with h(T) = quantile. Without skewness, T is the quantile itself."""
     if abs(skewness) < MIN_SKEWNESS:
         return quantile
     return float(3.0 / skewness * (np.cbrt(1.0 + skewness * (quantile - skewness / 6.0)) - 1.0))

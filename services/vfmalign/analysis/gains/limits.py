@@ -42,7 +42,7 @@ def without_empty_interval(estimate: Estimate, *, scale: float) -> Estimate:
     """Removes an interval of zero width, which would claim that no other patient differs from the test patients.
 
     Args:
-        estimate: a value with or without an interval.
+        estimate: value, with an interval or without one.
         scale: magnitude of the numbers from which the value was computed. A width within their rounding errors counts
             as zero.
     """

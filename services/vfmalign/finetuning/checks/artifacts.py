@@ -66,7 +66,7 @@ class StageContext:
 
 
 class Outputs:
-    """Artifacts of the finished stages, by stage."""
+    """Maps each finished stage to its artifact."""
 
     def __init__(self, records: Mapping[str, Record] | None = None) -> None:
         self._records = dict(records or {})

@@ -106,7 +106,7 @@ class Reconciler:
     Args:
         get_stages: returns the stages of a requested check, in order.
         checks, jobs: repositories.
-        store: holds the artifacts.
+        store: object store of the artifacts.
         client: client that calls the other services on behalf of the tenant.
         policy: intervals and limits.
     """
@@ -283,7 +283,7 @@ class Reconciler:
             raise ArtifactLost(loss) from loss
 
     async def _with_retry(self, board: StatusBoard, phase: str, action: Callable[[], Awaitable[_T]]) -> _T:
-        """Repeats an action until it ends without a transient error, and reports the error that it waits for."""
+        """Repeats an action until it ends without a transient error. Reports the error while it waits."""
         wait_s = self._policy.first_wait_s
         while True:
             try:

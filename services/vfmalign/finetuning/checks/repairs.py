@@ -103,7 +103,7 @@ class Repairs:
         _log.warning("artifact_created_again", check=self.check.id, stage=stage, kind=kind, object=loss.subject)
 
     def _find_creator(self, stage: str, loss: DataLoss, outputs: Outputs) -> str:
-        """Returns the stage that creates an object again; empty if there is none, as for imported models."""
+        """Returns the stage that can create an object again. Empty if no stage can, as for imported models."""
         if loss.kind in {"job_result", "model"} and self.stages[stage].training is not None:
             return stage
         for name, record in outputs.items():

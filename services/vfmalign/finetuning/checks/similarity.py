@@ -33,7 +33,7 @@ from vfmalign.finetuning.checks.trainings import MAIN
 MMD_SERVICE_MEASURES: tuple[Measure, ...] = ("cka", "frechet", "energy")
 """Measures that `MmdService` computes."""
 BANDWIDTH_FACTORS: Mapping[str, float] = {"0.5": 0.5, "2": 2.0}
-"""Multiples of the bandwidth for which MMD² is also computed, by name."""
+"""Maps names to further multiples of the bandwidth for which MMD² is computed."""
 MAX_CASES = 8192
 """Largest number of training cases for LogME and H-score: a running decomposition cannot be interrupted."""
 
@@ -120,7 +120,7 @@ def compute_class_measures(
     """Computes LogME and H-score of one layer of a stored feature set.
 
     Args:
-        store: holds the feature set.
+        store: object store of the feature set.
         feature_set: features of the training cases before fine-tuning.
         layer: name of the layer.
         labels: maps the id of each case of the set to its class; empty if the task has no classes of cases.

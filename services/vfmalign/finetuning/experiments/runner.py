@@ -166,7 +166,7 @@ class ExperimentRunner:
             _log.info("experiment_succeeded", experiment=experiment.id, cells=len(cells), missing=missing)
 
     def _begin(self, experiment: StoredExperiment) -> StoredExperiment:
-        """Starts an experiment, unless artifacts under its id belong to another one, as after a lost database."""
+        """Starts an experiment if no artifacts with its id belong to another experiment, as after a lost database."""
         key = experiment_key(experiment.id, "spec.json")
         artifact = SpecArtifact(spec=experiment.spec, pinned_inputs=experiment.pinned).to_json()
         if not self._store.put_if_absent(key, artifact) and self._store.get(key) != artifact:

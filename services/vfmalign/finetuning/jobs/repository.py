@@ -44,7 +44,7 @@ class StoredJob(Operation):
         request_id: id of the request that created the job. The log lines of the job contain this id.
         baseline: digest of the job's training if checks may share it (`request.baseline_digest`); empty if they may
             not.
-        attempts: number of attempts launched so far.
+        attempts: number of attempts that have been launched.
         setbacks: numbers of attempts that ended since the training last made progress, one number per cause.
         not_before: earliest time of the next attempt.
         handle: data that the launcher needs to find the running process.

@@ -10,7 +10,7 @@ from vfmalign.finetuning import metrics
 from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 
-# Processes are killed after the grace period; the launcher needs a moment to observe their end.
+# Processes are killed after the grace period. The launcher needs a moment to observe their end.
 _KILL_OBSERVATION_S = 30.0
 
 

@@ -38,7 +38,7 @@ from vfmalign.finetuning.launchers.base import (
 _REAP_TIMEOUT_S = 5.0
 _SAME_START_S = 2.0  # a process's start time changes slightly when the system clock is adjusted
 _LOCK_VARIABLE = "VFMALIGN_JOB_LOCK"
-"""Environment variable that tells a job's processes from an orchestrator that also holds the job's lock."""
+"""Environment variable that distinguishes a job's processes from an orchestrator that has the job's lock open."""
 
 
 def get_lock_dir(scope: str) -> Path:

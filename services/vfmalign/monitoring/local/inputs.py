@@ -68,7 +68,7 @@ def read_rows(sources: Sequence[str], table: str, by: str, name: str, *, needs_d
     Args:
         sources: .npy files, or feature sets.
         table: CSV file that describes the rows of the .npy files; empty if there is none.
-        by: stratum; empty for none.
+        by: name of the stratum; empty if there are no strata.
         name: `reference` or `streams`, for errors.
         needs_days: whether the day of each row is required.
 

@@ -191,7 +191,7 @@ def _find_new(observed: ObservedRows, stream: Rows, features_NC: np.ndarray[Any,
 
 
 def _list_entered(state: DriftState, stream: Rows) -> Entered:
-    """Returns the rows of the stream that entered the evidence, in the order of their numbers."""
+    """Returns the rows of the stream that are part of the evidence, in ascending order of their numbers."""
     numbered: dict[int, int] = {}
     for place, observation in enumerate(stream.observations):
         row = state.observed.rows[get_digest(observation.encode())]

@@ -102,8 +102,8 @@ class Martingale:
 class ShiryaevRoberts:
     """For each of K streams: the sum over all possible moments of change of the product of all bets since that moment.
 
-    R_θ ← (1 + R_θ)·b_θ; the statistic is w·mean R_θ, where w is the number of rows per cell. Without drift, its
-    expectation is the number of rows so far.
+    R_θ ← (1 + R_θ)·b_θ; the statistic is w·mean R_θ, where w is the number of rows per cell. Without drift, the
+    expectation of this statistic is the number of rows observed.
 
     Attributes:
         log_R_SK: ln R of each bet and stream.

@@ -32,7 +32,7 @@ from vfmalign.monitoring.sequential.row_scores import RowScorer
 Array = NDArray[np.float64]
 
 SPACINGS = {Purpose.BLOCKS_OF_4: 16, Purpose.BLOCKS_OF_16: 8}
-"""Distance between consecutive rows of a block, by its width."""
+"""Maps the width of a block to the distance between consecutive rows of the block."""
 SUBSETS = 999
 POOL_ROWS = 256
 NEW_POOL_ROWS = 64
@@ -62,7 +62,7 @@ class Pool:
     """Pool of rows from which the random subsets for comparison with a block are drawn.
 
     Attributes:
-        size: rows so far.
+        size: number of rows in the pool.
         room: maximum number of rows.
         row_P: index of each row of the pool in the list of the stratum's rows, where calibration rows come first. Only
             the first `size` entries are used.

@@ -28,10 +28,10 @@ from vfmalign.monitoring.sequential.row_scores import RowScorer
 from vfmalign.monitoring.sequential.strata import Stratum
 
 MAX_CALIBRATION_ROWS = 1000
-"""Maximum number of compared calibration rows; the time grows with the square of all rows."""
+"""Maximum number of calibration rows to compare. The time of the test grows with the square of the number of rows."""
 _PERMUTATIONS_AT_ONCE = 2000
 _SMALLEST_P_VALUES = 4
-"""The test rejects if fewer permutations than this are as extreme as the observation; it sets their number."""
+"""The test rejects if fewer permutations than this are as extreme as the observation. Sets their total number."""
 
 Array = NDArray[np.float64]
 

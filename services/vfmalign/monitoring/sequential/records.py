@@ -27,9 +27,10 @@ class Outcome(StrEnum):
     """Outcome of an observation."""
 
     ENTERED = "entered"
-    """It entered and changed the evidence."""
+    """The evidence includes the observation."""
     REPEATED_PATIENT = "repeated_patient"
-    """Its patient has entered before; if `patient_window_days` is set, within this time."""
+    """The evidence already includes an observation of this patient. If `patient_window_days` is set, it is within this
+    time."""
     REFERENCE_PATIENT = "reference_patient"
     """Its patient has a row in a reference of this monitor."""
     NOT_FINITE = "not_finite"

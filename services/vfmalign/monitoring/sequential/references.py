@@ -32,7 +32,7 @@ MAX_SCORING_ROWS = 1000
 SMALLEST_SCALE = 0.1
 """Minimum scale of a channel, relative to the median standard deviation of the channels that vary."""
 SMALLEST_BANDWIDTH = 1e-9
-"""Median squared distance below which rows are identical up to rounding; for different rows, it is about 2·D."""
+"""Median squared distance below which rows are identical except for rounding. Different rows have about 2·D."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def get_epoch_share(epoch: int) -> float:
 def get_log_thresholds(
     alpha: float, epoch: int, channels: int, *, compares_first: bool = False
 ) -> dict[Component, float]:
-    """Returns the threshold of ln M of each component: ln(1 / (share · α_k)); for channels, ln(D / (share · α_k)).
+    """Returns each component's threshold of ln M: ln(1 / (share · α_k)), or ln(D / (share · α_k)) for channels.
 
     Args:
         alpha: α of the monitor.

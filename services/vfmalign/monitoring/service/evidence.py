@@ -51,7 +51,7 @@ from vfmalign.monitoring.service.status import describe_status
 from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS
 
 CHUNK_ROWS = 64
-"""Maximum number of observations per transaction, which limits how long it holds the lock."""
+"""Maximum number of observations per transaction. It limits how long a transaction locks the monitor."""
 CHUNK_BYTES = 2**34
 """Limit of observations × bytes of the state, which each of them reads: about one second of one core."""
 _ORIGIN = {
@@ -136,7 +136,7 @@ class EvidenceKeeper:
     def _record_first(
         self, monitor_id: str, pins: MonitorPins, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[Columns]:
-        """Records the first observations, as many as one transaction may contain."""
+        """Records the first observations, up to the maximum number per transaction."""
         key = self._database.tenant, monitor_id, pins.uid
         with self._states.hold(self._database.tenant, monitor_id):
             state = self._states.get(key) or self._reader.warm(monitor_id)
@@ -232,7 +232,7 @@ class EvidenceKeeper:
 
 
 def _find_recorded(session: Session, head: Head, ids: list[str]) -> dict[str, Columns]:
-    """Returns the columns of the observations that are already recorded, by id."""
+    """Maps the ids of observations that are already recorded to their columns."""
     names = {"tenant": head.tenant, "monitor_id": head.id, "ids": ids}
     return {one["observation_id"]: dict(one) for one in session.execute(_SELECT_RECORDED, names).mappings()}
 

@@ -293,7 +293,7 @@ async def _yield_database(started: float) -> None:
 
 @contextlib.contextmanager
 def _logging_failure(event: str = "round_delayed", **fields: str) -> Iterator[None]:
-    """Logs an error in the block; a later round tries again."""
+    """Logs an error in the body of the `with` statement. A later round tries again."""
     try:
         yield
     except VfmalignError as error:

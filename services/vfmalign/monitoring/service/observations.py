@@ -28,7 +28,7 @@ FUTURE = timedelta(minutes=5)
 """Tolerance for acquisition times in the future."""
 MAX_STORED_LAYERS = 1000
 MAX_STORED_BYTES = 2**26
-"""Maximum number and bytes of stored layers per request; only layers that the monitor watches count."""
+"""Maximum number and bytes of stored layers per request. Only layers that the monitor observes are counted."""
 _HEADER_BYTES = 2**12
 """Maximum size of the header of a file with one vector."""
 _STORED_PREFIXES = ("features/",)

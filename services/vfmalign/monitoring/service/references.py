@@ -21,9 +21,9 @@ from vfmalign.monitoring.feature_rows import get_first_rows, get_origin, read_st
 from vfmalign.monitoring.sequential import MonitorOptions
 
 MAX_REFERENCE_BYTES = 2**27
-"""Maximum bytes of the rows of one reference, over all layers that a monitor watches: 20,000 rows of 1,677 channels.
-Preparing it temporarily takes 9 times as much memory. The leader keeps the rows of four references, beside the states
-of monitors (`VFMALIGN_MONITORING__MEMORY_BYTES`)."""
+"""Maximum bytes of the rows of one reference, summed over all layers that a monitor observes: 20,000 rows of 1,677
+channels. Preparing it temporarily takes 9 times as much memory. The leader keeps the rows of four references, beside
+the states of monitors (`VFMALIGN_MONITORING__MEMORY_BYTES`)."""
 
 MAX_CHANNELS = 4096
 """Maximum channels of the layer that raises the alarm: a state keeps 20,000 rows in float64, which take 640 MiB."""
@@ -132,7 +132,7 @@ def list_changed_fields(created: Mapping[str, Any], request: MonitorSpec) -> lis
     """
     changed = list_differences(dict(created), request.model_dump(mode="json"))
     filled = {"layer": request.layer, "reference.manifest_sha256": request.reference.manifest_sha256}
-    # A request may leave these fields out. They count as a difference only if there is no other.
+    # A request may leave these fields out. Such fields are reported as different only if no other field differs.
     return [name for name in changed if filled.get(name, name)] or changed
 
 

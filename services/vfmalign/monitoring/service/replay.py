@@ -182,7 +182,7 @@ class StateReader:
         if taken[-1].p_value is not None and last.log_channels is not None:  # earlier versions recorded other evidence
             values = [getattr(last, name) for name in LOG_COLUMNS]
             if values != [finite_or_none(taken[-1].log_evidence[component]) for component in SEQUENTIAL]:
-                # Another kind of machine may round scores differently; the last bits then differ from here on.
+                # Another kind of machine may round scores differently. From here on, the last bits then differ.
                 metrics.replays_that_differ.inc()
                 _log.warning("replay_differs", monitor=head.id, sequence=state.sequence)
 

@@ -25,7 +25,7 @@ from vfmalign.monitoring.tables import EpochRow, InputRow, MonitorRow, Observati
 
 STATES = ACTIVE, PAUSED = "active", "paused"
 DELETING = "deleting"
-"""State of a monitor while its rows are deleted in steps; it is hidden from all other calls."""
+"""State of a monitor while its rows are deleted in steps. The monitor is hidden from all other calls."""
 _DELETED_ROWS = 1000
 """Maximum number of rows of a table deleted per transaction. In SQLite, a long transaction blocks other calls."""
 UPDATABLE = ("max_silence_hours", "title")
@@ -216,7 +216,7 @@ class MonitorRepository:
             return self._to_item(session, row)
 
     def acknowledge(self, monitor_id: str, epoch: int, note: str) -> StoredMonitor:
-        """Records that the alarm of an epoch has been seen.
+        """Records that a person has acknowledged the alarm of an epoch.
 
         Raises:
             NotFound: the id is unknown.

@@ -161,7 +161,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     async def AcknowledgeAlarm(
         self, request: pb.AcknowledgeAlarmRequest, context: Context
     ) -> pb.AcknowledgeAlarmResponse:
-        """Records that an alarm has been seen."""
+        """Records that a person has acknowledged an alarm."""
         _check_text(request.note, "note")
         monitor = await DATABASE.run(self._monitors.acknowledge, request.monitor_id, request.epoch, request.note)
         return pb.AcknowledgeAlarmResponse(monitor=_pack(monitor))

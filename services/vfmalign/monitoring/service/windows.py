@@ -95,7 +95,7 @@ async def compare(
     compared: Sequence[WindowRows],
     timeout_s: float,
 ) -> list[WindowedShift]:
-    """Compares windows, layer by layer.
+    """Compares windows with the reference, one layer at a time.
 
     Raises:
         VfmalignError: the MMD service does not answer, or rejects the call.
@@ -163,7 +163,7 @@ def _leave_out(shift: WindowedShift, reason: str) -> WindowedShift:
 
 
 def _divide(reference: LoadedReference, layer: str, stratum: str) -> tuple[Array, Array]:
-    """Returns the rows that determine the scale, and the compared rows; for a stratum, only its rows are compared."""
+    """Returns the rows that determine the scale, and the rows to compare. For a stratum, compares only its rows."""
     rows_GC = reference.layers[layer]
     most = _get_most_rows(rows_GC.shape[1])
     compared = [place for place in range(len(rows_GC)) if place % 3]

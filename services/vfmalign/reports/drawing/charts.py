@@ -101,7 +101,7 @@ def draw_shift_scale(shift: Estimate, random: float | None, text: str) -> Markup
     Args:
         shift: MMD² with its interval.
         random: MMD² to random weights; None if it is unknown because nothing moved.
-        text: both numbers in words.
+        text: text that states both numbers.
     """
     point, *ends = [value / random if random else 0.0 for value in _list_ends(shift)]
     axis = Axis(min(0.0, point, *ends), max(1.0, point, *ends))

@@ -22,13 +22,13 @@ EPOCH_STARTS: dict[EpochStart, str] = {
     "reset": "by a reset, without a guarantee",
 }
 FEW_PATIENTS = 200
-"""Minimum number of patients of a reference without a caution."""
+"""If the reference has fewer patients, a caution is shown."""
 FIRST_NOTE = (
     "A stream that differs from its first row on is found late or never, unless the monitor is created with "
     "--first-patients 100, which compares its first 100 patients with the reference at once"
 )
 _MAX_STRATA = 4
-"""Largest number of strata that a sentence names; the table has all."""
+"""Maximum number of strata that a sentence names. The table lists all strata."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -235,7 +235,7 @@ def _describe_strata(windows: Sequence[Window], kind: str) -> str:
 
 
 def _get_lower_limit(window: Window) -> float:
-    """Returns the lower limit of MMD²; without an interval, MMD² itself or minus infinity."""
+    """Returns the lower limit of MMD². If there is no interval, returns MMD² itself or minus infinity."""
     value, interval = window.mmd2.value, window.mmd2.interval
     if interval is not None:
         return interval.lower

@@ -185,7 +185,7 @@ class Cluster:
 
 
 def _last_seen(event: Json) -> str:
-    """Returns when an Event was last seen, as RFC 3339; controllers differ in which fields they fill."""
+    """Returns when an Event was last seen, in RFC 3339. Controllers differ in the fields that they fill."""
     series = event.get("series") or {}
     return str(series.get("lastObservedTime") or event.get("deprecatedLastTimestamp") or event.get("eventTime") or "")
 

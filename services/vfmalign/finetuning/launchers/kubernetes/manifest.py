@@ -26,7 +26,7 @@ JOB_ANNOTATION = "vfmalign.io/job-id"
 """The full name, with the tenant. Label values have at most 63 characters, so labels may have a shortened name."""
 CHECK_ANNOTATION = "vfmalign.io/check-id"
 REQUEST_ANNOTATION = "vfmalign.io/request-id"
-"""Id of the request that created the job; it is in the log lines of all services."""
+"""Id of the request that created the job. The log lines of all services contain this id."""
 SPEC_ANNOTATION = "vfmalign.io/spec"
 STOPPED_ANNOTATION = "vfmalign.io/stopped"
 """Set if the launcher suspended the Job to stop it. Kueue and operators suspend Jobs to make them wait."""
@@ -56,7 +56,7 @@ class Options:
 
     Attributes:
         template: name of the PodTemplate, which messages show.
-        queue: Kueue's LocalQueue; empty for none.
+        queue: name of the Kueue LocalQueue; empty if there is none.
         active_deadline_s: time limit of one attempt in seconds.
         ttl_s: seconds for which a finished Job is kept.
         nodes, processes_per_node: number of pods per job, and number of training processes per pod.
@@ -202,7 +202,7 @@ def _failure_rules(*, together: bool) -> list[Json]:
 
 
 def _shortened(text: str, slug: str, limit: int) -> str:
-    """Returns `slug` if it equals `text` and fits, else its beginning and a digest of `text`."""
+    """Returns `slug` if it equals `text` and fits. If not, returns its beginning and a digest of `text`."""
     if slug == text and len(slug) <= limit:
         return slug
     digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
