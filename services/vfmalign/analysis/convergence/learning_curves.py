@@ -75,12 +75,12 @@ def fit_curve(scores_T: Array) -> Array:
     """Fits a smooth curve to noisy validations by least squares. The curve is convex first and concave afterwards.
 
     Such a curve rises, slowly at first or immediately, and then saturates. The highest of T noisy scores exceeds the
-    highest point of the underlying curve; the fit averages over neighbours, so its highest point exceeds that of the
-    underlying curve far less. There are no parameters to tune: only the shape regularises, and the point of inflection
-    minimises the residual (Feng, Chen, Han, Carroll and Samworth, "Nonparametric, tuning-free estimation of S-shaped
-    functions", JRSS B 84, 2022). As in their method, the fit never falls, with one exception. A fit that may first dip
-    and later decline is used if it is better by Schwarz's criterion, T·log RSS + k·log T. This fit has two more
-    parameters (k in the criterion): the start of the decline and its slope.
+    highest point of the underlying curve. The fit averages over neighbours, so its highest point exceeds that of the
+    underlying curve far less. There are no parameters to tune: only the shape regularises the fit. The point of
+    inflection is the one that minimises the residual (Feng, Chen, Han, Carroll and Samworth, "Nonparametric,
+    tuning-free estimation of S-shaped functions", JRSS B 84, 2022). As in their method, the fit never falls, with one
+    exception. A fit that may first dip and later decline is used if it is better by Schwarz's criterion, T·log RSS +
+    k·log T. This fit has two more parameters (k in the criterion): the start of the decline and its slope.
 
     The fits are piecewise linear. Their slopes change only at knots, which are all inner validations or 63 evenly
     spaced ones. If a curve with at most 65 validations already has this shape, it is returned unchanged.

@@ -24,7 +24,7 @@ def measure_convergence(
 
     Both numbers of steps are read from fitted curves (`learning_curves.fit_curve`). The highest of many noisy scores
     lies above the underlying curve, so a curve reaches 95 % of that score too late. `steps_to_95` is the first
-    validation t with f_t ≥ f_0 + 0.95·(max f − f_0) for the fit f; it is absent if noise can explain the rise
+    validation t with f_t ≥ f_0 + 0.95·(max f − f_0) for the fit f. It is absent if noise can explain the rise
     (`learning_curves.is_rise`). This noise is that of the curve on fixed validation cases. It does not include the
     error from sampling these cases.
 

@@ -1,6 +1,6 @@
 """Sensitivity of the models' ranking by shift to the choice of layer, bandwidth and scaling.
 
-Legend: N models.
+Legend: the axis of arrays is N models.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ other side. Hall's transformation of the studentised mean T corrects the skewnes
 of the patients' values x_g. Pseudo-values of a set have few distinct values, so their skewness is meaningless and their
 intervals are not corrected.
 
-Legend: S seeds, G groups (patients), N cases.
+Legend: the axes of arrays are S seeds, G groups (patients) and N cases.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def analyse_crossed(
 
 
 def _get_skewness(value_G: Array, variance: float) -> float:
-    """Returns λ of the mean of the values for a variance that may have other sources too; 0 if the variance is 0."""
+    """Returns λ of the mean of the values. The variance may have other sources, too. λ is 0 if the variance is 0."""
     third = float(np.power(value_G - value_G.mean(), 3).sum()) / len(value_G) ** 3
     return third / variance**1.5 if variance > 0.0 else 0.0
 

@@ -1,7 +1,8 @@
 """Gain of a fine-tuned network over a baseline by the crossed analysis of seeds and patients.
 
 Scores are means over the seeds. The intervals cover patients and, with several seeds, training (`crossed`). The
-interval of the relative gain uses the delta method. Legend: S seeds, N cases, G groups (patients).
+interval of the relative gain uses the delta method. Legend: the axes of arrays are S seeds, N cases and G groups
+(patients).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ If both networks make the same prediction for every test patient and the metric 
 only on the added patients. This is the narrowest possible interval. It determines the minimum number of patients for
 equivalence.
 
-Legend: S seeds, N cases, G groups (patients).
+Legend: the axes of arrays are S seeds, N cases and G groups (patients).
 """
 
 from __future__ import annotations

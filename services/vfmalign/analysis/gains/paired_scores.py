@@ -1,4 +1,4 @@
-"""Test scores of a network and of a baseline, paired case by case. Legend: S seeds, N cases."""
+"""Test scores of a network and of a baseline, paired case by case. Legend: the axes are S seeds and N cases."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ number of classes minus one for every model. The covariance is therefore shrunk 
 where μ is the mean variance of a channel and α the shrinkage of Ledoit and Wolf (J. Multivariate Anal. 88, 2004). All
 arithmetic is in float64.
 
-Legend: N cases, C channels, K classes, R principal axes of the centred features.
+Legend: the axes of arrays are N cases, C channels, K classes and R principal axes of the centred features.
 """
 
 from __future__ import annotations

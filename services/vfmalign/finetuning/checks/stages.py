@@ -208,9 +208,9 @@ async def _choose_recipe(context: StageContext, outputs: Outputs) -> Record:
 async def _ensure_job(context: StageContext, outputs: Outputs, training: Training) -> str:
     """Creates one of the check's jobs unless it exists, and returns its id.
 
-    The preceding jobs are created first, so that jobs queue in this order whichever stage runs first: the features
-    after training need only the pretrained network. Jobs that ended without a result are retried if the check was
-    retried since.
+    Earlier jobs are created first, so that jobs always queue in this order. Stages may run in another order, because
+    the features after training need only the pretrained network. Jobs that ended without a result are retried if the
+    check was retried since.
     """
     trainings = (list_trials if training.trial else list_trainings)(context.check.request)
     for earlier in trainings[: trainings.index(training) + 1]:

@@ -22,7 +22,8 @@ from vfmalign.finetuning.jobs.request import NETWORKS, baseline_digest, finetuni
 _CONTROL = 2**31
 """Offset from the check's seed to the seed of a control's random weights, far from the seeds of the trainings.
 
-torch's generator for CPUs uses the low 32 bits of a seed: an offset of 2³² or a multiple would draw the same weights.
+On CPUs, torch uses only the low 32 bits of a seed. An offset of 2³² or a multiple would therefore draw the same
+weights.
 """
 
 

@@ -1,8 +1,9 @@
 """Results of cells. `cells/<digest>.json` contains the data of one finished check that an experiment reads.
 
 The digest covers the check's request, the digests of its inputs, and the version. If the result of a cell exists, no
-experiment computes it again, even if another deployment computed it. The result is small enough to keep in a repository
-and to copy to another object store: it contains no weights or figures, and only the features of the primary layer.
+experiment computes it again, even if another deployment computed it. The result contains no weights or figures, and
+only the features of the primary layer. It is therefore small enough for a repository and for a copy to another object
+store.
 """
 
 from __future__ import annotations

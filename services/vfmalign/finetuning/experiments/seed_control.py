@@ -4,7 +4,7 @@ Both sets have the same test cases. They are compared like the features before a
 scale and bandwidth of the reference. The features are part of a cell's result, so that cells from different deployments
 can be compared.
 
-Legend: N cases, C channels.
+Legend: the axes of arrays are N cases and C channels.
 """
 
 from __future__ import annotations

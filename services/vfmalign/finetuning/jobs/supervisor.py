@@ -243,8 +243,8 @@ class Supervisor:
     def _read_progress(self, job: StoredJob) -> None:
         """Appends new points of the learning curve.
 
-        Epochs are written in order, and a resumed attempt writes the same points again, so the number of known points
-        is the next epoch.
+        Epochs are written in order, and a resumed attempt writes the same points again. The number of known points is
+        therefore the next epoch.
         """
         points = []
         epoch = len(job.curve)

@@ -1,6 +1,6 @@
 """Reads the rows of a reference or stream from .npy files, or from feature sets with the strata of their datasets.
 
-Legend: N rows, C channels.
+Legend: the axes of arrays are N rows and C channels.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ bets of all θ. If unusually small scores also count as drift, the statistic inc
 statistic has K streams of cells, which receive their next cells together. There is one stream per channel; for rows and
 blocks, K is 1.
 
-Legend: S bets, E schedules, K streams.
+Legend: the axes of arrays are S bets, E schedules and K streams.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ A pool starts with all rows of the bag, or with 256 random rows if the bag is la
 pool. After 64 added rows, a new pool is drawn. Without drift, the block is a uniform random subset of the pool, like
 the other subsets. The cost of a row does not grow with the bag.
 
-Legend: D channels, N rows of a stratum, P rows of the pool, R new rows, W rows of a block, B subsets.
+Legend: the axes of arrays are D channels, N rows of a stratum, P rows of the pool, R new rows, W rows of a block and B
+subsets.
 """
 
 from __future__ import annotations

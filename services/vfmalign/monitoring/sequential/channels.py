@@ -1,6 +1,6 @@
 """Describes which channels moved. Computes no test and no interval.
 
-Legend: N rows, D channels.
+Legend: the axes of arrays are N rows and D channels.
 """
 
 from __future__ import annotations

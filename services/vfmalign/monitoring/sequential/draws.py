@@ -3,7 +3,7 @@
 They come from the counter-based generator Philox (Salmon et al., SC 2011). The raw output of this generator is used,
 because it is the same in all versions of numpy. After a restart, a monitor therefore continues with the same draws.
 
-Legend: B subsets, W rows of a subset.
+Legend: the axes of arrays are B subsets and W rows of a subset.
 """
 
 from __future__ import annotations

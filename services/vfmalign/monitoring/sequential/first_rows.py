@@ -12,7 +12,7 @@ in the same way, these changes add up. Without strata, S is MMD² times a consta
 strata. The test is therefore exact under the same condition as the other evidence: the rows of a stratum must be
 exchangeable with its calibration rows. The order of the scanners in the stream does not matter.
 
-Legend: N rows, D channels, B permutations.
+Legend: the axes of arrays are N rows, D channels and B permutations.
 """
 
 from __future__ import annotations

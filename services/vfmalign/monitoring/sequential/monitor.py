@@ -39,9 +39,9 @@ from vfmalign.monitoring.sequential.thresholds import (
 class Monitor:
     """Evidence that rows no longer come from the distribution of the reference.
 
-    Without drift, and if patients are exchangeable with the patients of the reference, the probability that any epoch
-    with a guarantee ever raises an alarm is at most α (docs/monitoring-mathematics.md). The result does not depend on
-    how the observations are divided into calls.
+    If there is no drift and patients are exchangeable with the patients of the reference, a bound holds: the
+    probability that any epoch with a guarantee ever raises an alarm is at most α (docs/monitoring-mathematics.md). The
+    result does not depend on how the observations are divided into calls.
 
     Args:
         options: options of the monitor, which never change.
@@ -172,9 +172,9 @@ class Monitor:
     def _count_seen(self, start: EpochStart, patients: frozenset[int]) -> int:
         """Returns how many patients of a new reference are not allowed, because an epoch has seen them.
 
-        An epoch with a fixed start may have any reference that was chosen independently of the rows. After an epoch
-        that rows may have caused, earlier patients are no longer independent, except patients of a reference that was
-        unseen at its start.
+        An epoch with a fixed start may have any reference that was chosen independently of the rows. If rows may have
+        caused the start of an epoch, earlier patients are no longer independent after it. This does not apply to
+        patients of a reference that no epoch had seen when it began.
         """
         if start is EpochStart.RESET:
             return 0

@@ -6,7 +6,7 @@ other patients are calibration rows. The rows of the stream are ranked among the
 (docs/numbers.md), but no channel is left out. If a channel is constant in the scoring rows, its scale is a tenth of the
 median standard deviation, so that its first change counts.
 
-Legend: N rows, D channels, G patients, S scoring rows, C calibration rows.
+Legend: the axes of arrays are N rows, D channels, G patients, S scoring rows and C calibration rows.
 """
 
 from __future__ import annotations

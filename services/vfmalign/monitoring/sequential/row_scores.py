@@ -4,7 +4,7 @@ The kernel is k(x, y) = exp(−‖x − y‖²/h). Kernel values are rounded to 
 adds any number of them without error. A sum of kernel values therefore does not depend on the order of its terms.
 Identical rows have identical sums.
 
-Legend: D channels, S scoring rows, M and N rows, T bins.
+Legend: the axes of arrays are D channels, S scoring rows, M rows, N rows and T bins.
 """
 
 from __future__ import annotations

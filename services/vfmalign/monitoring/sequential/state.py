@@ -3,8 +3,9 @@
 The format is numpy's npz without pickled objects. It contains the arrays as they are in memory, and one array with JSON
 for all other fields. Scores are stored and never recomputed, because another machine may round them differently.
 
-Legend: D channels, S scoring rows, C calibration rows, R scores and N rows of a stratum, P rows of a pool, E counts of
-a channel, M patients of the stream, A patients of all references, B patients of the present one.
+Legend: the axes of arrays are D channels, S scoring rows, C calibration rows, R scores and N rows of a stratum, P rows
+of a pool, E counts of a channel, M patients of the stream, A patients of all references and B patients of the current
+reference.
 """
 
 from __future__ import annotations

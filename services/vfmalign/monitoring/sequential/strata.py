@@ -7,7 +7,7 @@ rows in the stream (a Mondrian conformal predictor: Vovk, Gammerman and Shafer, 
 The value of a channel is ranked by its bin. There are 32 bins between quantiles of the scoring rows. With bins, only
 counts need to be stored, not values. Values in the same bin are ordered at random, like equal scores.
 
-Legend: D channels, C calibration rows, T bins.
+Legend: the axes of arrays are D channels, C calibration rows and T bins.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ SHARES = {
     Component.BLOCKS_OF_16: 0.25,
     Component.CHANNELS: 0.1,
 }
-"""Share of each component of the α of an epoch. Channels have the smallest: they see a weak dependence between rows
-first, such as a season, and need 2.3 more in ln M than rows would with their share."""
+"""Share of each component of the α of an epoch. Channels have the smallest share, because they are the first to react
+to a weak dependence between rows, such as a season. This share raises their threshold of ln M by ln 10 = 2.3."""
 FIRST_EPOCH_SHARE = 0.8
 FIRST_PATIENTS_SHARE = 0.1
 """Share of the monitor's α for the test of its first patients, taken from the share of the first epoch."""

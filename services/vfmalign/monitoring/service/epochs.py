@@ -1,8 +1,8 @@
 """Starts new epochs of monitors. A new epoch replaces the reference from the next observation on.
 
-Slow work is done before any row is locked, and objects are written to the store outside of transactions. If the store
-is unavailable or a reference is large, this must not block observations of other monitors or the renewal of the
-leader's lease.
+Slow work is done before any row is locked, and objects are written to the store outside of transactions. A new epoch
+must not block observations of other monitors or the renewal of the leader's lease, even if the store is unavailable or
+the reference is large.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Checks and reads the observations of a request, and converts them to the form that is recorded.
 
-Legend: C channels.
+Legend: the axis of arrays is C channels.
 """
 
 from __future__ import annotations

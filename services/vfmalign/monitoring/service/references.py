@@ -1,6 +1,6 @@
 """Reads the reference of a monitor from a stored feature set. The reference has one row per patient.
 
-Legend: G patients, C channels.
+Legend: the axes of arrays are G patients and C channels.
 """
 
 from __future__ import annotations

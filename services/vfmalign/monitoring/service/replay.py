@@ -204,8 +204,8 @@ def _get_oldest(head: Head) -> int:
 def _can_take_up(session: Session, head: Head, state: State) -> bool:
     """Whether a state can follow the log, and belongs to this log.
 
-    After a restore or a failover of the database that lost the last transactions, new observations get the numbers of
-    lost ones, and a state with the lost ones may still be in memory.
+    A restore or a failover of the database may lose the last transactions. New observations then get the numbers of
+    lost observations, and a state in memory may still include the lost observations.
     """
     if not can_follow(state, head):
         return False

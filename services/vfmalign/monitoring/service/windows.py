@@ -3,7 +3,7 @@
 The reference has one row per patient. Every third of these rows determines the scale and the bandwidth. Only its other
 rows are compared, so the permutation test is exact.
 
-Legend: N rows, C channels.
+Legend: the axes of arrays are N rows and C channels.
 """
 
 from __future__ import annotations

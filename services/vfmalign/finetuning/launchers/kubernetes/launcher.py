@@ -5,11 +5,11 @@ starts the next attempt (docs/architecture.md).
 
 Three races are handled here:
 - The API server may create a Job although its answer gets lost. A second request to create this Job then fails with
-409. The launcher adopts the Job if its annotations name this job and spec.
+  409. The launcher adopts the Job if its annotations name this job and spec.
 - The list of Jobs may be up to 5 s old. The launcher therefore reads a Job again before it treats the Job as gone or
-deletes it as a stray.
+  deletes it as a stray.
 - A restored database backup may start an earlier attempt while a later attempt still runs. Before an attempt starts,
-the launcher deletes all other attempts of the job, so two attempts never train at once.
+  the launcher deletes all other attempts of the job, so two attempts never train at once.
 """
 
 from __future__ import annotations
