@@ -22,8 +22,7 @@ from vfmalign.finetuning.jobs.request import NETWORKS, baseline_digest, finetuni
 _CONTROL = 2**31
 """Offset from the check's seed to the seed of a control's random weights, far from the seeds of the trainings.
 
-On CPUs, torch uses only the low 32 bits of a seed. An offset of 2³² or a multiple would therefore draw the same
-weights.
+On CPUs, torch uses only the low 32 bits of a seed. Multiples of 2³² would draw the same weights.
 """
 
 

@@ -29,8 +29,7 @@ class Outcome(StrEnum):
     ENTERED = "entered"
     """The evidence includes the observation."""
     REPEATED_PATIENT = "repeated_patient"
-    """The evidence already includes an observation of this patient. If `patient_window_days` is set, it is within this
-    time."""
+    """The evidence already includes this patient. With `patient_window_days`, only this period counts."""
     REFERENCE_PATIENT = "reference_patient"
     """Its patient has a row in a reference of this monitor."""
     NOT_FINITE = "not_finite"
