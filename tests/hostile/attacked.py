@@ -129,7 +129,8 @@ async def main() -> None:
 
     def add(server: grpc.aio.Server) -> list[Any]:
         watching = Watching("finetuning", settings.reconciler.poll_s)
-        alignment = AlignmentServicer(checks, jobs, store, delete=None, wake=lambda: None, watching=watching)
+        unused: dict[str, Any] = {"delete": None, "erasures": None}
+        alignment = AlignmentServicer(checks, jobs, store, wake=lambda: None, watching=watching, **unused)
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(alignment, server)
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(Answers(), server)
         modules = {"AlignmentService": alignment_pb2, "MmdService": mmd_pb2}

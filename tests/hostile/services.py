@@ -25,6 +25,7 @@ from vfmalign.core.runtime.settings import ServiceSettings, load
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
+from vfmalign.erasures.receipts import Erasures
 from vfmalign.features.dicom.folders import PrivateFolders, get_default_folder
 from vfmalign.features.dicom.reader import DicomReader
 from vfmalign.features.dicom.uploads import StudyUploads
@@ -38,6 +39,7 @@ from vfmalign.features.workers import Workers
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.deletions import Deletions
+from vfmalign.finetuning.erasures import OperationEraser
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -142,7 +144,15 @@ def serve_finetuning() -> tuple[ServiceSettings, AddServices]:
             server,
         )
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(
-            AlignmentServicer(checks, jobs, store, delete=partial(delete, "check"), wake=do_nothing, watching=watching),
+            AlignmentServicer(
+                checks,
+                jobs,
+                store,
+                delete=partial(delete, "check"),
+                erasures=Erasures(store, "finetuning", OperationEraser(database, store)),
+                wake=do_nothing,
+                watching=watching,
+            ),
             server,
         )
         experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(

@@ -154,7 +154,7 @@ async def test_what_needs_the_database_alone_goes_on(stalled: StalledStore, conn
 
     def add(server: grpc.aio.Server) -> Any:
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(
-            AlignmentServicer(checks, jobs, store, **options), server
+            AlignmentServicer(checks, jobs, store, erasures=None, **options), server
         )
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(
             FineTuningServicer(jobs, store, log_command=lambda *_: "", **options), server

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from typing import Any
 
@@ -159,6 +159,20 @@ class Database:
         """
         with _measure("read"), self._snapshots(info={_TENANT: self.tenant}) as session, session.begin():
             yield session
+
+    def purge(self) -> bool:
+        """Removes deleted and overwritten values from the files of SQLite; returns whether none is left.
+
+        SQLite keeps them in its log. PostgreSQL removes them by itself (`VACUUM`).
+
+        Returns:
+            False if another connection still reads the log; call again later.
+        """
+        if self._turns is None:
+            return True
+        with self._take_turn(), closing(self._engine.raw_connection()) as connection:
+            busy, *_ = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def is_outdated(self) -> bool:
         """Returns whether `migrate` would change a schema that an earlier version of the program uses.

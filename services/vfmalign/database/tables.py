@@ -93,6 +93,7 @@ class LifecycleRow(OwnedRow):
         progress: `Progress` as JSON.
         failure: `Failure` as JSON, if the state is `failed`.
         retries, retried_at: number of times that clients queued the operation again, and time of the last retry.
+        erased_at: when the erasure of a patient removed what could describe patients; None if none did.
     """
 
     __abstract__ = True
@@ -104,6 +105,7 @@ class LifecycleRow(OwnedRow):
     finished_at: Mapped[datetime | None]
     retries: Mapped[int] = mapped_column(default=0)
     retried_at: Mapped[datetime | None]
+    erased_at: Mapped[datetime | None]
 
 
 def belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:

@@ -50,6 +50,8 @@ NO_FREE_SLOT = "NO_FREE_SLOT"
 """`Progress.reason` of an operation that waits because of a limit on concurrent work."""
 ARTIFACT_LOST = "ARTIFACT_LOST"
 """`Progress.reason` of a finished operation that runs again, because a stored object was lost."""
+ERASED = "ERASED"
+"""Reason of errors about an operation whose results were removed by the erasure of a patient."""
 _OF_THE_SYSTEM = frozenset(
     {Internal.reason, DataLoss.reason, DeadlineExceeded.reason, ProcessLost.reason, Unavailable.reason}
     | {"DEVICE_MEMORY", "JOB_FAILED", "JOB_GIVEN_UP"}
@@ -70,6 +72,7 @@ class Operation:
         cancel_requested: whether a cancellation was requested while the operation had work in progress.
         retries, retried_at: number of retries by clients, and time of the last retry.
         created_by: key of the identity that created the operation; empty if the service created it.
+        erased_at: when the erasure of a patient removed the results of the operation; None if none did.
     """
 
     id: str
@@ -83,6 +86,7 @@ class Operation:
     retries: int
     retried_at: datetime | None
     created_by: str
+    erased_at: datetime | None
 
     @property
     def finished(self) -> bool:
@@ -259,10 +263,34 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         """
         with self._database.session() as session:
             row = self._row(session, item_id)
-            if row.state == "succeeded":
+            if row.state == "succeeded" and row.erased_at is None:
                 row.state, row.finished_at, row.cancel_requested = "running", None, False
                 self._set_progress(row, Progress(phase="report", detail=detail, reason=ARTIFACT_LOST))
             return self._to_item(row)
+
+    def erase(self, item_id: str, detail: str) -> None:
+        """Removes from an item that has ended everything that could describe patients. It cannot be retried any more.
+
+        An item that has not ended, or was erased before, stays as it is.
+
+        Args:
+            item_id: the item.
+            detail: replaces the detail of its progress.
+        """
+        with self._database.session() as session:
+            row = self._row(session, item_id)
+            if row.state not in TERMINAL_STATES or row.erased_at is not None:
+                return
+            row.erased_at = now()
+            row.progress = _dump(Progress(phase="finished", detail=detail))
+            if row.failure is not None:  # its message may name cases
+                message = f"{row.failure['reason']}; the erasure of a patient removed the message"
+                row.failure = _dump(Failure(reason=ERASED, message=message))
+            self._erase(session, row)
+
+    @abstractmethod
+    def _erase(self, session: Session, row: Row) -> None:
+        """Clears the fields of a table's own that could describe patients, or refer to removed objects."""
 
     def _insert(self, row: Row, request: Record, detail: str) -> Item:
         """Adds a queued row, unless its id exists.
@@ -331,6 +359,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         return self._to_item(row)
 
     def _retry(self, session: Session, row: Row) -> Item:
+        check_not_erased(self.noun, row)
         if row.state in TERMINAL_STATES:
             if not self._may_retry(session, row):
                 raise PreconditionFailed(
@@ -375,6 +404,21 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         row.failure = None if failure is None else _dump(failure)
 
 
+def check_not_erased(noun: str, item: LifecycleRow | Operation) -> None:
+    """Checks that no erasure of a patient has removed the results of an item.
+
+    Raises:
+        PreconditionFailed: one has.
+    """
+    if item.erased_at is not None:
+        raise PreconditionFailed(
+            "the erasure of a patient has removed its report and its artifacts",
+            subject=f"{noun} {item.id}",
+            remedy=f"create another {noun} on the present version of the dataset",
+            reason=ERASED,
+        )
+
+
 def common_fields(row: LifecycleRow) -> dict[str, Any]:
     """Returns the fields of `Operation` from a row."""
     return {
@@ -389,6 +433,7 @@ def common_fields(row: LifecycleRow) -> dict[str, Any]:
         "retries": row.retries,
         "retried_at": row.retried_at,
         "created_by": row.created_by,
+        "erased_at": row.erased_at,
     }
 
 

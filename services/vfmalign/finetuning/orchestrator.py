@@ -21,10 +21,12 @@ from vfmalign.core.storage.deletion import keep_sweeping
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Term
+from vfmalign.erasures.receipts import Erasures
 from vfmalign.finetuning import metrics
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.deletions import Deletions
+from vfmalign.finetuning.erasures import RESUME_PAUSE_S, OperationEraser
 from vfmalign.finetuning.experiments.cell_results import CellResults
 from vfmalign.finetuning.experiments.report_writer import ReportWriter
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
@@ -75,6 +77,7 @@ class _TenantLoops:
         self._uses, self._store = Uses(store), store
         sweep, days = Deletions(tenancy.database, store).sweep, settings.retention
         self._sweep = partial(sweep, jobs_days=days.jobs_days, checks_days=days.checks_days)
+        self._erasures = Erasures(store, "finetuning", OperationEraser(tenancy.database, store))
         self.tenant = store.tenant
         self.checks = Reconciler(
             checks=checks,
@@ -110,8 +113,11 @@ class _TenantLoops:
             self._uses.update({repository.noun: repository.list_unfinished() for repository in repositories})
 
     async def keep_sweeping(self) -> None:
-        """Deletes expired operations, now and then every hour until this task is cancelled."""
-        await keep_sweeping(self._store, "operations", self._sweep)
+        """Deletes expired operations every hour and continues erasures every minute, until this task is cancelled."""
+        await asyncio.gather(
+            keep_sweeping(self._store, "operations", self._sweep),
+            keep_sweeping(self._store, "erasures", self._erasures.resume, RESUME_PAUSE_S),
+        )
 
     async def run_experiments(self) -> None:
         """Runs the loop over experiments."""

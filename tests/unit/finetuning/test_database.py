@@ -136,7 +136,7 @@ NEXT_VERSION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "next", "0002"
+revision, down_revision = "next", "0003"
 
 
 def upgrade():
@@ -189,7 +189,7 @@ def test_the_version_of_another_service_in_the_same_database_stays_as_it_is(unmi
     unmigrated.migrate()
     with unmigrated.engine.connect() as connection:
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "of-another"
-        assert SCHEMA.get_version(connection) == "0002"
+        assert SCHEMA.get_version(connection) == "0003"
 
 
 def test_an_empty_database_is_not_outdated(tmp_path):

@@ -22,9 +22,11 @@ from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime.auth_settings import AuthSettings
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.erasures.receipts import Erasures
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.deletions import Deletions
+from vfmalign.finetuning.erasures import OperationEraser
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.schema import open_database
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
@@ -60,6 +62,7 @@ async def stub(
         *checks,
         store,
         delete=partial(Deletions(checks[0]._database, store).delete, "check"),
+        erasures=Erasures(store, "finetuning", OperationEraser(checks[0]._database, store)),
         wake=lambda: None,
         watching=Watching("finetuning", 1.0),
     )

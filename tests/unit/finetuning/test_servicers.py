@@ -60,7 +60,7 @@ async def test_a_finished_check_lists_the_stages_that_ran(database, store):
     checks.create("c", CheckSpec(model_id="m", dataset_id="d", task="segmentation"))
     watching = Watching("finetuning", 1.0)
     servicer = AlignmentServicer(
-        checks, JobRepository(database), store, delete=None, wake=lambda: None, watching=watching
+        checks, JobRepository(database), store, delete=None, erasures=None, wake=lambda: None, watching=watching
     )
 
     async def list_stages():
@@ -84,7 +84,13 @@ async def test_lists_hold_whole_specifications_and_invent_nothing(servicer, data
     checks = CheckRepository(database)
     checks.create("c", CheckSpec(model_id="m", dataset_id="d", task="segmentation", permutations=99))
     aligned = AlignmentServicer(
-        checks, JobRepository(database), store, delete=None, wake=str, watching=Watching("finetuning", 1.0)
+        checks,
+        JobRepository(database),
+        store,
+        delete=None,
+        erasures=None,
+        wake=str,
+        watching=Watching("finetuning", 1.0),
     )
     (listed,) = (await aligned.ListChecks(alignment_pb2.ListChecksRequest(), None)).checks
     assert listed.spec.permutations == 99

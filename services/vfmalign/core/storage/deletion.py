@@ -154,13 +154,16 @@ def record_deletion(kind: str, deleted: Deleted) -> Deleted:
     return deleted
 
 
-async def keep_sweeping(store: ObjectStore, kind: str, sweep: Callable[[], Deleted]) -> None:
+async def keep_sweeping(
+    store: ObjectStore, kind: str, sweep: Callable[[], Deleted], pause_s: float = _SWEEP_PAUSE_S
+) -> None:
     """Runs `sweep` for a tenant at once and then every hour, until the task is cancelled.
 
     Args:
         store: objects of the tenant.
         kind: kind of the deleted objects, for the log and the metrics.
         sweep: deletes what is due, and returns the number and size of the deleted objects.
+        pause_s: seconds between two sweeps; by default an hour.
     """
     logs.bind(tenant=store.tenant)
     last = metrics.last_sweep.labels(store.tenant, kind)
@@ -174,4 +177,4 @@ async def keep_sweeping(store: ObjectStore, kind: str, sweep: Callable[[], Delet
             _LOG.warning("not_swept", kind=kind, error=str(error))
         except Exception:
             _LOG.exception("not_swept", kind=kind)
-        await asyncio.sleep(_SWEEP_PAUSE_S)
+        await asyncio.sleep(pause_s)

@@ -86,9 +86,13 @@ def check_key(check: str, name: str) -> str:
     return f"checks/{check}/{name}"
 
 
+CELLS = "cells/"
+"""Prefix of the results of experiments' cells."""
+
+
 def cell_key(cell: str) -> str:
     """Returns the address of the result of an experiment's cell. `cell` is the digest of the cell's specification."""
-    return f"cells/{cell}.json"
+    return f"{CELLS}{cell}.json"
 
 
 def experiment_key(experiment: str, name: str) -> str:

@@ -202,6 +202,11 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
             rows = session.execute(query).all()
         return {row.id: StoredFile.model_validate(row.result) for row in rows if row.result is not None}
 
+    def _erase(self, session: Session, row: CheckRow) -> None:
+        row.report = None
+        runs = sa.update(StageRow).where(StageRow.check_id == row.id)
+        session.execute(runs.values(message="", artifact_sha256=""))  # messages may name cases
+
     def _end(self, session: Session, row: CheckRow, state: State, detail: str, failure: Failure | None = None) -> None:
         super()._end(session, row, state, detail, failure)
         row.stage_progress = []

@@ -10,11 +10,14 @@ from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.erasures.receipts import Erasures
+from vfmalign.erasures.servicer import ErasureRpcs
 from vfmalign.finetuning.checks.converters import to_check, to_stages
 from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.lifecycle import check_not_erased
 from vfmalign.finetuning.servicers import Context, Delete, OperationServicer, stream_report
 from vfmalign.finetuning.uses import marking_uses
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
@@ -23,7 +26,7 @@ _log = logs.get(__name__)
 
 
 class AlignmentServicer(
-    OperationServicer[StoredCheck, alignment_pb2.Check], alignment_pb2_grpc.AlignmentServiceServicer
+    ErasureRpcs, OperationServicer[StoredCheck, alignment_pb2.Check], alignment_pb2_grpc.AlignmentServiceServicer
 ):
     """Serves `AlignmentService`.
 
@@ -31,6 +34,7 @@ class AlignmentServicer(
         checks, jobs: repositories.
         store: object store of the models, datasets and reports.
         delete: see `OperationServicer`.
+        erasures: erasures of patients from this service.
         wake: function to call after a change that the reconciler should see at once.
         watching: object that sets the interval of watching calls, and that ends them when the service stops.
     """
@@ -42,12 +46,14 @@ class AlignmentServicer(
         store: ObjectStore,
         *,
         delete: Delete,
+        erasures: Erasures,
         wake: Callable[[], None],
         watching: Watching,
     ) -> None:
         super().__init__(checks, store, delete=delete, watching=watching, wake=wake)
         self._checks = checks
         self._jobs = jobs
+        self._erasures = erasures
 
     async def CreateCheck(
         self, request: alignment_pb2.CreateCheckRequest, context: Context
@@ -105,6 +111,7 @@ class AlignmentServicer(
     ) -> AsyncIterator[alignment_pb2.GetCheckReportResponse]:
         """Streams a file of a check's report."""
         item = await DATABASE.run(self._checks.get, request.check_id)
+        check_not_erased("check", item)
         check = await STORE.run(self._convert, item)
         result = check.result
         files = {} if result is None else {"html": result.report_html, "json": result.report_json}
@@ -124,7 +131,7 @@ class AlignmentServicer(
 
     def _convert(self, item: StoredCheck, *, whole: bool = True) -> Check:
         report = None
-        if whole and item.state == "succeeded":
+        if whole and item.state == "succeeded" and item.erased_at is None:
             try:
                 report = read_report(self._store, item)
             except DataLoss as loss:

@@ -112,6 +112,9 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
         query = sa.select(sa.func.count()).select_from(CheckRow).where(CheckRow.id.in_(ids) & in_report)
         return session.scalar(query) != len(ids)
 
+    def _erase(self, session: Session, row: ExperimentRow) -> None:
+        row.report = None
+
     def _reset(self, row: ExperimentRow) -> None:
         row.report = None
 

@@ -118,7 +118,8 @@ class ExperimentRunner:
                 free -= _count_running(cells)
                 self._store_results(cells)
                 if begun.cancel_requested:
-                    self._cancel(begun, cells)
+                    if experiment.id not in self._finishing:  # otherwise its report is being written
+                        self._cancel(begun, cells)
                 elif all(cell.finished for cell in cells):
                     ready.append(begun)
                 else:

@@ -18,6 +18,7 @@ from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.converters import to_message
 from vfmalign.finetuning.experiments.repository import ExperimentRepository, StoredExperiment
 from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_inputs
+from vfmalign.finetuning.lifecycle import check_not_erased
 from vfmalign.finetuning.servicers import Context, Delete, OperationServicer, stream_report
 from vfmalign.finetuning.uses import marking_uses
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
@@ -104,6 +105,7 @@ class ExperimentServicer(
     ) -> AsyncIterator[experiment_pb2.GetExperimentReportResponse]:
         """Streams a file of an experiment's report."""
         item = await DATABASE.run(self._experiments.get, request.experiment_id)
+        check_not_erased("experiment", item)
         experiment = await STORE.run(self._convert, item)
         refs = {"html": experiment.report_html, "json": experiment.report_json, "csv": experiment.cells_csv}
         files = {} if experiment.report_html is None else refs

@@ -8,6 +8,7 @@ from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.repository import StoredJob
+from vfmalign.finetuning.lifecycle import ERASED
 
 _IN_THE_SPEC = (BadOption.reason, Conflict.reason)
 """Reasons of failures that are caused by the specification."""
@@ -54,8 +55,8 @@ def with_remedy(failure: Failure | None, noun: str, resource_id: str) -> Failure
         noun: `job`, `check` or `experiment`.
         resource_id: its id.
     """
-    if failure is None:
-        return None
+    if failure is None or failure.reason == ERASED:
+        return failure
     remedy = f"once the cause is fixed, continue with `vfmalign {noun}s retry {resource_id}`"
     if failure.reason in _IN_THE_SPEC:  # a retry would fail in the same way
         remedy = f"create another {noun} with the corrected option"

@@ -310,7 +310,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         """Queues a successful job again because its result or its published model was lost; see the base class."""
         with self._database.session() as session:
             row = self._row(session, item_id)
-            if row.state == "succeeded":
+            if row.state == "succeeded" and row.erased_at is None:
                 row.result, row.finished_at, row.exit_code, row.cancel_requested = None, None, None, False
                 _set_setbacks(row, Setbacks())
                 row.state = "queued"
@@ -325,6 +325,10 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     def _end(self, session: Session, row: JobRow, state: State, detail: str, failure: Failure | None = None) -> None:
         super()._end(session, row, state, detail, failure)
         row.handle, row.not_before = None, None
+
+    def _erase(self, session: Session, row: JobRow) -> None:
+        # Without `baseline`, no other job takes over the result.
+        row.result, row.baseline = None, ""
 
     def _reset(self, row: JobRow) -> None:
         _set_setbacks(row, Setbacks(step=row.checkpoint_step))

@@ -1,0 +1,235 @@
+"""Erasure of a patient from jobs, checks and experiments: every result of a dataset that contained the patient goes.
+
+The rows stay, without what could describe patients; the objects are deleted. All affected work is cancelled first, then
+the rows are changed, then the objects go. The receipt names the objects, so that whoever continues an interrupted
+erasure finds them.
+
+An operation that is created meanwhile can read the dataset only by its present digest: after the feature service has
+replaced the dataset, a check, job or experiment of an earlier digest fails before it reads a case. No operation takes
+over an erased training.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy as sa
+
+from vfmalign.analysis.checks.records import CheckAnalysis
+from vfmalign.client.messages.erasure import ErasedObject
+from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
+from vfmalign.core.formats.untrusted import parse_json
+from vfmalign.core.runtime.threads import Threads
+from vfmalign.core.storage.deletion import delete_below, measure_below, record_deletion
+from vfmalign.core.storage.keys import CELLS, cell_key, check_key, experiment_key, job_key
+from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
+from vfmalign.database.database import Database
+from vfmalign.database.tables import LifecycleRow, now
+from vfmalign.erasures.receipts import Plan, StoredErasure
+from vfmalign.finetuning.checks.reporting import read_report
+from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.checks.stages import Validated
+from vfmalign.finetuning.checks.tables import CheckRow
+from vfmalign.finetuning.deletions import Deletions, Noun
+from vfmalign.finetuning.experiments.repository import ExperimentRepository
+from vfmalign.finetuning.experiments.tables import ExperimentRow
+from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.tables import JobRow
+from vfmalign.finetuning.lifecycle import LifecycleRepository
+
+RESUME_PAUSE_S = 60.0
+"""Seconds between two attempts of the leader to continue the erasures that wait for running work."""
+_SETTLE_S = 60.0
+"""Seconds after the end of an operation in which one of its threads may still write an object."""
+_PARALLEL_REQUESTS = 8
+_GET_KEY: Mapping[str, Callable[[str], str]] = MappingProxyType(
+    {
+        "experiment": lambda name: experiment_key(name, ""),
+        "check": lambda name: check_key(name, ""),
+        "job": lambda name: job_key(name, ""),
+        "cell": cell_key,
+    }
+)
+"""Prefix of the objects, by kind."""
+_NOTES: Mapping[str, str] = MappingProxyType(
+    {
+        "experiment": "the request stays",
+        "check": "the request, the verdict and the numbers in its reason stay",
+        "job": "the request and the learning curve stay",
+    }
+)
+_Version = tuple[str, str]
+"""Id and digest of a dataset."""
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """An experiment, check or job that was not erased.
+
+    Attributes:
+        finished_at: when it ended; None if it has not.
+        version: id and digest of its dataset; the digest is empty if none is recorded.
+        check_id: check of a job; empty if there is none.
+    """
+
+    noun: Noun
+    id: str
+    finished_at: datetime | None
+    version: _Version
+    check_id: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has ended, and none of its threads writes any more."""
+        return self.finished_at is not None and self.finished_at <= now() - timedelta(seconds=_SETTLE_S)
+
+
+class OperationEraser:
+    """Erases patients from the operations of one tenant; see `Eraser`."""
+
+    def __init__(self, database: Database, store: ObjectStore) -> None:
+        self._database, self._store = database, store
+        self._checks, self._deletions = CheckRepository(database), Deletions(database, store)
+        self._repositories: Mapping[Noun, LifecycleRepository[Any, Any]] = {
+            "experiment": ExperimentRepository(database),
+            "check": self._checks,
+            "job": JobRepository(database),
+        }
+
+    def plan(self, erasure: StoredErasure) -> Plan:
+        """Returns the affected operations and cells, with the number and the size of their objects."""
+        versions = _get_versions(erasure)
+        with Threads(_PARALLEL_REQUESTS, "erasure") as threads:
+            cells = list(self._store.list(CELLS)) if versions else []
+            affected = threads.map(partial(self._is_affected_cell, versions), cells)
+            found: list[tuple[str, str]] = [(one.noun, one.id) for one in self._find(versions)]
+            found += [
+                ("cell", key.removeprefix(CELLS).removesuffix(".json"))
+                for key, is_affected in zip(cells, affected, strict=True)
+                if is_affected
+            ]
+            return Plan(objects=list(threads.map(self._measure, found)))
+
+    def remove(self, erasure: StoredErasure) -> bool:
+        """Cancels, empties and deletes what the plans found, once all of it has ended.
+
+        Returns:
+            False if something has not ended, has ended just now, or is in no plan yet, because it was created since.
+        """
+        versions = _get_versions(erasure)
+        planned = dict.fromkeys((one.kind, one.id) for one in erasure.receipt.objects)
+        self._cancel(self._find(versions))
+        found = self._find(versions)
+        if not all(one.settled and (one.noun, one.id) in planned for one in found):
+            return False
+        for one in found:
+            self._empty(one)
+        if self._find(versions):  # created or retried since
+            return False
+        self._deletions.complete()  # the rows of interrupted deletions are gone, so that no plan found their objects
+        for kind, get_key in _GET_KEY.items():
+            prefixes = [get_key(name) for planned_kind, name in planned if planned_kind == kind]
+            record_deletion(f"{kind}s", delete_below(self._store, prefixes))
+        return self._database.purge()
+
+    def _find(self, versions: frozenset[_Version]) -> Sequence[_Operation]:
+        """Returns the operations on these versions that were not erased, and checks whose version is unknown.
+
+        Operations that create others come first.
+        """
+        datasets = {dataset for dataset, _ in versions}
+
+        def select(noun: Noun, table: type[LifecycleRow], *columns: sa.SQLColumnExpression[str]) -> list[_Operation]:
+            dataset: sa.ColumnElement[str] = table.request["dataset_id"].as_string()
+            query = sa.select(table.id, table.finished_at, dataset, *columns)
+            rows = session.execute(query.where(dataset.in_(datasets), table.erased_at.is_(None)))
+            return [_Operation(noun, name, end, (of, digest), *more) for name, end, of, digest, *more in rows]
+
+        with self._database.snapshot() as session:
+            experiments = select("experiment", ExperimentRow, ExperimentRow.pinned_inputs["dataset_digest"].as_string())
+            checks = select("check", CheckRow, CheckRow.request["dataset_digest"].as_string())
+            jobs = select("job", JobRow, JobRow.spec["dataset_digest"].as_string(), JobRow.check_id)
+        of_check: defaultdict[str, set[_Version]] = defaultdict(set)
+        for job in jobs:
+            of_check[job.check_id].add(job.version)
+        return [
+            *(one for one in experiments if one.version in versions),
+            *(one for one in checks if not versions.isdisjoint(self._list_versions(one, of_check[one.id]) or versions)),
+            *(one for one in jobs if one.version in versions),
+        ]
+
+    def _list_versions(self, check: _Operation, of_jobs: set[_Version]) -> set[_Version]:
+        """Returns the versions that a check names, or has pinned; nothing if it has pinned none yet."""
+        dataset, digest = check.version
+        if digest:
+            return {check.version}
+        with suppress(NotFound, PreconditionFailed):
+            pinned = self._store.read(check_key(check.id, "stages/validate.json"), Validated)
+            return of_jobs | {(dataset, pinned.dataset_digest)}
+        return of_jobs
+
+    def _is_affected_cell(self, versions: frozenset[_Version], key: str) -> bool:
+        """Returns whether a cell was computed from these versions. One that nobody can read counts as affected.
+
+        Experiments do not name all cells: other versions of the program name them differently, and cells are copied.
+        """
+        try:
+            content: Any = parse_json(self._store.get(key), MAX_DOCUMENT_BYTES)
+            settings = content["report"]["result"]["settings"]
+            return (settings["dataset_id"], settings["dataset_digest"]) in versions
+        except NotFound:
+            return False
+        except (ValueError, KeyError, TypeError):
+            return True
+
+    def _measure(self, found: tuple[str, str]) -> ErasedObject:
+        kind, name = found
+        measured = measure_below(self._store, [_GET_KEY[kind](name)])
+        return ErasedObject(
+            kind=kind,
+            id=name,
+            outcome="changed" if kind in _NOTES else "removed",
+            count=measured.objects,
+            size_bytes=measured.size_bytes,
+            note=_NOTES.get(kind, ""),
+        )
+
+    def _cancel(self, found: Sequence[_Operation]) -> None:
+        """Cancels what has not ended. An unfinished check cancels its jobs by itself, after it has stopped."""
+        unfinished = [one for one in found if one.finished_at is None]
+        checks = {one.id for one in unfinished if one.noun == "check"}
+        for one in unfinished:
+            if one.check_id not in checks:
+                with suppress(NotFound):  # it was deleted since
+                    self._repositories[one.noun].cancel(one.id)
+
+    def _empty(self, found: _Operation) -> None:
+        """Removes from a row what could describe patients. The verdict of a check is only in its report until then."""
+        detail = "the erasure of a patient removed its results"
+        with suppress(NotFound):
+            if found.noun == "check":
+                check = self._checks.get(found.id)
+                with suppress(DataLoss):
+                    if check.state == "succeeded":
+                        detail += f". {_describe(read_report(self._store, check).result)}"
+            self._repositories[found.noun].erase(found.id, detail)
+
+
+def _get_versions(erasure: StoredErasure) -> frozenset[_Version]:
+    return frozenset((one.dataset_id, one.dataset_digest) for one in erasure.receipt.datasets)
+
+
+def _describe(result: CheckAnalysis) -> str:
+    """Describes the verdicts, the scores behind them and the shift, without anything about a single case."""
+    answers = {"Verdict": result.verdict, "Pretraining": result.pretraining}
+    texts = [f"{title} `{answer.label}`: {answer.reason}" for title, answer in answers.items() if answer is not None]
+    layer = result.shift.get_layer(result.shift.primary_layer)
+    mmd2 = (layer.standardised or layer.raw).mmd2.value
+    return ". ".join(texts if mmd2 is None else [*texts, f"MMD² of {layer.layer}: {mmd2:.3g}"])
