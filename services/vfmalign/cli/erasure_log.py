@@ -6,22 +6,30 @@ Each line names the patient by a digest. Keep a copy outside of the backups: a r
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
 from vfmalign.cli.private_files import write_private
-from vfmalign.client.erasures import digest_identifier
-from vfmalign.client.messages.erasure import ModelPolicy, PatientDigest
+from vfmalign.client.erasures import ErasingService, digest_identifier
+from vfmalign.client.messages.erasure import Erasure, ModelPolicy, PatientDigest
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import Id, Record
 
 
 class LoggedErasure(Record):
-    """An erasure: its id, the digest of the patient, and what was done with models."""
+    """The part of one service in an erasure: its id, the digests of the patient, and what was done with models."""
 
     erasure_id: Id
+    service: ErasingService
     patient: PatientDigest
     models: ModelPolicy
+
+    @classmethod
+    def of(cls, receipt: Erasure) -> LoggedErasure:
+        """Returns the entry of a receipt."""
+        service = next(one for one in get_args(ErasingService) if one == receipt.service)
+        return cls(erasure_id=receipt.erasure_id, service=service, patient=receipt.patient, models=receipt.models)
 
 
 class ErasureLog:
@@ -31,9 +39,11 @@ class ErasureLog:
         self._path = private / "erasures.jsonl"
 
     def add(self, erasure: LoggedErasure) -> None:
-        """Adds an erasure, unless the file has it."""
+        """Adds an entry, or replaces the one of the same service: a repeated erasure may have found more."""
         known = ErasureLog.read(self._path) if self._path.exists() else []
         if erasure not in known:
+            key = erasure.erasure_id, erasure.service
+            known = [one for one in known if (one.erasure_id, one.service) != key]
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(self._path, b"".join(one.to_json() + b"\n" for one in (*known, erasure)))
 
@@ -42,7 +52,10 @@ class ErasureLog:
         if not group or not self._path.exists():
             return ""
         for one in reversed(ErasureLog.read(self._path)):
-            if (digest_identifier(one.patient.key, group), models) == (one.patient.hmac, one.models):
+            if one.patient.hmac and (digest_identifier(one.patient.key, group), models) == (
+                one.patient.hmac,
+                one.models,
+            ):
                 return one.erasure_id
         return ""
 

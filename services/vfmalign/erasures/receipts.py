@@ -13,12 +13,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Protocol
 
 from vfmalign.client.erasures import ErasingService, digest_identifier
 from vfmalign.client.messages.erasure import ErasedDataset, ErasedObject, ErasePatientRequest, Erasure, PatientDigest
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
-from vfmalign.core.domain.record import Record, Sha256
+from vfmalign.core.domain.record import Sha256
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.storage.deletion import Deleted, keep_sweeping
@@ -29,16 +30,16 @@ _PARALLEL_REQUESTS = 8
 _log = logs.get(__name__)
 
 
-class StoredErasure(Record):
-    """A receipt, and what only its service sees.
-
-    Attributes:
-        receipt: the receipt.
-        identifiers: HMACs of further identifiers of the patient: digests of volumes, or ids of observations.
-    """
+@dataclass(frozen=True)
+class StoredErasure:
+    """A receipt, with what it says of the patient."""
 
     receipt: Erasure
-    identifiers: tuple[Sha256, ...] = ()
+
+    @property
+    def identifiers(self) -> tuple[Sha256, ...]:
+        """HMACs of further identifiers of the patient: digests of volumes, or ids of observations."""
+        return self.receipt.patient.identifiers
 
     def matches(self, group: str) -> bool:
         """Returns whether a group is that of the patient."""
@@ -47,8 +48,11 @@ class StoredErasure(Record):
 
     def has_identifier(self, identifier: str) -> bool:
         """Returns whether the patient has this further identifier."""
-        key = self.receipt.patient.key
-        return bool(self.identifiers) and digest_identifier(key, identifier) in self.identifiers
+        return bool(self._known) and digest_identifier(self.receipt.patient.key, identifier) in self._known
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.identifiers)
 
     def digest_all(self, identifiers: Iterable[str]) -> tuple[Sha256, ...]:
         """Returns the HMACs of identifiers, for `identifiers`."""
@@ -62,9 +66,14 @@ class StoredErasure(Record):
             if known is None or known.outcome == "kept":
                 objects[one.kind, one.id] = one
         datasets = dict.fromkeys((*self.receipt.datasets, *plan.datasets))
-        receipt = self.receipt.model_copy(update={"objects": tuple(objects.values()), "datasets": tuple(datasets)})
-        identifiers = tuple(sorted({*self.identifiers, *plan.identifiers}))
-        return StoredErasure(receipt=receipt, identifiers=identifiers)
+        patient = self.receipt.patient
+        identifiers = tuple(sorted({*patient.identifiers, *plan.identifiers}))
+        changes = {
+            "patient": patient.model_copy(update={"identifiers": identifiers}),
+            "objects": tuple(objects.values()),
+            "datasets": tuple(datasets),
+        }
+        return StoredErasure(self.receipt.model_copy(update=changes))
 
 
 @dataclass(frozen=True)
@@ -176,7 +185,7 @@ class Erasures:
         self._save(erasure)
         complete_time = datetime.now(UTC) if self.eraser.remove(erasure) else None
         receipt = erasure.receipt.model_copy(update={"complete_time": complete_time})
-        self._save(erasure.model_copy(update={"receipt": receipt}))
+        self._save(StoredErasure(receipt))
         _log.info("erased", id=receipt.erasure_id, complete=complete_time is not None, objects=len(receipt.objects))
         return receipt
 
@@ -194,7 +203,7 @@ class Erasures:
             requested_by=requested_by,
             create_time=datetime.now(UTC),
         )
-        return StoredErasure(receipt=receipt)
+        return StoredErasure(receipt)
 
     def _find(self, erasure_id: str) -> StoredErasure | None:
         with suppress(NotFound):
@@ -202,10 +211,10 @@ class Erasures:
         return None
 
     def _read(self, key: str) -> StoredErasure:
-        return self.store.read(key, StoredErasure)
+        return StoredErasure(self.store.read(key, Erasure))
 
     def _save(self, erasure: StoredErasure) -> None:
-        self.store.write(self._key(erasure.receipt.erasure_id), erasure)
+        self.store.write(self._key(erasure.receipt.erasure_id), erasure.receipt)
 
     def _key(self, erasure_id: str) -> str:
         return f"{erasures_prefix(self.service)}{erasure_id}.json"

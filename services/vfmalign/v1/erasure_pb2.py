@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from vfmalign.v1 import bounds_pb2 as vfmalign_dot_v1_dot_bounds__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vfmalign/v1/erasure.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/bounds.proto\">\n\rPatientDigest\x12\x15\n\x03key\x18\x01 \x01(\tB\x08\xca\xf3\x18\x04\x08@8\x02\x12\x16\n\x04hmac\x18\x02 \x01(\tB\x08\xca\xf3\x18\x04\x08@8\x02\"T\n\rErasedDataset\x12\x1f\n\ndataset_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\"\n\x0e\x64\x61taset_digest\x18\x02 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\"\x87\x01\n\x0c\x45rasedObject\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.vfmalign.v1.ErasureOutcome\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0c\n\x04note\x18\x06 \x01(\t\"\xf9\x02\n\x07\x45rasure\x12\x1a\n\nerasure_id\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x17\n\x07service\x18\x02 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12+\n\x07patient\x18\x03 \x01(\x0b\x32\x1a.vfmalign.v1.PatientDigest\x12\x30\n\x06models\x18\x04 \x01(\x0e\x32\x18.vfmalign.v1.ModelPolicyB\x06\xca\xf3\x18\x02@\x01\x12\x14\n\x0crequested_by\x18\x05 \x01(\t\x12\x37\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xca\xf3\x18\x02@\x01\x12\x31\n\rcomplete_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x61tasets\x18\x08 \x03(\x0b\x32\x1a.vfmalign.v1.ErasedDataset\x12*\n\x07objects\x18\t \x03(\x0b\x32\x19.vfmalign.v1.ErasedObject\"\x9c\x02\n\x13\x45rasePatientRequest\x12\x1f\n\nerasure_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\x18\n\x05group\x18\x02 \x01(\tB\t\xca\xf3\x18\x05\x08\x80\x01\x38\x01\x12+\n\x07patient\x18\x03 \x01(\x0b\x32\x1a.vfmalign.v1.PatientDigest\x12\x30\n\x06models\x18\x04 \x01(\x0e\x32\x18.vfmalign.v1.ModelPolicyB\x06\xca\xf3\x18\x02@\x01\x12\x35\n\x08\x64\x61tasets\x18\x05 \x03(\x0b\x32\x1a.vfmalign.v1.ErasedDatasetB\x07\xca\xf3\x18\x03\x10\xe8\x07\x12#\n\x0fobservation_ids\x18\x06 \x03(\tB\n\xca\xf3\x18\x06\x08\x80\x01\x10\xe8\x07\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\"E\n\x14\x45rasePatientResponse\x12-\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x14.vfmalign.v1.ErasureB\x06\xca\xf3\x18\x02@\x01\"4\n\x11GetErasureRequest\x12\x1f\n\nerasure_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\"C\n\x12GetErasureResponse\x12-\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x14.vfmalign.v1.ErasureB\x06\xca\xf3\x18\x02@\x01*[\n\x0bModelPolicy\x12\x1c\n\x18MODEL_POLICY_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_POLICY_KEEP\x10\x01\x12\x17\n\x13MODEL_POLICY_DELETE\x10\x02*\x85\x01\n\x0e\x45rasureOutcome\x12\x1f\n\x1b\x45RASURE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45RASURE_OUTCOME_REMOVED\x10\x01\x12\x1b\n\x17\x45RASURE_OUTCOME_CHANGED\x10\x02\x12\x18\n\x14\x45RASURE_OUTCOME_KEPT\x10\x03\x42$Z\"example.com/vfmalign/v1;vfmalignv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vfmalign/v1/erasure.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/bounds.proto\"a\n\rPatientDigest\x12\x15\n\x03key\x18\x01 \x01(\tB\x08\xca\xf3\x18\x04\x08@8\x02\x12\x16\n\x04hmac\x18\x02 \x01(\tB\x08\xca\xf3\x18\x04\x08@8\x02\x12!\n\x0bidentifiers\x18\x03 \x03(\tB\x0c\xca\xf3\x18\x08\x08@\x10\xa0\x8d\x06\x38\x02\"T\n\rErasedDataset\x12\x1f\n\ndataset_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\"\n\x0e\x64\x61taset_digest\x18\x02 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\"\x87\x01\n\x0c\x45rasedObject\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.vfmalign.v1.ErasureOutcome\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0c\n\x04note\x18\x06 \x01(\t\"\xf9\x02\n\x07\x45rasure\x12\x1a\n\nerasure_id\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x17\n\x07service\x18\x02 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12+\n\x07patient\x18\x03 \x01(\x0b\x32\x1a.vfmalign.v1.PatientDigest\x12\x30\n\x06models\x18\x04 \x01(\x0e\x32\x18.vfmalign.v1.ModelPolicyB\x06\xca\xf3\x18\x02@\x01\x12\x14\n\x0crequested_by\x18\x05 \x01(\t\x12\x37\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xca\xf3\x18\x02@\x01\x12\x31\n\rcomplete_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x61tasets\x18\x08 \x03(\x0b\x32\x1a.vfmalign.v1.ErasedDataset\x12*\n\x07objects\x18\t \x03(\x0b\x32\x19.vfmalign.v1.ErasedObject\"\x9c\x02\n\x13\x45rasePatientRequest\x12\x1f\n\nerasure_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\x18\n\x05group\x18\x02 \x01(\tB\t\xca\xf3\x18\x05\x08\x80\x01\x38\x01\x12+\n\x07patient\x18\x03 \x01(\x0b\x32\x1a.vfmalign.v1.PatientDigest\x12\x30\n\x06models\x18\x04 \x01(\x0e\x32\x18.vfmalign.v1.ModelPolicyB\x06\xca\xf3\x18\x02@\x01\x12\x35\n\x08\x64\x61tasets\x18\x05 \x03(\x0b\x32\x1a.vfmalign.v1.ErasedDatasetB\x07\xca\xf3\x18\x03\x10\xe8\x07\x12#\n\x0fobservation_ids\x18\x06 \x03(\tB\n\xca\xf3\x18\x06\x08\x80\x01\x10\xe8\x07\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\"E\n\x14\x45rasePatientResponse\x12-\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x14.vfmalign.v1.ErasureB\x06\xca\xf3\x18\x02@\x01\"4\n\x11GetErasureRequest\x12\x1f\n\nerasure_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\"C\n\x12GetErasureResponse\x12-\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x14.vfmalign.v1.ErasureB\x06\xca\xf3\x18\x02@\x01*[\n\x0bModelPolicy\x12\x1c\n\x18MODEL_POLICY_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_POLICY_KEEP\x10\x01\x12\x17\n\x13MODEL_POLICY_DELETE\x10\x02*\x85\x01\n\x0e\x45rasureOutcome\x12\x1f\n\x1b\x45RASURE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45RASURE_OUTCOME_REMOVED\x10\x01\x12\x1b\n\x17\x45RASURE_OUTCOME_CHANGED\x10\x02\x12\x18\n\x14\x45RASURE_OUTCOME_KEPT\x10\x03\x42$Z\"example.com/vfmalign/v1;vfmalignv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PATIENTDIGEST'].fields_by_name['key']._serialized_options = b'\312\363\030\004\010@8\002'
   _globals['_PATIENTDIGEST'].fields_by_name['hmac']._loaded_options = None
   _globals['_PATIENTDIGEST'].fields_by_name['hmac']._serialized_options = b'\312\363\030\004\010@8\002'
+  _globals['_PATIENTDIGEST'].fields_by_name['identifiers']._loaded_options = None
+  _globals['_PATIENTDIGEST'].fields_by_name['identifiers']._serialized_options = b'\312\363\030\010\010@\020\240\215\0068\002'
   _globals['_ERASEDDATASET'].fields_by_name['dataset_id']._loaded_options = None
   _globals['_ERASEDDATASET'].fields_by_name['dataset_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
   _globals['_ERASEDDATASET'].fields_by_name['dataset_digest']._loaded_options = None
@@ -66,24 +68,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETERASUREREQUEST'].fields_by_name['erasure_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
   _globals['_GETERASURERESPONSE'].fields_by_name['erasure']._loaded_options = None
   _globals['_GETERASURERESPONSE'].fields_by_name['erasure']._serialized_options = b'\312\363\030\002@\001'
-  _globals['_MODELPOLICY']._serialized_start=1250
-  _globals['_MODELPOLICY']._serialized_end=1341
-  _globals['_ERASUREOUTCOME']._serialized_start=1344
-  _globals['_ERASUREOUTCOME']._serialized_end=1477
+  _globals['_MODELPOLICY']._serialized_start=1285
+  _globals['_MODELPOLICY']._serialized_end=1376
+  _globals['_ERASUREOUTCOME']._serialized_start=1379
+  _globals['_ERASUREOUTCOME']._serialized_end=1512
   _globals['_PATIENTDIGEST']._serialized_start=101
-  _globals['_PATIENTDIGEST']._serialized_end=163
-  _globals['_ERASEDDATASET']._serialized_start=165
-  _globals['_ERASEDDATASET']._serialized_end=249
-  _globals['_ERASEDOBJECT']._serialized_start=252
-  _globals['_ERASEDOBJECT']._serialized_end=387
-  _globals['_ERASURE']._serialized_start=390
-  _globals['_ERASURE']._serialized_end=767
-  _globals['_ERASEPATIENTREQUEST']._serialized_start=770
-  _globals['_ERASEPATIENTREQUEST']._serialized_end=1054
-  _globals['_ERASEPATIENTRESPONSE']._serialized_start=1056
-  _globals['_ERASEPATIENTRESPONSE']._serialized_end=1125
-  _globals['_GETERASUREREQUEST']._serialized_start=1127
-  _globals['_GETERASUREREQUEST']._serialized_end=1179
-  _globals['_GETERASURERESPONSE']._serialized_start=1181
-  _globals['_GETERASURERESPONSE']._serialized_end=1248
+  _globals['_PATIENTDIGEST']._serialized_end=198
+  _globals['_ERASEDDATASET']._serialized_start=200
+  _globals['_ERASEDDATASET']._serialized_end=284
+  _globals['_ERASEDOBJECT']._serialized_start=287
+  _globals['_ERASEDOBJECT']._serialized_end=422
+  _globals['_ERASURE']._serialized_start=425
+  _globals['_ERASURE']._serialized_end=802
+  _globals['_ERASEPATIENTREQUEST']._serialized_start=805
+  _globals['_ERASEPATIENTREQUEST']._serialized_end=1089
+  _globals['_ERASEPATIENTRESPONSE']._serialized_start=1091
+  _globals['_ERASEPATIENTRESPONSE']._serialized_end=1160
+  _globals['_GETERASUREREQUEST']._serialized_start=1162
+  _globals['_GETERASUREREQUEST']._serialized_end=1214
+  _globals['_GETERASURERESPONSE']._serialized_start=1216
+  _globals['_GETERASURERESPONSE']._serialized_end=1283
 # @@protoc_insertion_point(module_scope)

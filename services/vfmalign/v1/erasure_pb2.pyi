@@ -32,12 +32,14 @@ ERASURE_OUTCOME_CHANGED: ErasureOutcome
 ERASURE_OUTCOME_KEPT: ErasureOutcome
 
 class PatientDigest(_message.Message):
-    __slots__ = ("key", "hmac")
+    __slots__ = ("key", "hmac", "identifiers")
     KEY_FIELD_NUMBER: _ClassVar[int]
     HMAC_FIELD_NUMBER: _ClassVar[int]
+    IDENTIFIERS_FIELD_NUMBER: _ClassVar[int]
     key: str
     hmac: str
-    def __init__(self, key: _Optional[str] = ..., hmac: _Optional[str] = ...) -> None: ...
+    identifiers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, key: _Optional[str] = ..., hmac: _Optional[str] = ..., identifiers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ErasedDataset(_message.Message):
     __slots__ = ("dataset_id", "dataset_digest")

@@ -12,7 +12,7 @@ from vfmalign.core.domain.errors import BadOption
 
 def make(group: str, *, erasure_id: str = "e1", models: str = "keep", key: str = "ab" * 32) -> LoggedErasure:
     patient = PatientDigest(key=key, hmac=digest_identifier(key, group))
-    return LoggedErasure(erasure_id=erasure_id, patient=patient, models=models)
+    return LoggedErasure(erasure_id=erasure_id, service="features", patient=patient, models=models)
 
 
 def test_a_repeated_command_finds_its_erasure(tmp_path):
@@ -26,6 +26,15 @@ def test_a_repeated_command_finds_its_erasure(tmp_path):
     assert ErasureLog.read(path) == [make("g-1"), make("g-2", erasure_id="e2", key="cd" * 32)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert b"g-1" not in path.read_bytes()
+    found = make("g-1").patient.model_copy(update={"identifiers": ("0" * 64,)})
+    log.add(make("g-1").model_copy(update={"patient": found}))
+    log.add(make("g-1").model_copy(update={"service": "monitoring"}))
+    assert [(one.erasure_id, one.service) for one in ErasureLog.read(path)] == [
+        ("e2", "features"),
+        ("e1", "features"),
+        ("e1", "monitoring"),
+    ]
+    assert ErasureLog.read(path)[1].patient == found
 
 
 @pytest.mark.parametrize("content", [b"no json\n", b"{}\n", b'{"erasure_id": "../x"}\n'])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -28,6 +29,7 @@ from vfmalign.core.formats.documents import pluralise
 app = typer.Typer()
 
 _SERVICES: tuple[ErasingService, ...] = get_args(ErasingService)
+_Requests = Mapping[ErasingService, ErasePatientRequest]
 _CALL_S, _WAIT_S, _POLL_S = 3600.0, 150.0, 5.0
 """A service notices within two minutes that an operation has ended, and only then deletes what it used."""
 
@@ -74,14 +76,16 @@ def erase(
         erasure_id=log.find(group, policy) or f"erase-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
         group=group,
         models=policy,
-        observation_ids=tuple(observations or ()),
     )
+    requests = dict.fromkeys(_SERVICES if group else (), request)
+    requests["monitoring"] = request.model_copy(update={"observation_ids": tuple(observations or ())})
     if dry_run or not yes:
-        _emit(_call(target, request.model_copy(update={"dry_run": True})), output if dry_run else _to_stderr())
+        planned = {service: one.model_copy(update={"dry_run": True}) for service, one in requests.items()}
+        _emit(_call(target, planned), output if dry_run else _to_stderr())
         if dry_run:
             return
         confirm("Erase this patient?", output)
-    receipts = _carry_out(target, request, log, output)
+    receipts = _carry_out(target, requests, log, output)
     _emit(receipts, output)
     _check_complete(receipts)
     if group and remove_from_mapping(mapping, group):
@@ -128,22 +132,29 @@ def replay(
     """
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     target, logged = Target.find(directory), ErasureLog.read(file)
+    by_id: dict[str, list[LoggedErasure]] = {}
+    for one in logged:
+        by_id.setdefault(one.erasure_id, []).append(one)
     receipts: list[Erasure] = []
-    for number, one in enumerate(logged, start=1):
-        output.note(f"erasure {number} of {len(logged)}: {one.erasure_id}")
-        request = ErasePatientRequest.from_fields(
-            erasure_id=one.erasure_id, patient=one.patient, models=one.models, observation_ids=()
-        )
-        receipts += _carry_out(target, request, None, output)
+    for number, (erasure_id, lines) in enumerate(by_id.items(), start=1):
+        output.note(f"erasure {number} of {len(by_id)}: {erasure_id}")
+        patients = {line.service: line.patient for line in lines}
+        requests = {
+            service: ErasePatientRequest.from_fields(
+                erasure_id=erasure_id, patient=patients.get(service, lines[0].patient), models=lines[0].models
+            )
+            for service in (_SERVICES if "features" in patients else tuple(patients))
+        }
+        receipts += _carry_out(target, requests, None, output)
     _emit(receipts, output)
     _check_complete(receipts)
 
 
-def _carry_out(target: Target, request: ErasePatientRequest, log: ErasureLog | None, output: Output) -> list[Erasure]:
+def _carry_out(target: Target, requests: _Requests, log: ErasureLog | None, output: Output) -> list[Erasure]:
     """Calls the services until each has completed its part, or time is up."""
     end = time.monotonic() + _WAIT_S
     while True:
-        receipts = _call(target, request, log)
+        receipts = _call(target, requests, log)
         waiting = [receipt.service for receipt in receipts if receipt.complete_time is None]
         if not waiting or time.monotonic() > end:
             return receipts
@@ -151,23 +162,20 @@ def _carry_out(target: Target, request: ErasePatientRequest, log: ErasureLog | N
         time.sleep(_POLL_S)
 
 
-def _call(target: Target, request: ErasePatientRequest, log: ErasureLog | None = None) -> list[Erasure]:
-    """Calls each service once. The first one finds the datasets, and names the patient to the others by a digest."""
+def _call(target: Target, requests: _Requests, log: ErasureLog | None = None) -> list[Erasure]:
+    """Calls each service once. The feature service finds the datasets, which the finetuning service then needs."""
     receipts: list[Erasure] = []
-
-    def call(service: ErasingService, one: ErasePatientRequest) -> Erasure:
-        return target.run(lambda client: client.erasures.erase(service, one), call_timeout_s=_CALL_S)
-
-    named = request
-    if request.group or request.patient.key:
-        first = call("features", request.model_copy(update={"observation_ids": ()}))
-        receipts.append(first)
+    for service, request in requests.items():
+        if service == "finetuning" and receipts:
+            request = request.model_copy(update={"datasets": receipts[0].datasets})  # noqa: PLW2901
+        receipts.append(target.run(partial(_erase, service, request), call_timeout_s=_CALL_S))
         if log is not None:
-            log.add(LoggedErasure(erasure_id=request.erasure_id, patient=first.patient, models=request.models))
-        named = request.model_copy(update={"group": "", "patient": first.patient, "observation_ids": ()})
-        receipts.append(call("finetuning", named.model_copy(update={"datasets": first.datasets})))
-    receipts.append(call("monitoring", named.model_copy(update={"observation_ids": request.observation_ids})))
+            log.add(LoggedErasure.of(receipts[-1]))
     return receipts
+
+
+async def _erase(service: ErasingService, request: ErasePatientRequest, client: AsyncClient) -> Erasure:
+    return await client.erasures.erase(service, request)
 
 
 def _check_complete(receipts: Sequence[Erasure]) -> None:

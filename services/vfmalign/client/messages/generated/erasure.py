@@ -37,6 +37,8 @@ class PatientDigest(ApiMessage):
     """Key of the HMAC, hexadecimal; empty for no patient."""
     hmac: OptionalSha256 = ""
     """HMAC-SHA256 of the group, hexadecimal."""
+    identifiers: tuple[Sha256, ...] = ()
+    """HMAC-SHA256 of further identifiers of the patient, hexadecimal: digests of volumes, or ids of observations."""
 
 
 class ErasedDataset(ApiMessage):
