@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -111,11 +111,13 @@ class Erasures:
         store: objects of the tenant.
         service: the service.
         eraser: finds and removes what the service stores.
+        identify: returns further identifiers that follow from a group; see `StoredErasure`.
     """
 
     store: ObjectStore
     service: ErasingService
     eraser: Eraser
+    identify: Callable[[str], tuple[str, ...]] = lambda group: ()
     _sweep: asyncio.Task[None] | None = field(default=None, init=False)
 
     def start(self) -> None:
@@ -147,8 +149,9 @@ class Erasures:
                 subject=f"erasure {request.erasure_id}",
                 remedy="choose another erasure id, or repeat the same request",
             )
-        observations = erasure.digest_all(request.observation_ids)
-        erasure = erasure.joined(Plan(datasets=request.datasets, identifiers=observations))
+        identifiers = (*request.observation_ids, *(self.identify(request.group) if request.group else ()))
+        digests = (*request.patient.identifiers, *erasure.digest_all(identifiers))
+        erasure = erasure.joined(Plan(datasets=request.datasets, identifiers=digests))
         if request.dry_run:
             return erasure.joined(self.eraser.plan(erasure)).receipt
         return self._carry_out(erasure)

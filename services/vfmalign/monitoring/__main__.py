@@ -29,6 +29,7 @@ from vfmalign.database.settings import make_state_folder
 from vfmalign.monitoring.blas import use_one_thread
 from vfmalign.monitoring.schema import open_database
 from vfmalign.monitoring.service.epochs import EpochKeeper
+from vfmalign.monitoring.service.erasure import make_erasures
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
 from vfmalign.monitoring.service.leader import Leader, Tenancy
 from vfmalign.monitoring.service.repository import MonitorRepository
@@ -51,6 +52,7 @@ async def run(settings: MonitoringSettings) -> None:
         keeper = EvidenceKeeper(own, objects, states, options.snapshot_rows)
         client = _open_client(settings, token, tenant) if settings.mmd_address else None
         tenancies[tenant] = Tenancy(own, objects, keeper, client)
+    sweeps = [make_erasures(one.database, one.store, states) for one in tenancies.values()]
     watching, probe = Watching("monitoring", options.poll_s), StoreProbe(settings.store)
     state = health.aio.HealthServicer()
     leading: asyncio.Task[None]
@@ -83,11 +85,15 @@ async def run(settings: MonitoringSettings) -> None:
     async def begin() -> None:
         nonlocal leading
         await asyncio.to_thread(migrate_unused, database)
+        for sweep in sweeps:
+            sweep.start()
         leading = asyncio.create_task(leadership.run(), name="leadership")
         probe.start()
 
     async def end() -> None:
         probe.close()
+        for sweep in sweeps:
+            sweep.close()
         leadership.stop()
         await asyncio.wait({leading})
         for one in tenancies.values():

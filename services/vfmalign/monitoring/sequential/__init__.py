@@ -22,7 +22,7 @@ from vfmalign.monitoring.sequential.records import (
     Observation,
     Outcome,
 )
-from vfmalign.monitoring.sequential.references import Reference, prepare_reference
+from vfmalign.monitoring.sequential.references import Reference, get_patient_digest, prepare_reference
 from vfmalign.monitoring.sequential.state import OutdatedState, from_bytes, to_bytes
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Reference",
     "from_bytes",
     "get_channel_shifts",
+    "get_patient_digest",
     "prepare_epoch",
     "prepare_reference",
     "to_bytes",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -169,6 +171,28 @@ class Monitor:
         columns = zip(rows_ND, observations, patients, strata, days, strict=True)
         return [self._observe(*column) for column in columns]
 
+    def list_named(self) -> list[tuple[int, str]]:
+        """Returns row and id of the observations that the state names; the row is 0 in an earlier epoch."""
+        named = [(one.row, one.observation) for one in self.epoch.extreme_rows]
+        if self.epoch.alarm is not None:
+            named.append((self.epoch.alarm.row, self.epoch.alarm.observation))
+        return named + [(0, one.alarm.observation) for one in self.earlier if one.alarm is not None]
+
+    def forget(self, patients: frozenset[int], ids: Mapping[str, str]) -> None:
+        """Forgets patients and the ids of their observations. The evidence stays.
+
+        The next observations of these patients may enter, except those of patients of the reference.
+
+        Args:
+            patients: digests of the patients.
+            ids: new id of each of their observations, by its id.
+        """
+        self.patients.forget(patients - self.reference.patients)
+        self.epoch.extreme_rows = [one for one in self.epoch.extreme_rows if one.observation not in ids]
+        heapq.heapify(self.epoch.extreme_rows)
+        self.epoch.alarm = _rename(self.epoch.alarm, ids)
+        self.earlier = [replace(one, alarm=_rename(one.alarm, ids)) for one in self.earlier]
+
     def _count_seen(self, start: EpochStart, patients: frozenset[int]) -> int:
         """Returns how many patients of a new reference are not allowed, because an epoch has seen them.
 
@@ -220,6 +244,10 @@ class Monitor:
             return get_log_run_length_thresholds(options.run_length, channels)
         epoch = self.epoch.draws.epoch
         return get_log_thresholds(options.alpha, epoch, channels, compares_first=self._compares_first)
+
+
+def _rename(alarm: Alarm | None, ids: Mapping[str, str]) -> Alarm | None:
+    return None if alarm is None else replace(alarm, observation=ids.get(alarm.observation, alarm.observation))
 
 
 def prepare_epoch(

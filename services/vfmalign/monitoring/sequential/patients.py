@@ -46,6 +46,17 @@ class PatientRegister:
             self._recent = {}
         return Outcome.ENTERED
 
+    def list_digests(self) -> set[int]:
+        """Returns the digests of the patients that have entered or belong to a reference."""
+        return {*map(int, self._digests), *self._recent, *self.reference}
+
+    def forget(self, patients: frozenset[int]) -> None:
+        """Forgets patients: their next observations may enter."""
+        digests, days = self.to_arrays()
+        stays = ~np.isin(digests, np.array(sorted(patients), np.uint64))
+        self._digests, self._days, self._recent = digests[stays], days[stays], {}
+        self.reference -= patients
+
     def count_seen(self, digests: frozenset[int]) -> int:
         """Returns how many of the patients the evidence or a reference includes."""
         return sum(one in self.reference or self._get_last_day(one) is not None for one in digests)

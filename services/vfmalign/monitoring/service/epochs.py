@@ -88,18 +88,19 @@ class EpochKeeper:
             if _has_begun(session, row, number - 1, prepared.start, requested):
                 return True
             check_epoch(row, number - 1)
-        if state.epoch != row.epoch:
+        if (state.epoch, state.erasures) != (row.epoch, row.erasures):
             return False
         key = self._database.tenant, row.id, row.uid
         state.monitor.begin_epoch(prepared)
         self._states.drop(key)  # the state in memory has changed, but is not recorded
-        snapshot = write_snapshot(self._store, key[1:], to_bytes(state.monitor), number, state.sequence)
+        data, erasures = to_bytes(state.monitor), state.erasures
+        snapshot = write_snapshot(self._store, key[1:], data, number, state.sequence, erasures=erasures)
         unused: Snapshot | None = snapshot
         begun = False
         try:
             with self._database.session() as session:
                 row = get_row(session, monitor.id, monitor.uid, lock=True)
-                if row.epoch == number - 1 and not _has_more(session, row, state):
+                if (row.epoch, row.erasures) == (number - 1, erasures) and not _has_more(session, row, state):
                     unused = _record(session, row, state.monitor, snapshot, reference)
                     begun = True
         except Unavailable:
@@ -108,7 +109,7 @@ class EpochKeeper:
         finally:
             delete_unused(self._store, unused)
         if begun:
-            self._states.put(key, State(state.monitor, number, state.sequence, state.received_at))
+            self._states.put(key, State(state.monitor, number, state.sequence, erasures, state.received_at))
         return begun
 
 

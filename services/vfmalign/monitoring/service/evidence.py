@@ -81,10 +81,13 @@ class EvidenceKeeper:
         store: object store of the monitors' snapshots.
         states: cached states of all tenants.
         snapshot_rows: number of observations after which a state is stored.
+
+    Attributes:
+        states: the cached states.
     """
 
     def __init__(self, database: Database, store: ObjectStore, states: States, snapshot_rows: int) -> None:
-        self._database, self._states = database, states
+        self._database, self.states = database, states
         self._reader = StateReader(database, store, states)
         self._snapshots = SnapshotWriter(database, store, states, snapshot_rows)
 
@@ -117,18 +120,18 @@ class EvidenceKeeper:
 
     def is_warm(self, monitor_id: str, uid: str) -> bool:
         """Returns whether the state of a monitor is in memory. If it is, recording does not wait for the store."""
-        return self._states.get((self._database.tenant, monitor_id, uid)) is not None
+        return self.states.get((self._database.tenant, monitor_id, uid)) is not None
 
     def get_channel_shifts(self, monitor_id: str, rows_NC: np.ndarray[Any, Any]) -> list[ChannelShift]:
         """Returns the shifts of the channels of the layer that raises the alarm."""
-        with self._states.hold(self._database.tenant, monitor_id):
+        with self.states.hold(self._database.tenant, monitor_id):
             reference = self._reader.warm(monitor_id).monitor.reference
         return get_channel_shifts(reference, rows_NC)
 
     def forget(self, monitor_id: str, uid: str) -> None:
         """Forgets a deleted monitor."""
         tenant = self._database.tenant
-        self._states.drop((tenant, monitor_id, uid))
+        self.states.drop((tenant, monitor_id, uid))
         metrics.forget_observations(tenant, monitor_id)
 
     # --- recording ---
@@ -138,8 +141,8 @@ class EvidenceKeeper:
     ) -> list[Columns]:
         """Records the first observations, up to the maximum number per transaction."""
         key = self._database.tenant, monitor_id, pins.uid
-        with self._states.hold(self._database.tenant, monitor_id):
-            state = self._states.get(key) or self._reader.warm(monitor_id)
+        with self.states.hold(self._database.tenant, monitor_id):
+            state = self.states.get(key) or self._reader.warm(monitor_id)
             observations = observations[: max(1, CHUNK_BYTES // state.size_bytes)]
             while (done := self._record_with(state, key, pins, origin, observations)) is None:
                 state = self._reader.warm(monitor_id)
@@ -162,12 +165,12 @@ class EvidenceKeeper:
             head = read_head(session, key[0], key[1], lock=True)
             _check_pins(head, pins, origin)
             recorded = _find_recorded(session, head, [one.id for one in observations])
-            self._states.drop(key)  # the state changes before the change is recorded
+            self.states.drop(key)  # the state changes before the change is recorded
             if not self._reader.catch_up(session, head, state):
                 return None
             results = self._add(session, head, state, observations, recorded)
             write_head(session, head)
-        self._states.put(key, state)
+        self.states.put(key, state)
         return head, results
 
     def _add(

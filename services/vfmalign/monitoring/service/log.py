@@ -69,6 +69,11 @@ class Head:
         return self.tenant, self.id, self.uid
 
     @property
+    def erasures(self) -> int:
+        """Number of erasures that the states include."""
+        return int(self.snapshot.get("erasures", 0))
+
+    @property
     def pins(self) -> MonitorPins:
         """Properties of the monitor against which observations are checked."""
         return MonitorPins(self.uid, self.layers, self.spec["stratum"])

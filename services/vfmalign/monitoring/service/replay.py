@@ -111,6 +111,13 @@ class StateReader:
         _check_rows(head, state)
         return True
 
+    def read_stored(self, monitor_id: str) -> Monitor:
+        """Returns the stored state, which may lack the last observations, without keeping it; see `warm` for errors."""
+        with self._database.snapshot() as session:
+            head = read_head(session, self._database.tenant, monitor_id)
+        with self._states.limit_reading():
+            return self._read(head).monitor
+
     def _read(self, head: Head) -> State:
         """Reads the last snapshot, or the previous one if it is lost: the log still has the observations since then."""
         snapshots = [Snapshot.model_validate(one) for one in (head.snapshot, head.earlier_snapshot) if one is not None]
@@ -125,8 +132,9 @@ class StateReader:
                 _log.warning("snapshot_lost", monitor=head.id, sequence=snapshot.sequence)
                 continue
             if monitor.status.epoch == head.epoch:
-                return State(monitor, head.epoch, snapshot.sequence)
-        return State(read_snapshot(self._store, head.id, snapshots[0]), head.epoch, snapshots[0].sequence)
+                return State(monitor, head.epoch, snapshot.sequence, snapshot.erasures)
+        first = snapshots[0]
+        return State(read_snapshot(self._store, head.id, first), head.epoch, first.sequence, first.erasures)
 
     def _begin_again(self, head: Head) -> State:
         """Returns a state before the first observation, to replay all of them, because the stored state is outdated.
@@ -193,7 +201,8 @@ def can_follow(state: State, head: Head) -> bool:
     The leader deletes the features of observations that the previous snapshot includes. A process that was idle for a
     long time therefore has to read a newer snapshot.
     """
-    return state.epoch == head.epoch and _get_oldest(head) <= state.sequence <= head.sequence
+    belongs = (state.epoch, state.erasures) == (head.epoch, head.erasures)
+    return belongs and _get_oldest(head) <= state.sequence <= head.sequence
 
 
 def _get_oldest(head: Head) -> int:

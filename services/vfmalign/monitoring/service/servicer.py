@@ -23,11 +23,13 @@ from vfmalign.core.runtime.threads import DATABASE, STORE, Threads
 from vfmalign.core.storage.feature_sets import read_named
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.pagination import PageRequest
+from vfmalign.erasures.servicer import ErasureRpcs
 from vfmalign.monitoring.feature_rows import get_origin, read_strata
 from vfmalign.monitoring.sequential import EpochStart, Monitor, to_bytes
 from vfmalign.monitoring.service import report
 from vfmalign.monitoring.service.converters import to_message, to_result
 from vfmalign.monitoring.service.epochs import EpochKeeper
+from vfmalign.monitoring.service.erasure import make_erasures
 from vfmalign.monitoring.service.evidence import EvidenceKeeper, Outdated
 from vfmalign.monitoring.service.observations import read_feature_set_rows, read_inline
 from vfmalign.monitoring.service.references import load_reference, make_options
@@ -57,7 +59,7 @@ _PINS, _PINS_S = 1024, 60.0
 _log = logs.get(__name__)
 
 
-class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
+class MonitoringServicer(ErasureRpcs, monitoring_pb2_grpc.MonitoringServiceServicer):
     """Serves `MonitoringService`.
 
     Args:
@@ -79,6 +81,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     ) -> None:
         self._monitors, self._keeper, self._epochs, self._store = monitors, keeper, epochs, store
         self._watching = watching
+        self._erasures = make_erasures(monitors.database, store, keeper.states)
         self._pins: TTLCache[str, MonitorPins] = TTLCache(_PINS, _PINS_S)
         # Each monitor occupies at most one thread, so that the others remain for other monitors.
         self._turns = KeyLocks()

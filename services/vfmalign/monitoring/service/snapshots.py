@@ -1,4 +1,4 @@
-"""Snapshots of monitors' states in object storage, `monitors/<id>/<uid>/state/<epoch>-<sequence>-<random>.npz`.
+"""Snapshots of monitors' states in object storage, `monitors/<id>/<uid>/state/e<erasures>-…-<random>.npz`.
 
 Snapshots are stored in the background, so calls that record observations do not wait for the store.
 """
@@ -40,21 +40,26 @@ class Snapshot(StoredFile):
 
     Attributes:
         sequence: number of the last observation that the state includes.
+        erasures: number of times that a patient was erased from the monitor's states. States with another number do not
+            belong to the log any more.
     """
 
     sequence: int
+    erasures: int = 0
 
 
-def write_snapshot(store: ObjectStore, owner: tuple[str, str], state: bytes, epoch: int, sequence: int) -> Snapshot:
+def write_snapshot(
+    store: ObjectStore, owner: tuple[str, str], state: bytes, epoch: int, sequence: int, *, erasures: int = 0
+) -> Snapshot:
     """Stores a state of the monitor with this id and `uid`.
 
     Every call uses a new key, because two processes may store the same state. Each process deletes the object that it
     wrote if no monitor uses this object.
     """
-    key = monitor_key(*owner, f"state/{epoch}-{sequence}-{uuid.uuid4().hex[:16]}.npz")
+    key = monitor_key(*owner, f"{_name_erasures(erasures)}-{epoch}-{sequence}-{uuid.uuid4().hex[:16]}.npz")
     file = StoredFile.of(key, state)
     store.put(key, state)
-    return Snapshot(key=key, sha256=file.sha256, size_bytes=file.size_bytes, sequence=sequence)
+    return Snapshot(key=key, sha256=file.sha256, size_bytes=file.size_bytes, sequence=sequence, erasures=erasures)
 
 
 def read_snapshot(store: ObjectStore, monitor_id: str, snapshot: Snapshot) -> Monitor:
@@ -83,6 +88,21 @@ def delete_unused(store: ObjectStore, snapshot: Snapshot | None) -> None:
         store.delete(snapshot.key)
     except VfmalignError as error:
         _log.warning("objects_not_deleted", error=str(error))
+
+
+def delete_erased(store: ObjectStore, monitor_id: str, uid: str, erasures: int) -> None:
+    """Deletes the states of a monitor that include fewer erasures."""
+    if not erasures:
+        return
+    first = monitor_key(monitor_id, uid, _name_erasures(erasures))
+    for key in store.list(monitor_key(monitor_id, uid, "")):
+        if key < first:
+            store.delete(key)
+
+
+def _name_erasures(erasures: int) -> str:
+    """Returns the beginning of names. Names of more erasures sort later, and those of earlier versions first."""
+    return f"state/e{erasures:06d}"
 
 
 def delete_objects(store: ObjectStore, monitor_id: str, uid: str) -> None:
@@ -147,12 +167,16 @@ class SnapshotWriter:
             state = self._states.get(key)
             if state is None:
                 return
-            data, epoch, sequence = to_bytes(state.monitor), state.epoch, state.sequence
-        snapshot = write_snapshot(self._store, (monitor_id, uid), data, epoch, sequence)
+            data, epoch, sequence, erasures = to_bytes(state.monitor), state.epoch, state.sequence, state.erasures
+        snapshot = write_snapshot(self._store, (monitor_id, uid), data, epoch, sequence, erasures=erasures)
         unused: Snapshot | None = snapshot
         with self._database.session() as session:
             row = session.scalar(sa.select(MonitorRow).where(MonitorRow.id == monitor_id).with_for_update())
-            if row is not None and (row.uid, row.epoch) == (uid, epoch) and row.snapshot["sequence"] < sequence:
+            if (
+                row is not None
+                and (row.uid, row.epoch, row.erasures) == (uid, epoch, erasures)
+                and row.snapshot["sequence"] < sequence
+            ):
                 unused = None if row.earlier_snapshot is None else Snapshot.model_validate(row.earlier_snapshot)
                 row.earlier_snapshot, row.snapshot = row.snapshot, snapshot.model_dump(mode="json")
         delete_unused(self._store, unused)

@@ -29,12 +29,14 @@ class State:
         monitor: the monitor. Change the monitor only while it is locked.
         epoch: number of its epoch.
         sequence: number of the last observation that the state includes.
+        erasures: number of erasures that the state includes; see `Snapshot`.
         received_at: time when this observation arrived; None if unknown.
     """
 
     monitor: Monitor
     epoch: int
     sequence: int
+    erasures: int = 0
     received_at: datetime | None = None
 
     @property

@@ -1,0 +1,231 @@
+"""Erasure of patients from monitors.
+
+A patient's inputs are deleted, the ids and digests of their observations become random, and the state forgets the
+patient. Two new snapshots include all of their observations, so that no restart needs the inputs. The evidence does not
+change. Every process holds states in memory: the number of erasures in the snapshot tells it that its state has ended.
+
+A state also holds standardised rows, with which later rows are compared. They stay until the next epoch.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from vfmalign.client.messages.erasure import ErasedObject
+from vfmalign.core.domain.errors import NotFound
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.database.database import Database
+from vfmalign.erasures.receipts import Erasures, Plan, StoredErasure
+from vfmalign.monitoring.sequential import Monitor, get_patient_digest, to_bytes
+from vfmalign.monitoring.service.replay import StateReader
+from vfmalign.monitoring.service.repository import get_row
+from vfmalign.monitoring.service.snapshots import Snapshot, delete_erased, delete_unused, write_snapshot
+from vfmalign.monitoring.service.states import State, States
+from vfmalign.monitoring.tables import EpochRow, InputRow, MonitorRow, ObservationRow
+
+_ATTEMPTS = 5
+_ROWS_AT_ONCE = 10_000
+_STAYING_ROWS = "standardised rows stay in its state until the next epoch, because later rows are compared with them"
+_IN_REFERENCE = "the patient belongs to the reference, which stays in the state until another one replaces it"
+_WITHOUT_OBSERVATIONS = "it knew the patient; observations that no longer have inputs are found only by their ids"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a monitor has of a patient.
+
+    Attributes:
+        sequences: numbers of the patient's observations.
+        ids: a new id of each observation, by its id.
+        patients: digests that the state must forget.
+        staying_rows: number of standardised rows that stay in the state.
+        is_in_reference: whether the patient belongs to the reference.
+    """
+
+    sequences: frozenset[int]
+    ids: dict[str, str]
+    patients: frozenset[int]
+    staying_rows: int
+    is_in_reference: bool
+
+    @property
+    def is_removable(self) -> bool:
+        """Whether there is anything to remove."""
+        return bool(self.sequences or self.ids or self.patients)
+
+    def describe(self, monitor_id: str) -> list[ErasedObject]:
+        """Returns the entries of the receipt."""
+        entry = partial(ErasedObject, id=monitor_id)
+        objects = []
+        if self.sequences:
+            objects.append(entry(kind="observation", outcome="removed", count=len(self.sequences)))
+        elif self.is_removable:
+            objects.append(entry(kind="monitor", outcome="changed", note=_WITHOUT_OBSERVATIONS))
+        if self.staying_rows:
+            objects.append(entry(kind="monitor", outcome="kept", count=self.staying_rows, note=_STAYING_ROWS))
+        if self.is_in_reference:
+            objects.append(entry(kind="reference", outcome="kept", note=_IN_REFERENCE))
+        return objects
+
+
+class MonitorEraser:
+    """Erases patients from the monitors of a tenant; see `Eraser`.
+
+    Args:
+        database: database of its monitors.
+        store: object store of its snapshots.
+        states: cached states of all tenants.
+    """
+
+    def __init__(self, database: Database, store: ObjectStore, states: States) -> None:
+        self._database, self._store, self._states = database, store, states
+        self._reader = StateReader(database, store, states)
+
+    def plan(self, erasure: StoredErasure) -> Plan:
+        """Returns what `remove` would remove now.
+
+        Raises:
+            DataLoss, PreconditionFailed, Unavailable: the state of a monitor cannot be read; see `StateReader.warm`.
+        """
+        objects: list[ErasedObject] = []
+        for monitor_id in self._list_monitors():
+            with suppress(NotFound):  # deleted meanwhile
+                monitor = self._reader.read_stored(monitor_id)
+                with self._database.snapshot() as session:
+                    objects += _find(session, monitor_id, monitor, erasure).describe(monitor_id)
+        return Plan(objects=objects)
+
+    def remove(self, erasure: StoredErasure) -> bool:
+        """Removes it; returns False if other processes record observations of the patient continuously.
+
+        Raises:
+            DataLoss, PreconditionFailed, Unavailable: as above, or the store or the database does not answer.
+        """
+        named = {one.id for one in erasure.receipt.objects}
+        done = True
+        for monitor_id in self._list_monitors():
+            if monitor_id in named:
+                with suppress(NotFound):
+                    done &= self._erase(monitor_id, erasure)
+        return done
+
+    def _list_monitors(self) -> Sequence[str]:
+        with self._database.snapshot() as session:
+            return session.scalars(sa.select(MonitorRow.id).order_by(MonitorRow.id)).all()
+
+    def _erase(self, monitor_id: str, erasure: StoredErasure) -> bool:
+        with self._states.hold(self._database.tenant, monitor_id):
+            done = any(self._try_to_erase(monitor_id, erasure) for _ in range(_ATTEMPTS))
+        with self._database.snapshot() as session:
+            row = get_row(session, monitor_id)
+        delete_erased(self._store, monitor_id, row.uid, row.erasures)
+        return done
+
+    def _try_to_erase(self, monitor_id: str, erasure: StoredErasure) -> bool:
+        """Returns False if observations of the patient or another epoch have arrived meanwhile."""
+        state = self._reader.warm(monitor_id)
+        with self._database.snapshot() as session:
+            row = get_row(session, monitor_id)
+            found = _find(session, monitor_id, state.monitor, erasure)
+        if not found.is_removable:
+            return True
+        self._states.drop((self._database.tenant, monitor_id, row.uid))  # the state changes before it is recorded
+        state.monitor.forget(found.patients, found.ids)
+        snapshots = self._write(monitor_id, row.uid, state)
+        with self._database.session() as session:
+            row = get_row(session, monitor_id, row.uid, lock=True)
+            is_current = (row.epoch, row.erasures) == (state.epoch, state.erasures)
+            is_whole = max(found.sequences, default=0) <= state.sequence
+            if is_current and is_whole and not _find_rows(session, monitor_id, erasure, state.sequence):
+                _record(session, row, found, snapshots)
+                return True
+        for snapshot in snapshots:
+            delete_unused(self._store, snapshot)
+        return False
+
+    def _write(self, monitor_id: str, uid: str, state: State) -> list[Snapshot]:
+        data, owner = to_bytes(state.monitor), (monitor_id, uid)
+        erasures = state.erasures + 1
+        return [
+            write_snapshot(self._store, owner, data, state.epoch, state.sequence, erasures=erasures) for _ in range(2)
+        ]
+
+
+def make_erasures(database: Database, store: ObjectStore, states: States) -> Erasures:
+    """Returns the erasures of a tenant in this service; see `MonitorEraser`."""
+    return Erasures(
+        store, "monitoring", MonitorEraser(database, store, states), lambda group: (_name(get_patient_digest(group)),)
+    )
+
+
+def _name(digest: int) -> str:
+    """Returns the identifier of a patient whom states know by a digest."""
+    return f"patient {digest:016x}"
+
+
+def _find(session: Session, monitor_id: str, monitor: Monitor, erasure: StoredErasure) -> _Found:
+    rows = _find_rows(session, monitor_id, erasure, 0)
+    named = {number for one in rows for number in [one.row] if one.epoch == monitor.epoch.draws.epoch and number}
+    ids = {one.id for one in rows if one.id}
+    ids |= {one for number, one in monitor.list_named() if number in named or erasure.has_identifier(one)}
+    known = monitor.patients.list_digests()
+    patients = {one for one in known if erasure.has_identifier(_name(one))}
+    patients |= known & {get_patient_digest(one.patient) for one in rows if one.patient}
+    reference = monitor.reference.patients
+    return _Found(
+        sequences=frozenset(one.sequence for one in rows),
+        ids={one: f"erased-{secrets.token_hex(8)}" for one in sorted(ids)},
+        patients=frozenset(patients - reference),
+        staying_rows=len(named) if monitor.epoch.blocks_are_active else 0,
+        is_in_reference=not reference.isdisjoint(patients),
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An observation of the patient; `id` or `patient` is empty if it is no longer stored."""
+
+    sequence: int
+    epoch: int
+    row: int
+    id: str = ""
+    patient: str = ""
+
+
+def _find_rows(session: Session, monitor_id: str, erasure: StoredErasure, after: int) -> list[_Row]:
+    """Returns the patient's observations with a number above `after`."""
+    columns = InputRow.sequence, InputRow.epoch, InputRow.row, InputRow.patient
+    query = sa.select(*columns).where(InputRow.monitor_id == monitor_id, InputRow.sequence > after)
+    inputs = {one.sequence: _Row(*one[:3], patient=one.patient) for one in session.execute(query)}
+    found = {number: one for number, one in inputs.items() if erasure.matches(one.patient)}
+    table = ObservationRow
+    stored = sa.select(table.sequence, table.epoch, table.row, table.observation_id).where(
+        table.monitor_id == monitor_id, table.sequence > after
+    )
+    for one in session.execute(stored.execution_options(yield_per=_ROWS_AT_ONCE)):
+        if one.sequence in found or erasure.has_identifier(one.observation_id):
+            known = inputs.get(one.sequence)
+            found[one.sequence] = _Row(*one, patient="" if known is None else known.patient)
+    return list(found.values())
+
+
+def _record(session: Session, row: MonitorRow, found: _Found, snapshots: Sequence[Snapshot]) -> None:
+    row.snapshot, row.earlier_snapshot = (one.model_dump(mode="json") for one in snapshots)
+    extreme = [one for one in row.status["extreme_rows"] if one[1] not in found.ids]
+    row.status = row.status | {"extreme_rows": extreme}
+    for epoch in session.scalars(sa.select(EpochRow).where(EpochRow.monitor_id == row.id)):
+        if epoch.alarm is not None and epoch.alarm["observation_id"] in found.ids:
+            epoch.alarm = epoch.alarm | {"observation_id": found.ids[epoch.alarm["observation_id"]]}
+    of_patient = ObservationRow.monitor_id == row.id, ObservationRow.sequence.in_(found.sequences)
+    for one in session.scalars(sa.select(ObservationRow).where(*of_patient)):
+        one.observation_id, one.content_digest = found.ids[one.observation_id], secrets.token_hex(32)
+        one.acquired_at = None
+    inputs = sa.delete(InputRow).where(InputRow.monitor_id == row.id, InputRow.sequence.in_(found.sequences))
+    session.execute(inputs, execution_options={"synchronize_session": False})
