@@ -13,7 +13,6 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +31,7 @@ from vfmalign.client.messages.features import ExtractDatasetRequest, StudyObserv
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
+from vfmalign.core.domain.errors import PreconditionFailed
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.feature_sets import read_feature_set
 from vfmalign.core.storage.keys import incoming_prefix
@@ -175,9 +175,12 @@ def test_an_erased_patient_is_nowhere_and_stays_so_after_a_restore(
         smaller = load_dataset(store, DATASET)
         assert sum(len(smaller.split(split)) for split in SPLITS) == 23
         assert [one.log_evidence for one in client.monitors.get("with-patient").components] == evidence
+        with pytest.raises(PreconditionFailed) as caught:
+            client.checks.get_report("with-patient")
+        assert caught.value.reason == "ERASED"
     check = world.get("with-patient")
     assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED
-    assert check.result.metric.name
+    assert "the erasure of a patient removed its results. Verdict" in check.progress.detail
     shown = call("erasures", "show", receipts[0]["erasure_id"], *home).document["receipts"]
     assert [one["objects"] for one in shown] == [one["objects"] for one in receipts]
 
@@ -191,5 +194,5 @@ def test_an_erased_patient_is_nowhere_and_stays_so_after_a_restore(
         call("erasures", "replay", str(log), "--home", str(restored_home.path), "--json")
         left = search(patient, restored.store, restored_home)
         assert not any(left.values()), {name: places for name, places in left.items() if places}
-    names: list[Any] = [json.loads(line) for line in log.read_text().splitlines()]
-    assert len(names) == 1
+    services = [json.loads(line)["service"] for line in log.read_text().splitlines()]
+    assert services == ["features", "finetuning", "monitoring"]
