@@ -59,11 +59,6 @@ class MonitorRow(OwnedRow):
     lag_s: Mapped[float | None] = mapped_column(sa.Double)
     resumed_at: Mapped[datetime | None]
 
-    @property
-    def erasures(self) -> int:
-        """Number of erasures that the states include; see `service.snapshots.Snapshot`."""
-        return int(self.snapshot.get("erasures", 0))
-
     @classmethod
     def has_model(cls, model_id: str) -> sa.ColumnElement[bool]:
         """Returns the SQL condition that is true for monitors whose reference a model computed."""

@@ -8,6 +8,7 @@ import math
 import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from tests.integration.monitoring.conftest import CHANNELS, LAYERS, ORIGIN, Service, draw, rows_of, store_set
 
 from vfmalign.client import FeatureOrigin, MonitorReference, MonitorSpec, Observation, ObservedStudy
+from vfmalign.client.messages.erasure import ErasePatientRequest
 from vfmalign.core.domain.errors import (
     BadOption,
     BadTensor,
@@ -26,8 +28,11 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
     TooLarge,
 )
+from vfmalign.erasures.receipts import Plan
 from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions
 from vfmalign.monitoring.service import references
+from vfmalign.monitoring.service.erasure import make_erasures
+from vfmalign.monitoring.service.states import States
 from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
 
 both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
@@ -83,6 +88,30 @@ async def test_the_evidence_is_that_of_the_library_and_an_alarm_is_raised_once_a
     second = (await service.monitors.acknowledge("m", 1, "again")).epoch.alarm
     assert first.note == "coil replaced"
     assert first == second
+
+
+@both_databases
+async def test_an_erasure_that_was_interrupted_goes_on_by_itself_and_the_evidence_stays(service, store, database):
+    reference = draw(90, seed=1)
+    await service.create("m", store_set(store, reference, "e"), alpha=0.05)
+    layers = draw(50, seed=2)
+    await service.observe("m", {name: array[:40] for name, array in layers.items()})
+    await service.kill()
+    interrupted = make_erasures(database, store, States(2**28))
+    interrupted.eraser = SimpleNamespace(plan=lambda _: Plan(), remove=lambda _: False)
+    interrupted.erase(ErasePatientRequest(erasure_id="e", group="o-g7", models="keep"), "")
+    await service.start()
+    for _ in range(600):
+        if (receipt := await service.client.erasures.get("monitoring", "e")).complete_time is not None:
+            break
+        await asyncio.sleep(0.05)
+    assert [(one.kind, one.count) for one in receipt.objects] == [("observation", 1), ("monitor", 1)]
+    with database.snapshot() as session:
+        assert "o-g7" not in session.scalars(sa.select(InputRow.patient)).all()
+        assert "o-7" not in session.scalars(sa.select(ObservationRow.observation_id)).all()
+    await service.observe("m", layers, start=40)
+    library, _ = observe_alone(reference, [f"e-p{row}" for row in range(90)], layers, "o", alpha=0.05)
+    assert evidence_of(await service.monitors.get("m")) == list(library.status.log_evidence.values())
 
 
 async def test_the_first_patients_raise_the_alarm_when_they_are_complete(service, store):

@@ -13,18 +13,19 @@ from vfmalign.core.rpc.access.authorisation import ROLES
 from vfmalign.core.rpc.access.credentials import BearerToken
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.tensors import to_tensor
-from vfmalign.v1 import common_pb2, monitoring_pb2_grpc
+from vfmalign.v1 import common_pb2, erasure_pb2, monitoring_pb2_grpc
 from vfmalign.v1 import monitoring_pb2 as pb
 
 TENANTS = ("default", "ward-7")
 ISSUER = TokenIssuer("https://idp.example")
 METHODS = {method.name: method for method in pb.DESCRIPTOR.services_by_name["MonitoringService"].methods}
 READ = {"GetMonitor", "ListMonitors", "WatchMonitor", "GetMonitorReport"}
+ERASE = {"ErasePatient", "GetErasure"}
 CHANGE = {"AcknowledgeAlarm", "ReplaceReference", "UpdateMonitor", "PauseMonitor", "ResumeMonitor", "DeleteMonitor"}
 ALLOWED = {
     "viewer": READ,
     "curator": READ,
-    "admin": READ | CHANGE,
+    "admin": READ | CHANGE | ERASE,
     "researcher": READ | CHANGE | {"CreateMonitor", "Observe"},
     "router": {"Observe"},
     "features": {"Observe", "GetMonitor"},
@@ -85,6 +86,10 @@ async def open_stub(service):
 
 def make_request(method, monitor_id):
     """A valid request of any RPC about a monitor."""
+    if method == "ErasePatient":
+        return erasure_pb2.ErasePatientRequest(erasure_id="e", group="o-g1", models=1, dry_run=True)
+    if method == "GetErasure":
+        return erasure_pb2.GetErasureRequest(erasure_id="absent")
     fields = {} if method == "ListMonitors" else {"monitor_id": monitor_id}
     if method == "CreateMonitor":
         fields["spec"] = pb.MonitorSpec(reference=REFERENCE)
@@ -126,7 +131,7 @@ def observations(layers, prefix):
     ]
 
 
-async def test_each_role_may_call_what_the_table_says(open_stub):
+async def test_each_role_may_call_what_the_table_says(store, open_stub):
     assert set(ALLOWED) == ROLES
     for role, allowed in ALLOWED.items():
         stub = open_stub(role)
@@ -139,7 +144,7 @@ async def test_each_role_may_call_what_the_table_says(open_stub):
             if method not in allowed:
                 assert isinstance(refused, Forbidden), (role, method, refused)
                 assert refused.reason == "MISSING_ROLE"
-            elif method == "ListMonitors":
+            elif method in {"ListMonitors", "ErasePatient"}:
                 assert refused is None, (role, refused)
             else:
                 assert isinstance(refused, NotFound), (role, method, refused)
@@ -167,7 +172,7 @@ async def test_what_another_tenant_has_does_not_exist(sign_in, open_stub, refere
     assert before.epoch.alarm is not None
     for role, allowed in ALLOWED.items():
         stub = open_stub(role, "ward-7")
-        for method in allowed - {"ListMonitors", "CreateMonitor"}:
+        for method in allowed - {"ListMonitors", "CreateMonitor"} - ERASE:
             messages = []
             for name in ("m", "n"):
                 with pytest.raises(NotFound) as caught:
@@ -175,6 +180,10 @@ async def test_what_another_tenant_has_does_not_exist(sign_in, open_stub, refere
                 assert caught.value.subject == name
                 messages.append((caught.value.message, caught.value.remedy, caught.value.reason))
             assert messages[0] == messages[1], (role, method)
+        if "ErasePatient" in allowed:
+            own = (await send(open_stub(role), "ErasePatient", "")).erasure
+            assert [one.count for one in own.objects] == [1, 1]
+            assert not (await send(stub, "ErasePatient", "")).erasure.objects
         if "ListMonitors" in allowed:
             assert not (await send(stub, "ListMonitors", "")).monitors
     theirs = sign_in("researcher", tenant="ward-7")

@@ -21,7 +21,7 @@ from vfmalign.monitoring.sequential.epoch import Epoch
 from vfmalign.monitoring.service.references import LoadedReference, make_options
 from vfmalign.monitoring.service.replay import StateReader
 from vfmalign.monitoring.service.repository import StoredMonitor, check_epoch, get_epoch, get_row, make_epoch
-from vfmalign.monitoring.service.snapshots import Snapshot, delete_unused, write_snapshot
+from vfmalign.monitoring.service.snapshots import Snapshot, count_erasures, delete_unused, write_snapshot
 from vfmalign.monitoring.service.states import State, States
 from vfmalign.monitoring.service.status import describe_status
 from vfmalign.monitoring.tables import InputRow, MonitorRow, WindowRow
@@ -88,7 +88,7 @@ class EpochKeeper:
             if _has_begun(session, row, number - 1, prepared.start, requested):
                 return True
             check_epoch(row, number - 1)
-        if (state.epoch, state.erasures) != (row.epoch, row.erasures):
+        if (state.epoch, state.erasures) != (row.epoch, count_erasures(row.snapshot["key"])):
             return False
         key = self._database.tenant, row.id, row.uid
         state.monitor.begin_epoch(prepared)
@@ -100,7 +100,8 @@ class EpochKeeper:
         try:
             with self._database.session() as session:
                 row = get_row(session, monitor.id, monitor.uid, lock=True)
-                if (row.epoch, row.erasures) == (number - 1, erasures) and not _has_more(session, row, state):
+                is_current = (row.epoch, count_erasures(row.snapshot["key"])) == (number - 1, erasures)
+                if is_current and not _has_more(session, row, state):
                     unused = _record(session, row, state.monitor, snapshot, reference)
                     begun = True
         except Unavailable:

@@ -19,14 +19,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.erasure import ErasedObject
-from vfmalign.core.domain.errors import NotFound
+from vfmalign.core.domain.errors import NotFound, Unavailable
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.erasures.receipts import Erasures, Plan, StoredErasure
 from vfmalign.monitoring.sequential import Monitor, get_patient_digest, to_bytes
 from vfmalign.monitoring.service.replay import StateReader
 from vfmalign.monitoring.service.repository import get_row
-from vfmalign.monitoring.service.snapshots import Snapshot, delete_erased, delete_unused, write_snapshot
+from vfmalign.monitoring.service.snapshots import Snapshot, count_erasures, delete_erased, delete_unused, write_snapshot
 from vfmalign.monitoring.service.states import State, States
 from vfmalign.monitoring.tables import EpochRow, InputRow, MonitorRow, ObservationRow
 
@@ -34,7 +34,9 @@ _ATTEMPTS = 5
 _ROWS_AT_ONCE = 10_000
 _STAYING_ROWS = "standardised rows stay in its state until the next epoch, because later rows are compared with them"
 _IN_REFERENCE = "the patient belongs to the reference, which stays in the state until another one replaces it"
-_WITHOUT_OBSERVATIONS = "it knew the patient; observations that no longer have inputs are found only by their ids"
+_OLDER = "observations whose inputs are no longer stored are found only by their ids"
+_ERASED = "erased-"
+"""Beginning of the new ids of erased observations."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class _Found:
         patients: digests that the state must forget.
         staying_rows: number of standardised rows that stay in the state.
         is_in_reference: whether the patient belongs to the reference.
+        has_older: whether the monitor has observations whose patient is unknown.
     """
 
     sequences: frozenset[int]
@@ -54,6 +57,7 @@ class _Found:
     patients: frozenset[int]
     staying_rows: int
     is_in_reference: bool
+    has_older: bool
 
     @property
     def is_removable(self) -> bool:
@@ -63,11 +67,11 @@ class _Found:
     def describe(self, monitor_id: str) -> list[ErasedObject]:
         """Returns the entries of the receipt."""
         entry = partial(ErasedObject, id=monitor_id)
-        objects = []
+        objects, older = [], _OLDER if self.has_older else ""
         if self.sequences:
-            objects.append(entry(kind="observation", outcome="removed", count=len(self.sequences)))
+            objects.append(entry(kind="observation", outcome="removed", count=len(self.sequences), note=older))
         elif self.is_removable:
-            objects.append(entry(kind="monitor", outcome="changed", note=_WITHOUT_OBSERVATIONS))
+            objects.append(entry(kind="monitor", outcome="changed", note=older))
         if self.staying_rows:
             objects.append(entry(kind="monitor", outcome="kept", count=self.staying_rows, note=_STAYING_ROWS))
         if self.is_in_reference:
@@ -125,30 +129,36 @@ class MonitorEraser:
             done = any(self._try_to_erase(monitor_id, erasure) for _ in range(_ATTEMPTS))
         with self._database.snapshot() as session:
             row = get_row(session, monitor_id)
-        delete_erased(self._store, monitor_id, row.uid, row.erasures)
+        delete_erased(self._store, monitor_id, row.uid, count_erasures(row.snapshot["key"]))
         return done
 
     def _try_to_erase(self, monitor_id: str, erasure: StoredErasure) -> bool:
         """Returns False if observations of the patient or another epoch have arrived meanwhile."""
+        with self._database.snapshot() as session:
+            uid = get_row(session, monitor_id).uid
         state = self._reader.warm(monitor_id)
         with self._database.snapshot() as session:
-            row = get_row(session, monitor_id)
+            get_row(session, monitor_id, uid)
             found = _find(session, monitor_id, state.monitor, erasure)
         if not found.is_removable:
             return True
-        self._states.drop((self._database.tenant, monitor_id, row.uid))  # the state changes before it is recorded
+        self._states.drop((self._database.tenant, monitor_id, uid))  # the state changes before it is recorded
         state.monitor.forget(found.patients, found.ids)
-        snapshots = self._write(monitor_id, row.uid, state)
-        with self._database.session() as session:
-            row = get_row(session, monitor_id, row.uid, lock=True)
-            is_current = (row.epoch, row.erasures) == (state.epoch, state.erasures)
-            is_whole = max(found.sequences, default=0) <= state.sequence
-            if is_current and is_whole and not _find_rows(session, monitor_id, erasure, state.sequence):
-                _record(session, row, found, snapshots)
-                return True
-        for snapshot in snapshots:
-            delete_unused(self._store, snapshot)
-        return False
+        unused = snapshots = self._write(monitor_id, uid, state)
+        try:
+            with self._database.session() as session:
+                row = get_row(session, monitor_id, uid, lock=True)
+                is_current = (row.epoch, count_erasures(row.snapshot["key"])) == (state.epoch, state.erasures)
+                if is_current and not _find_rows(session, monitor_id, erasure, state.sequence):
+                    _record(session, row, found, snapshots)
+                    unused = []
+        except Unavailable:
+            unused = []  # they may have been recorded; if not, the leader deletes them later
+            raise
+        finally:
+            for snapshot in unused:
+                delete_unused(self._store, snapshot)
+        return not unused
 
     def _write(self, monitor_id: str, uid: str, state: State) -> list[Snapshot]:
         data, owner = to_bytes(state.monitor), (monitor_id, uid)
@@ -181,11 +191,19 @@ def _find(session: Session, monitor_id: str, monitor: Monitor, erasure: StoredEr
     reference = monitor.reference.patients
     return _Found(
         sequences=frozenset(one.sequence for one in rows),
-        ids={one: f"erased-{secrets.token_hex(8)}" for one in sorted(ids)},
+        ids={one: f"{_ERASED}{secrets.token_hex(8)}" for one in sorted(ids)},
         patients=frozenset(patients - reference),
         staying_rows=len(named) if monitor.epoch.blocks_are_active else 0,
         is_in_reference=not reference.isdisjoint(patients),
+        has_older=_has_older(session, monitor_id),
     )
+
+
+def _has_older(session: Session, monitor_id: str) -> bool:
+    of_input = (InputRow.monitor_id == ObservationRow.monitor_id) & (InputRow.sequence == ObservationRow.sequence)
+    query = sa.select(ObservationRow.sequence).outerjoin(InputRow, of_input)
+    is_older = InputRow.sequence.is_(None) & ~ObservationRow.observation_id.startswith(_ERASED)
+    return session.scalar(query.where(ObservationRow.monitor_id == monitor_id, is_older).limit(1)) is not None
 
 
 @dataclass(frozen=True)

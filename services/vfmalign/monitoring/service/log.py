@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from vfmalign.monitoring.sequential import SEQUENTIAL, Observation
 from vfmalign.monitoring.service.observations import FUTURE, IncomingObservation
 from vfmalign.monitoring.service.repository import DELETING, PAUSED, MonitorPins, make_unknown
+from vfmalign.monitoring.service.snapshots import count_erasures
 from vfmalign.monitoring.service.states import Key
 from vfmalign.monitoring.service.status import finite_or_none
 from vfmalign.monitoring.tables import MONITORS
@@ -70,8 +71,8 @@ class Head:
 
     @property
     def erasures(self) -> int:
-        """Number of erasures that the states include."""
-        return int(self.snapshot.get("erasures", 0))
+        """Number of erasures that the states include; see `count_erasures`."""
+        return count_erasures(self.snapshot["key"])
 
     @property
     def pins(self) -> MonitorPins:

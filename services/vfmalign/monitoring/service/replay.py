@@ -132,9 +132,9 @@ class StateReader:
                 _log.warning("snapshot_lost", monitor=head.id, sequence=snapshot.sequence)
                 continue
             if monitor.status.epoch == head.epoch:
-                return State(monitor, head.epoch, snapshot.sequence, snapshot.erasures)
+                return State(monitor, head.epoch, snapshot.sequence, head.erasures)
         first = snapshots[0]
-        return State(read_snapshot(self._store, head.id, first), head.epoch, first.sequence, first.erasures)
+        return State(read_snapshot(self._store, head.id, first), head.epoch, first.sequence, head.erasures)
 
     def _begin_again(self, head: Head) -> State:
         """Returns a state before the first observation, to replay all of them, because the stored state is outdated.

@@ -40,12 +40,9 @@ class Snapshot(StoredFile):
 
     Attributes:
         sequence: number of the last observation that the state includes.
-        erasures: number of times that a patient was erased from the monitor's states. States with another number do not
-            belong to the log any more.
     """
 
     sequence: int
-    erasures: int = 0
 
 
 def write_snapshot(
@@ -59,7 +56,7 @@ def write_snapshot(
     key = monitor_key(*owner, f"{_name_erasures(erasures)}-{epoch}-{sequence}-{uuid.uuid4().hex[:16]}.npz")
     file = StoredFile.of(key, state)
     store.put(key, state)
-    return Snapshot(key=key, sha256=file.sha256, size_bytes=file.size_bytes, sequence=sequence, erasures=erasures)
+    return Snapshot(key=key, sha256=file.sha256, size_bytes=file.size_bytes, sequence=sequence)
 
 
 def read_snapshot(store: ObjectStore, monitor_id: str, snapshot: Snapshot) -> Monitor:
@@ -103,6 +100,15 @@ def delete_erased(store: ObjectStore, monitor_id: str, uid: str, erasures: int) 
 def _name_erasures(erasures: int) -> str:
     """Returns the beginning of names. Names of more erasures sort later, and those of earlier versions first."""
     return f"state/e{erasures:06d}"
+
+
+def count_erasures(key: str) -> int:
+    """Returns how often a patient had been erased from the monitor when a state was stored under this key.
+
+    States with another number than the last snapshot have ended.
+    """
+    name = key.rpartition("/")[2]
+    return int(name[1:7]) if name.startswith("e") else 0
 
 
 def delete_objects(store: ObjectStore, monitor_id: str, uid: str) -> None:
@@ -174,7 +180,7 @@ class SnapshotWriter:
             row = session.scalar(sa.select(MonitorRow).where(MonitorRow.id == monitor_id).with_for_update())
             if (
                 row is not None
-                and (row.uid, row.epoch, row.erasures) == (uid, epoch, erasures)
+                and (row.uid, row.epoch, count_erasures(row.snapshot["key"])) == (uid, epoch, erasures)
                 and row.snapshot["sequence"] < sequence
             ):
                 unused = None if row.earlier_snapshot is None else Snapshot.model_validate(row.earlier_snapshot)

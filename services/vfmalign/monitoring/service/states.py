@@ -29,7 +29,7 @@ class State:
         monitor: the monitor. Change the monitor only while it is locked.
         epoch: number of its epoch.
         sequence: number of the last observation that the state includes.
-        erasures: number of erasures that the state includes; see `Snapshot`.
+        erasures: number of erasures that the state includes; see `snapshots.count_erasures`.
         received_at: time when this observation arrived; None if unknown.
     """
 

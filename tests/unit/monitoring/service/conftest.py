@@ -99,18 +99,18 @@ def draw(rows, seed=0):
     return np.random.default_rng(seed).normal(size=(rows, CHANNELS)).astype(np.float32)
 
 
-def make_reference(seed=1, prefix="r"):
+def make_reference(seed=1, prefix="r", strata=None):
     rows = draw(80, seed)
     pinned = MonitorReference(feature_set_id=f"{seed:032x}", manifest_sha256=f"{seed:064x}")
     patients = [f"{prefix}{row}" for row in range(len(rows))]
-    return LoadedReference(pinned, ORIGIN, "vfm", {"a": rows}, patients, None)
+    return LoadedReference(pinned, ORIGIN, "vfm", {"a": rows}, patients, strata)
 
 
 def create(monitors, store, name, **fields):
-    """Creates a monitor as the servicer does."""
-    reference = make_reference()
+    """Creates a monitor as the servicer does. With a stratum, the reference has rows of `A` and `B`."""
+    reference = make_reference(strata=list("AB" * 40) if "stratum" in fields else None)
     spec = MonitorSpec(reference=reference.pinned, layer="a", **fields)
-    state, uid = Monitor(make_options(spec), reference.layers["a"], reference.patients), make_uid()
+    state, uid = Monitor(make_options(spec), reference.layers["a"], reference.patients, reference.strata), make_uid()
     snapshot = write_snapshot(store, (name, uid), to_bytes(state), 1, 0)
     return monitors.create(name, spec, NewMonitor(uid, spec, reference, snapshot, describe_status(state, None, [])))
 
