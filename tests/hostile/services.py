@@ -25,7 +25,6 @@ from vfmalign.core.runtime.settings import ServiceSettings, load
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
-from vfmalign.erasures.receipts import Erasures
 from vfmalign.features.dicom.folders import PrivateFolders, get_default_folder
 from vfmalign.features.dicom.reader import DicomReader
 from vfmalign.features.dicom.uploads import StudyUploads
@@ -39,7 +38,7 @@ from vfmalign.features.workers import Workers
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.deletions import Deletions
-from vfmalign.finetuning.erasures import OperationEraser
+from vfmalign.finetuning.erasure import make_erasures
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -149,7 +148,7 @@ def serve_finetuning() -> tuple[ServiceSettings, AddServices]:
                 jobs,
                 store,
                 delete=partial(delete, "check"),
-                erasures=Erasures(store, "finetuning", OperationEraser(database, store)),
+                erasures=make_erasures(database, store),
                 wake=do_nothing,
                 watching=watching,
             ),

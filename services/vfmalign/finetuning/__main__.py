@@ -26,11 +26,10 @@ from vfmalign.core.storage.store.probe import StoreProbe
 from vfmalign.database.leadership import Leadership
 from vfmalign.database.lease import Lease, Term, get_scope, migrate_unused
 from vfmalign.database.settings import make_state_folder
-from vfmalign.erasures.receipts import Erasures
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.deletions import Deletions
-from vfmalign.finetuning.erasures import OperationEraser
+from vfmalign.finetuning.erasure import make_erasures
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -99,7 +98,7 @@ async def run(settings: FinetuningSettings) -> None:
                 jobs,
                 own.store,
                 delete=partial(delete, "check"),
-                erasures=Erasures(own.store, "finetuning", OperationEraser(own.database, own.store)),
+                erasures=make_erasures(own.database, own.store),
                 wake=wake,
                 watching=watching,
             )

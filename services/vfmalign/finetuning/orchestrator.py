@@ -21,12 +21,11 @@ from vfmalign.core.storage.deletion import keep_sweeping
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Term
-from vfmalign.erasures.receipts import Erasures
 from vfmalign.finetuning import metrics
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.deletions import Deletions
-from vfmalign.finetuning.erasures import RESUME_PAUSE_S, OperationEraser
+from vfmalign.finetuning.erasure import RESUME_PAUSE_S, make_erasures
 from vfmalign.finetuning.experiments.cell_results import CellResults
 from vfmalign.finetuning.experiments.report_writer import ReportWriter
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
@@ -77,7 +76,7 @@ class _TenantLoops:
         self._uses, self._store = Uses(store), store
         sweep, days = Deletions(tenancy.database, store).sweep, settings.retention
         self._sweep = partial(sweep, jobs_days=days.jobs_days, checks_days=days.checks_days)
-        self._erasures = Erasures(store, "finetuning", OperationEraser(tenancy.database, store))
+        self._erasures = make_erasures(tenancy.database, store)
         self.tenant = store.tenant
         self.checks = Reconciler(
             checks=checks,

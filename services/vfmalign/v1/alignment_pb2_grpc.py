@@ -145,7 +145,8 @@ class AlignmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCheckReport(self, request, context):
-        """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report.
+        """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report, and with the
+        reason ERASED if the erasure of a patient has removed it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

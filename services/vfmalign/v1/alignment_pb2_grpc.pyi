@@ -55,7 +55,9 @@ class AlignmentServiceStub:
     WatchCheck: _grpc.UnaryStreamMultiCallable[_alignment_pb2.WatchCheckRequest, _alignment_pb2.WatchCheckResponse]
     """Streams the check at every change until it ends. A retried check can be watched again."""
     GetCheckReport: _grpc.UnaryStreamMultiCallable[_alignment_pb2.GetCheckReportRequest, _alignment_pb2.GetCheckReportResponse]
-    """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report."""
+    """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report, and with the
+    reason ERASED if the erasure of a patient has removed it.
+    """
     ErasePatient: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.ErasePatientRequest, _erasure_pb2.ErasePatientResponse]
     """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
     GetErasure: _grpc.UnaryUnaryMultiCallable[_erasure_pb2.GetErasureRequest, _erasure_pb2.GetErasureResponse]
@@ -87,7 +89,9 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
     WatchCheck: _aio.UnaryStreamMultiCallable[_alignment_pb2.WatchCheckRequest, _alignment_pb2.WatchCheckResponse]  # type: ignore[assignment]
     """Streams the check at every change until it ends. A retried check can be watched again."""
     GetCheckReport: _aio.UnaryStreamMultiCallable[_alignment_pb2.GetCheckReportRequest, _alignment_pb2.GetCheckReportResponse]  # type: ignore[assignment]
-    """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report."""
+    """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report, and with the
+    reason ERASED if the erasure of a patient has removed it.
+    """
     ErasePatient: _aio.UnaryUnaryMultiCallable[_erasure_pb2.ErasePatientRequest, _erasure_pb2.ErasePatientResponse]  # type: ignore[assignment]
     """Erases a patient from what this service stores, and returns the receipt. If the call is interrupted, the service continues by itself."""
     GetErasure: _aio.UnaryUnaryMultiCallable[_erasure_pb2.GetErasureRequest, _erasure_pb2.GetErasureResponse]  # type: ignore[assignment]
@@ -164,7 +168,9 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alignment_pb2.GetCheckReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_alignment_pb2.GetCheckReportResponse], _abc.AsyncIterator[_alignment_pb2.GetCheckReportResponse]]:
-        """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report."""
+        """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report, and with the
+        reason ERASED if the erasure of a patient has removed it.
+        """
 
     @_abc_1.abstractmethod
     def ErasePatient(

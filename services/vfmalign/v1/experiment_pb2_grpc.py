@@ -135,7 +135,8 @@ class ExperimentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetExperimentReport(self, request, context):
-        """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report.
+        """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report, and
+        with the reason ERASED if the erasure of a patient has removed it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

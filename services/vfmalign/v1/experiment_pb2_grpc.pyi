@@ -54,7 +54,9 @@ class ExperimentServiceStub:
     WatchExperiment: _grpc.UnaryStreamMultiCallable[_experiment_pb2.WatchExperimentRequest, _experiment_pb2.WatchExperimentResponse]
     """Streams the experiment at every change until it ends. A retried experiment can be watched again."""
     GetExperimentReport: _grpc.UnaryStreamMultiCallable[_experiment_pb2.GetExperimentReportRequest, _experiment_pb2.GetExperimentReportResponse]
-    """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report."""
+    """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report, and
+    with the reason ERASED if the erasure of a patient has removed it.
+    """
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
@@ -82,7 +84,9 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     WatchExperiment: _aio.UnaryStreamMultiCallable[_experiment_pb2.WatchExperimentRequest, _experiment_pb2.WatchExperimentResponse]  # type: ignore[assignment]
     """Streams the experiment at every change until it ends. A retried experiment can be watched again."""
     GetExperimentReport: _aio.UnaryStreamMultiCallable[_experiment_pb2.GetExperimentReportRequest, _experiment_pb2.GetExperimentReportResponse]  # type: ignore[assignment]
-    """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report."""
+    """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report, and
+    with the reason ERASED if the erasure of a patient has removed it.
+    """
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs experiments. An experiment creates checks, a limited number at a time, and then analyses whether shift and gain are related."""
@@ -155,6 +159,8 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _experiment_pb2.GetExperimentReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_experiment_pb2.GetExperimentReportResponse], _abc.AsyncIterator[_experiment_pb2.GetExperimentReportResponse]]:
-        """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report."""
+        """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report, and
+        with the reason ERASED if the erasure of a patient has removed it.
+        """
 
 def add_ExperimentServiceServicer_to_server(servicer: ExperimentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,10 +11,12 @@ from tests.integration.finetuning.peers import store_inputs
 
 from vfmalign.core.domain.errors import Forbidden, InvalidInput, NotFound
 from vfmalign.core.rpc.channels import connect
+from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.keys import check_key
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
+    erasure_pb2,
     experiment_pb2,
     experiment_pb2_grpc,
     finetuning_pb2,
@@ -107,7 +109,7 @@ async def test_checks_of_one_id_run_side_by_side(service, callers, store):
         assert set(tenants) == set(TENANTS), "lines about one id are told apart"
 
 
-async def test_what_another_tenant_has_does_not_exist(service, callers):
+async def test_what_another_tenant_has_does_not_exist(service, callers, store):
     ours, theirs = callers
     name = f"{service.prefix}-hidden"
     await theirs.create(name, 5)  # its jobs wait for a file
@@ -135,10 +137,24 @@ async def test_what_another_tenant_has_does_not_exist(service, callers):
         ours.checks.DeleteCheck(alignment_pb2.DeleteCheckRequest(check_id=name)),
         ours.experiments.DeleteExperiment(experiment_pb2.DeleteExperimentRequest(experiment_id=name)),
         ours.experiments.GetExperiment(experiment_pb2.GetExperimentRequest(experiment_id=name)),
+        ours.checks.GetErasure(erasure_pb2.GetErasureRequest(erasure_id=name)),
     ):
         with pytest.raises(NotFound):
             await call
-    assert not (await theirs.get(name)).HasField("end_time")
+    everything = {key: store.of_tenant("ward-7").get(key) for key in store.of_tenant("ward-7").list("checks/")}
+    dataset = erasure_pb2.ErasedDataset(dataset_id="demo", dataset_digest=load_dataset(store, "demo").digest())
+    erasure = erasure_pb2.ErasePatientRequest(
+        erasure_id=name, group="test-1", models=erasure_pb2.MODEL_POLICY_KEEP, datasets=[dataset]
+    )
+    receipt = (await ours.checks.ErasePatient(erasure)).erasure
+    assert (receipt.HasField("complete_time"), len(receipt.objects)) == (True, 0)
+    with pytest.raises(NotFound):
+        await theirs.checks.GetErasure(erasure_pb2.GetErasureRequest(erasure_id=name))
+    after = {key: store.of_tenant("ward-7").get(key) for key in everything}
+    assert after == everything
+    check = await theirs.get(name)
+    assert not check.HasField("end_time")
+    assert check.progress.phase != "stopping"
     with pytest.raises(InvalidInput) as unclear:  # without authentication, everybody belongs to both
         await service.get(name)
     assert unclear.value.reason == "TENANT_REQUIRED"

@@ -12,6 +12,7 @@ import alembic.config
 import alembic.migration
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from vfmalign.core.domain.errors import Conflict, DataLoss, InvalidInput, Unavailable
 from vfmalign.core.runtime.metrics import REGISTRY
@@ -214,6 +215,28 @@ def test_a_full_disk_is_named_and_work_goes_on_once_there_is_space(tmp_path):
         connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
     with database.session() as session:
         session.add(job("large", spec={"a": "x" * 2**20}))
+    database.close()
+
+
+def test_the_files_of_sqlite_keep_no_removed_value(tmp_path):
+    """Also if SQLite was built without this default."""
+    database = open_database(f"sqlite:///{tmp_path / 'finetuning.db'}", timeout_s=0.1)
+    event.listen(database.engine, "connect", lambda raw, _: raw.execute("PRAGMA secure_delete=OFF"), insert=True)
+    database.migrate()
+    with database.session() as session:
+        session.add(job("j", spec={"a": "removed" * 1000}))
+
+    def is_kept():
+        return any(b"removed" in file.read_bytes() for file in tmp_path.iterdir())
+
+    with database.snapshot() as reader:
+        reader.scalars(sa.select(JobRow)).all()
+        with database.session() as session:
+            session.get_one(JobRow, ("default", "j")).spec = {}
+        assert not database.purge(), "a reader still needs the log"
+        assert is_kept()
+    assert database.purge()
+    assert not is_kept()
     database.close()
 
 

@@ -22,14 +22,13 @@ from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime.auth_settings import AuthSettings
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.erasures.receipts import Erasures
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.deletions import Deletions
-from vfmalign.finetuning.erasures import OperationEraser
+from vfmalign.finetuning.erasure import make_erasures
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.schema import open_database
-from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
+from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, erasure_pb2
 
 SPEC = CheckSpec(model_id="m", dataset_id="d", task="segmentation")
 QUOTA = 3
@@ -62,7 +61,7 @@ async def stub(
         *checks,
         store,
         delete=partial(Deletions(checks[0]._database, store).delete, "check"),
-        erasures=Erasures(store, "finetuning", OperationEraser(checks[0]._database, store)),
+        erasures=make_erasures(checks[0]._database, store),
         wake=lambda: None,
         watching=Watching("finetuning", 1.0),
     )
@@ -131,6 +130,23 @@ async def test_researchers_delete_their_own_checks_alone(stub: Any, checks: Any,
     await create(stub, "of-bob", bob)
     await cancel(stub, "of-bob", bob)
     await stub.DeleteCheck(alignment_pb2.DeleteCheckRequest(check_id="of-bob"), metadata=bearer(eve))
+
+
+async def test_only_admins_erase_patients_and_read_receipts(stub: Any, issuer: TokenIssuer) -> None:
+    patient = {"erasure_id": "e1", "group": "p1", "models": erasure_pb2.MODEL_POLICY_KEEP}
+    calls = (
+        (stub.ErasePatient, erasure_pb2.ErasePatientRequest(**patient)),
+        (stub.ErasePatient, erasure_pb2.ErasePatientRequest(**patient, dry_run=True)),
+        (stub.GetErasure, erasure_pb2.GetErasureRequest(erasure_id="e1")),
+    )
+    for call, request in calls:
+        for role in ("viewer", "researcher", "curator", "auditor", "router", "features", "finetuning"):
+            with pytest.raises(Forbidden):
+                await call(request, metadata=bearer(issuer.sign(role)))
+    eve = bearer(issuer.sign("admin", sub="eve"))
+    receipts = [(await call(request, metadata=eve)).erasure for call, request in calls]
+    assert [one.requested_by for one in receipts] == ["vfmalign-local#eve"] * 3
+    assert receipts[0].HasField("complete_time")
 
 
 async def test_the_creator_is_recorded_once(stub: Any, checks: Any, issuer: TokenIssuer) -> None:

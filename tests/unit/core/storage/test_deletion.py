@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +15,7 @@ from vfmalign.core.storage.deletion import (
     check_not_deleted,
     delete_below,
     delete_marked,
+    keep_sweeping,
     list_marked,
     measure_below,
 )
@@ -32,6 +35,21 @@ def filled(store: ObjectStore) -> Iterator[ObjectStore]:
     yield store
     for key in store.list(""):
         store.delete(key)
+
+
+async def test_a_sweep_is_repeated_after_a_pause_and_after_an_error(store: ObjectStore) -> None:
+    calls, has_repeated = iter(range(3)), threading.Event()
+
+    def sweep() -> Deleted:
+        if next(calls, None) is None:
+            has_repeated.set()
+        raise Unavailable("the store does not answer")
+
+    sweeping = asyncio.create_task(keep_sweeping(store, "tests", sweep, 0.01))
+    assert await asyncio.to_thread(has_repeated.wait, 60)
+    sweeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sweeping
 
 
 def test_everything_below_the_prefixes_goes_and_nothing_else(filled: ObjectStore) -> None:

@@ -296,6 +296,36 @@ async def test_an_experiment_that_ends_while_a_round_reads_is_finished_once(worl
     assert world.reported == [(experiment, ["succeeded"] * 2)]
 
 
+async def test_a_cancellation_waits_for_a_report_that_is_being_written(world, monkeypatch):
+    """What deletes the objects of a cancelled experiment must not be followed by its report."""
+    experiment, runner = world.create(tasks=("segmentation",)), world.runner()
+    runner.reconcile()
+    for check in world.running(experiment):
+        world.end(check)
+    finish, reconcile, may_finish, states = runner.finish, runner.reconcile, threading.Event(), []
+
+    def finish_late(ready):
+        may_finish.wait(10)
+        finish(ready)
+
+    def cancel_meanwhile():
+        ready = reconcile()
+        states.append(world.experiments.get(experiment).state)
+        if len(states) == 1:
+            world.experiments.cancel(experiment)
+        if len(states) == 3:
+            may_finish.set()
+        if states[-1] != "running":
+            runner.stop()
+        return ready
+
+    monkeypatch.setattr(runner, "finish", finish_late)
+    monkeypatch.setattr(runner, "reconcile", cancel_meanwhile)
+    await runner.run()
+    assert states[:3] == ["running"] * 3
+    assert states[-1] == "succeeded"
+
+
 def test_results_of_cells_are_stored_as_they_finish(world):
     experiment, runner = world.create(), world.runner()
     runner.reconcile()

@@ -497,7 +497,7 @@ class Check(ApiMessage):
     failure: Failure | None = None
     """Set when it failed."""
     result: CheckResult | None = None
-    """Set when it succeeded."""
+    """Set when it succeeded. After the erasure of a patient it is unset, and `progress` states the verdict."""
 
 
 class TrainingPlan(ApiMessage):

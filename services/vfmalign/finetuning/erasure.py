@@ -32,7 +32,7 @@ from vfmalign.core.storage.keys import CELLS, cell_key, check_key, experiment_ke
 from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.tables import LifecycleRow, now
-from vfmalign.erasures.receipts import Plan, StoredErasure
+from vfmalign.erasures.receipts import Erasures, Plan, StoredErasure
 from vfmalign.finetuning.checks.reporting import read_report
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.stages import Validated
@@ -91,7 +91,7 @@ class _Operation:
         return self.finished_at is not None and self.finished_at <= now() - timedelta(seconds=_SETTLE_S)
 
 
-class OperationEraser:
+class FinetuningEraser:
     """Erases patients from the operations of one tenant; see `Eraser`."""
 
     def __init__(self, database: Database, store: ObjectStore) -> None:
@@ -104,7 +104,7 @@ class OperationEraser:
         }
 
     def plan(self, erasure: StoredErasure) -> Plan:
-        """Returns the affected operations and cells, with the number and the size of their objects."""
+        """See `Eraser`."""
         versions = _get_versions(erasure)
         with Threads(_PARALLEL_REQUESTS, "erasure") as threads:
             cells = list(self._store.list(CELLS)) if versions else []
@@ -220,6 +220,11 @@ class OperationEraser:
                     if check.state == "succeeded":
                         detail += f". {_describe(read_report(self._store, check).result)}"
             self._repositories[found.noun].erase(found.id, detail)
+
+
+def make_erasures(database: Database, store: ObjectStore) -> Erasures:
+    """Returns the erasures of one tenant."""
+    return Erasures(store, "finetuning", FinetuningEraser(database, store))
 
 
 def _get_versions(erasure: StoredErasure) -> frozenset[_Version]:
