@@ -11,7 +11,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 from vfmalign.cli.private_files import write_private
-from vfmalign.client.erasures import ErasingService, digest_identifier
+from vfmalign.client.erasure import ErasingService, digest_identifier
 from vfmalign.client.messages.erasure import Erasure, ModelPolicy, PatientDigest
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import Id, Record

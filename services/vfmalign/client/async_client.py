@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 import grpc
 
-from vfmalign.client.erasures import AsyncErasuresClient, ErasingService
+from vfmalign.client.erasure import AsyncErasuresClient, ErasingService
 from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.imports import AsyncDatasetsClient, AsyncModelsClient
 from vfmalign.client.mmd import AsyncMmdClient

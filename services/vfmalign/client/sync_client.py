@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from vfmalign.client.async_client import AsyncClient
-from vfmalign.client.erasures import AsyncErasuresClient
+from vfmalign.client.erasure import AsyncErasuresClient
 from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.imports import AsyncDatasetsClient, AsyncModelsClient
 from vfmalign.client.mmd import AsyncMmdClient

@@ -16,7 +16,7 @@ from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.store.probe import StoreProbe
-from vfmalign.erasures.receipts import Erasures
+from vfmalign.erasure.receipts import Erasures
 from vfmalign.features.deletion import Deletions
 from vfmalign.features.dicom.folders import PrivateFolders, get_default_folder
 from vfmalign.features.dicom.reader import DicomReader

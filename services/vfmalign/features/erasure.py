@@ -41,7 +41,7 @@ from vfmalign.core.storage.keys import (
 )
 from vfmalign.core.storage.model_cards import list_model_ids, load_card
 from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
-from vfmalign.erasures.receipts import Erasures, Plan, StoredErasure
+from vfmalign.erasure.receipts import Erasures, Plan, StoredErasure
 from vfmalign.features.deletion import PREFIXES
 from vfmalign.features.extraction.study_store import read_group
 from vfmalign.features.outbox.entries import MAX_ENTRY_BYTES, OutboxEntry

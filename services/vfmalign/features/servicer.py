@@ -30,7 +30,7 @@ from vfmalign.core.storage.keys import features_prefix
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.access import STORE_ACCESS
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.erasures.servicer import ErasureRpcs
+from vfmalign.erasure.servicer import ErasureRpcs
 from vfmalign.features import converters, listing, metrics
 from vfmalign.features.deletion import Deletions
 from vfmalign.features.dicom.reader import DicomReader, DicomRequest

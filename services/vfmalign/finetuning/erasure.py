@@ -32,7 +32,7 @@ from vfmalign.core.storage.keys import CELLS, cell_key, check_key, experiment_ke
 from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.tables import LifecycleRow, now
-from vfmalign.erasures.receipts import Erasures, Plan, StoredErasure
+from vfmalign.erasure.receipts import Erasures, Plan, StoredErasure
 from vfmalign.finetuning.checks.reporting import read_report
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.stages import Validated

@@ -28,7 +28,7 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
     TooLarge,
 )
-from vfmalign.erasures.receipts import Plan
+from vfmalign.erasure.receipts import Plan
 from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions
 from vfmalign.monitoring.service import references
 from vfmalign.monitoring.service.erasure import make_erasures

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from vfmalign.cli.erasure_log import ErasureLog, LoggedErasure
-from vfmalign.client.erasures import digest_identifier
+from vfmalign.client.erasure import digest_identifier
 from vfmalign.client.messages.erasure import PatientDigest
 from vfmalign.core.domain.errors import BadOption
 

@@ -10,8 +10,8 @@ from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.erasures.receipts import Erasures
-from vfmalign.erasures.servicer import ErasureRpcs
+from vfmalign.erasure.receipts import Erasures
+from vfmalign.erasure.servicer import ErasureRpcs
 from vfmalign.finetuning.checks.converters import to_check, to_stages
 from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck

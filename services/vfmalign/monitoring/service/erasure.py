@@ -22,7 +22,7 @@ from vfmalign.client.messages.erasure import ErasedObject
 from vfmalign.core.domain.errors import NotFound, Unavailable
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
-from vfmalign.erasures.receipts import Erasures, Plan, StoredErasure
+from vfmalign.erasure.receipts import Erasures, Plan, StoredErasure
 from vfmalign.monitoring.sequential import Monitor, get_patient_digest, to_bytes
 from vfmalign.monitoring.service.replay import StateReader
 from vfmalign.monitoring.service.repository import get_row

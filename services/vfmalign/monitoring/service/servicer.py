@@ -23,7 +23,7 @@ from vfmalign.core.runtime.threads import DATABASE, STORE, Threads
 from vfmalign.core.storage.feature_sets import read_named
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.pagination import PageRequest
-from vfmalign.erasures.servicer import ErasureRpcs
+from vfmalign.erasure.servicer import ErasureRpcs
 from vfmalign.monitoring.feature_rows import get_origin, read_strata
 from vfmalign.monitoring.sequential import EpochStart, Monitor, to_bytes
 from vfmalign.monitoring.service import report

@@ -21,7 +21,7 @@ from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import format_time, new_table
 from vfmalign.client import AsyncClient
-from vfmalign.client.erasures import ErasingService
+from vfmalign.client.erasure import ErasingService
 from vfmalign.client.messages.erasure import ErasePatientRequest, Erasure, ModelPolicy
 from vfmalign.core.domain.errors import BadOption, NotFound, Unavailable
 from vfmalign.core.formats.documents import pluralise

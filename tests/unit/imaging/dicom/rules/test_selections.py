@@ -72,7 +72,7 @@ MANY = {"any": [{"Rows": n} for n in range(200)]}
         ([T1W | {"conditions": {"Modality": {"regex": "["}}}], "[0].conditions.Modality.regex", "RE2"),
         ([T1W | {"conditions": nest(9)}], "[0]", "use at most 256 conditions, nested at most 8 levels deep"),
         ([T1W | {"conditions": MANY, "prefer": [{"conditions": MANY}]}], "[0]", "use at most 256 conditions"),
-        ([T1W | {"prefer": [{"largest": "SeriesDescription"}]}], "[0].prefer[0].largest", "that is a number"),
+        ([T1W | {"prefer": [{"largest": "SeriesDescription"}]}], "[0].prefer[0].largest", "not a numeric attribute"),
         ([T1W | {"prefer": [{"largest": "slices", "smallest": "slices"}]}], "[0].prefer[0]", "set one of largest"),
         ([T1W | {"prefer": [{}]}], "[0].prefer[0]", "set one of largest, smallest, conditions"),
         ([T1W | {"prefer": [{"largest": "slices"}] * 17}], "[0].prefer", "at most 16 items"),

@@ -8,7 +8,7 @@ from grpc.aio import ServicerContext
 from vfmalign.client.messages.erasure import ErasePatientRequest
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.runtime.threads import STORE
-from vfmalign.erasures.receipts import Erasures
+from vfmalign.erasure.receipts import Erasures
 from vfmalign.v1 import erasure_pb2 as pb
 
 Context = ServicerContext[Message, Message]

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Protocol
 
-from vfmalign.client.erasures import ErasingService, digest_identifier
+from vfmalign.client.erasure import ErasingService, digest_identifier
 from vfmalign.client.messages.erasure import ErasedDataset, ErasedObject, ErasePatientRequest, Erasure, PatientDigest
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
 from vfmalign.core.domain.record import Sha256
