@@ -184,9 +184,12 @@ class Erasures:
             return list(threads.map(self._read, self.store.list(erasures_prefix(self.service))))
 
     def _carry_out(self, erasure: StoredErasure) -> Erasure:
+        known = self._find(erasure.receipt.erasure_id)
         erasure = erasure.joined(self.eraser.plan(erasure))
         self._save(erasure)
         complete_time = datetime.now(UTC) if self.eraser.remove(erasure) else None
+        if known == erasure and complete_time is not None:
+            complete_time = known.receipt.complete_time or complete_time  # a repeated call found nothing new
         receipt = erasure.receipt.model_copy(update={"complete_time": complete_time})
         self._save(StoredErasure(receipt))
         _log.info("erased", id=receipt.erasure_id, complete=complete_time is not None, objects=len(receipt.objects))
