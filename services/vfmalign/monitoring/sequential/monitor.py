@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -188,8 +187,7 @@ class Monitor:
             ids: new id of each of their observations, by its id.
         """
         self.patients.forget(patients - self.reference.patients)
-        self.epoch.extreme_rows = [one for one in self.epoch.extreme_rows if one.observation not in ids]
-        heapq.heapify(self.epoch.extreme_rows)
+        self.epoch.extreme_rows = sorted(one for one in self.epoch.extreme_rows if one.observation not in ids)
         self.epoch.alarm = _rename(self.epoch.alarm, ids)
         self.earlier = [replace(one, alarm=_rename(one.alarm, ids)) for one in self.earlier]
 

@@ -99,12 +99,15 @@ class MonitorEraser:
             DataLoss, PreconditionFailed, Unavailable: the state of a monitor cannot be read; see `StateReader.warm`.
         """
         objects: list[ErasedObject] = []
+        ids: list[str] = []
         for monitor_id in self._list_monitors():
             with suppress(NotFound):  # deleted meanwhile
                 monitor = self._reader.read_stored(monitor_id)
                 with self._database.snapshot() as session:
-                    objects += _find(session, monitor_id, monitor, erasure).describe(monitor_id)
-        return Plan(objects=objects)
+                    found = _find(session, monitor_id, monitor, erasure)
+                objects += found.describe(monitor_id)
+                ids += found.ids
+        return Plan(objects=objects, identifiers=erasure.digest_all(ids))
 
     def remove(self, erasure: StoredErasure) -> bool:
         """Removes it; returns False if other processes record observations of the patient continuously.

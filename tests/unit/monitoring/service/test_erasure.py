@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ ROWS = draw(100, seed=5)
 ROWS[7] = 9.0  # the most extreme row
 OURS = (7, 47, 87)
 """Rows of the erased patient; the other patients have one row each."""
+START = datetime(2026, 1, 1, tzinfo=UTC)
 EVERYWHERE = {"monitors", "monitor_observations", "monitor_inputs", "names in states", "patients of states"}
 
 
@@ -79,7 +81,11 @@ def observe(process, start=0, stop=80, name="m"):
     for first in range(start, stop, 20):
         incoming = [
             IncomingObservation.of(
-                f"study-{row}", PATIENT if row in OURS else f"other-{row}", "AB"[row % 2], None, {"a": ROWS[row]}
+                f"study-{row}",
+                PATIENT if row in OURS else f"other-{row}",
+                "AB"[row % 2],
+                START + timedelta(hours=row),
+                {"a": ROWS[row]},
             )
             for row in range(first, min(first + 20, stop))
         ]
@@ -113,7 +119,8 @@ def find(database, store, digests=()):
     for name, row in list_rows(database):
         raw = bytes(row["features"]) if "features" in row else b""
         text = repr({key: value for key, value in row.items() if key != "features"})
-        if any(f"'{one}'" in text for one in names) or any(ROWS[one].tobytes() in raw for one in OURS):
+        times = row.get("acquired_at") in [START + timedelta(hours=one) for one in OURS]
+        if times or any(f"'{one}'" in text for one in names) or any(ROWS[one].tobytes() in raw for one in OURS):
             places.add(name)
     for key, data in store.objects.items():
         assert not any(one.encode() in data for one in names if not key.startswith("monitors/"))
@@ -235,25 +242,40 @@ def test_observations_that_another_process_records_meanwhile_are_erased_as_well(
 
 
 def test_a_process_stores_no_state_from_before_an_erasure(database, store, process, erasures):
+    monitor = create(process.monitors, store, "m")
+    observe(process)
+
+    def observe_once():
+        store.on_call = lambda: None
+        if "/state/e000001" in store.calls[-1][1]:
+            observe(process, 80, 87)  # its state is later than the one that is stored without the patient
+        else:
+            store.on_call = observe_once
+
+    store.on_call = observe_once
+    erase(erasures)
+    assert find(database, store) == set()
+    process.keeper._snapshots.store_if_due(("default", "m", monitor.uid), 30)
+    wait_for_snapshots()
+    assert find(database, store) == set()
+    assert get_state(process) == get_state(Process(database, store))
+
+
+def test_an_epoch_begins_without_a_patient_who_is_erased_meanwhile(database, store, process, erasures):
     create(process.monitors, store, "m")
     observe(process)
 
     def erase_once():
-        if store.calls[-1][0] == "put" and "/state/" in store.calls[-1][1]:
+        if store.calls[-1][0] == "put":
             store.on_call = lambda: None
             erase(erasures)
 
-    store.on_call = erase_once
-    observe(process, 80, 86)
-    process.keeper._snapshots._rows = 1
-    observe(process, 86, 87)  # its state is written, and then the patient is erased
-    assert erasures.get("e").complete_time is not None
-    assert find(database, store) == set()
-    store.on_call = erase_once
     reference = make_reference(seed=3, prefix="unseen")
-    observe(process, 87, 88)
+    store.on_call = erase_once
     process.replace_reference("m", 1, EpochStart.FIXED, reference.pinned, reference)
     assert process.monitors.get("m").epoch.number == 2
+    assert erasures.get("e").complete_time is not None
+    assert find(database, store) == set()
 
 
 def test_the_alarm_that_a_patient_raised_stays_under_a_random_id(database, store, process, erasures, monkeypatch):
@@ -290,6 +312,21 @@ def test_observations_without_inputs_are_found_by_their_ids(database, store, pro
     assert describe(receipt) == [("observation", "m", "removed", 2), ("monitor", "m", "kept", 1)]
     assert find(database, store) == set()
     assert erase(erasures, erasure_id="e3", observation_ids=("study-7",)).objects == ()
+
+
+def test_a_receipt_names_the_patient_of_a_restored_monitor_also_where_inputs_are_lost(
+    database, store, process, erasures
+):
+    create(process.monitors, store, "m")
+    observe(process)
+    patient = erase(erasures).patient
+    create(process.monitors, store, "restored")
+    observe(process, name="restored")
+    with database.session() as session:
+        session.execute(sa.delete(InputRow))
+    assert find(database, store)
+    erase(erasures, group="", patient=patient, erasure_id="again")
+    assert find(database, store) == set()
 
 
 def test_a_patient_of_whom_only_the_state_knows_may_enter_again(database, store, process, erasures):
