@@ -1,8 +1,9 @@
 """Receipts of one service's erasures, which also mark the erased patients.
 
 A receipt is stored below `erasures/<service>/` before anything is removed, and holds everything that is needed to
-continue after a restart. It names the patient by an HMAC of the group. The HMACs of one service share a key, so that
-looking for erased patients costs one HMAC per patient and key.
+continue after a restart; until the erasure is complete, there is a mark below `running/`. The receipt names the patient
+by an HMAC of the group. The HMACs of one service share a key, so that looking for erased patients costs one HMAC per
+patient and key.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from vfmalign.core.storage.keys import erasures_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 _PARALLEL_REQUESTS = 8
+_RESUME_PAUSE_S = 60.0
 _log = logs.get(__name__)
 
 
@@ -121,8 +123,8 @@ class Erasures:
     _sweep: asyncio.Task[None] | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Begins to continue interrupted erasures, at once and then every hour."""
-        self._sweep = asyncio.create_task(keep_sweeping(self.store, "erasures", self.resume))
+        """Begins to continue interrupted erasures, at once and then every minute."""
+        self._sweep = asyncio.create_task(self.keep_resuming())
 
     def close(self) -> None:
         """Ends what `start` began."""
@@ -173,17 +175,27 @@ class Erasures:
 
     def resume(self) -> Deleted:
         """Continues the erasures that are not complete; returns nothing, because the eraser counts what it deletes."""
-        for erasure in self.list():
-            if erasure.receipt.complete_time is None:
+        running = self._get_mark("")
+        for key in self.store.list(running):
+            if (erasure := self._find(key.removeprefix(running))) is not None:
                 self._carry_out(erasure)
+            else:
+                self.store.delete(key)  # the process ended before it stored the receipt
         return Deleted()
+
+    async def keep_resuming(self) -> None:
+        """Continues interrupted erasures, at once and then every minute, until the task is cancelled."""
+        await keep_sweeping(self.store, "erasures", self.resume, _RESUME_PAUSE_S)
 
     def list(self) -> list[StoredErasure]:
         """Returns all erasures."""
         with Threads(_PARALLEL_REQUESTS, "erasures") as threads:
-            return list(threads.map(self._read, self.store.list(erasures_prefix(self.service))))
+            keys = self.store.list(erasures_prefix(self.service))
+            return list(threads.map(self._read, [key for key in keys if key.endswith(".json")]))
 
     def _carry_out(self, erasure: StoredErasure) -> Erasure:
+        mark = self._get_mark(erasure.receipt.erasure_id)
+        self.store.put(mark, b"")
         known = self._find(erasure.receipt.erasure_id)
         erasure = erasure.joined(self.eraser.plan(erasure))
         self._save(erasure)
@@ -192,6 +204,8 @@ class Erasures:
             complete_time = known.receipt.complete_time or complete_time  # a repeated call found nothing new
         receipt = erasure.receipt.model_copy(update={"complete_time": complete_time})
         self._save(StoredErasure(receipt))
+        if complete_time is not None:
+            self.store.delete(mark)
         _log.info("erased", id=receipt.erasure_id, complete=complete_time is not None, objects=len(receipt.objects))
         return receipt
 
@@ -221,6 +235,9 @@ class Erasures:
 
     def _save(self, erasure: StoredErasure) -> None:
         self.store.write(self._key(erasure.receipt.erasure_id), erasure.receipt)
+
+    def _get_mark(self, erasure_id: str) -> str:
+        return f"{erasures_prefix(self.service)}running/{erasure_id}"
 
     def _key(self, erasure_id: str) -> str:
         return f"{erasures_prefix(self.service)}{erasure_id}.json"

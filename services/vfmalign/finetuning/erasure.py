@@ -44,8 +44,6 @@ from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.tables import JobRow
 from vfmalign.finetuning.lifecycle import LifecycleRepository
 
-RESUME_PAUSE_S = 60.0
-"""Seconds between two attempts of the leader to continue the erasures that wait for running work."""
 _SETTLE_S = 60.0
 """Seconds after the end of an operation in which one of its threads may still write an object."""
 _PARALLEL_REQUESTS = 8

@@ -25,7 +25,7 @@ from vfmalign.finetuning import metrics
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.deletions import Deletions
-from vfmalign.finetuning.erasure import RESUME_PAUSE_S, make_erasures
+from vfmalign.finetuning.erasure import make_erasures
 from vfmalign.finetuning.experiments.cell_results import CellResults
 from vfmalign.finetuning.experiments.report_writer import ReportWriter
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
@@ -115,7 +115,7 @@ class _TenantLoops:
         """Deletes expired operations every hour and continues erasures every minute, until this task is cancelled."""
         await asyncio.gather(
             keep_sweeping(self._store, "operations", self._sweep),
-            keep_sweeping(self._store, "erasures", self._erasures.resume, RESUME_PAUSE_S),
+            self._erasures.keep_resuming(),
         )
 
     async def run_experiments(self) -> None:

@@ -298,10 +298,10 @@ def test_an_interruption_at_any_write_is_completed(store, hospital):
 
         with pytest.raises(Killed):
             make_erasures(store.guarded_by(die)).erase(ask(), "")
-        if moment == 0:
-            assert read_all(store) == before
-            continue
         make_erasures(store).resume()
+        if moment <= 1:
+            assert read_all(store) == before, "the receipt was not stored, so the caller repeats the call"
+            continue
         Deletions(store).complete()  # a start runs both
         assert read_all(store) == expected, moment
         completed = make_erasures(store).get("e1")

@@ -121,7 +121,7 @@ class MonitorEraser:
             if monitor_id in named:
                 with suppress(NotFound):
                     done &= self._erase(monitor_id, erasure)
-        return done
+        return self._database.purge() and done
 
     def _list_monitors(self) -> Sequence[str]:
         with self._database.snapshot() as session:
