@@ -46,12 +46,13 @@ allow() {
 # shellcheck disable=SC2046
 {
   print_keys vfmalign vfmalign-store Admin Read Write List Tagging
-  print_keys vfmalign vfmalign-store-features $(allow datasets features incoming models outbox uploads volumes \
-    -- datasets deletions features incoming models outbox volumes)
+  print_keys vfmalign vfmalign-store-features $(allow datasets erasures/features features incoming models outbox uploads volumes \
+    -- datasets deletions erasures/features features incoming models outbox volumes)
   print_keys vfmalign vfmalign-store-mmd $(allow features uploads -- uploads/features)
-  print_keys vfmalign vfmalign-store-finetuning $(allow cells checks datasets experiments features jobs models studies \
-    -- cells checks experiments jobs uses)
-  print_keys vfmalign vfmalign-store-monitoring $(allow datasets features monitors -- monitors)
+  print_keys vfmalign vfmalign-store-finetuning $(allow cells checks datasets erasures/finetuning experiments features jobs models studies \
+    -- cells checks erasures/finetuning experiments jobs uses)
+  print_keys vfmalign vfmalign-store-monitoring $(allow datasets erasures/monitoring features monitors \
+    -- erasures/monitoring monitors)
   print_keys vfmalign-jobs vfmalign-store-training $(allow datasets jobs models volumes -- jobs models)
 }
 cat <<EOF
