@@ -195,8 +195,9 @@ def test_an_erased_patient_is_nowhere_and_stays_so_after_a_restore(
         left = search(patient, restored.store, restored_home)
         assert not any(left.values()), {name: places for name, places in left.items() if places}
     ids = {name for split in SPLITS for case in dataset.split(split) for name in (case.id, case.group)}
-    logs = [path for path in world.home.path.rglob("*.log*") if path.is_file()]
-    assert logs
+    logs = [world.home.logs / f"{service}.log" for service in SERVICES]
+    logs += [path for path in (world.home.service_state / "logs").rglob("*") if path.is_file()]
+    assert len(logs) > len(SERVICES), "with the logs of jobs"
     lines = {line for path in logs for line in path.read_text(errors="replace").splitlines()}
     assert not [line for line in lines if any(name in line for name in ids)]
     services = [json.loads(line)["service"] for line in log.read_text().splitlines()]

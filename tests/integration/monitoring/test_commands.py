@@ -206,7 +206,7 @@ async def test_a_stratum_that_is_too_long_is_named_by_its_line_before_a_row_is_s
     table = run.folder / "march.csv"
     table.write_text(table.read_text().replace("march-99,march-p99,B", f"march-99,march-p99,{'B' * 65}"))
     _, err = await run("observe", "m1", *arguments, code=exits.BAD_INPUT)
-    assert "--table: line 101 has more than 64 characters in `scanner`" in err
+    assert "--table: line 101 has more than 64 or unprintable characters in `scanner`" in err
     out, _ = await run("show", "m1", "--json")
     assert json.loads(out)["monitor"]["epoch"]["rows"] == 0
 
