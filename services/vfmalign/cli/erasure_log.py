@@ -70,7 +70,9 @@ class ErasureLog:
             lines = path.read_bytes().splitlines()
             return [LoggedErasure.model_validate_json(line) for line in lines]
         except OSError as error:
-            raise BadOption(f"the file cannot be read ({error.strerror})", field=str(path)) from None
+            raise BadOption(
+                f"the file cannot be read ({error.strerror})", field=str(path), remedy="check its path"
+            ) from None
         except ValidationError:
             raise BadOption(
                 "the file is not a list of erasures", field=str(path), remedy="name a file private/erasures.jsonl"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from vfmalign.client.messages.erasure import ErasedDataset, ErasedObject
 from vfmalign.core.domain.datasets import SPLITS, Case, Curation, DatasetManifest
-from vfmalign.core.domain.errors import DataLoss, InvalidInput, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import DataLoss, InvalidInput, NotFound, PreconditionFailed, StoreRefused
 from vfmalign.core.domain.patients import MIN_FOR_CLAIM
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.formats.documents import pluralise
@@ -35,6 +35,7 @@ from vfmalign.core.storage.keys import (
     STUDY_UPLOADS,
     UPLOADS,
     dataset_key,
+    erasures_prefix,
     features_prefix,
     is_outbox_key,
     volumes_prefix,
@@ -237,9 +238,16 @@ class FeaturesEraser:
         studies = self._list_folders(lambda name: not is_feature_set_id(name))
         if count := sum(1 for name in studies if not read_group(self._store, name)):
             yield _keep("stored study", "without group", count, "stored by an earlier version; delete it by its id")
-        if self._store.is_versioned():
-            note = "the bucket keeps versions of deleted objects until its lifecycle rule removes them"
+        if note := self._describe_versions():
             yield _keep("object versions", "", 0, note)
+
+    def _describe_versions(self) -> str:
+        try:
+            if not any(map(self._store.has_versions, (erasures_prefix("features"), "datasets/"))):
+                return ""
+        except StoreRefused:
+            return "unknown: allow ListBucketVersions to the keys of features, and erase again"
+        return "the bucket keeps versions of deleted objects until its lifecycle rule removes them"
 
     def _delete(self, kind: Kind, object_id: str) -> bool:
         """Deletes an object; returns False if an unfinished operation uses it."""

@@ -81,7 +81,7 @@ def erase(
     requests["monitoring"] = request.model_copy(update={"observation_ids": tuple(observations or ())})
     if dry_run or not yes:
         planned = {service: one.model_copy(update={"dry_run": True}) for service, one in requests.items()}
-        _emit(_call(target, planned), output if dry_run else _to_stderr())
+        _emit(_call(target, planned), output if dry_run else _to_stderr(), planned=True)
         if dry_run:
             return
         confirm("Erase this patient?", output)
@@ -189,14 +189,17 @@ def _check_complete(receipts: Sequence[Erasure]) -> None:
             )
 
 
-def _emit(receipts: Sequence[Erasure], output: Output) -> None:
-    table = new_table("Erasure", "service", "kind", "id", "outcome", "count", "MB", "note", numbers=("count", "MB"))
+def _emit(receipts: Sequence[Erasure], output: Output, *, planned: bool = False) -> None:
+    title = "Would be erased" if planned else "Erasure"
+    table = new_table(title, "service", "kind", "id", "outcome", "count", "MB", "note", numbers=("count", "MB"))
     for receipt in receipts:
         for one in receipt.objects:
             size = f"{one.size_bytes / 1e6:,.1f}" if one.size_bytes else ""
             table.add_row(receipt.service, one.kind, one.id, one.outcome or "", f"{one.count:,}", size, one.note)
-    lines = [_describe(receipt) for receipt in receipts]
-    output.emit({"receipts": [receipt.to_json_dict() for receipt in receipts]}, table, "\n".join(lines))
+    lines = [] if planned else [_describe(receipt) for receipt in receipts]
+    output.emit({"receipts": [receipt.to_json_dict() for receipt in receipts]}, table, *lines)
+    if not any(one.outcome != "kept" for receipt in receipts for one in receipt.objects):
+        output.note("no service has data of this patient; check that the group is right", "yellow")
 
 
 def _describe(receipt: Erasure) -> str:

@@ -38,7 +38,7 @@ class StoreAccess:
             return {"Effect": "Allow", "Action": [f"s3:{action}" for action in actions], "Resource": resources}
 
         statements = [
-            allow(["GetBucketLocation", "GetBucketVersioning", "ListBucket"], [arn]),
+            allow(["GetBucketLocation", "ListBucket", "ListBucketVersions"], [arn]),
             allow(["GetObject"], [f"{arn}/{prefix}*" for prefix in self.read]),
         ]
         if self.write:

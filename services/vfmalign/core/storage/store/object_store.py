@@ -12,6 +12,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -25,7 +26,6 @@ from vfmalign.core.domain.errors import (
     DigestMismatch,
     InvalidInput,
     PreconditionFailed,
-    StoreRefused,
 )
 from vfmalign.core.domain.record import Record, describe_invalid
 from vfmalign.core.domain.stored_objects import StoredObject
@@ -43,6 +43,7 @@ TIMEOUT_S = 60.0
 _CONNECT_TIMEOUT_S = 5.0
 MAX_DOCUMENT_BYTES = 256 << 20
 """Largest JSON object that is read, such as the datalist of 100,000 cases."""
+_LISTED_VERSIONS = 1000
 _CHUNK_BYTES = 1 << 20
 _PART_BYTES = 16 << 20
 
@@ -279,13 +280,18 @@ class ObjectStore(StoreListing):
         """
         return self._retry("bucket", "", lambda: bool(self._client.bucket_exists(self.bucket)))
 
-    def is_versioned(self) -> bool:
-        """Returns whether the bucket keeps versions of deleted objects, as far as this service may know."""
-        try:
-            status = self._retry("bucket", "", lambda: self._client.get_bucket_versioning(self.bucket).status)
-        except StoreRefused:
-            return True
-        return status in {"Enabled", "Suspended"}
+    def has_versions(self, prefix: str) -> bool:
+        """Returns whether the bucket keeps versions of objects, as the first objects below a prefix show.
+
+        Raises:
+            StoreRefused: the keys may not list versions.
+        """
+
+        def find() -> bool:
+            named = self._client.list_objects(self.bucket, self.name(prefix), recursive=True, include_version=True)
+            return any(one.version_id not in {None, "", "null"} for one in islice(named, _LISTED_VERSIONS))
+
+        return self._retry("list", prefix, find)
 
     def probe(self) -> None:
         """Lists an empty prefix, to check that the store answers, has the bucket and accepts the credentials.
