@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
 from tests.integration.features.outboxes import ORIGIN
 
 from vfmalign.client.messages.common import ObservedStudy
 from vfmalign.client.messages.erasure import ErasePatientRequest, PatientDigest
 from vfmalign.client.monitors import Observation
 from vfmalign.core.domain.datasets import SPLITS, Case, Curation, DatasetManifest
-from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed, StoreRefused
 from vfmalign.core.domain.models import Layer, ModelCard, Preprocessing, PretrainingDataset
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.storage.datasets import load_dataset, save_dataset, to_datalist
@@ -31,6 +33,7 @@ from vfmalign.core.storage.keys import (
     volumes_prefix,
     weights_key,
 )
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features.deletion import Deletions
 from vfmalign.features.erasure import check_group_not_erased, check_not_erased, make_erasures
 from vfmalign.features.extraction.study_store import store_features
@@ -326,3 +329,20 @@ def test_bad_requests(store, hospital):
         assert read_all(store) == before
     with pytest.raises(NotFound, match="features has no such erasure"):
         make_erasures(store).get("e2")
+
+
+def test_a_bucket_that_keeps_versions_is_named(store_settings, monkeypatch):
+    versioned = ObjectStore(store_settings.model_copy(update={"bucket": f"{store_settings.bucket}-versioned"}))
+    versioned.ensure_bucket()
+    make_dataset(versioned, "affected", (0, 1))
+    assert ("object versions", "") not in describe(erase(versioned, dry_run=True)), "the negative control"
+    versioned._client.set_bucket_versioning(versioned.bucket, VersioningConfig(ENABLED))
+    receipt = erase(versioned)
+    assert describe(receipt)["object versions", ""] == ("kept", 0)
+    assert "until its lifecycle rule removes them" in receipt.objects[-1].note
+
+    def refuse(prefix):
+        raise StoreRefused("the keys may not list versions", subject=prefix, remedy="allow it")
+
+    monkeypatch.setattr(versioned, "has_versions", refuse)
+    assert "allow ListBucketVersions" in erase(versioned, erasure_id="e2").objects[-1].note
