@@ -1,8 +1,8 @@
 """Erasure of a patient from what this service stores.
 
-The patient's cases leave `dataset.json`, whose digest changes with them. Everything that was computed from a version of
-a dataset with the patient is removed whole. `dataset.json` changes first: from then on, nothing new is computed from
-the old version, because its readers name the old digest.
+The patient's cases are removed from `dataset.json`, which changes its digest. Every object that was computed from a
+version of a dataset with the patient is deleted as a whole. `dataset.json` changes first. From then on, nothing new is
+computed from the old version, because requests for it contain the old digest.
 """
 
 from __future__ import annotations

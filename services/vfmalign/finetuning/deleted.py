@@ -1,4 +1,4 @@
-"""Table of deleted jobs, checks and experiments, whose ids cannot be used again."""
+"""Table of deleted jobs, checks and experiments. Their ids cannot be used again."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class FinetuningEraser:
         return self._database.purge()
 
     def _find(self, versions: frozenset[_Version]) -> Sequence[_Operation]:
-        """Returns the operations on these versions that were not erased, and checks whose version is unknown.
+        """Returns the operations on these versions that were not erased, and checks of an unknown version.
 
         Operations that create others come first.
         """

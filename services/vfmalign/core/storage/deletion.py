@@ -143,7 +143,7 @@ def check_unused(store: ObjectStore, kind: Kind, object_id: str) -> None:
 
 
 def list_marked(store: ObjectStore) -> list[tuple[Kind, str]]:
-    """Returns the kinds and ids of the objects whose deletion is not complete."""
+    """Returns the kinds and ids of the objects with an incomplete deletion."""
     return [(kind, key.rpartition("/")[2]) for kind in NOUNS for key in store.list(deletion_key(kind, ""))]
 
 

@@ -48,7 +48,7 @@ class StudyRequest:
         pooling: `mean`, or `none` for whole feature maps.
         input_transform: name in `imaging.input_transforms.INPUT_TRANSFORMS`.
         store_as: id under which the features are stored; empty returns them in the response.
-        store_group: group of the patient whose features are stored.
+        store_group: the patient's group, which is stored with the features.
         observation: names the monitor that observes the features; None for none.
     """
 

@@ -143,5 +143,5 @@ def weighted_sums(
 
 
 def _philox(seed: int) -> np.random.Philox:
-    """Returns a random generator whose key is the seed."""
+    """Returns a random generator with the seed as its key."""
     return np.random.Philox(key=seed)

@@ -119,7 +119,7 @@ class ProFoundViT(Encoder):
 
 
 class PatchEmbed3D(nn.Module):
-    """Patch embedding by a convolution whose stride is equal to its kernel size."""
+    """Patch embedding by a convolution with a stride equal to its kernel size."""
 
     def __init__(self, in_channels: int, patch_DHW: Stride, dim: int) -> None:
         super().__init__()

@@ -77,7 +77,7 @@ class DinoBackbone(nn.Module):
 
 
 class PatchEmbed2D(nn.Module):
-    """Patch embedding by a convolution whose stride is equal to its kernel size."""
+    """Patch embedding by a convolution with a stride equal to its kernel size."""
 
     def __init__(self, patch: int, dim: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class PatchEmbed2D(nn.Module):
 
 
 class SliceWiseEncoder(Encoder):
-    """Encoder whose maps have one slice for each slice of the input."""
+    """Encoder with maps that have one slice for each slice of the input."""
 
     def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
         """Returns a boolean mask (N, 1, D, 1, 1) of the padded slices of a map."""

@@ -49,7 +49,7 @@ class _Found:
         patients: digests that the state must forget.
         staying_rows: number of standardised rows that stay in the state.
         is_in_reference: whether the patient belongs to the reference.
-        has_older: whether the monitor has observations whose patient is unknown.
+        has_older: whether the monitor has observations of unknown patients.
     """
 
     sequences: frozenset[int]
