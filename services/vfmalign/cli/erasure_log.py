@@ -47,6 +47,10 @@ class ErasureLog:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(self._path, b"".join(one.to_json() + b"\n" for one in (*known, erasure)))
 
+    def has(self, erasure_id: str) -> bool:
+        """Returns whether the file has an erasure."""
+        return self._path.exists() and any(one.erasure_id == erasure_id for one in ErasureLog.read(self._path))
+
     def find(self, group: str, models: ModelPolicy) -> str:
         """Returns the id of the last erasure of a patient with this choice for models; empty if there is none."""
         if not group or not self._path.exists():

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from vfmalign.client.erasure import ErasingService, digest_identifier
 from vfmalign.client.messages.erasure import ErasedDataset, ErasedObject, ErasePatientRequest, Erasure, PatientDigest
-from vfmalign.core.domain.errors import BadOption, Conflict, NotFound
+from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, Unavailable, VfmalignError
 from vfmalign.core.domain.record import Sha256
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import Threads
@@ -29,6 +29,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 
 _PARALLEL_REQUESTS = 8
 _RESUME_PAUSE_S = 60.0
+_SAVE_ATTEMPTS = 20
 _log = logs.get(__name__)
 
 
@@ -60,13 +61,31 @@ class StoredErasure:
         """Returns the HMACs of identifiers, for `identifiers`."""
         return tuple(sorted({digest_identifier(self.receipt.patient.key, one) for one in identifiers}))
 
+    def ended(self, complete_time: datetime | None) -> StoredErasure:
+        """Returns the erasure with the time at which it was complete; None if it is not."""
+        return StoredErasure(self.receipt.model_copy(update={"complete_time": complete_time}))
+
+    def is_of(self, other: StoredErasure, group: str) -> bool:
+        """Returns whether another erasure has the same patient, by the group or by the digest with the same key."""
+        mine, others = self.receipt.patient, other.receipt.patient
+        return (bool(group) and other.matches(group)) or (
+            bool(mine.hmac) and (mine.key, mine.hmac) == (others.key, others.hmac)
+        )
+
     def joined(self, plan: Plan) -> StoredErasure:
-        """Returns the erasure with what a plan adds to it. An object that was in an earlier plan keeps its numbers."""
+        """Returns the erasure with what a plan adds to it.
+
+        An object of an earlier plan keeps its numbers, because a later plan finds only what is left of it. If the
+        erasure was complete, the plan's numbers are added: these objects have been stored since.
+        """
         objects = {(one.kind, one.id): one for one in self.receipt.objects}
         for one in plan.objects:
             known = objects.get((one.kind, one.id))
-            if known is None or known.outcome == "kept":
+            if known is None or "kept" in {known.outcome, one.outcome}:
                 objects[one.kind, one.id] = one
+            elif self.receipt.complete_time is not None:
+                numbers = {"count": known.count + one.count, "size_bytes": known.size_bytes + one.size_bytes}
+                objects[one.kind, one.id] = known.model_copy(update=numbers)
         datasets = dict.fromkeys((*self.receipt.datasets, *plan.datasets))
         patient = self.receipt.patient
         identifiers = tuple(sorted({*patient.identifiers, *plan.identifiers}))
@@ -154,9 +173,12 @@ class Erasures:
         identifiers = (*request.observation_ids, *(self.identify(request.group) if request.group else ()))
         digests = (*request.patient.identifiers, *erasure.digest_all(identifiers))
         erasure = erasure.joined(Plan(datasets=request.datasets, identifiers=digests))
+        for other in self.list():  # of a call that its caller has not seen end, or of another choice for models
+            if erasure.is_of(other, request.group):
+                erasure = erasure.joined(Plan(datasets=other.receipt.datasets))
         if request.dry_run:
             return erasure.joined(self.eraser.plan(erasure)).receipt
-        return self._carry_out(erasure)
+        return self.carry_out(erasure)
 
     def get(self, erasure_id: str) -> Erasure:
         """Returns the receipt of an erasure.
@@ -175,12 +197,15 @@ class Erasures:
 
     def resume(self) -> Deleted:
         """Continues the erasures that are not complete; returns nothing, because the eraser counts what it deletes."""
-        running = self._get_mark("")
+        running, failures = self._get_mark(""), []
         for key in self.store.list(running):
-            if (erasure := self._find(key.removeprefix(running))) is not None:
-                self._carry_out(erasure)
-            else:
-                self.store.delete(key)  # the process ended before it stored the receipt
+            try:
+                if (erasure := self._find(key.removeprefix(running))) is not None:
+                    self.carry_out(erasure)
+            except VfmalignError as error:  # the others go on
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return Deleted()
 
     async def keep_resuming(self) -> None:
@@ -191,23 +216,31 @@ class Erasures:
         """Returns all erasures."""
         with Threads(_PARALLEL_REQUESTS, "erasures") as threads:
             keys = self.store.list(erasures_prefix(self.service))
-            return list(threads.map(self._read, [key for key in keys if key.endswith(".json")]))
+            return list(threads.map(self._read, [key for key in keys if not key.startswith(self._get_mark(""))]))
 
-    def _carry_out(self, erasure: StoredErasure) -> Erasure:
+    def carry_out(self, erasure: StoredErasure) -> Erasure:
+        """Plans an erasure, stores the receipt, and removes what was planned; returns the receipt."""
         mark = self._get_mark(erasure.receipt.erasure_id)
         self.store.put(mark, b"")
         known = self._find(erasure.receipt.erasure_id)
-        erasure = erasure.joined(self.eraser.plan(erasure))
-        self._save(erasure)
-        complete_time = datetime.now(UTC) if self.eraser.remove(erasure) else None
-        if known == erasure and complete_time is not None:
+        self._save(erasure)  # a plan may take minutes, and the process may end meanwhile
+        plan = self.eraser.plan(erasure)
+        erasure = erasure.joined(plan)
+        if any(one.outcome != "kept" for one in plan.objects):
+            erasure = erasure.ended(None)
+        erasure = self._save(erasure)
+        self.store.put(mark, b"")  # another process may have completed the erasure meanwhile
+        is_complete = self.eraser.remove(erasure)
+        complete_time = datetime.now(UTC) if is_complete else None
+        if is_complete and known is not None and known.receipt.objects == erasure.receipt.objects:
             complete_time = known.receipt.complete_time or complete_time  # a repeated call found nothing new
-        receipt = erasure.receipt.model_copy(update={"complete_time": complete_time})
-        self._save(StoredErasure(receipt))
-        if complete_time is not None:
+        saved = self._save(erasure.ended(complete_time))
+        if saved.receipt.complete_time is not None:
             self.store.delete(mark)
-        _log.info("erased", id=receipt.erasure_id, complete=complete_time is not None, objects=len(receipt.objects))
-        return receipt
+        else:
+            self.store.put(mark, b"")
+        _log.info("erased", id=saved.receipt.erasure_id, complete=is_complete, objects=len(saved.receipt.objects))
+        return saved.receipt
 
     def _create(self, request: ErasePatientRequest, requested_by: str) -> StoredErasure:
         patient = request.patient
@@ -233,8 +266,25 @@ class Erasures:
     def _read(self, key: str) -> StoredErasure:
         return StoredErasure(self.store.read(key, Erasure))
 
-    def _save(self, erasure: StoredErasure) -> None:
-        self.store.write(self._key(erasure.receipt.erasure_id), erasure.receipt)
+    def _save(self, erasure: StoredErasure) -> StoredErasure:
+        """Stores a receipt together with what another process has added to it, and returns both.
+
+        An erasure is not complete if another process has added a dataset meanwhile.
+        """
+        key = self._key(erasure.receipt.erasure_id)
+        for _ in range(_SAVE_ATTEMPTS):
+            etag = self.store.get_etag(key)
+            if etag is None:
+                if self.store.put_if_absent(key, erasure.receipt.to_json()):
+                    return erasure
+                continue
+            stored = self._read(key)
+            added = [one for one in stored.receipt.datasets if one not in erasure.receipt.datasets]
+            if added:
+                erasure = erasure.joined(Plan(datasets=added, identifiers=stored.identifiers)).ended(None)
+            if self.store.replace(key, etag, erasure.receipt.to_json()):
+                return erasure
+        raise Unavailable("its receipt changes continuously", subject=key, remedy="try again")
 
     def _get_mark(self, erasure_id: str) -> str:
         return f"{erasures_prefix(self.service)}running/{erasure_id}"
@@ -244,8 +294,9 @@ class Erasures:
 
 
 def _check_names_patient(request: ErasePatientRequest) -> None:
-    has_digest = bool(request.patient.key and request.patient.hmac)
-    if has_digest != bool(request.patient.key or request.patient.hmac) or (has_digest and request.group):
+    patient = request.patient
+    has_digest = bool(patient.key and (patient.hmac or patient.identifiers))
+    if has_digest != bool(patient.key or patient.hmac or patient.identifiers) or (has_digest and request.group):
         raise BadOption(
             "the patient is named twice or in part", field="patient", remedy="set `group`, or both fields of `patient`"
         )

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from vfmalign.client.messages.common import Deletion
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed
 from vfmalign.core.runtime import logs
+from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.deletion import (
     NOUNS,
     Deleted,
@@ -21,7 +22,7 @@ from vfmalign.core.storage.deletion import (
     list_marked,
     measure_below,
 )
-from vfmalign.core.storage.feature_sets import is_feature_set_id
+from vfmalign.core.storage.feature_sets import is_feature_set_id, read_unfinished
 from vfmalign.core.storage.keys import (
     FEATURES,
     dataset_key,
@@ -43,6 +44,7 @@ PREFIXES: Mapping[Kind, Callable[[str], tuple[str, ...]]] = MappingProxyType(
 )
 """Prefixes of each kind. Without the object of the first one, readers do not find the others."""
 _COMMANDS: Mapping[Kind, str] = MappingProxyType({"datasets": "dataset", "models": "models", "features": "features"})
+_ABANDONED_S = 3600.0
 _log = logs.get(__name__)
 
 
@@ -97,7 +99,7 @@ class Deletions:
 
     def sweep(self) -> Deleted:
         """Completes interrupted deletions. Then deletes feature sets and studies whose objects are all old enough."""
-        deleted = self.complete()
+        deleted = self.complete() + self._delete_abandoned()
         if self._features_days is None:
             return deleted
         limit = datetime.now(UTC) - timedelta(days=self._features_days)
@@ -106,6 +108,28 @@ class Deletions:
             if (sizes := self._store.sizes_bytes(prefix)) and sizes == self._store.sizes_bytes(prefix, before=limit):
                 deleted += delete_marked(self._store, "features", name, PREFIXES["features"](name))
         return deleted
+
+    def _delete_abandoned(self) -> Deleted:
+        """Deletes old parts of feature sets that cannot be completed, because their dataset has changed or is gone."""
+        deleted, limit = Deleted(), datetime.now(UTC) - timedelta(seconds=_ABANDONED_S)
+        sizes, old = self._store.sizes_bytes(FEATURES), self._store.sizes_bytes(FEATURES, before=limit)
+        young = set(map(_get_folder, sizes.keys() - old.keys()))
+        for name in sorted(set(map(_get_folder, old)) - young):
+            if is_feature_set_id(name) and manifest_key(name) not in sizes and not self._is_current(name):
+                deleted += delete_marked(self._store, "features", name, PREFIXES["features"](name))
+        return deleted
+
+    def _is_current(self, set_id: str) -> bool:
+        request = read_unfinished(self._store, set_id)
+        if request is None:
+            return False
+        try:
+            load_dataset(self._store, request.dataset_id, request.dataset_digest)
+        except NotFound:
+            return False
+        except PreconditionFailed as error:
+            return error.reason != "DIGEST_MISMATCH"
+        return True
 
     def complete(self) -> Deleted:
         """Completes interrupted deletions.

@@ -7,7 +7,10 @@ computed from the old version, because requests for it contain the old digest.
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from vfmalign.client.messages.erasure import ErasedDataset, ErasedObject
@@ -24,10 +27,11 @@ from vfmalign.core.storage.deletion import (
     delete_below,
     delete_marked,
     is_being_deleted,
+    keep_sweeping,
     measure_below,
     record_deletion,
 )
-from vfmalign.core.storage.feature_sets import is_feature_set_id, read_manifest
+from vfmalign.core.storage.feature_sets import is_feature_set_id, read_manifest, read_unfinished
 from vfmalign.core.storage.keys import (
     FEATURES,
     INCOMING,
@@ -48,8 +52,8 @@ from vfmalign.features.extraction.study_store import read_group
 from vfmalign.features.outbox.entries import MAX_ENTRY_BYTES, OutboxEntry
 
 _EXTRACTION_S = 3600.0
-"""A feature set that is not committed belongs to a running extraction if one of its objects is younger."""
-_UPLOADS_EXPIRE = "uploads carry no group; they are deleted when they expire"
+"""An uncommitted feature set of an earlier version may belong to a running extraction if an object is younger."""
+_UPLOADS_EXPIRE = "of anybody: files name no patient; they are deleted when they are published or expire"
 
 
 class FeaturesEraser:
@@ -66,11 +70,21 @@ class FeaturesEraser:
         """See `Eraser`."""
         objects: list[ErasedObject] = []
         datasets, identifiers = list(erasure.receipt.datasets), list(erasure.identifiers)
-        for dataset in self._find_datasets(erasure):
+        for name in list_datasets(self._store):
+            try:
+                dataset = self._find_dataset(name, erasure)
+            except PreconditionFailed:
+                objects.append(
+                    _keep("dataset", name, 0, "its dataset.json cannot be read; restore it, then erase again")
+                )
+                continue
+            if dataset is None:
+                continue
             cases = _list_cases(dataset, erasure)
             datasets.append(ErasedDataset(dataset_id=dataset.id, dataset_digest=dataset.digest()))
             identifiers += erasure.digest_all(ref.sha256 for case in cases for ref in dataset.images(case).values())
             objects.append(_describe_change(dataset, erasure, self._measure_cases(dataset.id, cases)))
+        datasets += self._list_older_versions(erasure)
         found = erasure.joined(Plan(datasets=datasets, identifiers=identifiers))
         objects += [*self._plan_results(found), *self._list_unassignable()]
         return Plan(_add_equal(objects), datasets, identifiers)
@@ -86,17 +100,22 @@ class FeaturesEraser:
                 yield _remove("model", model, measure_below(self._store, PREFIXES["models"](model)))
             else:
                 yield _keep("model", model, 1, "trained on the patient; its card keeps the group")
-        for prefix in self._list_imports(erasure):
-            import_id = prefix.rstrip("/").rpartition("/")[2]
-            yield _remove("import", import_id, measure_below(self._store, [prefix]))
+        prefixes, unknown_files = self._list_imports(erasure)
+        for prefix in prefixes:
+            import_id = prefix.split("/")[2 if prefix.startswith(INCOMING) else 1]
+            if (measured := measure_below(self._store, [prefix])).objects:
+                yield _remove("import", import_id, measured)
+        if unknown_files:
+            yield _keep("upload of imports", "", unknown_files, _UPLOADS_EXPIRE)
         for key in self._list_observations(erasure):
             yield _remove("waiting observation", key.split("/")[1], Deleted(1, self._store.size_bytes(key) or 0))
 
     def remove(self, erasure: StoredErasure) -> bool:
         """See `Eraser`."""
         is_complete = True
-        for dataset in self._find_datasets(erasure):
-            is_complete &= self._remove_cases(dataset, erasure)
+        for name in list_datasets(self._store):
+            with suppress(PreconditionFailed):
+                is_complete &= self._remove_cases(name, erasure)
         for name in {dataset.dataset_id for dataset in erasure.receipt.datasets}:
             _remove_unused_volumes(self._store, name)
         for set_id in self._list_feature_sets(erasure):
@@ -106,39 +125,58 @@ class FeaturesEraser:
         if erasure.receipt.models == "delete":
             for model in self._list_models(erasure):
                 is_complete &= self._delete("models", model)
-        for prefix in self._list_imports(erasure):
+        for prefix in self._list_imports(erasure)[0]:
             record_deletion("imports", delete_below(self._store, [prefix]))
         for key in self._list_observations(erasure):
             self._store.delete(key)
-        return is_complete and not (erasure.receipt.datasets and self._has_running_extractions())
+        return is_complete
 
     # --- datasets ---
 
-    def _find_datasets(self, erasure: StoredErasure) -> Iterator[DatasetManifest]:
-        """Returns the datasets that contain the patient."""
-        for name in list_datasets(self._store):
-            try:
-                dataset = load_dataset(self._store, name)
-            except NotFound:  # deleted meanwhile
-                continue
-            if _list_cases(dataset, erasure):
-                yield dataset
+    def _find_dataset(self, name: str, erasure: StoredErasure) -> DatasetManifest | None:
+        """Returns a dataset if it contains the patient.
+
+        Raises:
+            PreconditionFailed: it cannot be read.
+        """
+        try:
+            dataset = load_dataset(self._store, name)
+        except NotFound:  # deleted meanwhile
+            return None
+        return dataset if _list_cases(dataset, erasure) else None
+
+    def _list_older_versions(self, erasure: StoredErasure) -> Iterator[ErasedDataset]:
+        """Returns versions of deleted or replaced datasets: feature sets and cards of trained models list patients."""
+        for name in self._list_folders(is_feature_set_id):
+            with suppress(NotFound, DataLoss):
+                manifest = read_manifest(self._store, name)
+                if any(map(erasure.matches, set(manifest.groups))):
+                    request = manifest.request
+                    yield ErasedDataset(dataset_id=request.dataset_id, dataset_digest=request.dataset_digest)
+        for model in list_model_ids(self._store):
+            with suppress(NotFound, PreconditionFailed):
+                for source in load_card(self._store, model).pretraining:
+                    if any(map(erasure.matches, source.groups)):
+                        yield ErasedDataset(dataset_id=source.dataset_id, dataset_digest=source.dataset_digest)
 
     def _measure_cases(self, dataset_id: str, cases: Iterable[Case]) -> Deleted:
         prefix = volumes_prefix(dataset_id)
         return measure_below(self._store, [f"{prefix}{case.id}/" for case in cases])
 
-    def _remove_cases(self, dataset: DatasetManifest, erasure: StoredErasure) -> bool:
+    def _remove_cases(self, name: str, erasure: StoredErasure) -> bool:
         """Removes the patient's cases from a dataset; deletes a dataset without other cases.
 
         Returns:
             False if the dataset has changed meanwhile, or is in use and has to be deleted.
         """
+        etag = self._store.get_etag(dataset_key(name))
+        dataset = self._find_dataset(name, erasure)
+        if dataset is None or etag is None:
+            return True
         smaller = _without_patient(dataset, erasure)
         if not any(smaller.split(split) for split in SPLITS):
-            return self._delete("datasets", dataset.id)
-        before, after = (canonical_json(to_datalist(one)) for one in (dataset, smaller))
-        return self._store.replace(dataset_key(dataset.id), before, after)
+            return self._delete("datasets", name)
+        return self._store.replace(dataset_key(name), etag, canonical_json(to_datalist(smaller)))
 
     # --- what was computed from them ---
 
@@ -152,20 +190,18 @@ class FeaturesEraser:
             try:
                 request = read_manifest(self._store, name).request
             except NotFound:
-                if not self._is_young(name) or is_being_deleted(self._store, "features", name):
-                    found.append(name)
+                unfinished = read_unfinished(self._store, name)
+                if unfinished is None:  # begun by an earlier version
+                    if not self._is_young(name) or is_being_deleted(self._store, "features", name):
+                        found.append(name)
+                    continue
+                request = unfinished
             except DataLoss:
                 found.append(name)  # nobody can read it, and extraction computes it again
-            else:
-                if (request.dataset_id, request.dataset_digest) in versions:
-                    found.append(name)
+                continue
+            if (request.dataset_id, request.dataset_digest) in versions:
+                found.append(name)
         return found
-
-    def _has_running_extractions(self) -> bool:
-        """Returns whether an extraction may be running. When it commits a set of an old version, it deletes the set."""
-        return any(
-            not self._store.exists(PREFIXES["features"](name)[0]) for name in self._list_folders(is_feature_set_id)
-        )
 
     def _is_young(self, set_id: str) -> bool:
         limit = datetime.now(UTC) - timedelta(seconds=_EXTRACTION_S)
@@ -195,19 +231,29 @@ class FeaturesEraser:
 
     # --- uploads and observations ---
 
-    def _list_imports(self, erasure: StoredErasure) -> list[str]:
-        """Returns the prefixes of unpublished imports with a volume of the patient, or a datalist with the group."""
+    def _list_imports(self, erasure: StoredErasure) -> tuple[list[str], int]:
+        """Returns prefixes of unpublished imports with the patient, and the number of files that nobody can assign.
+
+        An import has the patient if it has a volume of the patient, or a datalist with the group.
+        """
         found: dict[str, None] = {}
+        unknown: defaultdict[str, int] = defaultdict(int)
+        named: set[str] = set()
         for key in self._store.list(INCOMING):
             if key.startswith(STUDY_UPLOADS):
                 continue
+            area, _, sha256 = key.rpartition("/")
+            unknown[area] += 1
             dataset = self._read_datalist(key)
-            is_named = dataset is not None and bool(_list_cases(dataset, erasure))
-            if is_named or erasure.has_identifier(key.rpartition("/")[2]):
-                found[f"{key.rpartition('/')[0]}/"] = None
-            if dataset is not None and is_named and not self._store.exists(dataset_key(dataset.id)):
-                found[volumes_prefix(dataset.id)] = None  # an interrupted publication has left them
-        return list(found)
+            cases = [] if dataset is None else _list_cases(dataset, erasure)
+            if cases or erasure.has_identifier(sha256):
+                found[f"{area}/"] = None
+            if dataset is not None:
+                named.add(area)
+                if not self._store.exists(dataset_key(dataset.id)):  # an interrupted publication may have left them
+                    found |= {f"{volumes_prefix(dataset.id)}{case.id}/": None for case in cases}
+        files = sum(count for area, count in unknown.items() if area not in named and f"{area}/" not in found)
+        return list(found), files
 
     def _read_datalist(self, key: str) -> DatasetManifest | None:
         """Returns the dataset of an uploaded datalist; None for another file."""
@@ -235,8 +281,8 @@ class FeaturesEraser:
         for kind, prefix in (("uploaded study", STUDY_UPLOADS), ("uploaded array", UPLOADS)):
             if count := len(self._store.sizes_bytes(prefix)):
                 yield _keep(kind, "", count, _UPLOADS_EXPIRE)
-        studies = self._list_folders(lambda name: not is_feature_set_id(name))
-        if count := sum(1 for name in studies if not read_group(self._store, name)):
+        stored = self._list_folders(lambda name: not is_feature_set_id(name))
+        if count := sum(1 for name in stored if not read_group(self._store, name)):
             yield _keep("stored study", "without group", count, "stored by an earlier version; delete it by its id")
         if note := self._describe_versions():
             yield _keep("object versions", "", 0, note)
@@ -258,9 +304,33 @@ class FeaturesEraser:
         return True
 
 
+class FeaturesErasures(Erasures):
+    """Erasures in this service, which also finds patients whom an interrupted publication has brought back."""
+
+    def start(self) -> None:
+        """Begins to continue erasures, and once an hour to look for erased patients in all datasets."""
+
+        async def run() -> None:
+            again = keep_sweeping(self.store, "erased patients", self.look_again)
+            await asyncio.gather(self.keep_resuming(), again)
+
+        self._sweep = asyncio.create_task(run())
+
+    def look_again(self) -> Deleted:
+        """Repeats the erasures of patients who are in a dataset: its publication ended before it looked for them."""
+        erasures = self.list()
+        for name in list_datasets(self.store) if erasures else ():
+            with suppress(NotFound, PreconditionFailed):
+                dataset = load_dataset(self.store, name)
+                for erasure in erasures:
+                    if _list_cases(dataset, erasure):
+                        self.carry_out(erasure)
+        return Deleted()
+
+
 def make_erasures(store: ObjectStore) -> Erasures:
     """Returns the erasures of a tenant in this service."""
-    return Erasures(store, "features", FeaturesEraser(store))
+    return FeaturesErasures(store, "features", FeaturesEraser(store))
 
 
 def check_not_erased(erasures: Erasures, dataset: DatasetManifest) -> None:
@@ -276,16 +346,23 @@ def check_not_erased(erasures: Erasures, dataset: DatasetManifest) -> None:
             raise erased_patient(f"dataset {dataset.id}", f"erasure {erasure.receipt.erasure_id}")
 
 
-def discard(store: ObjectStore, dataset: DatasetManifest) -> None:
-    """Removes what a publication has stored of a dataset with an erased patient: the erasure may not have seen it."""
+def discard(store: ObjectStore, dataset: DatasetManifest, *, is_new: bool) -> None:
+    """Removes what a publication has stored of a dataset with an erased patient: the erasure may not have seen it.
+
+    Args:
+        store: objects of the tenant.
+        dataset: the dataset as it was uploaded.
+        is_new: whether this publication has created the dataset. Otherwise it has only restored volumes, and the
+            erasure replaces the dataset.
+    """
     try:
-        is_published = load_dataset(store, dataset.id).digest() != dataset.digest()  # without the patient, or another
+        is_own = is_new and load_dataset(store, dataset.id).digest() == dataset.digest()
     except NotFound:
-        is_published = False
-    if is_published:
-        _remove_unused_volumes(store, dataset.id)
-    else:
+        is_own = True
+    if is_own:
         delete_below(store, (dataset_key(dataset.id), volumes_prefix(dataset.id)))
+    else:
+        _remove_unused_volumes(store, dataset.id)
 
 
 def check_group_not_erased(erasures: Erasures, group: str, subject: str) -> None:

@@ -72,6 +72,7 @@ class _Operation:
     """An experiment, check or job that was not erased.
 
     Attributes:
+        created_at: when it was created.
         finished_at: when it ended; None if it has not.
         version: id and digest of its dataset; the digest is empty if none is recorded.
         check_id: check of a job; empty if there is none.
@@ -79,6 +80,7 @@ class _Operation:
 
     noun: Noun
     id: str
+    created_at: datetime
     finished_at: datetime | None
     version: _Version
     check_id: str = ""
@@ -107,7 +109,9 @@ class FinetuningEraser:
         with Threads(_PARALLEL_REQUESTS, "erasure") as threads:
             cells = list(self._store.list(CELLS)) if versions else []
             affected = threads.map(partial(self._is_affected_cell, versions), cells)
-            found: list[tuple[str, str]] = [(one.noun, one.id) for one in self._find(versions)]
+            found: list[tuple[str, str]] = [
+                (one.noun, one.id) for one in self._find(versions, erasure.receipt.create_time)
+            ]
             found += [
                 ("cell", key.removeprefix(CELLS).removesuffix(".json"))
                 for key, is_affected in zip(cells, affected, strict=True)
@@ -123,13 +127,13 @@ class FinetuningEraser:
         """
         versions = _get_versions(erasure)
         planned = dict.fromkeys((one.kind, one.id) for one in erasure.receipt.objects)
-        self._cancel(self._find(versions))
-        found = self._find(versions)
+        self._cancel(self._find(versions, erasure.receipt.create_time))
+        found = self._find(versions, erasure.receipt.create_time)
         if not all(one.settled and (one.noun, one.id) in planned for one in found):
             return False
         for one in found:
             self._empty(one)
-        if self._find(versions):  # created or retried since
+        if self._find(versions, erasure.receipt.create_time):  # created or retried since
             return False
         self._deletions.complete()  # the rows of interrupted deletions are gone, so that no plan found their objects
         for kind, get_key in _GET_KEY.items():
@@ -137,18 +141,21 @@ class FinetuningEraser:
             record_deletion(f"{kind}s", delete_below(self._store, prefixes))
         return self._database.purge()
 
-    def _find(self, versions: frozenset[_Version]) -> Sequence[_Operation]:
-        """Returns the operations on these versions that were not erased, and checks of an unknown version.
+    def _find(self, versions: frozenset[_Version], since: datetime) -> Sequence[_Operation]:
+        """Returns the operations on these versions that were not erased; those that create others come first.
 
-        Operations that create others come first.
+        A check that has pinned no version yet is affected if it was created before the erasure began (`since`). Later,
+        it can only read the dataset without the patient.
         """
         datasets = {dataset for dataset, _ in versions}
 
         def select(noun: Noun, table: type[LifecycleRow], *columns: sa.SQLColumnExpression[str]) -> list[_Operation]:
             dataset: sa.ColumnElement[str] = table.request["dataset_id"].as_string()
-            query = sa.select(table.id, table.finished_at, dataset, *columns)
+            query = sa.select(table.id, table.created_at, table.finished_at, dataset, *columns)
             rows = session.execute(query.where(dataset.in_(datasets), table.erased_at.is_(None)))
-            return [_Operation(noun, name, end, (of, digest), *more) for name, end, of, digest, *more in rows]
+            return [
+                _Operation(noun, name, start, end, (of, digest), *more) for name, start, end, of, digest, *more in rows
+            ]
 
         with self._database.snapshot() as session:
             experiments = select("experiment", ExperimentRow, ExperimentRow.pinned_inputs["dataset_digest"].as_string())
@@ -159,9 +166,15 @@ class FinetuningEraser:
             of_check[job.check_id].add(job.version)
         return [
             *(one for one in experiments if one.version in versions),
-            *(one for one in checks if not versions.isdisjoint(self._list_versions(one, of_check[one.id]) or versions)),
+            *(one for one in checks if self._is_affected(one, of_check[one.id], versions, since)),
             *(one for one in jobs if one.version in versions),
         ]
+
+    def _is_affected(
+        self, check: _Operation, of_jobs: set[_Version], versions: frozenset[_Version], since: datetime
+    ) -> bool:
+        known = self._list_versions(check, of_jobs)
+        return not versions.isdisjoint(known) if known else check.created_at <= since
 
     def _list_versions(self, check: _Operation, of_jobs: set[_Version]) -> set[_Version]:
         """Returns the versions that a check names, or has pinned; nothing if it has pinned none yet."""

@@ -13,7 +13,7 @@ from minio.versioningconfig import VersioningConfig
 from tests.integration.features.outboxes import ORIGIN
 
 from vfmalign.client.messages.common import ObservedStudy
-from vfmalign.client.messages.erasure import ErasePatientRequest, PatientDigest
+from vfmalign.client.messages.erasure import ErasedDataset, ErasePatientRequest, PatientDigest
 from vfmalign.client.monitors import Observation
 from vfmalign.core.domain.datasets import SPLITS, Case, Curation, DatasetManifest
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed, StoreRefused
@@ -77,7 +77,8 @@ def make_set(store, dataset, *, commit=True):
 def make_model(store, name, dataset=None):
     weights = store.put(weights_key(name, "2" * 64), name.encode())
     groups = () if dataset is None else tuple({case.group for case in dataset.test})
-    source = PretrainingDataset(dataset_id="any", dataset_digest="3" * 64, volume_sha256=(), groups=groups)
+    digest = "3" * 64 if dataset is None else dataset.digest()
+    source = PretrainingDataset(dataset_id="affected", dataset_digest=digest, volume_sha256=(), groups=groups)
     card = ModelCard(
         id=name, architecture="net", objective="supervised", checkpoint=weights, preprocessing=INPUT,
         layers=(Layer(name="a", channels=2),), primary_layer="a", pretraining=(source,),
@@ -190,8 +191,8 @@ def test_somebody_else_is_not_touched(store, hospital):
     """The negative control: an unknown patient, and one whose id begins like the patient's."""
     before = read_all(store)
     receipt = erase(store, group="patient-1000")
-    assert (receipt.objects, receipt.datasets) == ((), ())
-    assert receipt.complete_time
+    assert describe(receipt) == {("upload of imports", ""): ("kept", 1)}, "a volume that names nobody"
+    assert (receipt.datasets, receipt.complete_time is None) == ((), False)
     assert read_all(store) == before
 
 
@@ -249,22 +250,111 @@ def test_a_restored_copy_is_erased_by_the_digest_alone(store, hospital):
     assert erase(store, group="", patient=wrong, erasure_id="wrong").objects == ()
 
 
-def test_an_unfinished_extraction_is_waited_for(store, hospital, monkeypatch):
-    running = make_set(store, hospital.affected.model_copy(update={"phantom": True}), commit=False)
-    assert erase(store).complete_time is None
-    assert list(store.list(f"features/{running}/"))
+def test_an_unfinished_extraction_goes_at_once_and_what_it_still_writes_later(store, hospital, monkeypatch):
+    def write(dataset):
+        set_id = make_set(store, dataset, commit=False)
+        return f"features/{set_id}/"
 
-    def age(prefix, *, before=None, sizes=store.sizes_bytes):
-        return sizes(prefix, before=None if before is None else datetime.now(UTC) + timedelta(days=1))
+    store.delete(f"features/{hospital.sets.affected}/manifest.json")
+    running, others = write(hospital.affected), write(make_dataset(store, "third", (7, 8)))
+    receipt = erase(store)
+    assert receipt.complete_time
+    assert describe(receipt)["feature set", hospital.sets.affected] == ("removed", 2)
+    assert not list(store.list(running))
+    write(hospital.affected)  # its process had read the volumes before, and ended before it could look again
+    legacy = "features/" + "a" * 32 + "/"
+    store.put(f"{legacy}part-0.safetensors", b"of an earlier version")
+    Deletions(store).sweep()
+    assert list(store.list(running)), "it is young"
+    listed = store.sizes_bytes
+
+    def age(prefix, *, before=None):
+        return listed(prefix, before=None if before is None else datetime.now(UTC) + timedelta(days=1))
 
     monkeypatch.setattr(store, "sizes_bytes", age)
+    Deletions(store).sweep()
+    assert not [*store.list(running), *store.list(legacy)]
+    assert list(store.list(others)), "it can still be completed"
+
+
+def test_a_repeated_erasure_knows_the_datasets_of_the_interrupted_one(store, hospital):
+    first = erase(store)
+    again = erase(store, erasure_id="e2", models="delete")
+    assert again.datasets == first.datasets
+    assert describe(again)["model", "trained"] == ("removed", 2)
+    other = erase(store, erasure_id="e3", group="patient-6")
+    assert [one.dataset_id for one in other.datasets] == ["other"]
+
+
+@pytest.mark.parametrize("kept", ["feature set", "model"])
+def test_a_deleted_dataset_is_found_by_what_was_made_of_it(store, hospital, kept):
+    Deletions(store).delete("datasets", "affected", dry_run=False)
+    if kept == "model":
+        Deletions(store).delete("features", hospital.sets.affected, dry_run=False)
+    receipt = erase(store)
+    assert [one.dataset_digest for one in receipt.datasets] == [hospital.affected.digest()]
+    assert not [key for key in store.list("features/") if hospital.sets.affected in key]
+
+
+def test_a_damaged_dataset_does_not_stop_an_erasure(store, hospital):
+    store.put(dataset_key("damaged"), b"{}")
+    receipt = erase(store)
+    assert describe(receipt)["dataset", "damaged"] == ("kept", 0)
+    assert describe(receipt)["dataset", "affected"] == ("changed", 2)
+    assert receipt.complete_time
+
+
+def test_a_patient_who_comes_back_is_erased_again(store, hospital):
+    """A publication was killed between its commit and its look at the erasures."""
+    before = store.get(dataset_key("affected"))
+    erase(store)
+    store.put(dataset_key("affected"), before)
+    other = store.get(dataset_key("other"))
+    make_erasures(store).look_again()
+    assert {case.group for case in load_dataset(store, "affected").test} == {"patient-0"}
+    assert store.get(dataset_key("other")) == other
+    again = make_erasures(store).get("e1")
+    assert again.complete_time
+
+
+def test_what_is_stored_after_an_erasure_is_added_to_its_receipt(store, hospital):
+    erase(store)
+    make_observation(store, 9, PATIENT)
+    assert describe(erase(store))["waiting observation", "drift"] == ("removed", 3)
+    assert describe(erase(store))["waiting observation", "drift"] == ("removed", 3)
+
+
+def test_two_processes_lose_nothing_of_a_receipt(store, hospital):
+    erasures, real = make_erasures(store), make_erasures(store).eraser.remove
+
+    def remove_late(erasure):
+        other = ask(datasets=(ErasedDataset(dataset_id="elsewhere", dataset_digest="4" * 64),))
+        make_erasures(store).erase(other, "")
+        return real(erasure)
+
+    erasures.eraser.remove = remove_late
+    receipt = erasures.erase(ask(), "")
+    assert {one.dataset_id for one in receipt.datasets} == {"affected", "elsewhere"}
+    assert receipt.complete_time is None, "the other dataset was in no plan of this process"
     make_erasures(store).resume()
     assert make_erasures(store).get("e1").complete_time
-    assert not list(store.list(f"features/{running}/"))
+
+
+def test_one_failing_erasure_does_not_stop_the_others(store, hospital, monkeypatch):
+    monkeypatch.setattr(type(make_erasures(store).eraser), "remove", lambda *_: False)
+    for erasure_id, group in (("bad.json", "patient-0"), ("e1", PATIENT)):
+        assert erase(store, erasure_id=erasure_id, group=group).complete_time is None
+    monkeypatch.undo()
+    check_group_not_erased(make_erasures(store), "patient-10", "study")
+    store.put(f"{erasures_prefix('features')}bad.json.json", b"damaged")
+    with pytest.raises(PreconditionFailed):
+        make_erasures(store).resume()
+    assert make_erasures(store).get("e1").complete_time
 
 
 def test_a_dataset_that_changes_meanwhile_is_tried_again(store, hospital, monkeypatch):
-    monkeypatch.setattr(store, "replace", lambda *_: False)
+    replace = store.replace
+    monkeypatch.setattr(store, "replace", lambda key, *rest: not key.startswith("datasets/") and replace(key, *rest))
     assert erase(store).complete_time is None
     assert list(store.list(f"{volumes_prefix('affected')}case-2/"))
     monkeypatch.undo()

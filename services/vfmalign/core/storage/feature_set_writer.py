@@ -22,7 +22,7 @@ from vfmalign.core.storage.feature_sets import (
     PartRef,
     read_committed,
 )
-from vfmalign.core.storage.keys import features_prefix, manifest_key
+from vfmalign.core.storage.keys import features_prefix, manifest_key, unfinished_key
 from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
 from vfmalign.core.storage.store.object_store import ObjectStore
 
@@ -44,6 +44,7 @@ class FeatureSetWriter:
         self._prefix = features_prefix(request.feature_set_id())
         self._parts: dict[int, PartRef] = {}
         self._channels: dict[str, int] = {}
+        self._is_announced = False
 
     def count_stored_parts(self) -> int:
         """Returns the number of stored parts of any length, without verifying the parts."""
@@ -100,6 +101,9 @@ class FeatureSetWriter:
         data = save(arrays, {"start_row": str(start_row)})
         sha256 = hashlib.sha256(data).hexdigest()
         key = f"{self._prefix}part-{sha256}.safetensors"
+        if not self._is_announced:  # so that parts without a manifest can be assigned to their dataset
+            self._store.write(unfinished_key(self._request.feature_set_id()), self._request)
+            self._is_announced = True
         self._store.put(key, data)
         part = PartRef(key=key, sha256=sha256, start_row=start_row, rows=min(rows), size_bytes=len(data))
         self._add_part(part, channels)
@@ -137,6 +141,7 @@ class FeatureSetWriter:
             self._store.put(key, manifest.to_json(), content_type="application/json")
         else:
             self._store.put_if_absent(key, manifest.to_json())
+        self._store.delete(unfinished_key(self._request.feature_set_id()))
         return read_committed(self._store, self._request.feature_set_id())
 
     def _add_part(self, part: PartRef, channels: dict[str, int]) -> None:

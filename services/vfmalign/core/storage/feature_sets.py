@@ -25,7 +25,7 @@ from vfmalign.core.domain.models import Layer, Preprocessing
 from vfmalign.core.domain.record import Id, Record, Sha256, describe_invalid
 from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.runtime.threads import Threads
-from vfmalign.core.storage.keys import features_prefix, manifest_key
+from vfmalign.core.storage.keys import features_prefix, manifest_key, unfinished_key
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -205,6 +205,14 @@ def _parse_manifest(store: ObjectStore, feature_set: str, data: bytes, sha256: s
     if manifest.request.feature_set_id() != feature_set:
         raise DigestMismatch("the manifest describes another set", subject=subject)
     return manifest
+
+
+def read_unfinished(store: ObjectStore, feature_set: str) -> FeatureRequest | None:
+    """Returns the request of a set that is not committed; None if the set is committed, or has no part yet."""
+    try:
+        return store.read(unfinished_key(feature_set), FeatureRequest)
+    except (NotFound, PreconditionFailed):
+        return None
 
 
 def read_manifest(store: ObjectStore, feature_set: str, sha256: str = "") -> Manifest:

@@ -60,6 +60,11 @@ def manifest_key(feature_set: str) -> str:
     return f"{features_prefix(feature_set)}manifest.json"
 
 
+def unfinished_key(feature_set: str) -> str:
+    """Returns the address of the request of a feature set that is not committed."""
+    return f"{features_prefix(feature_set)}request.json"
+
+
 UPLOADS = "uploads/features/"
 """Prefix of safetensors files that clients upload for comparisons."""
 

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.errors import (
     BadDataset,
+    Cancelled,
     CaseOrderMismatch,
     DataLoss,
     NotFound,
@@ -116,7 +117,7 @@ def extract_dataset(
     writer = _writer(store, plan)
     try:
         computed = extract_missing(store, plan, encoder, writer, options=options, hooks=hooks, manifest=manifest)
-    except DataLoss:  # the volume of an erased patient is not a loss
+    except (DataLoss, Cancelled):  # the volume of an erased patient is not a loss, and its rows must not stay
         _check_dataset_stays(store, plan.request)
         raise
     with hooks.stages.stage("commit"):

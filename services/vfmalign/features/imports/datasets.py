@@ -77,7 +77,11 @@ def publish_dataset(
             raise uploads.missing(datalist_sha256)
         return load_dataset(store, dataset_id)
     dataset = parse_datalist(data, dataset_id)
-    check_patients(dataset)
+    try:
+        check_patients(dataset)
+    except PreconditionFailed:
+        uploads.clear(datalist_sha256)
+        raise
     check_not_deleted(store, "datasets", dataset_id)
     is_committed = _check_id_is_free(store, dataset)
     cases = list({case.id: case for split in SPLITS for case in dataset.split(split)}.values())
@@ -92,7 +96,7 @@ def publish_dataset(
         try:
             check_patients(dataset)
         except PreconditionFailed:
-            discard(store, dataset)
+            discard(store, dataset, is_new=not is_committed)
             raise
     uploads.clear(datalist_sha256)
     return dataset

@@ -13,7 +13,7 @@ import hmac
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vfmalign.core.domain.errors import BadOption
@@ -21,6 +21,7 @@ from vfmalign.imaging.private_files import make_private_folder
 
 SALT_BYTES = 32
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_EMPTY = ("", "", "", "", "")
 MAPPING_COLUMNS = ("dataset", "case", "group", "folder", "patient")
 
 
@@ -93,25 +94,35 @@ def find_group(path: Path, *, case: str = "", row: int = 0) -> str:
         rows = _read_mapping(path)
     except (OSError, KeyError, ValueError, csv.Error):
         raise BadOption("the mapping file cannot be read", field=field, remedy="name the patient by GROUP") from None
-    found = {cells[2] for number, cells in enumerate(rows, start=1) if (cells[1] == case if case else number == row)}
+    found = {
+        cells[2]
+        for number, cells in enumerate(rows, start=1)
+        if cells[2] and (cells[1] == case if case else number == row)
+    }
     if len(found) != 1:
         problem = "belongs to several patients" if found else "is not in the mapping file"
         raise BadOption(f"the {'case' if case else 'row'} {problem}", field=field, remedy="name the patient by GROUP")
     return found.pop()
 
 
-def remove_from_mapping(path: Path, group: str) -> bool:
-    """Removes the rows of a patient from the mapping file; returns whether there were any.
+def remove_from_mapping(path: Path, is_erased: Callable[[str], bool]) -> bool:
+    """Empties the rows of erased patients in the mapping file; returns whether there were any.
+
+    The empty rows stay, so that the numbers of the others do not change.
+
+    Args:
+        path: the file.
+        is_erased: returns whether a group is that of an erased patient.
 
     Raises:
         BadOption: the file cannot be written, or is not a mapping file.
     """
     try:
         rows = _read_mapping(path)
-        kept = [cells for cells in rows if cells[2] != group]
-        if len(kept) < len(rows):
-            _write_mapping(path, kept)
-        return len(kept) < len(rows)
+        erased = {group for group in {cells[2] for cells in rows} if group and is_erased(group)}
+        if erased:
+            _write_mapping(path, [_EMPTY if cells[2] in erased else cells for cells in rows])
+        return bool(erased)
     except (OSError, KeyError, ValueError, csv.Error):
         raise BadOption(
             "the patient's rows cannot be removed", field=str(path), remedy="delete the rows of this group yourself"
@@ -129,7 +140,9 @@ def _write_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
     # mkstemp creates files of mode 0600.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".mapping-")
     with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as new:
-        csv.writer(new).writerows([MAPPING_COLUMNS, *dict.fromkeys(rows)])
+        known = dict.fromkeys(rows)
+        csv.writer(new).writerow(MAPPING_COLUMNS)
+        csv.writer(new).writerows(one for one in rows if one == _EMPTY or known.pop(one, 0) is None)
     os.replace(temporary, path)
 
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.erasure import ErasedObject
-from vfmalign.core.domain.errors import NotFound, Unavailable
+from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed, Unavailable
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.erasure.receipts import Erasures, Plan, StoredErasure
@@ -34,7 +34,8 @@ _ATTEMPTS = 5
 _ROWS_AT_ONCE = 10_000
 _STAYING_ROWS = "standardised rows stay in its state until the next epoch, because later rows are compared with them"
 _IN_REFERENCE = "the patient belongs to the reference, which stays in the state until another one replaces it"
-_OLDER = "observations whose inputs are no longer stored are found only by their ids"
+_DAMAGED = "its state cannot be read; restore it or delete the monitor, then erase again"
+_OLDER = "no longer stored with a group; if one is the patient's, erase it by its id"
 _ERASED = "erased-"
 """Beginning of the new ids of erased observations."""
 
@@ -67,11 +68,13 @@ class _Found:
     def describe(self, monitor_id: str) -> list[ErasedObject]:
         """Returns the entries of the receipt."""
         entry = partial(ErasedObject, id=monitor_id)
-        objects, older = [], _OLDER if self.has_older else ""
+        objects = []
         if self.sequences:
-            objects.append(entry(kind="observation", outcome="removed", count=len(self.sequences), note=older))
+            objects.append(entry(kind="observation", outcome="removed", count=len(self.sequences)))
         elif self.is_removable:
-            objects.append(entry(kind="monitor", outcome="changed", note=older))
+            objects.append(entry(kind="monitor", outcome="changed"))
+        if self.has_older:
+            objects.append(entry(kind="older observation", outcome="kept", note=_OLDER))
         if self.staying_rows:
             objects.append(entry(kind="monitor", outcome="kept", count=self.staying_rows, note=_STAYING_ROWS))
         if self.is_in_reference:
@@ -95,31 +98,38 @@ class MonitorEraser:
     def plan(self, erasure: StoredErasure) -> Plan:
         """Returns what `remove` would remove now.
 
+        A monitor with a lost or damaged state stays, and the receipt says so.
+
         Raises:
-            DataLoss, PreconditionFailed, Unavailable: the state of a monitor cannot be read; see `StateReader.warm`.
+            Unavailable: the store or the database does not answer.
         """
         objects: list[ErasedObject] = []
         ids: list[str] = []
         for monitor_id in self._list_monitors():
-            with suppress(NotFound):  # deleted meanwhile
+            try:
                 monitor = self._reader.read_stored(monitor_id)
                 with self._database.snapshot() as session:
                     found = _find(session, monitor_id, monitor, erasure)
-                objects += found.describe(monitor_id)
-                ids += found.ids
+            except NotFound:  # deleted meanwhile
+                continue
+            except (DataLoss, PreconditionFailed):
+                objects.append(ErasedObject(kind="monitor", id=monitor_id, outcome="kept", note=_DAMAGED))
+                continue
+            objects += found.describe(monitor_id)
+            ids += found.ids
         return Plan(objects=objects, identifiers=erasure.digest_all(ids))
 
     def remove(self, erasure: StoredErasure) -> bool:
         """Removes it; returns False if other processes record observations of the patient continuously.
 
         Raises:
-            DataLoss, PreconditionFailed, Unavailable: as above, or the store or the database does not answer.
+            Unavailable: the store or the database does not answer.
         """
         named = {one.id for one in erasure.receipt.objects}
         done = True
         for monitor_id in self._list_monitors():
             if monitor_id in named:
-                with suppress(NotFound):
+                with suppress(NotFound, DataLoss, PreconditionFailed):
                     done &= self._erase(monitor_id, erasure)
         return self._database.purge() and done
 

@@ -320,18 +320,24 @@ def test_the_real_case(memory_store, picai, picai_folder, tmp_path):
 def test_an_erasure_finds_and_removes_the_rows_of_a_patient(tmp_path):
     path = tmp_path / "mapping.csv"
     rows = [("ward", "c-1", "p-1", "a", "A"), ("ward", "c-2", "p-1", "b", "=A"), ("other", "c-3", "p-2", "c", "C")]
-    assert not remove_from_mapping(path, "p-1")
+    assert not remove_from_mapping(path, "p-1".__eq__)
     add_to_mapping(path, rows)
     assert [find_group(path, case="c-2"), find_group(path, row=3)] == ["p-1", "p-2"]
     for wanted in ({"case": "c-9"}, {"row": 4}, {"row": -1}):
         with pytest.raises(BadOption, match="is not in the mapping file"):
             find_group(path, **wanted)
-    assert remove_from_mapping(path, "p-1")
+    assert remove_from_mapping(path, "p-1".__eq__)
     with path.open(newline="") as file:
-        assert list(csv.reader(file)) == [list(MAPPING_COLUMNS), list(rows[2])]
+        assert list(csv.reader(file)) == [list(MAPPING_COLUMNS), [""] * 5, [""] * 5, list(rows[2])]
+    assert find_group(path, row=3) == "p-2", "a repeated command does not name the next patient"
+    with pytest.raises(BadOption, match="is not in the mapping file"):
+        find_group(path, row=1)
+    add_to_mapping(path, rows[2:])
+    with path.open(newline="") as file:
+        assert len(list(csv.reader(file))) == 4
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("no,mapping\n1,2\n")
     with pytest.raises(BadOption, match="cannot be read"):
         find_group(path, case="c-1")
     with pytest.raises(BadOption, match="cannot be removed"):
-        remove_from_mapping(path, "p-1")
+        remove_from_mapping(path, "p-1".__eq__)

@@ -46,6 +46,19 @@ class WritableStore(MemoryStore):
         self.objects[key] = data
         return StoredObject.of(key, data)
 
+    def put_if_absent(self, key, data):
+        self._call("put", key)
+        return self.objects.setdefault(key, data) is data
+
+    def get_etag(self, key):
+        return None if key not in self.objects else StoredObject.of(key, self.objects[key]).sha256
+
+    def replace(self, key, etag, new):
+        self._call("put", key)
+        if self.get_etag(key) == etag:
+            self.objects[key] = new
+        return self.objects[key] == new
+
     def delete(self, key):
         self._call("delete", key)
         self.objects.pop(key, None)

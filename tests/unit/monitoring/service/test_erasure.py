@@ -305,13 +305,14 @@ def test_observations_without_inputs_are_found_by_their_ids(database, store, pro
     with database.session() as session:  # as the leader deletes inputs that no restart or window needs
         session.execute(sa.delete(InputRow).where(InputRow.sequence <= 40))
     receipt = erase(erasures)
-    assert describe(receipt) == [("observation", "m", "removed", 1)], "the one that still has an input"
-    assert "only by their ids" in receipt.objects[0].note
+    assert describe(receipt) == [("observation", "m", "removed", 1), ("older observation", "m", "kept", 0)]
+    assert "erase it by its id" in receipt.objects[1].note
     assert find(database, store) == {"monitors", "monitor_observations", "names in states"}, "the first and the last"
     receipt = erase(erasures, erasure_id="e2", observation_ids=("study-7", "study-87"))
-    assert describe(receipt) == [("observation", "m", "removed", 2), ("monitor", "m", "kept", 1)]
+    older = ("older observation", "m", "kept", 0)
+    assert describe(receipt) == [("observation", "m", "removed", 2), older, ("monitor", "m", "kept", 1)]
     assert find(database, store) == set()
-    assert erase(erasures, erasure_id="e3", observation_ids=("study-7",)).objects == ()
+    assert describe(erase(erasures, erasure_id="e3", observation_ids=("study-7",))) == [older]
 
 
 def test_a_receipt_names_the_patient_of_a_restored_monitor_also_where_inputs_are_lost(
@@ -334,7 +335,7 @@ def test_a_patient_of_whom_only_the_state_knows_may_enter_again(database, store,
     observe(process)
     with database.session() as session:
         session.execute(sa.delete(InputRow).where(InputRow.sequence <= 80))
-    assert describe(erase(erasures)) == [("monitor", "m", "changed", 0)]
+    assert describe(erase(erasures)) == [("monitor", "m", "changed", 0), ("older observation", "m", "kept", 0)]
     assert "patients of states" not in find(database, store)
     assert observe(process, 87, 88)[0]["outcome"] == "entered"
 

@@ -21,9 +21,9 @@ from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import format_time, new_table
 from vfmalign.client import AsyncClient
-from vfmalign.client.erasure import ErasingService
-from vfmalign.client.messages.erasure import ErasePatientRequest, Erasure, ModelPolicy
-from vfmalign.core.domain.errors import BadOption, NotFound, Unavailable
+from vfmalign.client.erasure import ErasingService, digest_identifier
+from vfmalign.client.messages.erasure import ErasePatientRequest, Erasure, ModelPolicy, PatientDigest
+from vfmalign.core.domain.errors import BadOption, NotFound, Unavailable, VfmalignError
 from vfmalign.core.formats.documents import pluralise
 
 app = typer.Typer()
@@ -79,16 +79,24 @@ def erase(
     )
     requests = dict.fromkeys(_SERVICES if group else (), request)
     requests["monitoring"] = request.model_copy(update={"observation_ids": tuple(observations or ())})
+    planned = _call(target, {service: one.model_copy(update={"dry_run": True}) for service, one in requests.items()})
+    is_known = any(receipt.datasets for receipt in planned) or log.has(request.erasure_id)
+    if not is_known and not any(one.outcome != "kept" for receipt in planned for one in receipt.objects):
+        raise NotFound(
+            "no service has data of this patient",
+            subject="GROUP",
+            remedy="check the group, which private/mapping.csv lists beside the patient; name older observations by "
+            "--observation",
+        )
     if dry_run or not yes:
-        planned = {service: one.model_copy(update={"dry_run": True}) for service, one in requests.items()}
-        _emit(_call(target, planned), output if dry_run else _to_stderr(), planned=True)
+        _emit(planned, output if dry_run else _to_stderr(), planned=True)
         if dry_run:
             return
         confirm("Erase this patient?", output)
     receipts = _carry_out(target, requests, log, output)
     _emit(receipts, output)
     _check_complete(receipts)
-    if group and remove_from_mapping(mapping, group):
+    if group and remove_from_mapping(mapping, group.__eq__):
         output.note("the patient is removed from private/mapping.csv")
 
 
@@ -130,12 +138,15 @@ def replay(
 
     Your token needs the role admin. Patients who are not in the restored data are passed over.
     """
+    from vfmalign.imaging.datasets.identities import remove_from_mapping
+
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     target, logged = Target.find(directory), ErasureLog.read(file)
     by_id: dict[str, list[LoggedErasure]] = {}
     for one in logged:
         by_id.setdefault(one.erasure_id, []).append(one)
     receipts: list[Erasure] = []
+    failures: list[VfmalignError] = []
     for number, (erasure_id, lines) in enumerate(by_id.items(), start=1):
         output.note(f"erasure {number} of {len(by_id)}: {erasure_id}")
         patients = {line.service: line.patient for line in lines}
@@ -145,7 +156,17 @@ def replay(
             )
             for service in (_SERVICES if "features" in patients else tuple(patients))
         }
-        receipts += _carry_out(target, requests, None, output)
+        try:
+            receipts += _carry_out(target, requests, None, output)
+        except VfmalignError as error:  # the others are repeated all the same
+            failures.append(error)
+            output.note(f"{erasure_id} failed: {error}", "red")
+            continue
+        for patient in patients.values():
+            remove_from_mapping(directory.private / "mapping.csv", partial(_has_digest, patient))
+    if failures:
+        _emit(receipts, output)
+        raise failures[0]
     _emit(receipts, output)
     _check_complete(receipts)
 
@@ -178,6 +199,10 @@ async def _erase(service: ErasingService, request: ErasePatientRequest, client: 
     return await client.erasures.erase(service, request)
 
 
+def _has_digest(patient: PatientDigest, group: str) -> bool:
+    return bool(patient.hmac) and digest_identifier(patient.key, group) == patient.hmac
+
+
 def _check_complete(receipts: Sequence[Erasure]) -> None:
     for receipt in receipts:
         if receipt.complete_time is None:
@@ -198,8 +223,6 @@ def _emit(receipts: Sequence[Erasure], output: Output, *, planned: bool = False)
             table.add_row(receipt.service, one.kind, one.id, one.outcome or "", f"{one.count:,}", size, one.note)
     lines = [] if planned else [_describe(receipt) for receipt in receipts]
     output.emit({"receipts": [receipt.to_json_dict() for receipt in receipts]}, table, *lines)
-    if not any(one.outcome != "kept" for receipt in receipts for one in receipt.objects):
-        output.note("no service has data of this patient; check that the group is right", "yellow")
 
 
 def _describe(receipt: Erasure) -> str:

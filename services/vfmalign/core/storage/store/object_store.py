@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from vfmalign.core.domain.errors import (
     DigestMismatch,
     InvalidInput,
+    NotFound,
     PreconditionFailed,
 )
 from vfmalign.core.domain.record import Record, describe_invalid
@@ -234,13 +235,21 @@ class ObjectStore(StoreListing):
 
         return self._write("put", key, write)
 
-    def replace(self, key: str, old: bytes, new: bytes) -> bool:
-        """Replaces an object that was written by one of the `put` methods.
+    def get_etag(self, key: str) -> str | None:
+        """Returns the version of an object for `replace`; None if the object does not exist. Ask before you read it."""
+        try:
+            return self._retry("head", key, lambda: self._client.stat_object(self.bucket, self.name(key))).etag
+        except NotFound as error:
+            if error.subject != self.uri(key):
+                raise  # the bucket itself is missing
+            return None
+
+    def replace(self, key: str, etag: str, new: bytes) -> bool:
+        """Replaces an object if it still has the version `etag`.
 
         Returns:
-            False if the object no longer has the bytes `old`. It may have the bytes `new`, if an answer was lost.
+            False if the object has another version. It may have the bytes `new`, if an answer was lost.
         """
-        etag = hashlib.md5(old, usedforsecurity=False).hexdigest()
         headers = {"If-Match": f'"{etag}"', "Content-Type": "application/json"}
         return self._write("put", key, lambda: self._request("PUT", key, new, headers)) != 412
 
