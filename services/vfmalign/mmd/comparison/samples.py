@@ -270,8 +270,8 @@ def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
 def describe_shared_cases(x: Sample, y: Sample, reference: Sample) -> str:
     """Returns a caution if the reference shares cases or groups with x or y; empty otherwise.
 
-    A shared case is not an error. The bias matters only with few rows and many channels, and samples of a single
-    patient cannot have a reference of other cases.
+    A shared case is not an error: the bias matters only with few rows and many channels, and for samples of a single
+    patient there is no other reference.
     """
     for what, field in (("cases", "case_ids"), ("groups", "groups")):
         labels = set(getattr(reference, field))
