@@ -31,7 +31,7 @@ from vfmalign.client.messages.features import ExtractDatasetRequest, StudyObserv
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
-from vfmalign.core.domain.errors import PreconditionFailed
+from vfmalign.core.domain.errors import NotFound, PreconditionFailed
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.feature_sets import read_feature_set
 from vfmalign.core.storage.keys import incoming_prefix
@@ -75,7 +75,10 @@ class Patient:
 def read_places(store: ObjectStore, home: StateDirectory) -> Iterator[tuple[str, bytes]]:
     """Yields the name and content of every object of the bucket and of every statement of a dump of the databases."""
     for key in store.list(""):
-        data = store.get(key)
+        try:
+            data = store.get(key)
+        except NotFound:  # a mark that is not needed any more
+            continue
         yield key, gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     for name in ("finetuning", "monitoring"):
         connection = sqlite3.connect(f"file:{home.service_state / name}.db?mode=ro", uri=True)
