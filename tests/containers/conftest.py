@@ -27,15 +27,16 @@ UP_TIMEOUT_S = 300
 CHECK_TIMEOUT_S = 900.0
 SEED = "3"
 PACKAGES = {
-    "features": {"v1", "core", "client", "imaging", "models", "features"},
+    "features": {"v1", "core", "client", "erasure", "imaging", "models", "features"},
     "mmd": {"v1", "core", "client", "mmd"},
     "training": {"v1", "core", "client", "imaging", "models", "training"},
-    "finetuning": {"v1", "core", "client", "database", "analysis", "reports", "finetuning"},
+    "finetuning": {"v1", "core", "client", "database", "erasure", "analysis", "reports", "finetuning"},
     "finetuning-local": {
         "v1",
         "core",
         "client",
         "database",
+        "erasure",
         "analysis",
         "reports",
         "imaging",
@@ -43,7 +44,7 @@ PACKAGES = {
         "training",
         "finetuning",
     },
-    "monitoring": {"v1", "core", "client", "database", "reports", "monitoring"},
+    "monitoring": {"v1", "core", "client", "database", "erasure", "reports", "monitoring"},
     "cli": {"v1", "core", "client", "cli"},
     "cli-imaging": {"v1", "core", "client", "imaging", "models", "cli"},
 }

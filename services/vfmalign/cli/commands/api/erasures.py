@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -58,8 +58,6 @@ def erase(
     Your token needs the role admin. If the command is interrupted, run it again. At the end, it removes the patient
     from private/mapping.csv.
     """
-    from vfmalign.imaging.datasets.identities import find_group, remove_from_mapping
-
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     target, log = Target.find(directory), ErasureLog(directory.private)
     policy: ModelPolicy = parse_choice(models, get_args(ModelPolicy), "--models")
@@ -67,6 +65,8 @@ def erase(
     if bool(group) + bool(case) + bool(from_mapping) > 1:
         raise BadOption("the patient is named twice", field="GROUP", remedy="give GROUP, --case or --from-mapping")
     if case or from_mapping:
+        from vfmalign.imaging.datasets.identities import find_group
+
         group = find_group(mapping, case=case, row=from_mapping)
     if not group and not observations:
         raise BadOption(
@@ -96,7 +96,7 @@ def erase(
     receipts = _carry_out(target, requests, log, output)
     _emit(receipts, output)
     _check_complete(receipts)
-    if group and remove_from_mapping(mapping, group.__eq__):
+    if group and _remove_from_mapping(mapping, group.__eq__):
         output.note("the patient is removed from private/mapping.csv")
 
 
@@ -138,8 +138,6 @@ def replay(
 
     Your token needs the role admin. Patients who are not in the restored data are passed over.
     """
-    from vfmalign.imaging.datasets.identities import remove_from_mapping
-
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     target, logged = Target.find(directory), ErasureLog.read(file)
     by_id: dict[str, list[LoggedErasure]] = {}
@@ -163,7 +161,7 @@ def replay(
             output.note(f"{erasure_id} failed: {error}", "red")
             continue
         for patient in patients.values():
-            remove_from_mapping(directory.private / "mapping.csv", partial(_has_digest, patient))
+            _remove_from_mapping(directory.private / "mapping.csv", partial(_has_digest, patient))
     if failures:
         _emit(receipts, output)
         raise failures[0]
@@ -197,6 +195,14 @@ def _call(target: Target, requests: _Requests, log: ErasureLog | None = None) ->
 
 async def _erase(service: ErasingService, request: ErasePatientRequest, client: AsyncClient) -> Erasure:
     return await client.erasures.erase(service, request)
+
+
+def _remove_from_mapping(path: Path, is_erased: Callable[[str], bool]) -> bool:
+    if not path.exists():  # a program without imports has no such file, and not the package that reads it
+        return False
+    from vfmalign.imaging.datasets.identities import remove_from_mapping
+
+    return remove_from_mapping(path, is_erased)
 
 
 def _has_digest(patient: PatientDigest, group: str) -> bool:
