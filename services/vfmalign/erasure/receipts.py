@@ -279,9 +279,9 @@ class Erasures:
                     return erasure
                 continue
             stored = self._read(key)
-            added = [one for one in stored.receipt.datasets if one not in erasure.receipt.datasets]
-            if added:
-                erasure = erasure.joined(Plan(datasets=added, identifiers=stored.identifiers)).ended(None)
+            both = erasure.joined(Plan(datasets=stored.receipt.datasets, identifiers=stored.identifiers))
+            has_more = len(both.receipt.datasets) > len(erasure.receipt.datasets)
+            erasure = both.ended(None) if has_more else both
             if self.store.replace(key, etag, erasure.receipt.to_json()):
                 return erasure
         raise Unavailable("its receipt changes continuously", subject=key, remedy="try again")

@@ -24,7 +24,8 @@ from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.pagination import PageRequest
-from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation
+from vfmalign.finetuning.lifecycle import LifecycleRepository
+from vfmalign.finetuning.operation import Operation
 from vfmalign.finetuning.uses import marking_uses
 from vfmalign.v1 import common_pb2
 

@@ -17,7 +17,8 @@ from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.tables import CheckRow, StageRow
 from vfmalign.finetuning.jobs.tables import JobRow
-from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation, common_fields
+from vfmalign.finetuning.lifecycle import LifecycleRepository
+from vfmalign.finetuning.operation import Operation, common_fields
 
 StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancelled", "lost"]
 """Outcomes of a run. `lost`: the output of an earlier run was lost, so the stage runs again."""

@@ -17,7 +17,7 @@ from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.lifecycle import check_not_erased
+from vfmalign.finetuning.operation import check_not_erased
 from vfmalign.finetuning.servicers import Context, Delete, OperationServicer, stream_report
 from vfmalign.finetuning.uses import marking_uses
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc

@@ -15,7 +15,8 @@ from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.tables import CheckRow
 from vfmalign.finetuning.experiments.request import PinnedInputs, PlannedCell, plan_cells
 from vfmalign.finetuning.experiments.tables import ExperimentRow
-from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation, common_fields
+from vfmalign.finetuning.lifecycle import LifecycleRepository
+from vfmalign.finetuning.operation import Operation, common_fields
 
 
 class ExperimentRefs(Record):

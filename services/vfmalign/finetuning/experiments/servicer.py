@@ -18,7 +18,7 @@ from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.converters import to_message
 from vfmalign.finetuning.experiments.repository import ExperimentRepository, StoredExperiment
 from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_inputs
-from vfmalign.finetuning.lifecycle import check_not_erased
+from vfmalign.finetuning.operation import check_not_erased
 from vfmalign.finetuning.servicers import Context, Delete, OperationServicer, stream_report
 from vfmalign.finetuning.uses import marking_uses
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc

@@ -8,7 +8,7 @@ from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.repository import StoredJob
-from vfmalign.finetuning.lifecycle import ERASED
+from vfmalign.finetuning.operation import ERASED
 
 _IN_THE_SPEC = (BadOption.reason, Conflict.reason)
 """Reasons of failures that are caused by the specification."""

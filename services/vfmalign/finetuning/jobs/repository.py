@@ -27,8 +27,9 @@ from vfmalign.database.tables import now
 from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
 from vfmalign.finetuning.jobs.tables import AttemptRow, JobRow
 from vfmalign.finetuning.launchers.base import Handle, Outcome
-from vfmalign.finetuning.lifecycle import ARTIFACT_LOST, NO_FREE_SLOT, LifecycleRepository, Operation, common_fields
+from vfmalign.finetuning.lifecycle import ARTIFACT_LOST, NO_FREE_SLOT, LifecycleRepository
 from vfmalign.finetuning.metrics import job_attempts_ended
+from vfmalign.finetuning.operation import Operation, common_fields
 
 BASELINE_IN_TRAINING = "BASELINE_IN_TRAINING"
 """`Progress.reason` of a job that waits for another job that trains the same baseline."""
