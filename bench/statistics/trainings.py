@@ -133,9 +133,8 @@ def _fit(
         learner,
         _load_cases(job["anatomy"], split),
         _load_cases(job["anatomy"], "val"),
-        checkpoints=_Checkpoints(),  # type: ignore[arg-type]
+        checkpoints=_Checkpoints(),
         publish=lambda point: None,
-        probe=lambda step: None,
         stop=stop,
         stages=Stages(),
         device=device,
