@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
-from tests import postgres, preloaded, process_guard, shared_s3
+from tests import log_guard, postgres, preloaded, process_guard, shared_s3
 
 from vfmalign.cli.local.s3_server import S3Server
 from vfmalign.core.runtime.settings import StoreSettings
@@ -103,10 +103,12 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _stacks_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Records stacks that tests start in a folder of the run, not in the user's."""
+    """Records stacks that tests start in a folder of the run, not in the user's. No log may name a patient."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state-home")))
         yield
+    lines = log_guard.find_patient_lines(tmp_path_factory.getbasetemp())
+    assert not lines, f"{len(lines)} lines of service logs name patients, such as {lines[0]}"
 
 
 @pytest.fixture(autouse=True)

@@ -83,7 +83,7 @@ class Leadership:
             try:
                 await self._lead(term)
             except VfmalignError as error:
-                _log.warning("leadership_ended", epoch=term.epoch, error=str(error))
+                _log.warning("leadership_ended", epoch=term.epoch, error=error)
             except Exception:
                 _log.exception("leadership_failed", epoch=term.epoch)
                 await self._pause(_LONGEST_POLL_S)
@@ -102,7 +102,7 @@ class Leadership:
                     leader = seen
                     _log.info("standing_by", leader=leader)
             except VfmalignError as error:
-                _log.warning("lease_not_read", error=str(error))
+                _log.warning("lease_not_read", error=error)
                 await self._announce(ORCHESTRATION, False)
             except Exception:
                 _log.exception("lease_not_read")
@@ -171,10 +171,10 @@ class Leadership:
                 await renewal
                 pause_s = renewal_s
             except LeaseLost as error:
-                _log.warning("lease_lost", epoch=term.epoch, error=str(error))
+                _log.warning("lease_lost", epoch=term.epoch, error=error)
                 return
             except VfmalignError as error:
-                _log.warning("lease_not_renewed", epoch=term.epoch, error=str(error), seconds_left=term.remaining_s)
+                _log.warning("lease_not_renewed", epoch=term.epoch, error=error, seconds_left=term.remaining_s)
                 pause_s = renewal_s / _RENEWALS_PER_TTL
             except Exception:
                 _log.exception("lease_not_renewed", epoch=term.epoch, seconds_left=term.remaining_s)

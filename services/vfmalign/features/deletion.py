@@ -141,7 +141,7 @@ class Deletions:
             try:
                 deleted += delete_marked(self._store, kind, object_id, PREFIXES[kind](object_id))
             except PreconditionFailed as error:
-                _log.info("deletion_withdrawn", kind=kind, id=object_id, error=str(error))
+                _log.info("deletion_withdrawn", kind=kind, id=object_id, error=error)
         return deleted
 
     def _exists(self, kind: Kind, object_id: str) -> bool:

@@ -200,7 +200,7 @@ def read_page(
         except (PreconditionFailed, InvalidInput, NotFound, DataLoss) as error:
             unreadable[name] = error
             free_bytes -= len(str(error))
-            _LOG.warning("object_unreadable", id=name, error=str(error))
+            _LOG.warning("object_unreadable", id=name, error=error)
         else:
             free_bytes -= 0 if item is None else measure(item)
             if last and free_bytes < 0:

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _extract(store, request, settings.features, Shard(arguments.shard, arguments.shards), stop.is_requested)
     except VfmalignError as error:
-        _log.warning(f"{arguments.work}_stopped", error=str(error), reason=error.reason)
+        _log.warning(f"{arguments.work}_stopped", error=error, reason=error.reason)
         return exit_code(error)
     except Exception:
         _log.exception(f"{arguments.work}_crashed")
@@ -135,7 +135,7 @@ def _wait(store: ObjectStore, request: ExtractDatasetRequest, settings: Features
         try:
             return is_extracted(store, request, _options(settings))
         except Unavailable as error:
-            _log.warning("store_unavailable", error=str(error))
+            _log.warning("store_unavailable", error=error)
             return False
 
     _log.info("waiting", poll_s=WAIT_POLL_S)

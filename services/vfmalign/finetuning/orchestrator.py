@@ -233,6 +233,6 @@ async def _try(reconcile: Callable[[], Awaitable[None]]) -> None:
     try:
         await reconcile()
     except VfmalignError as error:
-        _log.warning("round_delayed", error=str(error))
+        _log.warning("round_delayed", error=error)
     except Exception:
         _log.exception("round_failed")

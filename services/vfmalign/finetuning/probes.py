@@ -104,7 +104,7 @@ async def _succeeds(service: str, probe: Callable[[], Awaitable[object]]) -> boo
     except TimeoutError:
         _log.warning("probe_failed", service=service, error=f"no answer within {TIMEOUT_S:g} s")
     except VfmalignError as error:
-        _log.warning("probe_failed", service=service, reason=error.reason, error=str(error))
+        _log.warning("probe_failed", service=service, reason=error.reason, error=error)
     except Exception:
         _log.exception("probe_failed", service=service)
     else:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 logs.bind(rank=process_group.rank)
             run_job(store, spec, settings.training, stop, process_group)
     except VfmalignError as error:
-        _log.warning("job_stopped", error=str(error), reason=error.reason)
+        _log.warning("job_stopped", error=error, reason=error.reason)
         return failures.report(store, uri, error)
     except Exception:
         _log.exception("job_crashed")

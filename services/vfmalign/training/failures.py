@@ -51,7 +51,7 @@ def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
             store.key(spec_uri)  # raises for a spec in another bucket: its job id means nothing here
             store.write(job_key(match[1], "failure.json"), failure)
         except VfmalignError as storage_error:
-            _log.warning("failure_not_stored", job=match[1], error=str(storage_error))
+            _log.warning("failure_not_stored", job=match[1], error=storage_error)
     return code
 
 

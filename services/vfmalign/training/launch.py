@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.node_rank > 0:
             await_master(host, port, arguments.timeout_s)
     except OSError as error:
-        _log.warning("master_not_found", master=arguments.master, error=str(error))
+        _log.warning("master_not_found", master=arguments.master, error=error)
         return PROCESS_LOST
     return _launch(arguments, host, port)
 
@@ -117,7 +117,7 @@ def _launch(arguments: argparse.Namespace, host: str, port: int) -> int:
     except SignalException as error:
         return 128 + int(error.sigval)
     except DistError as error:
-        _log.warning("machines_did_not_meet", master=arguments.master, error=str(error))
+        _log.warning("machines_did_not_meet", master=arguments.master, error=error)
         return PROCESS_LOST
     return DONE
 

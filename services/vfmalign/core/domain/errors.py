@@ -18,10 +18,12 @@ class VfmalignError(Exception):
         subject: the affected object: an id, an `s3://` URI or a request field.
         remedy: one sentence on how to solve the problem.
         retry_after_s: seconds after which a retry may succeed. None if no retry can succeed.
+        may_name_patients: whether the text may contain ids of cases or groups, which must not reach a service's log.
     """
 
     reason = "INTERNAL"
     retry_after_s: float | None = None
+    may_name_patients = True
 
     def __init__(self, message: str, *, subject: str = "", remedy: str = "", reason: str | None = None) -> None:
         super().__init__(message)
@@ -34,6 +36,11 @@ class VfmalignError(Exception):
     def message(self) -> str:
         """The sentence that describes the cause."""
         return str(self.args[0])
+
+    @property
+    def log_text(self) -> str:
+        """The text for logs of services: only the reason if the whole text may name patients."""
+        return self.reason if self.may_name_patients else str(self)
 
     def __str__(self) -> str:
         prefix = f"{self.subject}: " if self.subject else ""
@@ -161,6 +168,11 @@ class DataLoss(VfmalignError):
         self.kind = kind
         self.owner = owner
 
+    @property
+    def log_text(self) -> str:
+        """The reason, with the kind and the owner of the lost artifact."""
+        return " ".join(filter(None, (self.reason, self.kind, self.owner)))
+
 
 class Conflict(VfmalignError):
     """An object with this id but other content exists (ALREADY_EXISTS)."""
@@ -173,6 +185,7 @@ class Exhausted(VfmalignError):
 
     reason = "RESOURCE_EXHAUSTED"
     retry_after_s: float | None = 5.0
+    may_name_patients = False
 
 
 class TooLarge(Exhausted):
@@ -180,6 +193,7 @@ class TooLarge(Exhausted):
 
     reason = "TOO_LARGE"
     retry_after_s = None
+    may_name_patients = True
 
 
 class StudyTooLarge(TooLarge):
@@ -193,6 +207,7 @@ class Unavailable(VfmalignError):
 
     reason = "UNAVAILABLE"
     retry_after_s = 2.0
+    may_name_patients = False
 
 
 class LeaseLost(Unavailable):
@@ -242,6 +257,7 @@ class PacsRefused(PreconditionFailed):
 
     reason = "PACS_REFUSED"
     may_permit_others = False
+    may_name_patients = False
 
 
 class StudyNotFound(NotFound):
@@ -266,6 +282,7 @@ class DeadlineExceeded(VfmalignError):
     """The call took longer than its deadline (DEADLINE_EXCEEDED)."""
 
     reason = "DEADLINE_EXCEEDED"
+    may_name_patients = False
 
 
 class Cancelled(VfmalignError):
@@ -290,6 +307,7 @@ class Internal(VfmalignError):
     """An internal error: a bug. Callers see a generic message. The traceback is in the service's log (INTERNAL)."""
 
     reason = "INTERNAL"
+    may_name_patients = False
 
 
 MISCONFIGURED_STORE = frozenset({"BUCKET_NOT_FOUND", "WRONG_REGION"})

@@ -46,7 +46,7 @@ class CallLog:
         """Logs a call that has ended or that its caller has cancelled."""
         fields: dict[str, Any] = {"method": method, "code": code, "seconds": round(seconds, 4)}
         if failure is not None:
-            fields |= {"reason": failure.reason, "error": str(failure)}
+            fields |= {"reason": failure.reason, "error": failure}
         elif code != "OK":
             fields |= {"reason": code, "waited_for": list(current_work.get().waits)}
         if code in {"OK", "CANCELLED"}:

@@ -1,6 +1,7 @@
 """Structured logs: one JSON object per line on stderr, with the id of the request that caused the line.
 
-Log only generated ids, never patients' names, local paths or secrets.
+Log only generated ids, never patients' names, ids of cases and groups, local paths or secrets. Pass an exception as it
+is (`error=error`): its text is written only if it cannot name a patient.
 
 Writing a line never raises, because a full disk must not end the work that is logged. Lost lines are counted.
 """
@@ -13,13 +14,15 @@ import logging
 import re
 import secrets
 import sys
+import traceback
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import TextIO, cast
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import LogSettings
 
@@ -34,9 +37,13 @@ MAX_FIELDS = 32
 MAX_VALUE_CHARACTERS = 2_000
 MAX_EXCEPTION_CHARACTERS = 16_000
 """Limits of a line: number of fields that its event adds, length of a field's value, and length of a traceback."""
+MAX_CHAINED_EXCEPTIONS = 10
+"""Maximum number of exceptions in a traceback, each of which occurred while the one before was handled."""
+_ABOUT_CODE = (RuntimeError, TypeError, AttributeError, ImportError, ArithmeticError, MemoryError, OSError)
+"""Exceptions about code or the machine. Messages of others, such as KeyError and ValueError, repeat values."""
 _ESSENTIAL = frozenset({"event", "exception", "level", "module", "request_id", "service", "tenant", "timestamp"})
 
-# urllib3 logs request lines, and a presigned request's line contains its signature.
+# urllib3 logs request lines and warns of retries. The path contains signatures, or ids of cases in the keys of volumes.
 _QUIET_LOGGERS = ("urllib3", "asyncio", "matplotlib", "PIL")
 
 
@@ -64,7 +71,8 @@ def configure(service: str, settings: LogSettings) -> None:
         _add_request_id,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        structlog.processors.ExceptionRenderer(_format_traceback),
+        _describe_errors,
     ]
     render: list[Processor] = [_bound_size, structlog.processors.JSONRenderer()]
     structlog.configure(
@@ -84,7 +92,7 @@ def configure(service: str, settings: LogSettings) -> None:
     root.handlers = [handler]
     root.setLevel(level)
     for name in _QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+        logging.getLogger(name).setLevel(max(level, logging.ERROR))
 
 
 def bind(**fields: object) -> None:
@@ -140,6 +148,31 @@ def _bound_size(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         elif name != "exception" and len(text) > MAX_VALUE_CHARACTERS:
             event[name] = text[:MAX_VALUE_CHARACTERS] + "…"
     return event
+
+
+def _describe_errors(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for name, value in event.items():
+        if isinstance(value, BaseException):
+            event[name] = _describe(value)
+    return event
+
+
+def _format_traceback(exc_info: ExcInfo) -> str:
+    """Returns the traceback of an exception and of those that it followed, the first one first."""
+    error: BaseException | None = exc_info[1]
+    parts: list[str] = []
+    while error is not None and len(parts) < MAX_CHAINED_EXCEPTIONS:
+        parts.insert(0, "".join(traceback.format_tb(error.__traceback__)) + _describe(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\nThen this exception occurred:\n\n".join(parts)
+
+
+def _describe(error: BaseException) -> str:
+    """Returns the type of an exception, and its message if the message cannot repeat data of patients."""
+    if isinstance(error, VfmalignError):
+        return error.log_text
+    name = type(error).__qualname__
+    return f"{name}: {error}" if isinstance(error, _ABOUT_CODE) else name
 
 
 def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

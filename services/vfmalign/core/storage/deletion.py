@@ -174,7 +174,7 @@ async def keep_sweeping(
                 _LOG.info("swept", kind=kind, objects=deleted.objects, bytes=deleted.size_bytes)
             last.set_to_current_time()
         except VfmalignError as error:
-            _LOG.warning("not_swept", kind=kind, error=str(error))
+            _LOG.warning("not_swept", kind=kind, error=error)
         except Exception:
             _LOG.exception("not_swept", kind=kind)
         await asyncio.sleep(pause_s)

@@ -282,7 +282,7 @@ def _find_set(store: ObjectStore, plan: ExtractionPlan, *, verify: bool) -> _Sto
     except NotFound:
         return _StoredSet()
     except DataLoss as error:
-        _log.warning("feature_set_damaged", object=error.subject, error=error.message)
+        _log.warning("feature_set_damaged", feature_set=plan.request.feature_set_id(), error=error)
         return _StoredSet(manifest_unusable=True)
     manifest = committed.manifest
     if [(case.id, case.group) for case in plan.cases] != list(zip(manifest.case_ids, manifest.groups, strict=True)):

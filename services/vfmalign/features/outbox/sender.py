@@ -210,6 +210,6 @@ def _log_failure(state: RetryCallState) -> None:
     if error is None or (state.attempt_number > 1 and isinstance(error, VfmalignError)):
         return
     if isinstance(error, VfmalignError):
-        _LOG.warning("outbox_waits", reason=error.reason, error=str(error))
+        _LOG.warning("outbox_waits", reason=error.reason, error=error)
     else:
         _LOG.error("outbox_waits", exc_info=error)

@@ -179,7 +179,7 @@ class Reconciler:
                 await self._run_check(check)
         except VfmalignError as error:
             if is_transient(error):  # the database is unavailable: a later round starts a new driver
-                _log.warning("check_delayed", check=check_id, error=str(error))
+                _log.warning("check_delayed", check=check_id, error=error)
             else:
                 await self._fail(check_id, str(error), error.reason)
         except Exception:
@@ -196,7 +196,7 @@ class Reconciler:
         _log.info("check_succeeded", check=check.id)
 
     async def _fail(self, check_id: str, message: str, reason: str) -> None:
-        _log.warning("check_failed", check=check_id, reason=reason, error=message)
+        _log.warning("check_failed", check=check_id, reason=reason)
         await self._cancel_jobs(check_id)
         await asyncio.to_thread(self._checks.fail, check_id, message, reason)
 
@@ -293,7 +293,7 @@ class Reconciler:
                     raise
                 pause_s = max(wait_s, error.retry_after_s or 0.0)
                 wait_s = min(2 * wait_s, self._policy.longest_wait_s)
-                _log.warning("stage_waits", check=board.check_id, stage=phase, error=str(error), seconds=pause_s)
+                _log.warning("stage_waits", check=board.check_id, stage=phase, error=error, seconds=pause_s)
                 self._waits[board.check_id, phase] = type(error).reason
                 try:
                     with contextlib.suppress(VfmalignError):  # the database itself may be unavailable

@@ -74,7 +74,7 @@ class Repairs:
         self._counts[creator] += 1
         if not creator or self._counts[creator] > MAX_REPAIRS:
             raise loss
-        _log.warning("artifact_lost", check=self.check.id, stage=creator, kind=loss.kind, error=str(loss))
+        _log.warning("artifact_lost", check=self.check.id, stage=creator, kind=loss.kind, error=loss)
         await asyncio.to_thread(self.checks.record_loss, self.check.id, creator, f"{loss.subject}: {loss.message}")
         self.active[creator] = loss
         outputs.remove(creator)
@@ -100,7 +100,7 @@ class Repairs:
         kind = "report" if stage == "report" else loss.kind
         if kind != "feature_set":  # the feature service counts the parts that it computes
             metrics.artifacts_recomputed.labels(kind).inc()
-        _log.warning("artifact_created_again", check=self.check.id, stage=stage, kind=kind, object=loss.subject)
+        _log.warning("artifact_created_again", check=self.check.id, stage=stage, kind=kind, owner=loss.owner)
 
     def _find_creator(self, stage: str, loss: DataLoss, outputs: Outputs) -> str:
         """Returns the stage that can create an object again. Empty if no stage can, as for imported models."""

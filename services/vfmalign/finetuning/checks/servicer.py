@@ -135,7 +135,7 @@ class AlignmentServicer(
             try:
                 report = read_report(self._store, item)
             except DataLoss as loss:
-                _log.warning("report_lost", check=item.id, error=str(loss))
+                _log.warning("report_lost", check=item.id, error=loss)
                 item = self._checks.reopen(item.id, f"{loss.subject}: {loss.message}; it is created again")
         stages, runs = [stage.name for stage in all_stages(item.request)], self._checks.stages(item.id)
         if item.finished:  # an earlier version may have run other stages

@@ -78,7 +78,7 @@ class CellResults:
         except DataLoss as loss:
             self._stored.discard(cell.result_digest)  # the experiment that stored it may have been deleted
             if not isinstance(loss.__cause__, NotFound):
-                _log.warning("cell_result_unreadable", check=cell.check_id, error=str(loss))
+                _log.warning("cell_result_unreadable", check=cell.check_id, error=loss)
             return False
         return True
 

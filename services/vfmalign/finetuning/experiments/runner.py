@@ -91,7 +91,7 @@ class ExperimentRunner:
             try:
                 ready = await asyncio.to_thread(self.reconcile)
             except VfmalignError as error:  # the database is unavailable: the next round tries again
-                _log.warning("experiments_delayed", error=str(error))
+                _log.warning("experiments_delayed", error=error)
                 ready = []
             except Exception:
                 _log.exception("experiments_delayed")
@@ -155,7 +155,7 @@ class ExperimentRunner:
                 refs = self._write_report(experiment, cells)
             except DataLoss as loss:
                 # The check creates the object again, and the experiment waits. If the check cannot, the cell fails.
-                _log.warning("cell_lost", experiment=experiment.id, check=loss.owner, error=str(loss))
+                _log.warning("cell_lost", experiment=experiment.id, check=loss.owner, error=loss)
                 if loss.kind == CELL:
                     self._experiments.forget_cell(experiment.id, loss.owner)
                     return
@@ -199,9 +199,9 @@ class ExperimentRunner:
             yield
         except VfmalignError as error:
             if is_transient(error):
-                _log.warning("experiment_delayed", experiment=experiment_id, error=str(error))
+                _log.warning("experiment_delayed", experiment=experiment_id, error=error)
             else:
-                _log.warning("experiment_failed", experiment=experiment_id, reason=error.reason, error=str(error))
+                _log.warning("experiment_failed", experiment=experiment_id, reason=error.reason, error=error)
                 self._experiments.fail(experiment_id, str(error), error.reason)
         except Exception:
             _log.exception("experiment_crashed", experiment=experiment_id)

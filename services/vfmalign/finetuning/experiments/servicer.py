@@ -130,6 +130,6 @@ class ExperimentServicer(
                     for ref in (item.report.json_ref, item.report.html_ref, item.report.csv_ref):
                         self._store.get(ref.key, sha256=ref.sha256)
             except DataLoss as loss:
-                _log.warning("report_lost", experiment=item.id, error=str(loss))
+                _log.warning("report_lost", experiment=item.id, error=loss)
                 item = self._experiments.reopen(item.id, f"{loss.subject}: {loss.message}; it is created again")
         return to_message(item, self._store, get_cell_statuses(item, self._checks), whole=whole)

@@ -106,7 +106,7 @@ class Supervisor:
         except Conflict as error:  # raised before anything was started
             self.jobs.fail(job.id, str(error), error.reason)
         except VfmalignError as error:
-            _log.warning("job_delayed", job=job.id, error=str(error))
+            _log.warning("job_delayed", job=job.id, error=error)
             self._store_is_down = isinstance(error, StoreUnavailable)
             self._report_delay(job, error)
         return False
@@ -138,7 +138,7 @@ class Supervisor:
             delay_s = max(self.limits.retry_delay_s, error.retry_after_s or 0.0)
             progress = Progress(phase="queued", detail=f"could not be started: {error}", reason=error.reason)
             self.jobs.postpone(job.id, progress, delay_s=delay_s)
-            _log.warning("job_not_started", job=job.id, error=str(error))
+            _log.warning("job_not_started", job=job.id, error=error)
             return False
         self._record(job, seen, to_progress(job, seen))
         return True
@@ -161,7 +161,7 @@ class Supervisor:
         try:
             self._copy_result(other, job)
         except (NotFound, PreconditionFailed, DataLoss) as error:
-            _log.warning("baseline_trained_again", job=job.id, error=str(error))
+            _log.warning("baseline_trained_again", job=job.id, error=error)
             artifacts_recomputed.labels("job_result").inc()
             return False
         return self._complete_if_result_exists(
@@ -286,7 +286,7 @@ class Supervisor:
             _log.warning("job_failed", job=job.id, exit_code=code)
         else:
             self.jobs.requeue(job.id, decision, exit_code=code)
-            _log.warning("job_queued_again", job=job.id, exit_code=code, reason=decision.progress.detail)
+            _log.warning("job_queued_again", job=job.id, exit_code=code, reason=decision.progress.reason)
 
     def _complete_if_result_exists(
         self, job: StoredJob, exit_code: int | None = None, detail: str = "finished"

@@ -297,7 +297,7 @@ def _logging_failure(event: str = "round_delayed", **fields: str) -> Iterator[No
     try:
         yield
     except VfmalignError as error:
-        _log.warning(event, error=str(error), **fields)
+        _log.warning(event, error=error, **fields)
     except Exception:
         _log.exception("round_failed", **fields)
 

@@ -84,7 +84,7 @@ def delete_unused(store: ObjectStore, snapshot: Snapshot | None) -> None:
     try:
         store.delete(snapshot.key)
     except VfmalignError as error:
-        _log.warning("objects_not_deleted", error=str(error))
+        _log.warning("objects_not_deleted", error=error)
 
 
 def delete_erased(store: ObjectStore, monitor_id: str, uid: str, erasures: int) -> None:
@@ -117,7 +117,7 @@ def delete_objects(store: ObjectStore, monitor_id: str, uid: str) -> None:
         for key in store.list(monitor_key(monitor_id, uid, "")):
             store.delete(key)
     except VfmalignError as error:
-        _log.warning("objects_not_deleted", monitor=monitor_id, error=str(error))
+        _log.warning("objects_not_deleted", monitor=monitor_id, error=error)
 
 
 class SnapshotWriter:
@@ -155,7 +155,7 @@ class SnapshotWriter:
         except VfmalignError as error:  # a restart replays the log
             failed = True
             metrics.snapshot_failures.inc()
-            _log.warning("snapshot_failed", monitor=key[1], error=str(error))
+            _log.warning("snapshot_failed", monitor=key[1], error=error)
         except Exception:
             failed = True
             metrics.snapshot_failures.inc()

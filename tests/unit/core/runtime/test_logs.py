@@ -8,11 +8,14 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from tests import log_guard
 
+from vfmalign.core.domain.errors import BadVolume, DataLoss, StoreUnavailable
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.settings import LogSettings
 
@@ -102,13 +105,58 @@ def test_a_line_has_a_bounded_size(capsys: pytest.CaptureFixture[str]) -> None:
 def test_of_a_long_traceback_the_error_stays(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("kitchen", LogSettings())
     try:
-        raise ValueError("a" * 2**20 + "the end")
-    except ValueError:
+        raise RuntimeError("a" * 2**20 + "the end")
+    except RuntimeError:
         logs.get("x").exception("failed", number=3)
     (line,) = lines(capsys)
     assert line["exception"].endswith("the end")
     assert len(line["exception"]) < 20_000
     assert line["number"] == 3
+
+
+def test_no_line_contains_the_text_of_an_error_that_may_name_a_patient(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("kitchen", LogSettings())
+    name = "-".join(("case", "7"))
+    wrong = BadVolume(f"{name} has no t2w", subject=name)
+    for error in (wrong, KeyError(name)):
+        try:
+            raise error from ValueError(name)
+        except Exception:
+            logs.get("x").exception("crashed", error=error)
+    logs.get("x").warning("lost", error=DataLoss("it is missing", kind="volume", owner="hip", subject=name))
+    found = lines(capsys)
+    assert name not in json.dumps(found)
+    assert [line["error"] for line in found] == ["BAD_VOLUME", "KeyError", "DATA_LOSS volume hip"]
+    assert [line["exception"].splitlines()[-1] for line in found[:2]] == ["BAD_VOLUME", "KeyError"]
+    assert found[0]["exception"].startswith("ValueError\n\n")
+
+
+def test_a_line_contains_the_whole_text_of_an_error_about_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("kitchen", LogSettings())
+    away = StoreUnavailable("the object store does not answer", subject="s3://bucket", remedy="check that it runs")
+    logs.get("x").warning("waits", error=away)
+    try:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("not written") from error
+    except RuntimeError:
+        logs.get("x").exception("crashed")
+    waits, crashed = lines(capsys)
+    assert waits["error"] == str(away)
+    assert "OSError: [Errno 28] No space left on device" in crashed["exception"]
+    assert crashed["exception"].endswith("RuntimeError: not written")
+
+
+def test_the_guard_of_logs_finds_ids_in_lines_of_services_only(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "mapping.csv").write_text("dataset,case,group,folder,patient\nhip,0123456789abcdef,,,\n")
+    clean = ['{"service": "features", "id": "0123456789abcde0"}', "case-1 of a command", '{"no": "patient-1"}']
+    (tmp_path / "clean.log").write_text("\n".join(clean))
+    assert log_guard.find_patient_lines(tmp_path) == []
+    bad = ['{"service": "features", "error": "case-1"}', '{"service": "mmd", "error": "0123456789abcdef: lost"}']
+    (tmp_path / "bad.log").write_text("\n".join(bad))
+    assert len(log_guard.find_patient_lines(tmp_path)) == 2
 
 
 def test_lines_that_cannot_be_written_are_counted_and_raise_nothing(

@@ -56,7 +56,7 @@ class StoreProbe:
                 await self._thread.run(store.probe)
             except VfmalignError as error:
                 if answers:
-                    _LOG.error("store_lost", reason=error.reason, error=str(error))
+                    _LOG.error("store_lost", reason=error.reason, error=error)
                 answers = False
             else:
                 last_success.set_to_current_time()

@@ -102,7 +102,7 @@ class StorageQuota:
                 try:
                     await STORE.run(self._remeasure)
                 except VfmalignError as error:
-                    _LOG.warning("quota_not_measured", error=str(error))
+                    _LOG.warning("quota_not_measured", error=error)
 
     def _remeasure(self) -> None:
         with self._lock:

@@ -230,7 +230,7 @@ class KubernetesLauncher:
         except Refused as error:
             if error.status != _FORBIDDEN:
                 raise
-            _log.warning("events_hidden", error=str(error))
+            _log.warning("events_hidden", error=error)
             return None
         return pods.refused(messages[-1], self._options) if messages else None
 
@@ -268,7 +268,7 @@ class KubernetesLauncher:
         except Refused as error:
             if error.status != _FORBIDDEN:
                 raise
-            _log.warning("pods_hidden", error=str(error))
+            _log.warning("pods_hidden", error=error)
             return []
 
     def _end_others(self, job: str, attempt: int) -> None:
