@@ -222,7 +222,7 @@ class ChannelShift(ApiMessage):
 
 
 class StratumMix(ApiMessage):
-    """Proportions of the strata in the epoch and in the reference. They are descriptive and raise no alarm."""
+    """Proportions of the strata in the epoch and in the reference. Changed proportions raise no alarm."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.StratumMix
 
