@@ -265,24 +265,20 @@ def test_a_file_that_is_no_backup_is_refused(target: Cli) -> None:
     assert "absent.tar cannot be read (No such file or directory)" in refuse(target, target.folder / "absent.tar")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_restore_that_is_ended_leaves_an_empty_home_and_can_be_repeated(
-    backup: Path, target: Cli, number: int
-) -> None:
-    process = target.start("restore", str(backup))
+def test_a_restore_that_is_ended_leaves_an_empty_home_and_can_be_repeated(backup: Path, target: Cli) -> None:
     unfinished = StateDirectory(target.home.path.with_name(".vfmalign.restoring"))
-    wait_until(lambda: unfinished.path.exists() and unfinished.read().store is not None, "the start of the S3 server")
-    server = unfinished.read().store.process
-    assert target.call("restore", str(backup), code=2).err, "it runs already"
-    process.send_signal(number)
-    code = process.wait(60)
-    process.communicate()
-    assert not target.home.path.exists()
-    if number == signal.SIGKILL:
-        assert (code, server.alive(), unfinished.path.exists()) == (-number, True, True)
-    else:
-        assert code in INTERRUPTED
-        assert (server.alive(), unfinished.path.exists()) == (False, False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        process = target.start("restore", str(backup))
+        wait_until(lambda: unfinished.path.exists() and unfinished.read().store is not None, "the start of the store")
+        server = unfinished.read().store.process
+        assert target.call("restore", str(backup), code=2).err, "it runs already"
+        process.send_signal(number)
+        code = process.wait(60)
+        process.communicate()
+        assert not target.home.path.exists()
+        killed = number == signal.SIGKILL
+        assert code == -number if killed else code in INTERRUPTED
+        assert (server.alive(), unfinished.path.exists()) == (killed, killed)
     target.run("restore", str(backup))
     assert not server.alive()
     assert read_objects(target.home) == OBJECTS
