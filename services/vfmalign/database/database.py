@@ -161,12 +161,13 @@ class Database:
             yield session
 
     def purge(self) -> bool:
-        """Removes deleted and overwritten values from the files of SQLite; returns whether none is left.
+        """Removes deleted and overwritten values from the files of SQLite.
 
-        SQLite keeps them in its log. PostgreSQL removes them by itself (`VACUUM`).
+        SQLite keeps such values in its log. PostgreSQL removes such values by itself (`VACUUM`).
 
         Returns:
-            False if another connection still reads the log; call again later.
+            True if no such value is left. False if another connection still reads the log. In this case, call the
+            method again later.
         """
         if self._turns is None:
             return True

@@ -35,7 +35,7 @@ class Work(Protocol):
         """Runs until `stop`."""
 
     def stop(self) -> None:
-        """Ends `run` soon, and leaves all work to the next leader."""
+        """Makes `run` end soon. The next leader continues all work."""
 
     def wake(self) -> None:
         """Looks for new work at once."""
@@ -50,8 +50,8 @@ class Leadership:
     Args:
         lease: this process's claim.
         begin: returns the work of a term.
-        announce: called with `LEADER` and whether this process leads, and with `ORCHESTRATION` and whether any process
-            leads.
+        announce: called with a name and a flag. The flag of `LEADER` states whether this process leads. The flag of
+            `ORCHESTRATION` states whether any process leads.
     """
 
     def __init__(

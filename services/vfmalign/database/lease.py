@@ -1,15 +1,15 @@
-"""Lease of the leader. Of the processes of a service that share a database, only one leads at a time.
+"""Lease of the leader. Several processes of a service can share a database, but only one of them leads at a time.
 
 Each service has one row for its lease: holder, epoch, and expiry by the database's clock. A process acquires the lease
 when it is free or expired. Each acquisition increments the epoch. The process renews the lease while it leads. A
 process that was paused does not notice that its lease has expired. Every write is therefore checked:
 
 - Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. `verify` locks the row and
-  compares holder and epoch. A transaction after a takeover therefore fails, and a takeover waits until the transaction
-  ends.
+  compares holder and epoch. After another process has taken over the lease, the transaction fails. A takeover waits
+  until a running transaction ends.
 - Writes to the object store cannot be part of a transaction. These writes run on
-  `store.guarded_by(term.check_deadline)`, which compares a clock of this process with the start of the last successful
-  renewal. If the process pauses right after this check, a late write is possible. A late write is harmless, because
+  `store.guarded_by(term.check_deadline)`, which checks on this process's clock that the last successful renewal is
+  recent. If the process pauses right after this check, a late write is possible. A late write is harmless, because
   artifacts are deterministic and the database stores their digests.
 """
 
@@ -37,7 +37,7 @@ class Lease:
 
     Args:
         database: a migrated database.
-        ttl_s: seconds until the lease expires after it was acquired or renewed.
+        ttl_s: seconds after which a lease expires if it is not renewed.
     """
 
     def __init__(self, database: Database, ttl_s: float) -> None:
@@ -79,7 +79,7 @@ class Term:
     Args:
         database: holds the lease.
         holder, epoch: identify the term.
-        ttl_s: seconds until the lease expires after a renewal.
+        ttl_s: seconds after which the lease expires if it is not renewed.
         requested: value of `_clock_s` when the lease was requested.
     """
 
@@ -96,7 +96,7 @@ class Term:
         return self._deadline - _clock_s()
 
     def renew(self) -> None:
-        """Extends the lease. Also renews an expired lease, unless another process has taken over the lease.
+        """Extends the lease. Also renews an expired lease if no other process has taken over the lease.
 
         Raises:
             LeaseLost: another process holds it.

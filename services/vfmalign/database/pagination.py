@@ -44,7 +44,7 @@ class PageRequest:
         token: `next_token` of the previous page; empty for the first page.
         states: states to list; empty for all states.
         model_id, dataset_id: model and dataset of the rows; empty for all.
-        created_after, created_before: earliest creation time, and time before which the rows were created.
+        created_after, created_before: the rows were created at or after the first time, and before the second time.
         tokens: writes and reads the tokens of the list.
     """
 

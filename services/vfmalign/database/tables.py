@@ -93,7 +93,8 @@ class LifecycleRow(OwnedRow):
         progress: `Progress` as JSON.
         failure: `Failure` as JSON, if the state is `failed`.
         retries, retried_at: number of times that clients queued the operation again, and time of the last retry.
-        erased_at: when the erasure of a patient removed what could describe patients; None if none did.
+        erased_at: time at which the erasure of a patient removed everything that could describe patients; None if no
+            erasure did so.
     """
 
     __abstract__ = True
@@ -109,7 +110,7 @@ class LifecycleRow(OwnedRow):
 
 
 def belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:
-    """Returns a constraint: each row belongs to a row of another table, and is deleted with that row."""
+    """Returns a foreign key to another table. Deleting a row of that table also deletes the rows that refer to it."""
     return sa.ForeignKeyConstraint(["tenant", column], [f"{table}.tenant", f"{table}.id"], ondelete="CASCADE")
 
 

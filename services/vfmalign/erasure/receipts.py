@@ -1,9 +1,9 @@
 """Receipts of one service's erasures, which also mark the erased patients.
 
-A receipt is stored below `erasures/<service>/` before anything is removed, and holds everything that is needed to
-continue after a restart; until the erasure is complete, there is a mark below `running/`. The receipt names the patient
-by an HMAC of the group. The HMACs of one service share a key, so that looking for erased patients costs one HMAC per
-patient and key.
+A receipt is stored below `erasures/<service>/` before anything is removed. It contains all data that an interrupted
+erasure needs to continue. A mark below `running/` exists until the erasure is complete. The receipt identifies the
+patient by an HMAC of the group. All HMACs of a service are computed with the same key. A search for erased patients
+therefore computes one HMAC per patient and key.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = logs.get(__name__)
 
 @dataclass(frozen=True)
 class StoredErasure:
-    """A receipt, with what it says of the patient."""
+    """A receipt, and functions that recognise its patient."""
 
     receipt: Erasure
 
@@ -45,12 +45,12 @@ class StoredErasure:
         return self.receipt.patient.identifiers
 
     def matches(self, group: str) -> bool:
-        """Returns whether a group is that of the patient."""
+        """Returns whether a group is the patient's group."""
         patient = self.receipt.patient
         return bool(patient.key) and digest_identifier(patient.key, group) == patient.hmac
 
     def has_identifier(self, identifier: str) -> bool:
-        """Returns whether the patient has this further identifier."""
+        """Returns whether an identifier is one of the patient's further identifiers."""
         return bool(self._known) and digest_identifier(self.receipt.patient.key, identifier) in self._known
 
     @cached_property
@@ -58,25 +58,26 @@ class StoredErasure:
         return frozenset(self.identifiers)
 
     def digest_all(self, identifiers: Iterable[str]) -> tuple[Sha256, ...]:
-        """Returns the HMACs of identifiers, for `identifiers`."""
+        """Returns the HMACs of identifiers, in the form of `identifiers`."""
         return tuple(sorted({digest_identifier(self.receipt.patient.key, one) for one in identifiers}))
 
     def ended(self, complete_time: datetime | None) -> StoredErasure:
-        """Returns the erasure with the time at which it was complete; None if it is not."""
+        """Returns the erasure with another time of completion; None marks the erasure as not complete."""
         return StoredErasure(self.receipt.model_copy(update={"complete_time": complete_time}))
 
     def is_of(self, other: StoredErasure, group: str) -> bool:
-        """Returns whether another erasure has the same patient, by the group or by the digest with the same key."""
+        """Returns whether another erasure has the same patient. Compares the group, or the digests if the keys match."""
         mine, others = self.receipt.patient, other.receipt.patient
         return (bool(group) and other.matches(group)) or (
             bool(mine.hmac) and (mine.key, mine.hmac) == (others.key, others.hmac)
         )
 
     def joined(self, plan: Plan) -> StoredErasure:
-        """Returns the erasure with what a plan adds to it.
+        """Returns the erasure with the objects, datasets and identifiers of a plan added.
 
-        An object of an earlier plan keeps its numbers, because a later plan finds only what is left of it. If the
-        erasure was complete, the plan's numbers are added: these objects have been stored since.
+        The count and size of an object from an earlier plan stay the same, because a later plan measures only the rest
+        of the object. If the erasure was complete, the object was stored again later. The plan's numbers are then added
+        to the earlier numbers.
         """
         objects = {(one.kind, one.id): one for one in self.receipt.objects}
         for one in plan.objects:
@@ -99,7 +100,7 @@ class StoredErasure:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an erasure would remove now.
+    """Objects that an erasure would remove now.
 
     Attributes:
         objects: entries of the receipt.
@@ -113,14 +114,14 @@ class Plan:
 
 
 class Eraser(Protocol):
-    """Finds and removes what one service stores of a patient. Both methods may be repeated at any time."""
+    """Finds and removes all that one service stores about a patient. Both methods may be repeated at any time."""
 
     def plan(self, erasure: StoredErasure) -> Plan:
-        """Returns what `remove` would remove now. Changes nothing."""
+        """Returns the objects that `remove` would remove now. Changes nothing."""
         ...
 
     def remove(self, erasure: StoredErasure) -> bool:
-        """Removes what the plans found; returns whether everything is removed, or the rest must wait."""
+        """Removes the planned objects. Returns True if all are removed, and False if some must be removed later."""
         ...
 
 
@@ -131,8 +132,8 @@ class Erasures:
     Attributes:
         store: objects of the tenant.
         service: the service.
-        eraser: finds and removes what the service stores.
-        identify: returns further identifiers that follow from a group; see `StoredErasure`.
+        eraser: finds and removes the patient's data in the service.
+        identify: returns the further identifiers that belong to a group; see `StoredErasure`.
     """
 
     store: ObjectStore
@@ -142,7 +143,7 @@ class Erasures:
     _sweep: asyncio.Task[None] | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Begins to continue interrupted erasures, at once and then every minute."""
+        """Starts a task that continues interrupted erasures, at once and then every minute."""
         self._sweep = asyncio.create_task(self.keep_resuming())
 
     def close(self) -> None:
@@ -151,7 +152,7 @@ class Erasures:
             self._sweep.cancel()
 
     def erase(self, request: ErasePatientRequest, requested_by: str) -> Erasure:
-        """Erases a patient, or continues the erasure of this id; returns the receipt.
+        """Erases a patient, or continues the erasure with this id. Returns the receipt.
 
         Args:
             request: the request.
@@ -196,7 +197,7 @@ class Erasures:
         return erasure.receipt
 
     def resume(self) -> Deleted:
-        """Continues the erasures that are not complete; returns nothing, because the eraser counts what it deletes."""
+        """Continues all incomplete erasures. Returns empty counts, because the eraser counts the deleted objects."""
         running, failures = self._get_mark(""), []
         for key in self.store.list(running):
             try:
@@ -219,7 +220,7 @@ class Erasures:
             return list(threads.map(self._read, [key for key in keys if not key.startswith(self._get_mark(""))]))
 
     def carry_out(self, erasure: StoredErasure) -> Erasure:
-        """Plans an erasure, stores the receipt, and removes what was planned; returns the receipt."""
+        """Plans an erasure, stores the receipt, removes the planned objects, and returns the receipt."""
         mark = self._get_mark(erasure.receipt.erasure_id)
         self.store.put(mark, b"")
         known = self._find(erasure.receipt.erasure_id)
@@ -267,9 +268,9 @@ class Erasures:
         return StoredErasure(self.store.read(key, Erasure))
 
     def _save(self, erasure: StoredErasure) -> StoredErasure:
-        """Stores a receipt together with what another process has added to it, and returns both.
+        """Stores a receipt, merged with the additions of other processes, and returns the merged receipt.
 
-        An erasure is not complete if another process has added a dataset meanwhile.
+        If another process has added a dataset meanwhile, the erasure is not complete.
         """
         key = self._key(erasure.receipt.erasure_id)
         for _ in range(_SAVE_ATTEMPTS):

@@ -1,4 +1,4 @@
-"""The two RPCs of an erasure, for the servicers that have them."""
+"""The two RPCs for the erasure of patients. Several servicers inherit these RPCs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Context = ServicerContext[Message, Message]
 
 
 class ErasureRpcs:
-    """Mixin of a servicer, which sets `_erasures`."""
+    """Mixin for a servicer. The servicer sets `_erasures`."""
 
     _erasures: Erasures
 

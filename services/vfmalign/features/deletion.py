@@ -49,11 +49,11 @@ _log = logs.get(__name__)
 
 
 class Deletions:
-    """Deletes objects of one tenant. Once an hour, it completes interrupted deletions and deletes old features.
+    """Deletes objects of one tenant. Also completes interrupted deletions and deletes old features, once an hour.
 
     Args:
         store: objects of the tenant.
-        features_days: feature sets and stored studies are deleted at this age in days; None keeps them.
+        features_days: age in days at which feature sets and stored studies are deleted; None keeps them.
     """
 
     def __init__(self, store: ObjectStore, features_days: int | None = None) -> None:
@@ -98,7 +98,7 @@ class Deletions:
         return Deletion(objects=deleted.objects, size_bytes=deleted.size_bytes)
 
     def sweep(self) -> Deleted:
-        """Completes interrupted deletions. Then deletes feature sets and studies whose objects are all old enough."""
+        """Completes interrupted deletions. Then deletes each feature set or study whose objects are all old enough."""
         deleted = self.complete() + self._delete_abandoned()
         if self._features_days is None:
             return deleted

@@ -1,8 +1,8 @@
-"""Finds and removes what this service stores of a patient.
+"""Finds and removes everything that this service stores about a patient.
 
-The patient's cases are removed from `dataset.json`, which changes its digest. Every object that was computed from a
-version of a dataset with the patient is deleted as a whole. `dataset.json` changes first. From then on, nothing new is
-computed from the old version, because requests for it contain the old digest.
+The patient's cases are removed from `dataset.json`, which changes the digest of `dataset.json`. Every object that was
+computed from a version of a dataset with the patient is deleted as a whole. `dataset.json` changes first. From then on,
+nothing new is computed from the old version, because requests for it contain the old digest.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _UPLOADS_EXPIRE = "of anybody: files name no patient; they are deleted when they
 
 
 class FeaturesEraser:
-    """Finds and removes what the feature service stores of a patient.
+    """Finds and removes everything that the feature service stores about a patient.
 
     Args:
         store: objects of the tenant.
@@ -303,7 +303,7 @@ class FeaturesEraser:
 
 
 def remove_unused_volumes(store: ObjectStore, dataset_id: str) -> None:
-    """Deletes the volumes below a dataset that belong to none of its cases."""
+    """Deletes each volume in the folder of a dataset that belongs to none of the dataset's cases."""
     try:
         dataset = load_dataset(store, dataset_id)
     except NotFound:

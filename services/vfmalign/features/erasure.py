@@ -1,4 +1,4 @@
-"""Erasures of patients in this service, and the checks that keep erased patients away."""
+"""Erasures of patients in this service, and the checks that reject data of erased patients."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vfmalign.features.eraser import FeaturesEraser, list_cases, remove_unused_v
 
 
 class FeaturesErasures(Erasures):
-    """Erasures in this service, which also finds patients whom an interrupted publication has brought back."""
+    """Erasures in this service. Also finds erased patients whom an interrupted publication has stored again."""
 
     def start(self) -> None:
-        """Begins to continue erasures, and once an hour to look for erased patients in all datasets."""
+        """Starts to continue interrupted erasures, and to search all datasets for erased patients once an hour."""
 
         async def run() -> None:
             again = keep_sweeping(self.store, "erased patients", self.look_again)
@@ -28,7 +28,7 @@ class FeaturesErasures(Erasures):
         self._sweep = asyncio.create_task(run())
 
     def look_again(self) -> Deleted:
-        """Repeats the erasures of patients who are in a dataset: its publication ended before it looked for them."""
+        """Erases patients again whom an interrupted publication has stored in a dataset."""
         erasures = self.list()
         for name in list_datasets(self.store) if erasures else ():
             with suppress(NotFound, PreconditionFailed):
@@ -58,13 +58,13 @@ def check_not_erased(erasures: Erasures, dataset: DatasetManifest) -> None:
 
 
 def discard(store: ObjectStore, dataset: DatasetManifest, *, is_new: bool) -> None:
-    """Removes what a publication has stored of a dataset with an erased patient: the erasure may not have seen it.
+    """Removes the objects that a publication has stored for a dataset with an erased patient.
 
     Args:
         store: objects of the tenant.
         dataset: the dataset as it was uploaded.
-        is_new: whether this publication has created the dataset. Otherwise it has only restored volumes, and the
-            erasure replaces the dataset.
+        is_new: whether this publication has created the dataset. If False, the publication has only restored volumes,
+            and the erasure replaces the dataset.
     """
     try:
         is_own = is_new and load_dataset(store, dataset.id).digest() == dataset.digest()

@@ -27,7 +27,7 @@ class Workers:
         lists: threads that read pages of objects; reading is slow for datasets with many cases.
         dicom: threads that read DICOM studies.
         dicom_slots: limit the number of DICOM studies whose unprepared voxels are in memory at once.
-        gate, dicom_gate: limit how many studies are admitted: volumes by `gate`, DICOM by `dicom_gate`.
+        gate, dicom_gate: limits on the number of admitted studies: `gate` for volumes, `dicom_gate` for DICOM.
     """
 
     def __init__(self, options: FeaturesOptions) -> None:

@@ -1,1 +1,1 @@
-"""Service `finetuning`: orchestrates fine-tuning jobs and alignment checks. It does not train or import torch."""
+"""Service `finetuning`: orchestrates fine-tuning jobs and alignment checks. The service itself does not import torch."""

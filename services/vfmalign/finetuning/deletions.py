@@ -1,9 +1,8 @@
 """Deletion of finished jobs, checks and experiments.
 
-Their rows are deleted first, in one transaction, then their objects.
-
-A row of the table `deleted` lists the objects. If that deletion is interrupted, a repeated call or the leader completes
-it.
+The rows of the operations are deleted first, in one transaction. Their objects are deleted afterwards. A row of the
+table `deleted` lists the objects. If the deletion of the objects is interrupted, a repeated call or the leader
+completes it.
 """
 
 from __future__ import annotations

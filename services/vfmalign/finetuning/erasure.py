@@ -1,12 +1,14 @@
-"""Erasure of a patient from jobs, checks and experiments: every result of a dataset that contained the patient goes.
+"""Erasure of a patient from jobs, checks and experiments.
 
-The rows stay, without what could describe patients; the objects are deleted. All affected work is cancelled first, then
-the rows are changed, then the objects go. The receipt names the objects, so that whoever continues an interrupted
-erasure finds them.
+Every result of a dataset that contained the patient is removed.
 
-An operation that is created meanwhile can read the dataset only by its present digest: after the feature service has
-replaced the dataset, a check, job or experiment of an earlier digest fails before it reads a case. No operation takes
-over an erased training.
+All affected work is cancelled first. Then the rows lose everything that could describe patients, but stay in the
+database. Then the objects are deleted. The receipt names the objects, so that another process can continue an
+interrupted erasure.
+
+An operation that is created meanwhile can read the dataset only by its present digest. After the feature service has
+replaced the dataset, an operation with the earlier digest fails before it reads a case. No operation takes over an
+erased training.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ class _Operation:
 
     @property
     def settled(self) -> bool:
-        """Whether it has ended, and none of its threads writes any more."""
+        """Whether the operation has ended, and none of its threads writes any more."""
         return self.finished_at is not None and self.finished_at <= now() - timedelta(seconds=_SETTLE_S)
 
 
@@ -120,10 +122,10 @@ class FinetuningEraser:
             return Plan(objects=list(threads.map(self._measure, found)))
 
     def remove(self, erasure: StoredErasure) -> bool:
-        """Cancels, empties and deletes what the plans found, once all of it has ended.
+        """Cancels the planned operations. After all have ended, empties their rows and deletes their objects.
 
         Returns:
-            False if something has not ended, has ended just now, or is in no plan yet, because it was created since.
+            False if an operation has not ended, has ended just now, or was created after the last plan.
         """
         versions = _get_versions(erasure)
         planned = dict.fromkeys((one.kind, one.id) for one in erasure.receipt.objects)

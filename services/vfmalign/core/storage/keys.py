@@ -1,7 +1,7 @@
 """Keys of the artifacts in object storage.
 
-A step of work is done once its artifact exists. Addresses are therefore deterministic and must not change. Addresses do
-not include the tenant. `ObjectStore` adds the tenant's name in front.
+A step of work is done once its artifact exists. The address of an artifact is therefore deterministic and must not
+change. Addresses do not include the tenant. `ObjectStore` adds the tenant's name in front.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ USES = "uses/"
 
 
 def uses_prefix(kind: str, object_id: str) -> str:
-    """Returns the prefix of the marks of the operations that read an object."""
+    """Returns the prefix of the marks that operations set while they read an object."""
     return f"{USES}{kind}/{object_id}/"
 
 
@@ -167,9 +167,9 @@ def outbox_key(monitor: str, time_ns: int, writer: str, sha256: str) -> str:
 
     Args:
         monitor: id of the monitor.
-        time_ns: nanoseconds since 1970. Each observation of a writer has a different value.
+        time_ns: nanoseconds since 1970. Each observation of the same writer needs a different time.
         writer: 8 hexadecimal digits that identify the writing process.
-        sha256: digest of the object. The key contains this digest, and not the ids of the observation.
+        sha256: digest of the object. The key contains the digest instead of the ids of the observation.
     """
     return f"{outbox_prefix(monitor)}{time_ns:020d}-{writer}-{sha256}.pb"
 

@@ -16,7 +16,7 @@ EXTRACT_AGAIN = (
 
 
 def describe_publishing(card: ModelCard) -> str:
-    """Returns how the weights of a model can be published again under the same id."""
+    """Returns the remedy that publishes the weights of a model again under the same id."""
     if card.source.startswith("job "):
         job = card.source.removeprefix("job ")
         return f"run `vfmalign jobs retry {job}`, which publishes the model again from the job's checkpoint"
@@ -25,7 +25,7 @@ def describe_publishing(card: ModelCard) -> str:
 
 @contextmanager
 def lost_as(kind: str, owner: str, remedy: str) -> Iterator[None]:
-    """Raises DataLoss if, in the block, a recorded object is missing or unreadable, or its digest differs.
+    """Raises DataLoss if a recorded object is missing, unreadable or changed when the block reads it.
 
     Args:
         kind: see `DataLoss`.

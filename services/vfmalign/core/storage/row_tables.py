@@ -29,7 +29,7 @@ def read_table(path: Path, rows: int, field: str) -> dict[str, list[str]]:
 
     Raises:
         BadOption: the file cannot be read.
-        InvalidInput: the file is not such a table, a cell is too long, or a required cell is empty.
+        InvalidInput: the file is not a CSV file with these rows, a cell is too long, or a required cell is empty.
     """
     remedy = f"write a header with `{PATIENT}`, and a line for each row in the same order"
     try:

@@ -1,7 +1,7 @@
 """Checks the headers of safetensors files before reading any tensor. The tensors must fill the file exactly.
 
-Memory is reserved for the tensors that the header declares. Without this check, a file of several gigabytes could
-declare a single number.
+The header determines how much memory is reserved. Without this check, a file of several gigabytes could declare only
+one number.
 """
 
 from __future__ import annotations

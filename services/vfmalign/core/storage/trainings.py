@@ -37,17 +37,17 @@ def resolve_training(
 ) -> Preprocessing:
     """Checks that a training is possible with its dataset (`check_data`) and its model (`fit_model`).
 
-    Returns the model's input. This function does not check for leakage. Checks and jobs do so when they begin
-    (`datasets.check_leakage`). An experiment may contain a model that has seen test cases. The report of the experiment
-    states this for the cell.
+    Returns the model's input. This function does not check for leakage. Checks and jobs look for leakage when they
+    begin (`datasets.check_leakage`). An experiment may contain a model that has seen test cases. The report then states
+    this for the cell of that model.
 
     Args:
         dataset: the stored dataset.
         task: task on this dataset (`get_task_spec`); None for pretraining.
-        model: id of the model for error messages. If training starts from random weights, name of the architecture.
+        model: id of the model, or name of the architecture if training starts from random weights; for error messages.
         preprocessing: preprocessing of the model, from its card or architecture.
         modality_map: maps modalities of the dataset to names of the model's inputs.
-        recipes: recipes of the trainings. The trainings differ only in their recipes.
+        recipes: recipes of the trainings. The trainings are otherwise the same.
 
     Returns:
         The preprocessing, with the model's inputs renamed to the dataset's modalities.

@@ -113,7 +113,7 @@ class UploadArea:
     def clear(self, first: str) -> None:
         """Deletes all files.
 
-        Deletes the file that lists the others first, so that a repeated call finds no partial import.
+        Deletes the file `first` before the others, because it lists them. A repeated call then finds no partial import.
         """
         self.store.delete(self.key(first))
         for key in self.store.list(self.prefix):
@@ -145,7 +145,7 @@ class CallUploads:
     _tasks: Sequence[asyncio.Task[None]] = ()
 
     def start(self) -> None:
-        """Starts deleting expired files, and measuring the quota while it is nearly used up."""
+        """Starts two tasks: one deletes expired files, the other measures the quota while it is nearly used up."""
         sweep = partial(delete_expired, self.store, self.prefix, self.age_s)
         tasks = keep_sweeping(self.store, "uploads", sweep), self.quota.keep_measured()
         self._tasks = [asyncio.create_task(task) for task in tasks]

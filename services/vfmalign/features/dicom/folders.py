@@ -33,7 +33,7 @@ class PrivateFolders:
     """The folders of this process.
 
     Args:
-        root: folder that all processes of this account on the machine share. It is created with mode 0700.
+        root: folder that all processes of this account on the machine share. The folder is created with mode 0700.
 
     Raises:
         BadOption: the folder cannot be used, or other accounts have access to it.

@@ -1,4 +1,4 @@
-"""Reads one study. Returns NIfTI bytes of the volumes that an import with the same rules would store."""
+"""Reads one DICOM study as NIfTI volumes. An import with the same rules would store the same volumes."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def reduce(
     """Commits a feature set from the parts that the shards have stored.
 
     Raises:
-        Unavailable: parts are missing. The error names the shards of these parts.
+        Unavailable: parts are missing. The error names the shards of the missing parts.
         VfmalignError: like `extract_dataset`.
     """
     plan = _resolve(store, request)

@@ -42,7 +42,7 @@ def describe_device(device: torch.device) -> str:
 class MemoryMeter:
     """Runs functions on a device and records the peak memory of the device in bytes (0 on the CPU).
 
-    Call it only from the thread that owns the device, because torch has one peak counter per device.
+    Call this method only from the thread that owns the device, because torch has one peak counter per device.
     """
 
     def __init__(self, device: torch.device) -> None:

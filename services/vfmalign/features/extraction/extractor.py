@@ -45,7 +45,7 @@ def extract(
     `Encoder.studies_at_once` studies.
 
     Args:
-        encoder: encoder in evaluation mode. Features are computed on its device.
+        encoder: encoder in evaluation mode. The features are computed on the encoder's device.
         input_NCDHW: prepared studies, float32.
         layers: names of `Encoder.layer_channels`.
         pooling: `mean` over space without padded slices, or `none` for whole feature maps.
@@ -53,8 +53,8 @@ def extract(
             volumes without padding.
 
     Returns:
-        A float32 tensor on the CPU for each layer, in the order of `layers`. Its shape is (N, C) with `mean` and (N, C,
-        D, H, W) with `none`. The layer `pooled` always has the shape (N, C).
+        A float32 tensor on the CPU for each layer, in the order of `layers`. The tensor has the shape (N, C) with
+        `mean` and (N, C, D, H, W) with `none`. The layer `pooled` always has the shape (N, C).
 
     Raises:
         BadOption: a layer is unknown.

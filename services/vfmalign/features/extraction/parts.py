@@ -83,7 +83,7 @@ class ExtractionPlan:
 
 @dataclass(frozen=True)
 class Shard:
-    """One machine's share of a feature set. It consists of part `index` and every `count`-th part after it."""
+    """Parts of a feature set that one machine extracts: part `index` and every `count`-th part after it."""
 
     index: int = 0
     count: int = 1

@@ -83,7 +83,7 @@ def prepare_sources(
         context: checked before every volume and while it is decompressed.
 
     Raises:
-        BadVolume: a volume is missing, is sent twice, cannot be decoded, or does not overlap the other volumes. Or the
+        BadVolume: a volume is missing, is sent twice, cannot be decoded, or does not overlap the other volumes; or all
             volumes together are too large.
         BadOption: the input transform is unknown, or the unit of a volume does not fit the model's normalisation.
         NotFound: a stored volume does not exist.

@@ -65,7 +65,7 @@ def publish_dataset(
 
     Raises:
         BadDataset: the datalist does not have the format that an import writes.
-        BadVolume: a volume is unusable. The error names its generated id and kind.
+        BadVolume: a volume is unusable. The error names the generated id of the case and the kind of the volume.
         Conflict: the dataset exists with different content, or another publication of its id stored a different volume.
         PreconditionFailed: a file was not uploaded, or its content differs; or a patient was erased.
         Unavailable: a dataset with this id is being deleted.

@@ -58,8 +58,8 @@ class Outbox:
     def check(self, monitor: str, origin: FeatureOrigin) -> Check:
         """Starts to check that the monitor exists and watches features of this origin.
 
-        If the check fails, `deliver` drops the observation. The check is one call. Start it before the features are
-        computed.
+        If the check fails, `deliver` drops the observation. The check is one call. Start the check before the features
+        are computed.
         """
         return self._start(self._check(monitor, origin))
 

@@ -16,7 +16,7 @@ _END_NS = 9 * 10**18
 
 
 class PendingKeys:
-    """Keys of the waiting observations of one tenant. Use it only in the event loop.
+    """Keys of the waiting observations of one tenant. Use this class only in the event loop.
 
     The keys mirror the objects in the store. Writes and deletions by this process change the keys at once. Changes by
     other processes appear with the next listing.
@@ -87,7 +87,7 @@ class PendingKeys:
         return [monitor for monitor, sizes in self._sizes.items() if not sizes.keys() <= self._writing]
 
     def begin_survey(self) -> frozenset[str]:
-        """Returns the keys that a listing must contain if it starts now, unless another process deletes them."""
+        """Returns the keys that a listing from now on must contain, unless another process deletes their objects."""
         return frozenset(key for sizes in self._sizes.values() for key in sizes) - self._writing
 
     def end_survey(self, listed: Mapping[str, int], before: frozenset[str]) -> None:

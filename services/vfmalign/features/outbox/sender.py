@@ -1,6 +1,6 @@
 """Sends the waiting observations of all tenants until they are recorded.
 
-Each monitor gets them in the order of their keys.
+Each monitor receives its observations in the order of their keys.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ _Monitor = tuple[Outbox, str]
 
 
 class Sender:
-    """Task that sends the observations of all tenants. Other replicas or earlier processes may have stored them.
+    """Task that sends the observations of all tenants.
+
+    Other replicas or earlier processes may have stored some of these observations.
 
     Replicas may send the same observation twice; the monitor records it once.
 

@@ -1,4 +1,4 @@
-"""The outboxes of all tenants, and their sender. The feature service starts and stops them."""
+"""The outboxes of all tenants, and their sender. The feature service starts and stops the outboxes and the sender."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class StageContext:
     Attributes:
         set_status: reports the stage's progress.
         poll_s: interval at which the state of a job is polled, in seconds.
-        digests: maps each finished stage to the SHA-256 of its artifact that the database contains.
+        digests: maps each finished stage to the SHA-256 of its artifact, as the database records it.
         repairing: whether the stage creates a lost artifact again.
         before_store: function that receives each artifact before the artifact is stored.
     """
@@ -105,17 +105,18 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. The list of all stages contains the stages in `reads` and `after` before this stage.
+    """One stage. In the list of all stages, this stage comes after the stages in `reads` and `after`.
 
     Attributes:
-        reads: stages whose artifacts this stage needs. The stage begins once these artifacts exist and receives only
-            these.
+        reads: stages whose artifacts this stage needs. The stage begins once these artifacts exist, and receives no
+            other artifacts.
         find: returns the artifact, or None if it does not exist. Raises DataLoss if the stage has finished, but its
             artifact or an object that the artifact refers to is missing or changed. After this error, the stage must
             run again.
         make: does the work, stores the artifact and returns it.
         artifact: name of the artifact below `checks/<id>/`; empty for stages that wait for a job.
-        after: other stages that must finish before this stage begins. This stage does not read their artifacts.
+        after: other stages that must finish before this stage begins. This stage does not read the artifacts of those
+            stages.
         training: training of the job for which this stage waits; None if it does not wait for a job.
     """
 

@@ -53,7 +53,7 @@ def assemble(
     further_scratch: Sequence[JobResult] = (),
     trials: Mapping[str, float] = MappingProxyType({}),
 ) -> CheckAnalysis:
-    """Computes the results of a check. They depend only on its artifacts and seeds.
+    """Computes the results of a check. The results depend only on the artifacts and the seeds of the check.
 
     Args:
         check_id: the check.
@@ -134,7 +134,7 @@ def _analyse_seed(
 
 
 def set_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[MetricSpec, ...]:
-    """Returns the metrics of a job. If the request sets a smallest relevant difference, the primary metric gets it."""
+    """Returns the metrics of a job. A smallest relevant difference in the request applies to the primary metric."""
     if not request.smallest_difference:
         return main.metrics
     requested = {"smallest_difference": request.smallest_difference}

@@ -23,7 +23,7 @@ class FeatureSetRef(Record):
     """`checks/<id>/stages/features_*.json`: a stored feature set.
 
     Attributes:
-        manifest_uri, manifest_sha256: URI and digest of its manifest.
+        manifest_uri, manifest_sha256: URI and digest of the feature set's manifest.
         device, stage_seconds: device and times of the call that committed the feature set.
     """
 
@@ -42,7 +42,7 @@ class FeatureSetRef(Record):
 
 
 class ComparisonRequest(Record):
-    """A comparison of two stored feature sets. A third feature set standardises both."""
+    """A comparison of two stored feature sets. A third feature set determines how both are standardised."""
 
     before: StoredFeatureSet
     after: StoredFeatureSet

@@ -1,9 +1,9 @@
 """Reconciler: compares requests, artifacts and running work, and takes the next action for the checks of a tenant.
 
-Every round makes sure that each active check has a driver, a coroutine that runs every stage once its inputs are ready.
-Drivers keep all state in the database and the artifacts, so the process can be killed at any point. The next process
-starts the drivers again, and they skip stages that have intact artifacts. If a stage needs a lost object, the stage
-that created the object runs again (`repairs`).
+Every round makes sure that each active check has a driver. A driver is a coroutine that runs every stage once the
+inputs of the stage are ready. Drivers keep all state in the database and the artifacts, so the process can be killed at
+any point. The next process starts the drivers again. Drivers skip stages that have intact artifacts. If a stage needs a
+lost object, the stage that created the object runs again (`repairs`).
 """
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ class StatusBoard:
             await self._write()
 
     async def remove(self, stage: str) -> None:
-        """Removes a stage that has ended. If no other stage runs, its progress stays until the next stage reports."""
+        """Removes a stage that has ended.
+
+        If no other stage runs, the progress of the ended stage stays until the next stage reports.
+        """
         if self._stages.pop(stage, None) is not None and self._stages:
             await self._write()
 
@@ -135,7 +138,7 @@ class Reconciler:
         await self._end_drivers(list(self._drivers))
 
     def count_waiting(self) -> dict[str, int]:
-        """Maps each kind of transient error, including unused ones, to the number of checks that pause after it."""
+        """Maps each kind of transient error to the number of checks that pause after such an error, which may be 0."""
         numbers = Counter(reason for _, reason in {(check, reason) for (check, _), reason in self._waits.items()})
         return {reason: numbers[reason] for reason in _TRANSIENT_REASONS}
 
@@ -332,7 +335,7 @@ async def _end_tasks(running: dict[str, asyncio.Task[Record]], names: Iterable[s
 def is_transient(error: VfmalignError) -> bool:
     """Returns whether an action that failed with this error should be tried again.
 
-    `Exhausted` without a retry time means that a request never fits the device, so it is not transient.
+    `Exhausted` without a retry time is not transient, because it means that a request never fits the device.
     """
     never_fits = isinstance(error, Exhausted) and error.retry_after_s is None
     return isinstance(error, TRANSIENT_ERRORS) and not never_fits

@@ -44,7 +44,7 @@ class Repairs:
 
     Attributes:
         stages: all stages of the check by name, in order.
-        active: maps each stage that runs again to the loss that it repairs.
+        active: maps each stage that runs again to the loss that the stage repairs.
     """
 
     check: StoredCheck
@@ -62,13 +62,14 @@ class Repairs:
             stage: the stage that noticed the loss.
             loss: the error that names the lost object.
             outputs: artifacts of the finished stages. This method removes the artifacts that become invalid.
-            own: whether the lost object belongs to the artifact of `stage`, not to an artifact that `stage` reads.
+            own: True if the lost object belongs to the artifact of `stage`; False if it belongs to an artifact that
+                `stage` reads.
 
         Returns:
             The running stages that use the lost object and must therefore be cancelled.
 
         Raises:
-            DataLoss: no stage can create the object again, or it was lost too often.
+            DataLoss: no stage can create the object again, or the object was lost too often.
         """
         creator = stage if own else self._find_creator(stage, loss, outputs)
         self._counts[creator] += 1

@@ -85,7 +85,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
         return self._insert(CheckRow(id=check_id), request, "waiting to begin")
 
     def active(self) -> tuple[StoredCheck, ...]:
-        """Returns the checks that are not finished: the running ones, then the queued ones, oldest first."""
+        """Returns the unfinished checks: first the running checks, then the queued checks, both from old to new."""
         return self._select(
             sa.select(CheckRow)
             .where(CheckRow.state.in_(("running", "queued")))
@@ -153,10 +153,10 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     ) -> None:
         """Records the outcome of the attempt that has not ended yet.
 
-        After a restart or a retry, also call this for a stage that already has its artifact. Its attempt is still open
-        if the stage was cancelled while it stored the artifact, or if the orchestrator was killed before this call. If
-        no attempt is open, a success replaces the failure or cancellation of the latest attempt. Other outcomes are not
-        recorded.
+        After a restart or a retry, also call this for a stage that already has its artifact. The attempt of such a
+        stage is still open in two cases: the stage was cancelled while it stored the artifact, or the orchestrator was
+        killed before this call. If no attempt is open, a success replaces the failure or cancellation of the latest
+        attempt. Other outcomes are not recorded.
 
         Args:
             check_id: the check.
@@ -226,9 +226,9 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
 def summarise(stages: Sequence[Progress]) -> Progress:
     """Combines the progress of the running stages into the progress of the check.
 
-    Phase and counts come from a training if one is running, because trainings take longest. If none is running, they
-    come from the first stage that has counts. The detail joins the details of all stages. The reason comes from the
-    first stage that waits.
+    Phase and counts come from a running training, because trainings take longest. If no training is running, phase and
+    counts come from the first stage that has counts. The detail joins the details of all stages. The reason comes from
+    the first stage that waits.
     """
     training = next((stage for stage in stages if stage.unit == "epoch"), None)
     main = training or next((stage for stage in stages if stage.unit), stages[0])

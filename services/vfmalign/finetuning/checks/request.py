@@ -22,7 +22,7 @@ from vfmalign.finetuning.jobs.request import NETWORKS
 
 
 def check_spec(spec: CheckSpec) -> None:
-    """Rejects a check that can never succeed, before anything is stored.
+    """Rejects a check that can never succeed. Runs before anything is stored.
 
     Raises:
         BadOption: an unknown task or preset, a layer named twice, or a seed out of range.

@@ -67,7 +67,7 @@ BEFORE_TRAINING = ("features_reference", "features_before", "features_random")
 
 
 class Validated(Record):
-    """`checks/<id>/stages/validate.json`: the inputs of the check, which this artifact pins.
+    """`checks/<id>/stages/validate.json`: the pinned inputs of the check.
 
     Attributes:
         layers: layers to compare, with the primary layer first.

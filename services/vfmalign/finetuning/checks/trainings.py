@@ -62,7 +62,7 @@ class Training:
         return get_recipe_seed(spec) if self.trial else spec.seed + self.number - 1
 
     def describe(self, spec: CheckSpec) -> str:
-        """Returns the training's name for messages, with the recipe of a trial, or with one of several seeds."""
+        """Returns the training's name for messages. The name includes the recipe of a trial, or one of several seeds."""
         name = f"the {self.network} network"
         if self.trial:
             return f"{name} (recipe {self.trial} of 2)"
@@ -170,7 +170,7 @@ def count_trainings(
     dataset_digest: str,
     recipes: Mapping[Network, TrainingRecipe],
 ) -> TrainingPlan:
-    """Counts the trainings of a check, and those of them that other checks have run or will run.
+    """Counts the trainings of a check, and how many of these trainings other checks have run or will run.
 
     It is not known yet which of two recipes is chosen. A training therefore counts as run if it was run with either
     recipe.

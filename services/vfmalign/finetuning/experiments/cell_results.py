@@ -2,8 +2,8 @@
 
 The digest covers the check's request, the digests of its inputs, and the version. If the result of a cell exists, no
 experiment computes it again, even if another deployment computed it. The result contains no weights or figures, and
-only the features of the primary layer. It is therefore small enough for a repository and for a copy to another object
-store.
+only the features of the primary layer. The result is therefore small enough to be kept in a repository or copied to
+another object store.
 """
 
 from __future__ import annotations

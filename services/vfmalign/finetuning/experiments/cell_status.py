@@ -26,7 +26,7 @@ class CellStatus:
         begun: whether the cell's check exists, belongs to this experiment and does not need a retry.
         progress: what the cell's check is doing or waiting for.
         failure: why the cell failed; None if it has not failed.
-        restored: whether the result existed before the experiment. Such a cell needs no check.
+        restored: whether the cell's result existed before the experiment. A restored cell needs no check.
     """
 
     cell: PlannedCell

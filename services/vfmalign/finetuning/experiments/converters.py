@@ -21,7 +21,7 @@ def to_message(
         experiment: the experiment.
         store: object store of the experiment's report.
         cells: status of every cell.
-        whole: whether to include the cells. Lists of experiments do not include them.
+        whole: whether to include the cells. Lists of experiments do not include cells.
     """
     report = experiment.report if experiment.state == "succeeded" else None  # otherwise it is created again
     return messages.Experiment(

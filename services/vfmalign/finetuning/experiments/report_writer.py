@@ -40,8 +40,7 @@ class ReportWriter:
     Args:
         results: results of the cells.
         store: object store of the report.
-        compare_seeds: function that computes the control between seeds for two cells that differ only in their seed, at
-            a given level of the interval.
+        compare_seeds: computes the control between seeds for two cells that differ only in their seed.
     """
 
     def __init__(self, results: CellResults, store: ObjectStore, compare_seeds: CompareSeeds) -> None:

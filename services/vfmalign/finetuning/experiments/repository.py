@@ -35,7 +35,7 @@ class StoredExperiment(Operation):
         state: never `pending`.
         spec: the request, with defaults filled in.
         pinned: digests of the inputs of the experiment's checks.
-        restored: ids of the checks that need not run, because the results of their cells existed before the experiment.
+        restored: ids of checks that need not run. The results of their cells existed before the experiment.
         report: the report; None unless the experiment succeeded.
     """
 
@@ -59,7 +59,9 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
     stopping = "cancelling: waiting for its checks to end"
 
     def create(self, experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> StoredExperiment:
-        """Adds an experiment. If one with the same id and spec exists, returns it with its pinned inputs.
+        """Adds an experiment.
+
+        If an experiment with the same id and spec exists, returns that experiment with its pinned inputs.
 
         Raises:
             Conflict: the id is taken by an experiment with a different request.

@@ -47,8 +47,8 @@ class ExperimentRunner:
         results: results of the cells.
         store: object store of the experiments' artifacts.
         write_report: stores a report.
-        max_checks: maximum number of unfinished checks of all experiments together. This number is below the service's
-            own limit, so experiments never block a check that belongs to no experiment.
+        max_checks: maximum number of unfinished checks of all experiments together. Because this number is below the
+            service's own limit, experiments never block a check outside experiments.
         poll_s: seconds between two rounds.
 
     Attributes:

@@ -1,8 +1,8 @@
 """The control between seeds: MMD² between the features after two fine-tunings that differ only in their seed.
 
-Both sets have the same test cases. They are compared like the features before and after fine-tuning: paired, with the
-scale and bandwidth of the reference. The features are part of a cell's result, so that cells from different deployments
-can be compared.
+Both feature sets have the same test cases. The comparison works as for features before and after fine-tuning: the cases
+are paired, and the reference determines scale and bandwidth. The features are part of a cell's result, so that cells
+from different deployments can be compared.
 
 Legend: the axes of arrays are N cases and C channels.
 """
@@ -58,7 +58,7 @@ class CellFeatures(Record):
 def read_features(
     store: ObjectStore, layer: str, reference: FeatureSetRef, after: FeatureSetRef
 ) -> CellFeatures | None:
-    """Reads one layer of the feature sets of a check. Returns None if they are too large for a result.
+    """Reads one layer of the feature sets of a check. Returns None if the features are too large for a result.
 
     Raises:
         NotFound: a feature set does not exist.

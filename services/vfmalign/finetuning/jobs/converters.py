@@ -20,7 +20,7 @@ def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_comman
     Args:
         job: the job.
         store: object store of the job's result.
-        whole: whether to include the learning curve. Lists of jobs do not include it.
+        whole: whether to include the learning curve. Lists of jobs do not include learning curves.
         log_command: command that shows the log of the job's latest attempt.
     """
     # A job that reused another job's result has published nothing under its own name.

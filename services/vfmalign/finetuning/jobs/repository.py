@@ -3,8 +3,9 @@
     queued ──> pending <──> running ──> succeeded | failed | cancelled
       └───────────┴────────────┘
 
-A job returns from `pending` or `running` to `queued` if another attempt follows. It returns from `running` to `pending`
-if the platform replaces a pod of the attempt. A pending job occupies a slot, because its process may already exist.
+A job returns from `pending` or `running` to `queued` if another attempt follows. A job returns from `running` to
+`pending` if the platform replaces a pod of the attempt. A pending job occupies a slot, because its process may already
+exist.
 """
 
 from __future__ import annotations
@@ -43,10 +44,9 @@ class StoredJob(Operation):
         started_at: time when all processes of an attempt were first observed to run; None until then.
         check_id: id of the check to which the job belongs; empty if it belongs to no check.
         request_id: id of the request that created the job. The log lines of the job contain this id.
-        baseline: digest of the job's training if checks may share it (`request.baseline_digest`); empty if they may
-            not.
+        baseline: digest of the job's training (`request.baseline_digest`); empty if checks must not share the training.
         attempts: number of attempts that have been launched.
-        setbacks: numbers of attempts that ended since the training last made progress, one number per cause.
+        setbacks: for each cause, the number of attempts that ended since the training last made progress.
         not_before: earliest time of the next attempt.
         handle: data that the launcher needs to find the running process.
         curve: learning curve up to the last validation.
@@ -140,10 +140,11 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         return self._where(JobRow.check_id == check_id)
 
     def same_training(self, job: StoredJob) -> StoredJob | None:
-        """Returns another job that trains the same baseline. The caller can reuse its result or wait for it.
+        """Returns another job that trains the same baseline.
 
-        This is a job that succeeded, if there is one. If there is none, it is the earliest unfinished job that was
-        queued before this one. A job waits only for earlier jobs, so two jobs never wait for each other.
+        The caller can reuse the result of that job or wait for it. Returns a job that succeeded, if there is one. If no
+        job succeeded, returns the earliest unfinished job that was queued before this job. A job waits only for earlier
+        jobs, so two jobs never wait for each other.
         """
         if not job.baseline:
             return None
@@ -154,7 +155,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         return next(done, None) or min(ahead, key=lambda other: (other.queued_at, other.id), default=None)
 
     def find_trained(self, digests: Collection[str]) -> set[str]:
-        """Returns the digests of trainings for which a job has a result, or may still get one."""
+        """Returns the digests of trainings for which a job has a result, or may still produce a result."""
         known = JobRow.baseline.in_(digests) & JobRow.state.not_in(("failed", "cancelled"))
         with self._database.snapshot() as session:
             return set(session.scalars(sa.select(JobRow.baseline).where(known)))

@@ -1,4 +1,4 @@
-"""Table of each service's access to the bucket. Policies for any S3 store are generated from it."""
+"""Table of each service's access to the bucket. Policies for any S3 store are generated from this table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StoreAccess:
     write: tuple[str, ...]
 
     def of_tenants(self, tenants: Iterable[str]) -> StoreAccess:
-        """Returns the same access, limited to these tenants: prefixes begin with the tenants' names."""
+        """Returns this access, limited to the given tenants. The prefixes begin with the tenants' names."""
         names = tuple(tenants)
         return StoreAccess(
             read=tuple(f"{tenant}/{prefix}" for tenant in names for prefix in self.read),
@@ -31,7 +31,7 @@ class StoreAccess:
         )
 
     def to_policy(self, bucket: str) -> dict[str, object]:
-        """Returns the access as an AWS policy document. MinIO, Ceph and other stores also support such documents."""
+        """Returns the access as an AWS policy document. MinIO, Ceph and other stores also support such policies."""
         arn = f"arn:aws:s3:::{bucket}"
 
         def allow(actions: list[str], resources: list[str]) -> dict[str, object]:

@@ -44,7 +44,8 @@ class Attempts:
             operation: kind of the call.
             name: name of the object in the bucket, for error messages.
             call: makes one attempt.
-            check: function that is called before each attempt. If it raises, the attempt is not made.
+            check: function that is called before each attempt. If this function raises an error, the attempt is not
+                made.
 
         Raises:
             VfmalignError: the last attempt failed.

@@ -97,7 +97,7 @@ class ObjectStore(StoreListing):
     def guarded_by(self, check: Callable[[], None]) -> ObjectStore:
         """Returns a view of this store that calls `check` before each write.
 
-        If `check` raises, the write is not made.
+        If `check` raises an error, the write is not made.
         """
         view = copy.copy(self)
         view._before_write = check
@@ -248,7 +248,8 @@ class ObjectStore(StoreListing):
         """Replaces an object if it still has the version `etag`.
 
         Returns:
-            False if the object has another version. It may have the bytes `new`, if an answer was lost.
+            False if the object has another version. If an answer of the store was lost, the object may already contain
+            `new`.
         """
         headers = {"If-Match": f'"{etag}"', "Content-Type": "application/json"}
         return self._write("put", key, lambda: self._request("PUT", key, new, headers)) != 412
@@ -290,10 +291,10 @@ class ObjectStore(StoreListing):
         return self._retry("bucket", "", lambda: bool(self._client.bucket_exists(self.bucket)))
 
     def has_versions(self, prefix: str) -> bool:
-        """Returns whether the bucket keeps versions of objects, as the first objects below a prefix show.
+        """Returns whether the bucket keeps versions of objects. Examines only the first objects below a prefix.
 
         Raises:
-            StoreRefused: the keys may not list versions.
+            StoreRefused: the credentials do not permit listing versions.
         """
 
         def find() -> bool:
@@ -305,7 +306,7 @@ class ObjectStore(StoreListing):
     def probe(self) -> None:
         """Lists an empty prefix, to check that the store answers, has the bucket and accepts the credentials.
 
-        Every service may list. On some stores, HEAD of the bucket would need more permissions.
+        Every service may list objects. On some stores, a HEAD request for the bucket would need more permissions.
 
         Raises:
             NotFound: the bucket does not exist.

@@ -1,4 +1,4 @@
-"""Presigned URLs. Each permits one request to the object storage without credentials."""
+"""Presigned URLs. Each URL permits one request to the object storage without credentials."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class Presigner:
     def sign_put(self, name: str, size_bytes: int, sha256: str, expires: timedelta) -> PresignedRequest:
         """Returns a request that can store only these bytes, under a name in the bucket (`ObjectStore.name`).
 
-        The headers for length and checksum are signed. Stores that verify checksums (`x-amz-checksum-sha256`) refuse
-        other bytes, and all stores refuse other lengths. minio's own presigned URLs sign neither header.
+        The headers for length and checksum are signed. All stores refuse content of another length. Stores that verify
+        checksums (`x-amz-checksum-sha256`) also refuse other bytes. The presigned URLs of the `minio` package sign
+        neither header.
 
         Raises:
             StoreRefused: no credentials are available.

@@ -1,7 +1,7 @@
 """Checks regularly that the object store answers, independently of the service's own calls.
 
-Errors of the service's own calls are not sufficient. If the store hangs, a call takes minutes to fail. If the service
-makes no calls, it does not notice an outage.
+Errors of the service's own calls do not reveal every outage. If the store hangs, a call takes minutes to fail. If the
+service makes no calls, the service does not notice an outage.
 """
 
 from __future__ import annotations

@@ -35,11 +35,11 @@ class _Announcement:
 class StorageQuota:
     """Counts the bytes of a tenant's objects and of announced uploads.
 
-    Until a URL expires, clients can upload its file, even again after the file was published or deleted. Until the URL
-    expires, the quota counts the larger of the file's largest announced size and its stored size.
+    Until a URL expires, clients can upload its file again, even if the file was published or deleted. During this time,
+    the quota counts the file's largest announced size or its stored size, whichever is larger.
 
     Each process counts only the announcements that it received. Several processes together may therefore exceed the
-    quota by the announcements of one hour. Methods may be called from any thread.
+    quota by the size of the files that are announced within one hour. Methods may be called from any thread.
 
     Attributes:
         store: objects of the tenant.
@@ -91,9 +91,9 @@ class StorageQuota:
             self._export()
 
     async def keep_measured(self) -> None:
-        """Until it is cancelled, measures the used bytes regularly while the quota is nearly used up.
+        """Measures the used bytes regularly while the quota is nearly used up, until the task is cancelled.
 
-        Without this loop, the metric would not change if objects are deleted but nobody uploads.
+        Without these measurements, the metric would stay the same if objects are deleted but nobody uploads.
         """
         logs.bind(tenant=self.store.tenant)
         while self.limit_bytes:

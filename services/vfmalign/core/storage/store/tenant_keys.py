@@ -31,7 +31,7 @@ class TenantKeys:
         return view
 
     def of_uri(self, uri: str) -> Self:
-        """Returns the view of the tenant in a URI, for programs whose tenant is known only from a URI.
+        """Returns the view of the tenant that a URI contains, for programs that learn their tenant only from a URI.
 
         If the URI contains no tenant, the method `key` of the view rejects the URI.
         """
