@@ -66,7 +66,7 @@ class StoredErasure:
         return StoredErasure(self.receipt.model_copy(update={"complete_time": complete_time}))
 
     def is_of(self, other: StoredErasure, group: str) -> bool:
-        """Returns whether another erasure has the same patient. Compares the group, or the digests if the keys match."""
+        """Returns whether another erasure has the same patient, by the group or by the digest with the same key."""
         mine, others = self.receipt.patient, other.receipt.patient
         return (bool(group) and other.matches(group)) or (
             bool(mine.hmac) and (mine.key, mine.hmac) == (others.key, others.hmac)

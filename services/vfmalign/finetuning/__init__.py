@@ -1,1 +1,1 @@
-"""Service `finetuning`: orchestrates fine-tuning jobs and alignment checks. The service itself does not import torch."""
+"""Service `finetuning`: orchestrates fine-tuning jobs and alignment checks. The service does not import torch."""

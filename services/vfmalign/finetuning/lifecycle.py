@@ -220,13 +220,13 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             return self._to_item(row)
 
     def erase(self, item_id: str, detail: str) -> None:
-        """Removes from an item that has ended everything that could describe patients. It cannot be retried any more.
+        """Removes everything that could describe patients from an ended item. The item cannot be retried any more.
 
         An item that has not ended, or was erased before, stays as it is.
 
         Args:
             item_id: the item.
-            detail: replaces the detail of its progress.
+            detail: new detail of the item's progress.
         """
         with self._database.session() as session:
             row = self._row(session, item_id)

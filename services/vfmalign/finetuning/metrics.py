@@ -115,7 +115,7 @@ def export_quotas(tenant: str, used: Mapping[str, float]) -> None:
 
 
 def clear_states() -> None:
-    """Stops exporting the numbers by state. From now on, the next leader exports them."""
+    """Stops exporting the numbers by state. From now on, the next leader exports these numbers."""
     for gauge in (jobs, checks, experiments, checks_waiting, jobs_waiting, experiment_cells, quota_used_ratio):
         gauge.clear()
     jobs_longest_wait.set(0)

@@ -1,4 +1,4 @@
-"""Common fields of jobs, checks and experiments, which they have in the database and in memory."""
+"""Common fields of jobs, checks and experiments, in the database and in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Operation:
         cancel_requested: whether a cancellation was requested while the operation had work in progress.
         retries, retried_at: number of retries by clients, and time of the last retry.
         created_by: key of the identity that created the operation; empty if the service created it.
-        erased_at: when the erasure of a patient removed the results of the operation; None if none did.
+        erased_at: time at which the erasure of a patient removed the results of the operation; None if no erasure did
+            so.
     """
 
     id: str

@@ -154,7 +154,7 @@ async def stream_report(
         subject: subject of the report, such as `check c1`.
         state: state of the subject, which the error names.
         files: files by format; empty if there is no report.
-        number: number of the format. If it is unspecified, the page is sent.
+        number: number of the format. If no format is specified, the HTML page is sent.
 
     Raises:
         PreconditionFailed: there is no report, or the report does not exist in this format.

@@ -61,7 +61,7 @@ class Uses:
         self._next_poll = self._next_list = 0.0
 
     def is_due(self) -> bool:
-        """Returns whether `update` is due. It is due every few seconds."""
+        """Returns whether the caller should call `update` now, which happens every few seconds."""
         return time.monotonic() >= self._next_poll
 
     def update(self, unfinished: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:

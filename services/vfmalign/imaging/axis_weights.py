@@ -18,9 +18,11 @@ from torch import Tensor
 TRUNCATE_SIGMAS = 3.0
 """Radius of the Gaussian low-pass in standard deviations."""
 SNAP_VOXELS = 1e-4
-"""Positions this close to a voxel's centre are moved onto it. Affines carry rounding errors of 1e-16 to 1e-6 voxels
-(they are products, inverses and float32 headers), which would give a neighbour a tiny weight. Zeros beside tissue would
-then become nonzero, and normalisation over nonzero voxels would count the background as signal.
+"""Positions this close to a voxel's centre are moved onto the centre.
+
+Affines carry rounding errors of 1e-16 to 1e-6 voxels (they are products, inverses and float32 headers), which would
+give a neighbour a tiny weight. Zeros beside tissue would then become nonzero, and normalisation over nonzero voxels
+would count the background as signal.
 """
 
 BandedProduct: TypeAlias = tuple[Tensor, slice, slice]
@@ -57,8 +59,8 @@ class AxisWeights:
     def interpolate(cls, size: int, size_out: int, step: float, start: float, sigma: float) -> AxisWeights:
         """Returns weights for linear interpolation after a Gaussian low-pass.
 
-        Between the centre and the outer face of the first or last voxel, the output equals this voxel. Beyond the outer
-        face, all weights are 0.
+        Between the centre and the outer face of the first or last voxel, the output equals the value of this voxel.
+        Beyond the outer face, all weights are 0.
 
         Args:
             size: number of inputs.
@@ -97,7 +99,8 @@ class AxisWeights:
         """Splits the weights into dense matrices of a few outputs each.
 
         Yields:
-            For each block of outputs: its weights, the range of inputs that they refer to, and the range of outputs.
+            For each block of outputs: the weights, the range of inputs that the weights refer to, and the range of
+                outputs.
         """
         for start in range(0, len(self), outputs_per_product):
             outputs = slice(start, min(start + outputs_per_product, len(self)))
@@ -140,7 +143,7 @@ class AxisWeights:
 
 
 def get_positions(count: int, step: float, start: float) -> NDArray[np.float64]:
-    """Returns positions along an axis. Positions within `SNAP_VOXELS` of a voxel's centre are moved onto it."""
+    """Returns positions along an axis. Moves positions within `SNAP_VOXELS` of a voxel's centre onto it."""
     return snap(start + step * np.arange(count, dtype=np.float64))
 
 

@@ -1,4 +1,4 @@
-"""Decompression of untrusted gzip files. It takes linear time, bounds memory and members, and can be cancelled."""
+"""Decompresses untrusted gzip files in linear time. Limits memory and members, and can be cancelled."""
 
 from __future__ import annotations
 

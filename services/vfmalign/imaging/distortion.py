@@ -1,11 +1,11 @@
 """Simulated susceptibility distortion of echo-planar images: moves signal along the phase-encoding axis, with pile-up.
 
-An off-resonance field ΔB displaces the signal by d = ΔB / bandwidth along the phase-encoding axis. It hardly displaces
-it along the other axes (Jezzard & Balaban, Magn Reson Med 34 (1995)). The image shows signal density. Where
-neighbouring positions are pushed together, the signal piles up by 1 / (1 + ∂d/∂y); where they are pulled apart, it
-thins out. The total is unchanged. Signal is therefore moved as the mass between displaced edges, which conserves the
-total to rounding. The ratio of two images acquired in the same field, such as an ADC map, is displaced but does not
-pile up.
+An off-resonance field ΔB displaces the signal by d = ΔB / bandwidth along the phase-encoding axis. The field hardly
+displaces the signal along the other axes (Jezzard & Balaban, Magn Reson Med 34 (1995)). The image shows signal density.
+Displacement multiplies the signal by 1 / (1 + ∂d/∂y). The signal piles up where neighbouring positions are pushed
+together, and thins out where they are pulled apart. The total is unchanged. The simulation therefore moves the signal
+between two edges as one mass. This conserves the total up to rounding. The ratio of two images acquired in the same
+field, such as an ADC map, is displaced but does not pile up.
 
 The phase-encoding axis is H (front to back), as usual. Gas in the rectum, behind the gland, disturbs the field most
 along this axis. Axes: D slices, H rows, W columns; E = H + 1 edges.
@@ -45,8 +45,8 @@ def simulate_displacement(shape_DHW: tuple[int, int, int], spacing_mm: tuple[flo
         seed: the case's seed.
 
     Returns:
-        (D, H + 1, W) float64, displacement in voxels along H. It is 0 at both ends, and ∂d/∂y is at least `MIN_STRETCH`
-        − 1.
+        (D, H + 1, W) float64, displacement in voxels along H. The displacement is 0 at both ends of a line. ∂d/∂y is at
+        least `MIN_STRETCH` − 1.
     """
     rng = np.random.default_rng(seed)
     sizes_mm = [n * step for n, step in zip(shape_DHW, spacing_mm, strict=True)]

@@ -70,7 +70,7 @@ def measure_field_of_view(
     Args:
         volumes: the reference volume and the case's label maps.
         preprocessing: the model's input.
-        structures: the structures. Those of label maps that the case lacks are ignored.
+        structures: the structures. A structure is ignored if the case lacks its label map.
         subject: the case's name in error messages.
 
     Raises:

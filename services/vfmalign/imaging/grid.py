@@ -1,8 +1,8 @@
 """The common grid of a study, and resampling to this grid.
 
-The common grid has the directions and field of view of the study's reference volume. The caller sets its spacing. Its
-axes are in LPS order, whatever the order in the file: X runs to the patient's left, Y to the back, Z to the head. Every
-volume is interpolated only once, directly to this grid.
+The common grid has the directions and field of view of the study's reference volume. The caller sets its spacing. The
+grid's axes are in LPS order, even if the file has another order: X runs to the patient's left, Y to the back, Z to the
+head. Every volume is interpolated only once, directly to this grid.
 
 Legend: X, Y, Z array axes of a volume or grid; positions are in mm in NIfTI's RAS+ frame. D, H, W axes of a grid from
 feet to head, front to back and right to left; K source planes. Slices are weighted sums of these planes.
@@ -59,14 +59,16 @@ one examination are stored in float32, so their axes rarely agree exactly.
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A voxel grid: `shape_XYZ` voxels, placed by `affine` (4×4, maps index to mm)."""
+    """A voxel grid with `shape_XYZ` voxels. `affine` (4×4) maps a voxel's index to its position in mm."""
 
     shape_XYZ: tuple[int, int, int]
     affine: NDArray[np.float64]
 
 
 def common_grid(reference: Volume, spacing_DHW_mm: tuple[float, float, float] | None, name: str = "reference") -> Grid:
-    """Builds the grid of a study. It has the reference's directions, centre and field of view, but another spacing.
+    """Builds the grid of a study.
+
+    The grid has the reference's directions, centre and field of view, but another spacing.
 
     Args:
         reference: the volume that defines the grid.
@@ -106,7 +108,7 @@ class PlaneStack:
 
     Attributes:
         planes_KHW: float32 planes, each resampled in-plane to the grid.
-        weights: for each slice, the weights of the planes. All are 0 for a slice outside the volume.
+        weights: for each slice, the weights of the planes. For a slice outside the volume, all weights are 0.
     """
 
     planes_KHW: Tensor

@@ -59,7 +59,7 @@ def read_header(content: memoryview, name: str) -> nib.Nifti1Header:
     """Returns the header at the beginning of a file's decompressed bytes, without checking its fields.
 
     Raises:
-        BadVolume: there is no header, or it is not that of a single NIfTI file.
+        BadVolume: there is no header, or the header is not the header of a single NIfTI file.
     """
     for size, header_class in _HEADERS.items():
         for order in ("<", ">"):

@@ -1,14 +1,14 @@
 """Input transforms of tasks: degradations of a study that the encoder sees instead of the clean study.
 
-A transform is applied to the signal on the common grid, before normalisation and cropping. There, zero means no signal,
-and values may be summed. After normalisation, the values are those of a study acquired in the degraded form. If a model
-normalises by a window in Hounsfield units, the signal is measured from the window's lower bound, and no voxel counts as
-empty.
+A transform is applied to the signal on the common grid, before normalisation and cropping. At this stage, zero means no
+signal, and values may be summed. After normalisation, the values are those of a study acquired in the degraded form. If
+a model normalises by a window in Hounsfield units, the signal is measured from the window's lower bound, and no voxel
+counts as empty.
 
-Transforms are deterministic. Feature requests and manifests contain their names. The same inputs are therefore used for
-features before and after fine-tuning. A name such as `hidden:t2w+flair` applies a transform only to the named
-modalities. To add a transform, write a function and register it in `INPUT_TRANSFORMS`, or in `MODALITY_TRANSFORMS` if
-it takes modalities.
+Transforms are deterministic. Feature requests and manifests contain the names of the transforms. The same inputs are
+therefore used for features before and after fine-tuning. A name such as `hidden:t2w+flair` applies a transform only to
+the named modalities. To add a transform, write a function and register it in `INPUT_TRANSFORMS`, or in
+`MODALITY_TRANSFORMS` if it takes modalities.
 
 Legend: C channels (modalities), D slices, H rows, W columns.
 """
@@ -110,7 +110,8 @@ def noisy_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modal
     A magnitude image shows the magnitude of a complex signal. The real and imaginary parts of this signal have
     independent normal noise of equal SD (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34,
     1995). The SD of the noise is `NOISE_SHARE` of the channel's bright tissue. Voxels that the scanner left empty stay
-    empty. CT images are not magnitudes: their noise is positive or negative, and its SD is `NOISE_SHARE` of the window.
+    empty. CT images are not magnitudes. Their noise is positive or negative, and the SD of the noise is `NOISE_SHARE`
+    of the window.
     """
     channels = []
     for modality, channel_DHW in zip(context.modalities, signal_CDHW, strict=True):
@@ -137,8 +138,8 @@ def _bright(channel_DHW: Tensor) -> float:
 def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
     """Displaces the diffusion volumes by a simulated susceptibility field. This is the input of the distortion task.
 
-    DWI shows a signal, which also piles up. ADC is a ratio of two such signals and is only displaced. T2W is acquired
-    with a spin-echo train and is not distorted.
+    DWI shows the signal itself, which is displaced and piles up. ADC is a ratio of two signals, and is only displaced.
+    T2W is acquired with a spin-echo train and is not distorted.
     """
     return distorted(signal_CDHW, context, ("dwi", "adc"))
 
@@ -175,7 +176,7 @@ def hidden_adc(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 
 
 def hidden(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Sets some modalities to zero: the target of a translation and the modalities that are not its inputs."""
+    """Sets some modalities to zero: the target of a translation, and the modalities that it does not use."""
     visible = [modality not in modalities for modality in context.modalities]
     return signal_CDHW * torch.tensor(visible, dtype=signal_CDHW.dtype)[:, None, None, None]
 

@@ -51,9 +51,9 @@ class Scale:
     """Normalisation: (signal − mean) / SD for z-scores, (signal − low) / (high − low) for quantiles and windows.
 
     Attributes:
-        mean_C, std_C: float32, mean and SD, or low and high − low. They are 0 and 1 for a channel without contrast. A
+        mean_C, std_C: float32, mean and SD, or low and high − low. For a channel without contrast, they are 0 and 1. A
             window's signal is measured from its lower bound, so its `low` is 0.
-        preserves_zeros: whether voxels without signal stay 0. If not, they become −mean / SD.
+        preserves_zeros: whether voxels without signal stay 0. If False, these voxels become −mean / SD.
         clipped_C: bool, channels whose values are clipped to [0, 1]; None if there are none.
     """
 
@@ -75,7 +75,7 @@ class Scale:
         return signal_CDHW
 
     def invert(self, scores_CDHW: Tensor) -> Tensor:
-        """Recovers the signal from normalised values. This inverts `apply_`, except where it clipped values."""
+        """Recovers the signal from normalised values. This inverts `apply_`, except where `apply_` clipped values."""
         mean, std = (values_C[:, None, None, None] for values_C in (self.mean_C, self.std_C))
         signal_CDHW = scores_CDHW * std + mean
         return torch.where(scores_CDHW == 0, 0.0, signal_CDHW) if self.preserves_zeros else signal_CDHW
@@ -99,7 +99,7 @@ def compute_moments(planes_KHW: Tensor, weights: AxisWeights | None = None) -> M
 
     The sum over all slices is linear in the planes: Σ_d Σ_n Σ_k w_dk p_kn = Σ_k (Σ_d w_dk) (Σ_n p_kn). The sum of
     squares is Σ_jk (WᵀW)_jk ⟨p_j, p_k⟩, where WᵀW is banded, because only neighbouring planes contribute to a slice.
-    Products are accumulated in float64. The number of planes converted at a time is the width of the band.
+    Products are accumulated in float64. The width of the band determines how many planes are converted at a time.
 
     Args:
         planes_KHW: float32.
@@ -166,7 +166,7 @@ def scale_from_quantiles(
     is 0 everywhere, because an input transform hid it, keeps its units.
 
     Args:
-        channels: (D, H, W) channels before cropping. They are read one after the other.
+        channels: (D, H, W) channels before cropping. The channels are read one after the other.
         quantiles: the lower and the upper quantile, in [0, 1].
         names: names of the channels in error messages.
         subject: the study's name in error messages.

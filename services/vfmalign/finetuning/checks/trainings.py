@@ -62,7 +62,7 @@ class Training:
         return get_recipe_seed(spec) if self.trial else spec.seed + self.number - 1
 
     def describe(self, spec: CheckSpec) -> str:
-        """Returns the training's name for messages. The name includes the recipe of a trial, or one of several seeds."""
+        """Returns the training's name for messages. It includes the recipe of a trial, or one of several seeds."""
         name = f"the {self.network} network"
         if self.trial:
             return f"{name} (recipe {self.trial} of 2)"

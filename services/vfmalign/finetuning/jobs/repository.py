@@ -173,8 +173,8 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         """Records the intent to launch an attempt before it is launched. `record` adds the handle later.
 
         The order matters. If the orchestrator is killed before it records the launch, the next orchestrator finds a
-        pending job without a handle. It then asks the launcher whether the process exists, instead of starting a second
-        one.
+        pending job without a handle. The next orchestrator then asks the launcher whether the process exists, instead
+        of starting a second process.
         """
         with self._database.session() as session:
             row = self._row(session, job_id)

@@ -69,7 +69,7 @@ def reopen_if_lost(jobs: JobRepository, store: ObjectStore, job_id: str) -> None
 
 
 def reopen(jobs: JobRepository, store: ObjectStore, job_id: str, detail: str) -> None:
-    """Queues a successful job again. After its last checkpoint, it only has to test and publish.
+    """Queues a successful job again. The job resumes from its last checkpoint, and only has to test and publish.
 
     Args:
         jobs: repository of jobs.

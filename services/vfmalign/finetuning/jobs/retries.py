@@ -1,6 +1,6 @@
 """Decides what follows an attempt that left no result: another attempt after a delay, or the failure of the job.
 
-Attempts that end without a result count towards a limit. A checkpoint of a later step than all earlier checkpoints
+Attempts that end without a result count towards a limit. A checkpoint with a higher step than all earlier checkpoints
 resets the counts. Interruptions from outside have a separate limit. Interruptions need a limit because a machine that
 runs out of memory may kill every attempt. Such a kill looks like a kill from outside. Outages of the object store have
 no limit.

@@ -29,8 +29,8 @@ class JobRounds:
     def reconcile(self) -> None:
         """Takes one action per job.
 
-        A free slot goes to the tenant with the fewest launched jobs. If several tenants have the same number, it goes
-        to the one whose job has waited longest.
+        A free slot goes to the tenant with the fewest launched jobs. If several tenants have the same number, the slot
+        goes to the tenant whose job has waited longest.
         """
         launched = {supervisor: supervisor.monitor() for supervisor in self._supervisors}
         waiting = {supervisor: deque(supervisor.find_startable()) for supervisor in self._supervisors}

@@ -52,7 +52,7 @@ class Supervisor:
 
     @property
     def can_start(self) -> bool:
-        """Whether the store answered in this round. If it did not, each further job would also wait for a timeout."""
+        """Whether the store answered in this round. If not, each further job would also wait for its timeout."""
         return not self._store_is_down
 
     def monitor(self) -> int:
@@ -76,7 +76,7 @@ class Supervisor:
         return self._guarded(job, self._start)
 
     def wind_down(self, *, force: bool) -> bool:
-        """Asks launched jobs to write a checkpoint and end, or kills them. Returns whether there was such a job."""
+        """Asks launched jobs to write a checkpoint and end, or kills them. Returns whether a job was launched."""
         launched = self.jobs.launched()
         for job in launched:
             self._guarded(job, lambda job: self._wind_down(job, force=force))

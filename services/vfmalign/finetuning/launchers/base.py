@@ -42,7 +42,7 @@ Confirm = Callable[[], None]
 
 
 def lead_always() -> None:
-    """A `Confirm` that never raises. It is for a process that has no competitors."""
+    """A `Confirm` that never raises. Use this function only if no other orchestrator can exist."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ class Exited:
 class Launcher(Protocol):
     """Runs at most one process (or group of pods) per job, even if the orchestrator is killed.
 
-    `attempt` counts from 1. The repository increments it before each start, so a job and an attempt identify one start.
+    `attempt` counts from 1. The repository increments `attempt` before each start. A job and an attempt therefore
+    identify one start.
     """
 
     def launch(
@@ -152,10 +153,10 @@ def classify(exit_code: int | None, cause: Cause = "exit") -> Outcome:
     """Classifies the end of an attempt that left neither result nor failure.
 
     Returns:
-        `succeeded`; `retryable`, a failure of the training that may not recur (a crash, too little memory) and counts
-        against the job; `interrupted`, an end caused from outside (a signal, the machine, another process of the job)
-        or not observed; `unavailable`, if the object store could not be used; `permanent`, a failure that the same
-        input would cause again.
+        `succeeded`. `retryable`: a failure of the training that may not happen again, such as a crash or too little
+        memory. Such a failure counts against the job. `interrupted`: a signal, the machine or another process of the
+        job ended the attempt, or nobody observed its end. `unavailable`: the object store could not be used.
+        `permanent`: a failure that the same input would cause again.
     """
     if cause != "exit":
         return _BY_CAUSE[cause]

@@ -1,10 +1,11 @@
 """Launcher for a single machine: each job has at most one subprocess, even if the orchestrator is killed.
 
 A kernel lock decides whether a job is alive: `flock` on `<lock dir>/<id>.lock`. The child process inherits the file
-descriptor of the lock. The kernel keeps the lock until all processes of the job have ended. If an orchestrator is
-killed after it started a process and before it recorded the process, its successor therefore cannot start a second one.
-The pid and the start time identify the process that receives signals. The pid is not sufficient, because it may have
-been reused. The lock does not need the number of the attempt, because a job has one process at a time.
+descriptor of the lock. The kernel keeps the lock until all processes of the job have ended. An orchestrator may be
+killed after it has started a process and before it has recorded the process. Because of the lock, the next orchestrator
+then cannot start a second process. The pid and the start time identify the process that receives signals. The pid is
+not sufficient, because it may have been reused. The lock does not need the number of the attempt, because a job has one
+process at a time.
 
 On one machine, all orchestrators of a database must find the same lock, even if their state directories and
 environments differ. The path of the lock folder is therefore fixed: `/tmp/vfmalign-<user id>/<scope of the database>`.
@@ -42,7 +43,7 @@ _LOCK_VARIABLE = "VFMALIGN_JOB_LOCK"
 
 
 def get_lock_dir(scope: str) -> Path:
-    """Returns the lock folder for the jobs of one database. It is inside a private folder of this user.
+    """Returns the lock folder for the jobs of one database. The lock folder is inside a private folder of this user.
 
     Raises:
         Unavailable: the private folder belongs to another user, or other users may access it.
@@ -137,7 +138,10 @@ class LocalLauncher:
         return Running(handle)
 
     def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
-        """Sends SIGTERM to the main process, so that it writes a checkpoint, or SIGKILL to its process group."""
+        """Sends SIGTERM to the main process, so that it writes a checkpoint.
+
+        If `force` is set, sends SIGKILL to the process group instead.
+        """
         if not self._locked(job):
             return
         if handle is None or not _alive(handle):

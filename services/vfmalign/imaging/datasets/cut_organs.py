@@ -1,4 +1,4 @@
-"""Checks whether a model's field of view cuts off organs. It runs when a dataset is imported for the model."""
+"""Checks whether a model's field of view cuts off organs. The check runs when a dataset is imported for the model."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class CutOrgansCheck:
         return [note] if note else []
 
     def list_problems(self, dataset: DatasetManifest, labels: Mapping[str, str]) -> list[str]:
-        """Returns the problem for which the dataset is refused, if there is one. It names cases by `labels`."""
+        """Returns the reason why the dataset is refused, if there is one. It names cases by `labels`."""
         problem = report_cut(self.list_shares(dataset), REFUSE_BELOW, self._model.id, labels)
         if not problem or self._model.allow_cut_organs:
             return []

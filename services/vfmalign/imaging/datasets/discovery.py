@@ -34,8 +34,8 @@ class ImportOptions:
     Attributes:
         layout: a name in `layouts.LAYOUTS`; None detects the layout.
         declaration: modalities and label maps of the cases; None derives them from the data.
-        shares: share of the patients in each split. If it is None, the splits stated in the data are used, and
-            otherwise `splits.DEFAULT_SHARES`.
+        shares: share of the patients in each split. If `shares` is None, the splits stated in the data are used. If the
+            data state no splits, `splits.DEFAULT_SHARES` are used.
         splits: maps each case's name to its split, and replaces `shares`; see `assignments.read_splits`.
         patients: maps each case's name to its patient, if the layout does not state it; see
             `assignments.read_patients`.

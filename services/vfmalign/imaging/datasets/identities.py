@@ -1,4 +1,4 @@
-"""Pseudonymous ids. A local secret is used to derive them, and a local file maps them back to patients.
+"""Pseudonymous ids. Ids are derived with a local secret. A local file maps ids to patients.
 
 Only the ids leave the user's machine. They are keyed hashes. A patient has the same group id in every import, so that
 leakage between datasets can be detected. Without the secret, nobody can derive ids from names or names from ids.
@@ -26,7 +26,7 @@ MAPPING_COLUMNS = ("dataset", "case", "group", "folder", "patient")
 
 
 def load_salt(path: Path) -> bytes:
-    """Loads this machine's secret for ids. On first use, creates a file for it that only its owner can read.
+    """Loads this machine's secret for ids. On first use, creates the secret in a file that only the owner can read.
 
     Raises:
         BadOption: the file cannot be created or does not contain a secret.
@@ -52,7 +52,7 @@ def load_salt(path: Path) -> bytes:
 
 
 def keyed_id(salt: bytes, *parts: str) -> str:
-    """Derives an id of 16 hex digits from the parts. Without the salt, neither can be computed from the other."""
+    """Derives an id of 16 hex digits from the parts. Both directions need the salt."""
     # Each part is preceded by its length, so that ("ab", "c") and ("a", "bc") give different ids.
     # File names that are not valid UTF-8 contain surrogates (PEP 383).
     encoded = [part.encode(errors="surrogateescape") for part in parts]
@@ -65,8 +65,8 @@ def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
 
     A name that a spreadsheet would read as a formula is written with an apostrophe in front.
 
-    Existing rows are not replaced. Otherwise, a refused import with a published dataset's id would replace that
-    dataset's rows.
+    Existing rows are not replaced. An import with the id of a published dataset is refused, and must not change the
+    rows of that dataset.
 
     Args:
         path: the file; it is created with mode 0600.
@@ -84,7 +84,7 @@ def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def find_group(path: Path, *, case: str = "", row: int = 0) -> str:
-    """Returns the group of a case, or of a row of the mapping file; row 1 is below the header.
+    """Returns the group of a case, or of a row of the mapping file. Row 1 is the row below the header.
 
     Raises:
         BadOption: the file has no such case or row, cannot be read, or names several groups for the case.
@@ -106,13 +106,13 @@ def find_group(path: Path, *, case: str = "", row: int = 0) -> str:
 
 
 def remove_from_mapping(path: Path, is_erased: Callable[[str], bool]) -> bool:
-    """Empties the rows of erased patients in the mapping file; returns whether there were any.
+    """Empties the rows of erased patients in the mapping file. Returns whether there were such rows.
 
-    The empty rows stay, so that the numbers of the others do not change.
+    The empty rows stay, so that the numbers of the other rows do not change.
 
     Args:
         path: the file.
-        is_erased: returns whether a group is that of an erased patient.
+        is_erased: returns whether a group belongs to an erased patient.
 
     Raises:
         BadOption: the file cannot be written, or is not a mapping file.

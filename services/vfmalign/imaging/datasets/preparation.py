@@ -1,6 +1,7 @@
 """Preparation of an import: splits and validation of the discovered cases. It writes nothing.
 
-Every volume is decoded, checked and hashed in this step. If it finds no problem, only the transfer can still fail.
+Every volume is decoded, checked and hashed in this step. If the preparation finds no problem, only the transfer can
+still fail.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def show_attribute(attributes: Attributes, name: str, private_words: PrivateWord
 
 
 def list_stacks(series: Series, private_words: PrivateWords) -> Iterable[Candidate[Stack]]:
-    """Lists the stacks of a series. Each has a label that is unique within the study."""
+    """Lists the stacks of a series. Each stack has a label that is unique within the study."""
     labels: Counter[str] = Counter()
     for stack in series.stacks:
         attributes = stack.attributes

@@ -40,8 +40,8 @@ _Stated = tuple[float | None, str]
 def read_diffusion(datasets: Sequence[Dataset]) -> dict[str, str | float]:
     """Returns the b-value in s/mm² as `b_value` and the kind of weighting as `diffusion`.
 
-    The result is empty if neither is stated. Images of any sequence may state a b-value of zero. The module
-    `stacks` compares it with the rest of the series.
+    The result is empty if neither is stated. Images of any sequence may state a b-value of zero. The module `stacks`
+    therefore compares a b-value of zero with the rest of the series.
 
     The kinds are `trace`, a combination of directions; `direction`, a single direction; `none`, an image without
     weighting; and `adc`, a map of the apparent diffusion coefficient, which has no b-value of its own.

@@ -1,8 +1,8 @@
 """Frames: the two-dimensional images of DICOM files, with their attributes.
 
 A classic instance contains one frame. An enhanced multi-frame instance contains many frames. Functional groups contain
-their attributes (PS3.3, C.7.6.16). Both kinds of frames are read into the same record, so that other modules need not
-distinguish them.
+the attributes of these frames (PS3.3, C.7.6.16). Both kinds of frames are read into the same record, so that other
+modules need not distinguish them.
 
 Only the attributes of `KEYWORDS` are read. Free text in attributes may contain a patient's name; see `screening`.
 """
@@ -221,7 +221,7 @@ def _list_items(groups: Dataset) -> list[Dataset]:
 def read_attributes(datasets: Sequence[Dataset]) -> dict[str, AttributeValue]:
     """Returns the attributes of `KEYWORDS` in these datasets.
 
-    If several contain an attribute, the first one takes precedence.
+    If several datasets contain an attribute, the first of these datasets takes precedence.
     """
     attributes: dict[str, AttributeValue] = {}
     for keyword in (*_IN_GROUPS, *KEYWORDS) if len(datasets) > 1 else KEYWORDS:

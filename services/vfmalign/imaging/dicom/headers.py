@@ -58,7 +58,7 @@ class Reading:
     """Counts the elements and items of a header and all of its sequences while they are read.
 
     Args:
-        max_items: maximum number of items. It may be raised while the header is read.
+        max_items: maximum number of items. The caller may raise this limit while the header is read.
 
     Attributes:
         elements, items: numbers of elements and items read so far, including the current ones.
@@ -87,7 +87,7 @@ class Reading:
             raise
 
     def check(self) -> None:
-        """Raises the last error of `check_counts` again, if there was one. pydicom may have replaced it by another."""
+        """Raises the last error of `check_counts` again, if there was one. pydicom may have replaced this error."""
         if self._ended is not None:
             raise self._ended
 

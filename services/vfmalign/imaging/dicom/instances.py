@@ -91,17 +91,17 @@ class Header:
 
 
 def is_zip(start: bytes) -> bool:
-    """Returns whether these first bytes of a file are those of a zip."""
+    """Returns whether a file with these first bytes is a zip file."""
     return start.startswith(_ZIP_MAGIC)
 
 
 def has_preamble(start: bytes) -> bool:
-    """Returns whether these first bytes of a file contain the DICOM preamble of PS3.10."""
+    """Returns whether a file with these first bytes has the DICOM preamble of PS3.10."""
     return start[_PREAMBLE_BYTES:].startswith(_MAGIC)
 
 
 def may_be_dicom(start: bytes) -> bool:
-    """Returns whether these first bytes of a file contain the preamble, or a plausible first element of a data set."""
+    """Returns whether a file with these first bytes has the preamble, or begins with a plausible element."""
     return has_preamble(start) or _PLAUSIBLE.match(start) is not None
 
 
@@ -149,7 +149,7 @@ def read_elements(file: BinaryIO, max_items: int) -> Header:
 
 
 def to_plain(file: BinaryIO) -> BinaryIO:
-    """Returns the file, positioned at its beginning. Inflates it if its transfer syntax is deflated.
+    """Returns the file, positioned at its beginning. Inflates the file if its transfer syntax is deflated.
 
     pydicom would inflate the file without a size limit.
 

@@ -1,7 +1,7 @@
 """Decodes pixels of DICOM frames, applies the modality LUT or rescale slope and intercept, and places them in a volume.
 
-Values are those that the vendor's software displays. The modality transformation always applies. A frame's own
-transformation takes precedence over the instance's. MONOCHROME1 affects only the display, so the values are not
+The values equal the values that the vendor's software displays. The modality transformation always applies. A frame's
+own transformation takes precedence over the instance's. MONOCHROME1 affects only the display, so the values are not
 inverted. Real-world value maps and vendors' private scaling are ignored. Pixel padding is left unchanged.
 
 Legend: X columns, Y rows, Z slices.

@@ -1,7 +1,7 @@
 """Refusals: images whose pixels may contain a patient's name, and volumes whose relative positions are unknown.
 
 De-identification does not change pixels, so text in the pixels remains. Each refusal can be overridden by an import
-option. The dataset records this option with each case that was imported because of it.
+option. If a case was imported because of such an option, the dataset records the option with the case.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class _ScannedSeries:
     def add_frame(self, frame: Frame) -> None:
         """Adds a frame.
 
-        If its attributes equal the previous frame's, as in most series, both share one copy.
+        In most series, a frame has the same attributes as the previous frame. Both frames then share one copy.
         """
         if self.frames and frame.attributes == self.frames[-1].attributes:
             frame = replace(frame, attributes=self.frames[-1].attributes)

@@ -1,7 +1,8 @@
 """Screening of text written by people. Such text is hidden unless the user asks for it on a terminal.
 
-Descriptions of series and protocols help to choose a series. But they may contain a name, place or date, which cannot
-be detected reliably. Terms defined by the standard are shown. Numbers are shown if they cannot identify a patient.
+Descriptions of series and protocols help to choose a series. But such descriptions may contain a name, place or date,
+which cannot be detected reliably. Terms defined by the standard are shown. Numbers are shown if they cannot identify a
+patient.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def names_somebody(text: str, private_words: PrivateWords) -> bool:
 
 
 def screen_text(text: str, private_words: PrivateWords) -> str:
-    """Returns the text itself if the user asked for it, and otherwise `HIDDEN`."""
+    """Returns the text itself if the user asked for such text, and otherwise `HIDDEN`."""
     return text if private_words is None else HIDDEN
 
 

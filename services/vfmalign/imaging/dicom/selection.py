@@ -1,7 +1,7 @@
 """Choice of a study's volumes: one stack for each modality, and one segmentation for each label map.
 
-The choice is never arbitrary. If two volumes meet a selection equally well, this is a problem of the study. Its text
-lists both and the attributes that distinguish them.
+The choice is never arbitrary. If two volumes meet a selection equally well, this is a problem of the study. The text of
+the problem lists both volumes and the attributes that distinguish them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ChosenLabelMap(NamedTuple):
     Attributes:
         segmentation: the segmentation.
         values: maps segment number to label map value.
-        reference: image that defines the grid: one on which the label map was drawn or, failing that, the first
-            modality.
+        reference: image that defines the grid: an image on which the label map was drawn or, if there is none, the
+            image of the first modality.
     """
 
     segmentation: Segmentation
@@ -47,8 +47,9 @@ class Choice:
         label_maps: source of each label map that the study contains.
         problems: reasons why volumes cannot be chosen, in addition to `Study.problems`; sentences without patients'
             names.
-        lacks: modalities without a volume. Each of them is also listed in `problems`.
-        reasons: by selection and candidate label, why the candidate was not chosen; empty if it was chosen.
+        lacks: modalities without a volume. `problems` also lists each of these modalities.
+        reasons: maps each selection, and then each candidate's label, to the reason why the candidate was not chosen;
+            empty if it was chosen.
         images, segmentations: the candidates, in their order.
         allowed: refusals that apply to the chosen volumes but that the user overrode; see `refusals`.
         notes: notes on volumes that replace a defective series, without patients' names.
@@ -78,8 +79,8 @@ def choose(
         study: the study.
         declaration: modalities and label maps to choose.
         selections: selections that pass `rules.check_selections` for the declaration. If empty, nothing is chosen.
-        allowed: names of the refusals that the user overrode, as in the scan. If they include `DEFECTIVE`, a usable
-            volume replaces a defective one that would be preferred.
+        allowed: names of the refusals that the user overrode, as in the scan. If the names include `DEFECTIVE`, a
+            usable volume replaces a defective volume that would be preferred.
         chosen: for each modality or label map, the number (as in tables) of the only series to choose from.
 
     Raises:
@@ -172,7 +173,7 @@ class _Match(Generic[T]):
     note: str = ""
 
     def without_choice(self, reason: str) -> _Match[T]:
-        """Returns the result without its choice. `reason` is already a problem of the study."""
+        """Returns the result without the chosen volume. `reason` is already a problem of the study."""
         if self.chosen is None:
             return self
         return replace(self, chosen=None, note="", reasons={**self.reasons, self.chosen.label: reason})

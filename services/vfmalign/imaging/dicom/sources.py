@@ -179,8 +179,8 @@ def open_source(path: Path) -> DicomSource:
     next to it and below it are used.
 
     Raises:
-        BadDataset: the path is none of these, contains links that lead outside, is too large, or is a zip that imports
-            refuse.
+        BadDataset: the path is neither a folder, a zip nor a DICOMDIR, contains links that lead outside, is too large,
+            or is a zip that imports refuse.
         OSError: a folder cannot be read.
     """
     if path.is_dir():
@@ -195,7 +195,7 @@ def open_source(path: Path) -> DicomSource:
 
 
 def place_file(source: DicomSource, number: int) -> str:
-    """Returns the label of a file in error messages. It is a number, because the name may contain a patient's name."""
+    """Returns the label of a file in error messages: a number, because the name may contain a patient's name."""
     return f"file {number + 1} of {len(source.files)}"
 
 

@@ -35,7 +35,7 @@ _DIVIDING_REPEATED = ("AcquisitionNumber", "TriggerTime")
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Frames that form one volume or were intended to.
+    """Frames that form one volume, or that were intended to form one volume.
 
     Attributes:
         frames: in order of position along the normal; in order of file if there is a `problem`.
@@ -219,7 +219,7 @@ def _to_affine(placed: Sequence[FrameGeometry]) -> NDArray[np.float64]:
 def name_orientation(geometry: FrameGeometry) -> str:
     """Returns `transverse`, `coronal` or `sagittal` by the patient axis closest to the normal, or `oblique`.
 
-    It is `oblique` if the largest component of the normal is below 0.7 (about 45° from the axis).
+    The result is `oblique` if the largest component of the normal is below 0.7 (about 45° from the axis).
     """
     components = np.abs(geometry.normal)
     if components.max() < 0.7:

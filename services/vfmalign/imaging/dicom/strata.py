@@ -1,6 +1,6 @@
 """Strata: the parameters of a case's acquisition that a dataset may record.
 
-A dataset contains only voxels, geometry, these values and those of `describe_series`. Numbers are rounded so that only
+A dataset contains only voxels, geometry, strata and the values of `describe_series`. Numbers are rounded so that only
 differences between protocols remain (nominal field strength, echo times to 10 ms, repetition times to 1 s). A
 repetition time of 4,183 ms may identify a patient; 4 s only identifies a protocol. Scanners write text. A text is
 omitted if only one patient has it or if it may contain a name.
@@ -48,8 +48,8 @@ class CaseAcquisition(NamedTuple):
     """Data from which a case's classes are derived.
 
     Attributes:
-        attributes: attributes of each modality's volume. Private. Patterns and words in their text are checked before
-            they are recorded.
+        attributes: attributes of each modality's volume. Private. The text of attributes is checked for patterns and
+            words before it is recorded.
         private_words: see `Study`.
         allowed: refusals that the user overrode for the case.
     """
@@ -63,8 +63,8 @@ class Stratum(NamedTuple):
     """One stratum.
 
     Attributes:
-        name: id of the stratum. If each modality has its own stratum, only the end of its id, such as `echo_time` in
-            `t2w_echo_time`.
+        name: id of the stratum. If each modality has its own stratum, `name` is only the end of the id, such as
+            `echo_time` in `t2w_echo_time`.
         keyword: the attribute.
         to_text: converts a value to its class; returns an empty text if there is none.
         is_text: whether the attribute is text written by a person or scanner.
@@ -138,7 +138,7 @@ def classify(case: CaseAcquisition, modalities: Sequence[VolumeKind]) -> dict[Vo
 
 
 def get_b_values(classes: Mapping[VolumeKind, str], modalities: Sequence[VolumeKind]) -> dict[VolumeKind, str]:
-    """Returns the b-values of a case, derived from its classes, by stratum, such as `dwi_b_value`."""
+    """Maps each b-value stratum of a case, such as `dwi_b_value`, to the b-value from the case's classes."""
     return {name: classes[name] for kind in modalities if (name := f"{kind}_b_value") in classes}
 
 
@@ -167,7 +167,7 @@ def make_strata(
 ) -> list[dict[VolumeKind, str]]:
     """Returns the strata of each case: at most `MAX_STRATA`, each with at most `MAX_STRATUM_VALUES` values.
 
-    If only one of several patients has a value, it is replaced by `other`, because it would identify this patient.
+    If only one of several patients has a value, `other` replaces the value, because it would identify this patient.
 
     Args:
         classes: classes of all cases of the dataset; see `classify`.

@@ -110,7 +110,7 @@ class Blob:
     """Plane waves (amplitude, angle, phase) that deform the outline."""
 
     def level(self, positions: Positions) -> NDArray[np.float32]:
-        """Returns the distance from the centre in units of the radius. It is below 1 inside."""
+        """Returns the distance from the centre in units of the radius. Inside the blob, the distance is below 1."""
         x, y, z = (p - np.float32(c) for p, c in zip(positions.xyz, self.centre_mm, strict=True))
         cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
         u, v, w = (
@@ -130,7 +130,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class Gland:
-    """The prostate. It is wide and egg-shaped, narrow at the apex, and flattened and indented at the back.
+    """The prostate. The gland is wide and egg-shaped, narrow at the apex, and flattened and indented at the back.
 
     Attributes:
         centre_mm, half_mm: centre and half the size along x, y, z.
@@ -144,7 +144,7 @@ class Gland:
     waves: tuple[tuple[float, int, float], ...]
 
     def level(self, positions: Positions) -> NDArray[np.float32]:
-        """Returns a level that is below 1 inside.
+        """Returns a level that is below 1 inside the gland.
 
         The distance from the surface in mm is about (level - 1) * mean radius.
         """
@@ -163,7 +163,10 @@ class Gland:
         return level
 
     def transition_level(self, positions: Positions) -> NDArray[np.float32]:
-        """Returns a level that is below 1 in the transition zone, an egg in the gland's front, mid-gland to base."""
+        """Returns a level that is below 1 in the transition zone.
+
+        This zone is egg-shaped. It lies in the front of the gland, from mid-gland to base.
+        """
         a, b, c = self.half_mm
         share = self.transition_share
         shift = 1.0 - share

@@ -24,7 +24,7 @@ change the cases of another.
 
 
 class PhantomDataset:
-    """A dataset of phantoms with one patient per case. It is generated case by case.
+    """A dataset of phantoms with one patient per case. The dataset is generated case by case.
 
     Args:
         dataset_id: the dataset's id.

@@ -1,11 +1,11 @@
 """Seeded phantoms: prostate-like multi-parametric MRI studies with gland and lesion labels.
 
 T2w, high-b DWI and ADC volumes are simulated from the tissues' relaxation and diffusion, like a scanner's images. Each
-modality has its own grid, receive-coil bias, noise and small misregistration. Proton density affects T2w and DWI. It
-cancels in ADC and is not stored. No modality can therefore be computed from the others.
+modality has its own grid, receive-coil bias, noise and small misregistration. Proton density affects T2w and DWI.
+Proton density cancels out in ADC, and is not stored. No modality can therefore be computed from the others.
 
 Tissue values are typical of 3 T (Bojorquez et al., Magn Reson Imaging 2017; PI-RADS v2.1 for the appearance of
-lesions). They are adjusted so that a phantom's tissue quantiles are close to those of a real case
+lesions). The values are adjusted so that a phantom's tissue quantiles are close to the quantiles of a real case
 (`tests/unit/imaging/phantoms/test_realism.py`).
 
 Legend: X, Y, Z array axes; positions are in mm in the frame of the T2-weighted stack (see `anatomy`).

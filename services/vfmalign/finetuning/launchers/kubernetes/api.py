@@ -67,7 +67,7 @@ class Cluster:
 
     @classmethod
     def connect(cls, namespace: str = "", account: Path = _ACCOUNT) -> Cluster:
-        """Returns the cluster in which this process runs. Outside a cluster, returns the one that KUBECONFIG names.
+        """Returns the cluster in which this process runs. Outside a cluster, returns the cluster that KUBECONFIG names.
 
         Args:
             namespace: namespace for Jobs. If empty, the namespace of the pod or of the kubeconfig context is used.
@@ -122,7 +122,7 @@ class Cluster:
         return self._json("PATCH", self._batch("jobs", name), body=patch)
 
     def delete_job(self, name: str, *, propagation: str) -> None:
-        """Deletes a Job. Its pods are deleted after the Job (`Background`) or before the Job (`Foreground`)."""
+        """Deletes a Job, and its pods after the Job (`Background`) or before the Job (`Foreground`)."""
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         self._json("DELETE", self._batch("jobs", name), body=body)
 

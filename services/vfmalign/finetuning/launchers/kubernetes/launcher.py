@@ -1,4 +1,4 @@
-"""Launcher for Kubernetes. It creates one Job per attempt and names it after the job and the attempt.
+"""Launcher for Kubernetes. Creates one Job per attempt, named after the job and the attempt.
 
 The Job controller replaces a pod only if its node was removed. Any other failure ends the Job, and the supervisor
 starts the next attempt (docs/architecture.md).

@@ -18,8 +18,8 @@ class JobList:
     Args:
         cluster: namespace of the Jobs.
         selector: label selector.
-        every_s: minimum interval between two requests for the list, in seconds. If `Retry-After` asks for a longer
-            interval, it is respected.
+        every_s: minimum interval between two requests for the list, in seconds. If `Retry-After` in an answer asks for
+            a longer interval, the longer interval applies.
     """
 
     def __init__(self, cluster: Cluster, selector: str, *, every_s: float) -> None:

@@ -76,9 +76,9 @@ class Options:
 
 
 def job_name(job: str, attempt: int) -> str:
-    """Returns the name of the Job of one attempt. It never changes, and it is valid for every id.
+    """Returns the name of the Job of one attempt. The name never changes, and is valid for every id.
 
-    If the id must be changed or shortened for this, the name ends in a digest of the id.
+    If the name contains a changed or shortened id, the name ends in a digest of the id.
     """
     prefix, suffix = "vfmalign-", f"-{attempt}"
     slug = re.sub(r"[^a-z0-9]+", "-", job).strip("-")

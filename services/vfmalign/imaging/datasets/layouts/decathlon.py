@@ -1,7 +1,8 @@
 """Layout of the Medical Segmentation Decathlon: `dataset.json` with lists of images and labels.
 
 Also reads two folders of files with equal names (`imagesTr` and `labelsTr`, or `images` and `labels`), with or without
-`dataset.json`. A file with several modalities has a fourth axis. Its order is that of `modality` in `dataset.json`.
+`dataset.json`. A file with several modalities has a fourth axis. The order of the modalities along this axis is the
+order of `modality` in `dataset.json`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Declarations of imported datasets. The user supplies them, or they are derived from the data."""
+"""Declarations of imported datasets. A declaration is supplied by the user or derived from the data."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def read_declaration(text: str) -> DeclarationFile:
 
 
 def parse_declaration(content: bytes) -> DeclarationFile:
-    """Parses a declaration in JSON. It may contain a member `selections`.
+    """Parses a declaration in JSON. The JSON object may contain a member `selections`.
 
     Raises:
         BadOption: the text is not JSON, or a field is invalid. The error names the field.

@@ -1,7 +1,7 @@
-"""Layout of DICOM files. They lie in a folder at any depth, in a zip, or are listed in a DICOMDIR. A case is a study.
+"""Layout of DICOM files in a folder at any depth, in a zip file, or in a DICOMDIR. A case is a study.
 
-The selections in the declaration file assign series to modalities, and segmentations to label maps. A case is named by
-its StudyInstanceUID, and its patient by PatientID and issuer. Neither name leaves `CaseSource`.
+The selections in the declaration file assign series to modalities, and segmentations to label maps. The name of a case
+is its StudyInstanceUID. The name of a patient consists of PatientID and issuer. Neither name leaves `CaseSource`.
 """
 
 from __future__ import annotations

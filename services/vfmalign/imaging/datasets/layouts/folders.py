@@ -1,7 +1,7 @@
 """Layout of one folder per case, at any depth, or of a single folder with the files of one case.
 
-The words of a file name determine the modality or label map. They are the words of a declared id or, for prostate
-mpMRI, those that exporters use (`t2`, `adc`, `dwi` or `hbv`, `gland` or `mask`, `lesion`).
+The words of a file name determine the modality or label map. These words come from a declared id or, for prostate
+mpMRI, from exporters (`t2`, `adc`, `dwi` or `hbv`, `gland` or `mask`, `lesion`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Finds the cases, ordered by name. Without a declaration, they are read as prostate mpMRI.
+    """Finds the cases, ordered by name. Without a declaration, the cases are read as prostate mpMRI.
 
     Links to folders are not followed. A link to a file outside the folder is reported as a problem of its case.
 

@@ -1,4 +1,4 @@
-"""Registry of the layouts that can be imported. To add one, write a module and add an entry to `LAYOUTS`."""
+"""Registry of the layouts that can be imported. To add a layout, write a module and add an entry to `LAYOUTS`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DatasetLayout:
 
     Attributes:
         matches: returns whether a folder or file has this layout, judged by names and the first bytes of files.
-        read: finds the cases. It takes the user's declaration (None to derive one) and the DICOM options.
+        read: finds the cases. The function takes the user's declaration (None to derive one) and the DICOM options.
     """
 
     matches: Callable[[Path], bool]

@@ -1,7 +1,7 @@
 """Cases on disk in a form common to all layouts, and helpers for the paths of their files.
 
-Names of files, folders and cases often contain patients' names or numbers. They stay inside `CaseSource` and never
-appear in errors.
+Names of files, folders and cases often contain patients' names or numbers. Such names stay inside `CaseSource` and
+never appear in errors.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ class CaseSource:
         name: unique name of the case: a folder, the stem of a file, or the name in a table.
         patient: the patient; the name of the case if the layout states no patient.
         files: source of each modality and label map.
-        split: the split stated in the data; None if they state none.
+        split: the split stated in the data; None if the data state no split.
         classes, numbers, strata: see `core.domain.datasets.Case`.
         problems: reasons why the case cannot be imported, without patients' names.
-        lacks: missing modalities and label maps. Each of them is also listed in `problems`.
+        lacks: missing modalities and label maps. Each missing item is also listed in `problems`.
         place: position in a table, such as `line 7`; empty for other layouts.
         acquired: strata that DICOM states; see `imaging.dicom.strata.classify`. The dataset records only values that
             several patients share. None without DICOM.

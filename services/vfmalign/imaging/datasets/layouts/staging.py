@@ -1,8 +1,8 @@
-"""Staging folder of an import from a PACS. It contains the studies already read, so that a repeated import continues.
+"""Staging folder of an import from a PACS. A repeated import continues from its studies.
 
 The folder is private and lies on the user's machine. During the download of a study, the folder contains its instances.
 Afterwards, it contains the volumes in the form of the dataset, and a file with the study's other data. This data file
-is written last. It marks the study as done.
+is written last, and marks the study as done.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StagingFolder:
     """The folder of one import.
 
     Args:
-        path: path of the folder. It is created with mode 0700 when it is opened. Its files have mode 0600.
+        path: path of the folder. The folder is created with mode 0700 when it is opened. Its files have mode 0600.
         max_bytes: maximum total size of the volumes in the folder.
         is_temporary: delete the folder at the end of the import, unless it contained data of an earlier import.
 

@@ -1,4 +1,4 @@
-"""Extracts encoded frames from a file with pydicom, and reads no more of the file than a frame can take."""
+"""Extracts encoded frames from a file with pydicom. Reads at most as many bytes as a frame can need."""
 
 from __future__ import annotations
 

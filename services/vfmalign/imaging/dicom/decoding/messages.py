@@ -1,4 +1,6 @@
-"""Messages to and from a decoding process. A message has the length of a JSON header, the header, and raw bytes.
+"""Messages to and from a decoding process.
+
+A message consists of the length of a JSON header, the header itself, and raw bytes.
 
 The receiver knows the number of raw bytes in advance or from the header. Nothing is unpickled.
 """

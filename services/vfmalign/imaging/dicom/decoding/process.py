@@ -1,7 +1,8 @@
 """The process that decodes frames: `python -m vfmalign.imaging.dicom.decoding.process`.
 
-It reads frames from its standard input and writes their pixels to its standard output. The process ends at the end of
-its input. It also ends after a frame that it cannot decode, because such a frame may have damaged its memory.
+The process reads frames from its standard input and writes their pixels to its standard output. The process ends at the
+end of its input. The process also ends after a frame that it cannot decode, because such a frame may have damaged its
+memory.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> bool:
-    """Decodes one frame. Returns whether the process can decode another one."""
+    """Decodes one frame. Returns whether the process can decode another frame."""
     try:
         request = read_header(requests)
     except EOFError:
@@ -71,7 +72,7 @@ def limit_memory(size_bytes: int) -> None:
 
 
 def decode(request: Mapping[str, Any], frame: bytes) -> NDArray[np.generic]:
-    """Decodes a frame with the same result as pydicom within a file."""
+    """Decodes a frame. The result is the same as if pydicom decoded the frame inside a file."""
     pixels_YX, _ = get_decoder(request["syntax"]).as_array(
         encapsulate([frame]), index=0, raw=True, decoding_plugin=request["plugin"], **request["options"]
     )

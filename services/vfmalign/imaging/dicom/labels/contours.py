@@ -46,7 +46,7 @@ class Edges:
 
     @property
     def crossings(self) -> int:
-        """Number of crossings between edges and rows. It determines the time and memory that `fill` needs."""
+        """Number of crossings between edges and rows. This number determines the time and memory that `fill` needs."""
         return int(self.rows_N.sum())
 
 

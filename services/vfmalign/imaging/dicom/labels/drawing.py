@@ -41,7 +41,7 @@ def to_grid(reference: Stack) -> Grid:
 
 
 def check_frame_of_reference(own: object, reference: Stack, name: str) -> None:
-    """Refuses an object unless it is known to share the image's frame of reference.
+    """Checks that an object and its image are known to have the same frame of reference.
 
     Args:
         own: identifier of the object's frame of reference; None if the object states none.

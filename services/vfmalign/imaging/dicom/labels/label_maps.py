@@ -58,7 +58,9 @@ def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
 def read_label_map(
     source: DicomSource, segmentation: Segmentation, reference: Stack, values: Mapping[int, int], name: str
 ) -> Volume:
-    """Reads segments into one label map, on the image's grid or, if their voxels do not match it, on their own grid.
+    """Reads segments into one label map.
+
+    The label map has the image's grid. If the voxels of the segments do not match this grid, it has the segments' grid.
 
     Args:
         source: source of the files.

@@ -67,8 +67,8 @@ class PacsLimits:
         instances: maximum number of instances in a study.
         study_bytes: maximum size of a study in bytes.
         attempts: maximum number of attempts per operation.
-        first_wait_s: wait in seconds before the second attempt. The wait doubles before each further attempt. If the
-            server sends a longer `Retry-After`, this applies instead, up to five minutes.
+        first_wait_s: wait in seconds before the second attempt. The wait doubles before each further attempt. A longer
+            `Retry-After` from the server replaces this wait, up to five minutes.
     """
 
     studies: int = 100_000
@@ -200,12 +200,13 @@ class PacsClient:
         context: WorkContext = UNLIMITED,
         progress: ByteProgress = ignore_bytes,
     ) -> Downloaded:
-        """Downloads instances to a folder. Instances that an earlier download has stored there are skipped.
+        """Downloads instances to a folder. Instances that an earlier download has stored in the folder are skipped.
 
         Args:
             study_uid: the study.
             instances: instances to download.
-            folder: destination folder. It is created with mode 0700, its files with mode 0600. File names are hashes.
+            folder: destination folder. The folder is created with mode 0700, and its files with mode 0600. File names
+                are hashes.
             context: limits of the work.
             progress: see `ByteProgress`.
 

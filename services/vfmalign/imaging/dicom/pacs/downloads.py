@@ -86,7 +86,7 @@ class InstanceWriter:
         (self._folder / _PARTIAL).unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Ends the answer. All of it must have been received.
+        """Ends the answer. The whole answer must have been received.
 
         Raises:
             PacsUnavailable: the last boundary of the answer is missing.

@@ -1,6 +1,7 @@
 """PACS servers: their DICOMweb address and credentials.
 
-Secrets are read from their files at each use, so that tokens can be renewed. They are never logged or shown in errors.
+Secrets are read from their files at each use, so that tokens can be renewed. Secrets are never logged or shown in
+errors.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def to_bad_answer(server: PacsServer, what: str, remedy: str = _CHECK_URL) -> Ba
 
 
 class Answer:
-    """An answer with the expected status and type. Its content is read as it arrives.
+    """An answer with the expected status and type. The content is read as it arrives.
 
     Attributes:
         content_type: the answer's Content-Type header; empty for an answer without content.

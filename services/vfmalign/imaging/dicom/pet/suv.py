@@ -43,8 +43,8 @@ def read_suv(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -> 
     """Returns the volume of a PET stack in SUVbw. For the arguments, see `pixels.read_stack`.
 
     Raises:
-        BadVolume: as for `pixels.read_stack`, or the images cannot be converted. The text names attributes, but no
-            values.
+        BadVolume: as for `pixels.read_stack`, or the images cannot be converted. The error's text names attributes, but
+            no values.
     """
     volume = read_stack(source, stack, name, kind)
     factors: dict[str, float] = {}

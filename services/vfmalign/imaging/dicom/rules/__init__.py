@@ -57,8 +57,8 @@ class Preference(Record):
     """A preference among several volumes that meet the conditions of a selection. Exactly one field is set.
 
     Attributes:
-        largest, smallest: a numeric attribute. The volume with its largest or smallest value is preferred; volumes
-            without it come last.
+        largest, smallest: a numeric attribute. The volume with the largest or smallest value of this attribute is
+            preferred. Volumes without the attribute come last.
         conditions: volumes that meet these conditions are preferred.
     """
 
@@ -78,7 +78,8 @@ class SegmentRule(Record):
     Attributes:
         number: the number of the segment.
         label: condition on the segment's label.
-        code: one or several concepts, such as `SCT:41216001`. One of them must be the segment's category or type.
+        code: one or several concepts, such as `SCT:41216001`. One of these concepts must be the segment's category or
+            type.
     """
 
     number: int | None = Field(default=None, ge=1, le=65_535)
@@ -146,7 +147,7 @@ def _check_single(record: Record) -> None:
 def get_selections(declaration: DatasetDeclaration) -> tuple[Selection, ...]:
     """Returns the selections of a built-in declaration.
 
-    Returns none for other declarations, even if they have its name.
+    Returns none for other declarations, even if their name is that of a built-in declaration.
     """
     name = declaration.name
     return _read_selections(name) if name in list_declarations() and declaration == get_declaration(name) else ()
