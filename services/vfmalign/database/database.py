@@ -245,14 +245,14 @@ def _name_faults() -> Iterator[None]:
                 "the database is damaged, or is not an SQLite file",
                 kind="database",
                 subject="VFMALIGN_DATABASE__URL",
-                remedy="stop the service and restore the file from a backup, or move it away to begin anew",
+                remedy="stop the service and restore the file from a backup, or move it away to start without data",
                 reason="DATABASE_DAMAGED",
             ) from error
         if code in _FULL or getattr(error.orig, "sqlstate", None) in _FULL:
             raise Unavailable(
                 "the disk of the database is full",
                 subject="VFMALIGN_DATABASE__URL",
-                remedy="free space on it; work goes on by itself afterwards",
+                remedy="free space on it; the service then continues by itself",
                 reason="DATABASE_FULL",
             ) from error
         if getattr(error.orig, "sqlstate", None) == _CANCELLED:

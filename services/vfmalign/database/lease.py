@@ -179,7 +179,7 @@ def migrate_unused(database: Database) -> None:
 
 
 def get_scope(database: Database) -> str:
-    """Returns the random id of a database. Locks that its orchestrators take outside the database contain this id."""
+    """Returns the random id of a database. Locks that orchestrators take outside the database contain this id."""
     with database.snapshot() as session:
         return session.get_one(LeaseRow, database.schema.lease).scope
 

@@ -2,8 +2,8 @@
 
 Three limits are set, because no single limit covers every case:
 
-- `statement_timeout`: the server ends statements that take longer, even during a wait for a lock, and releases the
-  locks of the transaction. A stopped server process cannot end statements.
+- `statement_timeout`: the server ends a statement that takes longer, even if the statement waits for a lock. The server
+  then releases the locks of the transaction. A stopped server process cannot end statements.
 - `BoundedConnection`: the client closes the connection if the server does not answer, because it is stopped or
   unreachable. TCP options (`tcp_user_timeout`, keepalives) detect only an unreachable server, because the kernel
   acknowledges data for a stopped process. On a Unix socket, these options have no effect.

@@ -1,9 +1,9 @@
 """Receipts of one service's erasures, which also mark the erased patients.
 
-A receipt is stored below `erasures/<service>/` before anything is removed. It contains all data that an interrupted
-erasure needs to continue. A mark below `running/` exists until the erasure is complete. The receipt identifies the
-patient by an HMAC of the group. All HMACs of a service are computed with the same key. A search for erased patients
-therefore computes one HMAC per patient and key.
+A receipt is stored below `erasures/<service>/` before anything is removed. The receipt contains all data that an
+interrupted erasure needs to continue. A mark below `running/` exists until the erasure is complete. The receipt
+identifies the patient by an HMAC of the group. All HMACs of a service are computed with the same key. A search for
+erased patients therefore computes one HMAC per patient and key.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Erasures:
             requested_by: who calls.
 
         Raises:
-            BadOption: the request names no patient, or in two ways.
+            BadOption: the request names no patient, or names the patient in two ways or in part.
             Conflict: the id belongs to the erasure of another patient.
         """
         _check_names_patient(request)
@@ -299,7 +299,9 @@ def _check_names_patient(request: ErasePatientRequest) -> None:
     has_digest = bool(patient.key and (patient.hmac or patient.identifiers))
     if has_digest != bool(patient.key or patient.hmac or patient.identifiers) or (has_digest and request.group):
         raise BadOption(
-            "the patient is named twice or in part", field="patient", remedy="set `group`, or both fields of `patient`"
+            "the patient is named in two ways, or in part",
+            field="patient",
+            remedy="set `group`, or both fields of `patient`",
         )
     if not (request.group or has_digest or request.observation_ids):
         raise BadOption("no patient is named", field="group", remedy="set `group`, `patient` or `observation_ids`")

@@ -97,7 +97,7 @@ class FeaturesEraser:
             if erasure.receipt.models == "delete":
                 yield _remove("model", model, measure_below(self._store, PREFIXES["models"](model)))
             else:
-                yield _keep("model", model, 1, "trained on the patient; its card keeps the group")
+                yield _keep("model", model, 1, "the model was trained on the patient; its card keeps the group")
         prefixes, unknown_files = self._list_imports(erasure)
         for prefix in prefixes:
             import_id = prefix.split("/")[2 if prefix.startswith(INCOMING) else 1]

@@ -92,6 +92,6 @@ def erased_patient(subject: str, erasure: str) -> PreconditionFailed:
     return PreconditionFailed(
         f"it contains a patient who was erased ({erasure})",
         subject=subject,
-        remedy="leave this patient out; private/erasures.jsonl of the administrator who ran the erasure dates it",
+        remedy="leave this patient out; private/erasures.jsonl of the administrator who ran the erasure has the date",
         reason="ERASED_PATIENT",
     )

@@ -182,7 +182,7 @@ def read_page(
 
     Args:
         ids: ids of all objects, or of the objects after `query.after`.
-        load: function that reads an object. If it returns None, the object is left out.
+        load: function that reads an object. If `load` returns None, the object is left out.
         measure: returns the size in bytes of an object's description.
         query: the page.
 

@@ -26,7 +26,7 @@ class Workers:
         device, studies, datasets: work queues of the three threads with these tasks.
         lists: threads that read pages of objects; reading is slow for datasets with many cases.
         dicom: threads that read DICOM studies.
-        dicom_slots: limit the number of DICOM studies whose unprepared voxels are in memory at once.
+        dicom_slots: limits how many DICOM studies can have unprepared voxels in memory at once.
         gate, dicom_gate: limits on the number of admitted studies: `gate` for volumes, `dicom_gate` for DICOM.
     """
 

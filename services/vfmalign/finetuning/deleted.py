@@ -1,4 +1,4 @@
-"""Table of deleted jobs, checks and experiments. Their ids cannot be used again."""
+"""Table of deleted jobs, checks and experiments. The ids of deleted operations cannot be used again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vfmalign.database.tables import TenantRow
 
 
 class DeletedRow(TenantRow):
-    """A deleted operation. Its id cannot be used again.
+    """A deleted operation, whose id cannot be used again.
 
     Attributes:
         noun: kind of the operation, such as `check`.

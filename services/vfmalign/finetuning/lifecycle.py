@@ -72,7 +72,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
 
     Attributes:
         table: class of the rows.
-        noun: what errors call a row, such as `check`.
+        noun: the word for a row in errors, such as `check`.
         states: possible states of an item.
         stopping: progress detail to show while a cancelled operation is still running.
     """

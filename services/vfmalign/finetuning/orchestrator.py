@@ -97,7 +97,7 @@ class _TenantLoops:
         )
 
     def measure_quotas(self) -> dict[str, float]:
-        """Returns the used share of each quota. The share is that of the caller with the most unfinished work."""
+        """Returns the used share of each quota. The caller with the most unfinished work determines the share."""
         used = {
             "jobs": self._stored_jobs.count_of_busiest_caller(),
             "checks": self.stored_checks.count_of_busiest_caller(),

@@ -1,8 +1,8 @@
 """Probes of other services. Once a minute, the leader calls each service, writes an object and counts the outcomes.
 
-A probe takes the path of every other caller: it resolves the name, opens a connection, and sends the service's own
-token. Even if nobody else calls, it therefore detects a rejected token, a blocked network, a device that hangs and a
-full disk.
+A probe does the same as every other caller: it resolves the name, opens a connection, and sends the service's own
+token. Even if nobody else calls, a probe therefore detects a rejected token, a blocked network, a device that hangs and
+a full disk.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ displacement is invertible.
 def simulate_displacement(shape_DHW: tuple[int, int, int], spacing_mm: tuple[float, float, float], seed: int) -> Tensor:
     """Simulates a case's displacement field at the edges between voxels.
 
-    The field is a sum of positive and negative Gaussian bumps. Their positions are in mm from the centre of the field
-    of view. The same seed therefore gives the same field on every grid with this centre.
+    The field is a sum of positive and negative Gaussian bumps. The positions of the bumps are in mm from the centre of
+    the field of view. The same seed therefore gives the same field on every grid with this centre.
 
     Args:
         shape_DHW: number of voxels.

@@ -153,8 +153,9 @@ def resample_planes(volume: Volume, grid: Grid, name: str = "volume", origin: fl
     is converted to float32 in slabs, unless it is oblique.
 
     If the axes of volume and grid are parallel, linear interpolation is separable. One set of weights per axis then
-    replaces the lookup of every voxel. This is about ten times faster. Axes that become shorter are resampled first. No
-    intermediate array is therefore larger than both volume and grid. Oblique volumes are interpolated voxel by voxel.
+    replaces the lookup of every voxel. This method is about ten times faster. Axes that become shorter are resampled
+    first. No intermediate array is therefore larger than both volume and grid. Oblique volumes are interpolated voxel
+    by voxel.
     """
     source = _to_lps(volume)
     matrix, offset = _index_map(source, grid)

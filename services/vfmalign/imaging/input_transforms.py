@@ -1,9 +1,9 @@
 """Input transforms of tasks: degradations of a study that the encoder sees instead of the clean study.
 
 A transform is applied to the signal on the common grid, before normalisation and cropping. At this stage, zero means no
-signal, and values may be summed. After normalisation, the values are those of a study acquired in the degraded form. If
-a model normalises by a window in Hounsfield units, the signal is measured from the window's lower bound, and no voxel
-counts as empty.
+signal, and values may be summed. After normalisation, the values equal the values of a study that was acquired in the
+degraded form. If a model normalises by a window in Hounsfield units, the signal is measured from the window's lower
+bound, and no voxel counts as empty.
 
 Transforms are deterministic. Feature requests and manifests contain the names of the transforms. The same inputs are
 therefore used for features before and after fine-tuning. A name such as `hidden:t2w+flair` applies a transform only to
@@ -79,11 +79,11 @@ def identity(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 
 
 def half_resolution(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Halves the in-plane resolution on the same grid. This is the input of the super-resolution task.
+    """Halves the in-plane resolution on the same grid. The super-resolution task uses this input.
 
-    As in an acquisition at half resolution, only the inner half of k-space along H and W is kept; the rest is set to
-    zero. Frequencies in this band are exact, and all others are lost. Edges ring slightly, as they do in MRI. Voxels
-    that the scanner left empty stay empty. In Hounsfield units, no voxel counts as empty.
+    As in an acquisition at half resolution, only the inner half of k-space along H and W is kept. All other frequencies
+    are set to zero. Frequencies in this band are exact, and all others are lost. Edges ring slightly, as they do in
+    MRI. Voxels that the scanner left empty stay empty. In Hounsfield units, no voxel counts as empty.
     """
     height, width = signal_CDHW.shape[-2:]
     passband_H = torch.fft.fftfreq(height).abs() < 0.25
@@ -100,7 +100,7 @@ def half_resolution_of(signal_CDHW: Tensor, context: StudyContext, modalities: t
 
 
 def noisy(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Adds noise to every modality; see `noisy_of`. This is the input of the denoising task."""
+    """Adds noise to every modality; see `noisy_of`. The denoising task uses this input."""
     return noisy_of(signal_CDHW, context, context.modalities)
 
 
@@ -136,7 +136,7 @@ def _bright(channel_DHW: Tensor) -> float:
 
 
 def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Displaces the diffusion volumes by a simulated susceptibility field. This is the input of the distortion task.
+    """Displaces the diffusion volumes by a simulated susceptibility field. The distortion task uses this input.
 
     DWI shows the signal itself, which is displaced and piles up. ADC is a ratio of two signals, and is only displaced.
     T2W is acquired with a spin-echo train and is not distorted.
@@ -171,7 +171,7 @@ def distorted(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Moda
 
 
 def hidden_adc(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Sets ADC to zero. This is the input of a translation to ADC."""
+    """Sets ADC to zero. A translation to ADC uses this input."""
     return hidden(signal_CDHW, context, ("adc",))
 
 

@@ -108,13 +108,13 @@ def experiment_key(experiment: str, name: str) -> str:
 def monitor_key(monitor: str, uid: str, name: str) -> str:
     """Returns the address of a monitor's artifact.
 
-    Each monitor has its own `uid`, even if a deleted monitor had the same id.
+    A new monitor has a new `uid`, even if a deleted monitor had the same id.
     """
     return f"monitors/{monitor}/{uid}/{name}"
 
 
 def deletion_key(kind: str, object_id: str) -> str:
-    """Returns the address of the mark of an object that is being deleted. See `deletion`."""
+    """Returns the address of the mark that shows that an object is being deleted. See `deletion`."""
     return f"deletions/{kind}/{object_id}"
 
 

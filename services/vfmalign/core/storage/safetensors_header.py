@@ -1,7 +1,7 @@
 """Checks the headers of safetensors files before reading any tensor. The tensors must fill the file exactly.
 
-The header determines how much memory is reserved. Without this check, a file of several gigabytes could declare only
-one number.
+The header determines how much memory is reserved. The check refuses, for example, a file of several gigabytes whose
+header declares only one number.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SafetensorsHeader:
 
 
 def read_header(store: ObjectStore, key: str) -> SafetensorsHeader:
-    """Reads the header of a stored file, and requests the file's size first. Does not read tensors.
+    """Requests the size of a stored file, then reads the file's header. Does not read tensors.
 
     Raises:
         NotFound: the object does not exist.
@@ -81,8 +81,8 @@ def parse_header(data: bytes | memoryview, total_bytes: int) -> SafetensorsHeade
         total_bytes: size of the whole file.
 
     Raises:
-        MalformedHeader: the header is not in the safetensors format, or its tensors do not fill the rest of the file
-            without gaps and overlaps.
+        MalformedHeader: the header is not in the safetensors format, or its tensors overlap or leave gaps in the rest
+            of the file.
     """
     offset = LENGTH_BYTES + _parse_length(data[:LENGTH_BYTES], total_bytes)
     if offset > len(data):

@@ -137,7 +137,7 @@ def extract_shard(
     *,
     shard: Shard,
 ) -> int:
-    """Extracts the missing parts of one shard of a feature set, without committing.
+    """Extracts the missing parts of one shard of a feature set, without committing the set.
 
     All shards and `reduce` must use the same `options.part_cases`, which determines the parts.
 

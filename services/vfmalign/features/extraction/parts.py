@@ -58,7 +58,7 @@ class Hooks:
         compute: runs a function on the thread that owns the device and returns its result.
         stages: collects the time of each stage.
         report: called at the start and after every part, with the number of finished cases and the number of all cases.
-        cancelled: called between batches. If it returns True, the extraction stops.
+        cancelled: called between batches. If `cancelled` returns True, the extraction stops.
     """
 
     compute: Callable[[Callable[[], Features]], Features]

@@ -1,4 +1,4 @@
-"""Stages of a check and their artifacts, and verification that an artifact and the objects it refers to are intact."""
+"""Stages of a check and their artifacts. Verifies that artifacts, and the objects that they refer to, are intact."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESTORE = "restore the object from a backup and continue with `vfmalign checks r
 
 
 class SetStatus(Protocol):
-    """Callback that a stage calls to report what it is doing."""
+    """Callback with which a stage reports its current activity."""
 
     async def __call__(self, detail: str, progress: Progress | None = None, *, reason: str = "") -> None:
         """Replaces the stage's progress.
@@ -110,9 +110,8 @@ class Stage:
     Attributes:
         reads: stages whose artifacts this stage needs. The stage begins once these artifacts exist, and receives no
             other artifacts.
-        find: returns the artifact, or None if it does not exist. Raises DataLoss if the stage has finished, but its
-            artifact or an object that the artifact refers to is missing or changed. After this error, the stage must
-            run again.
+        find: returns the artifact, or None if it does not exist. Raises DataLoss for a finished stage if its artifact,
+            or an object that the artifact refers to, is missing or changed. After this error, the stage must run again.
         make: does the work, stores the artifact and returns it.
         artifact: name of the artifact below `checks/<id>/`; empty for stages that wait for a job.
         after: other stages that must finish before this stage begins. This stage does not read the artifacts of those
@@ -214,7 +213,7 @@ def verify_feature_set(context: StageContext, ref: FeatureSetRef) -> None:
 
 
 async def find_job_result(context: StageContext, *, training: Training) -> Record | None:
-    """Returns the result of a job that succeeded, or None. For a running job, `make` waits until it ends.
+    """Returns the result of a job that succeeded, or None. For a running job, `make` waits until the job ends.
 
     Raises:
         DataLoss: see `read_job_result`.

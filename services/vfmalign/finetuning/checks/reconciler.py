@@ -138,7 +138,7 @@ class Reconciler:
         await self._end_drivers(list(self._drivers))
 
     def count_waiting(self) -> dict[str, int]:
-        """Maps each kind of transient error to the number of checks that pause after such an error, which may be 0."""
+        """Maps each kind of transient error to the number of checks that pause after it. The number may be 0."""
         numbers = Counter(reason for _, reason in {(check, reason) for (check, _), reason in self._waits.items()})
         return {reason: numbers[reason] for reason in _TRANSIENT_REASONS}
 

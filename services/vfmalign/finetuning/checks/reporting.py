@@ -1,6 +1,6 @@
 """Last stage of a check: writes `report.json` and `report.html` from the artifacts of all other stages.
 
-`assembly` computes the results without side effects; `report_stage` reads, renders and stores.
+`assembly` computes the results without side effects. `report_stage` reads artifacts, and renders and stores the report.
 """
 
 from __future__ import annotations

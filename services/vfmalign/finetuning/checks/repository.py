@@ -37,8 +37,8 @@ class StoredCheck(Operation):
 
     Attributes:
         state: never `pending`.
-        stage_progress: progress of each running stage that has reported its progress. Its `phase` is the name of the
-            stage.
+        stage_progress: progress of each running stage that has reported its progress. The `phase` of a progress is the
+            name of the stage.
         report: the report; None unless the check succeeded.
     """
 
@@ -50,7 +50,7 @@ class StoredCheck(Operation):
 
 @dataclass(frozen=True)
 class Summary(Operation):
-    """A check without its request. Queries over many checks return it."""
+    """A check without its request. Queries over many checks return such summaries."""
 
     state: State
     request_digest: str
@@ -114,7 +114,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
 
         Args:
             check_id: the check.
-            stages: progress of each running stage, at least one. Its `phase` is the name of the stage.
+            stages: progress of each running stage, at least one. The `phase` of a progress is the name of the stage.
         """
         with self._database.session() as session:
             row = self._row(session, check_id)

@@ -97,8 +97,8 @@ def check_inputs(store: ObjectStore, jobs: JobRepository, check_id: str, spec: C
     If the store is unavailable, the stage `validate` repeats the validation once the store is available.
 
     Returns:
-        The trainings that the check needs, and the trainings that it would need with one seed. Both are empty if the
-        store is unavailable.
+        The trainings that the check needs, and the trainings that it would need with one seed. If the store is
+        unavailable, there are none.
 
     Raises:
         NotFound: the model or the dataset does not exist.

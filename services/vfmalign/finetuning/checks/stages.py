@@ -7,9 +7,9 @@ The jobs `job_*_r*` exist only if a preset has two recipes to try. If a check ha
 `features_after` and `mmd` have one stage per seed (`trainings`). Measures are computed for the first seed only.
 
 Each stage declares the stages that it reads and the stages that it follows (`artifacts.Stage`). These declarations
-determine when the stage begins. They also determine which artifacts become invalid if a lost output differs when it is
-computed again. A stage with an intact artifact is done. The reconciler runs the stages and retries them. `similarity`
-and `reporting` define the last stages.
+determine when the stage begins. The declarations also determine which artifacts become invalid if a lost output is
+computed again and differs. A stage with an intact artifact is done. The reconciler runs the stages and retries them.
+`similarity` and `reporting` define the last stages.
 """
 
 from __future__ import annotations

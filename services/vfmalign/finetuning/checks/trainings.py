@@ -1,6 +1,6 @@
 """Trainings of a check (three networks per seed), and the names of their jobs, encoders and stages.
 
-The first training of a network has the check's `seed`; further trainings have the seeds that follow. Only the names of
+The first training of a network has the check's `seed`. Further trainings have the seeds that follow. Only the names of
 further trainings have a suffix, such as `check-pretrained-s2`. If the preset has two recipes, each is first tried with
 the pretrained network and with random weights: `check-pretrained-r1` and so on. The first training with the chosen
 recipe reuses the result of its trial.
@@ -62,7 +62,7 @@ class Training:
         return get_recipe_seed(spec) if self.trial else spec.seed + self.number - 1
 
     def describe(self, spec: CheckSpec) -> str:
-        """Returns the training's name for messages. It includes the recipe of a trial, or one of several seeds."""
+        """Returns the training's name for messages, including the recipe of a trial or one of several seeds."""
         name = f"the {self.network} network"
         if self.trial:
             return f"{name} (recipe {self.trial} of 2)"

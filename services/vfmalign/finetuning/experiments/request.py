@@ -101,7 +101,7 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
 
 
 def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
-    """Pins the inputs and, before any cell uses compute time, rejects inputs that would make a cell fail.
+    """Pins the inputs. Rejects inputs that would make a cell fail, before any cell uses compute time.
 
     Raises:
         NotFound: a model or the dataset does not exist.

@@ -1,8 +1,8 @@
 """Experiment runner: compares each request with its artifacts and running checks, and takes the next action.
 
-`reconcile()` starts queued experiments, creates the checks that may run, and forwards cancellations. It returns the
-experiments in which all cells have ended. Each of these experiments is finished in its own thread. All state is in the
-database and the artifacts, so the process can be killed at any point.
+`reconcile()` starts queued experiments, creates the checks that may run, and forwards cancellations. `reconcile()`
+returns the experiments in which all cells have ended. Each of these experiments is finished in its own thread. All
+state is in the database and the artifacts, so the process can be killed at any point.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Attempt:
     """One attempt of a job. `outcome` is `running`, `cancelled` or a value of `launchers.base.Outcome`.
 
     Attributes:
-        started_at: time when the attempt was launched. Its processes may have started later.
+        started_at: time when the attempt was launched. The processes may have started later.
     """
 
     attempt: int

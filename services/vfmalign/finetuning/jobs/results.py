@@ -23,7 +23,7 @@ def read_result(store: ObjectStore, job: StoredJob) -> JobResult:
 
 
 def check_encoder(store: ObjectStore, result: JobResult, *, read: bool = False) -> None:
-    """Checks that the encoder that a job published exists, and that its card is the one that the job's result names.
+    """Checks that the encoder that a job published exists and has the card that the job's result names.
 
     Raises:
         DataLoss: the card or the weights are missing or changed; see `check_weights`.

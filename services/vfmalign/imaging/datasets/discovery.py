@@ -37,7 +37,7 @@ class ImportOptions:
         shares: share of the patients in each split. If `shares` is None, the splits stated in the data are used. If the
             data state no splits, `splits.DEFAULT_SHARES` are used.
         splits: maps each case's name to its split, and replaces `shares`; see `assignments.read_splits`.
-        patients: maps each case's name to its patient, if the layout does not state it; see
+        patients: maps each case's name to its patient, if the layout does not state the patient; see
             `assignments.read_patients`.
         only_with: modalities and label maps that a case must have; other cases are left out.
         exclude: numbers of the cases to leave out; the first case has number 1.

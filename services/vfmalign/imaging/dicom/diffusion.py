@@ -1,10 +1,10 @@
 """Diffusion weighting of a frame: its b-value, and whether it combines several directions.
 
-Attributes of the standard (PS3.3, C.8.13.5.9) take precedence, in classic instances and in functional groups. If they
-are missing, the vendor's private attributes are read. For Siemens, these attributes are (0019,xx0C) and (0019,xx0D), or
-the CSA header in older exports. For GE, the first value of (0043,xx39) contains flags in the digits above 100,000;
-(0043,xx30) is the kind of image. For Philips, these attributes are (2001,xx03) and (2001,xx04). Private blocks are
-located by their creator, never by a fixed element number.
+Attributes of the standard (PS3.3, C.8.13.5.9) take precedence, in classic instances and in functional groups. If these
+attributes are missing, the vendor's private attributes are read. For Siemens, these attributes are (0019,xx0C) and
+(0019,xx0D), or the CSA header in older exports. For GE, the first value of (0043,xx39) contains flags in the digits
+above 100,000. The attribute (0043,xx30) is the kind of image. For Philips, these attributes are (2001,xx03) and
+(2001,xx04). Private blocks are located by their creator, never by a fixed element number.
 """
 
 from __future__ import annotations

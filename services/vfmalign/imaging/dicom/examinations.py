@@ -75,7 +75,7 @@ class Study:
 
     Attributes:
         patient: identifier of the patient with its issuer; private. Empty if the files state no patient. If the files
-            state several patients, this is a problem of the study, and the value is one of these patients.
+            state several patients, the study has a problem, and the value is one of these patients.
         uid: private.
         series: in order of number.
         segmentations: in order of number.

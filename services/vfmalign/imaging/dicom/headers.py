@@ -1,6 +1,6 @@
 """Reading of untrusted headers. pydicom's errors and warnings about damaged content are suppressed.
 
-Those messages quote header values, which may be patients' names.
+Such messages of pydicom quote header values, which may be patients' names.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def refuse_damage(name: str) -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """For the rest of the process, stops pydicom from printing header values and from converting long ones."""
+    """For the rest of the process, stops pydicom from printing header values and from converting long values."""
     config.settings.reading_validation_mode = config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     # Not `warnings.catch_warnings`, which would undo the filters of another thread.

@@ -76,7 +76,7 @@ def list_refusals(header: Dataset) -> frozenset[str]:
 
 
 def describe_refusals(names: Collection[str]) -> str:
-    """Returns why a series is refused and which option overrides this; empty if there are no refusals."""
+    """Returns why a series is refused and which option overrides the refusal; empty if there are no refusals."""
     listed = sorted(names)
     if not listed:
         return ""

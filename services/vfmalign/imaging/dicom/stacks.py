@@ -54,7 +54,7 @@ class Stack:
 
     @property
     def frame_of_reference_uid(self) -> str:
-        """Frame of reference of all frames of the volume; empty if they state none. Private."""
+        """Frame of reference of all frames of the volume; empty if the frames state none. Private."""
         return self.frames[0].frame_of_reference_uid
 
 

@@ -58,8 +58,8 @@ class Positions:
 
     Attributes:
         xyz: x, y and z in mm; each can be broadcast to the grid's shape.
-        low, high: for every plane of the grid, its smallest and largest coordinate: x for planes of the first axis, y
-            for the second, z for the third.
+        low, high: the smallest and the largest coordinate of every plane of the grid. The coordinate is x for planes of
+            the first axis, y for planes of the second axis, and z for planes of the third axis.
     """
 
     xyz: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -165,7 +165,7 @@ class Gland:
     def transition_level(self, positions: Positions) -> NDArray[np.float32]:
         """Returns a level that is below 1 in the transition zone.
 
-        This zone is egg-shaped. It lies in the front of the gland, from mid-gland to base.
+        This zone is egg-shaped. The zone lies in the front of the gland, from mid-gland to base.
         """
         a, b, c = self.half_mm
         share = self.transition_share

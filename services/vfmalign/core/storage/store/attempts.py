@@ -23,7 +23,7 @@ class Attempts:
     """Makes calls to one bucket of the object store.
 
     Args:
-        errors: creates the errors of requests to the bucket.
+        errors: creates the errors for failed requests to the bucket.
         count: maximum number of attempts for each call.
     """
 

@@ -30,7 +30,7 @@ _REGION_CODES = frozenset(
 
 
 class TransientError(Exception):
-    """A failed request that a retry may solve.
+    """A failed request that may succeed if it is repeated.
 
     Attributes:
         status: HTTP status of the response. None if the response was incomplete.
@@ -56,7 +56,7 @@ CLIENT_ERRORS = (
 
 @dataclass(frozen=True)
 class StoreErrors:
-    """Creates the errors of requests to one bucket.
+    """Creates the errors for failed requests to one bucket.
 
     Attributes:
         bucket: name of the bucket.

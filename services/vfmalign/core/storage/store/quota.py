@@ -116,7 +116,7 @@ class StorageQuota:
                 f"with announced uploads, the tenant uses {self._used_bytes:,} of {self.limit_bytes:,} bytes{below}, "
                 f"and the upload adds {added_bytes:,}",
                 subject=subject,
-                remedy="delete objects, which counts after a minute, wait until the URLs of earlier uploads have "
+                remedy="delete objects (this counts after a minute), wait until the URLs of earlier uploads have "
                 f"expired, or ask an operator to raise {self.setting}",
                 reason="STORAGE_QUOTA_EXCEEDED",
             )

@@ -51,8 +51,8 @@ class TenantKeys:
 
         Args:
             uri: names the object.
-            prefixes: prefixes of the keys that the program may read. By default, it may read all keys. For other keys,
-                the store would answer as if the credentials were wrong.
+            prefixes: prefixes of the keys that the program may read. By default, the program may read all keys. For
+                other keys, the store would answer as if the credentials were wrong.
 
         Raises:
             InvalidInput: the URI contains another bucket or tenant, a key that is not canonical, or a key outside

@@ -26,8 +26,8 @@ class StartupStatus:
     """Whether the pods of a Job have started, and the reason if they have not.
 
     Attributes:
-        reason: UPPER_SNAKE_CASE constant for what prevents the start; empty if nothing does.
-        message: what prevents the start, and the remedy, in one sentence; empty if nothing does.
+        reason: UPPER_SNAKE_CASE constant for the cause that prevents the start; empty if there is no such cause.
+        message: the cause that prevents the start, and the remedy, in one sentence; empty if there is no such cause.
         started: whether all pods of the Job have started; None if this is currently unknown.
     """
 

@@ -1,7 +1,7 @@
 """Draft of a declaration for undescribed data, based on words that several file names contain.
 
 A word in a file name may be a patient's name. A word is used only if it occurs in the files of at least two patients
-and of half of all patients. It must not occur in any folder name.
+and of half of all patients. The word must not occur in any folder name.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class DicomOptions:
 
 
 def is_volume(name: str) -> bool:
-    """Returns whether a file name ends like NIfTI and is not hidden (such as macOS's `._t2.nii`)."""
+    """Returns whether a file name has a NIfTI ending and is not hidden. macOS hides, for example, `._t2.nii`."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 

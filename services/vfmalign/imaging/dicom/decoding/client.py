@@ -190,7 +190,7 @@ class _Decoder:
             timer.cancel()
 
     def is_running(self) -> bool:
-        """Returns whether the process is still running. It may have ended, for example because memory ran out."""
+        """Returns whether the process still runs. The process may have ended, for example because memory ran out."""
         return self._process.poll() is None
 
     def end(self) -> None:

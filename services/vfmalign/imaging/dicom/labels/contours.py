@@ -3,9 +3,9 @@
 A voxel is enclosed if its centre is enclosed. Centres have integer coordinates, and (0, 0) is the centre of the voxel
 in the first column and row. A voxel extends 0.5 from its centre in each direction.
 
-The even-odd rule is applied to all contours of a plane together: a centre is inside if a ray from it crosses an odd
-number of edges. A contour within another contour therefore cuts a hole. The channel of a keyhole contour has no width
-and excludes no voxel. The direction of a contour does not matter.
+The even-odd rule is applied to all contours of a plane together. A centre is inside if a ray from the centre crosses an
+odd number of edges. A contour within another contour therefore cuts a hole. The channel of a keyhole contour has no
+width and excludes no voxel. The direction of a contour does not matter.
 
 Edges are half-open: a centre on a contour is inside if the enclosed area is on the side of larger columns and rows.
 Contours with a common edge therefore share no voxel and leave no gap.

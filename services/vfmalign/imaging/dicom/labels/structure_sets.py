@@ -202,7 +202,7 @@ def _place(
             remedy="export all slices of the series that it was drawn on",
         )
     if (named := set(_list_named(item, slices))) and z not in named:
-        raise _refuse("a contour names a different image than the one on which it lies", name)
+        raise _refuse("a contour names a different image from the image that it lies on", name)
     return _Contour(z, index_P3[:, :2])
 
 
