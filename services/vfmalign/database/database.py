@@ -185,7 +185,7 @@ class Database:
             return self.schema.is_earlier(connection)
 
     def migrate(self) -> None:
-        """Migrates the schema to the newest version. You can call this at every start.
+        """Migrates the schema to the newest version. You can call this method at every start.
 
         Raises:
             Conflict: a later version of the program has migrated the schema, or the database has a table of the service

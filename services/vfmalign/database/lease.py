@@ -1,12 +1,12 @@
 """Lease of the leader. Several processes of a service can share a database, but only one of them leads at a time.
 
 Each service has one row for its lease: holder, epoch, and expiry by the database's clock. A process acquires the lease
-when it is free or expired. Each acquisition increments the epoch. The process renews the lease while it leads. A
+when the lease is free or expired. Each acquisition increments the epoch. The process renews the lease while it leads. A
 process that was paused does not notice that its lease has expired. Every write is therefore checked:
 
 - Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. `verify` locks the row and
-  compares holder and epoch. After another process has taken over the lease, the transaction fails. A takeover waits
-  until a running transaction ends.
+  compares holder and epoch. After a takeover by another process, transactions of the earlier leader fail. A takeover
+  waits until a running transaction ends.
 - Writes to the object store cannot be part of a transaction. These writes run on
   `store.guarded_by(term.check_deadline)`, which checks on this process's clock that the last successful renewal is
   recent. If the process pauses right after this check, a late write is possible. A late write is harmless, because

@@ -4,11 +4,11 @@ Three limits are set, because no single limit covers every case:
 
 - `statement_timeout`: the server ends a statement that takes longer, even if the statement waits for a lock. The server
   then releases the locks of the transaction. A stopped server process cannot end statements.
-- `BoundedConnection`: the client closes the connection if the server does not answer, because it is stopped or
-  unreachable. TCP options (`tcp_user_timeout`, keepalives) detect only an unreachable server, because the kernel
+- `BoundedConnection`: the client closes the connection to a server that is stopped or unreachable, and therefore does
+  not answer. TCP options (`tcp_user_timeout`, keepalives) detect only an unreachable server, because the kernel
   acknowledges data for a stopped process. On a Unix socket, these options have no effect.
-- `idle_in_transaction_session_timeout`: the server ends the transactions of clients that are stopped, or that left
-  without closing the connection. The row locks of such a transaction would delay other processes.
+- `idle_in_transaction_session_timeout`: the server ends the transactions of a client that is stopped, or that
+  disappeared without closing the connection. The row locks of such a transaction would delay other processes.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:
 
 
 class LeaseRow(Base):
-    """A lease. Only one process can have it at a time. `lease.Lease` defines its rules.
+    """A lease. Only one process can have the lease at a time. `lease.Lease` defines its rules.
 
     Attributes:
         holder: process that has the lease, or had it last.

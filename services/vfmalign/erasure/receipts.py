@@ -2,8 +2,8 @@
 
 A receipt is stored below `erasures/<service>/` before anything is removed. The receipt contains all data that an
 interrupted erasure needs to continue. A mark below `running/` exists until the erasure is complete. The receipt
-identifies the patient by an HMAC of the group. All HMACs of a service are computed with the same key. A search for
-erased patients therefore computes one HMAC per patient and key.
+identifies the patient by an HMAC of the group. A service reuses the key of its earlier HMACs. A search for erased
+patients therefore computes few HMACs: one per patient and key.
 """
 
 from __future__ import annotations

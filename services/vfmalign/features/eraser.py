@@ -1,8 +1,8 @@
 """Finds and removes everything that this service stores about a patient.
 
-The patient's cases are removed from `dataset.json`, which changes the digest of `dataset.json`. Every object that was
-computed from a version of a dataset with the patient is deleted as a whole. `dataset.json` changes first. From then on,
-nothing new is computed from the old version, because requests for it contain the old digest.
+The patient's cases are removed from `dataset.json`, which changes the digest of `dataset.json`. If an object was
+computed from a version of a dataset with the patient, the whole object is deleted. `dataset.json` changes first. From
+then on, nothing new is computed from the old version, because requests for the old version contain the old digest.
 """
 
 from __future__ import annotations

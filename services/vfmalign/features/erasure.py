@@ -19,7 +19,7 @@ class FeaturesErasures(Erasures):
     """Erasures in this service. Also finds erased patients whom an interrupted publication has stored again."""
 
     def start(self) -> None:
-        """Starts to continue interrupted erasures, and to search all datasets for erased patients once an hour."""
+        """Starts tasks that continue interrupted erasures and, every hour, look for erased patients in all datasets."""
 
         async def run() -> None:
             again = keep_sweeping(self.store, "erased patients", self.look_again)
@@ -28,7 +28,7 @@ class FeaturesErasures(Erasures):
         self._sweep = asyncio.create_task(run())
 
     def look_again(self) -> Deleted:
-        """Erases patients again whom an interrupted publication has stored in a dataset."""
+        """Erases patients again if an interrupted publication has stored them in a dataset."""
         erasures = self.list()
         for name in list_datasets(self.store) if erasures else ():
             with suppress(NotFound, PreconditionFailed):
@@ -45,7 +45,7 @@ def make_erasures(store: ObjectStore) -> Erasures:
 
 
 def check_not_erased(erasures: Erasures, dataset: DatasetManifest) -> None:
-    """Checks that a dataset has no erased patient and none of an erased patient's files.
+    """Checks that a dataset contains neither erased patients nor files of erased patients.
 
     Raises:
         PreconditionFailed: it has.

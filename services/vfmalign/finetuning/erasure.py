@@ -2,13 +2,13 @@
 
 Every result of a dataset that contained the patient is removed.
 
-All affected work is cancelled first. Then the rows lose everything that could describe patients, but stay in the
-database. Then the objects are deleted. The receipt names the objects, so that another process can continue an
-interrupted erasure.
+All affected work is cancelled first. Then everything that could describe patients is removed from the rows, but the
+rows stay in the database. Then the objects are deleted. The receipt names the objects, so that another process can
+continue an interrupted erasure.
 
-An operation that is created meanwhile can read the dataset only by its present digest. After the feature service has
-replaced the dataset, an operation with the earlier digest fails before it reads a case. No operation takes over an
-erased training.
+An operation that is created meanwhile needs the present digest of the dataset to read the dataset. After the feature
+service has replaced the dataset, an operation with the earlier digest fails before it reads a case. No operation reuses
+the result of an erased training.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ class FinetuningEraser:
             return Plan(objects=list(threads.map(self._measure, found)))
 
     def remove(self, erasure: StoredErasure) -> bool:
-        """Cancels the planned operations. After all have ended, empties their rows and deletes their objects.
+        """Cancels the planned operations.
+
+        After all of these operations have ended, empties their rows and deletes their objects.
 
         Returns:
             False if an operation has not ended, has ended just now, or was created after the last plan.

@@ -8,8 +8,8 @@
 Between `queued` and `running`, a job is `pending`: it was launched and waits until its processes start.
 
 Creation is idempotent: the same id with the same request returns the existing row. The first terminal state is final.
-If a result and a cancellation race, all later readers see the same outcome. Only two calls move an item out of a
-terminal state: `retry`, and `reopen` if its stored result was lost.
+If a result and a cancellation arrive at the same time, all later readers see the same outcome. Only two calls move an
+item out of a terminal state: `retry`, and `reopen` if its stored result was lost.
 """
 
 from __future__ import annotations

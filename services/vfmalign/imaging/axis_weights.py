@@ -143,7 +143,7 @@ class AxisWeights:
 
 
 def get_positions(count: int, step: float, start: float) -> NDArray[np.float64]:
-    """Returns positions along an axis. Moves positions within `SNAP_VOXELS` of a voxel's centre onto it."""
+    """Returns positions along an axis. Positions within `SNAP_VOXELS` of a voxel's centre become this centre."""
     return snap(start + step * np.arange(count, dtype=np.float64))
 
 

@@ -1,8 +1,8 @@
 """The part of a case's structures that a model sees.
 
-A model's input is centred on the reference volume and has a fixed shape. Training ignores everything outside the input,
-but scores do not. For scores, label maps are also resampled to the model's grid. For this purpose, the grid is extended
-to contain all structures (ADR 0082).
+A model's input is centred on the reference volume and has a fixed shape. Training ignores all voxels outside the input,
+but scores include them. For scores, label maps are also resampled to the model's grid. For this purpose, the grid is
+extended to contain all structures (ADR 0082).
 
 Legend: D slices (feet to head), H rows (front to back), W columns (right to left); X, Y, Z are the axes W, H, D. A box
 is an array of two rows, start and stop, in voxels along D, H, W of the study's grid.

@@ -149,8 +149,8 @@ def resample(volume: Volume, grid: Grid, *, labels: bool, name: str = "volume") 
 def resample_planes(volume: Volume, grid: Grid, name: str = "volume", origin: float = 0.0) -> PlaneStack:
     """Resamples an image to a grid like `resample`, but returns planes and weights.
 
-    Values are measured from `origin`. A 0, as outside the volume, therefore represents the value `origin`. The volume
-    is converted to float32 in slabs, unless it is oblique.
+    Values are measured from `origin`. The number 0 therefore represents the value `origin`, also for voxels outside the
+    volume. The volume is converted to float32 in slabs, unless it is oblique.
 
     If the axes of volume and grid are parallel, linear interpolation is separable. One set of weights per axis then
     replaces the lookup of every voxel. This method is about ten times faster. Axes that become shorter are resampled

@@ -82,8 +82,8 @@ def half_resolution(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
     """Halves the in-plane resolution on the same grid. The super-resolution task uses this input.
 
     As in an acquisition at half resolution, only the inner half of k-space along H and W is kept. All other frequencies
-    are set to zero. Frequencies in this band are exact, and all others are lost. Edges ring slightly, as they do in
-    MRI. Voxels that the scanner left empty stay empty. In Hounsfield units, no voxel counts as empty.
+    are set to zero. The frequencies that are kept are exact. Edges ring slightly, as they do in MRI. Voxels that the
+    scanner left empty stay empty. In Hounsfield units, no voxel counts as empty.
     """
     height, width = signal_CDHW.shape[-2:]
     passband_H = torch.fft.fftfreq(height).abs() < 0.25
@@ -110,8 +110,8 @@ def noisy_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modal
     A magnitude image shows the magnitude of a complex signal. The real and imaginary parts of this signal have
     independent normal noise of equal SD (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34,
     1995). The SD of the noise is `NOISE_SHARE` of the channel's bright tissue. Voxels that the scanner left empty stay
-    empty. CT images are not magnitudes. Their noise is positive or negative, and the SD of the noise is `NOISE_SHARE`
-    of the window.
+    empty. CT images are not magnitudes. The noise of CT images is positive or negative, and the SD of the noise is
+    `NOISE_SHARE` of the window.
     """
     channels = []
     for modality, channel_DHW in zip(context.modalities, signal_CDHW, strict=True):
@@ -138,8 +138,8 @@ def _bright(channel_DHW: Tensor) -> float:
 def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
     """Displaces the diffusion volumes by a simulated susceptibility field. The distortion task uses this input.
 
-    DWI shows the signal itself, which is displaced and piles up. ADC is a ratio of two signals, and is only displaced.
-    T2W is acquired with a spin-echo train and is not distorted.
+    DWI shows the signal itself, which is displaced and piles up. ADC is a ratio of two signals, which is displaced but
+    does not pile up. T2W is acquired with a spin-echo train and is not distorted.
     """
     return distorted(signal_CDHW, context, ("dwi", "adc"))
 

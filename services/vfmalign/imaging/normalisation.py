@@ -51,9 +51,9 @@ class Scale:
     """Normalisation: (signal − mean) / SD for z-scores, (signal − low) / (high − low) for quantiles and windows.
 
     Attributes:
-        mean_C, std_C: float32, mean and SD, or low and high − low. For a channel without contrast, they are 0 and 1. A
+        mean_C, std_C: float32, mean and SD, or low and high − low. A channel without contrast has the values 0 and 1. A
             window's signal is measured from its lower bound, so its `low` is 0.
-        preserves_zeros: whether voxels without signal stay 0. If False, these voxels become −mean / SD.
+        preserves_zeros: whether voxels without signal stay 0. If False, voxels without signal become −mean / SD.
         clipped_C: bool, channels whose values are clipped to [0, 1]; None if there are none.
     """
 
@@ -194,7 +194,7 @@ def scale_from_quantiles(
 def scale_from_window(window: tuple[float, float], channels: int) -> Scale:
     """Maps the bounds of a window to 0 and 1, and clips to [0, 1].
 
-    The signal is measured from the lower bound, so padding and hidden channels have this value.
+    The signal is measured from the lower bound, so padding and hidden channels have the value of the lower bound.
     """
     width_C = torch.full((channels,), window[1] - window[0])
     clipped_C = torch.ones(channels, dtype=torch.bool)

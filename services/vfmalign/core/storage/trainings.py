@@ -38,8 +38,8 @@ def resolve_training(
     """Checks that a training is possible with its dataset (`check_data`) and its model (`fit_model`).
 
     Returns the model's input. This function does not check for leakage. Checks and jobs look for leakage when they
-    begin (`datasets.check_leakage`). An experiment may contain a model that has seen test cases. The report then states
-    this for the cell of that model.
+    begin (`datasets.check_leakage`). An experiment may contain a model that has seen test cases. The report states for
+    the cell of such a model that the model has seen test cases.
 
     Args:
         dataset: the stored dataset.

@@ -113,7 +113,8 @@ class UploadArea:
     def clear(self, first: str) -> None:
         """Deletes all files.
 
-        Deletes the file `first` before the others, because it lists them. A repeated call then finds no partial import.
+        Deletes the file `first` before the other files, because `first` lists them. A repeated call then finds no
+        partial import.
         """
         self.store.delete(self.key(first))
         for key in self.store.list(self.prefix):

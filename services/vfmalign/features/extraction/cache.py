@@ -1,7 +1,7 @@
 """Least-recently-used cache of encoders on the device, bounded by the bytes of their weights.
 
 Encoders are identified by their tenant and the digest of their weights. A tenant therefore cannot find out which
-encoders other tenants have loaded. Concurrent requests for the same encoder load it once.
+encoders other tenants have loaded. Concurrent requests for the same encoder load the encoder only once.
 """
 
 from __future__ import annotations

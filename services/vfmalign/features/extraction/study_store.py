@@ -46,7 +46,7 @@ def _study_key(study_id: str) -> str:
 def store_features(
     store: ObjectStore, study_id: str, group: str, features: Mapping[str, Tensor]
 ) -> dict[str, StoredFile]:
-    """Stores a study's features: one file per layer, with one tensor named like the layer.
+    """Stores a study's features: one file per layer, with one tensor that has the layer's name.
 
     Raises:
         BadOption: the id has the form of a feature set's id.

@@ -56,7 +56,7 @@ class Outbox:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def check(self, monitor: str, origin: FeatureOrigin) -> Check:
-        """Starts to check that the monitor exists and watches features of this origin.
+        """Starts a check that the monitor exists and watches features of this origin.
 
         If the check fails, `deliver` drops the observation. The check is one call. Start the check before the features
         are computed.

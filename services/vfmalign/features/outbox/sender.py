@@ -51,7 +51,7 @@ class Sender:
 
     Other replicas or earlier processes may have stored some of these observations.
 
-    Replicas may send the same observation twice; the monitor records it once.
+    Replicas may send the same observation twice. The monitor then records the observation only once.
 
     Args:
         clients: maps each tenant to its client of the monitoring service.

@@ -42,7 +42,7 @@ class FeatureSetRef(Record):
 
 
 class ComparisonRequest(Record):
-    """A comparison of two stored feature sets. A third feature set determines how both are standardised."""
+    """A comparison of two stored feature sets. A third feature set determines how both sets are standardised."""
 
     before: StoredFeatureSet
     after: StoredFeatureSet

@@ -52,7 +52,7 @@ def to_stages(
     Args:
         names: names of all stages.
         runs: runs of the check's stages, in the order in which they began.
-        progress: progress of each running stage. The `phase` of a progress is the name of the stage.
+        progress: progress of each running stage. In each progress, `phase` is the name of the stage.
     """
     running = {stage.phase: stage for stage in progress}
     return [_to_stage(name, [run for run in runs if run.stage == name], running.get(name)) for name in names]

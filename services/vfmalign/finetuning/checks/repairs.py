@@ -1,9 +1,9 @@
 """Repairs lost or damaged objects of a check by running the stage that created them again.
 
-If the new object equals the lost one, stages that have read the object keep their artifacts. The new object may differ,
-because another processor may round differently. In this case, everything that was computed from the lost object is
-computed again. The number of repairs per stage is limited. If the limit is exceeded, the check fails with an error that
-names the object and the remedy.
+If the new object equals the lost object, stages that have read the object keep their artifacts. The new object may
+differ, because another processor may round differently. In this case, everything that was computed from the lost object
+is computed again. The number of repairs per stage is limited. If the limit is exceeded, the check fails with an error
+that names the object and the remedy.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class StoredCheck(Operation):
 
     Attributes:
         state: never `pending`.
-        stage_progress: progress of each running stage that has reported its progress. The `phase` of a progress is the
+        stage_progress: progress of each running stage that has reported its progress. In each progress, `phase` is the
             name of the stage.
         report: the report; None unless the check succeeded.
     """
@@ -77,7 +77,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     stopping = "cancelling: waiting for its jobs and calls to end"
 
     def create(self, check_id: str, request: CheckSpec) -> StoredCheck:
-        """Adds a check, or returns the existing one if the id and the request are the same.
+        """Adds a check, or returns the existing check if the id and the request are the same.
 
         Raises:
             Conflict: the id is taken by a check with a different request.
@@ -114,7 +114,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
 
         Args:
             check_id: the check.
-            stages: progress of each running stage, at least one. The `phase` of a progress is the name of the stage.
+            stages: progress of each running stage, at least one. In each progress, `phase` is the name of the stage.
         """
         with self._database.session() as session:
             row = self._row(session, check_id)
@@ -153,9 +153,9 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     ) -> None:
         """Records the outcome of the attempt that has not ended yet.
 
-        After a restart or a retry, also call this for a stage that already has its artifact. The attempt of such a
-        stage is still open in two cases: the stage was cancelled while it stored the artifact, or the orchestrator was
-        killed before this call. If no attempt is open, a success replaces the failure or cancellation of the latest
+        After a restart or a retry, also call this method for a stage that already has its artifact. The attempt of such
+        a stage is still open in two cases: the stage was cancelled while it stored the artifact, or the orchestrator
+        was killed before this call. If no attempt is open, a success replaces the failure or cancellation of the latest
         attempt. Other outcomes are not recorded.
 
         Args:

@@ -74,7 +74,7 @@ def resolve_check(spec: CheckSpec, dataset: DatasetManifest, card: ModelCard) ->
 
 
 def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: ModelCard) -> ResolvedCheck:
-    """Fills in the defaults of a check. The caller must have checked the cases of its dataset (`check_data`).
+    """Fills in the defaults of a check. The caller must have checked the cases of the check's dataset (`check_data`).
 
     Raises:
         BadOption: the model's input lacks a channel, the model lacks a layer, or a patch is too large.
@@ -98,7 +98,7 @@ def check_inputs(store: ObjectStore, jobs: JobRepository, check_id: str, spec: C
 
     Returns:
         The trainings that the check needs, and the trainings that it would need with one seed. If the store is
-        unavailable, there are none.
+        unavailable, no trainings are returned.
 
     Raises:
         NotFound: the model or the dataset does not exist.

@@ -1,7 +1,7 @@
 """Measures of the primary layer in addition to MMD²: CKA, Fréchet and energy distance, LogME and H-score.
 
-`MmdService` computes CKA and both distances, and also MMD² with half and twice the bandwidth. LogME and H-score are
-computed here, from the classes of the training cases and their features before fine-tuning. If a measure cannot be
+`MmdService` computes CKA and both distances, and also MMD² with half and twice the bandwidth. This module computes
+LogME and H-score from the classes of the training cases and their features before fine-tuning. If a measure cannot be
 computed, its value is absent and its reason is recorded. The check continues.
 """
 

@@ -9,7 +9,7 @@ The jobs `job_*_r*` exist only if a preset has two recipes to try. If a check ha
 Each stage declares the stages that it reads and the stages that it follows (`artifacts.Stage`). These declarations
 determine when the stage begins. The declarations also determine which artifacts become invalid if a lost output is
 computed again and differs. A stage with an intact artifact is done. The reconciler runs the stages and retries them.
-`similarity` and `reporting` define the last stages.
+The modules `similarity` and `reporting` define the last stages.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Trainings of a check (three networks per seed), and the names of their jobs, encoders and stages.
 
 The first training of a network has the check's `seed`. Further trainings have the seeds that follow. Only the names of
-further trainings have a suffix, such as `check-pretrained-s2`. If the preset has two recipes, each is first tried with
-the pretrained network and with random weights: `check-pretrained-r1` and so on. The first training with the chosen
-recipe reuses the result of its trial.
+further trainings have a suffix, such as `check-pretrained-s2`. If the preset has two recipes, each recipe is first
+tried with the pretrained network and with random weights: `check-pretrained-r1` and so on. The first training with the
+chosen recipe reuses the result of its trial.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Results of cells. `cells/<digest>.json` contains the data of one finished check that an experiment reads.
 
 The digest covers the check's request, the digests of its inputs, and the version. If the result of a cell exists, no
-experiment computes it again, even if another deployment computed it. The result contains no weights or figures, and
-only the features of the primary layer. The result is therefore small enough to be kept in a repository or copied to
-another object store.
+experiment computes it again, even if another deployment computed it. The result contains the features of the primary
+layer, but no other features, no weights and no figures. The result is therefore small enough to be kept in a repository
+or copied to another object store.
 """
 
 from __future__ import annotations

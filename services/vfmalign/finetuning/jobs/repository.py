@@ -92,7 +92,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     stopping = "cancelling: waiting for the process to end"
 
     def create(self, request: JobSpec, spec: TrainingSpec, check_id: str = "", baseline: str = "") -> StoredJob:
-        """Adds a job, or returns the existing one if the id and the request are the same.
+        """Adds a job, or returns the existing job if the id and the request are the same.
 
         Raises:
             Conflict: the id is taken by a job with a different request.

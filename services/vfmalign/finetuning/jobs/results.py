@@ -1,4 +1,4 @@
-"""Reads results of jobs from the store. Verifies that these results and the encoders they name are intact."""
+"""Reads results of jobs from the store. Verifies that the results and the encoders that they name are intact."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_weights(store: ObjectStore, card: ModelCard, *, read: bool = False) ->
 
 
 def reopen_if_lost(jobs: JobRepository, store: ObjectStore, job_id: str) -> None:
-    """Queues a successful job again, if its result or a model that it published is lost or damaged."""
+    """Queues a successful job again, if its result or a model that the job published is lost or damaged."""
     job = jobs.get(job_id)
     if job.state != "succeeded":
         return

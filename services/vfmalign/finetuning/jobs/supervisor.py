@@ -52,13 +52,13 @@ class Supervisor:
 
     @property
     def can_start(self) -> bool:
-        """Whether the store answered in this round. If not, each further job would also wait for its timeout."""
+        """Whether the store answered in this round. If the store is down, each further job would wait for a timeout."""
         return not self._store_is_down
 
     def monitor(self) -> int:
         """Begins a round: takes one action per launched job. Returns how many of these jobs still occupy a slot.
 
-        While the store is unavailable, actions that need it are delayed.
+        While the store is unavailable, actions that need the store are delayed.
         """
         self._store_is_down = False
         launched = self.jobs.launched()

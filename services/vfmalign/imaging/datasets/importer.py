@@ -76,7 +76,7 @@ def prepare_import(
         progress: called after every scanned DICOM file and after every case.
 
     Returns:
-        The dataset. If there is only one patient, the splits train, val and test contain the same cases and nothing is
+        The dataset. If there is only one patient, the splits train, val and test contain the same cases, and no case is
         held out.
 
     Raises:

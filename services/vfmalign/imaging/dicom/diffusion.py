@@ -3,7 +3,7 @@
 Attributes of the standard (PS3.3, C.8.13.5.9) take precedence, in classic instances and in functional groups. If these
 attributes are missing, the vendor's private attributes are read. For Siemens, these attributes are (0019,xx0C) and
 (0019,xx0D), or the CSA header in older exports. For GE, the first value of (0043,xx39) contains flags in the digits
-above 100,000. The attribute (0043,xx30) is the kind of image. For Philips, these attributes are (2001,xx03) and
+above 100,000. The attribute (0043,xx30) contains the kind of image. For Philips, these attributes are (2001,xx03) and
 (2001,xx04). Private blocks are located by their creator, never by a fixed element number.
 """
 
@@ -40,8 +40,8 @@ _Stated = tuple[float | None, str]
 def read_diffusion(datasets: Sequence[Dataset]) -> dict[str, str | float]:
     """Returns the b-value in s/mm² as `b_value` and the kind of weighting as `diffusion`.
 
-    The result is empty if neither is stated. Images of any sequence may state a b-value of zero. The module `stacks`
-    therefore compares a b-value of zero with the rest of the series.
+    The result is empty if the datasets state neither of these values. Images of any sequence may state a b-value of
+    zero. The module `stacks` therefore compares a b-value of zero with the rest of the series.
 
     The kinds are `trace`, a combination of directions; `direction`, a single direction; `none`, an image without
     weighting; and `adc`, a map of the apparent diffusion coefficient, which has no b-value of its own.

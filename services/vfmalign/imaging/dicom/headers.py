@@ -204,7 +204,7 @@ def _convert_value(raw: RawDataElement, data: dict[str, Any], **options: Any) ->
 def get_representation(element: DataElement | RawDataElement) -> str | None:
     """Returns the type of a value.
 
-    If the transfer syntax does not state types, this is the type defined by the standard.
+    If the transfer syntax does not state types, returns the type that the standard defines.
     """
     if element.VR not in (None, VR.UN) or element.tag >> 16 & 1:
         return element.VR

@@ -1,8 +1,9 @@
 """Decodes pixels of DICOM frames, applies the modality LUT or rescale slope and intercept, and places them in a volume.
 
 The values equal the values that the vendor's software displays. The modality transformation always applies. A frame's
-own transformation takes precedence over the instance's. MONOCHROME1 affects only the display, so the values are not
-inverted. Real-world value maps and vendors' private scaling are ignored. Pixel padding is left unchanged.
+own transformation takes precedence over the transformation of the instance. MONOCHROME1 affects only the display, so
+the values are not inverted. Real-world value maps and vendors' private scaling are ignored. Pixel padding is left
+unchanged.
 
 Legend: X columns, Y rows, Z slices.
 """

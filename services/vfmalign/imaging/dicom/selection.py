@@ -1,7 +1,7 @@
 """Choice of a study's volumes: one stack for each modality, and one segmentation for each label map.
 
-The choice is never arbitrary. If two volumes meet a selection equally well, this is a problem of the study. The text of
-the problem lists both volumes and the attributes that distinguish them.
+The choice is never arbitrary. If two volumes meet a selection equally well, the study has a problem. The text of the
+problem lists both volumes and the attributes that distinguish them.
 """
 
 from __future__ import annotations

@@ -175,8 +175,8 @@ class ZipSource:
 def open_source(path: Path) -> DicomSource:
     """Opens a folder, a zip, or the folder of a DICOMDIR.
 
-    Hidden files and links to folders are omitted, with a note. A DICOMDIR in a folder or zip determines which files
-    next to it and below it are used.
+    Hidden files and links to folders are omitted, with a note. If a folder or zip contains a DICOMDIR, only the files
+    that the DICOMDIR lists are used.
 
     Raises:
         BadDataset: the path is neither a folder, a zip nor a DICOMDIR, contains links that lead outside, is too large,

@@ -2,7 +2,7 @@
 
 A dataset contains only voxels, geometry, strata and the values of `describe_series`. Numbers are rounded so that only
 differences between protocols remain (nominal field strength, echo times to 10 ms, repetition times to 1 s). A
-repetition time of 4,183 ms may identify a patient; 4 s only identifies a protocol. Scanners write text. A text is
+repetition time of 4,183 ms may identify a patient, while 4 s only identifies a protocol. Scanners write text. A text is
 omitted if only one patient has it or if it may contain a name.
 """
 

@@ -124,7 +124,7 @@ class Blob:
         return level
 
     def box(self, positions: Positions) -> Box:
-        """Returns the part of the grid that may contain the blob. For an oblique grid, this can be the whole grid."""
+        """Returns the part of the grid that may contain the blob. On an oblique grid, this may be the whole grid."""
         return positions.box(self.centre_mm, 1.4 * max(self.radii_mm))
 
 

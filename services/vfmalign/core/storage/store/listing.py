@@ -69,7 +69,8 @@ class StoreListing(TenantKeys):
 
         Args:
             prefix: prefix that ends in a slash.
-            after: only folders after this name in lexical order are returned. If empty, all folders are returned.
+            after: only folders after this name in lexical order are returned. If `after` is empty, all folders are
+                returned.
             limit: maximum number of folders.
             accepts: selects folders by name.
         """

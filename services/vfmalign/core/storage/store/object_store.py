@@ -1,7 +1,7 @@
 """Object store: stores bytes, files and JSON records of one tenant in an S3 bucket, and verifies them by SHA-256.
 
-Transient failures are retried until the call that needs the object ends. The object store is synchronous and
-thread-safe. Asynchronous code calls it in `threads.STORE`.
+Transient failures are retried as long as the call that needs the object lasts. The object store is synchronous and
+thread-safe. Asynchronous code calls the object store in `threads.STORE`.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ class Cluster:
         """Returns the cluster in which this process runs. Outside a cluster, returns the cluster that KUBECONFIG names.
 
         Args:
-            namespace: namespace for Jobs. If empty, the namespace of the pod or of the kubeconfig context is used.
+            namespace: namespace for Jobs. If `namespace` is empty, the namespace of the pod or of the kubeconfig
+                context is used.
             account: folder that contains the token of the service account in a pod.
 
         Raises:

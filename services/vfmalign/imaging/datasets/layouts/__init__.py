@@ -1,1 +1,1 @@
-"""Layouts of folders. A layout determines which files are the cases of a dataset, and what describes them."""
+"""Layouts of folders. A layout determines which files are the cases of a dataset, and how the cases are described."""

@@ -71,7 +71,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
 
 
 def require_labels(cases: Sequence[CaseSource], label: VolumeKind) -> list[CaseSource]:
-    """If at least one case has a label map, reports a problem for every case without one."""
+    """If at least one case has a label map, reports a problem for every case without a label map."""
     if not any(label in case.files for case in cases):
         return list(cases)
     missing = f"there is no {label}, which other cases have"

@@ -1,6 +1,6 @@
 """Imports from a PACS.
 
-While one study is read, the next one is downloaded. Series are chosen by the same rules as in imports of files.
+While one study is read, the next study is downloaded. Series are chosen by the same rules as in imports of files.
 
 The staging folder keeps only the volumes of each study. Memory and temporary files therefore do not grow with the
 number of studies. A study that cannot be fetched becomes a case with a problem, and the import continues.
@@ -98,8 +98,8 @@ def read(
 ) -> SourceDataset:
     """Finds the cases and reads their volumes into the staging folder, which must already be open.
 
-    The stages reported to `options.progress` are `searching PACS NAME` and `download` (count studies), and `receive`
-    (counts bytes).
+    `options.progress` receives the stages `searching PACS NAME` and `download`, which count studies, and the stage
+    `receive`, which counts bytes.
 
     Raises:
         BadOption: as in `get_rules`, or the staging folder is full or cannot be written.

@@ -79,7 +79,7 @@ def name_files(files_by_case: Mapping[str, Sequence[Path]]) -> dict[str, dict[Vo
 
 
 def find_shared_words(words_by_case: Mapping[str, Collection[str]]) -> set[str]:
-    """Returns the words that are safe to show. Enough patients share them, and no case name contains them."""
+    """Returns the words that are safe to show. Enough patients share these words, and no case name contains them."""
     patients: dict[str, set[str]] = {}
     for case, words in words_by_case.items():
         for word in set(words) - _list_folder_words(case):

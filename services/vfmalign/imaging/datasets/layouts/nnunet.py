@@ -1,6 +1,6 @@
 """Layout of nnU-Net: `imagesTr/CASE_0000.nii.gz` (one file per channel), `labelsTr/CASE.nii.gz` and `dataset.json`.
 
-Version 1 names the channels in `modality`. Version 2 names them in `channel_names`.
+Version 1 names the channels in `modality`. Version 2 names the channels in `channel_names`.
 """
 
 from __future__ import annotations

@@ -156,8 +156,8 @@ class DicomOptions:
     """Options for importing DICOM.
 
     Attributes:
-        selections: rules that choose a series or segmentation for each modality or label map. If empty, the rules of a
-            built-in declaration apply.
+        selections: rules that choose a series or segmentation for each modality or label map. If `selections` is empty,
+            the rules of a built-in declaration apply.
         allowed: names of the refusals that the user overrode; see `imaging.dicom.refusals.REFUSALS`.
         choices: maps study number and modality or label map to the number of the series that the user chose.
         accepts_defective: if the preferred series is defective, use another usable series.

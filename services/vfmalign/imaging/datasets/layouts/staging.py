@@ -1,8 +1,8 @@
-"""Staging folder of an import from a PACS. A repeated import continues from its studies.
+"""Staging folder of an import from a PACS. A repeated import continues from this folder.
 
 The folder is private and lies on the user's machine. During the download of a study, the folder contains its instances.
-Afterwards, it contains the volumes in the form of the dataset, and a file with the study's other data. This data file
-is written last, and marks the study as done.
+After the download, the folder contains the volumes in the form of the dataset, and a file with the study's other data.
+This data file is written last, and marks the study as done.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Decoders:
     """Processes that decode frames. The processes start on demand and are reused for further frames.
 
     Args:
-        count: maximum number of processes. If all processes are busy, a thread waits until one is free.
+        count: maximum number of processes. If all processes are busy, a thread waits until a process is free.
         timeout_s: time limit for decoding one frame.
         command: command that starts a process.
     """

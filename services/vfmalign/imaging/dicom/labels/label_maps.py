@@ -60,7 +60,8 @@ def read_label_map(
 ) -> Volume:
     """Reads segments into one label map.
 
-    The label map has the image's grid. If the voxels of the segments do not match this grid, it has the segments' grid.
+    The label map has the image's grid. If the voxels of the segments do not match this grid, the label map has the
+    segments' grid.
 
     Args:
         source: source of the files.

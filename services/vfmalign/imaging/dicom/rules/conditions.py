@@ -166,7 +166,7 @@ class Conditions(Record):
 
     @property
     def groups(self) -> tuple[Conditions, ...]:
-        """The groups of conditions directly below this one."""
+        """The groups of conditions directly below this group."""
         return (*(self.all or ()), *(self.any or ()), *(() if self.not_ is None else (self.not_,)))
 
     @model_validator(mode="after")
