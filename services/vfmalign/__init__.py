@@ -1,3 +1,3 @@
-"""Measures how fine-tuning changes the features of a vision foundation model, and how much performance it gains."""
+"""Measures how fine-tuning changes the features of a vision foundation model, and how much the model improves."""
 
 __version__ = "0.1.0"

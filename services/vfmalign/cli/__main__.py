@@ -31,7 +31,7 @@ class Command(NamedTuple):
 
     Attributes:
         target: the function of the command or the `typer.Typer` of the group, as `module:attribute`.
-        help: summary in `vfmalign --help`. For a function, it must equal the first sentence of the docstring.
+        help: summary in `vfmalign --help`. For a function, this text must equal the first sentence of the docstring.
     """
 
     target: str

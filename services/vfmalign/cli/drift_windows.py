@@ -1,6 +1,6 @@
 """Windowed MMD² of a stream, computed by a service or this process.
 
-A failed comparison does not delay the evidence. Its window contains the reason of the failure.
+A failed comparison does not delay the evidence. The window of a failed comparison contains the reason.
 """
 
 from __future__ import annotations

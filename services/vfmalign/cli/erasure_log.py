@@ -18,7 +18,7 @@ from vfmalign.core.domain.record import Id, Record
 
 
 class LoggedErasure(Record):
-    """The part of one service in an erasure: its id, the digests of the patient, and what was done with models."""
+    """The part of one service in an erasure: the erasure's id, the patient's digests, and what was done with models."""
 
     erasure_id: Id
     service: ErasingService
@@ -39,7 +39,7 @@ class ErasureLog:
         self._path = private / "erasures.jsonl"
 
     def add(self, erasure: LoggedErasure) -> None:
-        """Adds an entry, or replaces the one of the same service: a repeated erasure may have found more."""
+        """Adds an entry, or replaces the entry of the same service: a repeated erasure may have found more data."""
         known = ErasureLog.read(self._path) if self._path.exists() else []
         if erasure not in known:
             key = erasure.erasure_id, erasure.service

@@ -38,7 +38,10 @@ _CODES: dict[type[errors.VfmalignError], int] = {
 
 
 def get_exit_code(error: errors.VfmalignError) -> int:
-    """Returns the exit code of an error. Looks up its class, then its base classes, and falls back to `FAILED`."""
+    """Returns the exit code of an error.
+
+    Looks up the error's class, then the base classes, and falls back to `FAILED`.
+    """
     return next((_CODES[cls] for cls in type(error).__mro__ if cls in _CODES), FAILED)
 
 

@@ -81,7 +81,7 @@ class ObservedInterval:
         lower, upper: ends of the interval; None if there is no interval.
         level: nominal coverage of the interval.
         absent_reason: reason why there is no interval.
-        remarks: limits of the interval's meaning.
+        remarks: what the interval does not show.
     """
 
     lower: float | None = None
@@ -200,7 +200,7 @@ def evaluate_verdict(
 def parse_gate(texts: Sequence[str]) -> tuple[Condition, ...]:
     """Parses the conditions of a gate.
 
-    Each has the form `NAME.END>=NUMBER` or `NAME.END<=NUMBER`; commas separate them.
+    Each condition has the form `NAME.END>=NUMBER` or `NAME.END<=NUMBER`. Commas separate conditions.
 
     Args:
         texts: values of the option `--gate`; may be empty.

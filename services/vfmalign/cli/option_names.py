@@ -40,8 +40,8 @@ def name_option(field: str, program: Any, arguments: Sequence[str]) -> str:
         arguments: arguments with which the program ran.
 
     Returns:
-        The name of the option or argument, such as `--epochs` or `DATASET`. If there is none, the field itself, such as
-        `recipe.batch_size`, which is a key of `--set`.
+        The name of the option or argument, such as `--epochs` or `DATASET`. If no option sets the field, the field
+        itself, such as `recipe.batch_size`, which is a key of `--set`.
     """
     command = program
     for argument in arguments:

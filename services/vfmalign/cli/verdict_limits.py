@@ -79,7 +79,10 @@ def list_limits_of_dataset(dataset: Dataset) -> list[str]:
 
 
 def describe_work(spec: CheckSpec, plans: Sequence[TrainingPlan]) -> str:
-    """Describes how much training a check needs. States no time, because the speed of the device is not known yet."""
+    """Describes how much training a check needs.
+
+    The text states no time, because the speed of the device is not known yet.
+    """
     budgets = list_budgets(spec)
     steps = sum(budget.steps for budget in budgets) // len(budgets)
     trainings = "; ".join(

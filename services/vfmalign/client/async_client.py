@@ -69,7 +69,8 @@ class AsyncClient:
         key_file: PEM file of the client certificate's unencrypted private key.
         tenant: tenant whose data the calls use. Callers with a single tenant can omit it.
         token: the caller's access token for every call: the token itself, the path of its file, or a function that
-            returns it. A changed file is read again. The client calls the function on its event loop before every call.
+            returns it. If the file changes, the client reads it again. The client calls the function on its event loop
+            before every call.
         call_timeout_s: deadline of calls with one response, in seconds.
         stream_timeout_s: deadline of streaming calls, in seconds.
         wait_for_ready: if true, calls wait until their deadline for a service that is not reachable yet.

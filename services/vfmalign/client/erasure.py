@@ -16,7 +16,7 @@ ErasingService = Literal["features", "finetuning", "monitoring"]
 
 
 def digest_identifier(key: str, identifier: str) -> str:
-    """Returns HMAC-SHA256 of an identifier, such as a group, hexadecimal; `key` is hexadecimal, too."""
+    """Returns the HMAC-SHA256 of an identifier, such as a group, in hexadecimal. `key` is hexadecimal, too."""
     return hmac.digest(bytes.fromhex(key), identifier.encode(), hashlib.sha256).hex()
 
 

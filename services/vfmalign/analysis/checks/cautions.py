@@ -15,7 +15,7 @@ from vfmalign.core.formats.documents import pluralise
 
 
 class Caution(Record):
-    """Reason why the numbers of a check may mislead. A report shows it before the numbers."""
+    """Reason why the numbers of a check may mislead. A report shows each caution before the numbers."""
 
     title: str
     text: str

@@ -50,7 +50,8 @@ class FeatureShift(Record):
     Attributes:
         after: U-statistic of the shift between the features before and after fine-tuning.
         biased: V-statistic of the same shift.
-        reinitialised: shift between the features before fine-tuning and those of the re-initialised architecture.
+        reinitialised: shift between the features before fine-tuning and the features of the re-initialised
+            architecture.
     """
 
     before_id: str
@@ -67,8 +68,8 @@ class NetworkResult(Record):
     """Results of one network of the check.
 
     Attributes:
-        encoder_rate: share of the learning rate applied to the encoder; None for networks without an encoder.
-        test_means: mean of each metric over the test cases for which it is defined; None if there are no such cases.
+        encoder_rate: factor by which the encoder's learning rate is multiplied; None for networks without an encoder.
+        test_means: mean of each metric over the test cases that have a value; None if no test case has a value.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder; None for the specialised network.
     """
 
@@ -105,7 +106,10 @@ class NaiveBaseline(Record):
 
     @property
     def not_beaten(self) -> bool:
-        """Whether the fine-tuned model is no better than the naive baseline. False if either score is absent."""
+        """Whether the fine-tuned model is no better than the naive baseline.
+
+        False if the score of the model or of the baseline is absent.
+        """
         return self.gain.absolute.value is not None and self.gain.absolute.value <= 0
 
 
@@ -140,9 +144,9 @@ class CheckAnalysis(Record):
         phantom: True if the cases are generated and do not come from patients.
         leakage_known: False if the model card does not list the pretraining data.
         test_groups: number of patients in the test split.
-        pretraining: whether pretraining helps; None if an older version, which did not assess this, made the result.
+        pretraining: whether pretraining helps; None in results of older versions, which did not assess this.
         reference_groups: number of training patients whose features determine the scale and the bandwidth of MMD². None
-            in the published evidence, which older versions measured without recording this number.
+            in the published evidence, because older versions did not record this number.
         shift_ratio: maps each layer to MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
         paired_similarity: maps each layer to its paired similarity; see `shift.paired_similarity`.
         measures: maps the name of each measure other than MMD² (`cka`, `frechet`, `energy`, `logme`, `h_score`) to its
@@ -153,9 +157,9 @@ class CheckAnalysis(Record):
             means over the seeds; `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures` and
             `shift_by_bandwidth` belong to the first seed.
         seed_variation: how shift and convergence vary with the seed; None if the check has one seed.
-        cut_structures: structures with a share of less than `field_of_view.CAUTION_BELOW` in the model's field of view,
-            sorted by this share in ascending order.
-        shortened: smallest training budget of all networks; None if no budget is below that of its recipe.
+        cut_structures: structures of which less than the share `field_of_view.CAUTION_BELOW` lies in the model's field
+            of view, smallest share first.
+        shortened: smallest training budget of all networks; None if every network has the full budget of its recipe.
         mixed_series: see `DatasetManifest.list_mixed_series`.
         settings: the request of the check, and the digests of the inputs that it names.
     """

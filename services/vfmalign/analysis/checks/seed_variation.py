@@ -52,9 +52,10 @@ def summarise_estimates(estimates: Sequence[Estimate]) -> SeedSummary:
     """Averages an estimate over the seeds. The interval covers the variation between patients and between trainings.
 
     All seeds are measured on the same patients, so averaging does not reduce the variation between patients. The
-    squared half-width is therefore the sum of two terms. The first is the squared half-width of a Student's t interval
-    over the S seeds with S − 1 degrees of freedom. The second is the mean of the squared half-widths of the seeds'
-    intervals, which cover patients. Patients contribute to both terms, so the interval is wider than necessary.
+    squared half-width is therefore the sum of two terms. The first term is the squared half-width of a Student's t
+    interval over the S seeds with S − 1 degrees of freedom. The second term is the mean of the squared half-widths of
+    the seeds' intervals, which cover patients. Patients contribute to both terms, so the interval is wider than
+    necessary.
 
     Args:
         estimates: estimate of each seed. All intervals cover patients and have the same level.

@@ -13,7 +13,7 @@ then is to its limit depends on the effective dimension of the features (docs/nu
 def shift_ratio(after: LayerResult, reinitialised: LayerResult) -> Estimate:
     """Returns the shift of a layer during fine-tuning, in units of the shift from pretrained to random weights.
 
-    If the shift to random weights cannot be distinguished from zero, the ratio would be noise and is absent.
+    If the shift to random weights cannot be distinguished from zero, the ratio is absent, because it would be noise.
     """
     if after.standardised is None or reinitialised.standardised is None:
         return absent("no standardised features")
@@ -28,7 +28,7 @@ def shift_ratio(after: LayerResult, reinitialised: LayerResult) -> Estimate:
 
 
 def paired_similarity(unbiased: LayerResult, biased: LayerResult, rows: int) -> Estimate:
-    """Returns the mean of k(x_i, y_i) over cases: the kernel between a case's features before and after fine-tuning.
+    """Returns the mean over cases of k(x_i, y_i), the kernel between a case's features before and after fine-tuning.
 
     The paired U-statistic leaves out h(z_i, z_i) = 2 − 2k(x_i, y_i) and the V-statistic includes it. For n pairs,
     n·V − (n − 1)·U is therefore the mean of h(z_i, z_i). U and V are computed on the features that the reported MMD²

@@ -1,4 +1,4 @@
-"""One-sentence summary of a check. Its page, the terminal and the API show this sentence first."""
+"""One-sentence summary of a check. The report, the terminal and the API show this sentence first."""
 
 from __future__ import annotations
 

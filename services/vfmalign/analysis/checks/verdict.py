@@ -3,8 +3,8 @@
 A check answers two questions: is the model better than the specialised network, and does pretraining help? Each answer
 compares a difference of scores (`rpg_specialised.absolute`, `rpg_scratch.absolute`) with 0 and with the smallest
 relevant difference of the metric. Relative gain, shift, p-values and convergence do not affect the answers. The labels
-`gain`, `harm` and `equivalent` need enough trainings, because scores vary from training to training. They also need
-enough patients, because no test detects a subgroup that the sample does not contain.
+`gain`, `harm` and `equivalent` need enough trainings, because scores vary from training to training. These labels also
+need enough patients, because no test detects a subgroup that the sample does not contain.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def decide_verdict(
     shortest: TrainingBudget | None = None,
     baseline: str = SPECIALISED,
 ) -> Verdict:
-    """Answers one of the check's two questions. The answer depends on the gain over the baseline of this question.
+    """Answers one of the check's two questions. The answer depends on the gain over a baseline.
 
     The label is `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is
     not marked as degenerate (`equivalence`). In all other cases, the label is `gain` if the interval lies strictly
@@ -156,7 +156,7 @@ def _project_half_width(gain: Gain, variance: GainVariance, level: float, *, see
 def format_score(value: float, metric: MetricSpec, sign: str = "", *, finer: int = 0) -> str:
     """Formats a value without its unit, rounded to a tenth of the smallest relevant difference.
 
-    `finer` adds this number of decimals.
+    `finer` is the number of additional decimals.
     """
     bound = metric.smallest_difference
     decimals = (min(9, max(0, 1 - math.floor(math.log10(bound)))) if bound else 3) + finer

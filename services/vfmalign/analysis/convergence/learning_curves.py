@@ -29,11 +29,11 @@ Array = npt.NDArray[np.float64]
 def rms_decrease(scores_T: Array) -> float:
     """Estimates the noise of a curve as the root mean square of its decreases, √(Σ min(y_t − y_{t−1}, 0)² / (T − 1)).
 
-    Around a flat line with independent normal noise of variance σ², a difference has variance 2σ². Half of its mean
-    square belongs to decreases, so the mean square of the decreases is an unbiased estimate of σ² (downside
-    semivariance: Barndorff-Nielsen, Kinnebrock and Shephard 2010, in "Volatility and Time Series Econometrics"). Even a
-    steep rise does not contribute. If the noise of successive validations has the correlation ρ, the estimate is
-    smaller: σ·√(1 − ρ).
+    Around a flat line with independent normal noise of variance σ², a difference has variance 2σ². Decreases contribute
+    half of the mean square of all differences, so the mean square of the decreases is an unbiased estimate of σ²
+    (downside semivariance: Barndorff-Nielsen, Kinnebrock and Shephard 2010, in "Volatility and Time Series
+    Econometrics"). Increases do not contribute to the estimate, even if they are steep. If the noise of successive
+    validations has the correlation ρ, the estimate is smaller: σ·√(1 − ρ).
     """
     return float(np.sqrt(np.mean(np.minimum(np.diff(scores_T), 0.0) ** 2)))
 
@@ -41,10 +41,10 @@ def rms_decrease(scores_T: Array) -> float:
 def is_rise(scores_T: Array) -> bool:
     """Tests at the level `NOISE_LEVEL` whether a curve rises by more than its noise explains.
 
-    The statistic is (max y − y_0) / `rms_decrease`. Its distribution for a flat curve depends only on T and on the
-    autocorrelation of the noise. The autocorrelation cannot be estimated from a dozen validations, so the threshold
-    assumes the worst case: stationary normal AR(1) noise with ρ = `WORST_AUTOCORRELATION`. If ρ is smaller, the test
-    reports a false rise less often.
+    The statistic is (max y − y_0) / `rms_decrease`. The distribution of the statistic for a flat curve depends only on
+    T and on the autocorrelation of the noise. The autocorrelation cannot be estimated from a dozen validations, so the
+    threshold assumes the worst case: stationary normal AR(1) noise with ρ = `WORST_AUTOCORRELATION`. If ρ is smaller,
+    the test reports a false rise less often.
     """
     rise = float(scores_T.max() - scores_T[0])
     noise = rms_decrease(scores_T)
@@ -55,8 +55,8 @@ def is_rise(scores_T: Array) -> bool:
 def rise_threshold(validations: int) -> float:
     """Simulates flat curves with AR(1) noise and returns the 95th percentile of (max − first) / `rms_decrease`.
 
-    With 5 validations, 5 % of such curves never decrease. The threshold is then so high that only a curve without any
-    decrease counts as a rise.
+    With 5 validations, 5 % of the flat curves never decrease. The threshold is then so high that only a curve without
+    any decrease counts as a rise.
     """
     rng = np.random.default_rng(_SIMULATION_SEED)
     first_R = score_R = max_R = rng.standard_normal(_SIMULATIONS)
@@ -78,12 +78,13 @@ def fit_curve(scores_T: Array) -> Array:
     highest point of the underlying curve. The fit averages over neighbours, so its highest point exceeds that of the
     underlying curve far less. There are no parameters to tune: only the shape regularises the fit. The point of
     inflection is the one that minimises the residual (Feng, Chen, Han, Carroll and Samworth, "Nonparametric,
-    tuning-free estimation of S-shaped functions", JRSS B 84, 2022). As in their method, the fit never falls, with one
-    exception. A fit that may first dip and later decline is used if it is better by Schwarz's criterion, T·log RSS +
-    k·log T. This fit has two more parameters (k in the criterion): the start of the decline and its slope.
+    tuning-free estimation of S-shaped functions", JRSS B 84, 2022). As in the method of these authors, the fit never
+    falls, with one exception. A fit that may dip first and decline later is used if it is better by Schwarz's
+    criterion, T·log RSS + k·log T. This fit has two more parameters (k in the criterion): the start of the decline and
+    its slope.
 
-    The fits are piecewise linear. Their slopes change only at knots, which are all inner validations or 63 evenly
-    spaced ones. If a curve with at most 65 validations already has this shape, it is returned unchanged.
+    The fits are piecewise linear. The slopes change only at knots. The knots are all inner validations, but at most 63
+    evenly spaced ones. If a curve with at most 65 validations already has this shape, it is returned unchanged.
 
     Args:
         scores_T: validation scores; fewer than `MIN_VALIDATIONS` scores are returned unchanged.

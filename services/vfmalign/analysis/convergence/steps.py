@@ -24,13 +24,13 @@ def measure_convergence(
 
     Both numbers of steps are read from fitted curves (`learning_curves.fit_curve`). The highest of many noisy scores
     lies above the underlying curve, so a curve reaches 95 % of that score too late. `steps_to_95` is the first
-    validation t with f_t ≥ f_0 + 0.95·(max f − f_0) for the fit f. It is absent if noise can explain the rise
-    (`learning_curves.is_rise`). This noise is that of the curve on fixed validation cases. It does not include the
+    validation t with f_t ≥ f_0 + 0.95·(max f − f_0) for the fit f. `steps_to_95` is absent if noise can explain the
+    rise (`learning_curves.is_rise`). This noise is the variation of the curve on fixed validation cases, without the
     error from sampling these cases.
 
     Args:
         curve: validations at step 0 and after every epoch, in order.
-        baseline: validations of the baseline. If they are missing, `steps_to_baseline` is absent.
+        baseline: validations of the baseline. If there are none, `steps_to_baseline` is absent.
         higher_is_better: direction of the score.
     """
     scores_T = _to_oriented_scores(curve, higher_is_better)
@@ -53,8 +53,8 @@ def steps_to_baseline(
 ) -> Steps:
     """Finds the first validation at which the fit of `curve` is as good as the best point of the baseline's fit.
 
-    If the curve never gets that good, the result is censored. Curves with fewer than `MIN_VALIDATIONS` validations are
-    not fitted. Their raw scores are compared instead.
+    If the curve never becomes as good as this point, the result is censored. Curves with fewer than `MIN_VALIDATIONS`
+    validations are not fitted. Their raw scores are compared instead.
     """
     baseline_fit_T = fit_curve(_to_oriented_scores(baseline, higher_is_better))
     fit_T = fit_curve(_to_oriented_scores(curve, higher_is_better))

@@ -1,6 +1,6 @@
 """Answers that an experiment gives, in plain words, to three questions of an ML platform team.
 
-They are derived from the verdicts on the claim about the gain, and from the tests behind these verdicts.
+The answers are derived from the verdicts on the claim about the gain, and from the tests behind these verdicts.
 """
 
 from __future__ import annotations

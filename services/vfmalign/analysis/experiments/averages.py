@@ -1,7 +1,7 @@
 """Averages over seeds for one model and task, with intervals and a verdict.
 
-With several seeds, intervals cover seeds and patients (ADR 0081). With one seed, they are the intervals of the check
-and cover patients only.
+With several seeds, intervals cover seeds and patients (ADR 0081). With one seed, the intervals of the check are used,
+which cover only patients.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Results of one cell of an experiment: one model, fine-tuned for one task with one seed.
 
-A cell is built from the report of its finished check. It includes the scores of the test cases. The experiment computes
-its intervals over seeds from them.
+A cell is built from the report of its finished check. It includes the scores of the test cases. From these scores, the
+experiment computes its intervals over seeds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Evaluation of the paper's two claims. Each claim is evaluated in two designs: across models and across tasks.
 
-A mean ρ has no interval: with few seeds, no method that was tried has the nominal coverage (ADR 0081).
-Axis: N units of one stratum.
+A mean ρ has no interval, because with few seeds no tested method has the nominal coverage (ADR 0081). Axis: N units of
+one stratum.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Claim(Record):
 
     Attributes:
         shift_measure: name of the measure of shift. Only `mmd2_std` has a verdict.
-        units: number of models (or tasks) that have both numbers in every stratum used; 0 if ρ is not defined.
+        units: number of models (or tasks) that have both numbers in every included stratum; 0 if ρ is not defined.
         rho: mean of the strata's ρ over these units; None if it is not defined.
         rho_unflagged: mean of the strata's ρ, with weights N − 1. It excludes points whose model does not beat the
             naive baseline or whose MMD² is saturated.

@@ -64,14 +64,17 @@ class JointPermutations:
     def get_p_value(self, value_P: Array, observed: float) -> float:
         """Returns the p-value: the probability that an order gives a statistic at least as large as the observed one.
 
-        If all orders are enumerated, the p-value is the share of these orders. If orders are drawn, it is (1 + #)/(1 +
-        P), where # is the number of these orders.
+        If all orders are enumerated, the p-value is the share of these orders. If P orders are drawn, the p-value is (1
+        + #)/(1 + P), where # is the number of these orders.
         """
         extreme = int((value_P >= observed - _TIE).sum())
         return extreme / len(self) if self.enumerated else (1 + extreme) / (1 + len(self))
 
     def get_threshold(self, value_P: Array) -> float | None:
-        """Smallest value of a statistic whose p-value is at most `SIGNIFICANCE_LEVEL`. None if there is no such one."""
+        """Smallest value of a statistic whose p-value is at most `SIGNIFICANCE_LEVEL`.
+
+        None if no value reaches this level.
+        """
         threshold = None
         for value in np.unique(value_P)[::-1]:
             if self.get_p_value(value_P, float(value)) > SIGNIFICANCE_LEVEL:

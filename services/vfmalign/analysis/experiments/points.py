@@ -75,7 +75,10 @@ def get_gain(cell: Cell) -> float | None:
 
 
 def get_step_share(cell: Cell) -> float | None:
-    """Returns the share of all steps until 95 % of the rise was reached. Infinite if this number is censored."""
+    """Returns the share of all steps until 95 % of the rise was reached.
+
+    Infinite if the number of steps is censored.
+    """
     steps = cell.steps_to_95
     if steps.censored:
         return CENSORED

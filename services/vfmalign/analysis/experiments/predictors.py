@@ -37,10 +37,10 @@ class Predictor(Record):
 
     Attributes:
         expected_sign: expected sign of ρ.
-        rho: mean over tasks of the rank correlation, for the models that have the gain and this number in every task.
+        rho: rank correlation, averaged over tasks, of the models that have the gain and this number in every task.
             Competing predictors use the same models.
-        absent_reason: why the number is absent, and in how many tasks it is absent; empty if it is never absent.
-        competes: whether no other number is available in more tasks. A mean over fewer tasks reaches extreme values
+        absent_reason: why the number is absent, and in how many tasks; empty if every task has the number.
+        competes: True if no other number is available in more tasks. A mean over fewer tasks would reach extreme values
             more easily.
     """
 
@@ -84,7 +84,10 @@ class PredictorComparison(Record):
 
 @dataclass(frozen=True)
 class LargestCorrelation:
-    """Test of the largest |ρ| and of its lead over the second. `PredictorComparison` describes the attributes."""
+    """Test of the largest |ρ| and of its lead over the second largest |ρ|.
+
+    `PredictorComparison` describes the attributes.
+    """
 
     p_best: float
     p_lead: float
@@ -178,7 +181,7 @@ def _run_test(compared: Sequence[Sequence[Stratum]], seed: int) -> LargestCorrel
 
 
 def find_largest_correlation(x_KNS: Array, y_NS: Array, orders: JointPermutations) -> LargestCorrelation:
-    """Tests whether chance explains the largest of K ≥ 2 mean |ρ| with y, and its lead over the second largest.
+    """Tests whether chance explains the largest mean |ρ| of K ≥ 2 numbers with y, and its lead over the second largest.
 
     Args:
         x_KNS: the numbers of every model in every task.

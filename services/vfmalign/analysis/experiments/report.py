@@ -36,11 +36,11 @@ class ExperimentReport(Record):
     """Results of an experiment. They depend on the cells and the seed, but not on the order of the cells.
 
     Attributes:
-        phantom: True if some cases are generated. Such an experiment is a rehearsal and not evidence.
+        phantom: True if some cases are generated. An experiment with generated cases is a rehearsal and not evidence.
         answers: answers for a platform team, in plain words.
         headline: one sentence with the result for each claim.
         sensitivity: rankings of the models with other layers, bandwidths and scalings.
-        averages: cells averaged over seeds, on which all comparisons are based.
+        averages: cells averaged over seeds; all comparisons use these averages.
         baselines: whether all models of a task and seed were compared with the same specialised network.
         missing: cells without results.
     """

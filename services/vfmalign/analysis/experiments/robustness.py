@@ -28,7 +28,7 @@ class Reversal(Record):
 
     Attributes:
         without: the smallest set of units that changes the sign if it is left out.
-        rho: mean ρ of all other units. If several sets of this size change the sign, it is the most extreme mean ρ.
+        rho: mean ρ of all other units. If several sets of this size change the sign, `rho` is the most extreme mean ρ.
     """
 
     without: tuple[str, ...]

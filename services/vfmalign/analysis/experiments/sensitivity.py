@@ -46,7 +46,7 @@ class TaskAgreement(Record):
 
 
 class Variant(Record):
-    """The ranking of the models by shift if one choice of the measurement is changed.
+    """The ranking of the models by shift after one choice of the measurement was changed.
 
     Attributes:
         tau: mean over tasks of Kendall's τ between this ranking and the main ranking; None if no task has a τ.

@@ -42,7 +42,8 @@ class StratumResult(Record):
         name: the task or the model.
         pairs: number of units with both values.
         rho: ρ of these pairs; None if it is not defined.
-        used: whether the mean and the test include the stratum. Both use only the units that all included strata share.
+        used: whether the mean and the test include the stratum. The mean and the test use only the units that all
+            included strata share.
     """
 
     name: str

@@ -12,9 +12,10 @@ Casella and McCulloch, Variance Components, 1992, chapter 4). A negative estimat
 variance that was set to 0. The interval uses Student's t with Satterthwaite's degrees of freedom (Biometrics Bulletin 2
 (1946), 110–114), because a bootstrap over few seeds would be far too narrow.
 
-Two networks share their patients but not their seeds. In the difference of their means, the variances of the seeds and
-the residual variances add up, and σ²_patient is the variance of the patients' differences. Trainings with the same seed
-draw their cases in the same order. If this order made the scores similar, the interval would be wider than necessary.
+Two networks share their patients but not their seeds. For the difference of their means, the seed variances of both
+networks are added, and so are the residual variances. σ²_patient is the variance of the patients' differences.
+Trainings with the same seed draw their cases in the same order. If this order made the scores similar, the interval
+would be wider than necessary.
 
 Networks may have different numbers of seeds. You may want to know whether a network beats a baseline with newly drawn
 random weights, and not only the mean of the trained baselines. For this question, the variance between the scores of
@@ -70,7 +71,7 @@ class CrossedVariance:
     """Variance of a mean over crossed seeds and patients, or variance of a sum of such means.
 
     Attributes:
-        components: σ²_seed, σ²_patient and σ²_residual. For several networks, they are the variances of the sum.
+        components: σ²_seed, σ²_patient and σ²_residual. For several networks, these variances belong to the sum.
         variance: variance of the mean.
         degrees: Satterthwaite's degrees of freedom.
         skewness: λ of the mean; None if the interval is not corrected for it.
@@ -108,7 +109,7 @@ def get_pseudo_values(
     Args:
         metric: specifies the aggregate of the cases.
         value_SN: value of each case with each seed.
-        positive_N: true class of each case. A metric that is a mean does not use it.
+        positive_N: true class of each case. A metric that is a mean does not use the class.
         index_N: patient of each case, 0 to G − 1.
     """
     n_groups = int(index_N.max()) + 1

@@ -44,8 +44,8 @@ def estimate_crossed_gain(
         another_draw: whether intervals over several seeds are for a baseline with newly drawn random weights.
 
     Returns:
-        The gain. The relative gain is absent if the baseline scores below the floor. It has no interval if the
-        baseline's interval reaches below the floor. Intervals are absent if there are too few patients
+        The gain. The relative gain is absent if the baseline scores below the floor. The relative gain has no interval
+        if the baseline's interval reaches below the floor. Intervals are absent if there are too few patients
         (`domain.patients`) or if patients do not differ. For the equivalence interval, see `equivalence`.
     """
     counts: dict[str, Any] = {

@@ -1,18 +1,18 @@
 """Intervals for claims that two networks are equivalent, even if hardly any test patient shows a difference.
 
 Two networks with the same predictions for every test patient may still differ on other patients. Intervals from
-resampling or mean squares do not account for such differences. If no test patient shows a difference, they shrink to a
-point, which lies within any bounds.
+resampling or mean squares do not account for such differences. If no test patient shows a difference, such an interval
+shrinks to a point, which lies within any bounds.
 
 If the metric has two classes, the worst change of a case is from right to wrong. Bonett and Price ("Adjusted Wald
 confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012))
-therefore add one pair of outcomes for each direction. Here, each class gets two more patients: one for whom only the
-network is certain and right, and one for whom only the baseline is. Other metrics have no worst value that a case can
-take. Their interval is marked as degenerate if few patients have different scores.
+therefore add one pair of outcomes for each direction. Here, each class gets two more patients: for one of them, only
+the network is certain and right; for the other, only the baseline is. For other metrics, the score of a case has no
+worst value. Their interval is marked as degenerate if few patients have different scores.
 
 If both networks make the same prediction for every test patient and the metric has two classes, the interval depends
-only on the added patients. This is the narrowest possible interval. It determines the minimum number of patients for
-equivalence.
+only on the added patients. This interval is the narrowest possible one and determines the minimum number of patients
+for equivalence.
 
 Legend: the axes of arrays are S seeds, N cases and G groups (patients).
 """
@@ -60,7 +60,7 @@ def allow_for_unseen_differences(
             used.
         metric: specifies the aggregate of the cases.
         networks: scores [S, N] of the network and of the baseline, with at least one seed.
-        positive_N: true class of each case. A metric that is a mean does not use it.
+        positive_N: true class of each case. A metric that is a mean does not use the class.
         index_N: patient of each case, 0 to G − 1.
         difference: variance of the difference of the two networks.
         degrees: degrees of freedom of the patients.

@@ -37,9 +37,9 @@ def estimate_gain(
     If the metric is a mean, the intervals are those of the crossed analysis, corrected for skewness. If the metric has
     two classes, whole patients are resampled. A resampled patient contributes its scores under both networks. The score
     of the set is recomputed for each resample. Patients with and without a positive case are resampled separately, so
-    that every resample has both classes. Percentile intervals are too narrow if there are few patients. They are
-    therefore widened as in Hesterberg ("expanded percentile", The American Statistician 69 (2015), §5.2) to the level 1
-    − 2 Φ(−√(n/(n−1)) · t_{1−α/2, n−1}), where n is the number of patients of the smaller class.
+    that every resample has both classes. Percentile intervals are too narrow if there are few patients. The intervals
+    are therefore widened as in Hesterberg ("expanded percentile", The American Statistician 69 (2015), §5.2) to the
+    level 1 − 2 Φ(−√(n/(n−1)) · t_{1−α/2, n−1}), where n is the number of patients of the smaller class.
 
     Args:
         pairs: scores of N cases.
@@ -50,7 +50,7 @@ def estimate_gain(
         resamples: number of resamples.
 
     Returns:
-        The gain. `estimate_crossed_gain` describes when its values and intervals are absent.
+        The gain. For absent values and intervals, see `estimate_crossed_gain`.
     """
     pairs = _sort_cases(pairs)
     one_seed = CrossedScores(
@@ -112,7 +112,7 @@ class _PatientBootstrap:
     resamples: int
 
     def replace_interval(self, estimate: Estimate, statistic: Callable[[Array], Array], scale: float) -> Estimate:
-        """Replaces the interval of an estimate, if it has one, by that of `statistic`, a function of case weights."""
+        """Replaces an existing interval of an estimate by the interval of `statistic`, a function of case weights."""
         if estimate.interval is None:
             return estimate
         interval = self._get_interval(statistic, estimate.interval.level)

@@ -22,7 +22,7 @@ class PairedScores:
         score_N: metric of the network for each case.
         baseline_N: metric of the baseline for each case.
         groups: patient of each case.
-        left_out: number of cases that lack one of the values.
+        left_out: number of cases that lack a value of either network.
         positive_N: class of each case; all False if the task has no classes.
     """
 
@@ -69,13 +69,13 @@ def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metr
 
 @dataclass(frozen=True)
 class CrossedScores:
-    """One metric of a network and a baseline with each of their seeds, on the cases for which all have a value.
+    """One metric of a network and a baseline with each of their seeds, on the cases that have every value.
 
     Attributes:
         score_SN: metric of the network per seed and case.
         baseline_SN: metric of the baseline per seed and case. The baseline may have more seeds than the network.
         groups: patient of each case.
-        left_out: number of cases that lack one of the values.
+        left_out: number of cases that lack a value of either network.
         positive_N: class of each case; all False if the task has no classes.
     """
 

@@ -19,7 +19,7 @@ from vfmalign.analysis.transferability.logme import Array, check_features, get_p
 
 
 def h_score(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> float:
-    """Computes the shrunk H-score in [0, classes − 1]. If it is higher, the classes are easier to predict.
+    """Computes the shrunk H-score in [0, classes − 1]. If the score is higher, the classes are easier to predict.
 
     The value is invariant to rotation, translation and a common scale of the features.
 

@@ -29,7 +29,9 @@ Array = NDArray[np.float64]
 
 
 def logme(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> float:
-    """Maximum log evidence per case, averaged over the classes. If it is higher, the classes are easier to predict.
+    """Maximum log evidence per case, averaged over the classes.
+
+    If the evidence is higher, the classes are easier to predict.
 
     The value is invariant to rotation and to a common scale of the features, but not to translation.
 
@@ -69,7 +71,7 @@ def get_principal_axes(rows_NC: Array) -> tuple[Array, Array]:
     """Returns orthonormal axes of FFᵀ, [N, R], and their eigenvalues divided by the largest one, so that δ is unitless.
 
     The smaller of FFᵀ and FᵀF is decomposed, which takes much less time than an SVD of F. Directions whose extent is
-    below about 1e-6 of the largest extent are lost. In float32 features, these contain only rounding errors.
+    below about 1e-6 of the largest extent are lost. In float32 features, such directions contain only rounding errors.
     """
     wide = rows_NC.shape[0] < rows_NC.shape[1]
     power_R, vectors_SR = scipy.linalg.eigh(rows_NC @ rows_NC.T if wide else rows_NC.T @ rows_NC)

@@ -1,1 +1,1 @@
-"""The commands, with one module per group. They parse options, call services, and print documents or tables."""
+"""The commands, with one module per group. The commands parse options, call services, and print documents or tables."""

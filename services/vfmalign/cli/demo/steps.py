@@ -44,7 +44,7 @@ class Stopwatch:
 
         Raises:
             KeyboardInterrupt: SIGTERM arrived during the block, but the block swallowed the exception. Some imports and
-                all finalisers do this.
+                all finalisers swallow exceptions.
         """
         start = time.monotonic()
         yield

@@ -64,7 +64,8 @@ def list_secrets(directory: StateDirectory) -> list[str]:
 def back_up(directory: StateDirectory, file: Path, secrets: Sequence[str], notify: Notify, progress: Progress) -> int:
     """Writes a backup of a running or stopped stack.
 
-    Returns the number of the stack's files in the backup. The file has mode 0600. It appears only when it is complete.
+    Returns the number of the stack's files in the backup. The file has mode 0600. The file appears only when it is
+    complete.
 
     Raises:
         BadOption: the file exists, or its folder cannot be written.

@@ -1,10 +1,10 @@
 """Credentials of a trial stack that runs in containers.
 
-One volume contains all of them. Each container mounts its own folder of the volume. The folder of a holder (`owner` or
-a service) contains the holder's token, the public key of all tokens, and an AWS credentials file with the holder's keys
-of the S3 server. The folder `s3` contains the identities of these keys, and the certificates that the internal ports of
-the S3 server require. The folder `dicom-gateway` contains the certificate and the password of the DICOM gateway. The
-folder `features` also contains this password and the certificate of the CA.
+One volume contains all credentials. Each container mounts its own folder of the volume. The folder of a holder (`owner`
+or a service) contains the holder's token, the public key of all tokens, and an AWS credentials file with the holder's
+keys of the S3 server. The folder `s3` contains the identities of these keys, and the certificates that the internal
+ports of the S3 server require. The folder `dicom-gateway` contains the certificate and the password of the DICOM
+gateway. The folder `features` also contains this password and the certificate of the CA.
 """
 
 from __future__ import annotations

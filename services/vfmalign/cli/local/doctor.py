@@ -1,4 +1,7 @@
-"""The steps of `vfmalign doctor`, in the order in which they run. They check the requirements of an alignment check."""
+"""The steps of `vfmalign doctor`, in the order in which they run.
+
+The steps check the requirements of an alignment check.
+"""
 
 from __future__ import annotations
 

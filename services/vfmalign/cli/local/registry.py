@@ -50,7 +50,7 @@ def describe_running(other_than: StateDirectory | None = None) -> str:
     """Returns a clause that names the running stacks and the option that chooses a stack. Empty if no stack runs.
 
     Args:
-        other_than: state folder of the stack that the command already uses; it is not named.
+        other_than: state folder of the stack that the command already uses; this stack is not named.
     """
     paths = [str(folder.path) for folder in list_running() if other_than is None or folder.path != other_than.path]
     if not paths:

@@ -67,7 +67,10 @@ def get_arguments(directory: Path, ports: dict[str, int]) -> list[str]:
 
 
 def load_or_create(directory: Path) -> dict[str, Any]:
-    """Returns the server's ports and keys. The first start generates them and stores them in files of mode 0600."""
+    """Returns the server's ports and keys.
+
+    The first start generates the ports and keys, and stores them in files of mode 0600.
+    """
     path = directory / "server.json"
     stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     config: dict[str, Any] = {

@@ -95,8 +95,8 @@ class Stack:
         """Starts the S3 server, then the services concurrently, and waits until all of them serve.
 
         Raises:
-            Unavailable: a port is taken, or a process ended or did not serve in time. The started processes are then
-                stopped.
+            Unavailable: a port is taken, or a process ended or did not serve in time. In this case, the started
+                processes are stopped.
         """
         earlier = self._directory.read()
         if earlier.list_processes():
@@ -318,7 +318,7 @@ def running_stack(
 ) -> Iterator[StackState]:
     """Runs a stack during a block. The stack locks the folder. A thread supervises the stack.
 
-    The stack is always stopped at the end. It has no other callers, so it may use any ports.
+    The stack is always stopped at the end. The stack has no other callers, so it may use any ports.
     """
     with directory.single_instance_lock():
         stack = Stack(directory, notify, settings, services, PortChoice(any=True))
@@ -335,7 +335,7 @@ def running_stack(
 
 
 def bring_down(directory: StateDirectory, state: StackState) -> list[str]:
-    """Stops the processes of a stack and writes the new state. Another process may have started them.
+    """Stops the processes of a stack and writes the new state. Another process may have started these processes.
 
     Returns:
         Names of the processes that had to be killed.

@@ -51,7 +51,7 @@ class ServiceState(Record):
     """State of one service.
 
     Attributes:
-        ports: ports of the service. They stay the same across restarts, so that clients find the service again.
+        ports: ports of the service. The ports stay the same across restarts, so that clients find the service again.
         process: the running process; None while the service is down.
         serving: whether the service has reported that it serves.
         restarts: number of restarts of the service since the start of the stack.
@@ -80,7 +80,10 @@ class StoreState(Record):
     restarts: int = 0
 
     def to_settings(self) -> StoreSettings:
-        """Returns the settings with which a process reaches the server. Environment variables do not override them."""
+        """Returns the settings with which a process reaches the server.
+
+        Environment variables do not override these settings.
+        """
         return StoreSettings.model_validate(
             {
                 "bucket": self.bucket,
@@ -167,7 +170,7 @@ class StateDirectory:
         self._ports_file = self.path / "ports.json"
 
     def get_command(self, arguments: str) -> str:
-        """Returns a command for users to copy. It names this folder unless this is the default folder."""
+        """Returns a command for users to copy. The command names this folder, unless this is the default folder."""
         home = "" if self.path == DEFAULT_HOME.absolute() else f" --home {shlex.quote(str(self.path))}"
         return f"`vfmalign {arguments}{home}`"
 

@@ -1,7 +1,7 @@
 """Tokens of a local stack: one for its owner and one for each service.
 
-They are signed by a key that is then discarded. A folder of tokens contains one folder for each holder, such as `owner`
-or `mmd`. A holder's folder contains the holder's token, and the public key as a JWKS document.
+The tokens are signed by a key that is then discarded. A folder of tokens contains one folder for each holder, such as
+`owner` or `mmd`. A holder's folder contains the holder's token, and the public key as a JWKS document.
 """
 
 from __future__ import annotations

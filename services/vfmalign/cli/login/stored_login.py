@@ -1,4 +1,4 @@
-"""The login of this user: a file with the tokens of one provider. Only this user can read it."""
+"""The login of this user: a file with the tokens of one provider. Only this user can read the file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class LoginFile:
         self.path.unlink(missing_ok=True)
 
     def get_access_token(self) -> str:
-        """Returns a valid access token. If it is about to expire, renews it first.
+        """Returns a valid access token. If the token is about to expire, renews it first.
 
         Raises:
             Unauthenticated: there is no login, or the login has ended.

@@ -45,7 +45,7 @@ def _count_splits(dataset: Dataset) -> dict[str, dict[str, int]]:
 def list_patient_notes(dataset: Dataset, layout: str) -> list[str]:
     """Returns a note if a top-level folder contains several cases.
 
-    The folder counts as one patient, but may be a site.
+    Such a folder counts as one patient, but may be a site.
     """
     sizes = _count_splits(dataset).values()
     cases, patients = sum(size["cases"] for size in sizes), sum(size["patients"] for size in sizes)

@@ -20,7 +20,10 @@ _STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.UNDECIDA
 
 
 def observe(result: CheckResult) -> dict[str, ObservedInterval]:
-    """Returns the interval of every quantity that a condition may name. With insufficient training, all are absent."""
+    """Returns the interval of every quantity that a condition may name.
+
+    With insufficient training, all intervals are absent.
+    """
     if result.verdict == "insufficient_training":
         return dict.fromkeys(QUANTITIES, ObservedInterval(absent_reason=result.verdict_reason))
     observed = {}

@@ -201,7 +201,7 @@ def choose_alpha(alpha: float | None, run_length: int | None) -> float:
 
 
 def evaluate_alarm(document: DriftDocument) -> Outcome:
-    """Returns the outcome of `--require no_alarm`. It is undecidable if no row entered the evidence."""
+    """Returns the outcome of `--require no_alarm`. The outcome is undecidable if no row entered the evidence."""
     if document.alarm is not None:
         return Outcome.FAILED
     return Outcome.PASSED if document.rows else Outcome.UNDECIDABLE

@@ -55,8 +55,8 @@ def erase(
 ) -> None:
     """Erase a patient from datasets, results and monitors.
 
-    Your token needs the role admin. If the command is interrupted, run it again. At the end, it removes the patient
-    from private/mapping.csv.
+    Your token needs the role admin. If the command is interrupted, run it again. At the end, the command removes the
+    patient from private/mapping.csv.
     """
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     target, log = Target.find(directory), ErasureLog(directory.private)
@@ -136,7 +136,7 @@ def replay(
 ) -> None:
     """Repeat all erasures after a backup was restored.
 
-    Your token needs the role admin. Patients who are not in the restored data are passed over.
+    Your token needs the role admin. Patients who are not in the restored data are skipped.
     """
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     target, logged = Target.find(directory), ErasureLog.read(file)

@@ -154,7 +154,7 @@ def warn_without_leader(target: Target, state: JobState, output: Output) -> None
 
 
 def create_reports_folder(folder: Path) -> None:
-    """Creates the folder for downloaded reports. Called first, because the work may take hours.
+    """Creates the folder for downloaded reports. Commands call this function first, because the work may take hours.
 
     Raises:
         BadOption: it cannot be written.
@@ -188,8 +188,8 @@ class FinalReport:
     """The report of a resource that has ended.
 
     Attributes:
-        places: maps each file name extension to the path of the file. Empty if there is no report or it cannot be
-            written.
+        places: maps each file name extension to the path of the file. Empty if there is no report or the report cannot
+            be written.
         document: fields that `--json` adds.
         code: exit code of the download.
     """
@@ -241,7 +241,7 @@ def download_report(
         folder: where the files are written.
 
     Returns:
-        A mapping from file name extensions to paths. Its key `uri` names the stored location of the page.
+        A mapping from file name extensions to paths. The key `uri` names the stored location of the page.
 
     Raises:
         BadOption: the folder cannot be written.

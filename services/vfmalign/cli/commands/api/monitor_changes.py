@@ -168,7 +168,7 @@ def update(
 def pause(monitor_id: MonitorArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Keep observations out of the evidence.
 
-    New observations are recorded as paused. They never enter the evidence, not even after a resume.
+    New observations are recorded as paused, and never enter the evidence, not even after a resume.
     """
     _change(monitor_id, lambda client: client.monitors.pause(monitor_id), home, as_json=as_json)
 

@@ -50,9 +50,9 @@ def demo(
     """Run one alignment check on phantoms, on a stack of its own.
 
     The demo takes about two minutes on two cores with one seed. The same seed gives the same numbers. The demo only
-    shows the procedure: its result is not evidence. It trains the pretrained network and the same network from random
-    weights with different recipes. If VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS
-    name a deployment, the check runs there and its data stay there.
+    shows the procedure: its result is not evidence. The demo trains the pretrained network and the same network from
+    random weights with different recipes. If VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and
+    VFMALIGN_FINETUNING_ADDRESS name a deployment, the check runs there and its data stay there.
     """
     get_task_spec(Task.parse(task), get_declaration("prostate_mpmri"))
     output = Output.to_terminal(as_json=as_json, brief=not verbose)
