@@ -131,18 +131,19 @@ class AsyncFeaturesClient:
             units: unit of each modality. If the model normalises by a window, the unit must be `HU`. Omitted modalities
                 have an arbitrary unit.
             gland_mask: label map, for models that normalise inside the gland.
-            dicom: the study as DICOM, in place of volumes. Files that do not fit into a message are uploaded; this
-                process then holds them in memory.
-            rules_dataset_id: dataset with the rules that choose the series of each modality; if it is empty, `dicom`
-                uses the rules of the model's card.
+            dicom: the study as DICOM, in place of volumes. If the files do not fit into a message, this process loads
+                them into memory and uploads them.
+            rules_dataset_id: dataset whose rules choose the series of each modality. If empty, the rules of the model's
+                card choose the series.
             layers: layers to return; if empty, the model's primary layer.
             pooling: `mean` over space, or `none` for whole feature maps.
             input_transform: a task's input transform; if empty, the study is not transformed.
-            checkpoint_sha256: expected digest of the weights; empty accepts any.
-            store_as: id under which the features are stored; if empty, they are returned instead.
-            store_group: group of the patient, by which an erasure finds the stored features; required with `store_as`.
-            observation: names the monitor that observes the features, and describes the study for it. Only pooled
-                features can be observed. The answer states the outcome. A failed observation does not fail the call.
+            checkpoint_sha256: expected digest of the weights; if empty, any weights are accepted.
+            store_as: id under which the features are stored; if empty, the features are returned instead.
+            store_group: group of the patient; required with `store_as`. An erasure finds the stored features by this
+                group.
+            observation: names the monitor that observes the features, and describes the study. Only pooled features can
+                be observed. The answer states the outcome. If the observation fails, the call still succeeds.
 
         Raises:
             BadOption: a file cannot be read, or two options cannot be combined.
@@ -352,7 +353,7 @@ class AsyncFeaturesClient:
             model_id: model that computed the sets; empty for all models.
             dataset_id: dataset of the sets; empty for all datasets.
             created_after: earliest creation time; None for no limit.
-            created_before: creation times must be earlier; None for no limit.
+            created_before: latest creation time (exclusive); None for no limit.
         """
         filters = ListFeatureSetsRequest.from_fields(
             model_id=model_id, dataset_id=dataset_id, created_after=created_after, created_before=created_before

@@ -84,5 +84,5 @@ def to_sentence(text: str) -> str:
 
 
 def join_notes(*notes: str) -> str:
-    """Joins notes, without empty and repeated ones."""
+    """Joins notes, but omits empty and repeated notes."""
     return "; ".join(dict.fromkeys(filter(None, notes)))

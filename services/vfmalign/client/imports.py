@@ -28,7 +28,9 @@ from vfmalign.v1 import imports_pb2_grpc
 
 
 class AsyncDatasetsClient:
-    """Imports datasets. Before an upload, remove all that identifies patients, as `vfmalign dataset import` does.
+    """Imports datasets.
+
+    Before an upload, remove everything that identifies patients, as `vfmalign dataset import` does.
 
     Args:
         open_channel: returns the channel to the feature service.

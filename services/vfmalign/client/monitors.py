@@ -111,7 +111,7 @@ class AsyncMonitorsClient:
             states: states to list; empty for all states.
             model_id: model that computed the references of the monitors; empty for all models.
             created_after: earliest creation time; None for no limit.
-            created_before: creation times must be earlier; None for no limit.
+            created_before: latest creation time (exclusive); None for no limit.
             limit: maximum number of monitors; None for no limit.
 
         Raises:
@@ -196,7 +196,7 @@ class AsyncMonitorsClient:
 
         Raises:
             NotFound: no monitor has this id.
-            PreconditionFailed: the epoch is not the current one, or has no alarm.
+            PreconditionFailed: the epoch is not the current epoch, or has no alarm.
         """
         request = monitoring_pb2.AcknowledgeAlarmRequest(monitor_id=monitor_id, epoch=epoch, note=note)
         return Monitor.from_response((await self._stub().AcknowledgeAlarm(request)).monitor)

@@ -87,7 +87,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
             model_id: model of the operations; empty for all models.
             dataset_id: dataset of the operations; empty for all datasets.
             created_after: earliest creation time; None for no limit.
-            created_before: creation times must be earlier; None for no limit.
+            created_before: latest creation time (exclusive); None for no limit.
             limit: maximum number of operations; None for no limit.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Recipes of a requested check. Compares the optimiser steps of its three networks with those of their presets."""
+"""Recipes of a requested check. Compares the optimiser steps of the check's networks with their presets."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def get_recipe(
     """Returns the recipe of one of a check's three trainings.
 
     The network with random weights uses the recipe of the pretrained network, unless the spec sets another recipe. The
-    specialised network has its own learning rates and decays. The budget of the specialised network is that of the
-    pretrained network, unless the spec sets another budget.
+    specialised network has its own learning rates and decays. The specialised network has the budget of the pretrained
+    network, unless the spec sets another budget.
 
     Args:
         spec: the requested check.

@@ -85,7 +85,9 @@ async def reconnect(
     reconnect_s: float,
     on_disconnect: Callable[[Unavailable], None] | None,
 ) -> AsyncGenerator[T, None]:
-    """Yields the messages of a watch call until the service ends the call. When the service restarts, calls it again.
+    """Yields the messages of a watch call until the service ends the call.
+
+    When the service restarts, calls the service again.
 
     Args:
         open_stream: calls the service.

@@ -181,7 +181,7 @@ def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, s
     Args:
         error: pydantic's error.
         field: path of the validated message within the request.
-        names: maps each field of the record whose name differs in the message to its path in the message.
+        names: maps fields of the record to their paths in the message, if the names differ.
     """
     problem = error.errors(include_input=False, include_url=False)[0]
     first, *rest = problem["loc"] or ("",)
@@ -222,7 +222,7 @@ def enum_labels(enum: EnumDescriptor) -> tuple[str, ...]:
 def get_enum_label(enum: EnumDescriptor, number: int) -> str | None:
     """Returns the label of an enum's number.
 
-    None if the number means "unspecified", `unknown` if this version does not define the number.
+    Returns None for "unspecified", and `unknown` for a number that this version does not define.
     """
     value = enum.values_by_number.get(number)
     return _to_label(enum, number if value is None else value.name)

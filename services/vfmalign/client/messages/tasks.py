@@ -13,7 +13,9 @@ from vfmalign.v1 import common_pb2
 
 
 class Task(ApiMessage, task_text.Task):
-    """A task with its parameters. It can be written in its short form: `Task.parse("segmentation:label=hippocampus")`.
+    """A task with its parameters.
+
+    You can write a task in its short form: `Task.parse("segmentation:label=hippocampus")`.
 
     Stored specs contain the short form. The short form of a task without parameters is its name. Specs from versions in
     which tasks had no parameters therefore keep their digests.

@@ -99,7 +99,7 @@ class Case(Record):
 
 
 class Curation(Record):
-    """The import user's decisions about individual studies.
+    """Decisions about individual studies by the user of an import.
 
     Attributes:
         excluded: cases that the user left out by stating their numbers (`--exclude`).
@@ -158,7 +158,7 @@ class DatasetManifest(Record):
         return self
 
     def split(self, name: Split) -> tuple[Case, ...]:
-        """Returns the cases of one split. The rows of feature sets have the same order."""
+        """Returns the cases of one split. The rows of feature sets have the order of these cases."""
         cases: tuple[Case, ...] = getattr(self, name)
         return cases
 
@@ -171,7 +171,7 @@ class DatasetManifest(Record):
         return {kind: case.volumes[kind] for kind in self.declaration.label_names if kind in case.volumes}
 
     def list_mixed_series(self) -> tuple[str, ...]:
-        """Returns one text per modality whose series differ: in their b-values, or because only some are calculated."""
+        """Returns one text per modality whose series differ in their b-values, or of which only some are calculated."""
         cases = {case.id: case for split in SPLITS for case in self.split(split)}
         counts: defaultdict[Modality, Counter[str]] = defaultdict(Counter)
         for taken in (taken for case in cases.values() for taken in case.series if taken.b_value is not None):
@@ -188,7 +188,7 @@ class DatasetManifest(Record):
         """Returns the SHA-256 of the canonical JSON, in hex.
 
         The JSON omits a false `phantom`, the declaration of prostate mpMRI, empty selections, and empty classes,
-        numbers and strata of cases. Datasets from before these fields existed therefore keep their digests.
+        numbers and strata of cases. Datasets that are older than these fields therefore keep their digests.
         """
         content = self.model_dump(mode="json", exclude=set() if self.phantom else {"phantom"})
         if self.declaration == get_declaration("prostate_mpmri"):

@@ -63,7 +63,8 @@ class WindowComparison:
     Attributes:
         stratum: stratum of the rows; empty for all strata.
         layers: layers that the stream and the reference have in common.
-        first_row, last_row: numbers of the window's first and last row, counted from 1. Both are 0 for an empty window.
+        first_row, last_row: numbers of the window's first and last row, counted from 1. For an empty window, both
+            numbers are 0.
         rows, reference_rows: numbers of rows of the stream and of the reference.
         absent_reason: why the rows cannot be compared; empty if they can be compared.
         x, y, scale: each maps layers to feature rows. `x` contains rows of the reference, and `y` rows of the stream.

@@ -66,11 +66,11 @@ class InvalidInput(VfmalignError):
 
 @contextmanager
 def within(path: str, **names: str) -> Iterator[None]:
-    """Converts the fields of errors about part of a request: each becomes a path in the whole request.
+    """Converts the field of an error about part of a request to a path in the whole request.
 
     Args:
         path: path of the part, such as `spec`.
-        names: the request's names of fields that have another name in the part, such as `task="tasks[0]"`.
+        names: maps fields of the part to their names in the request, if the names differ, such as `task="tasks[0]"`.
     """
     try:
         yield

@@ -23,7 +23,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class CaseInside(Record):
-    """For each structure of a case, the share in the field of view.
+    """Shares of a case's structures that lie in the field of view.
 
     Attributes:
         case: id of the case.
@@ -38,7 +38,7 @@ class CaseInside(Record):
 
 
 class CutStructure(Record):
-    """A structure that the field of view cuts. `inside` is the share of its voxels in the field of view."""
+    """A structure that the field of view cuts. `inside` is the share of the structure's voxels in the field of view."""
 
     case_id: Id
     split: Split

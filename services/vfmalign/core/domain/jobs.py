@@ -64,7 +64,7 @@ class TrainingSpec(Record):
         publish_as: model id under which the encoder is published; empty for `specialised`.
         modality_map: maps modalities of the dataset to the model inputs that they feed.
         shuffled_labels: whether targets are permuted among the training cases and among the validation cases.
-        initial_seed: for control trainings: seed of the random weights that replace the model's weights.
+        initial_seed: seed of the random weights that replace the model's weights in a control training.
         allow_cut_organs: whether the field of view may contain less than the share `field_of_view.REFUSE_BELOW` of a
             structure.
     """
@@ -118,8 +118,8 @@ class MetricSpec(Record):
         higher_is_better: False where lower values are better.
         floor: a relative gain is computed if |baseline| is at least `floor`.
         empty_mask: value of the metric for empty masks, in words.
-        of_set: aggregate over the cases. `auroc` and `balanced_accuracy` are undefined for a single case. For them, the
-            value of a case is the predicted probability that it is positive.
+        of_set: aggregate over the cases. `auroc` and `balanced_accuracy` are undefined for a single case. For these
+            metrics, the value of a case is the predicted probability that the case is positive.
         smallest_difference: smallest relevant difference between two networks, in `unit`; 0 if none is defined.
     """
 

@@ -38,8 +38,8 @@ def map_modalities(preprocessing: Preprocessing, modality_map: Mapping[Modality,
     """Returns a model's preprocessing, with the model's inputs renamed to the dataset's modalities.
 
     All code that reads cases uses the result, for example to load volumes and to derive the id of a feature set.
-    Without a map, the preprocessing is unchanged. If there is a map, but the modality that defines the model's grid is
-    not one of its inputs, the first input defines the grid instead.
+    Without a map, the preprocessing is unchanged. If a map is given and the modality that defines the grid is not an
+    input of the model, the model's first input defines the grid.
 
     Args:
         preprocessing: from the model's card.

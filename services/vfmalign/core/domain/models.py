@@ -38,7 +38,10 @@ LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, patte
 
 
 class Preprocessing(Record):
-    """Input that an encoder expects. The record is also the API's message, where an empty field means its default."""
+    """Input that an encoder expects.
+
+    The record is also the API's message. In the message, an empty field means the field's default.
+    """
 
     model_config = ConfigDict(use_attribute_docstrings=True)  # the command line lists the fields with their meanings
 

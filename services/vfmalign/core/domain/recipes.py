@@ -112,7 +112,7 @@ PRETRAINING_RECIPES: dict[Objective, dict[Family, dict[Preset, TrainingRecipe]]]
 
 
 def get_family(architecture: str) -> Family:
-    """Returns the family of an architecture, whose members share recipes.
+    """Returns the family of an architecture. All members of a family have the same recipes.
 
     Unknown architectures count as convolutional.
     """

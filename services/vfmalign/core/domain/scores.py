@@ -28,7 +28,7 @@ def aggregate_resamples(
     Args:
         metric: metric that defines the aggregate.
         value_N: value of each case.
-        positive_N: true class of each case. The mean does not use it.
+        positive_N: true class of each case. The mean does not use the class.
         weight_RN: number of times each case counts, such as in a bootstrap resample.
 
     Returns:

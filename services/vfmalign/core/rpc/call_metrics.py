@@ -117,8 +117,7 @@ def register_methods(services: Mapping[str, list[tuple[str, bool]]]) -> None:
     """Registers the metrics of every method, so that they are exported before the first call.
 
     Args:
-        services: maps the full name of each service to its methods. Each method maps to whether it streams its
-            response.
+        services: maps the full name of each service to its methods. A method maps to True if it streams its response.
     """
     for service, methods in services.items():
         for name, streams in methods:

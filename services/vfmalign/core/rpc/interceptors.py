@@ -1,7 +1,7 @@
 """Server interceptor: identity, admission, bounds of requests, request id, metrics, log and conversion of errors.
 
-For every call, the interceptor checks in this order that the service is open, that the caller is authenticated and may
-call the RPC, and that the caller is below its limit of concurrent calls. Then the interceptor reserves memory for the
+For every call, the interceptor makes three checks in this order: the service is open; the caller is authenticated and
+may call the RPC; the caller is below its limit of concurrent calls. Then the interceptor reserves memory for the
 request, and reads and checks the request. Until gRPC has finished a call, the call counts towards its caller's limit,
 and its response occupies memory.
 

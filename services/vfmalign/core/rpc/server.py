@@ -1,9 +1,9 @@
 """Runs a service: listens, warms up, reports readiness, and drains on SIGTERM.
 
-A service has three ports. The first serves the API, reflection and the health service's `Check`. The second serves
-Prometheus metrics. The third is a plaintext port for probes and serves only the health service. A service is ready from
-the end of its warm-up until it drains. Readiness does not depend on the object store. The health service also reports
-`liveness`, which is SERVING as long as the process answers.
+A service has three ports. The first port serves the API, reflection and the health service's `Check`. The second port
+serves Prometheus metrics. The third port is a plaintext port for probes and serves only the health service. A service
+is ready from the end of its warm-up until it drains. Readiness does not depend on the object store. The health service
+also reports `liveness`, which is SERVING as long as the process answers.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
 
 
 def to_tensor(array: NDArray[Any], field: str = "tensor", *, allow_non_finite: bool = False) -> common_pb2.Tensor:
-    """Converts an array to a message. If a call defines how to handle non-finite elements, it may send them.
+    """Converts an array to a message. A call may send non-finite elements only if it defines how to handle them.
 
     Raises:
         BadTensor: the array is empty, its type or number of axes is not supported, or it contains disallowed NaN or

@@ -75,9 +75,9 @@ class FairGate:
 
     The next call comes from the tenant with the fewest calls inside. If several tenants have equally few calls inside,
     the tenant whose last turn was longest ago comes first. If all places are taken, a new call displaces a waiting
-    call. The gate selects the tenant with the most places, counting the new call, and of this tenant the caller with
-    the most places. If that caller makes the new call, the gate refuses the new call. Otherwise, the gate removes that
-    caller's newest waiting call.
+    call. The gate selects the tenant with the most places, and then this tenant's caller with the most places. The new
+    call is counted, too. If the selected caller made the new call, the gate refuses the new call. If another caller
+    made the new call, the gate removes the selected caller's newest waiting call.
 
     Args:
         inside: maximum number of calls inside: the number of threads, plus one if calls do other work before they need
@@ -131,7 +131,7 @@ class FairGate:
         its queue. The messages of a few early calls are therefore read.
 
         Yields:
-            Whether the call is one of these few early calls. If such a call succeeds, call `forgive`.
+            Whether the call is early and its message must be read. If an early call succeeds, call `forgive`.
 
         Raises:
             QueueFull: the delay of the last refusal has not passed, and no place is free.

@@ -1,7 +1,7 @@
 """`python -m vfmalign.core.runtime.health_probe`: check that this container's service is ready.
 
-The exit code is 0 if the service is ready. Otherwise it is 1, and stderr contains one sentence. The images'
-`HEALTHCHECK` uses this module. Kubernetes probes the health port directly.
+The exit code is 0 if the service is ready. If the service is not ready, the exit code is 1, and stderr contains one
+sentence. The images' `HEALTHCHECK` uses this module. Kubernetes probes the health port directly.
 """
 
 from __future__ import annotations

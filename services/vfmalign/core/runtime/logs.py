@@ -48,7 +48,10 @@ _QUIET_LOGGERS = ("urllib3", "asyncio", "matplotlib", "PIL")
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
-    """Returns a logger. You may create it at import, because it reads the configuration only when it is used."""
+    """Returns a logger.
+
+    You may create a logger at import, because a logger reads the configuration only when it is used.
+    """
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger(module=name))
 
 

@@ -303,7 +303,7 @@ def parse_args(program: str, settings: type[AnySettings], argv: Sequence[str] | 
 
 
 def parser(program: str, settings: type[BaseSettings], summary: str = "") -> argparse.ArgumentParser:
-    """Returns an argument parser. Its `--help` lists every setting with description and default."""
+    """Returns an argument parser. The parser's `--help` lists every setting with description and default."""
     lines = "\n".join(_describe(variable) for variable in list_variables(settings))
     result = argparse.ArgumentParser(
         prog=f"python -m vfmalign.{program}",

@@ -1,4 +1,4 @@
-"""Reads and writes datasets in object storage. Checks them for overlapping splits and leakage.
+"""Reads and writes datasets in object storage. Checks datasets for overlapping splits and leakage.
 
 `datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI can read.
 Each item also has ids, groups, digests, label maps, classes, numbers and strata. The key `declaration` lists the

@@ -2,8 +2,8 @@
 
 Marks are empty objects of two kinds:
 
-- `deletions/<kind>/<id>`: the object is being deleted. This mark is written first and removed last. It shows which
-  deletions were interrupted and must be completed.
+- `deletions/<kind>/<id>`: the object is being deleted. This mark is written first and removed last. This mark shows
+which deletions were interrupted and must be completed.
 - `uses/<kind>/<id>/<operation>`: an unfinished operation reads the object.
 
 The deletion and the operation each write their own mark before they look for the mark of the other. If both begin at
@@ -77,7 +77,7 @@ def _list_sizes(store: ObjectStore, prefixes: Sequence[str]) -> dict[str, int]:
 
 
 def check_not_deleted(store: ObjectStore, kind: Kind, object_id: str) -> None:
-    """Checks that an object is not being deleted. Call it before writing or reading the object.
+    """Checks that an object is not being deleted. Call this function before writing or reading the object.
 
     Raises:
         Unavailable: it is being deleted.
@@ -104,7 +104,7 @@ def delete_marked(store: ObjectStore, kind: Kind, object_id: str, prefixes: Sequ
         store: the object store.
         kind: kind of the object.
         object_id: its id.
-        prefixes: prefixes of its objects. The first one is the key of the object that readers look up first.
+        prefixes: prefixes of its objects. The first prefix is the key of the object that readers look up first.
 
     Raises:
         PreconditionFailed: an unfinished operation uses the object. Nothing is deleted.
@@ -127,7 +127,7 @@ def check_unused(store: ObjectStore, kind: Kind, object_id: str) -> None:
     """Checks that no unfinished operation uses an object.
 
     Raises:
-        PreconditionFailed: at least one operation uses the object. The error names the first one.
+        PreconditionFailed: at least one operation uses the object. The error names the first operation.
     """
     prefix = uses_prefix(kind, object_id)
     users = [key.removeprefix(prefix) for key in store.list(prefix)]

@@ -57,7 +57,8 @@ class FeatureSetWriter:
 
         Args:
             part_rows: number of rows of each part except the last part.
-            manifest: manifest of a damaged set. Its parts take precedence over other parts with the same rows.
+            manifest: manifest of a damaged set. The parts of this manifest take precedence over other parts with the
+                same rows.
         """
         committed = {part.key for part in manifest.parts} if manifest else set()
         for key in sorted(self._store.list(f"{self._prefix}part-"), key=lambda key: key not in committed):

@@ -44,8 +44,8 @@ class LabelMap(Record):
             form one structure, such as the grades of a lesion.
         may_be_empty: True if cases without the structure have an empty map.
         weight: weight of the map's structures in the loss of a segmentation. Small structures can have a higher weight.
-        within: label map with a single structure, which contains the structures of this map and their voxels. Empty if
-            there is no such map.
+        within: label map with a single structure, which encloses all structures of this map. Empty if there is no such
+            map.
     """
 
     name: VolumeKind
@@ -100,7 +100,7 @@ class DatasetDeclaration(Record):
 
     Attributes:
         name: id of the declaration, such as `prostate_mpmri`.
-        modalities: ids of the images. Every case has all of them. The first image defines the grid.
+        modalities: ids of the images. Every case has all images. The first image defines the grid.
         labels: label maps that a case may have.
         classes: classes that a case may belong to.
         defaults: maps the name of each task to its default parameters.

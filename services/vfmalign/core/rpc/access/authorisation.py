@@ -1,6 +1,6 @@
 """Table of the roles that may call each RPC of the API.
 
-Nobody may call an RPC without a row in the table, and a test fails. docs/security.md shows the table.
+If an RPC has no row in the table, nobody may call the RPC, and a test fails. docs/security.md shows the table.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def check_access(identity: Identity, path: str) -> str:
         path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
 
     Returns:
-        The role that allows the call. If several roles allow it, the first one in `PEOPLE` and `SERVICES`.
+        The role that allows the call. If several roles allow the call, the first of them in `PEOPLE` and `SERVICES`.
 
     Raises:
         Forbidden: none of the roles may call the RPC.
@@ -208,7 +208,7 @@ def check_observation(identity: Identity | None, *, stored: bool) -> None:
 
 
 def check_ownership(identity: Identity | None, created_by: str, subject: str) -> None:
-    """Checks that a caller may end or restart an object. Only the object's creator and admins may.
+    """Checks that a caller may end or restart an object. Only the creator of the object and admins may do this.
 
     Args:
         identity: the caller; None if the service itself acts.

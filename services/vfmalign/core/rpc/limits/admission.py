@@ -5,9 +5,9 @@ server's memory. Here, a call first reserves memory for a message of the maximum
 call keeps only as much memory as the message needs. The answer occupies memory until the caller has read the answer.
 Some callers never read it. A call therefore counts until gRPC has finished the call.
 
-If too little memory is free, a call waits. The tenant that uses the least memory comes first, and among its callers,
-the caller that uses the least. While a call waits, the server cancels the oldest unfinished message or answer, which is
-probably stalled.
+If too little memory is free, a call waits. The tenant that uses the least memory comes first. Among the tenant's
+callers, the caller that uses the least memory comes first. While a call waits, the server cancels the oldest unfinished
+message or answer, which is probably stalled.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Reservation:
 
     Attributes:
         caller: who calls.
-        size_bytes: size of the answer or of the message. While a message is read, `message_bytes`.
+        size_bytes: size of the answer or of the message. While a message is being read, the size is `message_bytes`.
         granted: future that is done once the memory is reserved.
         started: start time of the transfer of the message or answer, by the clock of the event loop.
         deadline: timer that ends transfers that take too long. None while nothing is received or sent.

@@ -1,8 +1,9 @@
 """Tracks which callers use each connection of the API, and closes connections.
 
-If a client does not read the answer of a call, gRPC's server cannot end the call, because only the status ends it, and
-the status waits behind the answer (ADR 0084). The server can only close the connection, which ends all calls on it. If
-several callers share a connection, such as a proxy's, the server never closes it because of one caller.
+If a client does not read the answer of a call, gRPC's server cannot end the call. Only the status ends a call, and the
+status waits behind the answer (ADR 0084). The server can only close the connection, which ends all calls on it. If
+several callers share a connection, for example through a proxy, the server never closes the connection because of one
+caller.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Connections:
     """Open connections with their callers.
 
     Attributes:
-        port: the server's own port. While it is unknown, `port` is 0 and no connection can be closed.
+        port: the server's own port. While the port is unknown, `port` is 0 and no connection can be closed.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,10 @@ class Connections:
                 self._callers.pop(peer, None)
 
     def close(self, peer: str) -> bool:
-        """Schedules the closing of a connection, unless several callers share it. Returns whether it will be closed."""
+        """Schedules the closing of a connection, unless several callers share it.
+
+        Returns whether the connection will be closed.
+        """
         if not self.port or len(self._callers.get(peer, ())) > 1:
             return False
         if not self._closing:

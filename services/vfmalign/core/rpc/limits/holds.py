@@ -1,4 +1,4 @@
-"""Resources that a call occupies until gRPC has finished it: one of its caller's calls, and memory for its answer.
+"""Resources that a call occupies until gRPC has finished it: one place of its caller, and memory for the answer.
 
 Callers of the RPC that needs no identity share a small part of the calls and of the memory. The rest is reserved for
 callers with an identity.
