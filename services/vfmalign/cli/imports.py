@@ -102,7 +102,7 @@ def import_model(
 
     Args:
         target: the deployment.
-        model_id: id of the published model. If empty, it is derived from the architecture and weights.
+        model_id: id of the published model. If empty, the id is derived from the architecture and weights.
         imported: the model.
         objective: objective with which the weights were trained.
         source: origin and licence of the weights.

@@ -162,7 +162,7 @@ class Target:
 
     @contextmanager
     def reach_store(self) -> Iterator[None]:
-        """Makes settings that are parsed in the block refer to the object storage of the local stack."""
+        """Settings that are parsed in the block refer to the object storage of the local stack."""
         before = os.environ.copy()
         if self.local is not None and self.local.store is not None:
             os.environ.update(self.local.store.to_environment())

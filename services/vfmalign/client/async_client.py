@@ -41,7 +41,7 @@ class _OpenChannel:
     opened_s: float
 
     def is_stuck(self) -> bool:
-        """Returns whether the channel has had time to find a server, but has not found one."""
+        """Returns whether the channel has had time to find a server, but has found none."""
         is_failing = self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
         return is_failing and time.monotonic() - self.opened_s >= RENEW_AFTER_S
 
@@ -67,10 +67,9 @@ class AsyncClient:
         cert_file: PEM file of the client's certificate chain, for services that require one (mutual TLS). When one of
             the three TLS files is replaced, the client opens new channels.
         key_file: PEM file of the client certificate's unencrypted private key.
-        tenant: tenant whose data the calls use. Callers with a single tenant can omit it.
-        token: the caller's access token for every call: the token itself, the path of its file, or a function that
-            returns it. If the file changes, the client reads it again. The client calls the function on its event loop
-            before every call.
+        tenant: tenant whose data the calls use. Callers with a single tenant can omit this argument.
+        token: access token of the caller: a text, the path of a file, or a function that returns the token. If the file
+            changes, the client reads it again. The client calls the function on its event loop before every call.
         call_timeout_s: deadline of calls with one response, in seconds.
         stream_timeout_s: deadline of streaming calls, in seconds.
         wait_for_ready: if true, calls wait until their deadline for a service that is not reachable yet.

@@ -31,7 +31,7 @@ class AsyncErasuresClient:
         self._open_channel = open_channel
 
     async def erase(self, service: ErasingService, request: ErasePatientRequest) -> Erasure:
-        """Erases a patient from one service, or only plans it; returns the receipt of the service.
+        """Erases a patient from one service, or only plans the erasure. Returns the service's receipt.
 
         Call `features` first, and pass the datasets of its receipt to `finetuning`. Repeat the call until the receipt
         has a `complete_time`.

@@ -63,7 +63,7 @@ class AsyncDatasetsClient:
         return await self._uploader.upload(contents, sign)
 
     async def publish(self, request: PublishDatasetRequest, on_progress: OnProgress | None = None) -> Dataset:
-        """Publishes a dataset after its files were uploaded. If you repeat the call, it returns the same dataset.
+        """Publishes a dataset after its files were uploaded. A repeated call returns the same dataset.
 
         Args:
             request: names the import, the dataset and the datalist.
@@ -108,7 +108,7 @@ class AsyncModelsClient:
         return sha256
 
     async def publish(self, request: PublishModelRequest, on_progress: OnProgress | None = None) -> Model:
-        """Publishes a model after its weights were uploaded. If you repeat the call, it returns the same model.
+        """Publishes a model after its weights were uploaded. A repeated call returns the same model.
 
         Args:
             request: names the import, and describes the model.

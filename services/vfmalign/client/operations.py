@@ -143,8 +143,8 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
 
         Raises:
             NotFound: no operation has this id.
-            PreconditionFailed: the operation has not ended, unfinished work reads its results, or it is part of another
-                operation.
+            PreconditionFailed: the operation has not ended, unfinished work reads its results, or the operation is part
+                of another operation.
             Forbidden: another caller created the operation, and you are not an admin.
         """
         return await self._delete(operation_id, dry_run)

@@ -202,8 +202,8 @@ class ErasuresClient(_SubClient[AsyncErasuresClient]):
 class Client:
     """Calls the services of a deployment and waits for their answers.
 
-    Takes the same arguments as `AsyncClient`. The sub-clients are the same, but their methods block. Threads may share
-    a client. Callbacks such as `on_progress` run in the client's own thread.
+    Takes the same arguments as `AsyncClient`. The sub-clients have the same methods, but these methods block. Threads
+    may share a client. Callbacks such as `on_progress` run in the client's own thread.
     """
 
     def __init__(self, **arguments: Any) -> None:

@@ -1,7 +1,7 @@
 """Records of a check's measurements: `checks/<id>/mmd.json` and `checks/<id>/report.json`.
 
-`CheckAnalysis` depends only on inputs and seeds, so repeated runs of a check give equal results even if a process was
-killed in between. `RunRecord` contains the facts that differ between runs.
+`CheckAnalysis` depends only on inputs and seeds. Repeated runs of a check therefore give equal results, even if a
+process was killed in between. `RunRecord` contains the facts that differ between runs.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class CheckAnalysis(Record):
     """Analysis of a check. Equal inputs and seeds give an equal analysis.
 
     Attributes:
-        held_out: False if the same case is in several splits; all numbers are then descriptive.
+        held_out: False if the same case is in several splits. If False, all numbers are only descriptive.
         phantom: True if the cases are generated and do not come from patients.
         leakage_known: False if the model card does not list the pretraining data.
         test_groups: number of patients in the test split.
@@ -161,7 +161,7 @@ class CheckAnalysis(Record):
             of view, smallest share first.
         shortened: smallest training budget of all networks; None if every network has the full budget of its recipe.
         mixed_series: see `DatasetManifest.list_mixed_series`.
-        settings: the request of the check, and the digests of the inputs that it names.
+        settings: the request of the check, and the digests of the inputs that the request names.
     """
 
     check_id: str

@@ -30,9 +30,9 @@ def shift_ratio(after: LayerResult, reinitialised: LayerResult) -> Estimate:
 def paired_similarity(unbiased: LayerResult, biased: LayerResult, rows: int) -> Estimate:
     """Returns the mean over cases of k(x_i, y_i), the kernel between a case's features before and after fine-tuning.
 
-    The paired U-statistic leaves out h(z_i, z_i) = 2 − 2k(x_i, y_i) and the V-statistic includes it. For n pairs,
-    n·V − (n − 1)·U is therefore the mean of h(z_i, z_i). U and V are computed on the features that the reported MMD²
-    uses.
+    The paired U-statistic leaves out the terms h(z_i, z_i) = 2 − 2k(x_i, y_i). The V-statistic includes these terms.
+    For n pairs, n·V − (n − 1)·U is therefore the mean of h(z_i, z_i). U and V are computed on the features that the
+    reported MMD² uses.
 
     Args:
         unbiased: the U-statistic of Lemma 6, computed over pairs.

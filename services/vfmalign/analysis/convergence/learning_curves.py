@@ -1,4 +1,4 @@
-"""Analysis of one learning curve: a test whether its rise exceeds the noise, and a smooth fit.
+"""Analyses one learning curve: tests whether the rise exceeds the noise, and fits a smooth curve.
 
 Scores are oriented so that higher is better, and validations are evenly spaced. Axes: T validations, the first at
 step 0; K knots of the fit; R simulated curves.
@@ -76,12 +76,11 @@ def fit_curve(scores_T: Array) -> Array:
 
     Such a curve rises, slowly at first or immediately, and then saturates. The highest of T noisy scores exceeds the
     highest point of the underlying curve. The fit averages over neighbours, so its highest point exceeds that of the
-    underlying curve far less. There are no parameters to tune: only the shape regularises the fit. The point of
-    inflection is the one that minimises the residual (Feng, Chen, Han, Carroll and Samworth, "Nonparametric,
-    tuning-free estimation of S-shaped functions", JRSS B 84, 2022). As in the method of these authors, the fit never
-    falls, with one exception. A fit that may dip first and decline later is used if it is better by Schwarz's
-    criterion, T·log RSS + k·log T. This fit has two more parameters (k in the criterion): the start of the decline and
-    its slope.
+    underlying curve far less. There are no parameters to tune: only the shape regularises the fit. The chosen point of
+    inflection minimises the residual (Feng, Chen, Han, Carroll and Samworth, "Nonparametric, tuning-free estimation of
+    S-shaped functions", JRSS B 84, 2022). As in the method of these authors, the fit never falls, with one exception. A
+    fit that may dip first and decline later is used if it is better by Schwarz's criterion, T·log RSS + k·log T. This
+    fit has two more parameters (k in the criterion): the start of the decline and its slope.
 
     The fits are piecewise linear. The slopes change only at knots. The knots are all inner validations, but at most 63
     evenly spaced ones. If a curve with at most 65 validations already has this shape, it is returned unchanged.

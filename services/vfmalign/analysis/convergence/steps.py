@@ -54,7 +54,7 @@ def steps_to_baseline(
     """Finds the first validation at which the fit of `curve` is as good as the best point of the baseline's fit.
 
     If the curve never becomes as good as this point, the result is censored. Curves with fewer than `MIN_VALIDATIONS`
-    validations are not fitted. Their raw scores are compared instead.
+    validations are not fitted. The raw scores of such curves are compared instead.
     """
     baseline_fit_T = fit_curve(_to_oriented_scores(baseline, higher_is_better))
     fit_T = fit_curve(_to_oriented_scores(curve, higher_is_better))

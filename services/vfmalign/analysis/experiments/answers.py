@@ -60,8 +60,8 @@ class Answers(Record):
     """The three answers.
 
     Attributes:
-        outcome: joint outcome of the comparison across models and the comparison across tasks; `mixed` if they have
-            opposite signs.
+        outcome: joint outcome of the comparison across models and the comparison across tasks; `mixed` if the two
+            comparisons have opposite signs.
         verdicts: maps each verdict against the specialised network to the number of pairs of model and task with this
             verdict.
     """

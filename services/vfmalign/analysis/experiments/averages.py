@@ -49,7 +49,7 @@ class SeedAverage(Record):
         flags: flags that are set for at least one seed.
         shift: MMD² with its interval.
         shift_ratio: shift divided by the shift to random weights; has no interval.
-        gain: mean over the seeds of the relative gain over the specialised network, in per cent, with its interval.
+        gain: relative gain over the specialised network, averaged over the seeds, in per cent, with its interval.
         gain_difference: gain over the specialised network in the metric's unit, with its interval; positive if the
             fine-tuned model is better.
         verdict: verdict on `gain_difference`, formed as in a check.

@@ -1,7 +1,7 @@
 """Results of one cell of an experiment: one model, fine-tuned for one task with one seed.
 
-A cell is built from the report of its finished check. It includes the scores of the test cases. From these scores, the
-experiment computes its intervals over seeds.
+A cell is built from the report of its finished check. The cell includes the scores of the test cases. From these
+scores, the experiment computes its intervals over seeds.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def make_cell(
         controls: Maps the name of each control of this cell to the MMD² of the primary layer.
 
     Raises:
-        InvalidInput: a network lacks the scores for the gain, or the report belongs to another task.
+        InvalidInput: a network has no scores for the gain, or the report belongs to another task.
     """
     result = report.result
     _check_source(result, scores, check, task)

@@ -55,10 +55,10 @@ class Claim(Record):
         shift_measure: name of the measure of shift. Only `mmd2_std` has a verdict.
         units: number of models (or tasks) that have both numbers in every included stratum; 0 if ρ is not defined.
         rho: mean of the strata's ρ over these units; None if it is not defined.
-        rho_unflagged: mean of the strata's ρ, with weights N − 1. It excludes points whose model does not beat the
-            naive baseline or whose MMD² is saturated.
+        rho_unflagged: mean of the strata's ρ, with weights N − 1. Points are excluded if their model does not beat the
+            naive baseline or if their MMD² is saturated.
         rho_common_baselines: ρ recomputed with one common specialised network as the baseline of each task and seed.
-        reversal: the few units without which ρ changes its sign; None if there are no such units.
+        reversal: the few units whose removal changes the sign of ρ; None if there are no such units.
         points_without_value: number of points that lack one of the two numbers.
         test: joint permutation test; None if there are fewer than `MIN_UNITS` units.
         verdict: verdict on the claim; None for `shift_ratio`.
@@ -81,7 +81,7 @@ class Claim(Record):
 
 
 class PooledCorrelation(Record):
-    """ρ over all points. Descriptive only: it mixes differences between tasks with differences between models."""
+    """ρ over all points. Descriptive only, because this ρ mixes differences between tasks with those between models."""
 
     claim: ClaimName
     shift_measure: str

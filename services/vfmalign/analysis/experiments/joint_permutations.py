@@ -1,8 +1,8 @@
 """Permutation test of rank correlations. Each permutation reorders the units in the same way in all strata.
 
-If models keep their order from task to task, the tasks depend on each other. A test that permutes each task separately
-ignores this dependence and therefore finds relations too often. A joint permutation keeps the values of a unit
-together. The axes of the arrays are P permutations, N units, S strata and K numbers.
+If the models have a similar order in all tasks, the tasks depend on each other. A test that permutes each task
+separately ignores this dependence and therefore finds relations too often. A joint permutation keeps the values of a
+unit together. The axes of the arrays are P permutations, N units, S strata and K numbers.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class PermutationTest(Record):
         p_paper: one-sided p, in the direction that the paper reports.
         p_two_sided: p of |ρ|.
         smallest_p_two_sided: smallest `p_two_sided` that any order can reach; large if many values are tied.
-        threshold: smallest |ρ| that has a `p_two_sided` of at most `SIGNIFICANCE_LEVEL`; None if no order reaches it.
+        threshold: smallest |ρ| that has a `p_two_sided` of at most `SIGNIFICANCE_LEVEL`; None if no order reaches this
+            level.
         permutations: number of orders that were evaluated.
         enumerated: True if every possible order was evaluated.
     """

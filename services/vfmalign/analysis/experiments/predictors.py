@@ -55,7 +55,7 @@ class Predictor(Record):
 
 
 class PredictorComparison(Record):
-    """All predictors of the gain, and a comparison of the competing ones.
+    """All predictors of the gain, and a comparison of the competing predictors.
 
     Attributes:
         best: predictor with the largest |ρ|; None if fewer than two compete.

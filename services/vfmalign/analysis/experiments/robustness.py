@@ -24,10 +24,10 @@ MIN_LEFT = 3
 
 
 class Reversal(Record):
-    """The few units without which a mean ρ has the opposite sign.
+    """The few units whose removal changes the sign of a mean ρ.
 
     Attributes:
-        without: the smallest set of units that changes the sign if it is left out.
+        without: the smallest set of units whose removal changes the sign.
         rho: mean ρ of all other units. If several sets of this size change the sign, `rho` is the most extreme mean ρ.
     """
 
@@ -48,7 +48,7 @@ class CommonBaselines(Record):
 
 
 def find_reversal(strata: Sequence[Stratum]) -> Reversal | None:
-    """Finds the smallest set of units without which the mean ρ changes its sign. None if it exceeds `MAX_LEFT_OUT`.
+    """Finds the smallest set of units whose removal changes the sign of the mean ρ. None if it exceeds `MAX_LEFT_OUT`.
 
     Args:
         strata: strata with the same units, each with a defined ρ.

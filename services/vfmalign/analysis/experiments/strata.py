@@ -1,4 +1,4 @@
-"""Strata of an experiment, within which ranks are compared: the models of one task, or the tasks of one model."""
+"""Strata of an experiment: the models of one task, or the tasks of one model. Ranks are compared within a stratum."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def make_strata(points: Sequence[Point], design: Design, get_x: GetNumber, get_y
 
 
 def get_stratum_and_unit(numbers: HasModelAndTask, design: Design) -> tuple[str, str]:
-    """Returns the name of the stratum to which the numbers belong, and the name of their unit in it."""
+    """Returns the name of the numbers' stratum, and the name of their unit in this stratum."""
     return (numbers.task, numbers.model_id) if design == "within_task" else (numbers.model_id, numbers.task)
 
 

@@ -8,7 +8,7 @@ If the metric has two classes, the worst change of a case is from right to wrong
 confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012))
 therefore add one pair of outcomes for each direction. Here, each class gets two more patients: for one of them, only
 the network is certain and right; for the other, only the baseline is. For other metrics, the score of a case has no
-worst value. Their interval is marked as degenerate if few patients have different scores.
+worst value. For these metrics, the interval is marked as degenerate if few patients have different scores.
 
 If both networks make the same prediction for every test patient and the metric has two classes, the interval depends
 only on the added patients. This interval is the narrowest possible one and determines the minimum number of patients
@@ -56,8 +56,8 @@ def allow_for_unseen_differences(
     """Returns the interval for a claim of equivalence.
 
     Args:
-        interval: interval of the difference, if the metric is a mean. For a metric of two classes, only its level is
-            used.
+        interval: interval of the difference, if the metric is a mean. For a metric of two classes, only the interval's
+            level is used.
         metric: specifies the aggregate of the cases.
         networks: scores [S, N] of the network and of the baseline, with at least one seed.
         positive_N: true class of each case. A metric that is a mean does not use the class.

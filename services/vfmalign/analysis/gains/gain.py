@@ -1,8 +1,9 @@
 """Gain of a fine-tuned network over a baseline: difference of the scores and relative performance gain (RPG).
 
 RPG = 100 · s · (score − baseline) / |baseline|, with s = −1 if a lower score is better (Huang et al., arXiv 2601.15888,
-with an explicit sign). A score describes the whole set of cases. It is a mean over the cases, or an area under the ROC
-curve, which is not defined for single cases (`core.domain.scores`). Axes: N cases, G groups (patients), R resamples.
+with an explicit sign). A score describes the whole set of cases. The score is a mean over the cases, or an area under
+the ROC curve, which is not defined for single cases (`core.domain.scores`). Axes: N cases, G groups (patients), R
+resamples.
 """
 
 from __future__ import annotations

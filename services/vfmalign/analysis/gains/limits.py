@@ -43,8 +43,8 @@ def without_empty_interval(estimate: Estimate, *, scale: float) -> Estimate:
 
     Args:
         estimate: value, with an interval or without one.
-        scale: magnitude of the numbers from which the value was computed. A width within their rounding errors counts
-            as zero.
+        scale: magnitude of the numbers from which the value was computed. A width within the rounding errors of these
+            numbers counts as zero.
     """
     interval = estimate.interval
     if interval is None or interval.upper - interval.lower > 1e-9 * scale:

@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PairedScores:
-    """One metric of a network and a baseline, on the cases for which both have a value.
+    """One metric of a network and a baseline, on the cases for which both networks have a value.
 
     Attributes:
         score_N: metric of the network for each case.

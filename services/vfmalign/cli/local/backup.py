@@ -6,9 +6,10 @@ bucket/        objects, by key
 SHA256SUMS     last: the digests of all other files, in the format of `sha256sum`
 
 A monitor's database and objects must come from one moment. The backup therefore holds the write lock of the monitors'
-database while it copies both. Meanwhile, no observation is recorded, and no state of a monitor is replaced or deleted.
-New observations wait in the outbox, which is copied as well. Everything else may change during the copy; the databases
-are copied before the objects. If an object is replaced in between, the services create it again or continue without it.
+database while it copies the database and the objects. Meanwhile, no observation is recorded, and no state of a monitor
+is replaced or deleted. New observations wait in the outbox, which is copied as well. Everything else may change during
+the copy; the databases are copied before the objects. If an object is replaced in between, the services create it again
+or continue without it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ def renew(folder: Path) -> None:
 
 
 def renew_dicom_gateway(folder: Path) -> None:
-    """Replaces the certificate and the password of the DICOM gateway. The gateway reads them without a restart.
+    """Replaces the certificate and the password of the DICOM gateway.
+
+    The gateway reads the new files without a restart.
 
     Raises:
         PreconditionFailed: a package is not installed.

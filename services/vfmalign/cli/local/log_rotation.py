@@ -14,8 +14,8 @@ MAX_LOG_BYTES = 16 * 2**20
 def rotate(folders: Iterable[Path], max_bytes: int = MAX_LOG_BYTES) -> None:
     """Copies every log in these folders that exceeds a size, then empties the log.
 
-    This works like `copytruncate` of logrotate. Processes keep the log open and append to it, so they continue at its
-    new end. Lines that are written between copying and emptying are lost.
+    This works like `copytruncate` of logrotate. Processes keep the log open and append to it, so they continue to write
+    at the new end. Lines that are written between copying and emptying are lost.
     """
     for folder in folders:
         for log in folder.glob("*.log"):

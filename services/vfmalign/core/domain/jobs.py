@@ -59,7 +59,8 @@ class TrainingSpec(Record):
         kind: `pretrain` trains a new encoder with `objective`. `finetune` trains a head and an encoder on `task`.
         network: `pretrained` starts from the model. `scratch` is the same architecture with random weights.
             `specialised` is a network for the task: a DenseNet for classification, otherwise a UNet.
-        model_id: model that the training starts from, or whose input format it uses. Empty without such a model.
+        model_id: model with which the training starts, or whose input format the training uses. Empty without such a
+            model.
         task: None for pretraining.
         publish_as: model id under which the encoder is published; empty for `specialised`.
         modality_map: maps modalities of the dataset to the model inputs that they feed.

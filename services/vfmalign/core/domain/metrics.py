@@ -40,7 +40,7 @@ class Structure:
         values: voxel values of the structure in the map. Empty if every value above 0 belongs to the structure.
         may_be_empty: True if a case may lack the structure.
         weight: weight of the structure in the loss.
-        within: label map of the structure that contains this structure; empty for none.
+        within: label map of the structure that contains this structure; empty if there is no such map.
     """
 
     name: VolumeKind

@@ -37,7 +37,7 @@ def list_differences(first: object, second: object, path: str = "") -> list[str]
 
 
 def pluralise(count: int, noun: str) -> str:
-    """Returns a number and a noun, such as `2 patients`. Only for nouns whose plural adds an s."""
+    """Returns a number and a noun, such as `2 patients`. Works only for nouns whose plural adds an s."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

@@ -2,7 +2,8 @@
 
 gRPC itself retries a call while the service answers UNAVAILABLE (service config, gRFC A6). Retries are safe because all
 RPCs are idempotent. For RPCs that create an object, the client chooses the id. All other RPCs compute or read. If a
-full service rejects a unary call, this module repeats the call after the service's stated delay, which gRPC ignores.
+full service rejects a unary call, this module repeats the call after the delay that the service states. gRPC itself
+ignores this delay.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Server reflection in versions v1 and v1alpha. Some clients try v1 first, others v1alpha.
 
-The messages of both versions are the same on the wire. The package grpcio-reflection has only v1alpha. Its servicer
-therefore also serves v1, with the v1 description that clients request.
+The messages of both versions are the same on the wire. The package grpcio-reflection has only v1alpha. The servicer of
+v1alpha therefore also serves v1, with the v1 description that clients request.
 """
 
 from __future__ import annotations

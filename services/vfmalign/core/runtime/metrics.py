@@ -3,8 +3,8 @@
 A service defines its own metrics in its own `metrics.py`, so that no other service exports them. A metric here that
 only some processes export needs a label: a metric without labels is exported with 0 from the start.
 
-Label values are states or constants of the code, never ids of patients, cases or objects. Ids would identify people and
-grow without bound.
+Label values are states or constants of the code, never ids of patients, cases or objects. Ids would identify people,
+and the number of ids would grow without bound.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def list_datasets(store: ObjectStore) -> Iterator[str]:
 
 
 def save_dataset(store: ObjectStore, dataset: DatasetManifest) -> str:
-    """Writes and thereby commits a dataset. The volumes must already be stored.
+    """Writes the description of a dataset, which commits the dataset. The volumes must already be stored.
 
     Returns:
         The digest.

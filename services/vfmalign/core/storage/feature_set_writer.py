@@ -118,8 +118,8 @@ class FeatureSetWriter:
         Args:
             software: versions of the software that computed the parts.
             replaced: manifest of the damaged set to repair. If the new parts have the same bytes as the old parts, this
-                manifest stays. Parts that another device computed may differ in the last bits. A new manifest then
-                replaces this manifest.
+                manifest stays. Parts that another device computed may differ in the last bits. In this case, a new
+                manifest replaces this manifest.
             replace: whether to replace an unreadable manifest.
 
         Raises:

@@ -87,7 +87,7 @@ def describe_extraction(request: FeatureRequest) -> str:
 
 
 class PartRef(StoredFile):
-    """One part: a file with the rows `start_row` to `start_row + rows − 1`."""
+    """A part: one file with the rows `start_row` to `start_row + rows − 1`."""
 
     start_row: int = Field(ge=0)
     rows: int = Field(ge=1)

@@ -152,10 +152,10 @@ def check(
 ) -> None:
     """Run an alignment check.
 
-    A check fine-tunes the model on the task. It measures how far the features move and how much the model improves. If
-    no option sets a parameter of the task, the dataset's default applies. Examples: --task segmentation --label
-    hippocampus --structure anterior; --task classification --class NAME; --task translation:from=t1w+flair,to=t2w;
-    --task super_resolution:modality=t1w; --task distortion:modality=dwi.
+    A check fine-tunes the model on the task. The check measures how far the features move and how much the model
+    improves. If no option sets a parameter of the task, the dataset's default applies. Examples: --task segmentation
+    --label hippocampus --structure anterior; --task classification --class NAME; --task
+    translation:from=t1w+flair,to=t2w; --task super_resolution:modality=t1w; --task distortion:modality=dwi.
 
     Recipe options apply to the pretrained network and to the same network from random weights. The specialised network
     gets the same training budget, but keeps its own learning rate. --map t1w=input feeds the dataset's modality t1w to
@@ -239,7 +239,7 @@ def show(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one check. The exit code is 5 if you set a gate and it does not pass."""
+    """Show one check. The exit code is 5 if you set a gate and the gate does not pass."""
     required = Gate.parse(gate, require, require_pretraining)
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = CHECKS.get(target, check_id)

@@ -42,7 +42,7 @@ def erase(
     ],
     case: Annotated[str, typer.Option(metavar="CASE", help="The patient of this case of private/mapping.csv.")] = "",
     from_mapping: Annotated[
-        int, typer.Option(metavar="ROW", help="The patient of this row of private/mapping.csv; 1 is below the header.")
+        int, typer.Option(metavar="ROW", help="Patient of this row of private/mapping.csv; row 1 is below the header.")
     ] = 0,
     observations: Annotated[
         list[str] | None,

@@ -89,7 +89,7 @@ RulesOption = Annotated[
         "--declaration",
         metavar="NAME",
         help="Declaration that selects the DICOM series of the model's inputs: a JSON file or a built-in name. "
-        "`Extract` uses it if a request names no dataset.",
+        "`Extract` uses this declaration if a request names no dataset.",
     ),
 ]
 ImportObjectiveOption = Annotated[

@@ -115,8 +115,8 @@ def replace_reference(
 
     The new epoch starts without evidence and has its own share of alpha. Give exactly one of --fixed, --unseen and
     --reset as the reason. Your choice decides whether the bound on false alarms holds. If you repeat the command with
-    --unseen, nothing changes. If you repeat it with --fixed or --reset, another epoch begins if the current epoch
-    contains a row.
+    --unseen, nothing changes. If you repeat the command with --fixed or --reset, another epoch begins if the current
+    epoch contains a row.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     if not reference and not reset:
