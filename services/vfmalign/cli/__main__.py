@@ -90,7 +90,7 @@ Examples:
 
 
 class LazyGroup(TyperGroup):
-    """Lists the commands in `COMMANDS`. Imports a command only when the user runs or completes it."""
+    """Lists the commands in `COMMANDS`. Imports a command only when the user runs or completes the command."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Returns the name of the command, the imported command, and its arguments."""

@@ -1,4 +1,4 @@
-"""`private/erasures.jsonl`: the erasures of this state folder, to repeat them after a backup was restored.
+"""`private/erasures.jsonl`: lists the erasures of this state folder, which are repeated after a restore.
 
 Each line names the patient by a digest. Keep a copy outside of the backups: a restored folder has an older file.
 """
@@ -52,7 +52,7 @@ class ErasureLog:
         return self._path.exists() and any(one.erasure_id == erasure_id for one in ErasureLog.read(self._path))
 
     def find(self, group: str, models: ModelPolicy) -> str:
-        """Returns the id of the last erasure of a patient with this choice for models; empty if there is none."""
+        """Returns the id of the last erasure of a patient with this choice for models; empty if no erasure exists."""
         if not group or not self._path.exists():
             return ""
         for one in reversed(ErasureLog.read(self._path)):

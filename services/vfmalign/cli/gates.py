@@ -100,7 +100,7 @@ class Decision:
         outcome: its outcome.
         observed: value of the compared end; None if there is no interval.
         level: nominal coverage of the interval; None if there is no interval.
-        remarks: reason why the condition is undecidable, or limits of what its outcome shows.
+        remarks: reason why the condition is undecidable, or what the outcome does not show.
     """
 
     condition: Condition
@@ -118,8 +118,8 @@ class VerdictDecision:
         question: the question that the verdict answers, a key of `QUESTIONS`.
         accepted: the verdicts that the option names. There is at least one.
         observed: the verdict of the check; None if the check has no verdict.
-        outcome: undecidable if there are too few trainings or no verdict. Also undecidable if the verdict is
-            `insufficient_data` or `insufficient_training` and the gate does not accept it.
+        outcome: undecidable if there are too few trainings or no verdict. The outcome is also undecidable if the
+            verdict is `insufficient_data` or `insufficient_training` and the gate does not accept this verdict.
     """
 
     question: Question

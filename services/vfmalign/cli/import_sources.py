@@ -56,7 +56,7 @@ class ImportSource:
             self.staging.remove()
 
     def forget(self, names: Sequence[str]) -> None:
-        """Deletes the staged data of cases with problems, which may be corrected before the next import."""
+        """Deletes the staged data of cases with problems, because users may correct these cases before an import."""
         if self.staging is not None:
             self.staging.forget(names)
 

@@ -55,7 +55,7 @@ def get_preset(recipe: Recipe) -> Preset:
 
 
 def apply_recipe(recipe: Recipe, base: TrainingRecipe) -> TrainingRecipe:
-    """Returns a preset, with the fields that a request sets replaced by the request's values."""
+    """Returns a preset in which the values that a request sets replace the preset's values."""
     changes = recipe.model_dump(exclude={"preset"}, exclude_defaults=True)
     return TrainingRecipe.model_validate(base.model_dump() | changes)
 

@@ -92,7 +92,7 @@ class NetworkResult(Record):
 
 
 class NaiveBaseline(Record):
-    """Scores on the test cases of a prediction that uses no network, such as the most frequent class.
+    """Test scores of a prediction that uses no network, for example a prediction of the most frequent class.
 
     Attributes:
         prediction: description of the prediction.
@@ -137,7 +137,7 @@ class SeedAnalysis(Record):
 
 
 class CheckAnalysis(Record):
-    """Analysis of a check. Equal inputs and seeds give an equal analysis.
+    """Analysis of a check. Checks with equal inputs and seeds have equal analyses.
 
     Attributes:
         held_out: False if the same case is in several splits. If False, all numbers are only descriptive.
@@ -154,7 +154,7 @@ class CheckAnalysis(Record):
         shift_by_bandwidth: maps a factor (`0.5`, `2`) to MMD² with the bandwidth multiplied by this factor, on the
             standardised features of the primary layer.
         seeds: results of each training seed, in order; empty if the check has one seed. With several seeds, gains are
-            means over the seeds; `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures` and
+            means over the seeds. The values of `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures` and
             `shift_by_bandwidth` belong to the first seed.
         seed_variation: how shift and convergence vary with the seed; None if the check has one seed.
         cut_structures: structures of which less than the share `field_of_view.CAUTION_BELOW` lies in the model's field

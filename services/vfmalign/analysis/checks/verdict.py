@@ -55,16 +55,17 @@ def decide_verdict(
 ) -> Verdict:
     """Answers one of the check's two questions. The answer depends on the gain over a baseline.
 
-    The label is `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is
-    not marked as degenerate (`equivalence`). In all other cases, the label is `gain` if the interval lies strictly
-    above 0, `harm` if it lies strictly below 0, and `inconclusive` if it contains 0. The label of an irrelevant
-    difference is therefore `equivalent` even if its interval excludes 0. With fewer than `MIN_FOR_CLAIM` patients or
-    `MIN_SEEDS` training seeds, `inconclusive` replaces these labels. If a network was trained for too few steps, the
-    label is always `insufficient_training`.
+    The label is `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference. An
+    interval that is marked as degenerate (`equivalence`) never gives this label. In all other cases, the label is
+    `gain` if the interval lies strictly above 0, `harm` if the interval lies strictly below 0, and `inconclusive` if
+    the interval contains 0. The label of an irrelevant difference is therefore `equivalent` even if its interval
+    excludes 0. With fewer than `MIN_FOR_CLAIM` patients or `MIN_SEEDS` training seeds, `inconclusive` replaces these
+    labels. If a network was trained for too few steps, the label is always `insufficient_training`.
 
     Args:
         gain: gain over the baseline.
-        metric: metric of the scores. If its smallest relevant difference is 0, the label is never `equivalent`.
+        metric: metric of the scores. If the metric's smallest relevant difference is 0, the label is never
+            `equivalent`.
         held_out: whether the test cases were kept apart from training, validation and pretraining.
         seeds: number of training seeds.
         shortest: smallest training budget of all networks; None if every network has the budget of its preset.

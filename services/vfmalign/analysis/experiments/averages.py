@@ -59,7 +59,8 @@ class SeedAverage(Record):
         controls: maps the name of each control to its MMD², averaged over the seeds that have this control.
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
-        convergence: share of all steps after which the model reached 95 % of its own rise; None if absent or censored.
+        convergence: steps until the model reached 95 % of its own rise, divided by all steps; None if absent or
+            censored.
         censored: whether the training budget ended before 95 % of the rise was reached.
         seeds_without_value: maps the name of each number to the number of seeds that lack it.
     """

@@ -65,8 +65,8 @@ class Cell(Record):
         gain: relative gain over the specialised network, in per cent; absent if the baseline scores below the metric's
             floor.
         gain_difference: gain in the metric's unit; positive if the fine-tuned model is better.
-        scratch_difference: gain over the same architecture with random weights, in the metric's unit; None if the
-            result is from an older version that did not compute it.
+        scratch_difference: gain over the same architecture with random weights, in the metric's unit; None in results
+            of older versions, which did not compute this gain.
         gain_scratch: relative gain over the same architecture with random weights, in per cent.
         verdict, pretraining: answers of the check; `pretraining` is None if the check did not assess it.
         score: test score of the fine-tuned model.

@@ -36,7 +36,7 @@ class JointPermutations:
 
     Attributes:
         order_PN: the orders.
-        enumerated: True if these are all N! orders; False if they are random draws.
+        enumerated: True if the orders are all N! orders; False if the orders are random draws.
     """
 
     order_PN: npt.NDArray[np.int64]
@@ -64,8 +64,8 @@ class JointPermutations:
     def get_p_value(self, value_P: Array, observed: float) -> float:
         """Returns the p-value: the probability that an order gives a statistic at least as large as the observed one.
 
-        If all orders are enumerated, the p-value is the share of these orders. If P orders are drawn, the p-value is (1
-        + #)/(1 + P), where # is the number of these orders.
+        If all orders are enumerated, the p-value is the share of orders with such a statistic. If P orders are drawn,
+        the p-value is (1 + #)/(1 + P), where # is the number of such orders.
         """
         extreme = int((value_P >= observed - _TIE).sum())
         return extreme / len(self) if self.enumerated else (1 + extreme) / (1 + len(self))
@@ -138,7 +138,9 @@ def run_test(x_NS: Array, y_NS: Array, orders: JointPermutations, *, sign: int) 
 
 
 def permute_correlations(x_KNS: Array, y_NS: Array, orders: JointPermutations) -> tuple[Array, Array]:
-    """Correlates each number with y. Returns the mean ρ over strata, as observed (K) and for each order of y (P, K).
+    """Correlates each number with y.
+
+    Returns the mean ρ over strata: the observed values (K), and the values for each order of y (P, K).
 
     All numbers share the orders. If all values of a number are tied in a stratum, the mean ρ of this number excludes
     the stratum.

@@ -24,7 +24,7 @@ class Quantity:
     Attributes:
         name: name in JSON and CSV.
         label: name in print.
-        expected_sign: sign that ρ with the gain has if the paper's claim, or the measure's own rationale, holds.
+        expected_sign: sign of ρ with the gain according to the paper's claim, or to the measure's own rationale.
         note: text that states the expected direction.
         get: reads the number from a cell.
     """

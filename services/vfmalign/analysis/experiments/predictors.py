@@ -62,8 +62,8 @@ class PredictorComparison(Record):
         runner_up: predictor with the second largest |ρ|; None if fewer than two compete.
         lead: difference between their |ρ|.
         models: number of models that have the gain and all competing numbers in every task.
-        p_best: probability, under joint permutation of the models, that the largest of all |ρ| is at least as large as
-            observed; None for fewer than `MIN_UNITS` models.
+        p_best: probability that the largest of all |ρ| is at least as large as observed if the models are permuted
+            jointly; None for fewer than `MIN_UNITS` models.
         p_lead: probability that the lead is at least as large as observed; None if `p_best` is None.
         threshold: 95 % point of the largest |ρ| under permutation; None if `p_best` is None.
         permutations: number of permutations; 0 if no test was run.

@@ -33,7 +33,7 @@ _SHORT_VERDICTS: Mapping[ClaimVerdict, str] = {
 
 
 class ExperimentReport(Record):
-    """Results of an experiment. They depend on the cells and the seed, but not on the order of the cells.
+    """Results of an experiment. The results depend on the cells and the seed, but not on the order of the cells.
 
     Attributes:
         phantom: True if some cases are generated. An experiment with generated cases is a rehearsal and not evidence.

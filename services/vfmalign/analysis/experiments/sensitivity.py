@@ -1,4 +1,4 @@
-"""Sensitivity of the models' ranking by shift to the choice of layer, bandwidth and scaling.
+"""How the ranking of the models by shift depends on the choice of layer, bandwidth and scaling.
 
 Legend: the axis of arrays is N models.
 """

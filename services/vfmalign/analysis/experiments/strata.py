@@ -80,10 +80,10 @@ def get_stratum_and_unit(numbers: HasModelAndTask, design: Design) -> tuple[str,
 
 
 def select_common_units(strata: Sequence[Stratum]) -> list[Stratum]:
-    """Restricts the strata that have a ρ to the units that all of them share.
+    """Restricts the strata that have a ρ to the units that all these strata share.
 
-    If a stratum has no ρ for these units, it is left out, too. A unit that was missing only in strata without a ρ is
-    then included again.
+    If a stratum has no ρ for these units, the stratum is left out, too. A unit that was missing only in strata without
+    a ρ is then included again.
     """
     defined = with_defined_rho(strata)
     while True:

@@ -145,7 +145,9 @@ def analyse_crossed(
     correct_skewness: bool = False,
     another_draw: bool = False,
 ) -> CrossedVariance:
-    """Analyses a sum of network means. Each network has its own training seeds. All networks have the same patients.
+    """Analyses the variance of a sum of network means.
+
+    Each network has its own training seeds. All networks have the same patients.
 
     Args:
         networks: values [S, G] of each network. For the difference of two networks, pass `[x, -b]`. S may differ

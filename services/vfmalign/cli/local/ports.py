@@ -21,7 +21,7 @@ class PortChoice:
     By default, services keep their ports, and new services get free ports.
 
     Attributes:
-        first: first of the new ports, which replace the kept ports of the services; 0 for the default.
+        first: first of the new ports; 0 for the default. The new ports replace the kept ports of the services.
         any: whether a service uses free ports, only for this start, if its ports are taken.
     """
 

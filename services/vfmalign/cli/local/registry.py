@@ -1,4 +1,4 @@
-"""Registry of this user's stacks on this machine, so that a command that finds no stack can name the running stacks.
+"""Registry of this user's stacks on this machine. A command that finds no stack can name the running stacks.
 
 Each running stack has a file that contains the path of its state folder. Files of killed stacks are ignored.
 """

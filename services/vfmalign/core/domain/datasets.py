@@ -104,8 +104,7 @@ class Curation(Record):
     Attributes:
         excluded: cases that the user left out by stating their numbers (`--exclude`).
         unusable: cases that were left out because they have problems (`--skip-unusable`).
-        chosen: maps each case, and then each modality or label map, to the number of the series that the user chose
-            (`--choose`).
+        chosen: numbers of the series that the user chose (`--choose`), by case and then by modality or label map.
     """
 
     excluded: tuple[Id, ...] = Field(default=(), max_length=MAX_CASES)

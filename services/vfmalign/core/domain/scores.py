@@ -32,7 +32,8 @@ def aggregate_resamples(
         weight_RN: number of times each case counts, such as in a bootstrap resample.
 
     Returns:
-        R numbers. A number is NaN if there are no cases, or if the metric needs two classes but one class is missing.
+        R numbers. An aggregate is NaN if there are no cases, or if the metric needs two classes but one class is
+        missing.
     """
     with np.errstate(invalid="ignore"):
         if metric.of_set == "mean":

@@ -1,7 +1,7 @@
 """TLS for servers and channels. Certificates are reloaded when their files change.
 
 TLS encrypts calls and authenticates the server. If the server has authorities for its callers, a caller needs a token
-and also a certificate that one of these authorities signed (mutual TLS).
+and a certificate that one of these authorities signed (mutual TLS).
 """
 
 from __future__ import annotations

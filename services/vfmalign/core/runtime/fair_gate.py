@@ -80,8 +80,8 @@ class FairGate:
     made the new call, the gate removes the selected caller's newest waiting call.
 
     Args:
-        inside: maximum number of calls inside: the number of threads, plus one if calls do other work before they need
-            a thread.
+        inside: maximum number of calls inside the gate: the number of threads, plus one if calls do other work before
+            they need a thread.
         places: maximum number of calls inside and waiting.
         name: name of the queue in its metric and errors.
     """

@@ -1,4 +1,4 @@
-"""Deletion of stored objects, with marks that protect objects in use and let interrupted deletions be completed.
+"""Deletes stored objects. Marks protect objects in use, and let interrupted deletions be completed.
 
 Marks are empty objects of two kinds:
 
@@ -6,8 +6,8 @@ Marks are empty objects of two kinds:
 which deletions were interrupted and must be completed.
 - `uses/<kind>/<id>/<operation>`: an unfinished operation reads the object.
 
-The deletion and the operation each write their own mark before they look for the mark of the other. If both begin at
-the same time, at least one of them finds the other's mark and stops.
+The deletion and the operation each write their own mark before they look for the mark of the other. If the deletion and
+the operation begin at the same time, at least one of them finds the other's mark and stops.
 """
 
 from __future__ import annotations

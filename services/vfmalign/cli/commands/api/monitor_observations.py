@@ -76,7 +76,7 @@ class ObserveSummary:
         rows: number of rows that the monitor has answered.
         outcomes: maps each outcome to its number of newly recorded rows.
         duplicates: number of rows that were recorded before.
-        late: number of rows that were acquired before a row that had already arrived.
+        late: number of rows that arrived after a row that was acquired later.
         conflicts: positions (from 1) of the rows with an id that was already recorded with different content.
         alarm: the row that raised the alarm.
     """

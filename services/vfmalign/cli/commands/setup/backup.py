@@ -44,9 +44,9 @@ def backup(file: FileArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOpt
 def restore(file: FileArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Restore a backup of a local stack into an empty state folder.
 
-    This version of vfmalign must have written the file. The file is verified before anything is restored. If the
-    command is interrupted, the state folder stays empty. Run the command again. Then start the stack with `vfmalign
-    up`.
+    Only the version of vfmalign that wrote the file can restore it. The file is verified before anything is restored.
+    If the command is interrupted, the state folder stays empty. Run the command again. Then start the stack with
+    `vfmalign up`.
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)

@@ -47,7 +47,7 @@ def show(
     ] = None,
     show_text: Annotated[
         bool,
-        typer.Option("--show-text", help="Print free text from headers. It may name a patient."),
+        typer.Option("--show-text", help="Print free text from headers. This text may name a patient."),
     ] = False,
     show_names: Annotated[
         bool, typer.Option("--show-names", help="Print identifiers of patients and studies.")

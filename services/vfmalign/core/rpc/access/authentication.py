@@ -52,7 +52,8 @@ _HOW_TO_SEND = (
 class Authenticator:
     """Identifies callers by their tokens.
 
-    Caches verified tokens by digest until they expire, but at most for the interval between two fetches of the keys.
+    Caches verified tokens by digest until they expire, but not longer than the interval between two fetches of the
+    keys.
 
     Args:
         settings: issuers, audience and claims that tokens must have.

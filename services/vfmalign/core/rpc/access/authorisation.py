@@ -111,7 +111,7 @@ def needs_identity(path: str) -> bool:
 
 
 def choose_tenant(identity: Identity, metadata: Iterable[tuple[str, str | bytes]], path: str) -> str:
-    """Returns the tenant for which a call acts: the tenant in the call's metadata or else the caller's only tenant.
+    """Returns the tenant for which a call acts: the tenant that the metadata name, or else the caller's only tenant.
 
     Args:
         identity: the caller.

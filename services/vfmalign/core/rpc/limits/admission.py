@@ -104,7 +104,7 @@ class Admission:
         grace_s: seconds that a message or answer may take even while other calls wait for memory.
         wait_s: seconds that a call waits for memory before it is rejected.
         accepted_bytes: size above which a message is rejected after it was read; None for `message_bytes`.
-        is_shared: whether all calls count as calls of a single caller, because none has a token.
+        is_shared: whether all calls count as calls of a single caller, because no call has a token.
         used_bytes: currently reserved memory.
     """
 
@@ -211,8 +211,8 @@ class Admission:
         Args:
             caller: who calls.
             size_bytes: size of the answer.
-            give_up: function that is called if the caller did not read the answer in time, and again after each further
-                `answer_timeout_s`.
+            give_up: function that is called if the caller did not read the answer in time. The function is called again
+                after each further `answer_timeout_s`.
 
         Returns:
             A function to call once, when the caller has read the answer or the call has ended.
