@@ -115,7 +115,7 @@ def parse_settings(texts: Sequence[str] | None, *groups: Keys) -> Settings:
 
 
 def _describe_default(group: Keys, field: str) -> str:
-    """Describes the default of a field. Empty if the field has no default."""
+    """Describes the default of a field; empty if the field has no default."""
     schema = group.schemas[field]
     if "default" not in schema:
         return ""

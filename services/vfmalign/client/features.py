@@ -60,14 +60,14 @@ class StudyFeatures:
     """Features of one study.
 
     Attributes:
-        layers: maps each layer to a float32 array: (C) if pooled, otherwise (C, D, H, W). Empty if the features were
+        layers: maps each layer to a float32 array: (C) if pooled, otherwise (C, D, H, W); empty if the features were
             stored.
-        stored: maps each layer to its safetensors file. Empty if the features were returned.
+        stored: maps each layer to its safetensors file; empty if the features were returned.
         checkpoint_sha256: digest of the weights that computed the features.
         cost: cost of the call.
         preprocessing_sha256: digest of the preprocessing, for `FeatureOrigin`.
-        observation: outcome of the requested observation. None if none was requested.
-        series: DICOM series used for each modality. Empty if the study was not passed as `dicom`.
+        observation: outcome of the requested observation; None if none was requested.
+        series: DICOM series used for each modality; empty if the study was not passed as `dicom`.
     """
 
     layers: dict[str, Array]

@@ -54,7 +54,7 @@ class AsyncMmdClient:
                 of a stored feature set.
             y: features after.
             options: options of the comparison.
-            reference: sample of other cases, from which scale and bandwidth are computed. Optional if the kernel has a
+            reference: sample of other cases, from which scale and bandwidth are computed; optional if the kernel has a
                 fixed σ.
             timeout_s: deadline of the call, in seconds.
 

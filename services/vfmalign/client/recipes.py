@@ -105,8 +105,8 @@ def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | N
         input_shape_DHW: see `get_recipe`.
 
     Returns:
-        The recipe. None if the spec sets a recipe for random weights or a rate of the common recipe. Also None if the
-            preset has only one recipe.
+        The recipe; None if the spec sets a recipe for random weights or a rate of the common recipe, or if the preset
+        has only one recipe.
     """
     if spec.scratch_recipe is not None or any(getattr(spec.recipe, name) is not None for name in _RATES):
         return None

@@ -54,7 +54,7 @@ async def read_last_event(
         on_progress: function or coroutine function that is called with each progress update.
 
     Returns:
-        The last message, which contains the result. None if the stream had no message.
+        The last message, which contains the result; None if the stream had no message.
     """
     event: EventT | None = None
     try:

@@ -101,7 +101,7 @@ def decide_verdict(
 
 
 def explain_limits(gain: Gain, metric: MetricSpec) -> str:
-    """Explains that there are too few patients for a rare subgroup or for equivalence. Empty if there are enough."""
+    """Explains that there are too few patients for a rare subgroup or for equivalence; empty if there are enough."""
     limits = []
     if (label := _compare(gain, metric)[0]) in _CLAIMS:
         count = _count_patients(gain)
@@ -121,7 +121,7 @@ def explain_limits(gain: Gain, metric: MetricSpec) -> str:
 
 
 def explain_precision(gain: Gain, metric: MetricSpec) -> str:
-    """Describes the interval's half-width, now and with twice as many seeds or patients. Empty if it is unknown."""
+    """Describes the interval's half-width, now and with twice as many seeds or patients; empty if unknown."""
     variance, interval = gain.variance, gain.absolute.interval
     if variance is None or interval is None:
         return ""

@@ -73,7 +73,7 @@ class JointPermutations:
     def get_threshold(self, value_P: Array) -> float | None:
         """Smallest value of a statistic whose p-value is at most `SIGNIFICANCE_LEVEL`.
 
-        None if no value reaches this level.
+        Returns None if no value reaches this level.
         """
         threshold = None
         for value in np.unique(value_P)[::-1]:
@@ -153,7 +153,9 @@ def permute_correlations(x_KNS: Array, y_NS: Array, orders: JointPermutations) -
 
 
 def normalise_ranks(value_NS: Array) -> Array:
-    """Mid-ranks of the units in each stratum, centred and scaled to length 1. Zero if all values are tied.
+    """Mid-ranks of the units in each stratum, centred and scaled to length 1.
+
+    If all values are tied, the mid-ranks are zero.
 
     The product of two columns is Spearman's ρ.
     """

@@ -24,7 +24,9 @@ MIN_TASKS = 6
 
 
 class ObjectiveDifference(Record):
-    """Difference of a number in one task: masked model minus contrastive model. None if either number is absent.
+    """Difference of a number in one task: masked model minus contrastive model.
+
+    The difference is None if either number is absent.
 
     Attributes:
         flags: symbols of the flags that either model has.

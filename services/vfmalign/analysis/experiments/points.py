@@ -45,7 +45,10 @@ class Point:
     cells: tuple[Cell, ...]
 
     def mean(self, get: GetNumber) -> float | None:
-        """Mean over the seeds that have a value. Infinite if a value is censored; None if no seed has a value."""
+        """Mean over the seeds that have a value.
+
+        The mean is infinite if a value is censored, and None if no seed has a value.
+        """
         values = [value for value in map(get, self.cells) if value is not None]
         return fmean(values) if values else None
 
@@ -77,7 +80,7 @@ def get_gain(cell: Cell) -> float | None:
 def get_step_share(cell: Cell) -> float | None:
     """Returns the share of all steps until 95 % of the rise was reached.
 
-    Infinite if the number of steps is censored.
+    The share is infinite if the number of steps is censored.
     """
     steps = cell.steps_to_95
     if steps.censored:

@@ -28,7 +28,7 @@ class Stratum:
 
     @property
     def rho(self) -> float | None:
-        """Spearman's ρ with mid-ranks. None for fewer than two units, or if all x or all y are tied."""
+        """Spearman's ρ with mid-ranks. ρ is None for fewer than two units, or if all x or all y are tied."""
         rho = float(rank_correlations(self.x_N, self.y_N)) if len(self.x_N) > 1 else math.nan
         return None if math.isnan(rho) else rho
 

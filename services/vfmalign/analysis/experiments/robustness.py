@@ -48,7 +48,7 @@ class CommonBaselines(Record):
 
 
 def find_reversal(strata: Sequence[Stratum]) -> Reversal | None:
-    """Finds the smallest set of units whose removal changes the sign of the mean ρ. None if it exceeds `MAX_LEFT_OUT`.
+    """Finds the smallest set of units whose removal changes the sign of the mean ρ; None if larger than `MAX_LEFT_OUT`.
 
     Args:
         strata: strata with the same units, each with a defined ρ.

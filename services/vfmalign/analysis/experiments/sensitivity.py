@@ -37,7 +37,7 @@ class TaskAgreement(Record):
 
     Attributes:
         models: number of models that both rankings contain.
-        tau: Kendall's τ-b. None for fewer than two models, or if all values of one ranking are tied.
+        tau: Kendall's τ-b; None for fewer than two models, or if all values of one ranking are tied.
     """
 
     task: str
@@ -80,7 +80,10 @@ def compare_variants(points: Sequence[Point]) -> Sensitivity:
 
 
 def get_kendall_tau(x_N: Array, y_N: Array) -> float | None:
-    """Returns Kendall's τ-b of two rankings. None for fewer than two models, or if one ranking is tied throughout."""
+    """Returns Kendall's τ-b of two rankings.
+
+    Returns None for fewer than two models, or if one ranking is tied throughout.
+    """
     x_NN, y_NN = (np.sign(value_N[:, np.newaxis] - value_N) for value_N in (x_N, y_N))
     pairs = float(np.sqrt((x_NN * x_NN).sum() * (y_NN * y_NN).sum()))
     return float((x_NN * y_NN).sum()) / pairs if pairs else None

@@ -47,7 +47,7 @@ def list_running() -> list[StateDirectory]:
 
 
 def describe_running(other_than: StateDirectory | None = None) -> str:
-    """Returns a clause that names the running stacks and the option that chooses a stack. Empty if no stack runs.
+    """Returns a clause that names the running stacks and the option that chooses a stack; empty if no stack runs.
 
     Args:
         other_than: state folder of the stack that the command already uses; this stack is not named.

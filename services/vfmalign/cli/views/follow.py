@@ -226,7 +226,7 @@ class View:
 
 
 def estimate_time_left(done: int, total: int, elapsed_s: float) -> str:
-    """Returns the estimated time left, such as `, about 2 min left`. Empty if the time is unknown."""
+    """Returns the estimated time left, such as `, about 2 min left`. Returns an empty text if the time is unknown."""
     if not 0 < done < total or elapsed_s <= 0:
         return ""
     left_s = elapsed_s / done * (total - done)

@@ -346,5 +346,5 @@ def _describe_weights(feature_set: FeatureSet) -> str:
 
 
 def format_control(cell: ExperimentCell) -> str:
-    """Returns the suffix that distinguishes a control from its cell. Empty for other cells."""
+    """Returns the suffix that distinguishes a control from its cell; empty for other cells."""
     return ", shuffled labels" if cell.shuffled_labels else ""

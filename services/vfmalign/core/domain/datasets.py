@@ -58,7 +58,7 @@ class TakenSeries(Record):
 
     Attributes:
         modality: id of the modality.
-        number: SeriesNumber. None if the series has no number, or if the number could identify a patient.
+        number: SeriesNumber; None if the series has no number, or if the number could identify a patient.
         b_value: b-value in s/mm²; None if the images state no b-value.
         calculated: whether the headers mark the images as calculated from other diffusion-weighted images.
         echo_time_ms: EchoTime in ms; None if the images state no echo time.
@@ -86,7 +86,7 @@ class Case(Record):
             unknown for the case are omitted.
         numbers: maps ids to numbers that describe the case, such as an age in years.
         strata: maps each stratum, such as `scanner`, `field_strength` or `site`, to the case's value.
-        series: DICOM series of the modalities. Empty if the case was not imported from DICOM.
+        series: DICOM series of the modalities; empty if the case was not imported from DICOM.
     """
 
     id: Id
@@ -122,7 +122,7 @@ class DatasetManifest(Record):
         held_out: False if splits intentionally share cases, such as in a run with a single case.
         phantom: True if the cases are synthetic. Results on synthetic cases are a rehearsal, not evidence.
         selections: rules that chose the DICOM series of the volumes: the JSON text of `selections` in a declaration
-            file. `imaging.dicom.rules` reads and writes it. Empty if the volumes came from other files.
+            file. `imaging.dicom.rules` reads and writes it. The text is empty if the volumes came from other files.
         curation: studies that the import omitted, and series that its user chose.
     """
 

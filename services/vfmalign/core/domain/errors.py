@@ -17,7 +17,7 @@ class VfmalignError(Exception):
         reason: UPPER_SNAKE_CASE constant for programs (`google.rpc.ErrorInfo.reason`).
         subject: the affected object: an id, an `s3://` URI or a request field.
         remedy: one sentence on how to solve the problem.
-        retry_after_s: seconds after which a retry may succeed. None if no retry can succeed.
+        retry_after_s: seconds after which a retry may succeed; None if no retry can succeed.
         may_name_patients: whether the text may contain ids of cases or groups, which must not reach a service's log.
     """
 

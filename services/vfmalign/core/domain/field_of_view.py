@@ -90,7 +90,7 @@ def report_cut(cases: Sequence[CaseInside], below: float, model: str, labels: Ma
         labels: see `describe_cut`.
 
     Returns:
-        A sentence without a full stop. Empty if there is no such case.
+        A sentence without a full stop, or an empty text if there is no such case.
     """
     if not (cut := list_cut(cases, below)):
         return ""

@@ -164,7 +164,7 @@ class JobResult(Record):
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model; empty for `specialised`.
         encoder_card_sha256: digest of the model card; empty without a published model.
-        train_labels: maps the id of each training case to its class. Empty for tasks other than classification.
+        train_labels: maps the id of each training case to its class; empty for tasks other than classification.
         inside: shares of the task's structures in the field of view, for every case in train, val and test with such a
             structure.
         stage_seconds: wall time per stage in seconds, over all attempts.

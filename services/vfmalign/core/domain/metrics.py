@@ -37,7 +37,7 @@ class Structure:
     Attributes:
         name: name of the structure.
         label: label map that contains the structure.
-        values: voxel values of the structure in the map. Empty if every value above 0 belongs to the structure.
+        values: voxel values of the structure in the map; empty if every value above 0 belongs to the structure.
         may_be_empty: True if a case may lack the structure.
         weight: weight of the structure in the loss.
         within: label map of the structure that contains this structure; empty if there is no such map.

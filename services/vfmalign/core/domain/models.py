@@ -143,7 +143,7 @@ class ModelCard(Record):
         architecture: name in `models.registry`.
         checkpoint: key and digest of the safetensors weights.
         primary_layer: layer from which a check computes its main number. The layer is fixed in advance.
-        pretraining: datasets that the model was pretrained on. Empty if the datasets are unknown. The report then
+        pretraining: datasets that the model was pretrained on; empty if the datasets are unknown. If empty, the report
             states that leakage cannot be excluded.
         parent_model_id: model from which this model was fine-tuned; empty for a pretrained model.
         source: origin and licence of the weights, as free text without patient data.

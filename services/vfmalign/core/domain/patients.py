@@ -18,7 +18,7 @@ SUBGROUP_SHARE = 0.1
 
 
 def explain_few_patients(n_groups: int, fewest: int) -> str:
-    """Returns the reason why an estimate has no interval. Empty if the estimate has an interval.
+    """Returns the reason why an estimate has no interval, or an empty text if the estimate has an interval.
 
     Args:
         n_groups: number of patients.

@@ -21,7 +21,7 @@ class TextFormat:
         form: regular expression that the whole text must match.
         problem: error message for a text that does not match.
         remedy: remedy of that error.
-        length: maximum number of characters. None if the remedy already states the maximum.
+        length: maximum number of characters; None if the remedy already states the maximum.
     """
 
     form: str

@@ -24,7 +24,7 @@ class TlsFiles:
 
     Attributes:
         ca_file: the authorities that sign servers' certificates.
-        cert_file, key_file: the caller's certificate chain and its unencrypted private key. None if the caller has no
+        cert_file, key_file: the caller's certificate chain and its unencrypted private key; None if the caller has no
             certificate.
     """
 

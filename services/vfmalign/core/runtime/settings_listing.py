@@ -46,7 +46,7 @@ class Variable:
 
     @property
     def default(self) -> str | None:
-        """Default value of the variable, as text. Empty if there is no default, None if the variable is required."""
+        """Default value of the variable, as text; empty if there is no default, None if the variable is required."""
         value = self.field.get_default(call_default_factory=False)
         if value is PydanticUndefined:
             return None

@@ -25,7 +25,7 @@ class WorkContext:
     """Deadline and cancellation of long work. The work calls `checkpoint` at points where it can stop.
 
     Attributes:
-        deadline: value of `time.monotonic()` after which nobody needs the result. None without a limit.
+        deadline: value of `time.monotonic()` after which nobody needs the result; None without a limit.
         is_cancelled: True if nobody waits for the result any longer.
         waits: notes about the systems for which the work waits. The log contains these notes if the call ends during a
             wait.

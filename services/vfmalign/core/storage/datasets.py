@@ -35,7 +35,7 @@ def load_dataset(store: ObjectStore, dataset_id: str, digest: str | None = None)
     Args:
         store: the object store.
         dataset_id: its id.
-        digest: expected digest. None or an empty text accepts any digest.
+        digest: expected digest. If None or empty, any digest is accepted.
 
     Raises:
         NotFound: no dataset has this id.

@@ -188,7 +188,7 @@ class FinalReport:
     """The report of a resource that has ended.
 
     Attributes:
-        places: maps each file name extension to the path of the file. Empty if there is no report or the report cannot
+        places: maps each file name extension to the path of the file; empty if there is no report or the report cannot
             be written.
         document: fields that `--json` adds.
         code: exit code of the download.

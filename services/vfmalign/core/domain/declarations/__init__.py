@@ -44,8 +44,8 @@ class LabelMap(Record):
             form one structure, such as the grades of a lesion.
         may_be_empty: True if cases without the structure have an empty map.
         weight: weight of the map's structures in the loss of a segmentation. Small structures can have a higher weight.
-        within: label map with a single structure, which encloses all structures of this map. Empty if there is no such
-            map.
+        within: label map with a single structure, which encloses all structures of this map; empty if there is no such
+            label map.
     """
 
     name: VolumeKind
@@ -65,7 +65,7 @@ class CaseClass(Record):
 
     Attributes:
         name: its id.
-        label: label map from which the class is derived. Empty if the cases state the class.
+        label: label map from which the class is derived; empty if the cases state the class.
         at_least: if `label` is set, lowest value that makes a case positive. The highest value in the case's map
             counts. If no map of a dataset exceeds 1, the maps are masks without grades, and cases with the value 1 are
             positive.

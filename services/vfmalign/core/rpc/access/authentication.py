@@ -163,7 +163,8 @@ class Authenticator:
 def get_key_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """Returns the key id that the token of a call states, for the log of denials.
 
-    The id is not verified. Empty if the key id is missing, or does not consist of 1 to 64 usual characters.
+    The id is not verified. The result is empty if the key id is missing, or does not consist of 1 to 64 usual
+    characters.
     """
     try:
         key_id = jwt.get_unverified_header(_get_token(metadata)).get("kid")
@@ -218,7 +219,7 @@ def _get_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 def _find(claims: Mapping[str, object], name: str) -> object:
-    """Returns a claim; dots lead into objects, as in `realm_access.roles`. None if it is absent."""
+    """Returns a claim, or None if the claim is absent. Dots lead into objects, as in `realm_access.roles`."""
     value: object = claims
     for part in [name] if name in claims else name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

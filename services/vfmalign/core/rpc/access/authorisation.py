@@ -212,7 +212,7 @@ def check_ownership(identity: Identity | None, created_by: str, subject: str) ->
 
     Args:
         identity: the caller; None if the service itself acts.
-        created_by: `Identity.key` of the creator. Empty if the service itself created the object.
+        created_by: `Identity.key` of the creator; empty if the service itself created the object.
         subject: id of the object.
 
     Raises:

@@ -78,7 +78,7 @@ class Reservation:
         size_bytes: size of the answer or of the message. While a message is being read, the size is `message_bytes`.
         granted: future that is done once the memory is reserved.
         started: start time of the transfer of the message or answer, by the clock of the event loop.
-        deadline: timer that ends transfers that take too long. None while nothing is received or sent.
+        deadline: timer that ends transfers that take too long; None while nothing is received or sent.
     """
 
     caller: Caller
