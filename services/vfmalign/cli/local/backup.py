@@ -125,7 +125,7 @@ class _Writer:
         self.digests[name] = digest
 
     def add_objects(self, store: ObjectStore, keys: Sequence[str]) -> None:
-        """Adds objects. Skips objects that are deleted meanwhile.
+        """Adds objects. Skips objects that are deleted during the copy.
 
         Raises:
             PreconditionFailed: a key is not canonical, so no service can have written the object.

@@ -28,7 +28,7 @@ class TrainingRecipe(Record):
         batch_size: volumes (or patches) per step.
         learning_rate: peak rate after warm-up.
         layer_decay: factor of the learning rate per stage towards the input; 1.0 for no decay.
-        encoder_rate: factor of the learning rate for the whole encoder. The head uses the full rate.
+        encoder_rate: factor of the learning rate for the whole encoder. The head uses the full learning rate.
         warmup_fraction: share of all steps spent warming up.
         patch_shape_dhw: size of random training patches; None for whole volumes.
     """

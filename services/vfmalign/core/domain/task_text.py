@@ -95,5 +95,5 @@ def _parse(text: str) -> dict[str, object]:
 
 
 def to_id_part(text: str) -> str:
-    """Converts a short form to a part of an id, without `:`, `,`, `=` and `+`. The parts of different tasks differ."""
+    """Converts a short form to a part of an id, without `:`, `,`, `=` and `+`. Different tasks have different parts."""
     return text.translate(str.maketrans(":,=+", "..--"))

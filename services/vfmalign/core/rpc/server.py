@@ -83,8 +83,8 @@ async def serve(
         name: name of the service in its log.
         settings: ports, limits and log.
         add_services: adds the servicers.
-        ready: awaited before the service reports SERVING (load, warm up, migrate). Until then, calls fail with
-            UNAVAILABLE.
+        ready: awaited before the service reports SERVING (load, warm up, migrate). Until the service reports SERVING,
+            calls fail with UNAVAILABLE.
         on_drain: awaited when draining begins. `on_drain` ends streams that would never end by themselves.
         stop: awaited after the last call has ended.
         get_loops: called after `ready`. Returns the tasks that run until the service ends. If a task ends by itself,
@@ -93,7 +93,7 @@ async def serve(
 
     Raises:
         SystemExit: code 2, after one sentence on stderr, if a port cannot be bound or other machines could call without
-            authentication. Code 1 if a loop has ended by itself. The log states the cause.
+            authentication. The code is 1 if a loop has ended by itself. The log states the cause.
     """
     _check_mode(settings)
     _raise_file_limit()

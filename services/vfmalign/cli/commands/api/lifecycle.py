@@ -35,7 +35,7 @@ def add_lifecycle(
     list_table: Callable[[Iterable[OperationT]], RenderableType],
     states: tuple[JobState, ...] = STATES,
 ) -> None:
-    """Adds the commands `list`, `cancel`, `retry` and `delete` to a group. A resource can have these `states`."""
+    """Adds the commands `list`, `cancel`, `retry` and `delete` to a group. `states` are the states of a resource."""
     noun = resource.noun
     one = f"an {noun}" if noun.startswith("e") else f"a {noun}"
 

@@ -3,7 +3,7 @@
 gRPC reads the message of a unary call before its handler runs. Stalled senders of large messages could therefore fill a
 server's memory. Here, a call first reserves memory for a message of the maximum size. After the message was read, the
 call keeps only as much memory as the message needs. The answer occupies memory until the caller has read the answer.
-Some callers never read it. A call therefore counts until gRPC has finished the call.
+Some callers never read it. A call therefore counts as running until gRPC has finished the call.
 
 If too little memory is free, a call waits. The tenant that uses the least memory comes first. Among the tenant's
 callers, the caller that uses the least memory comes first. While a call waits, the server cancels the oldest unfinished

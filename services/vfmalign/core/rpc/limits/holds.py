@@ -1,7 +1,7 @@
 """Resources that a call occupies until gRPC has finished it: one place of its caller, and memory for the answer.
 
-Callers of the RPC that needs no identity share a small part of the calls and of the memory. The rest is reserved for
-callers with an identity.
+Callers of the RPC that needs no identity share a small part of the calls and of the memory. The other calls and the
+rest of the memory are reserved for callers with an identity.
 """
 
 from __future__ import annotations
