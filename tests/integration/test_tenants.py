@@ -33,6 +33,7 @@ from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
+from vfmalign.core.storage.keys import features_prefix, provenance_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.features.dicom.folders import PrivateFolders
@@ -137,8 +138,8 @@ async def open_api(
 
         addresses = [await start(add_features), await start(add_mmd)]
 
-        async def open_stubs(*roles: str, claim: Any = None, tenant: str = "") -> SimpleNamespace:
-            token = BearerToken(value=ISSUER.sign(*roles, tenant=claim))
+        async def open_stubs(*roles: str, claim: Any = None, tenant: str = "", subject: str = "ada") -> SimpleNamespace:
+            token = BearerToken(value=ISSUER.sign(*roles, tenant=claim, sub=subject))
             features, mmd = [
                 await resources.enter_async_context(connect(address, token=token, tenant=tenant))
                 for address in addresses
@@ -190,6 +191,50 @@ async def test_feature_sets_are_those_of_the_callers_tenant(open_api: Any) -> No
     viewer, router = await open_api("viewer", claim="default"), await open_api("router", claim="default")
     assert (await viewer.features.GetFeatureSet(named)).feature_set == listed[0][0]
     await refuse(Forbidden, router.features.ListFeatureSets(pb.ListFeatureSetsRequest()))
+
+
+async def test_a_feature_set_names_who_first_had_it_extracted(open_api: Any, stores: dict[str, ObjectStore]) -> None:
+    ada, bob, theirs = [
+        await open_api("researcher", claim=claim, subject=subject)
+        for claim, subject in (("default", "ada"), ("default", "bob"), ("ward-7", "ada"))
+    ]
+    check = await open_api("finetuning", tenant="default", subject="system:serviceaccount:finetuning")
+    fields = {"model_id": "only", "dataset_id": "only", "split": common_pb2.SPLIT_TEST}
+
+    async def extract(caller: Any, seed: int, created_by: str = "") -> pb.FeatureSet:
+        request = pb.ExtractDatasetRequest(
+            **fields, initialisation=pb.INITIALISATION_RANDOM, initialisation_seed=seed, created_by=created_by
+        )
+        return [event async for event in caller.features.ExtractDataset(request)][-1].feature_set
+
+    async def list_creators(caller: Any) -> dict[str, str]:
+        sets = (await caller.features.ListFeatureSets(pb.ListFeatureSetsRequest())).feature_sets
+        return {one.feature_set_id: one.created_by for one in sets}
+
+    first = await extract(ada, 1)
+    for caller in (bob, check, ada):
+        assert (await extract(caller, 1)).created_by == "https://idp.example#ada", "a repetition changes nothing"
+    of_check, unknown = await extract(check, 2, "https://idp.example#bob"), await extract(check, 3)
+    expected = {
+        first.feature_set_id: "https://idp.example#ada",
+        of_check.feature_set_id: "https://idp.example#bob",
+        unknown.feature_set_id: "",
+    }
+    assert expected.items() <= (await list_creators(ada)).items()
+    assert not expected.keys() & (await list_creators(theirs)).keys()
+    named = pb.GetFeatureSetRequest(feature_set_id=of_check.feature_set_id)
+    assert (await bob.features.GetFeatureSet(named)).feature_set.created_by == "https://idp.example#bob"
+    await refuse(NotFound, theirs.features.GetFeatureSet(named))
+
+    request = pb.ExtractDatasetRequest(**fields, created_by="https://idp.example#bob")
+    error = await refuse(Forbidden, ada.features.ExtractDataset(request))
+    assert (error.subject, error.reason) == ("created_by", "MISSING_ROLE")
+
+    store, set_id = stores["default"], first.feature_set_id  # a set of an earlier version stays as it is
+    store.delete(provenance_key(features_prefix(set_id), set_id))
+    repeated = await extract(bob, 1)
+    assert (repeated.created_by, repeated.manifest) == ("", first.manifest)
+    assert (await list_creators(ada))[set_id] == ""
 
 
 async def test_a_tenant_deletes_its_own_objects_and_only_a_curator_or_an_admin_may(

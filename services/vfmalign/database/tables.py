@@ -93,8 +93,9 @@ class LifecycleRow(OwnedRow):
         progress: `Progress` as JSON.
         failure: `Failure` as JSON, if the state is `failed`.
         retries, retried_at: number of times that clients queued the operation again, and time of the last retry.
-        erased_at: time at which the erasure of a patient removed everything that could describe patients; None if no
-            erasure did so.
+        erased_at: when the erasure of a patient removed what could describe patients; None if none did.
+        on_behalf_of: key of the identity that created the check or experiment for which the service created the
+            operation. None or empty if unknown, as in rows of earlier versions.
     """
 
     __abstract__ = True
@@ -107,6 +108,7 @@ class LifecycleRow(OwnedRow):
     retries: Mapped[int] = mapped_column(default=0)
     retried_at: Mapped[datetime | None]
     erased_at: Mapped[datetime | None]
+    on_behalf_of: Mapped[str | None] = mapped_column(sa.String(1024))
 
 
 def belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:

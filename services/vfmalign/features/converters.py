@@ -20,6 +20,8 @@ from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.core.domain.stored_objects import StoredFile, StoredObject
 from vfmalign.core.formats.bounds import get_bounds
 from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.core.storage.provenance import Provenance
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features.dicom.reader import DicomRequest
 from vfmalign.features.extraction.dataset_extraction import ExtractionResult
 from vfmalign.features.extraction.parts import Features
@@ -193,8 +195,8 @@ def _to_source(
 # --- responses --------------------------------------------------------------------------------------------------------
 
 
-def to_model(card: ModelCard, to_uri: ToUri) -> messages.Model:
-    """Describes a model card."""
+def to_model(card: ModelCard, to_uri: ToUri, provenance: Provenance) -> messages.Model:
+    """Describes a model."""
     return messages.Model(
         model_id=card.id,
         architecture=card.architecture,
@@ -215,13 +217,16 @@ def to_model(card: ModelCard, to_uri: ToUri) -> messages.Model:
         parent_model_id=card.parent_model_id,
         source=card.source,
         has_dicom_rules=bool(card.declaration),
+        create_time=provenance.created_at,
+        created_by=provenance.created_by,
+        parent_sha256=provenance.parent_sha256,
     )
 
 
-def to_models(page: ObjectPage[ModelCard], to_uri: ToUri) -> messages.ListModelsResponse:
+def to_models(page: ObjectPage[tuple[ModelCard, Provenance]], to_uri: ToUri) -> messages.ListModelsResponse:
     """Builds the response with one page of models and the available architectures."""
     return messages.ListModelsResponse(
-        models=tuple(to_model(card, to_uri) for card in page.items),
+        models=tuple(to_model(card, to_uri, provenance) for card, provenance in page.items),
         next_page_token=page.next_token,
         architectures=list_architectures(),
         unreadable=_to_unreadable(page),
@@ -305,10 +310,10 @@ def to_feature_sets(page: ObjectPage[messages.FeatureSet]) -> messages.ListFeatu
     )
 
 
-def to_feature_set(result: ExtractionResult, to_uri: ToUri, cost: Cost) -> messages.ExtractDatasetResponse:
+def to_feature_set(store: ObjectStore, result: ExtractionResult, cost: Cost) -> messages.ExtractDatasetResponse:
     """Builds the last message of a dataset's extraction."""
     return messages.ExtractDatasetResponse(
-        feature_set=describe_feature_set(result.committed, result.checkpoint_sha256, to_uri),
+        feature_set=describe_feature_set(store, result.committed, result.checkpoint_sha256),
         cost=cost,
         computed_cases=result.computed_cases,
         recomputed_parts=result.recomputed_parts,

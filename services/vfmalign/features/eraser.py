@@ -37,12 +37,14 @@ from vfmalign.core.storage.keys import (
     STUDY_UPLOADS,
     UPLOADS,
     dataset_key,
+    dataset_prefix,
     erasures_prefix,
     features_prefix,
     is_outbox_key,
     volumes_prefix,
 )
 from vfmalign.core.storage.model_cards import list_model_ids, load_card
+from vfmalign.core.storage.provenance import read_provenance, record_provenance
 from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
 from vfmalign.erasure.receipts import Plan, StoredErasure
 from vfmalign.features.deletion import PREFIXES
@@ -174,6 +176,8 @@ class FeaturesEraser:
         smaller = _without_patient(dataset, erasure)
         if not any(smaller.split(split) for split in SPLITS):
             return self._delete("datasets", name)
+        provenance = read_provenance(self._store, dataset_prefix(name), dataset.digest())
+        record_provenance(self._store, dataset_prefix(name), smaller.digest(), provenance)
         return self._store.replace(dataset_key(name), etag, canonical_json(to_datalist(smaller)))
 
     # --- what was computed from them ---

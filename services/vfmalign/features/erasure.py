@@ -9,9 +9,9 @@ from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed
 from vfmalign.core.storage.datasets import list_datasets, load_dataset
 from vfmalign.core.storage.deletion import Deleted, delete_below, keep_sweeping
-from vfmalign.core.storage.keys import dataset_key, volumes_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.erasure.receipts import Erasures
+from vfmalign.features.deletion import PREFIXES
 from vfmalign.features.eraser import FeaturesEraser, list_cases, remove_unused_volumes
 
 
@@ -71,7 +71,7 @@ def discard(store: ObjectStore, dataset: DatasetManifest, *, is_new: bool) -> No
     except NotFound:
         is_own = True
     if is_own:
-        delete_below(store, (dataset_key(dataset.id), volumes_prefix(dataset.id)))
+        delete_below(store, PREFIXES["datasets"](dataset.id))
     else:
         remove_unused_volumes(store, dataset.id)
 

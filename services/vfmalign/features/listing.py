@@ -10,6 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.features import Dataset, FeatureSet, ListFeatureSetsRequest
+from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import DataLoss, InvalidInput, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import is_id
@@ -20,8 +21,9 @@ from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.datasets import list_datasets as list_dataset_ids
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.feature_sets import CommittedSet, is_feature_set_id, read_committed
-from vfmalign.core.storage.keys import FEATURES
+from vfmalign.core.storage.keys import FEATURES, dataset_prefix, features_prefix, model_prefix
 from vfmalign.core.storage.model_cards import list_model_ids, load_card
+from vfmalign.core.storage.provenance import Provenance, read_provenance
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features.extraction.dataset_extraction import get_weights_digest
 
@@ -76,20 +78,33 @@ class ObjectPage(Generic[T]):
     next_token: str
 
 
-def list_models(store: ObjectStore, query: PageQuery) -> ObjectPage[ModelCard]:
-    """Reads one page of model cards; see `read_page` for the errors."""
+def get_model(store: ObjectStore, model_id: str) -> tuple[ModelCard, Provenance]:
+    """Reads a model's card and provenance; see `load_card` for the errors."""
+    card = load_card(store, model_id)
+    return card, read_provenance(store, model_prefix(card.id), card.checkpoint.sha256)
 
-    def measure(card: ModelCard) -> int:
-        return len(card.model_dump_json())
 
-    return read_page(list_model_ids(store), lambda model_id: load_card(store, model_id), measure, query)
+def list_models(store: ObjectStore, query: PageQuery) -> ObjectPage[tuple[ModelCard, Provenance]]:
+    """Reads one page of models; see `read_page` for the errors."""
+
+    def measure(model: tuple[ModelCard, Provenance]) -> int:
+        return len(model[0].model_dump_json())
+
+    return read_page(list_model_ids(store), lambda model_id: get_model(store, model_id), measure, query)
+
+
+def describe_stored(store: ObjectStore, dataset: DatasetManifest) -> Dataset:
+    """Describes a stored dataset with its provenance."""
+    described = describe_dataset(dataset)
+    provenance = read_provenance(store, dataset_prefix(dataset.id), described.dataset_digest)
+    return described.model_copy(update={"create_time": provenance.created_at, "created_by": provenance.created_by})
 
 
 def list_datasets(store: ObjectStore, query: PageQuery) -> ObjectPage[Dataset]:
     """Reads one page of datasets; see `read_page` for the errors."""
 
     def describe(name: str) -> Dataset:
-        return describe_dataset(load_dataset(store, name))  # a page with all cases would take gigabytes
+        return describe_stored(store, load_dataset(store, name))  # a page with all cases would take gigabytes
 
     def measure(dataset: Dataset) -> int:
         return len(dataset.model_dump_json())
@@ -115,7 +130,7 @@ def list_feature_sets(store: ObjectStore, filters: ListFeatureSetsRequest, query
             return None
         if time < (filters.created_after or time) or (filters.created_before and time >= filters.created_before):
             return None
-        return describe_feature_set(committed, _find_weights_digest(store, committed), store.uri, time)
+        return describe_feature_set(store, committed, _find_weights_digest(store, committed), time)
 
     def measure(feature_set: FeatureSet) -> int:
         return len(feature_set.model_dump_json())
@@ -128,25 +143,26 @@ def get_feature_set(store: ObjectStore, feature_set_id: str) -> FeatureSet:
     """Describes a committed feature set; see `read_committed` for the errors."""
     committed = read_committed(store, feature_set_id)
     digest, time = _find_weights_digest(store, committed), store.get_write_time(committed.key)
-    return describe_feature_set(committed, digest, store.uri, time)
+    return describe_feature_set(store, committed, digest, time)
 
 
 def describe_feature_set(
-    committed: CommittedSet, checkpoint_sha256: str, to_uri: Callable[[str], str], create_time: datetime | None = None
+    store: ObjectStore, committed: CommittedSet, checkpoint_sha256: str, create_time: datetime | None = None
 ) -> FeatureSet:
     """Describes a committed feature set.
 
     Args:
+        store: object store of the set.
         committed: its manifest.
         checkpoint_sha256: see `get_weights_digest`.
-        to_uri: converts a key to its URI.
         create_time: time at which the manifest was written, if known.
     """
     manifest, request = committed.manifest, committed.manifest.request
+    set_id = request.feature_set_id()
     ref = StoredFile(key=committed.key, sha256=committed.sha256, size_bytes=committed.size_bytes)
     return FeatureSet(
-        feature_set_id=request.feature_set_id(),
-        manifest=ObjectRef.of(ref, to_uri),
+        feature_set_id=set_id,
+        manifest=ObjectRef.of(ref, store.uri),
         rows=manifest.rows,
         groups=len(set(manifest.groups)),
         layers=manifest.layers,
@@ -159,6 +175,7 @@ def describe_feature_set(
         initialisation_seed=request.init_seed,
         input_transform=request.input_transform,
         create_time=create_time,
+        created_by=read_provenance(store, features_prefix(set_id), set_id).created_by,
     )
 
 

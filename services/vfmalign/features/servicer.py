@@ -14,12 +14,11 @@ import torch
 from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
-from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages.features import CreateStudyUploadRequest, ListFeatureSetsRequest, Pooling
 from vfmalign.core.domain.errors import Cancelled, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.stored_objects import StoredFile
-from vfmalign.core.rpc.access.authorisation import check_extraction
+from vfmalign.core.rpc.access.authorisation import check_extraction, get_creator
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.threads import STORE
@@ -27,7 +26,6 @@ from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.deletion import delete_below
 from vfmalign.core.storage.keys import features_prefix
-from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.access import STORE_ACCESS
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.erasure.servicer import ErasureRpcs
@@ -102,8 +100,8 @@ class FeatureServicer(ErasureRpcs, features_pb2_grpc.FeatureServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """See the proto."""
-        card = await STORE.run(load_card, self._store, request.model_id)
-        return pb.GetModelResponse(model=converters.to_model(card, self._store.uri).to_proto())
+        card, provenance = await STORE.run(listing.get_model, self._store, request.model_id)
+        return pb.GetModelResponse(model=converters.to_model(card, self._store.uri, provenance).to_proto())
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
         """See the proto."""
@@ -114,7 +112,8 @@ class FeatureServicer(ErasureRpcs, features_pb2_grpc.FeatureServiceServicer):
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
         """See the proto."""
         dataset = await STORE.run(load_dataset, self._store, request.dataset_id)
-        return pb.GetDatasetResponse(dataset=describe_dataset(dataset).to_proto())
+        described = await STORE.run(listing.describe_stored, self._store, dataset)
+        return pb.GetDatasetResponse(dataset=described.to_proto())
 
     async def ListFeatureSets(self, request: pb.ListFeatureSetsRequest, context: Context) -> pb.ListFeatureSetsResponse:
         """See the proto."""
@@ -241,6 +240,8 @@ class FeatureServicer(ErasureRpcs, features_pb2_grpc.FeatureServiceServicer):
     ) -> AsyncIterator[pb.ExtractDatasetResponse]:
         """See the proto."""
         extraction = converters.to_extraction_request(request)
+        created_by = get_creator(current_identity.get(), extraction.created_by)
+        extraction = extraction.model_copy(update={"created_by": created_by})
         stages, meter, started = Stages(), MemoryMeter(self._models.device), time.perf_counter()
         progress: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
         stop = threading.Event()
@@ -266,7 +267,8 @@ class FeatureServicer(ErasureRpcs, features_pb2_grpc.FeatureServiceServicer):
             work.cancel()
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
         cost = converters.to_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
-        yield converters.to_feature_set(result, self._store.uri, cost).to_proto()
+        feature_set = await STORE.run(converters.to_feature_set, self._store, result, cost)
+        yield feature_set.to_proto()
 
 
 def _extract_one(encoder: Encoder, study: PreparedStudy, layers: Sequence[str], pooling: Pooling) -> Features:

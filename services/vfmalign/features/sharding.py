@@ -147,7 +147,7 @@ def _wait(store: ObjectStore, request: ExtractDatasetRequest, settings: Features
 def _reduce(store: ObjectStore, request: ExtractDatasetRequest, settings: FeaturesOptions, shards: int) -> None:
     """Commits the set and prints the FeatureSet message."""
     result = reduce(store, request, _options(settings), shards)
-    message = converters.to_feature_set(result, store.uri, converters.to_cost({}, "", 0))
+    message = converters.to_feature_set(store, result, converters.to_cost({}, "", 0))
     print(json.dumps(message.to_json_dict()["feature_set"]))  # noqa: T201
     _log.info("reduced", feature_set=result.feature_set_id, rows=result.committed.manifest.rows)
 

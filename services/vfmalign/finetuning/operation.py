@@ -25,8 +25,8 @@ class Operation:
         cancel_requested: whether a cancellation was requested while the operation had work in progress.
         retries, retried_at: number of retries by clients, and time of the last retry.
         created_by: key of the identity that created the operation; empty if the service created it.
-        erased_at: time at which the erasure of a patient removed the results of the operation; None if no erasure did
-            so.
+        on_behalf_of: key of the identity for which the service created the operation; empty if unknown.
+        erased_at: when the erasure of a patient removed the results of the operation; None if none did.
     """
 
     id: str
@@ -40,7 +40,13 @@ class Operation:
     retries: int
     retried_at: datetime | None
     created_by: str
+    on_behalf_of: str
     erased_at: datetime | None
+
+    @property
+    def creator(self) -> str:
+        """Key of the identity that asked for the operation, also if the service created it; empty if unknown."""
+        return self.created_by or self.on_behalf_of
 
     @property
     def finished(self) -> bool:
@@ -76,6 +82,7 @@ def common_fields(row: LifecycleRow) -> dict[str, Any]:
         "retries": row.retries,
         "retried_at": row.retried_at,
         "created_by": row.created_by,
+        "on_behalf_of": row.on_behalf_of or "",
         "erased_at": row.erased_at,
     }
 

@@ -24,9 +24,10 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.domain.models import Layer, ModelCard, Objective, Preprocessing, PretrainingDataset
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.core.storage.keys import model_card_key, weights_key
+from vfmalign.core.storage.keys import model_card_key, model_prefix, weights_key
 from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
 from vfmalign.core.storage.model_cards import check_model_id, load_card
+from vfmalign.core.storage.provenance import Provenance, record_provenance
 from vfmalign.core.storage.safetensors_header import MalformedHeader, read_header
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.models.encoder import Encoder, StateDict
@@ -56,6 +57,7 @@ def publish(
     source: str = "",
     declaration: str = "",
     replace_damaged: bool = False,
+    provenance: Provenance | None = None,
     context: WorkContext = UNLIMITED,
 ) -> ModelCard:
     """Stores the weights of an encoder and then its card.
@@ -74,6 +76,7 @@ def publish(
         declaration: DICOM rules of the model (see `ModelCard`).
         replace_damaged: whether to publish the model again if the card or weights of the stored model are lost or
             damaged. The stored model must have the same source.
+        provenance: who publishes the model. None records nothing.
         context: checked after every long step, until the first object is stored.
 
     Returns:
@@ -104,7 +107,7 @@ def publish(
         source=source,
         declaration=declaration,
     )
-    return _commit(store, card, data, context, replace_damaged=replace_damaged)
+    return _commit(store, card, data, context, provenance, replace_damaged=replace_damaged)
 
 
 def publish_program(
@@ -117,6 +120,7 @@ def publish_program(
     primary_layer: str = "",
     source: str = "",
     declaration: str = "",
+    provenance: Provenance | None = None,
     context: WorkContext = UNLIMITED,
 ) -> ModelCard:
     """Stores an exported program (`program_archive.read_program`) and then its card, with arguments as in `publish`.
@@ -148,7 +152,7 @@ def publish_program(
         source=source,
         declaration=declaration,
     )
-    return _commit(store, card, data, context)
+    return _commit(store, card, data, context, provenance)
 
 
 def load_encoder(store: ObjectStore, model_id: str) -> tuple[Encoder, ModelCard]:
@@ -220,12 +224,20 @@ def _to_ref(model_id: str, data: bytes) -> StoredObject:
 
 
 def _commit(
-    store: ObjectStore, card: ModelCard, data: bytes, context: WorkContext, *, replace_damaged: bool = False
+    store: ObjectStore,
+    card: ModelCard,
+    data: bytes,
+    context: WorkContext,
+    provenance: Provenance | None,
+    *,
+    replace_damaged: bool = False,
 ) -> ModelCard:
     """Stores the weights and then the card. Returns the first card if the same model was stored before."""
     context.checkpoint()
     # The weights' key contains their digest: writing them before a lost race overwrites nothing of the other model.
     store.put(card.checkpoint.key, data)
+    if provenance is not None and not store.exists(model_card_key(card.id)):
+        record_provenance(store, model_prefix(card.id), card.checkpoint.sha256, provenance)
     if store.put_if_absent(model_card_key(card.id), card.to_json()):
         return card
     if replace_damaged and _is_damaged(store, card):

@@ -18,6 +18,7 @@ from vfmalign.core.domain.stored_objects import StoredFigure
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.keys import job_key
+from vfmalign.core.storage.provenance import Provenance, read_provenance
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.trainings import check_source, get_source
 from vfmalign.models.cards import load_encoder, publish
@@ -52,6 +53,7 @@ def publish_encoder(store: ObjectStore, plan: JobPlan, data: JobData, learner: L
     if learner.encoder is None:
         return None
     spec, weights = plan.spec, copy_weights(learner.encoder)
+    created_by = read_provenance(store, job_key(spec.job_id, ""), spec.digest()).created_by
     try:
         card = publish(
             store,
@@ -65,6 +67,7 @@ def publish_encoder(store: ObjectStore, plan: JobPlan, data: JobData, learner: L
             parent=plan.parent.id if plan.parent else "",
             source=get_source(spec),
             replace_damaged=True,
+            provenance=Provenance.of(created_by, spec.model_sha256 if plan.parent else ""),
         )
     except Conflict:
         card = _adopt_encoder(store, spec, weights)

@@ -385,7 +385,7 @@ class CheckResult(_message.Message):
     def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ..., interval_scope: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedResult, _Mapping]]] = ..., seed_variation: _Optional[_Union[SeedVariation, _Mapping]] = ..., cut_structures: _Optional[_Iterable[_Union[CutStructure, _Mapping]]] = ..., pretraining: _Optional[_Union[Verdict, str]] = ..., pretraining_reason: _Optional[str] = ..., summary: _Optional[str] = ...) -> None: ...
 
 class Check(_message.Message):
-    __slots__ = ("check_id", "spec", "state", "progress", "create_time", "end_time", "stages", "job_ids", "failure", "result")
+    __slots__ = ("check_id", "spec", "state", "progress", "create_time", "end_time", "stages", "job_ids", "failure", "result", "created_by", "dataset_digest", "model_sha256")
     CHECK_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -396,6 +396,9 @@ class Check(_message.Message):
     JOB_IDS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     check_id: str
     spec: CheckSpec
     state: CheckState
@@ -406,7 +409,10 @@ class Check(_message.Message):
     job_ids: _containers.RepeatedScalarFieldContainer[str]
     failure: _finetuning_pb2.Failure
     result: CheckResult
-    def __init__(self, check_id: _Optional[str] = ..., spec: _Optional[_Union[CheckSpec, _Mapping]] = ..., state: _Optional[_Union[CheckState, str]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[CheckStage, _Mapping]]] = ..., job_ids: _Optional[_Iterable[str]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ..., result: _Optional[_Union[CheckResult, _Mapping]] = ...) -> None: ...
+    created_by: str
+    dataset_digest: str
+    model_sha256: str
+    def __init__(self, check_id: _Optional[str] = ..., spec: _Optional[_Union[CheckSpec, _Mapping]] = ..., state: _Optional[_Union[CheckState, str]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[CheckStage, _Mapping]]] = ..., job_ids: _Optional[_Iterable[str]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ..., result: _Optional[_Union[CheckResult, _Mapping]] = ..., created_by: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., model_sha256: _Optional[str] = ...) -> None: ...
 
 class CreateCheckRequest(_message.Message):
     __slots__ = ("check_id", "spec")

@@ -115,7 +115,7 @@ class ExperimentCounts(_message.Message):
     def __init__(self, queued: _Optional[int] = ..., running: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., cancelled: _Optional[int] = ...) -> None: ...
 
 class Experiment(_message.Message):
-    __slots__ = ("experiment_id", "spec", "state", "progress", "create_time", "start_time", "end_time", "cells", "counts", "failure", "report_json", "report_html", "cells_csv")
+    __slots__ = ("experiment_id", "spec", "state", "progress", "create_time", "start_time", "end_time", "cells", "counts", "failure", "report_json", "report_html", "cells_csv", "created_by", "dataset_digest", "model_sha256")
     EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +129,9 @@ class Experiment(_message.Message):
     REPORT_JSON_FIELD_NUMBER: _ClassVar[int]
     REPORT_HTML_FIELD_NUMBER: _ClassVar[int]
     CELLS_CSV_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     experiment_id: str
     spec: ExperimentSpec
     state: ExperimentState
@@ -142,7 +145,10 @@ class Experiment(_message.Message):
     report_json: _common_pb2.ObjectRef
     report_html: _common_pb2.ObjectRef
     cells_csv: _common_pb2.ObjectRef
-    def __init__(self, experiment_id: _Optional[str] = ..., spec: _Optional[_Union[ExperimentSpec, _Mapping]] = ..., state: _Optional[_Union[ExperimentState, str]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[ExperimentCell, _Mapping]]] = ..., counts: _Optional[_Union[ExperimentCounts, _Mapping]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., cells_csv: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+    created_by: str
+    dataset_digest: str
+    model_sha256: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, experiment_id: _Optional[str] = ..., spec: _Optional[_Union[ExperimentSpec, _Mapping]] = ..., state: _Optional[_Union[ExperimentState, str]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[ExperimentCell, _Mapping]]] = ..., counts: _Optional[_Union[ExperimentCounts, _Mapping]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., cells_csv: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., created_by: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., model_sha256: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateExperimentRequest(_message.Message):
     __slots__ = ("experiment_id", "spec")

@@ -94,7 +94,7 @@ class Pretraining(_message.Message):
     def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., volume_count: _Optional[int] = ..., group_count: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("model_id", "architecture", "objective", "checkpoint", "preprocessing", "layers", "primary_layer", "pretraining", "parent_model_id", "source", "has_dicom_rules")
+    __slots__ = ("model_id", "architecture", "objective", "checkpoint", "preprocessing", "layers", "primary_layer", "pretraining", "parent_model_id", "source", "has_dicom_rules", "create_time", "created_by", "parent_sha256")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +106,9 @@ class Model(_message.Message):
     PARENT_MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     HAS_DICOM_RULES_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    PARENT_SHA256_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     architecture: str
     objective: Objective
@@ -117,7 +120,10 @@ class Model(_message.Message):
     parent_model_id: str
     source: str
     has_dicom_rules: bool
-    def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., pretraining: _Optional[_Iterable[_Union[Pretraining, _Mapping]]] = ..., parent_model_id: _Optional[str] = ..., source: _Optional[str] = ..., has_dicom_rules: _Optional[bool] = ...) -> None: ...
+    create_time: _timestamp_pb2.Timestamp
+    created_by: str
+    parent_sha256: str
+    def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., pretraining: _Optional[_Iterable[_Union[Pretraining, _Mapping]]] = ..., parent_model_id: _Optional[str] = ..., source: _Optional[str] = ..., has_dicom_rules: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., parent_sha256: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -206,7 +212,7 @@ class StratumCount(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., cases: _Optional[int] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom", "declaration", "classes", "numbers", "strata", "cases_without", "has_dicom_rules")
+    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom", "declaration", "classes", "numbers", "strata", "cases_without", "has_dicom_rules", "create_time", "created_by")
     class CasesWithoutEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +233,8 @@ class Dataset(_message.Message):
     STRATA_FIELD_NUMBER: _ClassVar[int]
     CASES_WITHOUT_FIELD_NUMBER: _ClassVar[int]
     HAS_DICOM_RULES_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
     dataset_id: str
     dataset_digest: str
     splits: _containers.RepeatedCompositeFieldContainer[SplitSize]
@@ -240,7 +248,9 @@ class Dataset(_message.Message):
     strata: _containers.RepeatedCompositeFieldContainer[StratumCount]
     cases_without: _containers.ScalarMap[str, int]
     has_dicom_rules: bool
-    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ..., declaration: _Optional[_Union[_common_pb2.DatasetDeclaration, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[NumberRange, _Mapping]]] = ..., strata: _Optional[_Iterable[_Union[StratumCount, _Mapping]]] = ..., cases_without: _Optional[_Mapping[str, int]] = ..., has_dicom_rules: _Optional[bool] = ...) -> None: ...
+    create_time: _timestamp_pb2.Timestamp
+    created_by: str
+    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ..., declaration: _Optional[_Union[_common_pb2.DatasetDeclaration, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[NumberRange, _Mapping]]] = ..., strata: _Optional[_Iterable[_Union[StratumCount, _Mapping]]] = ..., cases_without: _Optional[_Mapping[str, int]] = ..., has_dicom_rules: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ...) -> None: ...
 
 class ListDatasetsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -415,7 +425,7 @@ class ExtractResponse(_message.Message):
     def __init__(self, layers: _Optional[_Iterable[_Union[LayerFeatures, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., preprocessing_sha256: _Optional[str] = ..., observation: _Optional[_Union[DeliveredObservation, _Mapping]] = ..., series: _Optional[_Iterable[_Union[TakenSeries, _Mapping]]] = ...) -> None: ...
 
 class ExtractDatasetRequest(_message.Message):
-    __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed", "verify", "modality_map", "allow_cut_organs")
+    __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed", "verify", "modality_map", "allow_cut_organs", "created_by")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -436,6 +446,7 @@ class ExtractDatasetRequest(_message.Message):
     VERIFY_FIELD_NUMBER: _ClassVar[int]
     MODALITY_MAP_FIELD_NUMBER: _ClassVar[int]
     ALLOW_CUT_ORGANS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     checkpoint_sha256: str
     dataset_id: str
@@ -449,10 +460,11 @@ class ExtractDatasetRequest(_message.Message):
     verify: bool
     modality_map: _containers.ScalarMap[str, str]
     allow_cut_organs: bool
-    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., verify: _Optional[bool] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., allow_cut_organs: _Optional[bool] = ...) -> None: ...
+    created_by: str
+    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., verify: _Optional[bool] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., allow_cut_organs: _Optional[bool] = ..., created_by: _Optional[str] = ...) -> None: ...
 
 class FeatureSet(_message.Message):
-    __slots__ = ("feature_set_id", "manifest", "rows", "groups", "layers", "checkpoint_sha256", "dataset_digest", "model_id", "dataset_id", "split", "initialisation", "initialisation_seed", "input_transform", "create_time")
+    __slots__ = ("feature_set_id", "manifest", "rows", "groups", "layers", "checkpoint_sha256", "dataset_digest", "model_id", "dataset_id", "split", "initialisation", "initialisation_seed", "input_transform", "create_time", "created_by")
     FEATURE_SET_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -467,6 +479,7 @@ class FeatureSet(_message.Message):
     INITIALISATION_SEED_FIELD_NUMBER: _ClassVar[int]
     INPUT_TRANSFORM_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
     feature_set_id: str
     manifest: _common_pb2.ObjectRef
     rows: int
@@ -481,7 +494,8 @@ class FeatureSet(_message.Message):
     initialisation_seed: int
     input_transform: str
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, feature_set_id: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., rows: _Optional[int] = ..., groups: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., model_id: _Optional[str] = ..., dataset_id: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., input_transform: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    created_by: str
+    def __init__(self, feature_set_id: _Optional[str] = ..., manifest: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., rows: _Optional[int] = ..., groups: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., model_id: _Optional[str] = ..., dataset_id: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., input_transform: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ...) -> None: ...
 
 class ListFeatureSetsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "model_id", "dataset_id", "created_after", "created_before")

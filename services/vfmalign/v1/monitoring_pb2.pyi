@@ -223,7 +223,7 @@ class StratumMix(_message.Message):
     def __init__(self, rows: _Optional[_Mapping[str, int]] = ..., reference_rows: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Monitor(_message.Message):
-    __slots__ = ("monitor_id", "spec", "state", "origin", "model_id", "channels", "epoch", "components", "blocks_are_active", "outcomes", "late_observations", "future_observations", "last_observation_time", "last_acquire_time", "mix", "windowed_shifts", "channel_shifts", "earlier_epochs", "create_time", "peak")
+    __slots__ = ("monitor_id", "spec", "state", "origin", "model_id", "channels", "epoch", "components", "blocks_are_active", "outcomes", "late_observations", "future_observations", "last_observation_time", "last_acquire_time", "mix", "windowed_shifts", "channel_shifts", "earlier_epochs", "create_time", "peak", "created_by")
     class OutcomesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -251,6 +251,7 @@ class Monitor(_message.Message):
     EARLIER_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     PEAK_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
     monitor_id: str
     spec: MonitorSpec
     state: MonitorState
@@ -271,7 +272,8 @@ class Monitor(_message.Message):
     earlier_epochs: _containers.RepeatedCompositeFieldContainer[MonitorEpoch]
     create_time: _timestamp_pb2.Timestamp
     peak: EvidencePeak
-    def __init__(self, monitor_id: _Optional[str] = ..., spec: _Optional[_Union[MonitorSpec, _Mapping]] = ..., state: _Optional[_Union[MonitorState, str]] = ..., origin: _Optional[_Union[FeatureOrigin, _Mapping]] = ..., model_id: _Optional[str] = ..., channels: _Optional[int] = ..., epoch: _Optional[_Union[MonitorEpoch, _Mapping]] = ..., components: _Optional[_Iterable[_Union[ComponentEvidence, _Mapping]]] = ..., blocks_are_active: _Optional[bool] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., late_observations: _Optional[int] = ..., future_observations: _Optional[int] = ..., last_observation_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_acquire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mix: _Optional[_Union[StratumMix, _Mapping]] = ..., windowed_shifts: _Optional[_Iterable[_Union[WindowedShift, _Mapping]]] = ..., channel_shifts: _Optional[_Iterable[_Union[ChannelShift, _Mapping]]] = ..., earlier_epochs: _Optional[_Iterable[_Union[MonitorEpoch, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., peak: _Optional[_Union[EvidencePeak, _Mapping]] = ...) -> None: ...
+    created_by: str
+    def __init__(self, monitor_id: _Optional[str] = ..., spec: _Optional[_Union[MonitorSpec, _Mapping]] = ..., state: _Optional[_Union[MonitorState, str]] = ..., origin: _Optional[_Union[FeatureOrigin, _Mapping]] = ..., model_id: _Optional[str] = ..., channels: _Optional[int] = ..., epoch: _Optional[_Union[MonitorEpoch, _Mapping]] = ..., components: _Optional[_Iterable[_Union[ComponentEvidence, _Mapping]]] = ..., blocks_are_active: _Optional[bool] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., late_observations: _Optional[int] = ..., future_observations: _Optional[int] = ..., last_observation_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_acquire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mix: _Optional[_Union[StratumMix, _Mapping]] = ..., windowed_shifts: _Optional[_Iterable[_Union[WindowedShift, _Mapping]]] = ..., channel_shifts: _Optional[_Iterable[_Union[ChannelShift, _Mapping]]] = ..., earlier_epochs: _Optional[_Iterable[_Union[MonitorEpoch, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., peak: _Optional[_Union[EvidencePeak, _Mapping]] = ..., created_by: _Optional[str] = ...) -> None: ...
 
 class Observation(_message.Message):
     __slots__ = ("study", "layers")

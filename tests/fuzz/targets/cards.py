@@ -13,6 +13,7 @@ from tests.fuzz.memory_store import MemoryStore
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.core.storage.model_cards import load_card
+from vfmalign.core.storage.provenance import Provenance
 from vfmalign.features.converters import to_model
 from vfmalign.models.cards import load_encoder
 from vfmalign.models.formats import exported_program
@@ -26,7 +27,7 @@ def run(data: bytes) -> None:
     """Reads a card, shows it, builds the network that it describes, and looks for its weights."""
     store = MemoryStore({model_card_key("m"): data})
     card = load_card(store, "m")
-    to_model(card, store.uri).to_proto()
+    to_model(card, store.uri, Provenance()).to_proto()
     if card.architecture not in ARCHITECTURES and card.architecture != exported_program.ARCHITECTURE:
         get_architecture(card.architecture).build_empty()
     load_encoder(store, "m")

@@ -37,7 +37,7 @@ from vfmalign.core.domain.errors import (
     Unavailable,
 )
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.keys import INCOMING, dataset_key, erasures_prefix
+from vfmalign.core.storage.keys import INCOMING, dataset_key, dataset_prefix, erasures_prefix, provenance_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.uploads import UploadArea, delete_expired
 from vfmalign.features.erasure import make_erasures
@@ -155,6 +155,47 @@ def test_what_was_published_is_returned_again_and_another_content_conflicts(
     with pytest.raises(Conflict, match=r"choose another dataset id, or see .*`vfmalign dataset show ward`"):
         client.datasets.publish(to_request(changed, "i2"))
     assert {key: store.get(key) for key in store.list("volumes/ward/")} == before
+
+
+def test_a_dataset_names_who_published_it_first(
+    as_caller: Callable[[str], Client], checked: DatasetToImport, store: ObjectStore
+) -> None:
+    ada, bob = as_caller(ADA), as_caller(BOB)
+    upload_all(ada, checked)
+    first = ada.datasets.publish(to_request(checked))
+    assert first.created_by == f"{ISSUER.issuer}#ada"
+    assert first.create_time is not None
+    upload_all(bob, checked)
+    assert bob.datasets.publish(to_request(checked)) == first, "a repetition changes nothing"
+    listed = {one.dataset_id: one for one in as_caller(VIEWER).features.list_datasets().datasets}
+    assert listed["ward"] == ada.features.get_dataset("ward") == first
+    assert b"#ada" not in store.get(dataset_key("ward")), "the digests of documents do not depend on the caller"
+
+    prefix = dataset_prefix("ward")
+    store.delete(provenance_key(prefix, first.dataset_digest))  # a dataset of an earlier version stays as it is
+    upload_all(bob, checked)
+    old = bob.datasets.publish(to_request(checked))
+    assert (old.created_by, old.create_time) == ("", None)
+    assert bob.features.get_dataset("ward") == old
+
+    store.put(provenance_key(prefix, first.dataset_digest), b"{")
+    assert bob.features.get_dataset("ward") == old, "a damaged record does not make the dataset unusable"
+
+
+def test_a_dataset_keeps_its_publisher_when_a_patient_is_erased(
+    as_caller: Callable[[str], Client], checked: DatasetToImport, store: ObjectStore
+) -> None:
+    client = as_caller(ADA)
+    upload_all(client, checked)
+    first = client.datasets.publish(to_request(checked))
+    group = checked.dataset.test[0].group
+    request = ErasePatientRequest(erasure_id="of-publisher", group=group, models="keep")
+    make_erasures(store).erase(request, "")
+    smaller = client.features.get_dataset("ward")
+    store.delete(f"{erasures_prefix('features')}of-publisher.json")
+    assert smaller.dataset_digest != first.dataset_digest
+    assert (smaller.created_by, smaller.create_time) == (first.created_by, first.create_time)
+    assert not any(group.encode() in store.get(key) for key in store.list(dataset_prefix("ward")))
 
 
 def test_a_publication_that_loses_a_race_replaces_no_volume(

@@ -12,14 +12,14 @@ import pytest
 import safetensors.torch
 import torch
 from tests.hostile_programs import INPUT, make_graph, make_state, node
-from tests.integration.features.callers import ADA, describe_model
+from tests.integration.features.callers import ADA, BOB, ISSUER, VIEWER, describe_model
 
 from vfmalign.client import Client
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, Conflict, TooLarge, VfmalignError
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.runtime.work_queue import WorkQueue
-from vfmalign.core.storage.keys import model_card_key
+from vfmalign.core.storage.keys import model_card_key, model_prefix, provenance_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.features.imports import models as published_models
@@ -63,6 +63,27 @@ def test_a_model_is_stored_byte_for_byte_as_by_the_service_itself(
     client.models.upload("i1", weights)
     with pytest.raises(Conflict, match="choose a new id"):
         client.models.publish(request.model_copy(update={"source": "elsewhere"}))
+
+
+def test_a_model_names_who_imported_it_first(as_caller: Callable[[str], Client], store: ObjectStore) -> None:
+    ada, bob = as_caller(ADA), as_caller(BOB)
+    weights = to_safetensors(random_state(get_architecture(ARCHITECTURE), 0))
+    request = describe_model(weights)
+    ada.models.upload("i1", weights)
+    first = ada.models.publish(request)
+    assert first.created_by == f"{ISSUER.issuer}#ada"
+    assert first.create_time is not None
+    assert first.parent_sha256 == ""
+    bob.models.upload("i1", weights)
+    assert bob.models.publish(request) == first, "a repetition changes nothing"
+    listed = {one.model_id: one for one in as_caller(VIEWER).features.list_models().models}
+    assert listed["imported"] == ada.features.get_model("imported") == first
+    assert (listed["micro"].created_by, listed["micro"].create_time) == ("", None), "published without a caller"
+
+    store.delete(provenance_key(model_prefix("imported"), request.weights_sha256))
+    bob.models.upload("i1", weights)
+    old = bob.models.publish(request)  # a model of an earlier version stays as it is
+    assert (old.created_by, old.create_time) == ("", None)
 
 
 def test_a_program_that_may_not_run_is_refused(as_caller: Callable[[str], Client], store: ObjectStore) -> None:

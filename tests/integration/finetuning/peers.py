@@ -105,11 +105,12 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
 
     def __init__(self, store):
         self.store, self.calls, self.commits, self.cancelled = store, [], [], threading.Event()
-        self.seed, self.committed = 0, []
+        self.seed, self.committed, self.creators = 0, [], set()
 
     def ExtractDataset(self, request, context):
         name = f"{request.model_id}/{request.dataset_id}/{request.split}/{request.initialisation}"
         self.calls.append(name)
+        self.creators.add(request.created_by)
         store = get_store(self.store, context)
         yield features_pb2.ExtractDatasetResponse(
             progress=common_pb2.Progress(phase="forward", done=1, total=12, unit="case", elapsed_seconds=0.1)

@@ -17,7 +17,9 @@ from tests.preloaded import get_command
 
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobFailure, JobResult, MetricSpec, TrainingRecipe, TrainingSpec
+from vfmalign.core.rpc.access.identity import Identity, current_identity
 from vfmalign.core.storage.keys import job_key
+from vfmalign.core.storage.provenance import read_provenance
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import BASELINE_IN_TRAINING, JobRepository
 from vfmalign.finetuning.jobs.retries import Limits, Setbacks
@@ -133,6 +135,16 @@ def world(tmp_path, store, store_environment, python_server, monkeypatch):
         for child in list(launcher._children.values()):
             child.wait(20)
     database.close()
+
+
+def test_a_job_leaves_its_creator_for_the_model_that_it_publishes(world, store):
+    token = current_identity.set(Identity("ada", "https://idp", frozenset({"default"}), frozenset({"researcher"})))
+    name = world.add("created")
+    current_identity.reset(token)
+    job = world.finish(world.supervisor(), name)
+    provenance = read_provenance(store, job_key(name, ""), job.spec.digest())
+    assert (provenance.created_by, provenance.created_at) == ("https://idp#ada", job.created_at)
+    assert b"ada" not in store.get(job_key(name, "spec.json")), "another caller may continue it after a lost database"
 
 
 def test_a_job_runs_to_its_result(world, store):

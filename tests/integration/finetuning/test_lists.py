@@ -63,6 +63,8 @@ async def test_lists_hold_what_was_requested_and_filter_by_model_dataset_and_tim
         listed = {getattr(one, field): one for one in (await list_())[0]}
         whole = await get(name)
         assert listed[name].spec == whole.spec, kind
+        assert listed[name].created_by == whole.created_by == "#anonymous", "authentication is off"
+        assert len(listed[name].dataset_digest) == 64 or kind == "check", "a check pins it when it starts"
         created_at = whole.create_time.ToDatetime(UTC)
         for filters, is_listed in (
             ({"dataset_id": "slow"}, True),

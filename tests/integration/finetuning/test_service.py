@@ -19,6 +19,7 @@ from vfmalign.core.domain.errors import (
     Unavailable,
 )
 from vfmalign.core.domain.recipes import get_finetuning_recipe
+from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 STAGES = (
@@ -106,10 +107,14 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert biased.estimator == mmd_pb2.ESTIMATOR_BIASED
     assert biased.test.permutations == 0
     assert len(set(peers.features.calls)) == 4
+    assert peers.features.creators == {"#anonymous"}, "the features are of the caller who asked for the check"
     assert any(call.startswith(f"{name}-encoder/") for call in peers.features.calls)
 
     job = (await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=f"{name}-scratch"))).job
     assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED
+    assert job.created_by == check.created_by == "#anonymous"
+    assert (job.dataset_digest, job.model_sha256) == (check.dataset_digest, check.model_sha256)
+    assert check.dataset_digest == load_dataset(store, "demo").digest()
     assert job.encoder_model_id == f"{name}-scratch-encoder"
     assert [point.epoch for point in job.curve] == list(range(7))
     assert job.spec.recipe.epochs == 6

@@ -220,7 +220,11 @@ async def test_the_creator_and_admins_change_a_monitor_and_other_researchers_do_
         sign_in("researcher", subject="bob"),
         sign_in("admin", subject="eve"),
     )
-    await owner.create("m", MonitorSpec(reference=MonitorReference(feature_set_id=reference)))
+    spec = MonitorSpec(reference=MonitorReference(feature_set_id=reference))
+    assert (await owner.create("m", spec)).created_by == "https://idp.example#ada"
+    assert (await colleague.create("m", spec)).created_by == "https://idp.example#ada", "a repetition changes nothing"
+    assert [one.created_by for one in await admin.list()] == ["https://idp.example#ada"]
+    assert not await sign_in("viewer", tenant="ward-7").list()
     other = MonitorReference(feature_set_id=reference)
     for call in (
         colleague.update("m", title="t"),

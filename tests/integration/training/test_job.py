@@ -13,6 +13,8 @@ from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.model_cards import load_card
+from vfmalign.core.storage.provenance import Provenance, record_provenance
+from vfmalign.features.listing import get_model
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
 from vfmalign.training.__main__ import main
@@ -41,6 +43,24 @@ def results(make_spec, finish):
             ("specialised", "classification"),
         )
     }
+
+
+def test_a_published_encoder_names_the_creator_of_its_job_and_the_weights_it_began_with(
+    store, make_spec, finish, model, results
+):
+    spec = make_spec("created", task="super_resolution")
+    record_provenance(store, job_key("created", ""), spec.digest(), Provenance.of("https://idp#ada"))
+    finish(spec)
+    for name, created_by in (("created-encoder", "https://idp#ada"), ("pretrained-super_resolution-encoder", "")):
+        card, provenance = get_model(store, name)
+        assert (provenance.created_by, provenance.parent_sha256) == (created_by, model.checkpoint.sha256)
+        assert provenance.created_at is not None
+        assert card.pretraining[-1].dataset_digest == spec.dataset_digest
+    assert get_model(store, "scratch-super_resolution-encoder")[1].parent_sha256 == ""
+    before = load_card(store, "created-encoder"), get_model(store, "created-encoder")[1]
+    store.delete(job_key("created", "result.json"))
+    finish(spec)
+    assert (load_card(store, "created-encoder"), get_model(store, "created-encoder")[1]) == before
 
 
 def test_a_result_holds_the_curve_and_every_test_case(results, dataset):

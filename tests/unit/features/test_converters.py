@@ -15,6 +15,7 @@ from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.model_cards import load_card
+from vfmalign.core.storage.provenance import Provenance
 from vfmalign.features import converters
 from vfmalign.features.extraction.study import Source, prepare_sources
 from vfmalign.features.extraction.study_store import store_features
@@ -159,7 +160,7 @@ def test_inline_features_up_to_the_limit():
 
 
 def test_a_card_survives_packing(card, store):
-    model = converters.to_model(card, store.uri)
+    model = converters.to_model(card, store.uri, Provenance())
     assert model.checkpoint.uri == store.uri(card.checkpoint.key)
     assert list(model.preprocessing.modalities) == [
         "t2w",
@@ -199,7 +200,7 @@ def test_models_are_listed_page_by_page(store, publish_model, capsys):
     seen, unreadable, token, pages = [], {}, TOKENS.write("list"), 0
     while token:
         page = list_models(store, PageQuery.parse(pb.ListModelsRequest(page_size=2, page_token=token)))
-        seen += [card.id for card in page.items if card.id.startswith("list")]
+        seen += [card.id for card, _ in page.items if card.id.startswith("list")]
         unreadable |= page.unreadable
         token, pages = page.next_token, pages + 1
     assert seen == ["list-a", "list-b", "list-c"]
@@ -244,7 +245,7 @@ def test_the_largest_valid_card_can_be_shown(store, publish_model):
         "layers": [{"name": f"{i:0128}", "channels": 2**20} for i in range(256)],
         "preprocessing": {"modalities": ["t1w"], "spacing_mm": [50.0, 0.05, 50.0], "shape_dhw": [4096, 4096, 4]},
     }
-    message = converters.to_model(ModelCard.model_validate_json(json.dumps(card)), store.uri).to_proto()
+    message = converters.to_model(ModelCard.model_validate_json(json.dumps(card)), store.uri, Provenance()).to_proto()
     assert message.ByteSize() < 2**16
 
 
@@ -255,7 +256,7 @@ def test_a_page_ends_before_its_descriptions_exceed_their_limit(store, publish_m
     for limit, names in ((2 * size + 1, ["bytes-a", "bytes-b"]), (1, ["bytes-a"])):
         monkeypatch.setattr("vfmalign.features.listing.PAGE_BYTES", limit)
         page = list_models(store, PageQuery(3, "bytes", TOKENS))
-        assert [card.id for card in page.items] == names, "a page has at least one"
+        assert [card.id for card, _ in page.items] == names, "a page has at least one"
         assert page.next_token == TOKENS.write(names[-1])
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import alembic.autogenerate
+import alembic.command
 import alembic.config
 import alembic.migration
 import pytest
@@ -137,7 +138,7 @@ NEXT_VERSION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "next", "0003"
+revision, down_revision = "next", "0004"
 
 
 def upgrade():
@@ -190,7 +191,35 @@ def test_the_version_of_another_service_in_the_same_database_stays_as_it_is(unmi
     unmigrated.migrate()
     with unmigrated.engine.connect() as connection:
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "of-another"
-        assert SCHEMA.get_version(connection) == "0003"
+        assert SCHEMA.get_version(connection) == "0004"
+
+
+def test_rows_of_before_have_no_creator_beside_the_one_they_had(unmigrated):
+    config = SCHEMA.get_config()
+    with unmigrated.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "0003")
+    rows = [check("of-ada", created_by="https://idp#ada"), check("of-service"), job("j", check_id="of-service")]
+    with unmigrated.engine.begin() as connection:
+        for row in rows:
+            table = sa.Table(row.__tablename__, sa.MetaData(), autoload_with=connection)
+            assert "on_behalf_of" not in table.c
+            defaults = {"tenant": "default", "created_by": ""} | {
+                column.key: column.default.arg if not column.default.is_callable else column.default.arg(None)
+                for column in row.__table__.c
+                if column.default is not None and column.key in table.c
+            }
+            given = {column.key: value for column in table.c if (value := getattr(row, column.key)) is not None}
+            connection.execute(sa.insert(row.__table__).values(defaults | given))
+    unmigrated.migrate()
+    with unmigrated.session() as session:
+        found = {row.id: row for kind in (CheckRow, JobRow) for row in session.scalars(sa.select(kind))}
+        assert {name: (row.created_by, row.on_behalf_of) for name, row in found.items()} == {
+            "of-ada": ("https://idp#ada", None),
+            "of-service": ("", None),
+            "j": ("", None),
+        }
+        assert {row.request_digest for row in found.values()} == {"0" * 64}
 
 
 def test_an_empty_database_is_not_outdated(tmp_path):

@@ -14,7 +14,9 @@ from grpc_health.v1 import health
 from tests.token_issuer import TokenIssuer, bearer
 
 from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.errors import Exhausted, Forbidden, NotFound
+from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import serve_api
@@ -26,6 +28,7 @@ from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.deletions import Deletions
 from vfmalign.finetuning.erasure import make_erasures
+from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.schema import open_database
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, erasure_pb2
@@ -109,6 +112,37 @@ async def test_researchers_end_and_restart_their_own_checks_alone(
         await change(stub, check_id, issuer.sign("admin", sub="eve"))
     with pytest.raises(NotFound):
         await change(stub, "none", bob)
+
+
+async def test_checks_name_the_caller_who_asked_for_them(
+    stub: Any, checks: Any, store: ObjectStore, issuer: TokenIssuer
+) -> None:
+    ada, bob = (issuer.sign("researcher", sub=name) for name in ("ada", "bob"))
+    await create(stub, "of-ada", ada)
+    await create(stub, "of-ada", bob)
+    cell = checks[0].create("cell", SPEC, "vfmalign-local#ada")
+    checks[0].create("cell", SPEC, "vfmalign-local#bob")
+    checks[0].create("old", SPEC)
+    expected = {"of-ada": "vfmalign-local#ada", "cell": "vfmalign-local#ada", "old": ""}
+    listed = await stub.ListChecks(alignment_pb2.ListChecksRequest(), metadata=bearer(bob))
+    assert {check.check_id: check.created_by for check in listed.checks} == expected
+    for check_id, created_by in expected.items():
+        response = await stub.GetCheck(alignment_pb2.GetCheckRequest(check_id=check_id), metadata=bearer(bob))
+        assert response.check.created_by == created_by
+    with pytest.raises(Forbidden):  # the experiment's creator cancels the experiment, and not a cell of it
+        await cancel(stub, "cell", ada)
+
+    job_spec = TrainingSpec(
+        job_id="cell-pretrained", kind="finetune", dataset_id="d", dataset_digest="d" * 64, architecture="a",
+        model_id="m", model_sha256="e" * 64, seed=0, publish_as="e",
+        recipe=TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
+    )  # fmt: skip
+    job = checks[1].create(JobSpec(kind="finetune", dataset_id="d", model_id="m"), job_spec, "cell", "", cell.creator)
+    shown = to_job(job, store)
+    assert (shown.created_by, shown.dataset_digest, shown.model_sha256) == ("vfmalign-local#ada", "d" * 64, "e" * 64)
+    response = await stub.GetCheck(alignment_pb2.GetCheckRequest(check_id="cell"), metadata=bearer(bob))
+    assert (response.check.dataset_digest, response.check.model_sha256) == ("d" * 64, "e" * 64)
+    assert not response.check.spec.dataset_digest
 
 
 async def test_researchers_delete_their_own_checks_alone(stub: Any, checks: Any, issuer: TokenIssuer) -> None:

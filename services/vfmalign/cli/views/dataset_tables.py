@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from vfmalign.cli.views.tables import list_fields, new_table
+from vfmalign.cli.views.tables import format_creation, list_fields, new_table
 from vfmalign.client.formatting import ABSENT
 from vfmalign.client.messages.features import Dataset
 from vfmalign.core.domain.datasets import SPLITS
@@ -34,6 +34,8 @@ def to_dataset_document(dataset: Dataset) -> dict[str, object]:
         "numbers": {entry.name: entry.model_dump(exclude={"name"}) for entry in dataset.numbers},
         "strata": strata,
         "cases_without": dataset.cases_without,
+        "create_time": dataset.create_time and dataset.create_time.isoformat(),
+        "created_by": dataset.created_by,
     }
 
 
@@ -83,6 +85,7 @@ def show_dataset(dataset: Dataset, **facts: str) -> list[RenderableType]:
         "label maps": "; ".join(_describe_label_map(label, dataset) for label in declaration.labels) or ABSENT,
         "classes": "; ".join(map(_describe_class, declaration.classes)) or ABSENT,
         "digest": dataset.dataset_digest or ABSENT,
+        "created": format_creation(dataset.create_time, dataset.created_by),
         "held out": "yes" if dataset.held_out else "no: the same case is in several splits",
     }
     rows = new_table("", "split", "cases", "patients", numbers=["cases", "patients"])

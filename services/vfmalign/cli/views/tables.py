@@ -86,6 +86,11 @@ def format_time(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
+def format_creation(time: datetime | None, created_by: str) -> str:
+    """Formats when and by whom an object was created."""
+    return " by ".join(filter(None, ("" if time is None else format_time(time), created_by))) or ABSENT
+
+
 def list_fields(title: str, pairs: Mapping[str, object] | Sequence[tuple[str, object]]) -> Table:
     """Returns a record as a table, one field per line."""
     table = new_table(title, "field", "value")
@@ -206,6 +211,7 @@ def show_job(job: Job) -> list[RenderableType]:
         ("encoder", job.encoder_model_id or ABSENT),
         ("result", ABSENT if job.result is None else job.result.uri),
         ("log", job.log_command or ABSENT),
+        ("created", format_creation(job.create_time, job.created_by)),
     ]
     curve = new_table("Learning curve", "epoch", "step", "training loss", "validation", "s")
     for column in curve.columns:
@@ -298,6 +304,7 @@ def show_model(model: Model) -> Table:
             "fine-tuned from": model.parent_model_id or ABSENT,
             "source": model.source or ABSENT,
             "rules for DICOM": "yes" if model.has_dicom_rules else ABSENT,
+            "created": format_creation(model.create_time, model.created_by),
         },
     )
 
@@ -335,6 +342,7 @@ def show_feature_set(feature_set: FeatureSet, facts: Mapping[str, object] = Mapp
             "manifest": feature_set.manifest.uri,
             "version": f"{feature_set.feature_set_id}@{feature_set.manifest.sha256}",
             "weights": feature_set.checkpoint_sha256 or ABSENT,
+            "created by": feature_set.created_by or ABSENT,
             **facts,
         },
     )

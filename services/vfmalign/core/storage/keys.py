@@ -46,6 +46,11 @@ def weights_key(model: str, sha256: str) -> str:
     return f"{model_prefix(model)}{sha256}.safetensors"
 
 
+def provenance_key(prefix: str, digest: str) -> str:
+    """Returns the address of the record of who created the object below a prefix. `digest` identifies its content."""
+    return f"{prefix}provenance/{digest}.json"
+
+
 FEATURES = "features/"
 """Prefix of feature sets and of the stored features of studies."""
 

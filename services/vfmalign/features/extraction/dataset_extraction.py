@@ -32,6 +32,7 @@ from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import CommittedSet, FeatureRequest, find_damaged_parts, read_committed
 from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.model_cards import load_card
+from vfmalign.core.storage.provenance import Provenance, record_provenance
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.extractor import check_layers
@@ -121,6 +122,9 @@ def extract_dataset(
         _check_dataset_stays(store, plan.request)
         raise
     with hooks.stages.stage("commit"):
+        if request.created_by and stored.committed is None and not stored.manifest_unusable:
+            provenance = Provenance.of(request.created_by)
+            record_provenance(store, features_prefix(feature_set), feature_set, provenance)
         committed = writer.commit(_software(), replaced=stored.committed, replace=stored.manifest_unusable)
         _check_dataset_stays(store, plan.request)
     recomputed = computed.parts if stored.committed or stored.manifest_unusable else 0

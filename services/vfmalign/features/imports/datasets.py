@@ -27,7 +27,8 @@ from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.datasets import check_splits, from_datalist, load_dataset, save_dataset, to_datalist
 from vfmalign.core.storage.deletion import check_not_deleted
-from vfmalign.core.storage.keys import dataset_key, volume_key
+from vfmalign.core.storage.keys import dataset_key, dataset_prefix, volume_key
+from vfmalign.core.storage.provenance import Provenance, record_provenance
 from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
 from vfmalign.core.storage.uploads import UploadArea
 from vfmalign.features.erasure import discard
@@ -49,6 +50,7 @@ def publish_dataset(
     context: WorkContext,
     *,
     check_patients: Callable[[DatasetManifest], None],
+    created_by: str = "",
 ) -> DatasetManifest:
     """Checks and stores an uploaded dataset.
 
@@ -59,6 +61,7 @@ def publish_dataset(
         report: called after every case in the phases `verify` and `publish`.
         context: checked before every volume.
         check_patients: raises PreconditionFailed if a patient was erased.
+        created_by: `Identity.key` of the caller.
 
     Returns:
         The dataset. If an earlier call published the dataset and deleted its uploads, nothing is read or written.
@@ -91,6 +94,8 @@ def publish_dataset(
     try:
         _store_volumes(uploads, dataset, cases, report, context, replace=is_committed)
         check_not_deleted(store, "datasets", dataset_id)  # its deletion may have begun meanwhile
+        if not is_committed:
+            record_provenance(store, dataset_prefix(dataset_id), dataset.digest(), Provenance.of(created_by))
         save_dataset(store, dataset)
     finally:
         try:

@@ -10,6 +10,7 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.deletion import check_not_deleted
 from vfmalign.core.storage.keys import weights_key
+from vfmalign.core.storage.provenance import Provenance
 from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
 from vfmalign.core.storage.uploads import UploadArea
 from vfmalign.features.dicom.rules import check_card_rules
@@ -20,7 +21,9 @@ from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import parse_weights, to_safetensors
 
 
-def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: int, context: WorkContext) -> ModelCard:
+def publish_model(
+    uploads: UploadArea, request: PublishModelRequest, max_bytes: int, context: WorkContext, *, created_by: str = ""
+) -> ModelCard:
     """Checks uploaded weights, stores them and their card, and deletes the upload.
 
     Args:
@@ -28,6 +31,7 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
         request: description of the model.
         max_bytes: maximum size of the file.
         context: checked after every slow step, before anything is stored.
+        created_by: `Identity.key` of the caller.
 
     Returns:
         The stored card. If an earlier call published the model and deleted its upload, the published weights are read
@@ -49,6 +53,7 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
         "source": request.source,
         "declaration": request.declaration,
         "preprocessing": request.preprocessing,
+        "provenance": Provenance.of(created_by),
         "context": context,
     }
     is_program = request.architecture == exported_program.ARCHITECTURE

@@ -14,22 +14,23 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from grpc.aio import Server, ServicerContext
 
-from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages import imports as messages
 from vfmalign.client.messages.common import FileContent, FileUpload, Progress
 from vfmalign.core.domain.errors import TooLarge
+from vfmalign.core.rpc.access.authorisation import get_creator
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.deletion import keep_sweeping
-from vfmalign.core.storage.keys import INCOMING
+from vfmalign.core.storage.keys import INCOMING, model_prefix
+from vfmalign.core.storage.provenance import read_provenance
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.store.quota import StorageQuota
 from vfmalign.core.storage.uploads import UploadArea, delete_expired
-from vfmalign.features import converters
+from vfmalign.features import converters, listing
 from vfmalign.features.erasure import check_not_erased, make_erasures
 from vfmalign.features.imports.datasets import Report, publish_dataset
 from vfmalign.features.imports.models import publish_model
@@ -144,7 +145,7 @@ class DatasetServicer(imports_pb2_grpc.DatasetServiceServicer):
     ) -> AsyncIterator[pb.PublishDatasetResponse]:
         """See the proto."""
         record = messages.PublishDatasetRequest.from_proto(request)
-        uploads = self._imports.get_uploads(record.import_id)
+        uploads, created_by = self._imports.get_uploads(record.import_id), get_creator(current_identity.get())
         events = self._imports.publish(
             lambda report, work: publish_dataset(
                 uploads,
@@ -153,13 +154,15 @@ class DatasetServicer(imports_pb2_grpc.DatasetServiceServicer):
                 report,
                 work,
                 check_patients=self._imports.check_patients,
+                created_by=created_by,
             )
         )
         async for event in events:
             if isinstance(event, Progress):
                 yield messages.PublishDatasetResponse(progress=event).to_proto()
             else:
-                yield messages.PublishDatasetResponse(dataset=describe_dataset(event.value)).to_proto()
+                dataset = await STORE.run(listing.describe_stored, self._imports.store, event.value)
+                yield messages.PublishDatasetResponse(dataset=dataset).to_proto()
 
 
 class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
@@ -194,10 +197,13 @@ class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
         record = messages.PublishModelRequest.from_proto(request)
         uploads, limit = self._imports.get_uploads(record.import_id), self._imports.options.max_weights_bytes
         yield messages.PublishModelResponse(progress=Progress(phase="verify")).to_proto()
-        events = self._imports.publish(lambda report, work: publish_model(uploads, record, limit, work))
+        publish = partial(publish_model, created_by=get_creator(current_identity.get()))
+        events = self._imports.publish(lambda report, work: publish(uploads, record, limit, work))
         async for event in events:
             if isinstance(event, _Result):
-                model = converters.to_model(event.value, self._imports.store.uri)
+                card, store = event.value, self._imports.store
+                provenance = await STORE.run(read_provenance, store, model_prefix(card.id), card.checkpoint.sha256)
+                model = converters.to_model(card, store.uri, provenance)
                 yield messages.PublishModelResponse(model=model).to_proto()
 
 

@@ -13,6 +13,7 @@ from vfmalign.client.messages.common import ObjectRef, Progress, SoftwareVersion
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import ReportRefs, StageRun, StoredCheck
 from vfmalign.finetuning.jobs.converters import with_remedy
+from vfmalign.finetuning.jobs.repository import StoredJob
 
 MAX_CUT_STRUCTURES = 1_000
 """Maximum number of cut structures in a message, because messages have a size limit."""
@@ -23,7 +24,7 @@ def to_check(
     store: ObjectStore,
     *,
     stages: Sequence[messages.CheckStage],
-    job_ids: Sequence[str],
+    jobs: Sequence[StoredJob],
     report: CheckReport | None = None,
 ) -> messages.Check:
     """Returns the message of a check. If `report` is given, the message includes the check's result."""
@@ -38,9 +39,13 @@ def to_check(
         create_time=check.created_at,
         end_time=check.finished_at,
         stages=tuple(stages),
-        job_ids=tuple(job_ids),
+        job_ids=tuple(job.id for job in jobs),
         failure=with_remedy(check.failure, "check", check.id),
         result=result,
+        created_by=check.creator,
+        # The check pins its inputs when it starts, and names them to its jobs.
+        dataset_digest=jobs[0].spec.dataset_digest if jobs else check.request.dataset_digest,
+        model_sha256=jobs[0].spec.model_sha256 if jobs else check.request.model_sha256,
     )
 
 

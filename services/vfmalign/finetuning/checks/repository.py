@@ -76,13 +76,15 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     noun = "check"
     stopping = "cancelling: waiting for its jobs and calls to end"
 
-    def create(self, check_id: str, request: CheckSpec) -> StoredCheck:
-        """Adds a check, or returns the existing check if the id and the request are the same.
+    def create(self, check_id: str, request: CheckSpec, on_behalf_of: str = "") -> StoredCheck:
+        """Adds a check, or returns the existing one if the id and the request are the same.
+
+        `on_behalf_of` is the creator of the experiment, if the check is a cell.
 
         Raises:
             Conflict: the id is taken by a check with a different request.
         """
-        return self._insert(CheckRow(id=check_id), request, "waiting to begin")
+        return self._insert(CheckRow(id=check_id, on_behalf_of=on_behalf_of), request, "waiting to begin")
 
     def active(self) -> tuple[StoredCheck, ...]:
         """Returns the unfinished checks: first the running checks, then the queued checks, both from old to new."""

@@ -144,6 +144,6 @@ class AlignmentServicer(
             item,
             self._store,
             stages=to_stages(stages, runs, item.stage_progress),
-            job_ids=[job.id for job in self._jobs.of_check(item.id)],
+            jobs=self._jobs.of_check(item.id),
             report=report,
         )

@@ -175,6 +175,7 @@ async def _make_features(
         modality_map=spec.modality_map,
         allow_cut_organs=spec.allow_cut_organs,
         verify=context.repairing,
+        created_by=context.check.creator,
     )
     draw = spec.seed if moment == "random" else get_control_seed(spec)
     if after is None and draw is not None:
@@ -246,7 +247,7 @@ def _create_job(context: StageContext, outputs: Outputs, training: Training) -> 
     job = plan_job(
         check.id, check.request, valid.card, dataset_digest=valid.dataset_digest, recipe=recipe, training=training
     )
-    created = context.jobs.create(job.request, job.spec, check.id, job.shared)
+    created = context.jobs.create(job.request, job.spec, check.id, job.shared, check.creator)
     context.jobs.follow_retry(created.id, check.retried_at)
 
 

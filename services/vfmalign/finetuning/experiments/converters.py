@@ -38,6 +38,9 @@ def to_message(
         report_json=None if report is None else ObjectRef.of(report.json_ref, store.uri),
         report_html=None if report is None else ObjectRef.of(report.html_ref, store.uri),
         cells_csv=None if report is None else ObjectRef.of(report.csv_ref, store.uri),
+        created_by=experiment.creator,
+        dataset_digest=experiment.pinned.dataset_digest,
+        model_sha256=experiment.pinned.model_sha256,
     )
 
 

@@ -137,7 +137,7 @@ class ExperimentRunner:
                 if not cell.begun and self._results.exists(cell.cell):
                     self._experiments.restore_cell(experiment.id, cell.cell.check_id)
                     continue
-                check = self._checks.create(cell.cell.check_id, cell.cell.request)
+                check = self._checks.create(cell.cell.check_id, cell.cell.request, experiment.creator)
                 self._checks.follow_retry(check.id, experiment.retried_at)
         return ready
 

@@ -39,6 +39,9 @@ def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_comman
         result=None if job.result is None else ObjectRef.of(job.result, store.uri),
         encoder_model_id=job.spec.publish_as if published else "",
         log_command=log_command,
+        created_by=job.creator,
+        dataset_digest=job.spec.dataset_digest,
+        model_sha256=job.spec.model_sha256,
     )
 
 

@@ -91,8 +91,12 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     states = JOB_STATES
     stopping = "cancelling: waiting for the process to end"
 
-    def create(self, request: JobSpec, spec: TrainingSpec, check_id: str = "", baseline: str = "") -> StoredJob:
-        """Adds a job, or returns the existing job if the id and the request are the same.
+    def create(
+        self, request: JobSpec, spec: TrainingSpec, check_id: str = "", baseline: str = "", on_behalf_of: str = ""
+    ) -> StoredJob:
+        """Adds a job, or returns the existing one if the id and the request are the same.
+
+        `on_behalf_of` is the creator of the check; see `StoredJob` for the other arguments.
 
         Raises:
             Conflict: the id is taken by a job with a different request.
@@ -103,6 +107,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             request_id=logs.request_id.get(),
             spec=spec.model_dump(mode="json"),
             baseline=baseline,
+            on_behalf_of=on_behalf_of,
         )
         return self._insert(row, request, "waiting for a free slot")
 

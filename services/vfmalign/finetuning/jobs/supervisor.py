@@ -28,6 +28,7 @@ from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import artifacts_recomputed
 from vfmalign.core.storage.keys import job_key
+from vfmalign.core.storage.provenance import Provenance, record_provenance
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.tables import now
 from vfmalign.finetuning import metrics
@@ -195,6 +196,9 @@ class Supervisor:
             digests = [hashlib.sha256(spec).hexdigest() for spec in (stored, expected)]
             _log.error("spec_differs", job=job.id, sha256=digests, bytes=[len(stored), len(expected)])
             raise Conflict("another job created it", subject=self.store.uri(key), remedy="choose another job id")
+        # For the model that the job publishes. Not in the spec: another caller may continue a job of a lost database.
+        provenance = Provenance(created_by=job.creator, created_at=job.created_at)
+        record_provenance(self.store, job_key(job.id, ""), job.spec.digest(), provenance)
 
     # --- running ------------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ def to_message(monitor: StoredMonitor, *, whole: bool = True) -> Monitor:
         channel_shifts=tuple(map(ChannelShift.model_validate, monitor.channels if whole else ())),
         earlier_epochs=monitor.epochs[1:] if whole else (),
         create_time=monitor.created_at,
+        created_by=monitor.created_by,
         peak=None if status["peak"] is None else EvidencePeak.model_validate(status["peak"]),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -63,6 +64,16 @@ def test_the_document_holds_what_the_tables_show() -> None:
     assert document["splits"]["train"] == {"cases": 5, "patients": 4}
     assert document["splits"]["test"] == {"cases": 0, "patients": 0}
     assert DatasetDeclaration.model_validate(document["declaration"]) == brain().declaration
+
+
+def test_the_publisher_is_shown_if_it_is_known() -> None:
+    time = datetime(2026, 3, 1, 8, 30, tzinfo=UTC)
+    known = brain(create_time=time, created_by="https://idp#ada")
+    assert "2026-03-01 08:30:00 by https://idp#ada" in render(known)
+    document = to_dataset_document(known)
+    assert (document["create_time"], document["created_by"]) == ("2026-03-01T08:30:00+00:00", "https://idp#ada")
+    document = to_dataset_document(brain())
+    assert (document["create_time"], document["created_by"]) == (None, "")
 
 
 def test_phantoms_are_marked() -> None:

@@ -30,9 +30,9 @@ def convert():
             id="c", request=messages.CheckSpec(model_id="m", dataset_id="d", task="segmentation"), state="succeeded",
             progress=Progress(), stage_progress=(), created_at=moment, started_at=moment, finished_at=moment,
             failure=None, report=ReportRefs(json_ref=refs["json"], html_ref=refs["html"]), cancel_requested=False,
-            retries=0, retried_at=None, created_by="", erased_at=None,
+            retries=0, retried_at=None, created_by="", on_behalf_of="", erased_at=None,
         )  # fmt: skip
-        return to_check(check, Store(), stages=[], job_ids=[], report=report)
+        return to_check(check, Store(), stages=[], jobs=[], report=report)
 
     return to_message
 

@@ -12,6 +12,7 @@ from tests.unit.finetuning.experiments.world import MODELS, REF, Clock, Killed, 
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.errors import DataLoss, DigestMismatch, PreconditionFailed, Unavailable
+from vfmalign.core.rpc.access.identity import Identity, current_identity
 from vfmalign.finetuning.schema import open_database
 
 
@@ -33,6 +34,19 @@ def test_checks_begin_in_order_and_never_more_than_the_experiment_allows(world):
     world.end(world.running(experiment)[0])
     runner.reconcile()
     assert world.running(experiment) == [f"{experiment}-segmentation-m2-0", f"{experiment}-distortion-m1-0"]
+
+
+def test_cells_name_the_creator_of_their_experiment(world):
+    token = current_identity.set(Identity("ada", "https://idp", frozenset({"default"}), frozenset({"researcher"})))
+    experiment = world.create()
+    current_identity.reset(token)
+    old = world.create()
+    runner = world.runner(max_checks=8)
+    runner.reconcile()
+    for name, creator in ((experiment, "https://idp#ada"), (old, "")):
+        assert world.experiments.get(name).creator == creator
+        checks = [world.checks.get(check) for check in world.running(name)]
+        assert [(check.creator, check.created_by) for check in checks] == [(creator, "")] * 2
 
 
 def test_all_experiments_together_respect_the_limit_and_take_turns(world):

@@ -498,6 +498,14 @@ class Check(ApiMessage):
     """Set when it failed."""
     result: CheckResult | None = None
     """Set when it succeeded. After the erasure of a patient it is unset, and `progress` states the verdict."""
+    created_by: str = ""
+    """Who created it, or the experiment that it belongs to: issuer and subject of the token, as `issuer#subject`; empty
+    if unknown.
+    """
+    dataset_digest: str = ""
+    """Digest of the dataset, hex; empty until the check has pinned it."""
+    model_sha256: str = ""
+    """Digest of the pretrained model's weights, hex; empty until the check has pinned it."""
 
 
 class TrainingPlan(ApiMessage):

@@ -165,6 +165,12 @@ class Experiment(ApiMessage):
     """`experiments/<id>/report.html`, self-contained; absent until it succeeded."""
     cells_csv: ObjectRef | None = None
     """`experiments/<id>/cells.csv`, one line per cell; absent until it succeeded."""
+    created_by: str = ""
+    """Who created it: issuer and subject of the token, as `issuer#subject`; empty if unknown."""
+    dataset_digest: str = ""
+    """Digest of the dataset of all checks, hex."""
+    model_sha256: tuple[str, ...] = ()
+    """Digests of the pretrained models' weights, hex, in the order of `spec.model_ids`."""
 
 
 class DeleteExperimentRequest(ApiMessage):

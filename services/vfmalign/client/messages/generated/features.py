@@ -106,6 +106,16 @@ class Model(ApiMessage):
     """Origin and licence of the weights."""
     has_dicom_rules: bool = False
     """Whether the card has rules for reading the model's inputs from DICOM in Extract."""
+    create_time: Time | None = None
+    """When it was published; absent if unknown."""
+    created_by: str = ""
+    """Who imported it, or created the job that published it: issuer and subject of the token, as `issuer#subject`;
+    empty if unknown.
+    """
+    parent_sha256: str = ""
+    """Digest of the weights of `parent_model_id` that it was fine-tuned from, hex; empty if unknown or without a
+    parent.
+    """
 
 
 class UnreadableObject(ApiMessage):
@@ -225,6 +235,10 @@ class Dataset(ApiMessage):
     """
     has_dicom_rules: bool = False
     """Whether the dataset has the rules that selected its volumes from DICOM series, so that Extract can use them."""
+    create_time: Time | None = None
+    """When it was published; absent if unknown."""
+    created_by: str = ""
+    """Who published it: issuer and subject of the token, as `issuer#subject`; empty if unknown."""
 
 
 class ListDatasetsResponse(ApiMessage):
@@ -334,6 +348,10 @@ class ExtractDatasetRequest(ApiMessage):
     """Accept cases with less than half of the gland mask, by which some models normalise, in the model's field of view.
     False, the default, rejects them. The option does not change the features of other cases or the id of the set.
     """
+    created_by: str = ""
+    """Who asked for the features, as `FeatureSet.created_by`. Only the service finetuning may set it, for the creator
+    of a check; empty, the default, means the caller.
+    """
 
 
 class FeatureSet(ApiMessage):
@@ -369,6 +387,10 @@ class FeatureSet(ApiMessage):
     """Input transform."""
     create_time: Time | None = None
     """When the manifest was last written; absent in ExtractDataset."""
+    created_by: str = ""
+    """Who first had it extracted, directly or by a check: issuer and subject of the token, as `issuer#subject`; empty
+    if unknown.
+    """
 
 
 class ListFeatureSetsRequest(ApiMessage):

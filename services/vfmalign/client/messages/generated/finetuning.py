@@ -164,6 +164,14 @@ class Job(ApiMessage):
     or machine that runs it; empty before the first attempt. A cluster keeps the log as long as the Job, by default for
     a day.
     """
+    created_by: str = ""
+    """Who created it, or the check or experiment that it belongs to: issuer and subject of the token, as
+    `issuer#subject`; empty if unknown.
+    """
+    dataset_digest: str = ""
+    """Digest of the dataset that it reads, hex."""
+    model_sha256: str = ""
+    """Digest of the weights of `spec.model_id`, hex; empty for pretraining."""
 
 
 class DeleteJobRequest(ApiMessage):

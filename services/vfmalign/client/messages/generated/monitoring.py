@@ -277,6 +277,8 @@ class Monitor(ApiMessage):
     """When it was created."""
     peak: EvidencePeak | None = None
     """Peak evidence of the current epoch, relative to its threshold; absent before a row has entered."""
+    created_by: str = ""
+    """Who created it: issuer and subject of the token, as `issuer#subject`; empty if unknown."""
 
 
 class FeatureSetRows(ApiMessage):

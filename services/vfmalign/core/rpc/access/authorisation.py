@@ -207,6 +207,28 @@ def check_observation(identity: Identity | None, *, stored: bool) -> None:
     )
 
 
+def get_creator(identity: Identity | None, on_behalf_of: str = "") -> str:
+    """Returns the value of `created_by` for an object that a caller creates. Empty if a service acts for nobody known.
+
+    Args:
+        identity: the caller; None if the service itself acts.
+        on_behalf_of: `Identity.key` of the person or program for which the service finetuning calls.
+
+    Raises:
+        Forbidden: another caller names somebody.
+    """
+    if identity is not None and on_behalf_of and "finetuning" not in identity.roles:
+        raise Forbidden(
+            "only the service finetuning may call on behalf of somebody else",
+            subject="created_by",
+            remedy="leave the field empty",
+            reason="MISSING_ROLE",
+        )
+    if identity is None or identity.roles.issubset(SERVICES):
+        return on_behalf_of
+    return on_behalf_of or identity.key
+
+
 def check_ownership(identity: Identity | None, created_by: str, subject: str) -> None:
     """Checks that a caller may end or restart an object. Only the creator of the object and admins may do this.
 
