@@ -181,6 +181,7 @@ ROWS = (
         code="FAILED_PRECONDITION",
     ),
     extract_dataset("split of no value", "split", split=0),
+    extract_dataset("creator of 1,025 characters", "created_by", created_by="a" * 1025),
     extract_dataset("unknown split 77", "split", split=77),
     extract_dataset("feature maps of a dataset", "pooling", pooling=pb.POOLING_NONE),
     extract_dataset("negative seed", "initialisation_seed", initialisation_seed=-1),
