@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from vfmalign.v1 import alignment_pb2
+from vfmalign.v1 import alignment_pb2, features_pb2, finetuning_pb2
 
 pytestmark = pytest.mark.e2e
 
@@ -76,6 +76,24 @@ def test_the_same_id_gives_the_same_check_and_another_body_is_refused(world: Any
     with pytest.raises(grpc.RpcError) as caught:
         world.create("undisturbed", seed=8)
     assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+def test_everything_that_a_check_makes_names_the_caller_who_asked_for_it(world: Any, undisturbed: Any) -> None:
+    creator = undisturbed.created_by
+    assert creator.endswith("#owner"), "a service with its own token made the features, jobs and models"
+    jobs = [world.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=name)).job for name in undisturbed.job_ids]
+    published = {job.encoder_model_id for job in jobs} - {""}
+    models = {one.model_id: one for one in world.features.ListModels(features_pb2.ListModelsRequest()).models}
+    used = {undisturbed.spec.model_id, *published}
+    sets = world.features.ListFeatureSets(features_pb2.ListFeatureSetsRequest()).feature_sets
+    sets = [one for one in sets if one.model_id in used]
+    assert len(published) == 2
+    assert len(sets) >= 4
+    assert {one.created_by for one in (*jobs, *sets, *(models[name] for name in published))} == {creator}
+    assert {one.dataset_digest for one in (*jobs, *sets)} == {undisturbed.dataset_digest}
+    assert {job.model_sha256 for job in jobs} == {undisturbed.model_sha256}
+    parents = {models[name].parent_sha256 for name in published}
+    assert parents == {undisturbed.model_sha256, ""}, "random weights have no parent"
 
 
 def test_another_task_goes_the_same_way(rate_zero: Any) -> None:

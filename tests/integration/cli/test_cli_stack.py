@@ -224,6 +224,12 @@ def test_models_features_and_a_comparison(cli: Cli, model: str, dataset: str) ->
     assert [one["feature_set_id"] for one in listed] == [name]
     assert cli.call("features", "show", name, "--json").document == listed[0]
     assert listed[0]["split"] == "SPLIT_TEST"
+    datasets = cli.call("dataset", "list", "--json").document["datasets"]
+    named = [listed[0], *models["models"], *(one for one in datasets if one["dataset"] == dataset)]
+    assert [one["created_by"].partition("#")[2] for one in named] == [OWNER] * 3
+    assert all(one["create_time"] for one in named)
+    for command in (("models", "show", model), ("dataset", "show", dataset), ("features", "show", name)):
+        assert named[0]["created_by"] in "".join(cli.call(*command).out.split())
     assert cli.call("features", "list", "--model", "other", "--json").document == {"feature_sets": []}
     assert name in cli.call("features", "list").out
     assert f"{model}, checkpoint" in cli.call("features", "show", name).out
