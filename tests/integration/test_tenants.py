@@ -235,6 +235,10 @@ async def test_a_feature_set_names_who_first_had_it_extracted(open_api: Any, sto
     repeated = await extract(bob, 1)
     assert (repeated.created_by, repeated.manifest) == ("", first.manifest)
     assert (await list_creators(ada))[set_id] == ""
+    (part,) = store.list(f"{features_prefix(set_id)}part-")
+    store.delete(part)
+    assert (await extract(bob, 1)).created_by == "", "a repair changes nothing"
+    assert store.exists(part)
 
 
 async def test_a_tenant_deletes_its_own_objects_and_only_a_curator_or_an_admin_may(
