@@ -58,9 +58,10 @@ proto: setup  ## generate the stubs (services/vfmalign/v1) and records (client/m
 proto-release: setup  ## record the protos as the released API that `make protos` compares with
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
 
-docs: setup dashboards  ## write the references of settings and metrics in docs/, dashboards and rules
+docs: setup dashboards  ## write the references of settings, metrics and audit events in docs/, dashboards and rules
 	$(BIN)/python docs/generate_settings_reference.py docs/settings-reference.md
 	$(BIN)/python docs/generate_metrics_reference.py docs/metrics-reference.md
+	$(BIN)/python docs/generate_audit_reference.py docs/audit-reference.md
 
 dashboards: setup  ## write the dashboards, and the rules of objectives and alerts, for Compose and Kubernetes
 	$(BIN)/python -m deploy.observability

@@ -62,8 +62,11 @@ def draw_processes() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Lost log lines per hour",
-            "Log lines that could not be written, for example because the disk was full.",
-            [(per_hour("job", f"vfmalign_log_lines_lost_total{{{JOBS}}}"), "{{job}}")],
+            "Lines of the log and of the audit log that could not be written, for example because the disk was full.",
+            [
+                (per_hour("job", f"vfmalign_log_lines_lost_total{{{JOBS}}}"), "{{job}}"),
+                (per_hour("job", f"vfmalign_audit_lines_lost_total{{{JOBS}}}"), "{{job}}: audit"),
+            ],
             unit="none",
             section="vfmalignloglineslost",
         ),

@@ -93,7 +93,7 @@ ROWS = (
     _row("another tenant", ISSUER.sign("admin", tenant="ward-7", **_TIMES), DENIED, "WRONG_TENANT"),
     _row("roles that do not exist", ISSUER.sign("root", "*", "", **_TIMES), DENIED, "MISSING_ROLE"),
     _row("roles in an object", ISSUER.sign(**_TIMES | {"roles": {"admin": True}}), DENIED, "MISSING_ROLE"),
-    _row("role of the auditor", ISSUER.sign("auditor", **_TIMES), DENIED, "MISSING_ROLE"),
+    _row("unknown role", ISSUER.sign("auditor", **_TIMES), DENIED, "MISSING_ROLE"),
     Row(
         "two tokens",
         GET_JOB,

@@ -250,7 +250,7 @@ async def test_a_tenant_deletes_its_own_objects_and_only_a_curator_or_an_admin_m
     await refuse(NotFound, theirs.features.DeleteModel(pb.DeleteModelRequest(model_id="only")))
     await refuse(NotFound, theirs.features.DeleteFeatureSet(pb.DeleteFeatureSetRequest(feature_set_id="kept")))
     dry = pb.DeleteModelRequest(model_id="shared", dry_run=True)
-    for role in ("viewer", "researcher", "router", "auditor", "finetuning"):
+    for role in ("viewer", "researcher", "router", "finetuning"):
         features = (await open_api(role, claim="ward-7")).features
         await refuse(Forbidden, features.DeleteModel(dry))
         await refuse(Forbidden, features.DeleteDataset(pb.DeleteDatasetRequest(dataset_id="only", dry_run=True)))

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfmalign/v1/bounds.proto\x12\x0bvfmalign.v1\x1a google/protobuf/descriptor.proto\"\xfc\x01\n\x06\x42ounds\x12\x17\n\nmax_length\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmax_count\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x10\n\x03min\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03max\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\tabove_min\x18\x05 \x01(\x08\x12\x11\n\tbelow_max\x18\x06 \x01(\x08\x12#\n\x06\x66ormat\x18\x07 \x01(\x0e\x32\x13.vfmalign.v1.Format\x12\x10\n\x08required\x18\x08 \x01(\x08\x12\x13\n\x0bunset_means\x18\t \x01(\tB\r\n\x0b_max_lengthB\x0c\n\n_max_countB\x06\n\x04_minB\x06\n\x04_max*j\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\r\n\tFORMAT_ID\x10\x01\x12\x11\n\rFORMAT_SHA256\x10\x02\x12\x16\n\x12\x46ORMAT_VOLUME_KIND\x10\x03\x12\x0e\n\nFORMAT_UID\x10\x04:G\n\x06\x62ounds\x12\x1d.google.protobuf.FieldOptions\x18\xb9\x8e\x03 \x01(\x0b\x32\x13.vfmalign.v1.Bounds\x88\x01\x01:2\n\x06secret\x12\x1d.google.protobuf.FieldOptions\x18\xba\x8e\x03 \x01(\x08\x88\x01\x01\x42$Z\"example.com/vfmalign/v1;vfmalignv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfmalign/v1/bounds.proto\x12\x0bvfmalign.v1\x1a google/protobuf/descriptor.proto\"\xfc\x01\n\x06\x42ounds\x12\x17\n\nmax_length\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmax_count\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x10\n\x03min\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03max\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\tabove_min\x18\x05 \x01(\x08\x12\x11\n\tbelow_max\x18\x06 \x01(\x08\x12#\n\x06\x66ormat\x18\x07 \x01(\x0e\x32\x13.vfmalign.v1.Format\x12\x10\n\x08required\x18\x08 \x01(\x08\x12\x13\n\x0bunset_means\x18\t \x01(\tB\r\n\x0b_max_lengthB\x0c\n\n_max_countB\x06\n\x04_minB\x06\n\x04_max\"+\n\x05\x41udit\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x14\n\x0c\x64igest_field\x18\x02 \x01(\t*j\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\r\n\tFORMAT_ID\x10\x01\x12\x11\n\rFORMAT_SHA256\x10\x02\x12\x16\n\x12\x46ORMAT_VOLUME_KIND\x10\x03\x12\x0e\n\nFORMAT_UID\x10\x04:G\n\x06\x62ounds\x12\x1d.google.protobuf.FieldOptions\x18\xb9\x8e\x03 \x01(\x0b\x32\x13.vfmalign.v1.Bounds\x88\x01\x01:2\n\x06secret\x12\x1d.google.protobuf.FieldOptions\x18\xba\x8e\x03 \x01(\x08\x88\x01\x01:E\n\x05\x61udit\x12\x1d.google.protobuf.FieldOptions\x18\xbb\x8e\x03 \x01(\x0b\x32\x12.vfmalign.v1.Audit\x88\x01\x01\x42$Z\"example.com/vfmalign/v1;vfmalignv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vfmalign.v1.bounds_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\"example.com/vfmalign/v1;vfmalignv1'
-  _globals['_FORMAT']._serialized_start=330
-  _globals['_FORMAT']._serialized_end=436
+  _globals['_FORMAT']._serialized_start=375
+  _globals['_FORMAT']._serialized_end=481
   _globals['_BOUNDS']._serialized_start=76
   _globals['_BOUNDS']._serialized_end=328
+  _globals['_AUDIT']._serialized_start=330
+  _globals['_AUDIT']._serialized_end=373
 # @@protoc_insertion_point(module_scope)

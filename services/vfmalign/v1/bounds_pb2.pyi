@@ -22,6 +22,8 @@ BOUNDS_FIELD_NUMBER: _ClassVar[int]
 bounds: _descriptor.FieldDescriptor
 SECRET_FIELD_NUMBER: _ClassVar[int]
 secret: _descriptor.FieldDescriptor
+AUDIT_FIELD_NUMBER: _ClassVar[int]
+audit: _descriptor.FieldDescriptor
 
 class Bounds(_message.Message):
     __slots__ = ("max_length", "max_count", "min", "max", "above_min", "below_max", "format", "required", "unset_means")
@@ -44,3 +46,11 @@ class Bounds(_message.Message):
     required: bool
     unset_means: str
     def __init__(self, max_length: _Optional[int] = ..., max_count: _Optional[int] = ..., min: _Optional[float] = ..., max: _Optional[float] = ..., above_min: _Optional[bool] = ..., below_max: _Optional[bool] = ..., format: _Optional[_Union[Format, str]] = ..., required: _Optional[bool] = ..., unset_means: _Optional[str] = ...) -> None: ...
+
+class Audit(_message.Message):
+    __slots__ = ("kind", "digest_field")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    digest_field: str
+    def __init__(self, kind: _Optional[str] = ..., digest_field: _Optional[str] = ...) -> None: ...

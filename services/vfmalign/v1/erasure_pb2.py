@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from vfmalign.v1 import bounds_pb2 as vfmalign_dot_v1_dot_bounds__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vfmalign/v1/erasure.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/bounds.proto\"a\n\rPatientDigest\x12\x15\n\x03key\x18\x01 \x01(\tB\x08\xca\xf3\x18\x04\x08@8\x02\x12\x16\n\x04hmac\x18\x02 \x01(\tB\x08\xca\xf3\x18\x04\x08@8\x02\x12!\n\x0bidentifiers\x18\x03 \x03(\tB\x0c\xca\xf3\x18\x08\x08@\x10\xa0\x8d\x06\x38\x02\"T\n\rErasedDataset\x12\x1f\n\ndataset_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\"\n\x0e\x64\x61taset_digest\x18\x02 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\"\x87\x01\n\x0c\x45rasedObject\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.vfmalign.v1.ErasureOutcome\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0c\n\x04note\x18\x06 \x01(\t\"\xf9\x02\n\x07\x45rasure\x12\x1a\n\nerasure_id\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x17\n\x07service\x18\x02 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12+\n\x07patient\x18\x03 \x01(\x0b\x32\x1a.vfmalign.v1.PatientDigest\x12\x30\n\x06models\x18\x04 \x01(\x0e\x32\x18.vfmalign.v1.ModelPolicyB\x06\xca\xf3\x18\x02@\x01\x12\x14\n\x0crequested_by\x18\x05 \x01(\t\x12\x37\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xca\xf3\x18\x02@\x01\x12\x31\n\rcomplete_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x61tasets\x18\x08 \x03(\x0b\x32\x1a.vfmalign.v1.ErasedDataset\x12*\n\x07objects\x18\t \x03(\x0b\x32\x19.vfmalign.v1.ErasedObject\"\x9c\x02\n\x13\x45rasePatientRequest\x12\x1f\n\nerasure_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\x18\n\x05group\x18\x02 \x01(\tB\t\xca\xf3\x18\x05\x08\x80\x01\x38\x01\x12+\n\x07patient\x18\x03 \x01(\x0b\x32\x1a.vfmalign.v1.PatientDigest\x12\x30\n\x06models\x18\x04 \x01(\x0e\x32\x18.vfmalign.v1.ModelPolicyB\x06\xca\xf3\x18\x02@\x01\x12\x35\n\x08\x64\x61tasets\x18\x05 \x03(\x0b\x32\x1a.vfmalign.v1.ErasedDatasetB\x07\xca\xf3\x18\x03\x10\xe8\x07\x12#\n\x0fobservation_ids\x18\x06 \x03(\tB\n\xca\xf3\x18\x06\x08\x80\x01\x10\xe8\x07\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\"E\n\x14\x45rasePatientResponse\x12-\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x14.vfmalign.v1.ErasureB\x06\xca\xf3\x18\x02@\x01\"4\n\x11GetErasureRequest\x12\x1f\n\nerasure_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\"C\n\x12GetErasureResponse\x12-\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x14.vfmalign.v1.ErasureB\x06\xca\xf3\x18\x02@\x01*[\n\x0bModelPolicy\x12\x1c\n\x18MODEL_POLICY_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_POLICY_KEEP\x10\x01\x12\x17\n\x13MODEL_POLICY_DELETE\x10\x02*\x85\x01\n\x0e\x45rasureOutcome\x12\x1f\n\x1b\x45RASURE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45RASURE_OUTCOME_REMOVED\x10\x01\x12\x1b\n\x17\x45RASURE_OUTCOME_CHANGED\x10\x02\x12\x18\n\x14\x45RASURE_OUTCOME_KEPT\x10\x03\x42$Z\"example.com/vfmalign/v1;vfmalignv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vfmalign/v1/erasure.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/bounds.proto\"a\n\rPatientDigest\x12\x15\n\x03key\x18\x01 \x01(\tB\x08\xca\xf3\x18\x04\x08@8\x02\x12\x16\n\x04hmac\x18\x02 \x01(\tB\x08\xca\xf3\x18\x04\x08@8\x02\x12!\n\x0bidentifiers\x18\x03 \x03(\tB\x0c\xca\xf3\x18\x08\x08@\x10\xa0\x8d\x06\x38\x02\"T\n\rErasedDataset\x12\x1f\n\ndataset_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\"\n\x0e\x64\x61taset_digest\x18\x02 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\"\x87\x01\n\x0c\x45rasedObject\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.vfmalign.v1.ErasureOutcome\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0c\n\x04note\x18\x06 \x01(\t\"\xf9\x02\n\x07\x45rasure\x12\x1a\n\nerasure_id\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x17\n\x07service\x18\x02 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12+\n\x07patient\x18\x03 \x01(\x0b\x32\x1a.vfmalign.v1.PatientDigest\x12\x30\n\x06models\x18\x04 \x01(\x0e\x32\x18.vfmalign.v1.ModelPolicyB\x06\xca\xf3\x18\x02@\x01\x12\x14\n\x0crequested_by\x18\x05 \x01(\t\x12\x37\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xca\xf3\x18\x02@\x01\x12\x31\n\rcomplete_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x61tasets\x18\x08 \x03(\x0b\x32\x1a.vfmalign.v1.ErasedDataset\x12*\n\x07objects\x18\t \x03(\x0b\x32\x19.vfmalign.v1.ErasedObject\"\xa9\x02\n\x13\x45rasePatientRequest\x12,\n\nerasure_id\x18\x01 \x01(\tB\x18\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\xda\xf3\x18\t\n\x07\x65rasure\x12\x18\n\x05group\x18\x02 \x01(\tB\t\xca\xf3\x18\x05\x08\x80\x01\x38\x01\x12+\n\x07patient\x18\x03 \x01(\x0b\x32\x1a.vfmalign.v1.PatientDigest\x12\x30\n\x06models\x18\x04 \x01(\x0e\x32\x18.vfmalign.v1.ModelPolicyB\x06\xca\xf3\x18\x02@\x01\x12\x35\n\x08\x64\x61tasets\x18\x05 \x03(\x0b\x32\x1a.vfmalign.v1.ErasedDatasetB\x07\xca\xf3\x18\x03\x10\xe8\x07\x12#\n\x0fobservation_ids\x18\x06 \x03(\tB\n\xca\xf3\x18\x06\x08\x80\x01\x10\xe8\x07\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\"E\n\x14\x45rasePatientResponse\x12-\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x14.vfmalign.v1.ErasureB\x06\xca\xf3\x18\x02@\x01\"A\n\x11GetErasureRequest\x12,\n\nerasure_id\x18\x01 \x01(\tB\x18\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\xda\xf3\x18\t\n\x07\x65rasure\"C\n\x12GetErasureResponse\x12-\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x14.vfmalign.v1.ErasureB\x06\xca\xf3\x18\x02@\x01*[\n\x0bModelPolicy\x12\x1c\n\x18MODEL_POLICY_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_POLICY_KEEP\x10\x01\x12\x17\n\x13MODEL_POLICY_DELETE\x10\x02*\x85\x01\n\x0e\x45rasureOutcome\x12\x1f\n\x1b\x45RASURE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45RASURE_OUTCOME_REMOVED\x10\x01\x12\x1b\n\x17\x45RASURE_OUTCOME_CHANGED\x10\x02\x12\x18\n\x14\x45RASURE_OUTCOME_KEPT\x10\x03\x42$Z\"example.com/vfmalign/v1;vfmalignv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,7 +53,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERASURE'].fields_by_name['create_time']._loaded_options = None
   _globals['_ERASURE'].fields_by_name['create_time']._serialized_options = b'\312\363\030\002@\001'
   _globals['_ERASEPATIENTREQUEST'].fields_by_name['erasure_id']._loaded_options = None
-  _globals['_ERASEPATIENTREQUEST'].fields_by_name['erasure_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
+  _globals['_ERASEPATIENTREQUEST'].fields_by_name['erasure_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001\332\363\030\t\n\007erasure'
   _globals['_ERASEPATIENTREQUEST'].fields_by_name['group']._loaded_options = None
   _globals['_ERASEPATIENTREQUEST'].fields_by_name['group']._serialized_options = b'\312\363\030\005\010\200\0018\001'
   _globals['_ERASEPATIENTREQUEST'].fields_by_name['models']._loaded_options = None
@@ -65,13 +65,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERASEPATIENTRESPONSE'].fields_by_name['erasure']._loaded_options = None
   _globals['_ERASEPATIENTRESPONSE'].fields_by_name['erasure']._serialized_options = b'\312\363\030\002@\001'
   _globals['_GETERASUREREQUEST'].fields_by_name['erasure_id']._loaded_options = None
-  _globals['_GETERASUREREQUEST'].fields_by_name['erasure_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
+  _globals['_GETERASUREREQUEST'].fields_by_name['erasure_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001\332\363\030\t\n\007erasure'
   _globals['_GETERASURERESPONSE'].fields_by_name['erasure']._loaded_options = None
   _globals['_GETERASURERESPONSE'].fields_by_name['erasure']._serialized_options = b'\312\363\030\002@\001'
-  _globals['_MODELPOLICY']._serialized_start=1285
-  _globals['_MODELPOLICY']._serialized_end=1376
-  _globals['_ERASUREOUTCOME']._serialized_start=1379
-  _globals['_ERASUREOUTCOME']._serialized_end=1512
+  _globals['_MODELPOLICY']._serialized_start=1311
+  _globals['_MODELPOLICY']._serialized_end=1402
+  _globals['_ERASUREOUTCOME']._serialized_start=1405
+  _globals['_ERASUREOUTCOME']._serialized_end=1538
   _globals['_PATIENTDIGEST']._serialized_start=101
   _globals['_PATIENTDIGEST']._serialized_end=198
   _globals['_ERASEDDATASET']._serialized_start=200
@@ -81,11 +81,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERASURE']._serialized_start=425
   _globals['_ERASURE']._serialized_end=802
   _globals['_ERASEPATIENTREQUEST']._serialized_start=805
-  _globals['_ERASEPATIENTREQUEST']._serialized_end=1089
-  _globals['_ERASEPATIENTRESPONSE']._serialized_start=1091
-  _globals['_ERASEPATIENTRESPONSE']._serialized_end=1160
-  _globals['_GETERASUREREQUEST']._serialized_start=1162
-  _globals['_GETERASUREREQUEST']._serialized_end=1214
-  _globals['_GETERASURERESPONSE']._serialized_start=1216
-  _globals['_GETERASURERESPONSE']._serialized_end=1283
+  _globals['_ERASEPATIENTREQUEST']._serialized_end=1102
+  _globals['_ERASEPATIENTRESPONSE']._serialized_start=1104
+  _globals['_ERASEPATIENTRESPONSE']._serialized_end=1173
+  _globals['_GETERASUREREQUEST']._serialized_start=1175
+  _globals['_GETERASUREREQUEST']._serialized_end=1240
+  _globals['_GETERASURERESPONSE']._serialized_start=1242
+  _globals['_GETERASURERESPONSE']._serialized_end=1309
 # @@protoc_insertion_point(module_scope)

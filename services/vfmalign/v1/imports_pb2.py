@@ -28,7 +28,7 @@ from vfmalign.v1 import common_pb2 as vfmalign_dot_v1_dot_common__pb2
 from vfmalign.v1 import features_pb2 as vfmalign_dot_v1_dot_features__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vfmalign/v1/imports.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/bounds.proto\x1a\x18vfmalign/v1/common.proto\x1a\x1avfmalign/v1/features.proto\"q\n\x1b\x43reateDatasetUploadsRequest\x12\x1e\n\timport_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\x32\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x18.vfmalign.v1.FileContentB\t\xca\xf3\x18\x05\x10\x80\x02@\x01\"\x89\x01\n\x1c\x43reateDatasetUploadsResponse\x12\x30\n\x07uploads\x18\x01 \x03(\x0b\x32\x17.vfmalign.v1.FileUploadB\x06\xca\xf3\x18\x02@\x01\x12\x37\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xca\xf3\x18\x02@\x01\"}\n\x15PublishDatasetRequest\x12\x1e\n\timport_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\x1f\n\ndataset_id\x18\x02 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12#\n\x0f\x64\x61talist_sha256\x18\x03 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\"u\n\x16PublishDatasetResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.ProgressH\x00\x12\'\n\x07\x64\x61taset\x18\x02 \x01(\x0b\x32\x14.vfmalign.v1.DatasetH\x00\x42\x07\n\x05\x65vent\"n\n\x19\x43reateModelUploadsRequest\x12\x1e\n\timport_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\x31\n\x07weights\x18\x02 \x01(\x0b\x32\x18.vfmalign.v1.FileContentB\x06\xca\xf3\x18\x02@\x01\"\x86\x01\n\x1a\x43reateModelUploadsResponse\x12/\n\x06upload\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.FileUploadB\x06\xca\xf3\x18\x02@\x01\x12\x37\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xca\xf3\x18\x02@\x01\"\x80\x03\n\x13PublishModelRequest\x12\x1e\n\timport_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\x1d\n\x08model_id\x18\x02 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\"\n\x0eweights_sha256\x18\x03 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\x12 \n\x0c\x61rchitecture\x18\x04 \x01(\tB\n\xca\xf3\x18\x06\x08\x80\x80\x01@\x01\x12\x42\n\tobjective\x18\x05 \x01(\x0e\x32\x16.vfmalign.v1.ObjectiveB\x17\xca\xf3\x18\x13J\x11OBJECTIVE_UNKNOWN\x12\x36\n\rpreprocessing\x18\x06 \x01(\x0b\x32\x1a.vfmalign.v1.PreprocessingH\x00\x88\x01\x01\x12\x1e\n\rprimary_layer\x18\x07 \x01(\tB\x07\xca\xf3\x18\x03\x08\x80\x01\x12\x17\n\x06source\x18\x08 \x01(\tB\x07\xca\xf3\x18\x03\x08\x80 \x12\x1d\n\x0b\x64\x65\x63laration\x18\t \x01(\tB\x08\xca\xf3\x18\x04\x08\x80\x80\x10\x42\x10\n\x0e_preprocessing\"o\n\x14PublishModelResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.ProgressH\x00\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x12.vfmalign.v1.ModelH\x00\x42\x07\n\x05\x65vent2\xda\x01\n\x0e\x44\x61tasetService\x12k\n\x14\x43reateDatasetUploads\x12(.vfmalign.v1.CreateDatasetUploadsRequest\x1a).vfmalign.v1.CreateDatasetUploadsResponse\x12[\n\x0ePublishDataset\x12\".vfmalign.v1.PublishDatasetRequest\x1a#.vfmalign.v1.PublishDatasetResponse0\x01\x32\xcc\x01\n\x0cModelService\x12\x65\n\x12\x43reateModelUploads\x12&.vfmalign.v1.CreateModelUploadsRequest\x1a\'.vfmalign.v1.CreateModelUploadsResponse\x12U\n\x0cPublishModel\x12 .vfmalign.v1.PublishModelRequest\x1a!.vfmalign.v1.PublishModelResponse0\x01\x42$Z\"example.com/vfmalign/v1;vfmalignv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vfmalign/v1/imports.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/bounds.proto\x1a\x18vfmalign/v1/common.proto\x1a\x1avfmalign/v1/features.proto\"}\n\x1b\x43reateDatasetUploadsRequest\x12*\n\timport_id\x18\x01 \x01(\tB\x17\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\xda\xf3\x18\x08\n\x06import\x12\x32\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x18.vfmalign.v1.FileContentB\t\xca\xf3\x18\x05\x10\x80\x02@\x01\"\x89\x01\n\x1c\x43reateDatasetUploadsResponse\x12\x30\n\x07uploads\x18\x01 \x03(\x0b\x32\x17.vfmalign.v1.FileUploadB\x06\xca\xf3\x18\x02@\x01\x12\x37\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xca\xf3\x18\x02@\x01\"\x96\x01\n\x15PublishDatasetRequest\x12*\n\timport_id\x18\x01 \x01(\tB\x17\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\xda\xf3\x18\x08\n\x06import\x12,\n\ndataset_id\x18\x02 \x01(\tB\x18\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\xda\xf3\x18\t\n\x07\x64\x61taset\x12#\n\x0f\x64\x61talist_sha256\x18\x03 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\"u\n\x16PublishDatasetResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.ProgressH\x00\x12\'\n\x07\x64\x61taset\x18\x02 \x01(\x0b\x32\x14.vfmalign.v1.DatasetH\x00\x42\x07\n\x05\x65vent\"z\n\x19\x43reateModelUploadsRequest\x12*\n\timport_id\x18\x01 \x01(\tB\x17\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\xda\xf3\x18\x08\n\x06import\x12\x31\n\x07weights\x18\x02 \x01(\x0b\x32\x18.vfmalign.v1.FileContentB\x06\xca\xf3\x18\x02@\x01\"\x86\x01\n\x1a\x43reateModelUploadsResponse\x12/\n\x06upload\x18\x01 \x01(\x0b\x32\x17.vfmalign.v1.FileUploadB\x06\xca\xf3\x18\x02@\x01\x12\x37\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xca\xf3\x18\x02@\x01\"\x97\x03\n\x13PublishModelRequest\x12*\n\timport_id\x18\x01 \x01(\tB\x17\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\xda\xf3\x18\x08\n\x06import\x12(\n\x08model_id\x18\x02 \x01(\tB\x16\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\xda\xf3\x18\x07\n\x05model\x12\"\n\x0eweights_sha256\x18\x03 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\x12 \n\x0c\x61rchitecture\x18\x04 \x01(\tB\n\xca\xf3\x18\x06\x08\x80\x80\x01@\x01\x12\x42\n\tobjective\x18\x05 \x01(\x0e\x32\x16.vfmalign.v1.ObjectiveB\x17\xca\xf3\x18\x13J\x11OBJECTIVE_UNKNOWN\x12\x36\n\rpreprocessing\x18\x06 \x01(\x0b\x32\x1a.vfmalign.v1.PreprocessingH\x00\x88\x01\x01\x12\x1e\n\rprimary_layer\x18\x07 \x01(\tB\x07\xca\xf3\x18\x03\x08\x80\x01\x12\x17\n\x06source\x18\x08 \x01(\tB\x07\xca\xf3\x18\x03\x08\x80 \x12\x1d\n\x0b\x64\x65\x63laration\x18\t \x01(\tB\x08\xca\xf3\x18\x04\x08\x80\x80\x10\x42\x10\n\x0e_preprocessing\"o\n\x14PublishModelResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.vfmalign.v1.ProgressH\x00\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x12.vfmalign.v1.ModelH\x00\x42\x07\n\x05\x65vent2\xda\x01\n\x0e\x44\x61tasetService\x12k\n\x14\x43reateDatasetUploads\x12(.vfmalign.v1.CreateDatasetUploadsRequest\x1a).vfmalign.v1.CreateDatasetUploadsResponse\x12[\n\x0ePublishDataset\x12\".vfmalign.v1.PublishDatasetRequest\x1a#.vfmalign.v1.PublishDatasetResponse0\x01\x32\xcc\x01\n\x0cModelService\x12\x65\n\x12\x43reateModelUploads\x12&.vfmalign.v1.CreateModelUploadsRequest\x1a\'.vfmalign.v1.CreateModelUploadsResponse\x12U\n\x0cPublishModel\x12 .vfmalign.v1.PublishModelRequest\x1a!.vfmalign.v1.PublishModelResponse0\x01\x42$Z\"example.com/vfmalign/v1;vfmalignv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +37,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\"example.com/vfmalign/v1;vfmalignv1'
   _globals['_CREATEDATASETUPLOADSREQUEST'].fields_by_name['import_id']._loaded_options = None
-  _globals['_CREATEDATASETUPLOADSREQUEST'].fields_by_name['import_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
+  _globals['_CREATEDATASETUPLOADSREQUEST'].fields_by_name['import_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001\332\363\030\010\n\006import'
   _globals['_CREATEDATASETUPLOADSREQUEST'].fields_by_name['files']._loaded_options = None
   _globals['_CREATEDATASETUPLOADSREQUEST'].fields_by_name['files']._serialized_options = b'\312\363\030\005\020\200\002@\001'
   _globals['_CREATEDATASETUPLOADSRESPONSE'].fields_by_name['uploads']._loaded_options = None
@@ -45,13 +45,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEDATASETUPLOADSRESPONSE'].fields_by_name['expire_time']._loaded_options = None
   _globals['_CREATEDATASETUPLOADSRESPONSE'].fields_by_name['expire_time']._serialized_options = b'\312\363\030\002@\001'
   _globals['_PUBLISHDATASETREQUEST'].fields_by_name['import_id']._loaded_options = None
-  _globals['_PUBLISHDATASETREQUEST'].fields_by_name['import_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
+  _globals['_PUBLISHDATASETREQUEST'].fields_by_name['import_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001\332\363\030\010\n\006import'
   _globals['_PUBLISHDATASETREQUEST'].fields_by_name['dataset_id']._loaded_options = None
-  _globals['_PUBLISHDATASETREQUEST'].fields_by_name['dataset_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
+  _globals['_PUBLISHDATASETREQUEST'].fields_by_name['dataset_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001\332\363\030\t\n\007dataset'
   _globals['_PUBLISHDATASETREQUEST'].fields_by_name['datalist_sha256']._loaded_options = None
   _globals['_PUBLISHDATASETREQUEST'].fields_by_name['datalist_sha256']._serialized_options = b'\312\363\030\006\010@8\002@\001'
   _globals['_CREATEMODELUPLOADSREQUEST'].fields_by_name['import_id']._loaded_options = None
-  _globals['_CREATEMODELUPLOADSREQUEST'].fields_by_name['import_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
+  _globals['_CREATEMODELUPLOADSREQUEST'].fields_by_name['import_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001\332\363\030\010\n\006import'
   _globals['_CREATEMODELUPLOADSREQUEST'].fields_by_name['weights']._loaded_options = None
   _globals['_CREATEMODELUPLOADSREQUEST'].fields_by_name['weights']._serialized_options = b'\312\363\030\002@\001'
   _globals['_CREATEMODELUPLOADSRESPONSE'].fields_by_name['upload']._loaded_options = None
@@ -59,9 +59,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEMODELUPLOADSRESPONSE'].fields_by_name['expire_time']._loaded_options = None
   _globals['_CREATEMODELUPLOADSRESPONSE'].fields_by_name['expire_time']._serialized_options = b'\312\363\030\002@\001'
   _globals['_PUBLISHMODELREQUEST'].fields_by_name['import_id']._loaded_options = None
-  _globals['_PUBLISHMODELREQUEST'].fields_by_name['import_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
+  _globals['_PUBLISHMODELREQUEST'].fields_by_name['import_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001\332\363\030\010\n\006import'
   _globals['_PUBLISHMODELREQUEST'].fields_by_name['model_id']._loaded_options = None
-  _globals['_PUBLISHMODELREQUEST'].fields_by_name['model_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
+  _globals['_PUBLISHMODELREQUEST'].fields_by_name['model_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001\332\363\030\007\n\005model'
   _globals['_PUBLISHMODELREQUEST'].fields_by_name['weights_sha256']._loaded_options = None
   _globals['_PUBLISHMODELREQUEST'].fields_by_name['weights_sha256']._serialized_options = b'\312\363\030\006\010@8\002@\001'
   _globals['_PUBLISHMODELREQUEST'].fields_by_name['architecture']._loaded_options = None
@@ -75,23 +75,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHMODELREQUEST'].fields_by_name['declaration']._loaded_options = None
   _globals['_PUBLISHMODELREQUEST'].fields_by_name['declaration']._serialized_options = b'\312\363\030\004\010\200\200\020'
   _globals['_CREATEDATASETUPLOADSREQUEST']._serialized_start=155
-  _globals['_CREATEDATASETUPLOADSREQUEST']._serialized_end=268
-  _globals['_CREATEDATASETUPLOADSRESPONSE']._serialized_start=271
-  _globals['_CREATEDATASETUPLOADSRESPONSE']._serialized_end=408
-  _globals['_PUBLISHDATASETREQUEST']._serialized_start=410
-  _globals['_PUBLISHDATASETREQUEST']._serialized_end=535
-  _globals['_PUBLISHDATASETRESPONSE']._serialized_start=537
-  _globals['_PUBLISHDATASETRESPONSE']._serialized_end=654
-  _globals['_CREATEMODELUPLOADSREQUEST']._serialized_start=656
-  _globals['_CREATEMODELUPLOADSREQUEST']._serialized_end=766
-  _globals['_CREATEMODELUPLOADSRESPONSE']._serialized_start=769
-  _globals['_CREATEMODELUPLOADSRESPONSE']._serialized_end=903
-  _globals['_PUBLISHMODELREQUEST']._serialized_start=906
-  _globals['_PUBLISHMODELREQUEST']._serialized_end=1290
-  _globals['_PUBLISHMODELRESPONSE']._serialized_start=1292
-  _globals['_PUBLISHMODELRESPONSE']._serialized_end=1403
-  _globals['_DATASETSERVICE']._serialized_start=1406
-  _globals['_DATASETSERVICE']._serialized_end=1624
-  _globals['_MODELSERVICE']._serialized_start=1627
-  _globals['_MODELSERVICE']._serialized_end=1831
+  _globals['_CREATEDATASETUPLOADSREQUEST']._serialized_end=280
+  _globals['_CREATEDATASETUPLOADSRESPONSE']._serialized_start=283
+  _globals['_CREATEDATASETUPLOADSRESPONSE']._serialized_end=420
+  _globals['_PUBLISHDATASETREQUEST']._serialized_start=423
+  _globals['_PUBLISHDATASETREQUEST']._serialized_end=573
+  _globals['_PUBLISHDATASETRESPONSE']._serialized_start=575
+  _globals['_PUBLISHDATASETRESPONSE']._serialized_end=692
+  _globals['_CREATEMODELUPLOADSREQUEST']._serialized_start=694
+  _globals['_CREATEMODELUPLOADSREQUEST']._serialized_end=816
+  _globals['_CREATEMODELUPLOADSRESPONSE']._serialized_start=819
+  _globals['_CREATEMODELUPLOADSRESPONSE']._serialized_end=953
+  _globals['_PUBLISHMODELREQUEST']._serialized_start=956
+  _globals['_PUBLISHMODELREQUEST']._serialized_end=1363
+  _globals['_PUBLISHMODELRESPONSE']._serialized_start=1365
+  _globals['_PUBLISHMODELRESPONSE']._serialized_end=1476
+  _globals['_DATASETSERVICE']._serialized_start=1479
+  _globals['_DATASETSERVICE']._serialized_end=1697
+  _globals['_MODELSERVICE']._serialized_start=1700
+  _globals['_MODELSERVICE']._serialized_end=1904
 # @@protoc_insertion_point(module_scope)

@@ -29,7 +29,6 @@ ALLOWED = {
     "researcher": READ | CHANGE | {"CreateMonitor", "Observe"},
     "router": {"Observe"},
     "features": {"Observe", "GetMonitor"},
-    "auditor": set(),
     "mmd": set(),
     "finetuning": {"ListMonitors"},
     "monitoring": set(),

@@ -170,6 +170,7 @@ FIRST_EVENTS = (
     'vfmalign_pacs_failures_total{server="archive",operation="search",reason="PACS_REFUSED"}',
     'vfmalign_pacs_failures_total{server="archive",operation="search",reason="STUDY_NOT_FOUND"}',
     "vfmalign_log_lines_lost_total{}",
+    "vfmalign_audit_lines_lost_total{}",
     'vfmalign_probes_total{service="store",outcome="failed"}',
     'vfmalign_operations_ended_total{kind="job",state="failed",fault="system"}',
     'vfmalign_operations_ended_total{kind="check",state="cancelled",fault="none"}',

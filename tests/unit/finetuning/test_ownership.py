@@ -155,7 +155,7 @@ async def test_researchers_delete_their_own_checks_alone(stub: Any, checks: Any,
     with pytest.raises(Forbidden) as caught:
         await delete(bob)
     assert caught.value.reason == "NOT_OWNER"
-    for role in ("viewer", "curator", "auditor", "router"):
+    for role in ("viewer", "curator", "router"):
         with pytest.raises(Forbidden):
             await delete(issuer.sign(role, sub="ada"))
     assert (await delete(ada)).deletion.objects == 0
@@ -174,7 +174,7 @@ async def test_only_admins_erase_patients_and_read_receipts(stub: Any, issuer: T
         (stub.GetErasure, erasure_pb2.GetErasureRequest(erasure_id="e1")),
     )
     for call, request in calls:
-        for role in ("viewer", "researcher", "curator", "auditor", "router", "features", "finetuning"):
+        for role in ("viewer", "researcher", "curator", "router", "features", "finetuning"):
             with pytest.raises(Forbidden):
                 await call(request, metadata=bearer(issuer.sign(role)))
     eve = bearer(issuer.sign("admin", sub="eve"))

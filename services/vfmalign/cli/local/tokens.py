@@ -25,7 +25,7 @@ TENANT = "default"
 OWNER = "owner"
 ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        OWNER: ("viewer", "researcher", "curator", "admin", "auditor", "router"),
+        OWNER: ("viewer", "researcher", "curator", "admin", "router"),
         "features": ("features",),
         "mmd": ("mmd",),
         "finetuning": ("finetuning",),

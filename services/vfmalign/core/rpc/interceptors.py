@@ -38,6 +38,8 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.rpc.access.authentication import Authenticator, get_key_id
 from vfmalign.core.rpc.access.authorisation import check_access, choose_tenant, needs_identity
 from vfmalign.core.rpc.access.identity import current_identity, current_tenant
+from vfmalign.core.rpc.audit.events import CallAudit
+from vfmalign.core.rpc.audit.trail import AuditTrail
 from vfmalign.core.rpc.call_log import CallLog
 from vfmalign.core.rpc.call_metrics import Method
 from vfmalign.core.rpc.limits.admission import Context, Reservation
@@ -116,8 +118,10 @@ class _Ending:
         code, message, trailers: parts of the status.
         delay_s: seconds until the call ends.
         identifying: whether the caller is being identified.
+        audit: audit of the call.
     """
 
+    audit: CallAudit
     code: grpc.StatusCode = grpc.StatusCode.INTERNAL
     message: str = ""
     trailers: tuple[tuple[str, str | bytes], ...] = ()
@@ -137,12 +141,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         gate: admits or rejects calls.
         authenticator: identifies callers.
         holds: limits the calls and the memory of callers.
+        audit: records who called what.
     """
 
-    def __init__(self, gate: Gate, authenticator: Authenticator, holds: Holds) -> None:
+    def __init__(self, gate: Gate, authenticator: Authenticator, holds: Holds, audit: AuditTrail) -> None:
         self._gate = gate
         self._authenticator = authenticator
         self._holds = holds
+        self._audit = audit
         self._log = CallLog()
         self._wrapped: dict[str, _Handler] = {}
         self._turns = KeyLocks()
@@ -177,45 +183,51 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(self._streaming(handler.unary_stream, method, parse, serialise))
 
     def _unary(self, function: _Unary, method: Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
-        async def serve(context: Context, hold: Hold) -> bytes:
+        async def serve(context: Context, hold: Hold, audit: CallAudit) -> bytes:
             async with self._request(context, parse, hold) as request:
-                answer = serialise(await function(request, context))
+                audit.begin(request)
+                response = await function(request, context)
+                audit.add_response(response)
+                answer = serialise(response)
+                del response
             await hold.send(answer)
             return answer
 
         async def call(_: object, context: Context) -> bytes:
             async with self._around(context, method) as ending:
-                return await serve(context, await self._admit(context, method, ending))
+                return await serve(context, await self._admit(context, method, ending), ending.audit)
             return await ending.abort(context)
 
         return call
 
     def _streaming(self, function: _Streaming, method: Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
-        async def serve(context: Context, hold: Hold) -> AsyncGenerator[bytes, None]:
-            async with (
-                self._request(context, parse, hold) as request,
-                aclosing(function(request, context)) as responses,
-            ):
-                async for response in responses:
-                    yield serialise(response)
+        async def serve(context: Context, hold: Hold, audit: CallAudit) -> AsyncGenerator[bytes, None]:
+            async with self._request(context, parse, hold) as request:
+                audit.begin(request)
+                async with aclosing(function(request, context)) as responses:
+                    async for response in responses:
+                        audit.add_response(response)
+                        yield serialise(response)
 
         return self._stream(serve, method)
 
     def _conversation(self, function: _Conversation, method: Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
         """Wraps a handler of a stream of requests."""
 
-        async def serve(context: Context, hold: Hold) -> AsyncGenerator[bytes, None]:
+        async def serve(context: Context, hold: Hold, _: CallAudit) -> AsyncGenerator[bytes, None]:
             async with aclosing(function(self._requests(context, parse, hold), context)) as responses:
                 async for response in responses:
                     yield serialise(response)
 
         return self._stream(serve, method)
 
-    def _stream(self, serve: Callable[[Context, Hold], AsyncGenerator[bytes, None]], method: Method) -> _Wrapped:
+    def _stream(
+        self, serve: Callable[[Context, Hold, CallAudit], AsyncGenerator[bytes, None]], method: Method
+    ) -> _Wrapped:
         async def call(_: object, context: Context) -> AsyncIterator[bytes]:
             async with self._around(context, method) as ending:
                 hold = await self._admit(context, method, ending)
-                async with aclosing(serve(context, hold)) as answers:
+                async with aclosing(serve(context, hold, ending.audit)) as answers:
                     async for answer in answers:
                         await hold.send(answer)
                         yield answer
@@ -308,7 +320,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         started, time_limit_s = time.perf_counter(), context.time_remaining()
         code = grpc.StatusCode.OK
         failure: VfmalignError | None = None
-        ending = _Ending()
+        ending = _Ending(CallAudit(self._audit, method.service, method.name, context.peer()))
         try:
             yield ending
         except VfmalignError as error:
@@ -337,6 +349,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 code = get_status_code(failure)
             seconds = time.perf_counter() - started
             method.account(code, seconds, failure, time_limit_s)
+            ending.audit.end(code.name, "" if failure is None else failure.reason)
             if method.service not in _QUIET:
                 self._log.log_call(method.path[1:], code.name, seconds, failure)
         if failure is not None:

@@ -27,6 +27,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc import tls
 from vfmalign.core.rpc.access.authentication import Authenticator
+from vfmalign.core.rpc.audit.trail import AuditTrail
 from vfmalign.core.rpc.call_metrics import register_methods
 from vfmalign.core.rpc.interceptors import CallInterceptor, Gate
 from vfmalign.core.rpc.limits.admission import Admission
@@ -241,8 +242,10 @@ async def serve_api(
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
     ]
     holds = _create_holds(limits)
+    audit = AuditTrail(settings.audit.file, required=settings.audit.required)
+    resources.callback(audit.close)
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(gate, _open_authenticator(settings), holds)],
+        interceptors=[CallInterceptor(gate, _open_authenticator(settings), holds, audit)],
         options=options,
         maximum_concurrent_rpcs=limits.max_calls,
     )

@@ -95,6 +95,11 @@ log_lines_lost = Counter(
     "Log lines that could not be written, for example because the disk was full.",
     registry=REGISTRY,
 )
+audit_lines_lost = Counter(
+    "vfmalign_audit_lines_lost",
+    "Audit lines that could not be written or found the queue full.",
+    registry=REGISTRY,
+)
 grpc_handling_seconds = Histogram(
     "grpc_server_handling_seconds",
     "Time from the start of an RPC to its end, in seconds.",

@@ -223,6 +223,19 @@ class LogSettings(BaseModel, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="lowest level to log")
 
 
+class AuditSettings(BaseModel, frozen=True):
+    """`VFMALIGN_AUDIT__*`: the audit log of calls (docs/audit.md)."""
+
+    file: Path | None = Field(
+        default=None, description="file to append audit lines to, one file for each process; if not set, standard error"
+    )
+    required: bool = Field(
+        default=True,
+        description="whether calls that change data are refused while the audit log cannot be written; if false, these "
+        "calls continue, and `vfmalign_audit_lines_lost_total` counts lost lines",
+    )
+
+
 class ServiceClientSettings(Settings):
     """TLS files for calls to other services. Subclasses add these services' addresses."""
 
@@ -258,6 +271,7 @@ class ServiceSettings(Settings):
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
+    audit: AuditSettings = AuditSettings()
 
 
 def load(settings: type[AnySettings]) -> AnySettings:

@@ -12,7 +12,7 @@ from vfmalign.core.domain.errors import BadOption, Forbidden
 from vfmalign.core.rpc.access.credentials import TENANT
 from vfmalign.core.rpc.access.identity import Identity
 
-PEOPLE = ("viewer", "researcher", "curator", "admin", "auditor", "router")
+PEOPLE = ("viewer", "researcher", "curator", "admin", "router")
 """Roles of people and programs; a router, such as an orchestrator of AI, sends studies on: see `check_extraction`."""
 SERVICES = ("features", "mmd", "finetuning", "monitoring")
 ROLES = frozenset((*PEOPLE, *SERVICES))

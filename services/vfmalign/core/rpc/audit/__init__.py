@@ -1,0 +1,1 @@
+"""Audit log: who called which method on which objects, with which outcome (docs/audit.md)."""
