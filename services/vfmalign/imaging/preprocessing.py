@@ -2,15 +2,15 @@
 
 The steps are resampling to the common grid, the input transform, cropping and padding, and normalisation. One modality
 (`Preprocessing.reference`) defines the grid. ProFound (github.com/pipiwang/ProFound, branch demo) normalises each
-channel by its z-score over nonzero voxels, then crops to the centre and pads with zeros. Its data already lie on one
-grid. Here, volumes are first resampled to one grid (`grid`). A window in Hounsfield units needs no statistics. Signals
-are measured from this window's lower bound. A 0 in padding, outside a volume or in a hidden channel therefore
-represents this bound. ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland
-and resizes each slice to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and interpolates every
-volume only once.
+channel by its z-score over nonzero voxels, then crops to the centre and pads with zeros. ProFound's own data already
+lie on one grid. Here, volumes are first resampled to one grid (`grid`). A window in Hounsfield units needs no
+statistics. Signals are measured from this window's lower bound. The value 0 in padding, outside a volume or in a hidden
+channel therefore represents this bound. ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD
+inside the gland and resizes each slice to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and
+interpolates every volume only once.
 
 Legend: C channels (modalities), D slices (feet to head), H rows (front to back), W columns (right to left), K planes
-(slices are weighted sums of planes).
+(each slice is a weighted sum of planes).
 """
 
 from __future__ import annotations
@@ -49,19 +49,20 @@ GLAND = LabelMap(name="gland", values={1: "gland"})
 
 @dataclass(frozen=True, eq=False)
 class PreparedStudy:
-    """Tensors of one study for an encoder and the head of a task. All lie on one grid of the same shape.
+    """Tensors of one study for an encoder and the head of a task. All tensors lie on one grid and have the same shape.
 
     Attributes:
         input_CDHW: float32, after the input transform.
-        clean_CDHW: float32, before the input transform but in the scale of the input. It is normalised by the input's
-            statistics, because a really degraded study would have no others. A channel hidden by the transform keeps
-            its own units. If the transform changes nothing, this tensor shares memory with the input.
+        clean_CDHW: float32, before the input transform but in the scale of the input. It is normalised by the
+            statistics of `input_CDHW`, because a really degraded study offers no other statistics. A channel hidden by
+            the transform keeps its own units. If the transform changes nothing, this tensor shares memory with the
+            input.
         scale: converts the input's signal into z-scores.
-        labels: label maps by id, (D, H, W) uint8. A missing map is not the same as an empty map.
+        labels: label maps by id, (D, H, W) uint8. A missing label map does not mean an empty label map.
         label_max: highest value of each whole label map, including values outside the crop.
         spacing_mm: along D, H, W.
-        slices: index in the study's grid of the tensors' first slice (negative if slices were padded before the grid),
-            and number of slices of this grid.
+        slices: index of the tensors' first slice in the study's grid, and number of slices of this grid. The index is
+            negative if slices of padding precede the grid.
     """
 
     input_CDHW: Tensor
@@ -90,14 +91,14 @@ def prepare_study(
         preprocessing: input format of the encoder.
         input_transform: name of an input transform; see `input_transforms.get_input_transform`.
         subject: the study's name in error messages: a request field or a generated id.
-        labels: label maps to prepare. Those that the study lacks are ignored.
-        allow_cut: accept label maps outside the crop, even if they may not be empty; see `field_of_view`.
+        labels: label maps to prepare. Labels that the study lacks are ignored.
+        allow_cut: whether to accept label maps outside the crop, even if they may not be empty; see `field_of_view`.
         context: checked before every volume.
 
     Raises:
         BadOption: the input transform is unknown.
         BadVolume: a modality is missing, does not overlap the reference, has no contrast or is too fine for the grid.
-            Or a label map that may not be empty is empty, or less than `MIN_COVERAGE` of it lies in the crop.
+            Or a label map is empty but may not be, or less than `MIN_COVERAGE` of it lies in the crop.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     transform = get_input_transform(input_transform)

@@ -1,4 +1,4 @@
-"""Private folders and files for patients' data. Only their owner can read them."""
+"""Private folders and files for patients' data. Only the owner can read these folders and files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 def make_private_folder(path: Path) -> None:
-    """Creates a folder and its missing parents with mode 0700. `mkdir` applies its mode only to the last folder."""
+    """Creates a folder and its missing parents with mode 0700. `mkdir` would apply its mode only to the last folder."""
     for folder in (*reversed(path.parents), path):
         folder.mkdir(mode=0o700, exist_ok=True)
 

@@ -3,7 +3,7 @@
 Text fields of the header (description, names, extensions) are never read, printed or written, because they often
 contain a patient's name.
 
-Legend: X, Y, Z are the array's own axes, whatever their directions in its affine.
+Legend: X, Y, Z are the axes of the array, whatever directions its affine assigns to them.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Volume:
     """A volume and the position of its voxels.
 
     Attributes:
-        array_XYZ: float32 values or, where possible, integers of 8 or 16 bits, which take a quarter to half of the
-            memory. Label maps contain small whole numbers.
+        array_XYZ: float32 values. Where possible, integers of 8 or 16 bits, which take a quarter or half of the memory.
+            Label maps contain small whole numbers.
         affine: 4×4 float64, maps voxel index to patient position in mm (NIfTI's RAS+ axes).
     """
 
@@ -72,7 +72,7 @@ class Volume:
         return int(self.array_XYZ.nbytes)
 
     def slabs(self) -> Iterator[Voxels]:
-        """Yields consecutive slabs along Z as views. Use it where processing the whole volume would copy it."""
+        """Yields consecutive slabs along Z as views. Use slabs where an operation would copy the whole volume."""
         width, height, depth = self.array_XYZ.shape
         step = max(1, _SLAB_VOXELS // (width * height))
         for first in range(0, depth, step):
@@ -95,12 +95,12 @@ def decode(
     is_label: bool | None = False,
     context: WorkContext = UNLIMITED,
 ) -> Volume:
-    """Decodes and validates one NIfTI file. Its first bytes show whether it is `.nii` or `.nii.gz`.
+    """Decodes and validates one NIfTI file. The first bytes of the file show whether it is `.nii` or `.nii.gz`.
 
     Args:
         data: the file's bytes.
         name: the volume's name in error messages: a URI, a request field or a generated id.
-        kind: modality or label map that the volume shows.
+        kind: modality or label map that the volume contains.
         is_label: true for a label map, which must contain whole numbers from 0 to 255. False for an image, which must
             have contrast. None skips both checks. Volumes of a dataset were already checked at import.
         context: checked for cancellation while a file is decompressed.
@@ -281,7 +281,9 @@ def _find_integers(low: float, high: float) -> type[np.generic] | None:
 
 
 def check_study_size(sizes_bytes: Iterable[int], subject: str) -> None:
-    """Checks that the decoded volumes of a case take at most `MAX_STUDY_BYTES`. Call it after reading each volume.
+    """Checks that the decoded volumes of a case take at most `MAX_STUDY_BYTES`.
+
+    Call this function after each volume is read.
 
     Args:
         sizes_bytes: sizes of the volumes read so far; see `Volume.size_bytes`.
@@ -301,7 +303,7 @@ def check_study_size(sizes_bytes: Iterable[int], subject: str) -> None:
 def load_case(
     store: ObjectStore, case: Case, kinds: Sequence[VolumeKind], labels: Sequence[VolumeKind] = ()
 ) -> dict[VolumeKind, Volume]:
-    """Reads and decodes some of a case's volumes.
+    """Reads and decodes some volumes of a case.
 
     Args:
         store: the deployment's object storage.
@@ -311,7 +313,7 @@ def load_case(
 
     Raises:
         NotFound: the case lacks one of these volumes.
-        DataLoss: a stored volume is missing, or differs from the one with which the dataset was created.
+        DataLoss: a stored volume is missing, or differs from the volume that the dataset was created with.
         BadVolume: a stored volume cannot be used.
     """
     volumes: dict[VolumeKind, Volume] = {}

@@ -44,21 +44,21 @@ class MmdResult:
     """MMD² of two samples with its uncertainty.
 
     Attributes:
-        mmd2: the estimate; an unbiased estimate may be negative. None if it cannot be computed, for example from one
-            row.
-        p_value: p-value of the test that x and y have the same distribution; None if there is none.
-        interval: delete-one-group jackknife interval of the estimate; None if there is none.
+        mmd2: the estimate; an unbiased estimate may be negative. None if the estimate cannot be computed, for example
+            because a sample has only one row.
+        p_value: p-value of the test that x and y have the same distribution; None if there was no test.
+        interval: delete-one-group jackknife interval of the estimate; None if there is no interval.
         aggregated_p_value: p-value of the test over a grid of bandwidths; None unless requested.
         sigma: bandwidth in units of the features; 0 for kernels without a bandwidth.
         error_bound: upper bound on the absolute error that `precision` causes in the estimate.
         below_error_bound: whether |MMD²| is at most `error_bound`.
         approximation_error: half-width of the 99 % interval for the exact MMD²; 0 if the estimator is exact.
-        permutations: number of permutations of the test; the identity counts as one if `enumerated` is true.
+        permutations: number of permutations of the test, including the identity if `enumerated` is true.
         enumerated: whether the test used all possible permutations.
         precision: floating-point type of the rows in the computation: bfloat16, float32 or float64.
-        backend: `torch` or `triton`, whichever summed the kernel matrix.
+        backend: backend that summed the kernel matrix: `torch` or `triton`.
         absent_reason: why the estimate, the p-value or the interval is None; empty otherwise.
-        top_channels: the channels that move most and MMD² without these channels; None for raw features.
+        top_channels: the channels that move most, and MMD² without these channels; None for raw features.
         excluded_movement: channels that do not vary in the reference but move between x and y; None for raw features.
     """
 
@@ -106,11 +106,11 @@ def mmd2(
             estimator for `pairing`.
         kernel: `gaussian`, `gaussian_mixture`, `laplacian`, `rational_quadratic`, `inverse_multiquadric`, `polynomial`
             or `linear`.
-        sigma: bandwidth in units of the features. If None, the median distance between the rows of `reference`; without
-            `reference`, between the rows of x and y together.
+        sigma: bandwidth in units of the features. If None, the bandwidth is the median distance between the rows of
+            `reference` or, without `reference`, between the rows of x and y together.
         reference: features (r, d) whose median distance is the bandwidth. Without a reference, the bandwidth grows with
             the shift between x and y.
-        standardised: whether to centre and scale each channel by the reference, as a check does. The scale is the
+        standardised: whether to centre and scale each channel by the reference. A check does so too. The scale is the
             channel's SD, but at least 0.1 of the median SD. `sigma` is then in units of the standardised features.
         precision: minimum precision: `fast` (bfloat16 on CUDA, float32 elsewhere), `high` (float32) or `exact`
             (float64).
@@ -172,13 +172,13 @@ def mmd_test(
         y: features (m, d).
         pairing: see `mmd2`.
         groups_x: group label (patient) of each row of x; empty if every row is its own group. The test permutes all
-            rows of a group together, and the jackknife leaves them out together.
-        groups_y: group label of each row of y. Paired samples use `groups_x` for both samples.
+            rows of a group together, and the jackknife leaves all rows of a group out together.
+        groups_y: group label of each row of y. For paired samples, `groups_x` also contains the groups of y.
         permutations: number of permutations. For paired samples, a permutation swaps x and y in some groups. For
-            independent samples, it assigns the groups to x and y at random.
+            independent samples, a permutation assigns the groups to x and y at random.
         seed: seed of the permutations, 0 to 2⁶⁴ − 1.
-        method: `permutation` or `wild_bootstrap`. The wild bootstrap is for independent samples with n = m: it flips
-            the signs of random pairs of rows.
+        method: `permutation` or `wild_bootstrap`. The wild bootstrap flips the signs of random pairs of rows and
+            requires independent samples with n = m.
         aggregated: whether to run a second test over a grid of bandwidths, which does not depend on `sigma`.
         level: nominal coverage of the interval.
         estimator: see `mmd2`.
@@ -191,7 +191,7 @@ def mmd_test(
         frequencies: see `mmd2`.
 
     Raises:
-        BadTensor, BadOption, CaseOrderMismatch, Exhausted: as for `mmd2`, or the groups do not match the rows.
+        BadTensor, BadOption, CaseOrderMismatch, Exhausted: as for `mmd2`. Also if the groups do not match the rows.
     """
     options = _to_options(
         {
@@ -299,5 +299,8 @@ def _wrong_type(dtype: object, name: str) -> BadTensor:
 
 
 def machine_memory_bytes() -> int:
-    """Returns the machine's memory in bytes, so that larger comparisons are rejected instead of killed."""
+    """Returns the machine's memory in bytes.
+
+    A comparison that needs more memory is rejected, because the system would kill it.
+    """
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -2,7 +2,7 @@
 
 The samples are stored feature sets, `.npy` files or arrays.
 
-Environment variables contain the settings, as for a service.
+The settings come from environment variables, as for a service.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ComparisonSettings(Settings):
 
 @dataclass(frozen=True)
 class LocalComparison:
-    """Comparison that is ready to run, because its options and sizes are checked and its samples are read."""
+    """Comparison that is ready to run: its options and sizes were checked, and its samples were read."""
 
     samples: Sequence[Sample]
     options: ComputeOptions
@@ -99,7 +99,7 @@ def compare_arrays(
     reference: Mapping[str, FeatureArray],
     options: ComputeOptions,
 ) -> ComputeResponse:
-    """Compares arrays layer by layer, limited by the machine's memory. Raises the errors of `compare`."""
+    """Compares arrays layer by layer. The memory limit is the machine's memory. Raises the errors of `compare`."""
     samples = Sample("x", x), Sample("y", y), Sample("reference", reference)
     return compare(*samples, options, ComputeConfig(memory_bytes=machine_memory_bytes()), measure_channels=False)
 

@@ -164,8 +164,8 @@ def load_encoder(store: ObjectStore, model_id: str) -> tuple[Encoder, ModelCard]
 
     Raises:
         NotFound: no model has this id.
-        DataLoss: the weights are missing, or differ from those that the card describes.
-        PreconditionFailed: this version cannot build the card's architecture.
+        DataLoss: the weights are missing, or differ from the weights that the card describes.
+        PreconditionFailed: this version cannot build the architecture that the card names.
         BadCheckpoint: the stored weights do not fit the architecture.
     """
     card = load_card(store, model_id)

@@ -1,8 +1,8 @@
 """Interface of all encoders, and pooling of a layer to one row per study.
 
-An input may contain padded slices beyond its volume, or only some slices of the volume. `slices_N2` tells this to
-encoders that process single slices. For each study of a batch, it contains two numbers: the index of the input's first
-slice in the volume (negative if slices were padded before the volume), and the number of slices of the volume.
+An input may contain padded slices beyond its volume, or only some slices of the volume. Encoders that process single
+slices get this information as `slices_N2`. For each study of a batch, it contains two numbers: the index of the input's
+first slice in the volume (negative if slices were padded before the volume), and the number of slices of the volume.
 
 Axes: N batch, C channels, D depth, H height, W width of a map. A token model returns its patch tokens as a map, and the
 slices of a slice model lie along D. The mean over space is therefore the mean over patches and slices.

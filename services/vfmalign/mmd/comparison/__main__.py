@@ -1,4 +1,4 @@
-"""`python -m vfmalign.mmd.comparison X Y --pairing …`: compare samples without a server, also with torchrun."""
+"""`python -m vfmalign.mmd.comparison X Y --pairing …`: compares samples without a server, also under torchrun."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _log = logs.get(__name__)
 class BackendSums:
     """Sums of each kernel, and the backend that computed them.
 
-    `note` is the reason if this is not the requested backend, otherwise empty.
+    `note` explains why the requested backend was not used; it is empty if that backend was used.
     """
 
     sums: list[Sums]
@@ -35,7 +35,7 @@ class BackendSums:
 def accumulate(
     matrix: Matrix, kernels: Sequence[BoundKernel], layout: Layout, engine: ComputeConfig, *, squares: bool = False
 ) -> BackendSums:
-    """Computes the sums of each kernel's matrix and adds them up over all processes.
+    """Computes the sums of each kernel matrix, and adds up the sums of all processes.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.

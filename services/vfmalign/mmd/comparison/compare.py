@@ -60,17 +60,17 @@ def compare(
     """Checks options and sizes, and compares two samples layer by layer.
 
     Args:
-        x: the first sample (before). If the layers of x do not fit into memory together, they are streams, and one
-            layer is read at a time. The estimator `random_fourier` reads streams block by block and requires the rows
-            of a group to be adjacent.
+        x: the first sample (before). If the layers of x do not fit into memory together, each layer is a stream, and
+            one layer is read at a time. The estimator `random_fourier` reads streams block by block and requires the
+            rows of a group to be adjacent.
         y: the second sample (after).
         reference_sample: sample from which the centre and scale of each channel and the bandwidth are computed. If
             None, `options` must contain a bandwidth rule that needs no reference.
         options: layers, estimator, kernel and test to use.
         engine: device, precision and memory limit.
         standardise: whether to compare standardised features as well, if there is a reference.
-        measure_channels: whether to measure the contribution of the channels that move most, and the movement of the
-            channels that standardisation excludes.
+        measure_channels: whether to measure two things: how much the channels that move most contribute, and how far
+            the channels that standardisation excludes move.
 
     Raises:
         BadOption: options conflict with each other or with the samples, or the bandwidth is 0.

@@ -29,13 +29,13 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Statistics:
-    """Values of one estimator for the samples, for each permutation, and without each group in turn.
+    """Values of one estimator: for the samples, for each permutation, and for the samples without each group in turn.
 
     Attributes:
         observed: MMD² of the samples.
         permuted_B: MMD² under each permutation.
-        left_out: MMD² without each group in turn: one array for paired samples, two for independent ones; empty if
-            there is no interval.
+        left_out: MMD² without each group in turn. One array for paired samples, two arrays for independent samples;
+            empty if there is no interval.
         interval_absent_reason: why there is no interval; empty otherwise.
     """
 
@@ -55,7 +55,10 @@ class Design(Protocol):
     groups: int
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """Returns the matrix to sum. Its rows are those of x in `x_order`, followed by those of y in `y_order`."""
+        """Returns the matrix to sum.
+
+        The matrix contains the rows of x in the order `x_order`, followed by the rows of y in the order `y_order`.
+        """
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Draws permutations under which the samples are exchangeable if x and y have the same distribution."""

@@ -2,7 +2,7 @@
 
 A channel that is constant in the reference has no SD to divide by. If such a channel varies in x or y, MMD² of the
 standardised features does not show this. Standardisation keeps channels whose SD is below `SCALE_FLOOR` times the
-median SD, but above the limit for exclusion. It divides them by a tenth of the median SD.
+median SD, but above the limit for exclusion. Standardisation divides these channels by a tenth of the median SD.
 
 Legend: I rows of one block, C channels of the input, E excluded channels.
 """

@@ -55,7 +55,7 @@ def approximate_shift(
     groups_x: Sequence[str] = (),
     groups_y: Sequence[str] = (),
 ) -> ShiftResult:
-    """Computes MMD² of one layer by random Fourier features. Its interval covers the error of the random frequencies.
+    """Computes MMD² of one layer by random Fourier features. The interval covers the error of the random frequencies.
 
     Args:
         x: first sample, not yet standardised; this function standardises it block by block.
@@ -63,7 +63,7 @@ def approximate_shift(
         scaled: standardisation and bandwidth.
         options: kernel, frequencies and test.
         engine: device, precision and context.
-        groups_x: group of each row of x (paired samples: of each pair); empty if each row is its own group.
+        groups_x: group of each row of x or, for paired samples, of each pair; empty if each row is its own group.
         groups_y: group of each row of y.
 
     Raises:

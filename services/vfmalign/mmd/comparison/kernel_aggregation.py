@@ -2,9 +2,9 @@
 
 The test statistic is the maximum over all kernels of the normalised MMD². The grid of kernels comes from MMD-FUSE
 (Biggs, Schrab, Gretton: MMD-FUSE: Learning and Combining Kernels for Two-Sample Testing Without Data Splitting, NeurIPS
-2023). MMD-FUSE divides by the root mean square of the kernel, and max-T (Westfall and Young, 1993) by the standard
-deviation over permutations. The normaliser of this module lies between the two. The test keeps its level, because the
-grid and the normalisers do not depend on which rows are labelled x.
+2023). MMD-FUSE divides by the root mean square of the kernel. Max-T (Westfall and Young, 1993) divides by the standard
+deviation over permutations. The normaliser of this module lies between those of MMD-FUSE and max-T. The test keeps its
+level, because the grid and the normalisers do not depend on which rows are labelled x.
 
 Legend: N rows of x, M rows of y, C channels, F kernels, B permutations.
 """

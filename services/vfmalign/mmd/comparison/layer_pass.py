@@ -50,7 +50,7 @@ class LayerStatistics:
 
     Attributes:
         aggregate: observed and permuted values of the statistic over a grid of kernels; None if not requested.
-        backend, backend_note: the backend that summed the kernel matrix, and why it is not the requested one.
+        backend, backend_note: the backend that summed the kernel matrix, and why the requested backend was not used.
     """
 
     sigma: float
@@ -69,7 +69,7 @@ def compute_layer(
     """Computes the statistics of one layer. Repeats the pass in float64 if no digit of the estimate is reliable.
 
     Raises:
-        BadTensor: the features are too large, in absolute terms (their squares overflow) or relative to σ.
+        BadTensor: the features are too large: their squares overflow, or the features are too large relative to σ.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     fewest = min(len(x_NC), len(y_MC))

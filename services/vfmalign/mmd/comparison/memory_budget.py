@@ -1,6 +1,6 @@
 """Memory estimates for a comparison.
 
-A comparison that would exceed the memory limit is rejected before any feature is read.
+If a comparison would exceed the memory limit, it is rejected before any feature is read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SampleShape:
 
 
 def get_sample_shape(sample: Sample) -> SampleShape:
-    """Returns the size of a sample. Does not check the features, because `samples.check` does so."""
+    """Returns the size of a sample. This function does not check the features; `samples.check` does."""
     shapes = {layer: get_shape(features) or (0,) for layer, features in sample.layers.items()}
     rows = max((shape[0] for shape in shapes.values()), default=0)
     channels = {layer: shape[-1] if len(shape) > 1 else 0 for layer, shape in shapes.items()}
@@ -61,7 +61,7 @@ def widths(shape: SampleShape, options: ComputeOptions) -> list[int]:
 
 
 def reads_blocks(options: ComputeOptions) -> bool:
-    """Returns whether the comparison reads x and y only in blocks, so that they may be arbitrarily long streams."""
+    """Returns whether the comparison reads x and y only in blocks. If so, x and y may be streams of any length."""
     return options.estimator == "random_fourier" and not options.measures and not options.projection
 
 

@@ -35,9 +35,9 @@ class Sample:
     """Feature vectors of the same rows (cases) in one or more layers.
 
     Attributes:
-        name: name in errors: field of the request: `x`, `y` or `reference`.
-        layers: maps each layer to its features_NC, of type float16 to float64. These are arrays, or streams if the
-            layers do not fit into memory together.
+        name: name of the sample in errors, as in the request: `x`, `y` or `reference`.
+        layers: maps each layer to its features_NC, of type float16 to float64. These features are arrays, or streams if
+            the layers do not fit into memory together.
         groups: group label (patient) of each row; empty if every row is its own group.
         case_ids: case id of each row; empty if the cases are unknown.
         source: field of `FeatureSource` that the request sets; None if the sample does not come from a request.
@@ -60,13 +60,13 @@ class Sample:
         return not all(isinstance(features, np.ndarray) for features in self.layers.values())
 
     def get_layer_path(self, layer: str) -> str:
-        """Returns the path of the request's field with this layer, or `name` if there is no request."""
+        """Returns the path of this layer's field in the request, or `name` if there is no request."""
         if self.source == "inline":  # layers are in the order of the request
             return f"{self._path}.layers[{list(self.layers).index(layer)}].features"
         return f"{self._path}.object" if self.source == "uploaded" else self._path
 
     def get_label_path(self, labels: str) -> str:
-        """Returns the path of the request's field with the labels (`groups` or `case_ids`)."""
+        """Returns the path of the request's field that contains the labels (`groups` or `case_ids`)."""
         return self._path if self.source == "feature_set_id" else f"{self._path}.{labels}"
 
     @property
@@ -147,7 +147,7 @@ def _find_non_finite_row(features_NC: FeatureArray, context: WorkContext) -> int
 
 
 def number_groups(sample: Sample) -> Sample:
-    """Replaces group labels with numbers in ascending order, because streams cannot be sorted by label.
+    """Replaces group labels with ascending numbers, because the rows of streams cannot be sorted by label.
 
     Raises:
         BadOption: the rows of a group are not adjacent.
@@ -212,7 +212,7 @@ def _take(sample: Sample, rows: Sequence[int]) -> Sample:
 def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: str) -> tuple[str, ...]:
     """Returns the layers to compare, with the primary layer first.
 
-    These are the selected layers or, without a selection, all layers that every sample has.
+    These layers are the selected layers or, if none are selected, all layers that every sample has.
 
     Raises:
         BadOption: a sample lacks a selected layer, or the samples have no layer in common.
@@ -270,8 +270,8 @@ def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
 def describe_shared_cases(x: Sample, y: Sample, reference: Sample) -> str:
     """Returns a caution if the reference shares cases or groups with x or y; empty otherwise.
 
-    A shared case is not an error: the bias matters only with few rows and many channels, and for samples of a single
-    patient there is no other reference.
+    A shared case is not an error. The bias matters only with few rows and many channels, and samples of a single
+    patient have no other reference.
     """
     for what, field in (("cases", "case_ids"), ("groups", "groups")):
         labels = set(getattr(reference, field))

@@ -1,9 +1,11 @@
-"""Standardises one layer by a reference. Computes the bandwidths for its raw and its standardised features.
+"""Standardises one layer by a reference.
+
+Computes the bandwidths for the raw and the standardised features of the layer.
 
 Scale and bandwidth come from the reference, because values computed from x and y would grow with the shift.
 
-Legend: F rows from which a scale is computed, N rows of a sample, C channels of the input, K channels that remain, T
-removed channels.
+Legend: F rows that determine a scale, N rows of a sample, C channels of the input, K channels that remain, T removed
+channels.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Scaled:
         affine: transformation of the features.
         sigma: bandwidth; 0 if the kernel needs no bandwidth, or if `absent_reason` is set.
         channels_excluded: number of channels that standardisation excludes.
-        channels_at_floor: number of channels whose SD is below the smallest allowed scale, which replaces it.
+        channels_at_floor: number of channels whose SD is below the smallest allowed scale. This scale replaces their
+            SD.
         median_sd: median SD of the remaining channels in units of the features; 0 for raw features.
         absent_reason: why there is no bandwidth; empty otherwise.
     """
@@ -68,7 +71,8 @@ def scalings(
 ) -> Iterator[Scaled]:
     """Yields the raw layer and, if there is a reference, the layer standardised by this reference.
 
-    Neither scale nor bandwidth can be computed from a reference of one row. Both layers then contain the reason.
+    A reference of one row yields neither a scale nor a bandwidth. The `absent_reason` of both layers then contains the
+    reason.
 
     Args:
         features: features of x, y and an optional reference. The reference must be in memory.
@@ -113,7 +117,9 @@ def leave_out(
     kernel: Kernel,
     engine: ComputeConfig,
 ) -> Scaled:
-    """Returns a layer without some input channels. Its bandwidth is computed again, by the same rule.
+    """Returns a layer without some input channels.
+
+    The bandwidth of the remaining layer is computed again, by the same rule.
 
     Raises:
         BadOption: no channel remains, or the bandwidth is 0.
@@ -175,7 +181,10 @@ def _sigma(features: Sequence[Features], affine: Affine, layer: str, kernel: Ker
 
 
 def prepare_bandwidth_rows(features: Sequence[Features], affine: Affine, engine: ComputeConfig) -> rows.Rows:
-    """Returns the rows for computing a bandwidth, in float64. A fixed subset replaces too many rows."""
+    """Returns the rows that a bandwidth is computed from, in float64.
+
+    If there are too many rows, a fixed subset replaces them.
+    """
     ends = np.cumsum([0, *(get_shape(sample)[0] for sample in features)])
     selected = bandwidths.sample_rows(int(ends[-1]))
     parts: list[FeatureArray] = []

@@ -1,4 +1,4 @@
-"""The channels that move most between paired samples: their share of the displacement, and MMD² without these channels.
+"""The channels that move most between paired samples, their share of the displacement, and MMD² without them.
 
 Distances between rows add up over all channels, so a few channels that move far can dominate MMD².
 
@@ -44,7 +44,7 @@ def measure_top_channels(
 ) -> TopChannels:
     """Measures how much the ⌈K/100⌉ channels with the largest mean squared displacement contribute to MMD².
 
-    Reads the samples again to compute the displacement. Evaluates the kernel again, but runs no test.
+    Reads the samples again to compute the displacement. Also evaluates the kernel again, but runs no test.
 
     Args:
         features: features of x, y and the reference in this layer; not used if `plan` is None.

@@ -25,10 +25,10 @@ class ComputeConfig:
             on a CPU. A comparison uses float64 anyway if it is small, or if a lower precision would lose too many
             digits.
         backend: backend that sums kernel matrices; `auto` selects torch on every device.
-        memory_bytes: memory limit of one comparison in bytes. It is checked before the comparison starts.
+        memory_bytes: memory limit of one comparison in bytes. The limit is checked before the comparison starts.
         tile_shape: maximum rows and columns of a tile; None for the default of the device.
-        context: can stop the computation by raising Cancelled or DeadlineExceeded. One thread checks it before every
-            tile, several threads every few milliseconds.
+        context: can stop the computation by raising Cancelled or DeadlineExceeded. A single thread checks the context
+            before every tile. Several threads check it every few milliseconds.
         cache: cache of prepared rows, which several comparisons may share; by default no cache.
         communicator: processes that share the work of one comparison; by default only this process.
     """

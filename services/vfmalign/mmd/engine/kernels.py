@@ -1,6 +1,6 @@
 """Kernels as functions of the squared distance or of the product of two rows.
 
-A kernel is bound to a bandwidth once and then evaluated tile by tile, in the caller's buffers. The kernel multiplies
+A kernel is bound to a bandwidth once and then evaluated tile by tile, in the caller's buffers. Each kernel multiplies
 its argument by a scale. Code that computes the argument can apply this scale at no extra cost.
 
 Legend: I rows and J columns of one tile.
@@ -31,13 +31,14 @@ class BoundKernel:
         argument: `distance` for k(x, y) = f(s·‖x − y‖²) of centred features, or `product` for k(x, y) = f(s·x·y) of
             uncentred features.
         scale: the scale s in `argument`.
-        profile: the function f. It overwrites a tile of scaled arguments with kernel values and returns the tile.
-        slope: |∂k/∂u|, where u is the argument without the scale. From the error of u, the slope yields a bound for the
+        profile: the function f. The function overwrites a tile of scaled arguments with kernel values and returns the
+            tile.
+        slope: |∂k/∂u|, where u is the argument without the scale. The slope converts the error of u to a bound on the
             error of the kernel value. For distances, this is the largest slope where kernel values matter; for
             products, the slope at |k| = 1.
         gaussian_sigmas: bandwidth of each Gaussian if the kernel is a mean of Gaussians; otherwise empty.
         sigma: bandwidth, for backends that do not call `profile`; 0 for kernels without a bandwidth.
-        sqrt_slope: factor c if |k(u + ε) − k(u)| grows as c·√ε near u = 0, where the slope is unbounded; 0 for smooth
+        sqrt_slope: factor c if the slope is unbounded near u = 0, where |k(u + ε) − k(u)| grows as c·√ε; 0 for smooth
             kernels.
         degree: exponent p if the kernel is the p-th power of a product. The slope is then `slope`·|k|^(1 − 1/p).
     """

@@ -15,8 +15,8 @@ _T = TypeVar("_T")
 class IdentityKey:
     """Key that compares an object by identity. The key contains only a weak reference to the object.
 
-    A large array can therefore be freed after its comparison, while small values computed from the array stay in the
-    cache. The key of a freed array equals no other key, even if a new object gets the same address.
+    A large array can therefore be freed after its comparison. Small values that were computed from the array stay in
+    the cache. The key of a freed array equals no other key, even if a new object gets the same address.
     """
 
     def __init__(self, thing: object) -> None:
@@ -55,7 +55,7 @@ class SizedLruCache:
 
         Args:
             key: equal keys must have equal values.
-            factory: creates the value; called without the lock, because creating a value may take long.
+            factory: creates the value. The cache calls it without the lock, because it may take long.
             sizeof: returns the size of the value in bytes.
         """
         with self._lock:

@@ -35,13 +35,13 @@ _pool_time = threading.local()
 
 
 def choose_threads(device: torch.device, tasks: int) -> int:
-    """Returns the number of threads: torch's number of threads, up to a limit; 1 on a GPU or for few tasks."""
+    """Returns the number of threads to use: torch's number of threads, up to a limit; 1 on a GPU or for few tasks."""
     threads = min(torch.get_num_threads(), _MAX_THREADS) if device.type == "cpu" else 1
     return threads if tasks >= threads * _MIN_TASKS_PER_THREAD else 1
 
 
 def cpu_seconds() -> float:
-    """Returns the CPU time of this thread, including the thread pools that it ran."""
+    """Returns the CPU time of this thread and of the thread pools that it ran."""
     return time.thread_time() + float(getattr(_pool_time, "seconds", 0.0))
 
 

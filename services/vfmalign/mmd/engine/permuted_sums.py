@@ -2,7 +2,7 @@
 
 T is computed tile by tile and never stored as a whole.
 
-Legend: N rows, I rows and J columns of one tile, G groups, B permutations, b a range of permutations.
+Legend: N rows, I rows and J columns of one tile, G groups, B permutations; b is a range of permutations.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ _ROW_ROUNDOFF: dict[PrecisionName, float] = {"bfloat16": 2.0**-9}
 
 
 def choose(least: Precision, rows: int, channels: int, device: torch.device) -> PrecisionName:
-    """Chooses the precision of the first pass. It is never lower than requested.
+    """Chooses the precision of the first pass. The chosen precision is never lower than the requested precision.
 
     On a CPU, `fast` equals `high`, because only CUDA's matrix units process bfloat16 rows faster.
     """
@@ -50,8 +50,8 @@ class Magnitudes:
 
     The values of a kernel of products grow with the norms of the rows. |k(x_i, x_j)|² ≤ k(x_i, x_i)·k(x_j, x_j),
     because the kernel is positive definite. The kernel's slope times ‖x_i‖‖x_j‖ is also a positive definite kernel. For
-    both, the root mean square over all pairs of rows is therefore at most the root mean square over the pairs (x_i,
-    x_i), which needs one number per row.
+    both kernels, the root mean square over all pairs of rows is therefore at most the root mean square over the pairs
+    (x_i, x_i). The latter needs one number per row.
 
     Args:
         kernel: kernel to bound.
@@ -106,9 +106,9 @@ def error_bound(
 
     - Products. Their errors are assumed to be independent with mean 0 (Higham and Mary, SIAM J. Sci. Comput. 2019). The
       error of a product of two rows of D channels is about u·√D·‖x‖‖y‖. MMD² averages n² products.
-    - Norms, and rows rounded to bfloat16. These errors affect all kernel values of a row in the same way. Their weight
-      is the witness function at the row, which is small. For a rounded row, the slope of the witness function also has
-      an effect. This slope may be as large as that of one kernel even where the witness function is 0.
+    - Norms, and rows rounded to bfloat16. Such an error affects all kernel values of its row in the same way. Its
+      weight is the witness function at the row, which is small. For a rounded row, the slope of the witness function
+      also has an effect. This slope may be as large as that of one kernel even where the witness function is 0.
     - Sums of a row over a tile. The error is about u times the sum (0.8u measured), however many entries the sum has.
       These errors therefore average out only over n rows.
     - Errors that repeat in all rows and therefore do not average out. They occur if kernel values repeat, because the

@@ -40,8 +40,8 @@ def squared_distances(
 ) -> Tensor:
     """Writes s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`.
 
-    Small values may become negative through rounding. The norms are added after the product, because `addmm` is slower
-    although it saves one pass over the tile.
+    Small values may become negative through rounding. The norms are added after the product. `addmm` would save one
+    pass over the tile, but it is slower.
     """
     products(x, y, rows, columns, out_IJ, context=context)
     torch.add(scale * y.norms_N[columns], out_IJ, alpha=-2.0 * scale, out=out_IJ)
@@ -56,7 +56,9 @@ def products(
 
 
 def multiply(a_IK: Tensor, b_KJ: Tensor, context: WorkContext, out_IJ: Tensor | None = None) -> Tensor:
-    """Returns a matrix product, in `out_IJ` if this is given. Checks `context` before each block of rows.
+    """Returns a matrix product, written to `out_IJ` if `out_IJ` is not None.
+
+    Checks `context` before each block of rows.
 
     The block size does not affect the order in which the K terms of an element are added. A GPU computes all rows as
     one block.

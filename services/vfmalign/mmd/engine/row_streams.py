@@ -1,7 +1,7 @@
 """Streams of feature rows, read block by block from arrays, `.npy` files and stored feature sets.
 
-A stream can be read any number of times and returns the same rows each time. It checks that all values are finite. Only
-the blocks in use are in memory.
+A stream can be read any number of times and returns the same rows each time. The stream checks that all values are
+finite. Only the blocks in use are in memory.
 
 Legend: N rows of a stream, R rows of a block, C channels.
 """
@@ -77,7 +77,7 @@ class ArrayRows:
 
 
 class NpyRows:
-    """Stream of a `.npy` file. Each block maps the file anew, so that pages read earlier do not occupy memory.
+    """Stream of a `.npy` file. Each block maps the file anew, so that the pages of earlier blocks do not occupy memory.
 
     Args:
         path: path of the file. Pickled objects in the file are never loaded.
@@ -115,7 +115,9 @@ class NpyRows:
 
 
 class StoredRows:
-    """Stream of one layer of a stored feature set. Parts are verified by digest. The latest part stays in memory.
+    """Stream of one layer of a stored feature set.
+
+    Parts are verified by digest. The stream keeps the latest part in memory.
 
     A part is one object that contains all layers of some rows. Reading one layer therefore transfers all layers.
 
@@ -191,7 +193,7 @@ def to_numpy(block_RC: Tensor) -> NDArray[Any]:
 
 
 def check_group_count(groups: Sequence[str], rows: int, name: str) -> None:
-    """Raises BadTensor if the sample `name` has a different number of groups and rows."""
+    """Raises BadTensor if the number of groups of the sample `name` differs from its number of rows."""
     if len(groups) != rows:
         raise BadTensor(
             f"expected one group per row, got {len(groups)} groups for {rows} rows",
@@ -204,7 +206,7 @@ def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:
     """Checks that two streams can be compared.
 
     Raises:
-        BadTensor: the streams differ in their number of channels, or paired samples in their number of rows.
+        BadTensor: the streams have different numbers of channels, or paired samples have different numbers of rows.
     """
     if x.channels != y.channels:
         raise BadTensor(

@@ -58,8 +58,8 @@ class Affine:
 
         Args:
             block_IC: the rows to standardise.
-            buffer_IC: float64 buffer for the result; None to allocate one. Allocating memory takes longer than
-                computing a block.
+            buffer_IC: float64 buffer for the result; if None, a buffer is allocated. A buffer saves time: allocating
+                memory takes longer than computing a block.
         """
 
         def on_device(values_C: FloatArray | NDArray[np.bool_]) -> Tensor:
@@ -118,7 +118,10 @@ class Rows:
             block.norms_N.copy_(squared_norms(block.values_NK))
 
     def copy_(self, other: Rows) -> None:
-        """Overwrites all rows with other rows. Both must agree in number and precision."""
+        """Overwrites all rows with other rows.
+
+        The two sets of rows must have the same number of rows and the same precision.
+        """
         self.values_NK.copy_(other.values_NK)
         self.norms_N.copy_(other.norms_N)
 
@@ -176,10 +179,11 @@ def prepare(
     cache: SizedLruCache = NO_CACHE,
     context: WorkContext = UNLIMITED,
 ) -> Rows:
-    """Standardises and rounds all parts. Works block by block, so that no float64 copy of all features is needed.
+    """Standardises and rounds all parts. Works block by block, which avoids a float64 copy of all features.
 
     Args:
-        parts: pairs of features [N, C] (float16 to float64) and the order for their rows (None to keep the order).
+        parts: pairs. Each pair contains features [N, C] (float16 to float64) and the order of their rows (None to keep
+            the order).
         affine: centre and scale, applied in float64 before rounding.
         precision: precision to which values are rounded.
         device: device that will compute the products.

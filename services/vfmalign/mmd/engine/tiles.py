@@ -41,7 +41,7 @@ class Layout:
     """Blocks and groups of the rows, and the weight of each group in each permutation.
 
     Attributes:
-        block_sizes: number of rows of each block, in order. There is one row sum for each block.
+        block_sizes: number of rows of each block, in order. Each row has one sum per block.
         group_of_N: group index of each row, in ascending order, so that the rows of a group are contiguous.
         weights_GB: weight of each group's rows in each permutation (−1, 0 or 1); B may be 0.
     """
@@ -81,7 +81,7 @@ class Sums:
 
 
 class Matrix(Protocol):
-    """Symmetric matrix that depends on the kernel and is computed one rectangle at a time."""
+    """Symmetric matrix that depends on the kernel. It is computed one rectangle at a time."""
 
     device: torch.device
     dtype: torch.dtype
@@ -95,13 +95,16 @@ class Matrix(Protocol):
         squares: list[float],
         context: WorkContext = UNLIMITED,
     ) -> Iterator[Tensor]:
-        """Yields the rectangle [I, J] for each kernel in turn. It is valid until the next one is requested.
+        """Yields the rectangle [I, J] for each kernel in turn.
+
+        A rectangle is valid until the next rectangle is requested.
 
         Args:
             rows: range of the I rows.
             columns: range of the J columns, either equal to `rows` or disjoint from it.
             kernels: kernels to evaluate.
-            squares: one sum per kernel, to which Σ k² over the off-diagonal entries is added; empty if not needed.
+            squares: one sum per kernel; the function adds Σ k² over the off-diagonal entries to it. Empty if not
+                needed.
             context: checked before every matrix product and between kernels.
         """
 
@@ -220,7 +223,7 @@ class _TileBuffers(threading.local):
         self._buffers: list[Tensor] = []
 
     def get(self, rows: slice, columns: slice, count: int) -> list[Tensor]:
-        """Returns `count` tiles that have the size of the rectangle and undefined contents."""
+        """Returns `count` tiles of the rectangle's size, with undefined contents."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
         if len(self._buffers) < count or self._buffers[0].numel() < height * width:
             size = max(height * width, self._buffers[0].numel() if self._buffers else 0)
@@ -267,7 +270,7 @@ class Accumulator:
         self._within_G, self._quadratic_B = zeros(groups), zeros(permutations)
 
     def reduce(self, tile_IJ: Tensor, rows: slice, columns: slice, context: WorkContext = UNLIMITED) -> TileSums:
-        """Returns the sums of a tile. The tile may be overwritten afterwards. This method is thread-safe.
+        """Returns the sums of a tile. The caller may overwrite the tile afterwards. This method is thread-safe.
 
         Checks `context` before every few permutations.
         """
@@ -325,12 +328,13 @@ def accumulate(
         kernels: kernels, which are all evaluated on the same distances.
         layout: blocks, groups and permutations of the rows.
         tile_shape: maximum rows and columns of a tile; None for the default of the device.
-        context: every thread that computes tiles checks it before each product, each kernel and every few thousand
-            permutations. If there are several such threads, the caller also checks it every few milliseconds.
+        context: each thread that computes tiles checks the context before each product, each kernel and every few
+            thousand permutations. If several threads compute tiles, the caller also checks the context every few
+            milliseconds.
         squares: whether to sum k² as well.
         shard: (index, count): sums only the tiles with number % count = index. The caller all-reduces the sums.
         threads: number of threads that compute tiles; if None, it depends on the device and the number of tiles. The
-            number changes the sums only if a product in one thread is rounded differently than in several threads.
+            number of threads changes the sums only if one thread rounds a product differently than several threads do.
     """
     accumulator = Accumulator(layout, kernels, matrix)
     height, width = tile_shape or default_tile_shape(matrix.device)
@@ -362,11 +366,11 @@ def default_tile_shape(device: torch.device) -> TileShape:
 
 
 def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator[Tile]:
-    """Yields rectangles that cover each entry on and above the diagonal of a symmetric matrix once.
+    """Yields rectangles of a symmetric matrix. Together, they cover each entry on and above the diagonal once.
 
     Rectangles on the diagonal are squares. Rectangles above the diagonal are wide, and their width is a multiple of
-    their height. They are ordered column by column from the top, so that consecutive rectangles have the same columns.
-    No rectangle spans two blocks.
+    their height. The rectangles are ordered column by column from the top, so that consecutive rectangles have the same
+    columns. No rectangle spans two blocks.
     """
     width = max(height, width - width % height)
     panels = list(_spans(block_sizes, height))

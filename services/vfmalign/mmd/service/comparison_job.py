@@ -69,7 +69,7 @@ class PreparedComparison:
 
 
 def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
-    """Checks options and sizes before it reads any features. Then reads the features of a short comparison.
+    """Checks options and sizes before reading any features. Then reads the features of a short comparison.
 
     Args:
         job: the requested comparison.
@@ -100,7 +100,7 @@ def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
         engine: device and memory limit.
 
     Raises:
-        VfmalignError: reading or comparing the samples failed, or was stopped (Cancelled, DeadlineExceeded, Exhausted).
+        VfmalignError: reading or comparing the samples failed or was stopped (Cancelled, DeadlineExceeded, Exhausted).
     """
     job, stages, samples = prepared.job, prepared.job.stages, prepared.samples
     job.context.checkpoint()
@@ -147,7 +147,7 @@ def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfi
 
 
 def to_cost(stages: Stages, device: torch.device, peak_device_memory_bytes: int = 0) -> Cost:
-    """Returns the cost of a comparison so far. Its device is `cpu` or `cuda:<index> <name>`."""
+    """Returns the cost of a comparison so far. The device in the cost is `cpu` or `cuda:<index> <name>`."""
     return Cost(
         stages=tuple(StageTiming(stage=stage, seconds=seconds) for stage, seconds in stages.seconds().items()),
         device=f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu",

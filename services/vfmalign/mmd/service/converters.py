@@ -1,6 +1,7 @@
 """Converts a `ComputeRequest` to options and samples.
 
-Options are converted through the message's record (`client.messages.mmd`). Tensors are too large for this.
+Options are converted through the message's record (`client.messages.mmd`). Samples are converted without a record,
+because tensors are too large for one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def to_options(request: mmd_pb2.ComputeRequest) -> ComputeOptions:
 
 
 def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
-    """Converts a source, which is a stored feature set, an uploaded object or inline features.
+    """Converts a source: a stored feature set, an uploaded object or inline features.
 
     Raises:
         BadOption: the request does not set a source.

@@ -1,6 +1,7 @@
 """Reads the samples of a request from object storage: stored feature sets and uploaded objects.
 
-The reader determines sizes before it reads features, so that comparisons that exceed the memory are rejected early.
+The reader determines sizes before it reads features. A comparison that exceeds the memory limit is therefore rejected
+early.
 
 Legend: N rows, C channels.
 """
@@ -61,7 +62,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """Safetensors file that a client uploaded, with the labels of its rows. A size of 0 means unknown."""
+    """Safetensors file that a client uploaded, with the labels of its rows.
+
+    A size of 0 means that the size is unknown.
+    """
 
     name: str
     uri: str
@@ -108,7 +112,7 @@ class FeatureReader:
         return [self._get_shape(source) for source in sources]
 
     def read(self, sources: Sequence[Source], context: WorkContext, *, by_layer: bool = False) -> list[Sample]:
-        """Reads samples and verifies every stored byte. Reads a repeated source only once.
+        """Reads samples and verifies every stored byte. A source that occurs twice is read only once.
 
         Args:
             sources: sources that were passed to `shapes` before.

@@ -13,7 +13,9 @@ _T = TypeVar("_T")
 
 
 class Pipeline:
-    """Runs functions one after another in its own thread. Alternates between tenants and between callers.
+    """Runs functions one after another in its own thread.
+
+    Alternates between tenants, and between the callers of a tenant.
 
     Args:
         size: maximum number of waiting calls, in addition to the running one.

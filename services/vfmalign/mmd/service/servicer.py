@@ -59,7 +59,10 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     async def ComputeBatch(
         self, request: mmd_pb2.ComputeBatchRequest, context: Context
     ) -> AsyncIterator[mmd_pb2.ComputeBatchResponse]:
-        """Compares many pairs of samples in order. If a pair fails, reports this and continues with the next pair."""
+        """Compares many pairs of samples in order.
+
+        If a pair fails, the response reports the error, and the next pair follows.
+        """
         if not 1 <= len(request.requests) <= MAX_PAIRS:
             raise BadOption(
                 f"expected 1 to {MAX_PAIRS:,} pairs, got {len(request.requests):,}",

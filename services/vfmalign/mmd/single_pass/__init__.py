@@ -1,1 +1,1 @@
-"""The estimator that reads streams of rows once, in memory that does not grow with the rows."""
+"""Estimator that reads streams of rows once. Its memory does not grow with the number of rows."""

@@ -60,7 +60,9 @@ class RandomFeatureMap:
         self._communicator, self._context = engine.communicator, engine.context
 
     def blocks(self, stream: RowStream, sample_index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the features [I, F] and row numbers [I] of each block of this process, valid until the next block.
+        """Yields the features [I, F] and row numbers [I] of each block of this process.
+
+        They are valid until the next block.
 
         Args:
             stream: stream of the sample's rows.
@@ -89,7 +91,7 @@ class RandomFeatureMap:
         self._sums[sample_index] = total_C
 
     def all_reduce(self, *sums: Tensor) -> None:
-        """Replaces the given sums and the sums of this object with their totals over all processes."""
+        """Replaces the given sums, and the sums of this object, with their totals over all processes."""
         self._communicator.all_reduce(*sums, self.phases_2R, *self._sums.values(), self._squares)
 
     def mean_phase_difference(self, x: RowStream, y: RowStream) -> FloatArray:
@@ -101,7 +103,7 @@ class RandomFeatureMap:
         return np.asarray((self._sums[0] / x.rows - self._sums[1] / y.rows).cpu().numpy())
 
     def norm(self, rows: int) -> float:
-        """Returns the root mean square norm of all rows. Call this method after both samples were read."""
+        """Returns the root mean square of the norms of all rows. Call this method after both samples were read."""
         return math.sqrt(float(self._squares) / rows)
 
 
@@ -135,7 +137,7 @@ class Buckets:
         return np.diff(edges).astype(np.float64)
 
     def pairs_across(self) -> float:
-        """Returns the number of ordered pairs of rows from different buckets, and so from different groups."""
+        """Returns the number of ordered pairs of rows from different buckets. Such rows belong to different groups."""
         return float(self.rows**2 - np.square(self.sizes()).sum())
 
 
@@ -156,7 +158,7 @@ def make_buckets(rows: int, groups: Sequence[str] | None, max_buckets: int, name
 def make_proportional_buckets(
     rows_x: int, rows_y: int, groups_x: Sequence[str] | None, groups_y: Sequence[str] | None, max_buckets: int
 ) -> tuple[Buckets, Buckets]:
-    """Partitions two samples into buckets. All buckets have about the same number of groups."""
+    """Partitions two samples into buckets. All buckets of the partition have about the same number of groups."""
     counts = [len(set(groups)) if groups else rows for groups, rows in ((groups_x, rows_x), (groups_y, rows_y))]
     per_bucket = max(1, -(-sum(counts) // max(max_buckets, 1)))
     max_x, max_y = (-(-count // per_bucket) for count in counts)
@@ -218,11 +220,11 @@ class PairSums:
         self._feature_map.all_reduce(self._sums_GF, self._diagonal_R, self._diagonal_G)
 
     def terms_R(self) -> FloatArray:
-        """Returns one estimate per frequency. Their mean is the estimate of MMD²."""
+        """Returns one estimate per frequency. The mean of these estimates is the estimate of MMD²."""
         return self._estimate(_squared_modulus(self._sums_GF.sum(dim=0)), self._diagonal_R, float(self._buckets.rows))
 
     def uncorrected(self) -> float:
-        """Returns the mean over frequencies, which is the estimate without control variate."""
+        """Returns the mean over frequencies, which is the estimate without the control variate."""
         return float(self.terms_R().mean())
 
     @property
@@ -231,7 +233,7 @@ class PairSums:
         return self._buckets.has_large_groups
 
     def across_buckets(self) -> float:
-        """Returns `uncorrected` over row pairs from different buckets, to avoid the bias of pairs within a group."""
+        """Returns `uncorrected` over row pairs from different buckets. This avoids the bias of pairs within a group."""
         across_R = _across_R(self._sums_GF) / self._buckets.pairs_across()
         return float(across_R.mean())
 
@@ -248,7 +250,7 @@ class PairSums:
         )
 
     def left_out(self) -> tuple[FloatArray, ...]:
-        """Returns `uncorrected` without each bucket in turn."""
+        """Returns the values of `uncorrected` without each bucket in turn."""
         without_GF = self._sums_GF.sum(dim=0) - self._sums_GF
         rows_G = torch.from_numpy(self._buckets.rows - self._buckets.sizes()).to(without_GF.device)
         diagonal_G = self._diagonal_G.sum() - self._diagonal_G[:, 0]
@@ -261,7 +263,7 @@ class PairSums:
 
 
 class SampleSums:
-    """Sums of φ for each bucket of both samples. A permutation chooses which buckets belong to x."""
+    """Sums of φ for each bucket of both samples. A permutation chooses the buckets that belong to x."""
 
     def __init__(self, x: Buckets, y: Buckets, feature_map: RandomFeatureMap) -> None:
         self._x, self._y, self._feature_map = x, y, feature_map
@@ -279,12 +281,12 @@ class SampleSums:
         self._feature_map.all_reduce(self._sums_GF)
 
     def terms_R(self) -> FloatArray:
-        """Returns one estimate per frequency. Their mean is the estimate of MMD²."""
+        """Returns one estimate per frequency. The mean of these estimates is the estimate of MMD²."""
         x_F, y_F = self._sums_GF[: self._x.count].sum(dim=0), self._sums_GF[self._x.count :].sum(dim=0)
         return self._estimate(x_F, y_F, float(self._x.rows), float(self._y.rows))
 
     def uncorrected(self) -> float:
-        """Returns the mean over frequencies, which is the estimate without control variate."""
+        """Returns the mean over frequencies, which is the estimate without the control variate."""
         return float(self.terms_R().mean())
 
     @property
@@ -293,7 +295,7 @@ class SampleSums:
         return self._x.has_large_groups or self._y.has_large_groups
 
     def across_buckets(self) -> float:
-        """Returns `uncorrected` over row pairs from different buckets, to avoid the bias of pairs within a group."""
+        """Returns `uncorrected` over row pairs from different buckets. This avoids the bias of pairs within a group."""
         x_GF, y_GF = self._sums_GF[: self._x.count], self._sums_GF[self._x.count :]
         within_R = _across_R(x_GF) / self._x.pairs_across() + _across_R(y_GF) / self._y.pairs_across()
         xy_F = (x_GF.sum(dim=0) / self._x.rows) * (y_GF.sum(dim=0) / self._y.rows)
@@ -315,7 +317,7 @@ class SampleSums:
         return _mean(self._estimate(x_BF, self._sums_GF.sum(dim=0) - x_BF, rows_B, total - rows_B))
 
     def left_out(self) -> tuple[FloatArray, ...]:
-        """Returns `uncorrected` without each bucket of x in turn, then without each bucket of y."""
+        """Returns the values of `uncorrected` without each bucket of x in turn, then without each bucket of y."""
         x_GF, y_GF = self._sums_GF[: self._x.count], self._sums_GF[self._x.count :]
         x_F, y_F = x_GF.sum(dim=0), y_GF.sum(dim=0)
         rows_x, rows_y = self._rows_G[: self._x.count, None], self._rows_G[self._x.count :, None]

@@ -1,10 +1,10 @@
 """MMD² by random Fourier features, in one pass over two streams. Memory does not grow with the number of rows.
 
 With φ_r(x) = (cos ω_r·x, sin ω_r·x), MMD² is the mean over frequencies of |mean φ_r(x) − mean φ_r(y)|² (Rahimi and
-Recht, NIPS 2007; Sutherland and Schneider, UAI 2015, sec. 3.3, with this pair of features, which has the smaller
-variance). The variance of the terms over the frequencies estimates the error of the mean. The term 1 − cos ω·(x̄ − ȳ)
-is a control variate (Lavenberg and Welch, Management Science 27, 1981), because its expectation 1 − k(x̄, ȳ) is known.
-It removes most of the error if the samples differ by a shift.
+Recht, NIPS 2007). Of the two forms in Sutherland and Schneider (UAI 2015, sec. 3.3), this pair of features has the
+smaller variance. The variance of the terms over the frequencies estimates the error of the mean. The term 1 − cos ω·(x̄
+− ȳ) is a control variate (Lavenberg and Welch, Management Science 27, 1981), because its expectation 1 − k(x̄, ȳ) is
+known. The control variate removes most of the error if the samples differ by a shift.
 
 Rows are summed in buckets of whole groups. The test and the jackknife treat each bucket like a group. The test stays
 exact, because a permutation of buckets is also a permutation of groups.
@@ -55,18 +55,19 @@ _PERMUTATIONS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class FourierEstimate:
-    """MMD² from random frequencies, and bounds on its difference from the exact estimate.
+    """MMD² from random frequencies, with bounds on its difference from the exact estimate.
 
     Attributes:
-        mmd2: the estimate. Its interval covers the randomness of the rows and of the frequencies.
+        mmd2: the estimate. The interval covers the randomness of the rows and of the frequencies.
         p_value: p-value of the test on the random Fourier features. The test is exact for any number of frequencies.
         approximation_error: half-width of the 99 % Student's t interval over frequencies, for at least 256 frequencies.
             To measure its coverage, run `python -m bench.statistics --only fourier`.
         rounding_error: bound (six standard deviations) on the error from rounding phases.
-        uncorrected: the estimate without control variate. `permuted_B` and `left_out` are values of this estimate.
+        uncorrected: the estimate without the control variate. `permuted_B` and `left_out` contain values of
+            `uncorrected`.
         permuted_B: `uncorrected` for each permutation.
-        left_out: `uncorrected` without each bucket: one array for paired samples, two for independent ones; empty if
-            there is no interval.
+        left_out: `uncorrected` without each bucket in turn. One array for paired samples, two arrays for independent
+            samples; empty if there is no interval.
         tie_bound: largest difference that rounding can cause between `uncorrected` and an equal entry of `permuted_B`.
         permutations: permutations of the buckets.
         frequencies: number R of frequencies.
@@ -101,24 +102,24 @@ def fourier_mmd2(
 ) -> FourierEstimate:
     """Estimates MMD² by random Fourier features in one pass.
 
-    The U-statistic subtracts k(x_i, x_i) = |φ_r(x_i)|² = 1 from the sums at each frequency. The result is JMLR 2012,
-    eq. (3) (for pairs: eq. (4)), with the approximated kernel.
+    The U-statistic subtracts k(x_i, x_i) = |φ_r(x_i)|² = 1 from the sums at each frequency. The result is eq. (3) of
+    JMLR 2012 with the approximated kernel. For pairs, the result is eq. (4).
 
     Args:
         x: first sample.
         y: second sample. In paired samples, row i of x and row i of y are the same case.
         options: pairing, kernel, frequencies, test and level of the interval. The time is proportional to the number R
-            of frequencies. The error is proportional to 1/√R. The test of paired samples swaps the rows of a pair.
+            of frequencies. The error is proportional to 1/√R. For paired samples, the test swaps the rows of a pair.
         engine: device, memory, context and the processes that share the row blocks. The memory limit, but at most 1
             GiB, determines the size of blocks and the number of buckets.
         sigma: bandwidth in feature units.
         precision: precision of the phases, float32 or float64. Kernels with very high frequencies always use float64.
-        groups_x: group of each row of x (paired samples: of each pair); None if each row is its own group.
+        groups_x: group of each row of x or, for paired samples, of each pair; None if each row is its own group.
         groups_y: group of each row of y; not used for paired samples.
 
     Raises:
         BadOption: random Fourier features do not exist for this kernel.
-        BadTensor: the samples do not match in channels, rows or groups, or there are too few rows.
+        BadTensor: the channels, rows or groups of the samples do not match, or there are too few rows.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     paired, test = options.pairing == "paired", options.test

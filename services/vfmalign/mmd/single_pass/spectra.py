@@ -1,12 +1,12 @@
 """Random frequencies for the random Fourier features of kernels of distances.
 
 By Bochner's theorem, k(x, y) = E cos(ω·(x − y)) if ω has the kernel's spectral distribution (Rahimi and Recht, NIPS
-2007, thm 1). Each of these kernels is a mean of Gaussians of different widths (Schoenberg, 1938). Therefore ω = s·z/σ,
-where z is standard normal and the factor s is distributed as 1/width.
+2007, thm 1). Each of the kernels in this module is a mean of Gaussians of different widths (Schoenberg, 1938).
+Therefore ω = s·z/σ, where z is standard normal and the factor s is distributed as 1/width.
 
 The direction of ω is uniform and independent of its length. The lengths are stratified: many candidates are drawn and
-sorted, and one is chosen at random from each run of neighbours. Each ω still has the spectral distribution. High
-frequencies are rare, but matter most if samples differ little. Through stratification, every set contains a
+sorted, and one candidate is chosen at random from each run of neighbours. Each ω still has the spectral distribution.
+High frequencies are rare. They matter most if samples differ little. Through stratification, every set contains a
 proportional number of high frequencies. A set of independent draws may lack high frequencies and would then
 underestimate its own error.
 
@@ -71,7 +71,7 @@ class Spectrum:
     """Frequencies of one kernel.
 
     Attributes:
-        kernel: kernel whose spectral distribution the frequencies have; k(x, x) = 1.
+        kernel: kernel with the spectral distribution of the frequencies; k(x, x) = 1.
         omega_RC: frequency vectors in inverse units of the features.
     """
 
@@ -85,7 +85,7 @@ class Spectrum:
 
     @property
     def heavy_tailed(self) -> bool:
-        """Whether some frequencies are so high that float32 phases have no correct digit."""
+        """Whether some frequencies are so high that their phases in float32 have no correct digit."""
         return self.kernel.name == "laplacian"
 
     def one_minus_kernel(self, difference_C: FloatArray) -> float:
@@ -98,7 +98,7 @@ class Spectrum:
 
 
 def draw_spectrum(kernel: str, sigma: float, channels: int, count: int, seed: int) -> Spectrum:
-    """Draws frequencies. They depend only on the arguments, not on the device or the data.
+    """Draws frequency vectors. The vectors depend only on the arguments, not on the device or the data.
 
     Args:
         kernel: a name in `KERNELS`.

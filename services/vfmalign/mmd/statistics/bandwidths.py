@@ -22,9 +22,9 @@ _RELATIVE_ROUNDING = 1e-13
 
 
 def sample_rows(rows: int) -> IntArray | None:
-    """Chooses a representative subset of the rows. Returns their numbers in ascending order; None for all rows.
+    """Chooses a representative subset of the rows. Returns the row numbers in ascending order; None for all rows.
 
-    The subset depends only on the number of rows, so permuted labels do not change the subset.
+    The subset depends only on the number of rows. Permuted labels therefore do not change the subset.
     """
     if rows <= EXACT_ROWS:
         return None
@@ -81,8 +81,8 @@ def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
 def bandwidth_grid(rows: Rows, count: int, context: WorkContext) -> tuple[float, ...]:
     """Returns evenly spaced bandwidths, from half the 5 % quantile to twice the 95 % quantile of the distances.
 
-    This is the grid of MMD-FUSE (Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5). The grid is empty if all rows are
-    equal.
+    The bandwidths form the grid of MMD-FUSE (Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5). The grid is empty if all
+    rows are equal.
     """
     low, high = np.quantile(pairwise_distances(rows, context), (0.05, 0.95))
     if high <= 0.0:

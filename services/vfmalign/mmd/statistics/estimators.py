@@ -54,16 +54,16 @@ class IndependentSums:
 
 
 def biased_paired(sums: PairedSums) -> FloatArray:
-    """V-statistic with n = m, eq. (5): (1/n²) Σ_ij h(z_i, z_j). It is never negative, except through rounding."""
+    """V-statistic with n = m, eq. (5): (1/n²) Σ_ij h(z_i, z_j). The statistic is negative only through rounding."""
     return sums.total / sums.rows**2
 
 
 def unbiased_paired(sums: PairedSums) -> FloatArray:
     """U-statistic over pairs, Lemma 6, eq. (4): (1/(n(n − 1))) Σ_{i≠j} h(z_i, z_j).
 
-    The statistic excludes k(x_i, y_i), because pairing makes this value larger than k(x_i, y_j) of independent rows. It
-    is unbiased if the pairs are independent. It includes pairs from the same group, but tests and intervals treat a
-    group as one unit.
+    The statistic excludes k(x_i, y_i), because pairing makes this value larger than k(x_i, y_j) of independent rows.
+    The statistic is unbiased if the pairs are independent. The statistic includes pairs from the same group, but tests
+    and intervals treat a group as one unit.
     """
     return (sums.total - sums.diagonal) / (sums.rows * (sums.rows - 1.0))
 

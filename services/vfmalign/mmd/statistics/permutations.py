@@ -1,8 +1,8 @@
 """Permutations of groups: swaps for paired samples, and reassignments for independent samples.
 
 Random permutations come from a counter-based generator (Philox; Salmon et al., SC 2011) and are drawn on the CPU in a
-fixed order. They depend only on the seed and the number of groups, not on tile size, device or layer. If more
-permutations are drawn, the first ones stay the same.
+fixed order. The permutations depend only on the seed and the number of groups, not on tile size, device or layer. If
+you draw more permutations with the same seed, the first permutations stay the same.
 
 Legend: G groups, B permutations.
 """
@@ -35,9 +35,9 @@ class Permutations:
         weights_GB: weight of each group. A swap has weights ±1. A reassignment has weight 1 for groups labelled x and 0
             for groups labelled y.
         count: number of permutations that all columns together represent.
-        enumerated: whether these are all possible permutations, including the identity.
+        enumerated: whether the columns represent all possible permutations, including the identity.
         multiplicity: number of permutations that one column represents; 2 if s and −s yield the same statistic.
-        absent_reason: why there is no test; empty if there is one.
+        absent_reason: why there is no test; empty if there is a test.
     """
 
     weights_GB: SignArray
@@ -53,7 +53,9 @@ def no_permutations(groups: int, reason: str) -> Permutations:
 
 
 def draw_swaps(groups: int, permutations: int, seed: int, context: WorkContext = UNLIMITED) -> Permutations:
-    """Draws swaps of x and y by group: all 2^G swaps for up to 12 groups, otherwise `permutations` random swaps.
+    """Draws swaps of x and y by group.
+
+    For up to 12 groups: all 2^G swaps; for more groups: `permutations` random swaps.
 
     If all swaps are enumerated, group 0 is never swapped, and each column counts twice. Checks `context` before every
     few permutations.
@@ -77,10 +79,10 @@ def draw_swaps(groups: int, permutations: int, seed: int, context: WorkContext =
 def draw_permutations(
     groups_x: int, groups_y: int, permutations: int, seed: int, context: WorkContext = UNLIMITED
 ) -> Permutations:
-    """Draws random reassignments, which label `groups_x` groups as x. Unlike swaps, they are never enumerated.
+    """Draws random reassignments, which label `groups_x` groups as x. Unlike swaps, reassignments are never enumerated.
 
     Each group gets a random key of 32 bits. The groups with the smallest keys are labelled x. While threads draw keys,
-    `context` is checked every few milliseconds and can stop them with an error.
+    the function checks `context` every few milliseconds. An error of `context` stops the threads.
     """
     groups = groups_x + groups_y
     weights_GB = np.empty((groups, permutations), np.int8)

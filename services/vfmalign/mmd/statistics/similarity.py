@@ -6,8 +6,8 @@
     similarity.frechet(before, after, train).value
     similarity.energy(before, after, paired=True).value
 
-A measure is a single value without a test or an interval. It is computed in float64 on the CPU, in time proportional to
-rows² · channels. The memory contains the centred rows and a few blocks of 2²⁰ entries.
+A measure is a single value without a test or an interval. Each measure is computed in float64 on the CPU, in time
+proportional to rows² · channels. The memory contains the centred rows and a few blocks of 2²⁰ entries.
 
 Legend: N rows of x, M rows of y, F rows of the reference, R rows of any sample, C channels, A principal axes, S =
 min(R, C), I rows of a block.
@@ -51,7 +51,7 @@ class MeasureValue:
     Attributes:
         value: value of the measure; None if `absent_reason` is set.
         dimension: number of channels or principal axes from which the value was computed; 0 if there is no value.
-        absent_reason: why there is no value; empty if there is one.
+        absent_reason: why there is no value; empty if there is a value.
     """
 
     value: float | None
@@ -89,8 +89,8 @@ def cka(x: FeatureArray, y: FeatureArray, *, context: WorkContext = UNLIMITED) -
     The similarity does not change if either sample is translated, rotated or scaled equally in all directions.
 
     Args:
-        x: features (n, c) of 4 to 8,192 cases.
-        y: features (n, d) of the same cases. d may differ from c.
+        x: features (n, c) of n = 4 to 8,192 cases.
+        y: features (n, d) of the same cases. The number of channels d may differ from c.
         context: checked before every block of rows.
 
     Raises:
@@ -131,17 +131,18 @@ def frechet(
 
     The distance is ‖μ_x − μ_y‖² + tr(S_x + S_y − 2(S_x S_y)^½), the d² of Dowson and Landau, J. Multivariate Anal. 12
     (1982); S has the divisor n − 1. The QR decomposition of the centred rows yields S = RᵀR. tr (S_x S_y)^½ is then the
-    sum of the singular values of R_x R_yᵀ, and no square root of a possibly singular matrix is needed. The axes are the
-    leading principal axes of the reference. Their number is below half the rows of the smallest sample, at most 64, and
-    at most the reference's rank. The distance is biased upwards, in proportion to the number of axes divided by the
-    number of rows. Do not compare the values of samples that differ in size or dimension.
+    sum of the singular values of R_x R_yᵀ. This avoids the square root of a matrix that may be singular. The axes are
+    the leading principal axes of the reference. The number of axes is less than half the rows of the smallest sample,
+    at most 64, and at most the rank of the reference. The distance is biased upwards. The bias is proportional to
+    the number of axes divided by the number of rows. Do not compare distances of samples that differ in size or
+    dimension.
 
     Args:
         x: features (n, c).
         y: features (m, c).
         reference: features (r, c); None to use x. Each sample must have 3 to 8,192 rows, and r or c must be at most
             1,536.
-        context: checked before every matrix product. No check interrupts the decomposition, which takes up to 0.5 s.
+        context: checked before every matrix product. The decomposition takes up to 0.5 s without a check.
 
     Raises:
         BadTensor: an array does not have two axes, contains NaN, infinity or values above 1e70, or channel counts
@@ -175,10 +176,10 @@ def frechet(
 def energy(x: FeatureArray, y: FeatureArray, *, paired: bool = False, context: WorkContext = UNLIMITED) -> MeasureValue:
     """Returns the energy distance 2E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo, J. Stat. Plan. Inference 143 (2013)).
 
-    The estimate is unbiased, because its means are over i ≠ j (also in the cross term if rows are paired). It is the
-    unbiased MMD² of the same pairing with the kernel −‖x−y‖ (Sejdinovic et al., Ann. Statist. 41 (2013)) and may
-    therefore be negative. For one channel, scipy.stats.energy_distance is the square root of the biased form, whose
-    means are over all i and j.
+    The estimate is unbiased, because its means are over i ≠ j. If rows are paired, this holds for the cross term too.
+    The energy distance is the unbiased MMD² of the same pairing with the kernel −‖x−y‖ (Sejdinovic et al., Ann.
+    Statist. 41 (2013)) and may therefore be negative. For one channel, scipy.stats.energy_distance is the square root
+    of the biased form. The means of that form are over all i and j.
 
     Args:
         x: features (n, c) with n from 2 to 8,192.

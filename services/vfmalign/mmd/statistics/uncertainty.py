@@ -34,8 +34,8 @@ BIASED = (
 def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutations: Permutations) -> Estimate:
     """Returns the share of permutations whose statistic is ≥ `observed`. Differences within `tie_bound` are ties.
 
-    Let # be the number of such permutations. For random permutations, the share is (1 + #)/(1 + B) (Phipson and Smyth,
-    SAGMB 2010). For enumerated permutations, which include the identity, the share is #/2^G.
+    Let # be the number of permutations with such a statistic. For random permutations, the share is (1 + #)/(1 + B)
+    (Phipson and Smyth, SAGMB 2010). For enumerated permutations, which include the identity, the share is #/2^G.
     """
     if permutations.absent_reason:
         return absent(permutations.absent_reason)
@@ -47,9 +47,9 @@ def max_t_p_values(
 ) -> list[Estimate]:
     """Adjusts the p-values of layers that share permutations by single-step max-T (Westfall and Young, 1993).
 
-    The statistics of each layer are standardised by the mean and SD of the observed and all permuted values. This
-    treats all values alike, so the test stays exact. If the statistics of a layer differ only by rounding, its p-value
-    is 1, and the maximum ignores the layer.
+    The statistics of each layer are standardised by the mean and SD of the observed and all permuted values. All values
+    are treated alike, so the test stays exact. If the statistics of a layer differ only by rounding, its p-value is 1,
+    and the maximum ignores the layer.
     """
     if permutations.absent_reason:
         return [absent(permutations.absent_reason)] * len(observed_L)
@@ -84,14 +84,14 @@ def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: 
 
     Args:
         observed: the estimate θ.
-        left_out: θ without each group in turn: two arrays for independent samples, one for paired samples.
+        left_out: θ without each group in turn. Two arrays for independent samples, one array for paired samples.
         level: nominal coverage of the interval.
         p: p-value of the test; None if there is no test.
 
     Returns:
-        The interval. It is marked as degenerate if a test does not reject: near the null hypothesis, the estimator is a
-        degenerate U-statistic and not normal, so the coverage is unreliable. It is also marked if it is no wider than
-        rounding errors: identical groups do not show how other groups vary.
+        The interval. It is marked as degenerate if a test does not reject. Near the null hypothesis, the estimator is a
+        degenerate U-statistic and not normal, so the coverage is unreliable. The interval is also marked if it is no wider
+        than rounding errors: identical groups do not show how other groups vary.
     """
     degrees = min(theta_G.size for theta_G in left_out) - 1
     half = float(stdtrit(degrees, 0.5 + level / 2.0)) * standard_error(left_out)
@@ -112,7 +112,7 @@ def bias_reason(observed: float, unbiased: float, left_out: Sequence[FloatArray]
 
     Args:
         observed: the estimate.
-        unbiased: the estimate from those pairs of rows that are in different groups.
+        unbiased: the estimate from only those pairs of rows whose groups differ.
         left_out: the estimate without each group in turn.
         rounding: largest difference that rounding can cause between the two estimates.
     """

@@ -1,4 +1,4 @@
-"""Definition of an architecture. It comes from the registry, from a MONAI bundle, or from a user's own file."""
+"""Definition of an architecture. An encoder comes from the registry, from a MONAI bundle, or from a user's own file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Architecture:
     Attributes:
         name: key of the architecture in `ARCHITECTURES`.
         build: builds the encoder. Draws random weights from torch's global generator.
-        preprocessing: the encoder's input. A model card may replace it.
-        layers: layers that a check may compare, because the gradient of every head reaches them. `pooled` is not one of
-            these layers, because a dense head sends no gradient through the final norm.
-        primary_layer: the layer for a check's main result, which is fixed before the check.
+        preprocessing: the encoder's input. A model card may replace this default.
+        layers: layers that a check may compare, because the gradient of every head reaches them. These layers exclude
+            `pooled`, because a dense head sends no gradient through the final norm.
+        primary_layer: the layer for the main result of a check. This layer is fixed before the check.
         convert: converts upstream state dicts to the encoder's weights.
-        files: describes each file of a foreign checkpoint, in order. There are several files only if the encoder joins
-            several networks.
+        files: describes each file of a foreign checkpoint, in order. A checkpoint has several files only if the encoder
+            joins several networks.
     """
 
     name: str
@@ -37,6 +37,9 @@ class Architecture:
     files: tuple[str, ...] = ("weights",)
 
     def build_empty(self) -> Encoder:
-        """Builds the encoder on the meta device. This needs no memory for weights and draws no random numbers."""
+        """Builds the encoder on the meta device.
+
+        The meta device needs no memory for weights and draws no random numbers.
+        """
         with torch.device("meta"):
             return self.build()

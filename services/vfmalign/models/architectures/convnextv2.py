@@ -111,7 +111,7 @@ class ConvNeXtV2(Encoder):
         return {**{f"stages.{i}": channels for i, channels in enumerate(self.dims)}, POOLED_LAYER: self.dims[-1]}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The four stages with their strides 4, 8, 16 and 16."""
+        """Maps each of the four stages to its stride: 4, 8, 16 and 16."""
         sides = accumulate(STAGE_STRIDES, operator.mul)
         return {f"stages.{i}": (side, side, side) for i, side in enumerate(sides)}
 
@@ -119,8 +119,8 @@ class ConvNeXtV2(Encoder):
         """Runs the encoder.
 
         Args:
-            input_NCDHW: float input of at least 16 voxels along D, H and W. Voxels at the end of an axis that do not
-                fill a stride are dropped.
+            input_NCDHW: float input of at least 16 voxels along D, H and W. If an axis is not a multiple of the stride,
+                the remaining voxels at its end are dropped.
             slices_N2: not used.
 
         Returns:

@@ -2,8 +2,8 @@
 
 MeshNet (Fedorov et al., "End-to-end learning of brain tissue segmentation from imperfect labeling", IJCNN 2017, arXiv
 1612.00940) and dilated convolutional autoencoders are such stacks. Each layer is a convolution with an optional
-instance norm and activation. Layers work at full resolution, or at a coarser one between a strided and a transposed
-convolution. Dilations instead of a pyramid widen the receptive field.
+instance norm and activation. Layers work at full resolution. Between a strided and a transposed convolution, layers
+work at a coarser resolution. Dilations widen the receptive field, so that no pyramid is needed.
 
 Axes: N batch, C channels, D depth, H height, W width.
 """
@@ -36,13 +36,13 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 class ConvolutionLayer(Record):
     """Layer that consists of a convolution, a norm and an activation.
 
-    Zero padding keeps the size of the map, or divides it exactly by the stride.
+    Because of zero padding, the size of the map stays the same or is divided exactly by the stride.
 
     Attributes:
         channels: number of output channels.
         kernel: side of the kernel, which must be odd or equal to the stride.
         dilation: distance between neighbouring voxels of the kernel.
-        stride: factor by which the layer makes the map coarser (if `transposed`: finer).
+        stride: factor by which the layer makes the map coarser or, if `transposed`, finer.
         transposed: whether the convolution upsamples.
         bias: whether the convolution has a bias.
         norm: `instance` normalises every channel of a study to mean 0 and SD 1; it has no parameters.
@@ -105,7 +105,10 @@ class StackDescription(Record):
 
     @property
     def dense(self) -> tuple[int, ...]:
-        """Indices of the layers that a dense head reads. Their output is finer than the output of every later layer."""
+        """Indices of the layers that a dense head reads.
+
+        The output of such a layer is finer than the output of every later layer.
+        """
         strides = self.strides
         return tuple(i for i, stride in enumerate(strides) if all(stride < later for later in strides[i + 1 :]))
 
@@ -129,7 +132,7 @@ class ConvolutionBlock(nn.Module):
         self.activation = _ACTIVATIONS[layer.activation]()
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Applies the layer. Divides D, H and W by its stride; a transposed layer multiplies them."""
+        """Applies the layer. Divides D, H and W by the layer's stride; a transposed layer multiplies them."""
         output_NCDHW: Tensor = self.activation(self.norm(self.convolution(input_NCDHW)))
         return output_NCDHW
 
@@ -141,8 +144,9 @@ class DilatedStack(Encoder):
     so that the response of every convolution to a smooth random volume has a mean square of 1 (layer-sequential unit
     variance: Mishkin & Matas, "All you need is a good init", ICLR 2016, arXiv 1511.06422). The volume has the size of
     the input, and scaling takes one forward pass. With torch's default initialisation, the encoder returns nearly the
-    same map for any input. A gain for each activation (He et al., ICCV 2015) does not suffice. At a dilation of 16,
-    most taps of a small volume lie in the zero padding, and the errors of a narrow stack multiply from layer to layer.
+    same map for any input. A fixed gain for each activation (He et al., ICCV 2015) does not suffice. At a dilation of
+    16, most taps of a small volume lie in the zero padding, and the errors of a narrow stack multiply from layer to
+    layer.
     """
 
     def __init__(self, description: StackDescription) -> None:
@@ -162,7 +166,7 @@ class DilatedStack(Encoder):
         return {**channels, POOLED_LAYER: self.description.layers[-1].channels}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The maps that are finer than every later map. In an autoencoder, this is only the last map."""
+        """The layers whose maps are finer than every later map. In an autoencoder, this is only the last map."""
         sides = {f"layers.{i}": self.description.strides[i] for i in self.description.dense}
         return {name: (side, side, side) for name, side in sides.items()}
 
@@ -179,8 +183,8 @@ class DilatedStack(Encoder):
             slices_N2: not used.
 
         Returns:
-            `layers.i`: the map after layer i, (N, C, D/s, H/s, W/s) with its stride s. `pooled`: (N, C), the mean of
-            the last map over space.
+            `layers.i`: the map after layer i, (N, C, D/s, H/s, W/s), where s is the stride of layer i.
+            `pooled`: (N, C), the mean of the last map over space.
         """
         maps = {}
         map_NCDHW = input_NCDHW

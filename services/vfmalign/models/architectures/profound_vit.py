@@ -31,7 +31,7 @@ class ProFoundViT(Encoder):
     """Encoder that passes a class token and patch tokens through transformer blocks and a final norm.
 
     Args:
-        shape_DHW: size of the largest input, which determines the position embedding.
+        shape_DHW: size of the largest input. It determines the size of the position embedding.
         patch_DHW: size of a patch.
         size: size of the transformer.
         in_channels: number of input channels, one per MRI sequence.
@@ -66,7 +66,7 @@ class ProFoundViT(Encoder):
         return dict.fromkeys(token_layers(len(self.blocks)), self.dim)
 
     def dense_layers(self) -> dict[str, Stride]:
-        """Four blocks. The stride of each is the size of a patch."""
+        """Four blocks. The stride of each layer is the size of a patch."""
         return dict.fromkeys(select_dense_blocks(len(self.blocks)), self.patch_DHW)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ class ProFoundViT(Encoder):
 
         Args:
             input_NCDHW: the input.
-            visible_NK: indices of the K patches that are visible to the encoder; None for all patches.
+            visible_NK: indices of the K patches that the encoder sees; None for all patches.
 
         Returns:
             (N, 1 + K, C): the class token, then the patches in the order of `visible_NK`.
@@ -190,7 +190,7 @@ def position_embedding(grid_DHW: Stride, dim: int) -> Tensor:
     """Sines and cosines of the patch positions. Each axis has a third of the channels.
 
     Returns:
-        Embedding (1, 1 + L, dim), which is 0 for the class token.
+        Embedding (1, 1 + L, dim). The embedding of the class token is 0.
     """
     if dim % 6:
         raise ValueError(f"{dim} channels cannot be shared by sine and cosine of three axes: choose a multiple of 6")
@@ -202,7 +202,9 @@ def position_embedding(grid_DHW: Stride, dim: int) -> Tensor:
 
 
 def crop_position_embedding(embedding_1LC: Tensor, whole_DHW: Stride, part_DHW: Stride) -> Tensor:
-    """Position embedding of a smaller input, such as a training patch: the centre of the whole grid.
+    """Position embedding of a smaller input, such as a training patch.
+
+    The result is the centre of the embedding of the whole grid.
 
     The embeddings of neighbouring patches then differ as much as in a whole volume. Resampling the grid would change
     these differences.
@@ -227,7 +229,7 @@ def _as_map(tokens_NLC: Tensor, grid_DHW: Stride) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Initialises as in the paper: Xavier uniform weights (the patch projection counts as a matrix) and zero biases."""
+    """Initialises as in the paper: Xavier uniform weights and zero biases. The patch projection counts as a matrix."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
         if module.bias is not None:

@@ -89,7 +89,7 @@ class PatchEmbed2D(nn.Module):
 
 
 class SliceWiseEncoder(Encoder):
-    """Encoder with maps that have one slice for each slice of the input."""
+    """Encoder whose maps have one slice for each slice of the input."""
 
     def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
         """Returns a boolean mask (N, 1, D, 1, 1) of the padded slices of a map."""
@@ -122,7 +122,7 @@ class SliceEncoder(SliceWiseEncoder):
         return dict.fromkeys(token_layers(self.size.depth), self.size.dim)
 
     def dense_layers(self) -> dict[str, Stride]:
-        """Four blocks. Their stride is the size of a patch within a slice, and 1 across slices."""
+        """Four blocks. The stride of each layer is the size of a patch within a slice, and 1 across slices."""
         return dict.fromkeys(select_dense_blocks(self.size.depth), (1, self.patch, self.patch))
 
     def slice_maps(self, images_SCHW: Tensor, position_S2: Tensor) -> dict[str, Tensor]:
@@ -150,7 +150,7 @@ class SliceEncoder(SliceWiseEncoder):
         return maps
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Runs the encoder on every slice that is not padded. Padded slices are 0 in all maps.
+        """Runs the encoder on every slice that is not padded. In all maps, padded slices are 0.
 
         Returns:
             `blocks.i` and `patch_tokens`: (N, C, D, H/patch, W/patch). `class_token`: (N, C, D, 1, 1).
@@ -198,7 +198,7 @@ class FusionEncoder(SliceWiseEncoder):
         return {name: self.in_channels * width for name, width in self._encoders()[0].layer_channels().items()}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The dense layers, which are the same as for one stream."""
+        """The dense layers, which are the same as those of one stream."""
         return self._encoders()[0].dense_layers()
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
@@ -215,7 +215,7 @@ def slice_indices(slices_N2: Tensor, depth: int) -> tuple[Tensor, Tensor]:
 def adjacent_slices(volumes_NDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
     """Stacks every slice with its two neighbours, (N, D, 3, H, W).
 
-    The first and the last slice of a volume get the stack of their neighbour, as in ProViCNet. If a volume has only one
+    The first and the last slice of a volume use the stack of their neighbour, as in ProViCNet. If a volume has only one
     slice, this slice is repeated three times. If an input contains only part of a volume, the nearest slice in the
     input replaces a missing neighbour.
 

@@ -73,13 +73,13 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Transformer block with a norm before each branch (Dosovitskiy et al., 2021).
 
-    The parameters have the names that ProFound's and DINOv2's checkpoints share: norm1, attn.qkv, attn.proj, ls1.gamma,
-    norm2, mlp.fc1, mlp.fc2 and ls2.gamma.
+    The names of the parameters are the same in the checkpoints of ProFound and DINOv2: norm1, attn.qkv, attn.proj,
+    ls1.gamma, norm2, mlp.fc1, mlp.fc2 and ls2.gamma.
 
     Args:
         size: number of channels of a token and of attention heads.
         eps: epsilon of the norms.
-        layer_scale: initial value of the factors on both branches; by default, there are no factors.
+        layer_scale: initial value of the factors on both branches; by default, the branches have no factors.
     """
 
     def __init__(self, size: TransformerSize, eps: float, layer_scale: float | None = None) -> None:

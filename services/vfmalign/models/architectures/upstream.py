@@ -1,7 +1,8 @@
 """Conversion of state dicts of upstream projects to an encoder's weights.
 
-The result contains the reason for every dropped or initialised tensor. Each family has a conversion function, and each
-architecture in the registry refers to its function. The formats come from ProFound (branch `demo`) and ProViCNet.
+The result contains the reason for every dropped or initialised tensor. Each family of architectures has one conversion
+function. Each architecture in the registry refers to the function of its family. The formats come from ProFound (branch
+`demo`) and ProViCNet.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Conversion:
     """Weights of an encoder that were extracted from a foreign state dict.
 
     Attributes:
-        state: the weights. They are not yet checked against the architecture.
+        state: the weights, which are not yet checked against the architecture.
         source_format: format of the state dict.
         dropped: maps each reason to the names of the dropped tensors.
         initialised: maps each reason to the names of parameters that the file lacks and that were initialised.
@@ -54,8 +55,9 @@ Converter = Callable[[Sequence[StateDict], str], Conversion]
 def convert_dense(files: Sequence[StateDict], subject: str) -> Conversion:
     """Converts one file: a plain encoder, or a fine-tuned network that contains the encoder as `encoder.*`.
 
-    A classification network also contains `head.*`, and a segmentation network the parts of a UperNet or a UNETR. These
-    tensors are dropped. All other tensors stay, so that the check against the architecture reports unexpected ones.
+    A classification network also contains `head.*`. A segmentation network also contains the parts of a UperNet or a
+    UNETR. These tensors are dropped. All other tensors stay, so that the check against the architecture reports
+    unexpected tensors.
     """
     (tensors,) = files
     if not any(name.startswith(ENCODER) for name in tensors):
@@ -105,7 +107,10 @@ def convert_provicnet(files: Sequence[StateDict], subject: str) -> Conversion:
 
 
 def convert_provicnet_fusion(streams: Sequence[str]) -> Converter:
-    """Creates a converter for several sequences. It accepts one file per stream, in order, or one dense file."""
+    """Creates a converter for several sequences.
+
+    The converter accepts one file per stream, in order, or one dense file.
+    """
 
     def convert(files: Sequence[StateDict], subject: str) -> Conversion:
         if len(files) == 1:

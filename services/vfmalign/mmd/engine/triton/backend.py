@@ -5,7 +5,7 @@ float32. Sums over tiles are in float64. Products run on bfloat16 matrix units. 
 unchanged. A float32 row is split into three bfloat16 components, which preserve its 24 bits. The sums of each tile are
 stored separately and added in a fixed order, so that results are bitwise reproducible on the same device.
 
-`triton` is imported late. `unavailable_reason` reports if `triton` or a suitable device is missing. With
+`triton` is imported late. `unavailable_reason` reports whether `triton` or a suitable device is missing. With
 TRITON_INTERPRET=1, the program runs slowly on the CPU.
 
 Legend: N rows, F kernels of one family, T tiles, P blocks of rows, G groups, B permutations.
@@ -60,7 +60,7 @@ _FAMILIES: dict[str, tuple[str, Callable[[BoundKernel], Coefficients]]] = {
 
 
 def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: Sequence[BoundKernel]) -> str:
-    """Returns why the Triton program cannot sum these kernels on this device; empty if it can sum them."""
+    """Returns why the Triton program cannot sum these kernels on this device, or an empty string if it can."""
     if find_spec("triton") is None:
         return "triton is not installed"
     if precision not in COMPONENTS:
@@ -146,7 +146,7 @@ class _FamilyPass:
     def run(self, context: WorkContext, shard: tuple[int, int], launch_tiles: int) -> None:
         """Launches the program on all tiles of a shard. At most one launch is queued ahead of the device.
 
-        One queued launch keeps the device busy. More queued launches could not be cancelled.
+        One queued launch is enough to keep the device busy. More queued launches could not be cancelled.
         """
         per_tile = 4 * self._count * max(1, self._permutations)
         launch_tiles = max(1, min(launch_tiles, _PARTIAL_BYTES // per_tile))
@@ -244,7 +244,7 @@ class _FamilyPass:
         self._within_FN[:, chunk_rows] += 2.0 * partial.within.sum(dim=1, dtype=torch.float64)
 
     def sums(self, matrix: Matrix, kernels: Sequence[BoundKernel], *, with_diagonal: bool) -> list[Sums]:
-        """Returns the sums of each kernel, with or without the diagonal."""
+        """Returns the sums of each kernel matrix, with or without its diagonal."""
         permutations = self._layout.weights_GB.shape[1]  # without the padding
         tensors = (
             self._rows_FPN.transpose(1, 2),

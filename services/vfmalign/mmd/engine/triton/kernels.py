@@ -3,8 +3,8 @@
 This module needs `triton`, so `backend` imports it late. `tile_plan` chooses the tiles, and `backend` combines the sums
 of all tiles.
 
-The program counts only entries right of the diagonal (j > i), because the matrix is symmetric. `backend` adds the
-diagonal and computes it more accurately than a product of rows would be.
+Because the matrix is symmetric, the program sums only the entries to the right of the diagonal (j > i). `backend`
+computes and adds the diagonal, more accurately than a product of rows would.
 
 Legend: I rows and J columns of a tile, K channels, P kernels, C Gaussians of a mixture, b of the B permutations.
 """
@@ -182,7 +182,9 @@ def sum_tiles(
     VALUE_COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Sums one tile for each kernel: of H over pairs (x, y) if PAIRED, otherwise of K over the rows x (y is not read).
+    """Sums one tile for each kernel.
+
+    If PAIRED, the tile belongs to H over the pairs (x, y); otherwise to K over the rows x, and y is not read.
 
     Args:
         x, y: bfloat16 rows [COMPONENTS, N, channels], `component_stride` apart; channels a multiple of BLOCK_K.
@@ -193,8 +195,8 @@ def sum_tiles(
         tiles: int32 [programs, 7]: first row and end, first column and end, panel, column tile, slot of groups or −1.
         row_sums: [P, column tiles, panel rows]; column_sums: [P, panels, all columns]; within_sums: [P, slots, panel
             rows]; quadratic: [P, programs, permutations]; squares: [P, programs]. All float32. At most one program
-            writes each entry, so that sums do not depend on the order in which programs run.
-        first_row: of the panels; rows and columns of the sums count from it.
+            writes each entry, so that the order in which programs run does not affect the sums.
+        first_row: first row of the panels; rows and columns of the sums are counted from this row.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     tile = tiles + program * 7

@@ -26,8 +26,8 @@ class Operands:
     """Operands that all passes over one matrix share.
 
     Attributes:
-        x_SNK, y_SNK: rows as bfloat16 components, with channels padded with zeros. Both are the same tensor for pooled
-            rows.
+        x_SNK, y_SNK: rows as bfloat16 components, with channels padded with zeros. For pooled rows, x_SNK and y_SNK are
+            the same tensor.
         x_norms_N, y_norms_N: squared norms of the rows.
         groups_N: group of each row, int32.
         weights_GB: weights of the groups in each permutation, int8; permutations are padded with zeros.

@@ -71,13 +71,14 @@ class RowRange:
 
 @dataclass(frozen=True)
 class PanelChunk:
-    """Consecutive panels whose partial sums are in memory at the same time.
+    """Consecutive panels. Their partial sums are in memory at the same time.
 
     Attributes:
         panels: row ranges of the panels.
         columns: column ranges of all tiles, starting with the first range that any panel needs.
-        tiles: one row per tile: first row and end, first column and end, panel and column tile within the chunk, and
-            the slot of the sums within groups, or −1 if no group has both rows and columns in the tile.
+        tiles: one row per tile. It contains the first row and end, the first column and end, the panel and column tile
+            within the chunk, and the slot of the sums within groups. The slot is −1 if no group has both rows and
+            columns in the tile.
         within_slots: number of slots for sums within groups.
     """
 
@@ -106,14 +107,14 @@ def plan_chunks(
     max_tiles: int,
     max_sums: int,
 ) -> Iterator[PanelChunk]:
-    """Yields chunks that together cover every entry right of the diagonal once.
+    """Yields chunks. Together, they cover every entry to the right of the diagonal once.
 
     Args:
         block_sizes: rows of each block.
         group_of_N: group of each row, in ascending order.
         config: size of a tile.
         grouped: whether the plan includes sums within groups.
-        max_tiles: maximum number of tiles of a chunk. A chunk of one panel may exceed it.
+        max_tiles: maximum number of tiles of a chunk. A chunk of one panel may exceed this maximum.
         max_sums: maximum number of partial row and column sums of a chunk. A chunk of one panel may exceed it.
     """
     panels, columns = list(_spans(block_sizes, config.rows)), list(_spans(block_sizes, config.columns))
