@@ -1,10 +1,11 @@
 """Interface of all encoders, and pooling of a layer to one row per study.
 
 An input may contain padded slices beyond its volume, or only some slices of the volume. Encoders that process single
-slices get this information as `slices_N2`. For each study of a batch, it contains two numbers: the index of the input's
-first slice in the volume (negative if slices were padded before the volume), and the number of slices of the volume.
+slices get this information as `slices_N2`. For each study of a batch, `slices_N2` contains two numbers: the index of
+the input's first slice in the volume, and the number of slices of the volume. The index is negative if slices of
+padding precede the volume.
 
-Axes: N batch, C channels, D depth, H height, W width of a map. A token model returns its patch tokens as a map, and the
+Axes: N batch, C channels, D depth, H height, W width of a map. A token model returns its patch tokens as a map. The
 slices of a slice model lie along D. The mean over space is therefore the mean over patches and slices.
 """
 
@@ -28,8 +29,8 @@ class Encoder(nn.Module, ABC):
     Attributes:
         in_channels: number of input channels, one per MRI sequence.
         memory_format: memory layout of convolution weights.
-        studies_at_once: number of studies per forward pass on a CPU. It is above 1 if this is faster and needs little
-            memory.
+        studies_at_once: number of studies per forward pass on a CPU. The number is above 1 if this is faster and needs
+            little memory.
     """
 
     in_channels: int
@@ -45,7 +46,10 @@ class Encoder(nn.Module, ABC):
         """Layers that a dense head reads, from shallow to deep, with their strides along D, H, W."""
 
     def input_multiple(self) -> Stride:
-        """Stride of the deepest dense layer. D, H and W of an input must be multiples of this stride."""
+        """Stride of the deepest layer that a dense head reads.
+
+        D, H and W of an input must be multiples of this stride.
+        """
         return list(self.dense_layers().values())[-1]
 
     @abstractmethod
@@ -66,7 +70,7 @@ class Encoder(nn.Module, ABC):
         return self.feature_maps(input_NCDHW, slices_N2)[POOLED_LAYER]
 
     def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
-        """Returns a boolean mask (N, 1, D, 1, 1) of a map's padding; None if map and input have different slices."""
+        """Returns a boolean mask (N, 1, D, 1, 1) of a map's padding; None if its slices are not those of the input."""
         return None
 
 

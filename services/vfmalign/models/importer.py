@@ -1,6 +1,6 @@
 """Import of foreign models: checkpoints, checkpoints of convolution stacks, MONAI bundles, or exported programs.
 
-The import converts each of these forms to an architecture, a state dict and a preprocessing, which `cards` can publish.
+The import converts each form to an architecture, a state dict and a preprocessing. `cards` can publish these.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class InputDescription:
         """Builds the preprocessing. If the user sets no size, uses the size that the model declares.
 
         Returns:
-            None if there is no size or no modality.
+            Returns None if there is no size or no modality.
 
         Raises:
             BadOption: the description is not a valid preprocessing.

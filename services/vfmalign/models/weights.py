@@ -1,4 +1,4 @@
-"""Weights as safetensors. Names, shapes and dtypes must be exactly those of the architecture.
+"""Weights as safetensors. The names, shapes and dtypes of the weights must be exactly those of the architecture.
 
 The package `formats` converts other checkpoint formats. Nothing is ever unpickled.
 """
@@ -100,7 +100,7 @@ def parse_weights(data: bytes, subject: str) -> StateDict:
 
 
 def is_safetensors(data: bytes) -> bool:
-    """Returns whether data begin like a safetensors file: with the length of a JSON header and the header."""
+    """Returns whether data begin like a safetensors file: with the length of a JSON header, followed by that header."""
     if len(data) < 10:
         return False
     (length,) = struct.unpack("<Q", data[:8])
@@ -113,6 +113,6 @@ def is_safetensors(data: bytes) -> bool:
 
 
 def format_names(names: Sequence[str]) -> str:
-    """Lists the first few names and the number of other names."""
+    """Lists the first few names, and how many more there are."""
     shown = ", ".join(name[:96] for name in names[:_MAX_LISTED])
     return f"{shown} and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else shown

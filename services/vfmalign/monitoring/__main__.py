@@ -1,7 +1,7 @@
 """`python -m vfmalign.monitoring`: run the monitoring service.
 
-Every process serves the API. The leader, which is the process that owns the lease, also computes windows and exports
-the metrics of the monitors.
+Every process serves the API. The leader is the process that owns the lease. The leader also computes windows and
+exports the metrics of the monitors.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ MIN_ROWS = 8
 
 
 def get_first_rows(patients: Sequence[str]) -> list[int]:
-    """Returns the index of the first row of each patient, in ascending order."""
+    """Returns the indices of the first row of each patient, in ascending order."""
     first: dict[str, int] = {}
     for place, patient in enumerate(patients):
         first.setdefault(patient, place)
@@ -23,7 +23,7 @@ def get_first_rows(patients: Sequence[str]) -> list[int]:
 
 
 def get_origin(request: FeatureRequest, field: str = "reference.feature_set_id") -> FeatureOrigin:
-    """Returns the origin of a set's features. The dataset's names for modalities do not affect the origin.
+    """Returns the origin of a set's features. The names that a dataset uses for modalities do not affect the origin.
 
     Args:
         request: request that created the set.
@@ -46,7 +46,7 @@ def get_origin(request: FeatureRequest, field: str = "reference.feature_set_id")
 
 
 def read_strata(store: ObjectStore, manifest: Manifest, stratum: str, field: str) -> list[str]:
-    """Returns the stratum of each row; empty if it is unknown.
+    """Returns the stratum of each row; the stratum is empty if it is unknown.
 
     Args:
         store: object store of the set's dataset.

@@ -1,6 +1,6 @@
 """Prometheus metrics of the monitoring service.
 
-The leader exports the state of the monitors. Each process counts its own work. Ids of monitors are labels, because
+The leader exports the state of the monitors. Each process counts its own work. The id of a monitor is a label, because
 alerts name the monitor. The tenants' quotas limit the number of monitors. No id of a monitor identifies a patient.
 """
 
@@ -113,7 +113,7 @@ class MonitorSample:
 
     Attributes:
         log_evidence, log_threshold: values by component.
-        alarm: whether there is an unacknowledged alarm.
+        alarm: whether the monitor has an alarm that nobody has acknowledged.
     """
 
     tenant: str
@@ -129,7 +129,7 @@ class MonitorSample:
 
 
 def export_samples(samples: Sequence[MonitorSample]) -> None:
-    """Exports the metrics of exactly these monitors. If a monitor is still exported, its time series has no gap."""
+    """Exports the metrics of exactly these monitors. The time series of a monitor that stays exported has no gap."""
     values: dict[Gauge, dict[Labels, float | None]] = {gauge: {} for gauge in _GAUGES}
     for one in samples:
         labels: Labels = one.tenant, one.monitor
@@ -158,8 +158,8 @@ _counting = threading.Lock()
 def count_observation(tenant: str, monitor: str, outcome: str) -> None:
     """Counts an observation.
 
-    Only the monitors that were counted most recently are exported. This limit prevents that deleted monitors
-    accumulate: a process does not learn of deletions by other processes.
+    Only the monitors that were counted most recently are exported. Without this limit, deleted monitors would
+    accumulate, because a process does not learn of deletions by other processes.
     """
     labels = tenant, monitor
     with _counting:

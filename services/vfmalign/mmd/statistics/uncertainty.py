@@ -90,8 +90,8 @@ def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: 
 
     Returns:
         The interval. It is marked as degenerate if a test does not reject. Near the null hypothesis, the estimator is a
-        degenerate U-statistic and not normal, so the coverage is unreliable. The interval is also marked if it is no wider
-        than rounding errors: identical groups do not show how other groups vary.
+        degenerate U-statistic and not normal, so the coverage is unreliable. The interval is also marked if it is no
+        wider than rounding errors: identical groups do not show how other groups vary.
     """
     degrees = min(theta_G.size for theta_G in left_out) - 1
     half = float(stdtrit(degrees, 0.5 + level / 2.0)) * standard_error(left_out)

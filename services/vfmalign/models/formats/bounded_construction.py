@@ -43,9 +43,9 @@ def bounded_construction(*, readable_ranges: bool = False) -> Iterator[None]:
 
     Args:
         readable_ranges: whether to compute the values of `torch.linspace` on the CPU instead of the meta device.
-            SwinUNETR needs this, because its constructor reads the drop rates, which fails on the meta device.
+            SwinUNETR needs these values: its constructor reads the drop rates, which fails on the meta device.
             Everything else stays on the meta device: SwinUNETR's position tables grow with the sixth power of the
-            window and would take gigabytes on the CPU before they are registered.
+            window. On the CPU, they would take gigabytes before they are registered.
 
     Raises:
         BadCheckpoint: the network exceeds `MAX_MODULES` or `MAX_ELEMENTS`.

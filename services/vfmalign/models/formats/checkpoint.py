@@ -1,9 +1,9 @@
 """Import of foreign checkpoints.
 
-Files are read without unpickling and converted by the architecture's rules. A report lists the tensors.
+Files are read without unpickling. The rules of the architecture convert them. A report lists the tensors.
 
-torch's weights-only reader reads `.pth` files. It accepts tensors, plain containers and `argparse.Namespace`, and
-rejects every other class.
+torch's weights-only reader reads `.pth` files. This reader accepts tensors, plain containers and `argparse.Namespace`.
+It rejects every other class.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class ConvertedCheckpoint:
     initialised: dict[str, list[str]]
 
     def report(self) -> str:
-        """Returns a report for the user: which tensors were read, dropped or initialised, and why."""
+        """Returns a report for the user.
+
+        It lists the tensors that were read, dropped or initialised, with the reasons.
+        """
         parts = [f"{self.source_format} checkpoint: {len(self.state)} tensors kept"]
         parts += [f"dropped {format_names(names)} ({why})" for why, names in self.dropped.items()] or [
             "nothing dropped"
@@ -59,7 +62,7 @@ def import_checkpoint(
     """Converts a foreign checkpoint (`.pth` or safetensors) to the state dict of an architecture.
 
     Args:
-        files: content of the checkpoint's files. There are several files only if the architecture joins several
+        files: content of the checkpoint's files. A checkpoint has several files only if the architecture joins several
             networks.
         architecture: architecture for which the weights are converted.
         subject: name of the checkpoint in errors: an id or URI, never a local path.

@@ -22,10 +22,12 @@ ARCHITECTURE = "torch_export"
 
 
 class ExportedEncoder(Encoder):
-    """Encoder that runs an exported program. Its layers are values of the graph; `pooled` averages the last layer.
+    """Encoder that runs an exported program.
+
+    The layers of the encoder are values of the graph; `pooled` averages the last layer.
 
     Args:
-        graph: graph of the program. `check_program` must have accepted it with these weights.
+        graph: graph of the program. `check_program` must have accepted the graph with these weights.
         state: maps the names of the program's weights to tensors.
         subject: name of the program in errors.
     """
@@ -49,11 +51,11 @@ class ExportedEncoder(Encoder):
         return {**self._graph.channels, POOLED_LAYER: self._graph.channels[self._graph.layers[-1][0]]}
 
     def layer_names(self) -> list[str]:
-        """The layers in the order of the import's option."""
+        """The layers, in the order of the option of the import."""
         return [layer for layer, _ in self._graph.layers]
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The layers that are maps and whose sides divide the sides of the input."""
+        """The layers that are maps, if the sides of these maps divide the sides of the input."""
         return dict(self._graph.strides)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
@@ -82,6 +84,6 @@ def build_exported(state: StateDict, subject: str, device: torch.device | str = 
     """Checks a stored program and builds its encoder on `device`.
 
     Raises:
-        BadCheckpoint: the program must not run (see `check_program`).
+        BadCheckpoint: `check_program` rejects the program.
     """
     return ExportedEncoder(check_program(state, subject), state, subject).to(device).eval()

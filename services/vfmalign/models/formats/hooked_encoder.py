@@ -1,4 +1,4 @@
-"""Encoder that wraps any network. The outputs of named submodules are its layers.
+"""Encoder that wraps any network. The layers of the encoder are the outputs of named submodules.
 
 Axes are the same as in `encoder`, with L tokens.
 """
@@ -16,15 +16,16 @@ from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
 
 class HookedEncoder(Encoder):
-    """Encoder that wraps any network. The outputs of named submodules are its layers.
+    """Encoder that wraps any network. The layers of this encoder are the outputs of named submodules.
 
-    The whole network runs, but its own output is ignored. A layer of shape (N, C, D, H, W) stays unchanged. Tokens (N,
-    L, C) become maps of L × 1 × 1 voxels, and vectors (N, C) maps of one voxel. `pooled` is the mean of the last layer.
+    The whole network runs, but the encoder ignores the network's own output. A layer of shape (N, C, D, H, W) stays
+    unchanged. Tokens (N, L, C) become maps of L × 1 × 1 voxels. Vectors (N, C) become maps of one voxel. `pooled` is
+    the mean of the last layer.
 
     Args:
         network: any module whose input has the shape (N, C, D, H, W).
         layers: names of the submodules, from shallow to deep.
-        shape_DHW: size of the input for which the shapes of the layers are determined.
+        shape_DHW: size of the input. The shapes of the layers are determined for this size.
         in_channels: number of input channels.
     """
 
@@ -42,7 +43,7 @@ class HookedEncoder(Encoder):
         return {**self._channels, POOLED_LAYER: self._channels[self.layers[-1]]}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The layers that are maps and whose sides divide the sides of the input."""
+        """The layers that are maps, if the sides of these maps divide the sides of the input."""
         return dict(self._strides)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
@@ -97,7 +98,7 @@ def as_map(output: object, layer: str) -> Tensor:
 def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, object]:
     """Returns the outputs of the layers as tensors on the meta device.
 
-    Meta tensors replace the weights. Only shapes are computed, which needs almost no time or memory.
+    Meta tensors replace the weights. The function computes only shapes, which takes almost no time or memory.
     """
     state = {f"encoder.{name}": torch.empty_like(t, device="meta") for name, t in encoder.state_dict().items()}
     probe_NCDHW = torch.empty((1, encoder.in_channels, *shape_DHW), device="meta")
@@ -128,7 +129,10 @@ class _Outputs(nn.Module):
 
 
 def get_stride(output: object, shape_DHW: Stride) -> Stride | None:
-    """Returns the stride of a map; None for tokens and vectors, or if a side does not divide the input's side."""
+    """Returns the stride of a map; None for tokens and vectors.
+
+    Also returns None if a side of the map does not divide the input's side.
+    """
     if not isinstance(output, Tensor) or output.ndim != 5:
         return None
     sides = tuple(output.shape[2:])

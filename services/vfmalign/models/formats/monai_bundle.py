@@ -1,9 +1,9 @@
 """Import of MONAI bundles. A bundle is a network of `monai.networks.nets` whose named submodules are the layers.
 
 The configuration of a bundle may name any Python object and contain expressions. The import treats the configuration as
-data: one class of `monai.networks.nets`, called with numbers, strings, and lists and objects of them. Everything else
-is rejected. The name of the architecture encodes the network, so that every reader of a model card, job or manifest can
-build the network.
+data: one class of `monai.networks.nets`, and arguments that are numbers, strings, or lists and objects of these.
+Everything else is rejected. The name of the architecture encodes the network, so that every reader of a model card, job
+or manifest can build the network.
 
 The MONAI Bundle Specification (docs.monai.io) defines the layout.
 """
@@ -54,7 +54,7 @@ Options = dict[str, Argument]
 class NetworkDefinition(Record):
     """Network that the name of a MONAI architecture encodes.
 
-    Its arguments are numbers, strings, short lists and objects.
+    The arguments of the network are numbers, strings, short lists and objects.
     """
 
     net: str = Field(max_length=64)
@@ -114,8 +114,8 @@ def parse_network_definition(
 ) -> tuple[str, dict[str, object]]:
     """Extracts the class name and the arguments of the network from a configuration.
 
-    A plain value of the configuration replaces the reference `@name` to it. Expressions (`$…`), other references and
-    nested objects are rejected.
+    A reference `@name` is replaced with the plain value that the configuration assigns to this name. Expressions
+    (`$…`), other references and nested objects are rejected.
     """
     target = network.get("_target_")
     if not isinstance(target, str) or not (target.isidentifier() or target.startswith(f"{_NETS}.")):

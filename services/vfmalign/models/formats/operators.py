@@ -1,7 +1,8 @@
 """The operators that a stored program may call.
 
-Networks of timm, torchvision and MONAI in evaluation mode export to these operators. The list also contains some
-closely related operators. Each entry names an operator with its overload. An operator is listed only if it
+When a network of timm, torchvision or MONAI is exported in evaluation mode, it consists of these operators. The list
+also contains some closely related operators. Each entry names an operator with its overload. An operator is listed only
+if it
 
 - has no effect other than its result or a change of its first argument in place, - initialises its whole result, whose
 shape follows from the shapes of its arguments, - draws no random numbers, - and checks its arguments itself, unlike

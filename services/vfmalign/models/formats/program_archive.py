@@ -1,12 +1,12 @@
 """Reader of `torch.export` archives (`.pt2`) that does not use torch's own loader.
 
 torch's loader unpickles sample inputs and custom objects, evaluates expressions of symbolic shapes, and looks up
-operators by dotted Python names. This reader treats a program as data. Its weights are raw bytes with a declared shape
-and type. Its graph is a list of `torch.ops.aten` operators with tensors and plain values as arguments. Everything else
-is rejected.
+operators by dotted Python names. This module's reader treats a program as data. The weights of a program are raw bytes
+with a declared shape and type. The graph of a program is a list of `torch.ops.aten` operators. Their arguments are
+tensors and plain values. Everything else is rejected.
 
-`program_check` checks the operators and the cost of a graph, both during the import and whenever the stored program is
-loaded.
+`program_check` checks the operators and the cost of a graph: once during the import, and again whenever the stored
+program is loaded.
 
 torch 2.9 and later versions write this format (torch/export/pt2_archive, schema version 8).
 """
@@ -44,8 +44,8 @@ def read_program(data: bytes, layers: Sequence[str], subject: str) -> StateDict:
 
     Args:
         data: content of the archive.
-        layers: values of the graph or paths of submodules; empty for the program's outputs. A path selects the last
-            value that the submodule computes.
+        layers: values of the graph or paths of submodules; empty for the program's outputs. The path of a submodule
+            selects the last value that this submodule computes.
         subject: name of the program in errors.
 
     Returns:

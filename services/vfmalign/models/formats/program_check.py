@@ -1,8 +1,8 @@
 """Checks the operators, the weights and the cost of a stored program before the program runs.
 
-A program is checked when it is imported and whenever it is loaded, because someone may have changed the stored program
-in between. The check runs only the integer arithmetic that computes indices. It evaluates all other operators on
-torch's meta device, which computes shapes but stores no data.
+A program is checked when it is imported. It is checked again whenever it is loaded, because someone may have changed
+the stored program. The check runs only the integer arithmetic that computes indices. All other operators are evaluated
+on torch's meta device, which computes shapes but stores no data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_program(state: StateDict, subject: str) -> ProgramGraph:
         subject: name of the program in errors.
 
     Returns:
-        The graph. Its operators may run with these weights.
+        The graph. The operators of the graph may run with these weights.
 
     Raises:
         BadCheckpoint: the graph calls an operator that is not allowed, changes a weight, does not run, exceeds a limit,
@@ -48,7 +48,7 @@ def measure_layers(
     """Checks a graph as `check_program` does, except for the declared channels and strides of its layers.
 
     Returns:
-        The channels of all layers, and the strides of the layers that are maps.
+        The number of channels of all layers, and the strides of the layers that are maps.
     """
     _check_weights(graph, state, subject)
     _check_nodes(graph, subject)

@@ -1,4 +1,4 @@
-"""Finds the values of a program that depend only on its weights. Checks those values that are indices.
+"""Finds the values of a program that depend only on its weights. Checks those of these values that are indices.
 
 On a GPU, an index out of range triggers an assertion in the kernel, and the process can no longer use the device. An
 index must therefore not depend on the image. The check of a program runs only the integer arithmetic that computes
@@ -60,11 +60,11 @@ class ProgramConstants:
         Args:
             number: index of the node in the graph.
             values: all values that exist after the node.
-            changed: storages that the node changed. Their content is no longer constant.
+            changed: storages that the node changed. The content of these storages is no longer constant.
             cost: number of elements plus operations of the node.
 
         Returns:
-            What is wrong with the node's indices; empty if nothing is.
+            What is wrong with the node's indices; empty if they are correct.
         """
         _, _, arguments, results = node = self._graph.nodes[number]
         self._costs.append(cost)
@@ -85,7 +85,7 @@ class ProgramConstants:
         return ""
 
     def release(self, values: Mapping[str, Tensor]) -> None:
-        """Forgets the storages of values that are no longer needed."""
+        """Removes the records of storages whose values are no longer needed."""
         for name, tensor in values.items():
             self._names_by_storage[get_storage_id(tensor)].discard(name)
 

@@ -1,6 +1,7 @@
 """Stored form of an exported program: a graph of operators as JSON. Every part of the graph has a size limit.
 
-The JSON text is a tensor of bytes next to the weights, so that one safetensors file contains the whole model.
+The JSON text is stored as a tensor of bytes next to the weights. One safetensors file therefore contains the whole
+model.
 """
 
 from __future__ import annotations

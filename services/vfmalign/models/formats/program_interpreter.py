@@ -63,7 +63,7 @@ class ProgramInterpreter:
         return inputs, list(named.values())
 
     def release(self, number: int, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Removes the values that no later operator uses, and returns them."""
+        """Removes and returns the values that no later operator uses."""
         return {name: values.pop(name) for name in self._released[number]}
 
     def _call(self, node: Node, function: Operator, arguments: dict[str, object]) -> Sequence[Tensor]:

@@ -50,7 +50,7 @@ class ProgramMeasurement:
             The layers as tensors without data.
 
         Raises:
-            BadCheckpoint: the graph exceeds a limit, or an operator rejects its arguments, changes a weight, or uses an
+            BadCheckpoint: the graph exceeds a limit. Or an operator rejects its arguments, changes a weight, or uses an
                 index that is out of range or depends on the image.
         """
         meta, shape = torch.device("meta"), self._graph.input_shape
@@ -132,7 +132,7 @@ class _DispatchMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return changed
 
     def take_cost(self) -> int:
-        """Returns the number of elements plus operations that were counted since the last call."""
+        """Returns the number of elements plus the number of operations that were counted since the last call."""
         before, self._taken_cost = self._taken_cost, self.elements + self.flops
         return self._taken_cost - before
 

@@ -1,13 +1,13 @@
 """Architectures for stacks of dilated convolutions, and the import of their checkpoints.
 
-The name of the architecture encodes the description of a stack (`architectures.dilated_stack`), so that every reader of
-a model card, job or manifest can build the stack. A checkpoint contains only weights. For published families, the
-description follows from the shapes of the weights and the dilations of the family. For any other stack, the user
-provides the description as a JSON file.
+The name of the architecture encodes the description of a stack (`architectures.dilated_stack`). Every reader of a model
+card, job or manifest can therefore build the stack. A checkpoint contains only weights. For published families, the
+shapes of the weights and the dilations of the family determine the description. For any other stack, the user provides
+the description as a JSON file.
 
 Sources: MeshNet is implemented as in brainchop (github.com/neuroneural/brainchop): the dilations 16, 8, 4, 2 and 1 are
-repeated. Fedorov et al., arXiv 1612.00940, named the family. The dilated autoencoder is brainchop's network for tissue
-segmentation.
+repeated. The name MeshNet comes from Fedorov et al., arXiv 1612.00940. The dilated autoencoder is brainchop's network
+for tissue segmentation.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def read_description(path: Path, adjust: Callable[[Preprocessing], Preprocessing
 
     Args:
         path: path of the JSON file.
-        adjust: function that applies the user's changes to the file's `input` or, without one, to `DEFAULT_INPUT`.
+        adjust: function that applies the user's changes to the file's `input` or, if the file has no `input`, to
+            `DEFAULT_INPUT`.
 
     Raises:
         BadOption: the file cannot be read, is too large or is not a description.
@@ -163,7 +164,7 @@ def _describe_meshnet(weights: Weights, biases: Sequence[bool]) -> Sequence[Conv
 
 
 def make_meshnet(channels: Sequence[int], biases: Sequence[bool]) -> list[ConvolutionLayer]:
-    """Creates the layers of a MeshNet from their channels. `biases` tells which layers have a bias."""
+    """Creates the layers of a MeshNet from their channels. The argument `biases` tells which layers have a bias."""
     return [
         ConvolutionLayer(
             channels=width,
@@ -188,7 +189,10 @@ def _describe_autoencoder(weights: Weights, biases: Sequence[bool]) -> Sequence[
 
 
 def make_autoencoder(channels: Sequence[int], biases: Sequence[bool]) -> list[ConvolutionLayer]:
-    """Creates the layers of the dilated autoencoder from their channels. `biases` tells which layers have a bias."""
+    """Creates the layers of the dilated autoencoder from their channels.
+
+    The argument `biases` tells which layers have a bias.
+    """
     return [
         ConvolutionLayer(
             channels=width,
@@ -208,11 +212,11 @@ class StackFamily:
     """Published family of stacks.
 
     Attributes:
-        describe: function that derives the layers from a checkpoint's weights and from the list of convolutions with a
-            bias. It returns no layers if the weights do not belong to this family.
+        describe: function that derives the layers from a checkpoint's weights and the list of its convolutions with a
+            bias. The function returns no layers if the weights do not belong to this family.
         pattern: description of the family's checkpoints in error messages.
-        compared: function that returns the indices of the compared layers for a number of layers.
-        default: layers of the published widths, for pretraining from random weights.
+        compared: function that receives the number of layers and returns the indices of the compared layers.
+        default: layers with the published numbers of channels, for pretraining from random weights.
     """
 
     describe: Callable[[Weights, Sequence[bool]], Sequence[ConvolutionLayer]]

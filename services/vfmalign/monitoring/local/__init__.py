@@ -1,1 +1,1 @@
-"""Monitors that run without a service. They take features and return a document."""
+"""Monitors that run without a service. The functions take features and return a document that describes the monitor."""

@@ -26,7 +26,9 @@ def describe(
     window_rows: int = 0,
     notes: Sequence[str] = (),
 ) -> DriftDocument:
-    """Describes a monitor in its current epoch. Windows are not included: another package computes them.
+    """Describes a monitor in its current epoch.
+
+    The document does not contain windows, because another package computes them.
 
     Args:
         monitor: the monitor.

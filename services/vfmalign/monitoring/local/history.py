@@ -17,7 +17,9 @@ _MOMENTS = ("alarm", "peak", "last")
 
 
 class History:
-    """Evidence after the rows 1, 1 + s, 1 + 2·s, …, and at special moments. The stride s is a power of two.
+    """Evidence of a monitor after the rows 1, 1 + s, 1 + 2·s, …, and at special moments.
+
+    The stride s is a power of two.
 
     Attributes:
         points: points of the history. Each point has a row number and the evidence of each sequential component.
@@ -35,7 +37,7 @@ class History:
         self.stride = 1
 
     def add(self, observation: Observation, log_threshold: Mapping[Component, float]) -> None:
-        """Adds an observation to the history if the evidence includes it."""
+        """Adds an observation to the history if the evidence includes that observation."""
         if observation.p_value is None:
             return
         self.last = (observation.row, tuple(observation.log_evidence[component] for component in SEQUENTIAL))
@@ -55,7 +57,10 @@ class History:
         return tuple(to_evidence_point(point) for point in sorted({point for point in kept if point is not None}))
 
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Returns the history as arrays. Each line of an array contains a row number and the evidence at this row."""
+        """Returns the history as arrays.
+
+        Each row of an array contains the number of an observed row and the evidence at that row.
+        """
         named = {"points": self.points} | {name: _list(getattr(self, name)) for name in _MOMENTS}
         width = 1 + len(SEQUENTIAL)
         return {
@@ -84,7 +89,7 @@ def to_evidence_point(point: Point) -> EvidencePoint:
 
 
 def finite_or_none(value: float) -> float | None:
-    """Returns the value if it is finite. Returns None if it is not, because JSON has no infinity or NaN."""
+    """Returns the value if it is finite. Otherwise returns None, because JSON has no infinity or NaN."""
     return value if math.isfinite(value) else None
 
 

@@ -67,7 +67,7 @@ def read_rows(sources: Sequence[str], table: str, by: str, name: str, *, needs_d
 
     Args:
         sources: .npy files, or feature sets.
-        table: CSV file that describes the rows of the .npy files; empty if there is none.
+        table: CSV file that describes the rows of the .npy files; empty if there is no such file.
         by: name of the stratum; empty if there are no strata.
         name: `reference` or `streams`, for errors.
         needs_days: whether the day of each row is required.
@@ -166,7 +166,7 @@ def _join(parts: Sequence[Rows], name: str) -> Rows:
 
 
 def check_origin(first: Rows, other: Rows, name: str) -> None:
-    """Raises BadOption if two groups of rows come from different models or input preparations."""
+    """Raises BadOption if the models or the input preparations of two groups of rows differ."""
     if first.origin != other.origin:
         raise BadOption(
             "features of different models, weights or preprocessing cannot be compared",

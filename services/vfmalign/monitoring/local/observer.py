@@ -42,7 +42,7 @@ def observe(request: DriftRequest, report: Report, announce: Announce) -> tuple[
         announce: function that receives the observation that raises the alarm, and the logarithm of each threshold.
 
     Returns:
-        The document without its windows, and the comparisons for these windows.
+        The document without its windows, and the comparisons that will become these windows.
 
     Raises:
         VfmalignError: an input cannot be read or used.

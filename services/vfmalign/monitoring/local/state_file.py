@@ -1,7 +1,7 @@
-"""State file: the exact state of a monitor and its observations. A later run can continue the stream from it.
+"""State file: the exact state of a monitor and its observations. A later run can continue the stream from this file.
 
-A state file begins with its version and a digest of its other content, so that a damaged file is rejected before it is
-parsed. The file contains standardised features of up to 20,000 rows, 64-bit digests of patients, digests of
+A state file begins with its version and a digest of its other content. A damaged file is therefore rejected before it
+is parsed. The file contains standardised features of up to 20,000 rows, 64-bit digests of patients, digests of
 observations, and the ids of the most extreme observations.
 """
 
@@ -46,7 +46,7 @@ _UNREADABLE = (
 
 @dataclass
 class ObservedRows:
-    """Recorded observations. Each entry has the digest of the id, the digest of the features and the row number.
+    """Recorded observations. Each entry contains the digest of the id, the digest of the features and the row number.
 
     Attributes:
         features: digest of the features.

@@ -1,8 +1,8 @@
 """Selects the rows that MMD² compares.
 
-A window contains rows of the stream that are part of the evidence. MMD² compares these rows with a reference that has
-one row per patient. Every third row of this reference determines the scale and the bandwidth. Only its other rows are
-compared, so the permutation test is exact.
+A window contains rows of the stream that are part of the evidence. MMD² compares the rows of a window with a reference
+that has one row per patient. Every third row of the reference determines the scale and the bandwidth. Only the other
+rows of the reference are compared, so the permutation test is exact.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ class Entered:
 
 
 def choose_windows(rows: int, width: int) -> list[range]:
-    """Returns the positions of windows of `width` rows. The last window is at the end; all distances are equal.
+    """Returns the positions of windows of `width` rows.
 
-    Windows do not overlap, and there are at most `MAX_WINDOWS`. If the stream is shorter than a window, it is one
-    window.
+    The last window is at the end of the stream. The distances between consecutive windows are equal.
+
+    Windows do not overlap, and there are at most `MAX_WINDOWS`. If the stream is shorter than a window, the whole
+    stream is one window.
     """
     if not width or not rows:
         return []

@@ -1,1 +1,1 @@
-"""Versions of the database schema, one file per version. Never change a released version; add a new one."""
+"""Versions of the database schema, one file per version. Never change a released version; add a new version."""

@@ -1,4 +1,6 @@
-"""Sequential tests for drift. They take arrays and return evidence, which you may look at as often as you want.
+"""Sequential tests for drift.
+
+The tests take arrays and return evidence. You may look at the evidence as often as you want.
 
 `Monitor` is the entry point. A monitor observes one row after the other. Each row updates four measures of the evidence
 that rows no longer follow the distribution of the reference. `references` prepares the reference. `row_scores`,

@@ -1,10 +1,10 @@
-"""Converts the cells in which p-values lie to evidence: test martingales and Shiryaev–Roberts statistics.
+"""Converts p-values, given as cells, to evidence: test martingales and Shiryaev–Roberts statistics.
 
 The value of a bet on a cell is the mean of θ·u^(θ − 1) over the cell. The integral of this function over [0, 1] is 1.
 Small p-values increase the stake, and large p-values reduce it (Vovk et al., COPA 2021). Each statistic combines the
-bets of all θ. If unusually small scores also count as drift, the statistic includes bets on the mirrored cell. A
-statistic has K streams of cells, which receive their next cells together. There is one stream per channel; for rows and
-blocks, K is 1.
+bets of all θ. If unusually small scores also count as drift, each statistic also includes bets on the mirrored cell. A
+statistic has K streams of cells. All streams receive their next cell at the same time. For channels, there is one
+stream per channel. For rows and blocks, K is 1.
 
 Legend: the axes of arrays are S bets, E schedules and K streams.
 """
@@ -46,7 +46,7 @@ def _get_means(lower_K: Array, upper_K: Array, thetas: Array) -> Array:
 
 
 def get_shares(cells: int) -> Array:
-    """Returns the share of its reserve that each schedule stakes at cell number `cells`, counted from 0."""
+    """Returns, for each schedule, the share of its reserve that it stakes at cell number `cells`, counted from 0."""
     slow = 1.0 - math.sqrt((SLOW_SCHEDULE + cells) / (SLOW_SCHEDULE + cells + 1.0))
     return np.array([*CONSTANT_SHARES, slow])
 
@@ -54,9 +54,9 @@ def get_shares(cells: int) -> Array:
 class Martingale:
     """Mixture of bets. Four schedules start new bets at every cell. Each of K streams has its own mixture.
 
-    The reserve σ of each schedule is 1 at first. At each cell, it stakes a share η of σ, divided equally among the S
-    bets: a ← (a + σ·η/S)·b, σ ← σ·(1 − η). The martingale is the mean of σ + Σ a over the schedules. It is 1 at first,
-    and its expectation stays 1 without drift.
+    The reserve σ of each schedule is 1 at first. At each cell, the schedule stakes a share η of σ, divided equally
+    among the S bets: a ← (a + σ·η/S)·b, σ ← σ·(1 − η). The martingale is the mean of σ + Σ a over the schedules. The
+    martingale is 1 at first. Without drift, its expectation stays 1.
 
     Attributes:
         cells: number of cells that each stream has received.

@@ -1,19 +1,19 @@
 """Scores of blocks of 4 and 16 rows of a stratum, which detect shifts that are too small to show in single rows.
 
-Consecutive rows of a block are not neighbours in their stratum. Their distance is 16 rows in a block of 4, and 8 rows
-in a block of 16. If a scanner works in sessions, neighbours resemble each other. A block of neighbours would then
-differ from random subsets even without drift. Rows at this distance form a *lane*. Each lane is divided into blocks.
-The lanes do not begin at the same row, so their blocks do not end at the same row.
+Consecutive rows of a block are not neighbours in their stratum. In a block of 4, their distance is 16 rows. In a block
+of 16, their distance is 8 rows. If a scanner works in sessions, neighbouring rows resemble each other. A block of
+neighbours would then differ from random subsets even without drift. Rows at this distance form a *lane*. Each lane is
+divided into blocks. The lanes do not begin at the same row, so their blocks do not end at the same row.
 
-A block S is scored by its MMD² to the scoring rows and the pool, up to a term that is equal for all subsets:
+The score of a block S is its MMD² to the scoring rows and the pool, without a term that is equal for all subsets:
 
     T(S) = mean k over S × S − 2 · mean k over S × (scoring rows ∪ pool)
 
 The score is ranked among the scores of B = 999 random subsets of the pool. The pool contains the block. The pool is
-drawn from a bag. The bag contains the calibration rows of the stratum and the rows of its earlier blocks of this width.
-A pool starts with all rows of the bag, or with 256 random rows if the bag is larger. Later blocks are added to the
-pool. After 64 added rows, a new pool is drawn. Without drift, the block is a uniform random subset of the pool, like
-the other subsets. The cost of a row does not grow with the bag.
+drawn from a bag. The bag contains the calibration rows of the stratum, and the rows of the stratum's earlier blocks of
+this width. A pool starts with all rows of the bag, or with 256 random rows if the bag is larger. Later blocks are added
+to the pool. After 64 added rows, a new pool is drawn. Without drift, the block is a uniform random subset of the pool,
+as are the other subsets. The cost of a row does not grow with the bag.
 
 Legend: the axes of arrays are D channels, N rows of a stratum, P rows of the pool, R new rows, W rows of a block and B
 subsets.
@@ -60,7 +60,7 @@ def get_block(row: int, width: int, spacing: int) -> NDArray[np.intp] | None:
 
 @dataclass
 class Pool:
-    """Pool of rows from which the random subsets for comparison with a block are drawn.
+    """Pool of rows. Random subsets are drawn from the pool and compared with a block.
 
     Attributes:
         size: number of rows in the pool.
@@ -69,7 +69,7 @@ class Pool:
             the first `size` entries are used.
         z_PD: standardised rows.
         kernel_PP: kernel values between the rows of the pool.
-        sums_P: sum of each row's kernel values with the scoring rows and the pool.
+        sums_P: for each row of the pool, the sum of its kernel values with the scoring rows and the pool.
     """
 
     size: int
@@ -110,12 +110,12 @@ class Pool:
 
 
 class BlockRanks:
-    """The rows of a stratum in an epoch. They compute the cell of each block that they complete.
+    """The rows of a stratum in an epoch. The object computes the cell of each block that a row completes.
 
     Args:
         scorer: scorer of the reference.
         z_ND: standardised calibration rows of the stratum.
-        scoring_sums_N: sum of each row's kernel values with the scoring rows.
+        scoring_sums_N: for each row, the sum of its kernel values with the scoring rows.
         rows: number of rows at the end of `z_ND` that are rows of the stream. Only a restored state has such rows.
 
     Attributes:
@@ -137,7 +137,7 @@ class BlockRanks:
 
     @property
     def stored_rows(self) -> tuple[Array, Array]:
-        """Standardised rows (calibration rows first), and the sum of each row's kernel values with the scoring rows."""
+        """Standardised rows (calibration rows first), and each row's sum of kernel values with the scoring rows."""
         return self._z_ND[: self._size], self._sums_N[: self._size]
 
     @property
@@ -146,7 +146,9 @@ class BlockRanks:
         return self._z_ND.nbytes + sum(pool.z_PD.nbytes + pool.kernel_PP.nbytes for pool in self.pools.values())
 
     def add(self, z_D: Array, scoring_sum: float, draws: Draws, number: int) -> dict[Purpose, Cell]:
-        """Adds the next row of the stratum. Maps the width of each block that this row completes to the block's cell.
+        """Adds the next row of the stratum.
+
+        Maps the width of each block to its cell, for the blocks that this row completes.
 
         Args:
             z_D: standardised row.

@@ -1,4 +1,4 @@
-"""Describes which channels moved. Computes no test and no interval.
+"""Describes which channels moved. This module computes no test and no interval.
 
 Legend: the axes of arrays are N rows and D channels.
 """

@@ -1,7 +1,8 @@
 """Random numbers that depend only on the seed, the epoch, their purpose and a number.
 
-They come from the counter-based generator Philox (Salmon et al., SC 2011). The raw output of this generator is used,
-because it is the same in all versions of numpy. After a restart, a monitor therefore continues with the same draws.
+The numbers come from the counter-based generator Philox (Salmon et al., SC 2011). The module uses the raw output of
+this generator, because that output is the same in all versions of numpy. After a restart, a monitor therefore continues
+with the same draws.
 
 Legend: the axes of arrays are B subsets and W rows of a subset.
 """
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 
 class Purpose(IntEnum):
-    """Purpose of random numbers. It is w for blocks of w rows, and `POOL` + w for the pools of such blocks."""
+    """Purpose of random numbers. The value is w for blocks of w rows, and `POOL` + w for the pools of such blocks."""
 
     SPLIT = 1
     TIES = 2
@@ -54,7 +55,10 @@ class Draws:
 
 
 def choose_subset(uniforms: NDArray[np.float64], size: int) -> NDArray[np.intp]:
-    """Returns the sorted indices of the `size` smallest numbers, which are a uniform random subset of all indices."""
+    """Returns the sorted indices of the `size` smallest numbers.
+
+    These indices are a uniform random subset of all indices.
+    """
     if size >= len(uniforms):
         return np.arange(len(uniforms))
     return np.sort(np.argpartition(uniforms, size)[:size])

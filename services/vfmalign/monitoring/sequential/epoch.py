@@ -36,8 +36,8 @@ class Epoch:
         draws: random numbers of the epoch.
         start: why it began.
         reference: prepared reference.
-        by_run_length: whether the alarm is set by a run length and not by α. The evidence is then the statistic for a
-            run length.
+        by_run_length: whether a run length, and not α, sets the thresholds of the alarm. The evidence is then the
+            statistic for a run length.
 
     Attributes:
         evidence: evidence of the sequential components.
@@ -70,7 +70,7 @@ class Epoch:
         return self.rows < LAST_ROW
 
     def count_strata(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Maps each stratum to its numbers of calibration rows and of rows in the epoch. Empty without strata."""
+        """Maps each stratum to two numbers: its calibration rows, and its rows in the epoch. Empty without strata."""
         if not self.reference.is_stratified:
             return {}, {}
         return dict(Counter(self.reference.strata)), {name: one.rows for name, one in self.strata.items()}

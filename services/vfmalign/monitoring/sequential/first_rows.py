@@ -1,14 +1,14 @@
 """Permutation test that compares the first rows of a stream with the reference.
 
-If a stream differs from the reference from the first row on, its rows are soon ranked mostly among other rows of the
-stream. The sequential evidence then shows little drift. This test compares the first N rows together with the
+Suppose that a stream differs from the reference from its first row on. Its rows are soon ranked mostly among other rows
+of the stream. The sequential evidence then shows little drift. This test compares the first N rows together with the
 calibration rows. Its statistic is
 
     S(w) = Σ w_i · w_j · k(x_i, x_j),    w_i = z_i − (mean of z over the rows of the stratum of i),
 
 where z_i is 1 for a row of the stream and 0 for a calibration row. This is the squared length of the sum over strata of
 n·m/(n + m) times the difference of the mean embeddings. A difference between strata cancels out. If all strata change
-in the same way, these changes add up. Without strata, S is MMD² times a constant. The labels z are permuted within
+in the same way, the changes add up. Without strata, S is MMD² times a constant. The labels z are permuted within
 strata. The test is therefore exact under the same condition as the other evidence: the rows of a stratum must be
 exchangeable with its calibration rows. The order of the scanners in the stream does not matter.
 
@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 
 
 def get_first_p_value(scorer: RowScorer, strata: Mapping[str, Stratum], draws: Draws, level: float) -> float:
-    """Returns the p-value for all rows that the stream has had up to now (at most 20,000).
+    """Returns the p-value for all rows of the stream up to now (at most 20,000).
 
     Args:
         scorer: scorer of the reference.

@@ -1,4 +1,4 @@
-"""A monitor of one layer. It takes observations and returns evidence and alarms."""
+"""A monitor of one layer. The monitor takes observations and returns evidence and alarms."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from vfmalign.monitoring.sequential.thresholds import (
 class Monitor:
     """Evidence that rows no longer come from the distribution of the reference.
 
-    If there is no drift and patients are exchangeable with the patients of the reference, a bound holds: the
-    probability that any epoch with a guarantee ever raises an alarm is at most α (docs/monitoring-mathematics.md). The
-    result does not depend on how the observations are divided into calls.
+    A bound holds if there is no drift and patients are exchangeable with the patients of the reference. The probability
+    that any epoch with a guarantee ever raises an alarm is then at most α (docs/monitoring-mathematics.md). The result
+    is the same however the observations are divided into calls.
 
     Args:
         options: options of the monitor, which never change.
@@ -115,7 +115,7 @@ class Monitor:
         """Begins an epoch that was prepared with `prepare_epoch`; see `start_epoch`.
 
         Raises:
-            InvalidInput: an earlier epoch has seen a patient of the reference. This is an error for
+            InvalidInput: an earlier epoch has seen a patient of the reference. A seen patient is an error for
                 `EpochStart.UNSEEN_REFERENCE`. It is also an error for `EpochStart.FIXED` after an epoch whose start the
                 rows may have caused. The monitor is unchanged.
         """
@@ -171,20 +171,21 @@ class Monitor:
         return [self._observe(*column) for column in columns]
 
     def list_named(self) -> list[tuple[int, str]]:
-        """Returns row and id of the observations that the state names; the row is 0 in an earlier epoch."""
+        """Returns the row and the id of each observation that the state names; the row is 0 in an earlier epoch."""
         named = [(one.row, one.observation) for one in self.epoch.extreme_rows]
         if self.epoch.alarm is not None:
             named.append((self.epoch.alarm.row, self.epoch.alarm.observation))
         return named + [(0, one.alarm.observation) for one in self.earlier if one.alarm is not None]
 
     def forget(self, patients: frozenset[int], ids: Mapping[str, str]) -> None:
-        """Forgets patients and the ids of their observations. The evidence stays.
+        """Removes patients and the ids of their observations from the state. The evidence stays.
 
-        The next observations of these patients may enter, except those of patients of the reference.
+        The evidence may then include the next observations of these patients, but not those of patients of the
+        reference.
 
         Args:
             patients: digests of the patients.
-            ids: new id of each of their observations, by its id.
+            ids: maps the id of each observation of these patients to its new id.
         """
         self.patients.forget(patients - self.reference.patients)
         self.epoch.extreme_rows = sorted(one for one in self.epoch.extreme_rows if one.observation not in ids)
@@ -257,7 +258,7 @@ def prepare_epoch(
     *,
     strata: Sequence[str] | None = None,
 ) -> Epoch:
-    """Prepares an epoch without access to its monitor. Preparing a reference is slow.
+    """Prepares an epoch without access to the monitor. Preparing a reference is slow.
 
     Args:
         options: options of the monitor.

@@ -34,7 +34,7 @@ class PatientRegister:
         self.reference = reference
 
     def enter(self, digest: int, day: int) -> Outcome:
-        """Returns whether the evidence may include an observation of a patient. If it may, registers the patient."""
+        """Returns whether the evidence may include an observation of a patient. If so, registers the patient."""
         if digest in self.reference:
             return Outcome.REFERENCE_PATIENT
         last = self._get_last_day(digest)
@@ -47,18 +47,18 @@ class PatientRegister:
         return Outcome.ENTERED
 
     def list_digests(self) -> set[int]:
-        """Returns the digests of the patients that have entered or belong to a reference."""
+        """Returns the digests of the patients that the evidence includes or that belong to a reference."""
         return {*map(int, self._digests), *self._recent, *self.reference}
 
     def forget(self, patients: frozenset[int]) -> None:
-        """Forgets patients: their next observations may enter."""
+        """Removes patients, so that the evidence may include their next observations."""
         digests, days = self.to_arrays()
         stays = ~np.isin(digests, np.array(sorted(patients), np.uint64))
         self._digests, self._days, self._recent = digests[stays], days[stays], {}
         self.reference -= patients
 
     def count_seen(self, digests: frozenset[int]) -> int:
-        """Returns how many of the patients the evidence or a reference includes."""
+        """Returns how many of these patients are in the evidence or in a reference."""
         return sum(one in self.reference or self._get_last_day(one) is not None for one in digests)
 
     def to_arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

@@ -18,7 +18,7 @@ _RECENT_SCORES = 2048
 
 
 class Cell(NamedTuple):
-    """Interval of a p-value in [0, 1]. If a score is unusually large, its p-value is small."""
+    """Interval of a p-value in [0, 1]. An unusually large score has a small p-value."""
 
     lower: float
     upper: float
@@ -54,7 +54,7 @@ class SortedScores:
         return len(self._merged) + len(self._recent)
 
     def count(self, score: float) -> tuple[int, int]:
-        """Returns how many stored scores are greater than a score, and how many are equal to it."""
+        """Returns two numbers: how many stored scores are greater than a score, and how many are equal to it."""
         left, right = np.searchsorted(self._merged, score, "left"), np.searchsorted(self._merged, score, "right")
         recent_left, recent_right = bisect_left(self._recent, score), bisect_right(self._recent, score)
         return len(self) - int(right) - recent_right, int(right - left) + recent_right - recent_left

@@ -37,7 +37,7 @@ class Outcome(StrEnum):
 
 
 class EpochStart(StrEnum):
-    """Why an epoch begins. This reason determines whether the guarantee of the epoch holds."""
+    """Why an epoch begins. The reason determines whether the guarantee of the epoch holds."""
 
     FIXED = "fixed"
     """At a time that does not depend on the rows, such as a new model or an exchanged scanner."""
@@ -49,13 +49,13 @@ class EpochStart(StrEnum):
 
 @dataclass(frozen=True)
 class MonitorOptions:
-    """Options of a monitor. They are fixed before its first row.
+    """Options of a monitor. The options are fixed before the first row of the monitor.
 
     Attributes:
         alpha: maximum probability that the monitor ever raises an alarm without drift, in (0, 0.5].
-        run_length: number of rows A that replaces α, 100 to 10⁹. Without drift, an epoch raises an alarm within T rows
-            with a probability of at most T/A. Without drift, the mean number of rows until the first alarm is therefore
-            at least A/2.
+        run_length: number of rows A that replaces α, from 100 to 10⁹. Without drift, an epoch raises an alarm within T
+            rows with a probability of at most T/A. Without drift, the mean number of rows until the first alarm is
+            therefore at least A/2.
         patient_window_days: number of days after which the evidence may include the same patient again; None for never.
         first_patients: number N of first rows that one test compares with the reference, 20 to 500; None if this test
             is not wanted. The test uses 0.1 of α, requires an α of at least 0.001, and cannot be combined with
@@ -93,7 +93,7 @@ class Alarm:
     Attributes:
         row: number of the row in the epoch, starting at 1.
         observation: id of the row's observation.
-        components: components whose evidence had reached its threshold.
+        components: components whose evidence had reached their threshold.
     """
 
     row: int
@@ -109,7 +109,7 @@ class Observation:
         id: id of the observation.
         outcome: whether the evidence includes the observation, or why it does not.
         row: number of the row in the epoch, starting at 1; 0 if the evidence does not include the row.
-        p_value: p-value of the row among the calibration rows and the earlier rows of its stratum; None if the evidence
+        p_value: p-value of the row among the calibration rows and earlier rows of its stratum; None if the evidence
             does not include the row.
         log_evidence: natural logarithm of each component's statistic after this observation.
         raised_alarm: whether the observation raised the alarm of its epoch.
@@ -165,16 +165,16 @@ class MonitorStatus:
         has_guarantee: whether the bound on false alarms covers this epoch.
         rows: number of rows of the epoch that the evidence includes.
         outcomes: maps each outcome to its number of observations in all epochs.
-        log_evidence: natural logarithm of each component's martingale M. For channels, it is that of the largest
-            martingale. If `run_length` is set, it is ln R, which is −∞ before the first cell. For the first patients,
-            it is −ln p, which is 0 until all of them have been observed.
+        log_evidence: natural logarithm of each component's martingale M. For channels, the value is that of the largest
+            martingale. If `run_length` is set, the value is ln R, which is −∞ before the first cell. For the first
+            patients, the value is −ln p, which is 0 until all of these patients have been observed.
         log_threshold: natural logarithm of each component's threshold.
-        blocks_are_active: whether blocks are still scored. After 20,000 rows of an epoch, they no longer are.
+        blocks_are_active: whether blocks are still scored. After 20,000 rows of an epoch, blocks are no longer scored.
         alarm: first alarm of the epoch.
         strata: maps each stratum to its number of rows in the epoch; empty if the reference has no strata.
         reference_strata: maps each stratum to its number of calibration rows. Rows of a stratum without calibration
             rows are ranked among earlier rows of the stratum.
-        extreme_rows: most extreme rows of the epoch, starting with the most extreme one.
+        extreme_rows: most extreme rows of the epoch, in descending order.
         earlier: summaries of the earlier epochs.
     """
 

@@ -1,10 +1,10 @@
-"""The reference of an epoch. It is fixed before the first row of the epoch arrives.
+"""The reference of an epoch. The reference is fixed before the first row of the epoch arrives.
 
 A reference uses the first row of each patient, whatever its features are. A seeded draw selects a third of the patients
-of each stratum. Their rows are the scoring rows, which define the scale, the bandwidth and the scores. The rows of all
-other patients are calibration rows. The rows of the stream are ranked among them. Rows are standardised as for MMD²
-(docs/numbers.md), but no channel is left out. If a channel is constant in the scoring rows, its scale is a tenth of the
-median standard deviation, so that its first change counts.
+of each stratum. The rows of these patients are the scoring rows. They define the scale, the bandwidth and the scores.
+The rows of all other patients are calibration rows. The rows of the stream are ranked among the calibration rows. Rows
+are standardised as for MMD² (docs/numbers.md), but no channel is left out. If a channel is constant in the scoring
+rows, its scale is a tenth of the median standard deviation. Its first change therefore counts.
 
 Legend: the axes of arrays are N rows, D channels, G patients, S scoring rows and C calibration rows.
 """
@@ -53,7 +53,10 @@ class Reference:
 
     @property
     def is_stratified(self) -> bool:
-        """Whether the reference has a known stratum. If it has none, the strata of the stream are ignored."""
+        """Whether the reference has a known stratum.
+
+        If the reference has no stratum, the strata of the stream are ignored.
+        """
         return any(self.strata)
 
 
@@ -147,7 +150,7 @@ def make_scorer(rows_SD: Array) -> RowScorer:
 def get_patient_digest(patient: str) -> int:
     """Returns the first 64 bits of the digest of a patient's id.
 
-    If these bits are equal for two patients, the patients count as one.
+    If these bits are equal for two patients, the two count as one patient.
     """
     return int.from_bytes(hashlib.blake2b(patient.encode(), digest_size=8).digest(), "little")
 

@@ -26,7 +26,9 @@ _STEPS = np.float32(2**20)
 
 @dataclass(frozen=True)
 class RowScorer:
-    """Scores rows by comparing them with the scoring rows of a reference. A score does not depend on any other rows.
+    """Scores rows by comparing them with the scoring rows of a reference.
+
+    A score depends only on the row itself and the scoring rows.
 
     Attributes:
         mean_D: mean of the scoring rows.
@@ -46,7 +48,10 @@ class RowScorer:
 
     @cached_property
     def edges_DT(self) -> Array:
-        """Lower ends of the bins of each channel. The first is −∞; the others are quantiles of the scoring rows."""
+        """Lower ends of the bins of each channel.
+
+        The first lower end is −∞; the others are quantiles of the scoring rows.
+        """
         quantiles_TD = np.quantile(self.scoring_SD, np.arange(1, BINS) / BINS, axis=0)
         edges: Array = np.concatenate([np.full((1, len(self.mean_D)), -np.inf), quantiles_TD]).T
         return np.ascontiguousarray(edges)
@@ -58,11 +63,11 @@ class RowScorer:
         return z_D
 
     def score(self, z_D: Array) -> tuple[float, float]:
-        """Returns the score of a standardised row, and the sum of the row's kernel values with the scoring rows.
+        """Returns two numbers: the score of a standardised row, and the sum of its kernel values with the scoring rows.
 
-        The score is −ln Σ exp(−d²/h) over the scoring rows. It is large if the row is far from all scoring rows. One
-        row is scored at a time, because a matrix product of several rows may give other last bits. The last bits also
-        differ between kinds of machines, so the score is rounded. Identical rows then have equal scores on all
+        The score is −ln Σ exp(−d²/h) over the scoring rows. The score is large if the row is far from all scoring rows.
+        One row is scored at a time, because a matrix product of several rows may change the last bits. The last bits
+        also differ between kinds of machines, so the score is rounded. Identical rows then have equal scores on all
         machines.
         """
         products_S = self.scoring_SD @ z_D

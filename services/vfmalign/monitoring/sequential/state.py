@@ -1,7 +1,7 @@
 """Converts a monitor to bytes and back without changing a bit, so that a restart does not affect the monitor.
 
-The format is numpy's npz without pickled objects. It contains the arrays as they are in memory, and one array with JSON
-for all other fields. Scores are stored and never recomputed, because another machine may round them differently.
+The format is numpy's npz without pickled objects. A file contains the arrays as they are in memory, and one array with
+JSON for all other fields. Scores are stored and never recomputed, because another machine may round them differently.
 
 Legend: the axes of arrays are D channels, S scoring rows, C calibration rows, R scores and N rows of a stratum, P rows
 of a pool, E counts of a channel, M patients of the stream, A patients of all references and B patients of the current
@@ -76,7 +76,7 @@ _DAMAGE = (
 
 
 class OutdatedState(InvalidInput):
-    """The state is from an earlier version, which ranked rows differently."""
+    """The state comes from an earlier version, which ranked rows differently."""
 
 
 def to_bytes(monitor: Monitor) -> bytes:

@@ -4,8 +4,9 @@ Rows, blocks and channels of a stratum are compared only with the calibration ro
 rows in the stream (a Mondrian conformal predictor: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World,
 2005, chapter 4). Scanner sessions, rotas and changes in the mix of scanners therefore do not affect the ranks.
 
-The value of a channel is ranked by its bin. There are 32 bins between quantiles of the scoring rows. With bins, only
-counts need to be stored, not values. Values in the same bin are ordered at random, like equal scores.
+The value of a channel is ranked by its bin. Each channel has 32 bins, which are bounded by quantiles of the scoring
+rows. Because of the bins, the state contains only counts, not values. Values in the same bin are ordered at random,
+like equal scores.
 
 Legend: the axes of arrays are D channels, C calibration rows and T bins.
 """
@@ -31,7 +32,7 @@ class ChannelRanks:
         counts_DT: number of rows with a value in or above each bin. A column of zeros follows.
 
     Attributes:
-        counts_DT: these numbers, with the rows added up to now.
+        counts_DT: the argument `counts_DT` plus the rows added up to now.
     """
 
     def __init__(self, edges_DT: Array, counts_DT: NDArray[np.uint32]) -> None:
@@ -40,7 +41,10 @@ class ChannelRanks:
         self.counts_DT = counts_DT
 
     def add(self, z_D: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Adds a standardised row. Returns how many other rows have a greater bin and an equal bin, per channel."""
+        """Adds a standardised row.
+
+        Returns two numbers per channel: how many other rows are in a greater bin, and how many are in the same bin.
+        """
         reached_DT = z_D[:, None] >= self._edges_DT
         bin_D = reached_DT.sum(axis=1) - 1
         greater_D = self.counts_DT[self._every_D, bin_D + 1].astype(np.intp)

@@ -28,8 +28,8 @@ def get_epoch_share(epoch: int) -> float:
     """Returns the share of α that an epoch uses. Epochs are counted from 1, and the shares of all epochs add up to 1.
 
     The share of the first epoch is 0.8, because most monitors have only one epoch. The share of epoch k > 1 is 0.2 /
-    (k·(k − 1)). An epoch with a share of 0.001 needs e^6.9 times as much evidence as an epoch with all of α. If the
-    drift is clear, a few more rows provide this evidence.
+    (k·(k − 1)). An epoch whose share is 0.001 needs e^6.9 times as much evidence as an epoch that uses all of α. If the
+    drift is clear, a few more rows provide the additional evidence.
     """
     return FIRST_EPOCH_SHARE if epoch == 1 else (1.0 - FIRST_EPOCH_SHARE) / (epoch * (epoch - 1))
 
@@ -43,7 +43,7 @@ def get_log_thresholds(
         alpha: α of the monitor.
         epoch: number k of the epoch, starting at 1.
         channels: number D of channels. Each has its own martingale.
-        compares_first: whether the epoch tests its first patients. Only the first epoch can do this.
+        compares_first: whether the epoch tests its first patients. Only the first epoch can test its first patients.
     """
     if not compares_first:
         return _divide(1.0 / (alpha * get_epoch_share(epoch)), channels)
@@ -52,7 +52,10 @@ def get_log_thresholds(
 
 
 def get_log_run_length_thresholds(run_length: int, channels: int) -> dict[Component, float]:
-    """Returns each component's threshold of ln R. With them, P(alarm within T rows) ≤ T / A without drift."""
+    """Returns each component's threshold of ln R.
+
+    With these thresholds, P(alarm within T rows) ≤ T / A without drift.
+    """
     return _divide(float(run_length), channels)
 
 

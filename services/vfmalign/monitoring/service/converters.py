@@ -21,7 +21,7 @@ def to_message(monitor: StoredMonitor, *, whole: bool = True) -> Monitor:
 
     Args:
         monitor: the monitor.
-        whole: whether to include windows, channels and earlier epochs. Lists of monitors do not include them.
+        whole: whether to include windows, channels and earlier epochs. Lists of monitors do not include these parts.
     """
     status = monitor.status
     counts = {name: count for name, count in monitor.counts.items() if name not in {"late", "future"}}

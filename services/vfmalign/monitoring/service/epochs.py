@@ -1,8 +1,8 @@
 """Starts new epochs of monitors. A new epoch replaces the reference from the next observation on.
 
-Slow work is done before any row is locked, and objects are written to the store outside of transactions. A new epoch
-must not block observations of other monitors or the renewal of the leader's lease, even if the store is unavailable or
-the reference is large.
+Slow work is done before any row is locked, and objects are written to the store outside of transactions. Even if the
+store is unavailable or the reference is large, a new epoch must not block observations of other monitors. It must not
+block the renewal of the leader's lease, either.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class EpochKeeper:
             NotFound: the monitor was deleted.
             InvalidInput: an earlier epoch has seen a patient of the reference; see `Monitor.begin_epoch`.
             PreconditionFailed: the given epoch is not the current epoch.
-            Unavailable: the database or the store is unavailable, or other processes keep recording observations.
+            Unavailable: the database or the store is unavailable, or other processes continuously record observations.
         """
         with self._database.snapshot() as session:
             row = get_row(session, monitor.id, monitor.uid)

@@ -1,10 +1,12 @@
 """Erasure of patients from monitors.
 
-A patient's inputs are deleted, the ids and digests of their observations become random, and the state forgets the
-patient. Two new snapshots include all of their observations, so that no restart needs the inputs. The evidence does not
-change. Every process holds states in memory: the number of erasures in the snapshot tells it that its state has ended.
+The inputs of a patient are deleted. The ids and digests of the patient's observations become random, and the patient is
+removed from the state. Two new snapshots include all observations of the patient, so that no restart needs the inputs.
+The evidence does not change. Every process caches states in memory. The number of erasures in the snapshot shows a
+process that its cached state is no longer valid.
 
-A state also holds standardised rows, with which later rows are compared. They stay until the next epoch.
+A state also contains standardised rows, with which later rows are compared. The standardised rows stay until the next
+epoch.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ class MonitorEraser:
 
     Args:
         database: database of its monitors.
-        store: object store of its snapshots.
+        store: object store of the tenant's snapshots.
         states: cached states of all tenants.
     """
 
@@ -120,7 +122,7 @@ class MonitorEraser:
         return Plan(objects=objects, identifiers=erasure.digest_all(ids))
 
     def remove(self, erasure: StoredErasure) -> bool:
-        """Removes it; returns False if other processes record observations of the patient continuously.
+        """Removes the data; returns False if other processes continuously record observations of the patient.
 
         Raises:
             Unavailable: the store or the database does not answer.

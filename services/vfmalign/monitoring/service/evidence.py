@@ -1,9 +1,9 @@
 """Records observations and updates the state of their monitor.
 
-The database is the log. Each call is one transaction. It locks the row of the monitor and replays the recorded
-observations that the state in memory lacks. It then adds the new observations and records their effects. Any process
-can therefore serve any call, because it replays the observations that other processes recorded. If a process is killed,
-only unrecorded observations are lost. The caller sends them again.
+The database is the log. Each call is one transaction. The transaction locks the row of the monitor and replays the
+recorded observations that the state in memory lacks. The transaction then adds the new observations and records their
+effects. Because each process replays the observations that other processes recorded, any process can serve any call. If
+a process is killed, only unrecorded observations are lost. The caller sends them again.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ _log = logs.get(__name__)
 
 
 class Outdated(Unavailable):
-    """The monitor changed after the observations were checked. They must be checked against its new properties."""
+    """The monitor changed after the observations were checked.
+
+    The observations must be checked against its new properties.
+    """
 
     reason = "MONITOR_CHANGED"
 
@@ -98,7 +101,7 @@ class EvidenceKeeper:
 
         Args:
             monitor_id: the monitor.
-            pins: properties of the monitor with which the observations were checked.
+            pins: properties of the monitor that the observations were checked against.
             origin: origin of their features.
             observations: observations that were checked for this monitor.
 
@@ -119,7 +122,10 @@ class EvidenceKeeper:
         return results
 
     def is_warm(self, monitor_id: str, uid: str) -> bool:
-        """Returns whether the state of a monitor is in memory. If it is, recording does not wait for the store."""
+        """Returns whether the state of a monitor is in memory.
+
+        If the state is in memory, recording does not wait for the store.
+        """
         return self.states.get((self._database.tenant, monitor_id, uid)) is not None
 
     def get_channel_shifts(self, monitor_id: str, rows_NC: np.ndarray[Any, Any]) -> list[ChannelShift]:

@@ -126,7 +126,7 @@ class Leader:
         """Does nothing: rounds are short."""
 
     async def hand_over(self) -> None:
-        """Does nothing, because the work has no state. The next leader starts it again."""
+        """Does nothing, because this work has no state. The next leader starts it again."""
 
     async def _repeat(self, pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
         """Repeats work until `stop`. Failed work is tried again in the next round."""

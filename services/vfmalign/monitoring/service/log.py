@@ -43,8 +43,8 @@ Columns = dict[str, Any]
 class Head:
     """Head of a monitor's log, read from the monitor's row; see `MonitorRow` for the attributes.
 
-    Every call that records observations reads and writes the head. With this class, this takes half as long as with an
-    ORM object.
+    Every call that records observations reads and writes the head. With this class, reading and writing take half as
+    long as with an ORM object.
     """
 
     tenant: str
@@ -109,13 +109,13 @@ def read_head(session: Session, tenant: str, monitor_id: str, *, lock: bool = Fa
 
 
 def write_head(session: Session, head: Head) -> None:
-    """Writes those columns of the head that change when observations are recorded."""
+    """Writes the columns of the head that change when observations are recorded."""
     moved = {name: getattr(head, name) for name in _MOVED}
     session.execute(_UPDATE, {"of_tenant": head.tenant, "of_id": head.id, **moved})
 
 
 def make_observation(head: Head, one: IncomingObservation, received: datetime) -> Columns:
-    """Returns the columns of a new observation, before the evidence includes it. Updates the times of its monitor."""
+    """Returns the columns of a new observation, before the evidence includes it. Also updates the times in the head."""
     head.sequence += 1
     acquired, latest = one.acquired_at, head.last_acquired_at
     future = acquired is not None and acquired > received + FUTURE
@@ -142,7 +142,10 @@ def make_observation(head: Head, one: IncomingObservation, received: datetime) -
 
 
 def get_day(one: IncomingObservation, received: datetime) -> int:
-    """Returns the day on which an observation was acquired. If it is in the future, returns the day of arrival."""
+    """Returns the day on which an observation was acquired.
+
+    If that day is in the future, returns the day of arrival.
+    """
     acquired = one.acquired_at
     return (received if acquired is None or acquired > received + FUTURE else acquired).date().toordinal()
 
@@ -190,7 +193,7 @@ def make_results(
 
 
 def get_label(result: Columns) -> str:
-    """Returns the value of the label `outcome` under which an observation is counted."""
+    """Returns the value of the label `outcome` that an observation is counted under."""
     return "duplicate" if result["duplicate"] else str(result["outcome"])
 
 

@@ -45,8 +45,8 @@ class IncomingObservation:
         stratum: value of the monitor's stratum for this observation, such as the name of a scanner; empty if it is
             unknown.
         acquired_at: time when the study was acquired; None if unknown.
-        layers: maps each layer that the monitor observes to the feature vector (C) of the observation. Layers that the
-            observation lacks are left out.
+        layers: maps each layer that the monitor observes to the feature vector (C) of the observation. The mapping
+            omits layers that the observation lacks.
         digest: digest of all other fields.
     """
 
@@ -85,7 +85,8 @@ def read_inline(
 
     Args:
         store: object store of the tenant.
-        observations: observations of the request. Their number and sizes are within the limits of the API.
+        observations: observations of the request. The number and sizes of the observations are within the limits of the
+            API.
         layers: maps each layer that the monitor observes to its number of channels. The first layer raises the alarm.
         stratum: name of the monitor's stratum; empty if it has no strata.
 

@@ -17,7 +17,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Creates the tables. The table of leases gets one expired lease."""
+    """Creates the tables. The migration adds one expired lease to the table of leases."""
     op.create_table(
         "monitors",
         sa.Column("tenant", sa.String(40), primary_key=True),

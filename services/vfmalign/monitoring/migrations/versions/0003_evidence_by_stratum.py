@@ -1,7 +1,7 @@
 """Adds evidence of channels and ranks within strata, and removes the test of the mix of strata.
 
-Earlier states cannot be read. If all observations are still stored, `service.replay` computes these states again from
-them.
+Earlier states cannot be read. If all observations are still stored, `service.replay` computes the states of monitors
+again from the observations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MONITORS = sa.table(
 
 
 def upgrade() -> None:
-    """Adds the column. Removes the fields that monitors no longer have from requests, specs and statuses."""
+    """Adds the column. In requests, specs and statuses, removes the fields that monitors no longer have."""
     op.add_column("monitor_observations", sa.Column("log_channels", sa.Double()))
     connection = op.get_bind()
     for row in connection.execute(sa.select(_MONITORS)).all():
