@@ -22,9 +22,9 @@ class MonitorRow(OwnedRow):
     """One monitor.
 
     Attributes:
-        state: `active`, `paused` or `deleting`. A monitor in the state `deleting` is hidden from all other calls while
-            its rows are deleted.
-        uid: random id of this monitor. If a deleted monitor had the same id, its uid was different.
+        state: `active`, `paused` or `deleting`. While the rows of a monitor are deleted, its state is `deleting`, and
+            all other calls ignore the monitor.
+        uid: random id of this monitor. A deleted monitor with the same id had a different uid.
         spec: `MonitorSpec` with defaults filled in.
         origin: `FeatureOrigin` of its observations.
         model_id: model of the reference.
@@ -33,7 +33,7 @@ class MonitorRow(OwnedRow):
         sequence: number of the last observation.
         snapshot, earlier_snapshot: the last two snapshots of the state; see `service.snapshots.Snapshot`.
         status: summary of the state; see `service.status.describe_status`.
-        counts: number of observations per outcome, and numbers of late and of future observations.
+        counts: number of observations per outcome, number of late observations, and number of future observations.
         last_observed_at: time when the last observation arrived.
         last_acquired_at: latest time of acquisition of all observations, except for times in the future.
         lag_s: seconds from acquisition to arrival of the last observation; None if unknown.
@@ -107,7 +107,7 @@ class ObservationRow(_PartRow):
     Attributes:
         sequence: number of the observation in the order of arrival, starting at 1.
         content_digest: digest of the content of the observation.
-        row: number of the row in the epoch, starting at 1; 0 if the evidence does not include it.
+        row: number of the row in the epoch, starting at 1; 0 if the evidence does not include the row.
         late, future: `late` if an observation with a lower number was acquired later. `future` if the time of
             acquisition is after the time of arrival.
         log_rows, log_blocks_4, log_blocks_16, log_channels: natural logarithm of each statistic after this observation;
@@ -146,7 +146,7 @@ class ObservationRow(_PartRow):
 
 
 class InputRow(_PartRow):
-    """Input of an observation. It is kept as long as a restart or a window may need it.
+    """Input of an observation. The input is kept as long as a restart or a window may need it.
 
     Attributes:
         patient: group of the observation.
@@ -169,7 +169,7 @@ class WindowRow(_PartRow):
     """MMD² of the window that ends at a row of an epoch.
 
     Attributes:
-        shifts: One `WindowedShift` per layer and stratum, as JSON.
+        shifts: one `WindowedShift` per layer and stratum, as JSON.
         channels: `ChannelShift` as JSON.
     """
 

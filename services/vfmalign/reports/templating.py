@@ -50,7 +50,7 @@ def load_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = 
 
     Args:
         name: file in `reports/templates`.
-        filters: filters that only this report needs. They are added to the common filters.
+        filters: filters that only this report needs. These filters are added to the common filters.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vfmalign.reports"),

@@ -1,7 +1,7 @@
 """Artifacts that a job writes to object storage: progress, encoders and figures.
 
-Every artifact has its own address. Its content does not depend on the attempt that writes it, so that an interrupted
-job can be run again.
+Every artifact has its own address. The content of an artifact does not depend on the attempt that writes it. An
+interrupted job can therefore be run again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write_progress(store: ObjectStore, job: str, point: JobProgress) -> None:
 
 
 def copy_weights(encoder: Encoder | None) -> dict[str, Tensor]:
-    """Copies an encoder's weights to the CPU; empty if the encoder is None."""
+    """Copies an encoder's weights to the CPU. The result is empty if the encoder is None."""
     return {} if encoder is None else {name: t.detach().cpu().clone() for name, t in encoder.state_dict().items()}
 
 

@@ -1,9 +1,10 @@
-"""Checkpoints of a running job. A resumed job continues as if it had not been interrupted.
+"""Checkpoints of a running job. A resumed job continues as if nothing had interrupted it.
 
-Tensors are stored as safetensors, never pickled, under `jobs/<id>/checkpoint/<sha256>.safetensors`. A commit is a
-single put of `latest.json` after the tensors were stored. Two processes of the same job may overlap, for example while
-a pod is replaced. Each commit therefore refers to its tensors by digest. If the other process has deleted these
-tensors, the commit is treated as absent. The job then starts from the beginning. Its result is the same, only later.
+Tensors are stored as safetensors, never pickled, under `jobs/<id>/checkpoint/<sha256>.safetensors`. A commit consists
+of a single put of `latest.json`, after the tensors were stored. Two processes of the same job may overlap, for example
+while a pod is replaced. Each commit therefore refers to its tensors by digest. If the other process has deleted the
+tensors of a commit, this commit counts as absent. The job then starts from the beginning. The job has the same result,
+only later.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def decode_weights(data: bytes, network: nn.Module) -> None:
 
 
 def encode_state(network: nn.Module, optimiser: torch.optim.Optimizer) -> bytes:
-    """Encodes the network, the optimiser and torch's random states as safetensors."""
+    """Encodes as safetensors: the network, the optimiser and torch's random states."""
     tensors = {f"{_MODEL}{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         for field, value in optimiser.state.get(parameter, {}).items():

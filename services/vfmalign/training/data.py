@@ -1,7 +1,7 @@
 """Cases as tensors in memory, and the seeded order in which they are drawn.
 
-No random state is kept. Every draw has its own generator, seeded by the job's seed, the purpose and the draw's number.
-A resumed job therefore sees the same batches as an uninterrupted one.
+No random state is kept. Every draw has its own generator. The job's seed, the purpose and the number of the draw seed
+this generator. A resumed job therefore sees the same batches as an uninterrupted one.
 
 Axes: N batch, C channels, D H W depth, height, width (z, y, x).
 """
@@ -51,8 +51,8 @@ class PreparedCase:
         classes: whether the case belongs to each class. Only classes that the case states are included.
         slices: first slice and number of slices; see `PreparedStudy`. None for a whole volume without padding.
         positive: whether the case belongs to the task's class; None if the task has no class.
-        focus_DHW: bool, voxels on which patches may be centred (`FOCUS_SHARE`); None if there are none.
-        inside: by structure name, the share of each of the task's structures in the field of view.
+        focus_DHW: bool, voxels on which patches may be centred (`FOCUS_SHARE`); None if there are no such voxels.
+        inside: maps the name of each structure of the task to the share of the structure inside the field of view.
         whole: label maps that extend beyond the field of view, for scoring segmentations; None if all structures lie
             within it.
     """
@@ -87,7 +87,7 @@ class Batch:
 
 
 def derive_seed(seed: int, purpose: str, number: int = 0) -> int:
-    """Derives a seed for one purpose and draw. It is independent of all other seeds."""
+    """Derives a seed for one purpose and draw. The seed is independent of all other seeds."""
     # The purposes are part of every stored result: renaming one would change all batches of existing seeds.
     digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
@@ -107,7 +107,7 @@ def load_cases(
     workers: int,
     check: Callable[[], None],
 ) -> list[PreparedCase]:
-    """Reads, verifies and prepares cases in parallel. All cases are kept in memory.
+    """Reads, verifies and prepares cases in parallel. All cases stay in memory.
 
     Args:
         store: the deployment's object storage.
@@ -115,13 +115,13 @@ def load_cases(
         task: the task, which determines label maps and input transform; None for pretraining.
         preprocessing: the encoder's input.
         workers: number of cases to read and prepare concurrently.
-        check: called between cases. It raises an error to stop.
+        check: called between cases. The function raises an error to stop the reading.
 
     Returns:
         The prepared cases, in the order of `cases`.
 
     Raises:
-        BadDataset: a volume is missing or differs from the one in the dataset.
+        BadDataset: a volume is missing, or differs from the volume in the dataset.
         BadVolume: a volume cannot be used.
     """
     unique = {case.id: case for case in cases}
@@ -183,7 +183,7 @@ def shuffle_targets(cases: Sequence[PreparedCase], seed: int) -> list[PreparedCa
 
     The inputs are not exchanged.
 
-    The permutation is one cycle through all cases in random order, so that no case keeps its own targets.
+    The targets are permuted in one cycle through all cases, in random order. No case therefore keeps its own targets.
     """
     order = torch.randperm(len(cases), generator=generator(seed, "shuffled labels")).tolist()
     sources = dict(zip(order, [*order[1:], *order[:1]], strict=True))
@@ -227,7 +227,7 @@ def draw_batch(
     Args:
         cases: the split to draw from. If the task has a class, positive and negative cases are drawn equally often.
         step: number of the step in the whole job, from 0.
-        batch_size: number of cases. A batch contains a case twice only if `cases` has fewer cases than the batch.
+        batch_size: number of cases. A batch contains a case twice only if `cases` has fewer cases than the batch size.
         patch_shape_dhw: size of the patches; None for whole volumes.
         seed: the job's seed.
         device: device of the batch.
@@ -247,7 +247,7 @@ def draw_batch(
 def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[int]:
     """Returns the indices of one step's cases.
 
-    Each shuffle is divided into whole batches. Its remaining cases are not used.
+    Each shuffle is divided into whole batches. The remaining cases of a shuffle are not used.
     """
     rounds = -(-batch_size // n_cases)  # number of shuffles for one batch
     per_round = max(1, n_cases // batch_size)

@@ -29,7 +29,7 @@ _log = logs.get(__name__)
 def get_exit_code(error: VfmalignError) -> int:
     """Returns the exit code of a training process that ends with this error.
 
-    An unavailable store and a lost process have codes of their own, because they are not failures of the training.
+    An unavailable store and a lost process have their own exit codes, because they are not failures of the training.
     Without the store, only the exit code can report how a process ended.
     """
     if isinstance(error, StoreUnavailable):
@@ -56,5 +56,8 @@ def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
 
 
 def clear(store: ObjectStore, job: str) -> None:
-    """Deletes the failure of an earlier attempt. Otherwise, a job that runs again would count as failed."""
+    """Deletes the failure that an earlier attempt recorded.
+
+    Without this, a job that runs again would count as failed.
+    """
     store.delete(job_key(job, "failure.json"))

@@ -58,6 +58,6 @@ def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
 
 
 def grey_limits(image_HW: NDArray[np.float32]) -> tuple[float, float]:
-    """Returns the 1st and 99th percentile. Use them as common grey limits of images to compare."""
+    """Returns the 1st and 99th percentile. Use these values as common grey limits of images that readers compare."""
     low, high = np.percentile(image_HW, (1, 99))
     return float(low), float(high) if high > low else float(low) + 1.0

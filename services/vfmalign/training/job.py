@@ -1,7 +1,8 @@
 """One job from its spec to its result. This module defines the order of the stages.
 
-Every artifact is written at its own address. All attempts write the same content. `result.json` is written last by a
-conditional put, which commits the job. A job can be interrupted at any point and continues when it is run again.
+Every artifact is written at its own address. All attempts write the same content. A conditional put writes
+`result.json` last and thereby commits the job. A job can be interrupted at any point and continues when it is run
+again.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def await_master(host: str, port: int, timeout_s: float) -> None:
     """Waits until machine 0 accepts connections. The name of machine 0 may not resolve until its pod runs.
 
-    torch would also wait, but would not react to SIGTERM.
+    torch would wait too, but without reacting to SIGTERM.
 
     Raises:
         OSError: after `timeout_s`.
@@ -71,9 +71,9 @@ def await_master(host: str, port: int, timeout_s: float) -> None:
 def root_cause(failures: Mapping[int, ProcessFailure]) -> int:
     """Returns the exit code of the process that caused the others to end.
 
-    A process exits with 76 if another process was lost, and with 143 if the launcher stopped it. It often exits before
-    the process that caused this. Any other code therefore takes precedence. Codes of final failures have the highest
-    precedence. A process killed for lack of memory counts if it ended first.
+    A process exits with 76 if another process was lost, and with 143 if the launcher stopped it. Such a process often
+    exits before the process that caused the end. Any other code therefore takes precedence. Codes of final failures
+    have the highest precedence. A process that was killed for lack of memory counts if it ended first.
     """
     ordered = sorted(failures.values(), key=lambda failure: failure.timestamp)
     exit_codes = [failure.exitcode for failure in ordered]

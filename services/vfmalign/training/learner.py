@@ -25,7 +25,7 @@ EVALUATION_BATCH = 2
 
 
 class Learner(Protocol):
-    """A trainable network with its objective."""
+    """A trainable network together with its objective."""
 
     @property
     def network(self) -> nn.Module:
@@ -37,7 +37,7 @@ class Learner(Protocol):
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
-        """The metrics. The first one selects the checkpoint."""
+        """The metrics. The first metric selects the checkpoint."""
 
     def loss(self, batch: Batch, draw: torch.Generator, forward: Forward) -> Tensor:
         """The loss of one step.
@@ -49,13 +49,16 @@ class Learner(Protocol):
         """
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
-        """The selecting metric on the validation cases. `check` is called between cases and raises an error to stop."""
+        """The metric that selects the checkpoint, on the validation cases.
+
+        `check` is called between cases and raises an error to stop.
+        """
 
     def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
         """Scores every test case with every metric, in the order of the cases."""
 
     def panels(self, case: PreparedCase) -> list[Panel]:
-        """Images of one case; empty if the objective defines none."""
+        """Images of one case; empty if the objective defines no images."""
 
 
 @dataclass
@@ -65,7 +68,7 @@ class FineTuning:
     Attributes:
         task: loss and metrics.
         network: network from the input to the task's output.
-        encoder: the VFM in the network; None if it has none.
+        encoder: the VFM in the network; None if the network has no VFM.
         device: device of the network.
     """
 

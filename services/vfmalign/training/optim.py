@@ -1,8 +1,8 @@
 """The optimiser and its schedule: AdamW with layer decay, linear warm-up, half cosine.
 
-Layer-wise decay, and no weight decay for biases, tokens, position embeddings and one-dimensional parameters, follow
-BEiT (Bao et al., 2022), the masked autoencoder (He et al., CVPR 2022) and ConvNeXt V2's fine-tuning (Woo et al., CVPR
-2023).
+The learning rate decays by layer. Biases, tokens, position embeddings and one-dimensional parameters have no weight
+decay. Both rules follow BEiT (Bao et al., 2022), the masked autoencoder (He et al., CVPR 2022) and ConvNeXt V2's
+fine-tuning (Woo et al., CVPR 2023).
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ def parameter_groups(
 
     The layers 0…S−1 of an encoder are stages (with their downsampling) or the blocks of a transformer. Layer i gets the
     factor `encoder_rate · layer_decay ** (S − i)`. The parts of a transformer before its blocks get `encoder_rate ·
-    layer_decay ** (S + 1)`. The final norm gets `encoder_rate`. Parameters outside the encoder get 1. If the names of
-    an encoder's layers are not recognised, the whole encoder gets `encoder_rate`. Frozen parameters belong to no group.
+    layer_decay ** (S + 1)`. The final norm gets `encoder_rate`. Parameters outside the encoder get the factor 1. If the
+    names of an encoder's layers are not recognised, the whole encoder gets `encoder_rate`. Frozen parameters belong to
+    no group.
 
     Args:
-        network: a network. Its attribute `encoder` is the encoder, if it has one.
+        network: a network. If the network has an encoder, its attribute `encoder` contains it.
         weight_decay: decay of matrices and kernels. One-dimensional parameters (such as biases and norms), tokens and
-            position embeddings have none.
+            position embeddings have no weight decay.
         layer_decay: factor per layer towards the input; 1 for no decay.
         encoder_rate: factor of the learning rate for the whole encoder.
 
@@ -71,7 +72,7 @@ def parameter_groups(
 
 
 def build_optimiser(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`. Before each step, `set_learning_rate` sets its learning rate."""
+    """AdamW over `parameter_groups`. Before each step, `set_learning_rate` sets the learning rate of the optimiser."""
     groups = parameter_groups(
         network,
         weight_decay=recipe.weight_decay,
@@ -97,7 +98,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def weight_change(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
-    """Relative change ‖θ − θ0‖ / ‖θ0‖, computed over all tensors together in float64."""
+    """Relative change ‖θ − θ0‖ / ‖θ0‖ of all tensors together, computed in float64."""
     change = sum(float((after[name].double() - tensor.double()).square().sum()) for name, tensor in before.items())
     norm = sum(float(tensor.double().square().sum()) for tensor in before.values())
     return math.sqrt(change / norm)

@@ -24,7 +24,7 @@ class JobPlan:
     Attributes:
         spec: the job.
         architecture: the encoder's architecture. For `specialised`, an architecture with the same input.
-        preprocessing: preprocessing of every case. Its inputs are named like the dataset's modalities.
+        preprocessing: preprocessing of every case. The inputs of the model are named like the dataset's modalities.
         model_input: the same preprocessing with the model's own input names, as in the published card.
         parent: the model from which the job starts; None for random weights.
         task: the task on the dataset for fine-tuning; None for pretraining.
@@ -64,7 +64,7 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
         BadDataset: the dataset is missing, is damaged or differs from the spec, or a case lacks data for the task.
         NotFound: the model to start from does not exist.
         DigestMismatch: the model's weights differ from those in the spec.
-        Conflict: the encoder is to be published under an id that belongs to another model.
+        Conflict: the id for publishing the encoder belongs to another model.
         Leakage: a test case was used in training or validation, or by the model from which the job starts.
     """
     architecture = get_architecture(spec.architecture)

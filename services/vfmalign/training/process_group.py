@@ -1,13 +1,13 @@
 """The processes that train a job together: their ranks, joint decisions, and the division of each step's work.
 
 Every process draws the same seeded batch, but runs the network only on its own shard of the samples. Every process then
-gathers the outputs of the others and computes the loss of the whole batch. A loss that couples samples (Dice over the
-batch, NT-Xent, a mean over hidden voxels) is therefore the same as in a single process. Gradients flow only through a
-process's own outputs. `DistributedDataParallel` (Li et al., "PyTorch Distributed", VLDB 2020) adds the gradients of all
-processes. Only the main process validates and writes to object storage.
+gathers the outputs of the other processes and computes the loss of the whole batch. A loss that couples samples (Dice
+over the batch, NT-Xent, a mean over hidden voxels) is therefore the same as in a single process. Gradients flow only
+through a process's own outputs. `DistributedDataParallel` (Li et al., "PyTorch Distributed", VLDB 2020) adds the
+gradients of all processes. Only the main process validates and writes to object storage.
 
 All processes must make every collective call below in the same order. If one process raised an error between two calls,
-the others would wait for it. Processes therefore exchange errors and cancellations before they act on them.
+the other processes would wait for it. Processes therefore exchange errors and cancellations before they act on them.
 
 Axes: N batch.
 """
@@ -43,12 +43,12 @@ Forward = Callable[..., Tensor]
 class ProcessGroup:
     """This process and the other processes of its job.
 
-    The default is a single process. All its methods are then local.
+    The default is a single process. With a single process, all methods are local.
 
     Attributes:
         rank: number of this process within the job.
         world_size: number of processes in the job.
-        local_rank: number of this process on its machine, and of its CUDA device.
+        local_rank: number of this process on its machine. It is also the number of its CUDA device.
     """
 
     rank: int = 0
@@ -88,7 +88,8 @@ class ProcessGroup:
         """Runs work in the main process only, and broadcasts the result.
 
         Args:
-            work: called in the main process. Its argument is a function that it must call wherever it can stop.
+            work: called in the main process. The argument of `work` is a function. `work` must call this function
+                wherever it can stop.
             check: raises Cancelled if this process should stop.
 
         Raises:
@@ -185,7 +186,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def shard_sizes(samples: int, world_size: int) -> list[int]:
-    """Number of samples for each process. The numbers differ by at most one."""
+    """Number of samples that each process computes. The numbers of two processes differ by at most one."""
     return [(rank + 1) * samples // world_size - rank * samples // world_size for rank in range(world_size)]
 
 
@@ -198,7 +199,7 @@ def init_process_group(device: str) -> Iterator[ProcessGroup]:
 
     Raises:
         BadOption: this machine has fewer CUDA devices than processes.
-        ProcessLost: another process is lost. If all processes are started again, the job continues where it stopped.
+        ProcessLost: another process is lost. If you start all processes again, the job continues where it stopped.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:

@@ -1,4 +1,4 @@
-"""Settings and job spec of a training process. This module does not import torch, because that takes seconds."""
+"""Settings and job spec of a training process. This module does not import torch, because the import takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: steps, validations and checkpoints. It can be interrupted at any point and resumed."""
+"""The training loop: steps, validations and checkpoints. The loop can be interrupted at any point and resumed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Trainer:
         learner: the network and its objective.
         train, val: cases of the two splits.
         checkpoints: storage of the state.
-        publish: called with each point of the learning curve, possibly more than once.
+        publish: called with each point of the learning curve, possibly more than once per point.
         stop: checked before every step and between validation cases.
         stages: accumulates the wall time of each stage.
         device: device of the learner.
@@ -77,7 +77,7 @@ class Trainer:
             Cancelled: at least one process was asked to stop. The state is stored.
             BadOption: the loss is no longer finite.
             Exhausted: the device has too little memory.
-            Unavailable: the processes do not start from the same step.
+            Unavailable: the processes would not start from the same step.
         """
         self._resume()
         recipe = self._spec.recipe

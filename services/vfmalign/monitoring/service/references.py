@@ -56,7 +56,7 @@ class LoadedReference:
 
 
 def make_options(spec: MonitorSpec) -> MonitorOptions:
-    """Returns the options for the state of a monitor.
+    """Returns the options that the state of a monitor is created with.
 
     Raises:
         BadOption: some options exclude each other.
@@ -82,13 +82,13 @@ def load_reference(
         store: object store of the tenant.
         reference: the feature set.
         layer: layer that raises the alarm; empty for the first layer of the set.
-        descriptive: additional layers, which do not raise alarms.
+        descriptive: names of additional layers, which do not raise alarms.
         stratum: name of the stratum, such as `scanner`; empty if the monitor has no strata.
 
     Raises:
         BadOption: the set does not have a requested layer, or its dataset does not have the stratum.
         DataLoss: the set is damaged.
-        DigestMismatch: the digest of the set's manifest differs from that in `reference`.
+        DigestMismatch: the digest of the set's manifest differs from the digest in `reference`.
         InvalidInput: the features come from random weights.
         NotFound: the feature set does not exist.
         TooLarge: the rows of the set exceed `MAX_REFERENCE_BYTES` or `MAX_CHANNELS`.
@@ -124,10 +124,10 @@ def load_reference(
 
 
 def list_changed_fields(created: Mapping[str, Any], request: MonitorSpec) -> list[str]:
-    """Returns the fields in which a request differs from the existing monitor with the same id.
+    """Returns the names of the fields whose values differ between a request and the existing monitor with the same id.
 
     Args:
-        created: spec of the existing monitor, including the values that were filled in from its reference.
+        created: spec of the existing monitor. It includes the values that were filled in from its reference.
         request: requested spec.
     """
     changed = list_differences(dict(created), request.model_dump(mode="json"))

@@ -1,8 +1,8 @@
 """Updates the states of monitors to the last recorded observation.
 
-A state is computed from a snapshot and the observations that were recorded after this snapshot. Snapshots are read
-outside of transactions, and observations are replayed there too. Slow work therefore does not lock the database or
-block other monitors.
+A state is computed from a snapshot and the observations that were recorded after this snapshot. Snapshots are read and
+observations are replayed outside of transactions. Slow work therefore does not lock the database or block other
+monitors.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class StateReader:
         """Replays the observations that other processes have recorded since `warm`. Runs within a transaction.
 
         Returns:
-            True if the state is complete. False if there are too many observations for one transaction, or if the state
-            belongs to another log. If the result is False, call `warm` again.
+            True if the state now includes all observations. False if one transaction cannot replay all observations, or
+            if the state belongs to another log. If the result is False, call `warm` again.
         """
         if not _can_take_up(session, head, state):
             return False
@@ -112,7 +112,10 @@ class StateReader:
         return True
 
     def read_stored(self, monitor_id: str) -> Monitor:
-        """Returns the stored state, which may lack the last observations, without keeping it; see `warm` for errors."""
+        """Returns the stored state without caching it.
+
+        The state may lack the last observations. For errors, see `warm`.
+        """
         with self._database.snapshot() as session:
             head = read_head(session, self._database.tenant, monitor_id)
         with self._states.limit_reading():
@@ -199,7 +202,7 @@ def can_follow(state: State, head: Head) -> bool:
     """Returns whether the features are still stored for all observations that a state does not include.
 
     The leader deletes the features of observations that the previous snapshot includes. A process that was idle for a
-    long time therefore has to read a newer snapshot.
+    long time may therefore need a newer snapshot.
     """
     belongs = (state.epoch, state.erasures) == (head.epoch, head.erasures)
     return belongs and _get_oldest(head) <= state.sequence <= head.sequence

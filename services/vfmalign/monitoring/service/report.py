@@ -55,7 +55,10 @@ def render(monitors: MonitorRepository, monitor_id: str, report_format: str) -> 
 
 
 def get_stride(rows: int) -> int:
-    """Returns the number of rows between two points. It is a power of two and leads to at most `MAX_POINTS` points."""
+    """Returns the number of rows between two points.
+
+    The number is a power of two and leads to at most `MAX_POINTS` points.
+    """
     stride = 1
     while rows > stride * MAX_POINTS:
         stride *= 2

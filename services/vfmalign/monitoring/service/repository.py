@@ -48,7 +48,7 @@ class StoredMonitor:
 
     Attributes:
         epochs: epochs, newest first. Lists of monitors include only the current epoch.
-        shifts, channels: results of the last window. They are empty in lists of monitors.
+        shifts, channels: results of the last window. Both are empty in lists of monitors.
     """
 
     id: str
@@ -88,7 +88,7 @@ class MonitorPins:
 
 @dataclass(frozen=True)
 class NewMonitor:
-    """Input of `create`: the prepared reference, the first snapshot of the state, and the state's first status."""
+    """Input of `create`: the prepared reference, the first snapshot of the state, and the first status of the state."""
 
     uid: str
     spec: MonitorSpec
@@ -243,9 +243,10 @@ class MonitorRepository:
             return self._to_item(session, row)
 
     def delete(self, monitor_id: str, uid: str) -> bool:
-        """Hides a monitor permanently and deletes some of its rows. Returns True after the last row was deleted.
+        """Hides a monitor permanently and deletes some of its rows. Returns True if no rows are left.
 
-        Repeat the call until it returns True. Until then, the id cannot be used for a new monitor.
+        Repeat the call until it returns True: each call deletes only some of the rows. Until the call returns True, the
+        id cannot be used for a new monitor.
         """
         with self.database.session() as session:
             query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)

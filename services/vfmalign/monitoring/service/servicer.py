@@ -67,7 +67,8 @@ class MonitoringServicer(ErasureRpcs, monitoring_pb2_grpc.MonitoringServiceServi
         keeper: records observations.
         epochs: changes references.
         store: object store of the tenant.
-        watching: object that sets the interval of watching calls, and that ends them when the service stops.
+        watching: object that sets the polling interval of watching calls, and that ends these calls when the service
+            stops.
     """
 
     def __init__(

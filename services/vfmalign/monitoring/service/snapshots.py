@@ -1,6 +1,6 @@
 """Snapshots of monitors' states in object storage, `monitors/<id>/<uid>/state/e<erasures>-…-<random>.npz`.
 
-Snapshots are stored in the background, so calls that record observations do not wait for the store.
+Snapshots are stored in the background. Calls that record observations therefore do not wait for the store.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def write_snapshot(
 ) -> Snapshot:
     """Stores a state of the monitor with this id and `uid`.
 
-    Every call uses a new key, because two processes may store the same state. Each process deletes the object that it
-    wrote if no monitor uses this object.
+    Every call uses a new key, because two processes may store the same state. If no monitor uses an object, the process
+    that wrote the object deletes it.
     """
     key = monitor_key(*owner, f"{_name_erasures(erasures)}-{epoch}-{sequence}-{uuid.uuid4().hex[:16]}.npz")
     file = StoredFile.of(key, state)
@@ -88,7 +88,7 @@ def delete_unused(store: ObjectStore, snapshot: Snapshot | None) -> None:
 
 
 def delete_erased(store: ObjectStore, monitor_id: str, uid: str, erasures: int) -> None:
-    """Deletes the states of a monitor that include fewer erasures."""
+    """Deletes the states of a monitor that include fewer erasures than the given number."""
     if not erasures:
         return
     first = monitor_key(monitor_id, uid, _name_erasures(erasures))
@@ -103,9 +103,9 @@ def _name_erasures(erasures: int) -> str:
 
 
 def count_erasures(key: str) -> int:
-    """Returns how often a patient had been erased from the monitor when a state was stored under this key.
+    """Returns the number of erasures that had been made in the monitor when a state was stored under this key.
 
-    States with another number than the last snapshot have ended.
+    A state is no longer valid if its number differs from that of the last snapshot.
     """
     name = key.rpartition("/")[2]
     return int(name[1:7]) if name.startswith("e") else 0

@@ -30,7 +30,7 @@ class State:
         epoch: number of its epoch.
         sequence: number of the last observation that the state includes.
         erasures: number of erasures that the state includes; see `snapshots.count_erasures`.
-        received_at: time when this observation arrived; None if unknown.
+        received_at: time when the last observation that the state includes arrived; None if unknown.
     """
 
     monitor: Monitor
@@ -63,7 +63,7 @@ class States:
         self._readers = threading.BoundedSemaphore(READERS)
 
     def get_lock(self, tenant: str, monitor_id: str) -> threading.Lock:
-        """Returns the lock of a monitor. The lock exists as long as an object refers to it."""
+        """Returns the lock of a monitor. The lock exists as long as some object refers to it."""
         with self._guard:
             lock = self._locks.get((tenant, monitor_id))
             if lock is None:
@@ -82,7 +82,7 @@ class States:
 
     @contextmanager
     def limit_reading(self) -> Iterator[None]:
-        """Limits to `READERS` the number of threads that run the body of this `with` statement, which reads a state.
+        """Limits the number of threads that run the body of this `with` statement to `READERS`. The body reads a state.
 
         Raises:
             DeadlineExceeded, Cancelled: the call ended while it waited for other threads.
@@ -91,7 +91,7 @@ class States:
             yield
 
     def get(self, key: Key) -> State | None:
-        """Returns the state of a monitor if it is in memory. Returns None if it is not."""
+        """Returns the state of a monitor if it is in memory. Returns None if the state is not in memory."""
         with self._guard:
             return self._cache.get(key)
 

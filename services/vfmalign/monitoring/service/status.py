@@ -1,4 +1,4 @@
-"""Status of a monitor's state. It is stored as JSON, so that reading a monitor does not load the state."""
+"""Status of a monitor's state. The status is stored as JSON, so that reading a monitor does not load the state."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def describe_status(
 
     Args:
         monitor: the monitor.
-        previous_peak: previous maximum of the evidence relative to its threshold (`EvidencePeak`); None if there was no
-            row yet.
+        previous_peak: previous maximum of the evidence relative to its threshold (`EvidencePeak`); None before the
+            first row.
         observations: observations since then.
     """
     status = monitor.status
@@ -53,5 +53,5 @@ def _find_peak(
 
 
 def finite_or_none(value: float) -> float | None:
-    """Returns the value if it is finite. Returns None if it is not, because JSON has no infinity or NaN."""
+    """Returns the value if it is finite. Otherwise returns None, because JSON has no infinity or NaN."""
     return value if math.isfinite(value) else None

@@ -1,7 +1,7 @@
 """Windowed MMD²: the MMD service compares the last rows of a monitor with the monitor's reference.
 
-The reference has one row per patient. Every third of these rows determines the scale and the bandwidth. Only its other
-rows are compared, so the permutation test is exact.
+The reference has one row per patient. Every third row of the reference determines the scale and the bandwidth. Only the
+other rows of the reference are compared, so the permutation test is exact.
 
 Legend: the axes of arrays are N rows and C channels.
 """
@@ -49,7 +49,7 @@ class WindowRows:
         first_row, last_row: numbers of the window's first and last row in the epoch, starting at 1; 0 if the window has
             no rows.
         layers: maps each layer to one feature vector per row, in the order of the rows. A large window contains only
-            rows at equal distances.
+            some of its rows, at equal distances.
     """
 
     stratum: str
@@ -59,7 +59,7 @@ class WindowRows:
 
 
 def is_due(monitor: StoredMonitor) -> bool:
-    """Returns whether there are enough new rows for another window: at least a tenth of the rows of a window."""
+    """Returns whether there are enough new rows for another window. A tenth of the rows of a window is enough."""
     rows, width = int(monitor.status["rows"]), monitor.spec.window_rows
     last = max((int(shift["last_row"]) for shift in monitor.shifts), default=0)
     return rows >= MIN_ROWS and rows - last >= max(1, width // 10 if last else 1)
@@ -70,7 +70,7 @@ def read_windows(
 ) -> list[WindowRows]:
     """Reads the last window of all rows and of each stratum.
 
-    Rows of a stratum are searched in the last `kept_windows` windows.
+    The rows of a stratum are taken from the last `kept_windows` windows.
     """
     width, most = monitor.spec.window_rows, _get_most_rows(max(monitor.layers.values()))
     of_epoch = InputRow.monitor_id == monitor.id, InputRow.epoch == monitor.epoch.number, InputRow.row > 0
@@ -192,7 +192,10 @@ def _stack(vectors: Sequence[Array]) -> Array:
 def record_window(
     database: Database, monitor: StoredMonitor, shifts: Sequence[WindowedShift], channels: Sequence[ChannelShift]
 ) -> None:
-    """Records a window and deletes the oldest windows. Ignores it if its epoch has ended or the monitor was deleted."""
+    """Records a window and deletes the oldest windows.
+
+    Ignores the window if its epoch has ended or the monitor was deleted.
+    """
     epoch, last_row = monitor.epoch.number, max(shift.last_row for shift in shifts if not shift.stratum)
     of_monitor = (WindowRow.monitor_id == monitor.id, WindowRow.epoch == epoch)
     with database.session() as session:
@@ -220,7 +223,7 @@ def record_window(
 
 
 def get_mmd2(monitor: StoredMonitor) -> Estimate | None:
-    """Returns MMD² of the last window. It is that of the layer that raises the alarm."""
+    """Returns MMD² of the last window. The MMD² is that of the layer that raises the alarm."""
     layer = next(iter(monitor.layers))
     for shift in monitor.shifts:
         if not shift["stratum"] and shift["layer"] == layer:

@@ -18,7 +18,7 @@ class CaseSummary:
     """Scores of one network over the test cases, in the metric's unit.
 
     Attributes:
-        median: median of the scores of all cases that have one.
+        median: median of the scores of all cases that have a score.
         worst: score of the worst case.
         worst_case: id of the worst case.
     """
@@ -29,7 +29,10 @@ class CaseSummary:
 
 
 def summarise_cases(scores: Mapping[Scored, Sequence[CaseScore]], metric: MetricSpec) -> dict[Scored, CaseSummary]:
-    """Returns a summary of each network. Empty if the metric, such as AUROC, is not defined for single cases."""
+    """Returns a summary of the scores of each network.
+
+    The result is empty if the metric, such as AUROC, is not defined for single cases.
+    """
     if metric.of_set != "mean":
         return {}
     summaries: dict[Scored, CaseSummary] = {}
@@ -42,7 +45,7 @@ def summarise_cases(scores: Mapping[Scored, Sequence[CaseScore]], metric: Metric
 
 
 def is_worse(metric: MetricSpec, score: float | None, baseline: float | None) -> bool:
-    """Whether a score is worse than that of the baseline. False if either score is absent."""
+    """Whether a score is worse than the score of the baseline. False if one of the two scores is absent."""
     if score is None or baseline is None:
         return False
     return score < baseline if metric.higher_is_better else score > baseline

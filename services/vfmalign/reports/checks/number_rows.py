@@ -27,7 +27,10 @@ MEASURE_SCALES = {
 
 @dataclass(frozen=True)
 class NumberRow:
-    """One formatted row of a table of numbers. If it shows a measure, `interval` contains the measure's scale."""
+    """One formatted row of a table of numbers.
+
+    If the row shows a measure, `interval` contains the scale of the measure.
+    """
 
     name: str
     value: str
@@ -70,7 +73,7 @@ def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
 
 
 def list_measures(result: CheckAnalysis) -> tuple[list[NumberRow], list[str]]:
-    """Returns rows of the measures (except MMD²) that have a scale within one check, and the names of all others."""
+    """Returns the rows of the measures (except MMD²) with a scale within one check, and the other measures' names."""
     rows, others = [], []
     for name, meaning in MEASURE_MEANINGS.items():
         if (measure := result.measures.get(name)) is None:
@@ -102,7 +105,7 @@ def _gain_note(gain: Gain) -> str:
 
 
 def list_notes(result: CheckAnalysis) -> list[str]:
-    """Lists the conventions of the metrics, and the reasons why numbers of steps are absent."""
+    """Lists the conventions of the metrics, and the reasons why a number of steps is absent."""
     notes = [
         f"{metric.title} with an empty mask: {metric.empty_mask}" for metric in result.metrics if metric.empty_mask
     ]

@@ -1,4 +1,4 @@
-"""Figures of a check's report. Each figure is a self-contained SVG. Equal records give equal bytes."""
+"""Figures of a check's report. Each figure is a self-contained SVG image. Equal records give equal bytes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def draw_shift(shift: ComputeResponse) -> bytes:
 def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec, further: Sequence[NetworkResult] = ()) -> bytes:
     """Draws the validation score of each network by optimiser step, with a ring around its selected checkpoint.
 
-    Networks of further training seeds are thin lines.
+    Thin lines show the networks of further training seeds.
     """
     with figure_style():
         figure = new_figure(7.2, 3.2)

@@ -13,7 +13,7 @@ _RECIPE_OPTIONS = ("preset", "epochs", "steps_per_epoch")
 def write_repeat_command(spec: CheckSpec) -> str:
     """Returns a command line that requests the check again with a new id.
 
-    The result is empty if the command line has no option for a field of the request. In this case, you can send
+    The result is empty if the request sets a field for which the command line has no option. In this case, you can send
     `checks/<id>/spec.json` to the API.
     """
     unsupported = (

@@ -1,4 +1,4 @@
-"""Table of the scores of all networks. It marks scores that are worse than those of the naive baseline."""
+"""Table of the scores of all networks. The table marks scores that are worse than those of the naive baseline."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class ScoreRow:
 def list_score_rows(
     result: CheckAnalysis, metric: MetricSpec, scores: Mapping[Scored, Sequence[CaseScore]]
 ) -> tuple[ScoreRow, ...]:
-    """Rows of the primary metric and of all metrics for which the model is worse than the naive baseline.
+    """Rows of the primary metric, and of all metrics in which the model is worse than the naive baseline.
 
     Args:
         result: analysis of the check.
         metric: its primary metric.
-        scores: test scores of each network with the first seed. If they are not given, the rows have no median and no
+        scores: test scores of each network with the first seed. Without these scores, the rows have no median and no
             worst case.
     """
     of_seed = f", seed {result.seeds[0].seed}" if result.seeds else ""

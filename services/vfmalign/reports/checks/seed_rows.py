@@ -74,7 +74,7 @@ def list_component_rows(result: CheckAnalysis) -> list[ComponentRow]:
 
 
 def list_seed_notes(result: CheckAnalysis) -> list[str]:
-    """Explains which means over the seeds are absent, and which means are only bounds."""
+    """Explains which means over the seeds are absent and which are only bounds."""
     if (variation := result.seed_variation) is None:
         return []
     notes = []

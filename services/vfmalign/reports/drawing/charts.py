@@ -1,8 +1,8 @@
 """Charts for the first screen of a report, as inline SVG: differences around zero, the shift, and the layers.
 
-Unlike images from matplotlib, these charts fit any width and follow the light or dark style of the page. They also
-contain text for screen readers. Figures that need a plotting library are drawn by matplotlib and are collapsed on the
-page.
+Unlike images from matplotlib, these charts fit any width and follow the light or dark style of the page. The charts
+also contain text for screen readers. Matplotlib draws the figures that need a plotting library. On the page, these
+figures are collapsed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ForestRow:
         label: name of the difference.
         estimate: value and interval.
         text: value and interval as text, or the reason why they are absent.
-        bad: whether the texts are in the colour that means "worse than the naive baseline".
+        bad: whether the texts have the colour that means "worse than the naive baseline".
     """
 
     label: str
@@ -43,7 +43,7 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class LayerCell:
-    """One layer in the strip of layers. Its ratio is its shift divided by its shift to random weights."""
+    """One layer in the strip of layers. The ratio is the layer's shift divided by its shift to random weights."""
 
     name: str
     ratio: float | None
@@ -79,7 +79,7 @@ def draw_forest(
         title: title of the figure.
         ends: labels that explain what values to the left and to the right of zero mean.
         band: half the width of the band around zero; 0 for no band.
-        limits: limits of the axis. By default, they are derived from the rows.
+        limits: limits of the axis. By default, the limits are derived from the rows.
         format_tick: function that formats the label of a tick.
     """
     axis = Axis(*(limits or _choose_limits([row.estimate for row in rows], band)))
@@ -96,11 +96,11 @@ def draw_forest(
 
 
 def draw_shift_scale(shift: Estimate, random: float | None, text: str) -> Markup:
-    """Draws a shift with its interval on a scale from 0 (nothing moved) to the shift to random weights.
+    """Draws a shift with its interval. The scale goes from 0 (nothing moved) to the shift to random weights.
 
     Args:
         shift: MMD² with its interval.
-        random: MMD² to random weights; None if it is unknown because nothing moved.
+        random: MMD² to random weights; None if nothing moved, because MMD² is then unknown.
         text: text that states both numbers.
     """
     point, *ends = [value / random if random else 0.0 for value in _list_ends(shift)]

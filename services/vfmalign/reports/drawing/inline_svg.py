@@ -28,7 +28,7 @@ def make_element(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def make_figure(identifier: str, title: str, description: str, height: int, parts: Iterable[Markup]) -> Markup:
-    """Returns an SVG that is as wide as its container. It has a title and a description for screen readers.
+    """Returns an SVG that is as wide as its container. The SVG has a title and a description for screen readers.
 
     Args:
         identifier: id of the element, unique in its page.
@@ -56,7 +56,7 @@ class Axis:
     margin: float = 2.0
 
     def place(self, value: float) -> str:
-        """Position of a value. If the value is beyond the axis, returns the position of the nearer end."""
+        """Position of a value. If the value is beyond the axis, returns the position of the nearer end of the axis."""
         return f"{self._percent(value):.2f}%"
 
     def width(self, low: float, high: float) -> str:

@@ -35,7 +35,7 @@ _style_lock = threading.Lock()  # matplotlib's rc settings are global to the pro
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Applies the style of the figures. Only one figure is drawn at a time."""
+    """Applies the style of the figures. A lock ensures that only one figure is drawn at a time."""
     import matplotlib as mpl  # deferred: the import takes about a second and an idle service draws nothing
 
     with _style_lock, mpl.rc_context(_STYLE):

@@ -1,7 +1,9 @@
-"""Document that describes the state of a monitor. The monitor's page, table and JSON output are created from it.
+"""Document that describes the state of a monitor.
 
-The size of the document does not grow with the stream. Evidence is thinned, and the numbers of windows, extreme rows
-and channels are limited.
+The page, the table and the JSON output of the monitor are created from this document.
+
+The size of the document does not grow with the stream. The history of the evidence is thinned, and the numbers of
+windows, extreme rows and channels are limited.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ class ComponentEvidence(Record):
     """Evidence of one component.
 
     Attributes:
-        log_evidence: natural logarithm of the statistic that raises the alarm. For channels, it is that of the largest
-            statistic. None before the first value.
+        log_evidence: natural logarithm of the statistic that raises the alarm. For channels, the value is that of the
+            largest statistic. None before the first value.
         log_threshold: natural logarithm of the threshold of the alarm.
     """
 
@@ -43,7 +45,10 @@ class ComponentEvidence(Record):
 
     @property
     def is_reached(self) -> bool:
-        """Whether the evidence is at or above its threshold now. After an alarm, it may fall below."""
+        """Whether the evidence is at or above its threshold now.
+
+        After an alarm, the evidence may fall below its threshold.
+        """
         return self.log_evidence is not None and self.log_evidence >= self.log_threshold
 
 
@@ -81,7 +86,7 @@ class AlarmRecord(Record):
     Attributes:
         row: number of the row in the epoch, starting at 1.
         observation: id of the row's observation.
-        components: components whose evidence had reached its threshold.
+        components: components whose evidence had reached their threshold.
         time: time when the row arrived; None if unknown.
         acknowledged: acknowledgement of the alarm; None if the alarm is not acknowledged, or if the monitor runs
             without a service.
@@ -95,7 +100,10 @@ class AlarmRecord(Record):
 
 
 class StratumRows(Record):
-    """Number of calibration rows and of the epoch's rows in one stratum. The name of an unknown stratum is empty."""
+    """Number of calibration rows and number of rows of the epoch in one stratum.
+
+    The name of an unknown stratum is empty.
+    """
 
     name: str
     reference: int
@@ -103,7 +111,7 @@ class StratumRows(Record):
 
 
 class StratumMix(Record):
-    """The mix of strata. It is only descriptive and does not raise an alarm.
+    """The mix of strata. The mix is only descriptive and does not raise an alarm.
 
     Attributes:
         kind: name of the stratum, such as `scanner`.
@@ -115,12 +123,14 @@ class StratumMix(Record):
 
 
 class Window(Record):
-    """MMD² between a window of rows of the stream and the reference. Descriptive only: α does not cover it.
+    """MMD² between a window of rows of the stream and the reference.
+
+    This MMD² is descriptive only: α does not cover it.
 
     Attributes:
         layer: name of the layer; empty if the features have no named layers.
         stratum: stratum of all rows in both samples; empty if the samples contain all strata.
-        first_row, last_row: numbers that the first and last row of the window have in the epoch.
+        first_row, last_row: numbers of the first and the last row of the window in the epoch.
         rows: number of rows in the sample of the stream.
         reference_rows: number of rows in the sample of the reference.
         mmd2: unbiased estimate of MMD² with its interval.
@@ -138,7 +148,7 @@ class Window(Record):
 
 
 class ExtremeRow(Record):
-    """A row that is far from the reference, with its p-value among the earlier rows."""
+    """A row that is far from the reference, with its p-value among earlier rows."""
 
     row: int
     observation: str
@@ -173,14 +183,14 @@ class DriftDocument(Record):
         outcomes: maps each outcome to its number of observations.
         rows: number of rows of the epoch that the evidence includes.
         blocks_are_active: whether blocks of rows are still scored.
-        alarm: first alarm of the epoch; None if there is none.
+        alarm: first alarm of the epoch; None if there is no alarm.
         components: current evidence and threshold.
         history: evidence at `MAX_POINTS` moments or fewer.
         peak: peak evidence of the epoch; None if there is no evidence yet.
         mix: mix of strata; None if the monitor has no strata.
         window_rows: number of rows in a window; 0 if there are no windows.
         windows: windows of all strata in the order of time, followed by the last window of each stratum.
-        moved_rows: number of last rows that the comparison of channels uses.
+        moved_rows: number of rows that the comparison of channels uses, counted back from the last row.
         notes: assumptions and limits, one sentence each.
         monitor: monitor of the service; None if the monitor runs without a service.
     """

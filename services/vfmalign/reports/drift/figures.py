@@ -41,7 +41,7 @@ class _Plot:
         return f"{LEFT + WIDTH * self._share(self.x, value):.3f}%"
 
     def draw_lines(self, *parts: Markup) -> Markup:
-        """Places shapes in the area of the plot. Shapes use the coordinates of `list_points`."""
+        """Places shapes in the area of the plot. The shapes use the coordinates of `list_points`."""
         size = {"x": f"{LEFT:g}%", "y": TOP, "width": f"{WIDTH:g}%", "height": self.height - TOP - BOTTOM}
         return make_element(
             "svg", *parts, viewBox=f"0 0 {SCALE:g} {SCALE:g}", preserveAspectRatio="none", aria_hidden="true", **size

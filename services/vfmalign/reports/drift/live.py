@@ -9,7 +9,7 @@ from vfmalign.core.domain.record import Record
 
 
 class Acknowledgement(Record):
-    """Acknowledgement of an alarm, with its note. The record does not name the person."""
+    """Acknowledgement of an alarm, with its note. The record does not contain the name of the person."""
 
     time: datetime
     note: str = ""
@@ -53,7 +53,7 @@ class LiveMonitor(Record):
         reference_sha256: digest of the manifest of the reference of the current epoch.
         epoch_start: reason why the current epoch began.
         epoch_start_time: when it began.
-        first_row_time: time when the first row of the current epoch arrived; None if unknown.
+        first_row_time: time when the first row of the current epoch arrived; None if this time is unknown.
         last_observation_time: time when the last observation of any epoch arrived; None if there was no observation.
         last_acquire_time: latest time of acquisition of all observations; None if unknown.
         late_observations: number of observations that arrived after an observation with a later time of acquisition.

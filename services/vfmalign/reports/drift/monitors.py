@@ -35,7 +35,7 @@ def describe_monitor(
     """Describes a monitor in its current epoch.
 
     Args:
-        monitor: the complete message of the monitor. An entry of a list is not sufficient.
+        monitor: the complete message of the monitor. An entry of a list of monitors is not sufficient.
         history: evidence of the current epoch after each row or after some of the rows, in order. A long history is
             thinned.
         extreme_rows: extreme rows of the current epoch, starting with the row farthest from the reference.

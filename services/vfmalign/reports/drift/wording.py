@@ -33,7 +33,10 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def format_power(log_value: float | None) -> str:
-    """Formats a number from its natural logarithm. Numbers outside 0.01 to 9,999 are formatted with a power of ten."""
+    """Formats a number from its natural logarithm.
+
+    Numbers below 0.01 or above 9,999 are formatted with a power of ten.
+    """
     if log_value is None:
         return ABSENT
     if math.log(0.01) <= log_value < math.log(9999.5):
@@ -81,7 +84,7 @@ def describe_assumption(document: DriftDocument) -> str:
 
 
 def write_verdict(document: DriftDocument) -> str:
-    """States in one sentence whether there is an alarm, and since when."""
+    """States in one sentence whether there is an alarm, and when it was raised."""
     if document.alarm is None:
         if not document.rows:
             return "No row has entered yet: nothing can be said."
@@ -154,7 +157,10 @@ def format_moment(time: datetime) -> str:
 
 
 def describe_age(since: datetime, until: datetime) -> str:
-    """Returns the time between two moments in days, hours or minutes. Uses the largest unit that gives 2 or more."""
+    """Returns the time between two moments in days, hours or minutes.
+
+    Uses the largest unit in which the time is at least 2.
+    """
     minutes = max(until - since, timedelta()) // timedelta(minutes=1)
     for unit, size in (("day", 1440), ("hour", 60)):
         if minutes >= 2 * size:
@@ -210,7 +216,10 @@ def list_changes(document: DriftDocument) -> list[str]:
 
 
 def describe_moved_rows(document: DriftDocument) -> str:
-    """Names the rows that the comparison of channels uses. If there is a window, they are its rows."""
+    """Names the rows that the comparison of channels uses.
+
+    If there is a window, the comparison uses the rows of the window.
+    """
     last = _get_last_window(document)
     if last is not None and last.last_row < document.rows:
         return _name_rows(last, document)

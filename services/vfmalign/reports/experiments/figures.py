@@ -37,7 +37,10 @@ class ImageGroup:
 
 
 def embed_scatter_plots(report: ExperimentReport, outcome: ClaimName) -> list[ImageGroup]:
-    """Draws shift against an outcome. The first group has one panel per task, the second one panel per model."""
+    """Draws shift against an outcome.
+
+    The first group has one panel per task. The second group has one panel per model.
+    """
     groups = []
     for design in DESIGN_LABELS:
         claim = next(
@@ -101,7 +104,7 @@ def embed_network_legend() -> list[EmbeddedImage]:
 
 
 def embed_predictors(report: ExperimentReport) -> EmbeddedImage | None:
-    """Draws the rank correlation of each predictor with the gain. None if there are no predictors."""
+    """Draws the rank correlation of each predictor with the gain. Returns None if there are no predictors."""
     shown = [predictor for predictor in report.prediction.predictors if predictor.rho is not None]
     if not shown:
         return None

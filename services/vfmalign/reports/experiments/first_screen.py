@@ -34,8 +34,8 @@ class FirstScreen:
         gain, convergence: figures of the correlation of the shift with the gain (`gain`) and with convergence
             (`convergence`).
         shares: figure that shows how many pairs of model and task have each verdict; None if there are no pairs.
-        not_beaten: text that states how many pairs of model and task do not beat the naive baseline; empty if all beat
-            it.
+        not_beaten: text that states how many pairs of model and task do not beat the naive baseline; empty if all pairs
+            beat it.
     """
 
     cautions: tuple[Caution, ...]

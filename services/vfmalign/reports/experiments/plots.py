@@ -1,4 +1,4 @@
-"""Figures of an experiment. Each figure is a small self-contained SVG. The page arranges them to fit its width.
+"""Figures of an experiment. Each figure is a small self-contained SVG. The page arranges the figures to fit its width.
 
 Axes: M models, T tasks.
 """
@@ -31,7 +31,7 @@ _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
 @dataclass(frozen=True)
 class MarkerStyle:
-    """Marker of one model, or one task, in all panels."""
+    """Marker of one model or of one task in all panels."""
 
     colour: str
     shape: str
@@ -58,9 +58,9 @@ def draw_marker(marker: MarkerStyle) -> bytes:
 def draw_scatter(
     averages: Sequence[SeedAverage], styles: Mapping[str, MarkerStyle], *, by: str, outcome: str, title: str
 ) -> bytes:
-    """Draws shift against gain or convergence in one task (or of one model), with intervals.
+    """Draws shift against gain or convergence, in one task or of one model, with intervals.
 
-    A point is hollow if it does not beat the naive baseline or if its MMD² is saturated.
+    A point is hollow if the model does not beat the naive baseline or if the MMD² is saturated.
 
     Args:
         averages: points of this panel.

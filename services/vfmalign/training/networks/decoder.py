@@ -1,8 +1,8 @@
 """Decoders from an encoder's maps to the input's grid.
 
 Normalisation is over groups of channels within one sample. It keeps no running statistics. A learning rate of 0
-therefore leaves every weight unchanged. It also works for a batch of one and for a map of one voxel (the deepest stage
-of a small patch).
+therefore leaves every weight unchanged. Normalisation also works for a batch of one sample, and for a map of one voxel
+(the deepest stage of a small patch).
 
 Axes: N batch, C channels, D H W depth, height, width.
 """
@@ -41,14 +41,17 @@ class UpBlock(nn.Module):
 
 
 class MergeBlock(nn.Module):
-    """Merges two maps of the same resolution (ProFound's last two stages), where `UnetrUpBlock` would upsample by 1."""
+    """Merges two maps of the same resolution, such as ProFound's last two stages.
+
+    `UnetrUpBlock` would upsample by 1.
+    """
 
     def __init__(self, deep_channels: int, skip_channels: int) -> None:
         super().__init__()
         self.block = _basic_block(deep_channels + skip_channels, skip_channels)
 
     def forward(self, deep_NCDHW: Tensor, skip_NCDHW: Tensor) -> Tensor:
-        """Concatenates both maps and reduces them to the number of channels of the skip connection."""
+        """Concatenates the two maps and reduces the result to the number of channels of the skip connection."""
         return cast(Tensor, self.block(torch.cat((deep_NCDHW, skip_NCDHW), dim=1)))
 
 
@@ -56,8 +59,8 @@ class FullResolutionBlock(nn.Module):
     """Reads the input together with a map of the same resolution.
 
     Map and input are normalised, because the last map of a stack of convolutions may have any scale. Without
-    normalisation, an input in [0, 1] has about a hundredth of the map's variance. The network then does not learn to
-    use the input's detail.
+    normalisation, an input in [0, 1] has about a hundredth of the map's variance. The network would then not learn to
+    use the detail of the input.
 
     Args:
         channels: channels of the map.
@@ -121,8 +124,8 @@ class DenseDecoder(nn.Module):
     """A UNETR-like decoder from the encoder's stage maps to the input's grid.
 
     Every stage map is a skip connection. The gradient therefore reaches every stage of the encoder. With `input_skip`,
-    the input itself is a skip connection at resolutions above those of the stage maps. It provides detail that is lost
-    in a stem of stride 4. If all maps have the same stride, a `TokenPyramid` first converts them. A
+    the input itself is a skip connection at resolutions above those of the stage maps. The input provides detail that
+    is lost in a stem of stride 4. If all maps have the same stride, a `TokenPyramid` first converts them. A
     `FullResolutionBlock` reads a map at the input's own resolution.
 
     Args:
@@ -202,7 +205,7 @@ class DenseDecoder(nn.Module):
 def group_norm(channels: int = GROUPS) -> tuple[str, dict[str, int]]:
     """MONAI's name and arguments for the norm of a block.
 
-    It uses fewer groups if `GROUPS` does not divide the channels.
+    The norm uses fewer groups if `GROUPS` does not divide the number of channels.
     """
     return ("group", {"num_groups": math.gcd(GROUPS, channels)})
 
@@ -210,8 +213,8 @@ def group_norm(channels: int = GROUPS) -> tuple[str, dict[str, int]]:
 def get_upsampling_steps(stride: Stride) -> list[Stride]:
     """Upsampling factors from a stride to full resolution: the prime factors of each axis, largest first.
 
-    A patch of 14 pixels is upsampled by 7 and then by 2, because a map at half resolution is useful and one at a
-    seventh is not.
+    A patch of 14 pixels is upsampled by 7 and then by 2. This yields a map at half resolution, which is more useful
+    than a map at a seventh.
     """
     factors = [_prime_factors(side) for side in stride]
     length = max(map(len, factors))

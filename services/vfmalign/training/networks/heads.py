@@ -31,11 +31,12 @@ class EncoderDecoder(nn.Module):
     """An encoder with a dense decoder.
 
     Args:
-        encoder: the VFM. It is trained together with the decoder.
+        encoder: the VFM. The encoder is trained together with the decoder.
         out_channels: channels of the output.
         input_skip: see `DenseDecoder`.
-        residual: for each output channel, the input channel to which it is added; empty for none. The last convolution
-            then starts at zero. The untrained network therefore returns these input channels.
+        residual: for each output channel, the input channel to which it is added; empty if no channel is added. If
+            `residual` is not empty, the last convolution starts at zero. The untrained network therefore returns these
+            input channels.
         background_first: whether the output has one channel per class and the first class is by far the most frequent.
             The untrained network then predicts small probabilities for the other classes.
     """
@@ -67,8 +68,8 @@ class EncoderDecoder(nn.Module):
 class CaseClassifier(nn.Module):
     """Predicts one logit per case from local evidence in every dense map and from the pooled feature.
 
-    The evidence at all voxels is reduced to its maximum and mean. A lesion fills about a hundredth of the volume. It
-    would be lost in the mean alone, and in the coarse voxels of the deepest map.
+    Of the evidence at all voxels, only its maximum and mean are used. A lesion fills about a hundredth of the volume.
+    A lesion would be lost in the mean alone, and in the coarse voxels of the deepest map.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -153,7 +154,7 @@ class SpecialisedUNet(nn.Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        shape_DHW: size of the whole volumes. Inputs may have any multiple of `stride_DHW`.
+        shape_DHW: size of the whole volumes. The sides of an input may be any multiples of `stride_DHW`.
         residual: as in `EncoderDecoder`.
         background_first: as in `EncoderDecoder`.
     """

@@ -28,10 +28,10 @@ def build_objective(
 
     Args:
         name: the objective.
-        encoder: the encoder to pretrain. It is already on the device.
+        encoder: the encoder to pretrain. The encoder is already on the device.
         recipe: the job's recipe.
         device: device of the encoder.
-        seed: seed of the masks and views for validation, which are fixed.
+        seed: seed of the masks and views for validation, which are the same in every epoch.
 
     Raises:
         BadOption: no pretraining objective has this name, or the recipe does not suit the objective.

@@ -57,7 +57,7 @@ class Contrastive:
         return self._nt_xent(batch, draw, forward)
 
     def validate(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> float:
-        """NT-Xent loss over all validation cases together. The views are the same in every epoch."""
+        """The NT-Xent loss over all validation cases together. The views are the same in every epoch."""
         if len({case.case for case in cases}) < 2:
             raise BadDataset(
                 "contrastive validation needs at least two different cases", subject="val", remedy="add cases to `val`"

@@ -1,9 +1,9 @@
 """Masked reconstruction: most of the volume is hidden and must be restored from the rest.
 
 A convolutional encoder is trained as in FCMAE (Woo et al., "ConvNeXt V2", CVPR 2023, arXiv 2301.00808) in its dense
-form: hidden units are set to 0, which is the mean after normalisation. A decoder restores them from the encoder's maps.
-ProFound's transformer is trained as a masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377), which encodes only
-the visible patches. The loss is the squared error over hidden voxels.
+form: hidden units are set to 0, which is the mean after normalisation. A decoder restores the hidden units from the
+encoder's maps. ProFound's transformer is trained as a masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377), so
+it encodes only the visible patches. The loss is the squared error over hidden voxels.
 
 Axes: N batch, C channels, D H W; U units, K visible patches.
 """
@@ -40,10 +40,10 @@ RECONSTRUCTION_ERROR = MetricSpec(name="masked_reconstruction_error", unit="", h
 class MaskedAutoencoder(nn.Module):
     """ProFound's transformer with a decoder.
 
-    Like the published one, the decoder is half as wide and two thirds as deep.
+    Like the published decoder, the decoder is half as wide as the encoder and two thirds as deep.
 
     Args:
-        encoder: the transformer. It receives only the visible patches.
+        encoder: the transformer. The encoder receives only the visible patches.
     """
 
     def __init__(self, encoder: ProFoundViT) -> None:
@@ -150,7 +150,9 @@ class MaskedReconstruction:
 def hidden_units(
     shape_NCDHW: Sequence[int], draw: torch.Generator, units_DHW: Stride = UNITS_DHW, share: float = MASKED_SHARE
 ) -> Tensor:
-    """Draws the hidden units of each volume. Their number is `share` times the number of units, rounded down.
+    """Draws the hidden units of each volume.
+
+    The number of hidden units is `share` times the number of units, rounded down.
 
     Args:
         shape_NCDHW: shape of the volumes.

@@ -1,9 +1,9 @@
 """Classification of cases: predicts whether a case belongs to a class. One logit per case.
 
-A case states its class, or the class is derived from a label map. In the second case, a case belongs to the class if
-the map's highest value reaches a threshold. For prostate mpMRI, the value of the lesion map is the ISUP grade group,
-and cancer is significant from group 2. If no map of a dataset exceeds 1, the maps are masks instead of grades. Any
-nonzero voxel then counts.
+A case states its class, or the class is derived from a label map. If the class is derived, a case belongs to it if the
+highest value of the label map reaches a threshold. For prostate mpMRI, the values of the lesion map are ISUP grade
+groups. Cancer is significant from group 2. If no value in the maps of a dataset exceeds 1, the maps are masks and do
+not contain grades. Any nonzero voxel then counts.
 
 Axes: N batch, D H W.
 """
@@ -52,7 +52,7 @@ class Classification:
     def prepare(self, cases: Sequence[PreparedCase]) -> list[PreparedCase]:
         """Adds the class to each case.
 
-        It needs the cases of all splits, because the class depends on the dataset's highest grade.
+        This requires the cases of all splits, because the class depends on the highest grade in the dataset.
         """
         positives = get_positives(cases, self.case_class)
         return [replace(case, positive=positive) for case, positive in zip(cases, positives, strict=True)]
@@ -64,7 +64,10 @@ class Classification:
         return functional.binary_cross_entropy_with_logits(output_N1[:, 0], batch.positive_N)
 
     def probability(self, output_1: Tensor, case: PreparedCase) -> float | None:
-        """Returns the predicted probability that the case is positive. Metrics over sets of cases use this value."""
+        """Returns the predicted probability that the case is positive.
+
+        Metrics over sets of cases use this probability.
+        """
         return float(output_1.sigmoid())
 
     def score(self, output_1: Tensor, case: PreparedCase) -> dict[str, float | None]:
@@ -72,10 +75,13 @@ class Classification:
         return {metric.name: self.probability(output_1, case) for metric in self.spec.metrics}
 
     def positive_share(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """Fits the naive baseline. Its prediction for every case is the share of positive training cases, as a logit.
+        """Fits the naive baseline.
+
+        The baseline predicts the same value for every case: the share of positive training cases, as a logit.
 
         Raises:
-            BadDataset: all training cases have the same class. Nothing can be learned about the other one.
+            BadDataset: all training cases have the same class. The network could then learn nothing about the other
+                class.
         """
         share = fmean(bool(case.positive) for case in train)
         if share in (0.0, 1.0):
@@ -89,8 +95,8 @@ class Classification:
     def panels(self, output_1: Tensor, case: PreparedCase) -> list[Panel]:
         """Every channel of one slice, with the class and the prediction.
 
-        The slice is the one with most voxels of the label map that defines the class. Without such a map, it is the
-        middle slice.
+        The chosen slice has the most voxels of the label map that defines the class. Without such a map, the middle
+        slice is drawn.
         """
         d = case.input_CDHW.shape[1] // 2
         outlines: tuple[NDArray[np.bool_], ...] = ()

@@ -1,4 +1,4 @@
-"""Denoising: from a volume with simulated Rician noise to the volume as acquired.
+"""Denoising: predicts the volume as acquired from the same volume with simulated Rician noise.
 
 The network predicts a residual that is added to its input. The first point of every curve is therefore the score of the
 noisy input. The reference contains the noise of its own acquisition. No network can predict this noise.

@@ -1,4 +1,4 @@
-"""Distortion correction: from a volume displaced and piled up by susceptibility to the undistorted volume.
+"""Distortion correction: restores a volume whose signal was displaced and piled up by susceptibility.
 
 For prostate mpMRI, the model's input is T2W, DWI and ADC. T2W is not distorted. DWI and ADC are distorted by the same
 field. The model restores DWI alone. The network predicts a residual that is added to the distorted volume. The first

@@ -32,7 +32,7 @@ class Restoration:
     """Loss, metrics and panels of a task that restores modalities.
 
     Attributes:
-        restores: modalities to restore. Those that the model's input lacks are ignored.
+        restores: modalities to restore. Modalities that the model's input lacks are ignored.
         unit: unit of the output, as a multiple of the clean channels' unit.
     """
 
@@ -119,10 +119,10 @@ def _ssim() -> SSIMMetric:
 
 
 def psnr(output_CDHW: Tensor, clean_CDHW: Tensor) -> float | None:
-    """Mean over channels of 10·log10(range² / MSE) in dB, where range is that of the reference channel.
+    """Mean over channels of 10·log10(range² / MSE) in dB, where `range` is the range of the reference channel.
 
     Returns:
-        It is None if every reference channel is constant, and `PSNR_CEILING_DB` for equal volumes.
+        The mean is None if every reference channel is constant, and `PSNR_CEILING_DB` for equal volumes.
     """
     pair = _unit_range(output_CDHW, clean_CDHW)
     if pair is None:

@@ -2,9 +2,9 @@
 
 Scores are computed for whole structures. Parts that the field of view cuts off count as missed (docs/numbers.md).
 
-Structures are drawn in order. A later structure overwrites an earlier one. For prostate mpMRI, the structures are gland
-and lesion. The primary metric is the Dice of the lesion. The gland is learned too, because it shows the network where a
-lesion can be. Even a batch without a lesion then has a useful gradient.
+Structures are drawn in order. A later structure overwrites an earlier structure. For prostate mpMRI, the structures are
+gland and lesion. The primary metric is the Dice of the lesion. The gland is learned too, because it shows the network
+where a lesion can be. Even a batch without a lesion then has a useful gradient.
 
 Axes: N batch, C classes (background, then the structures), D H W.
 """
@@ -53,7 +53,7 @@ class Segmentation:
         return self.spec.structures
 
     def draw(self, labels: Mapping[VolumeKind, Tensor]) -> Tensor:
-        """Assigns a class to every voxel: that of the last of `structures` that contains it, or background."""
+        """Assigns to every voxel the class of the last structure that contains the voxel, or background."""
         classes = torch.zeros_like(labels[self.structures[0].label], dtype=torch.int64)
         for number, structure in enumerate(self.structures, start=1):
             classes = torch.where(mask_structure(structure, labels), number, classes)
@@ -98,13 +98,16 @@ class Segmentation:
         return value
 
     def class_frequencies(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """Fits the naive baseline. It predicts, at each voxel, the frequency of each class over all training cases."""
+        """Fits the naive baseline.
+
+        At each voxel, the baseline predicts the frequency of each class over all training cases.
+        """
         one_hot_labels = [one_hot(self.draw(case.labels), len(self.structures) + 1) for case in train]
         mean_CDHW = torch.stack(one_hot_labels).double().mean(0).movedim(-1, 0)
         return lambda case: mean_CDHW
 
     def primary(self, output_CDHW: Tensor, case: PreparedCase) -> float | None:
-        """Returns the primary metric, which is a Dice; None if the reference has none of its structures."""
+        """Returns the primary metric, which is a Dice; None if the reference has none of the metric's structures."""
         predicted_DHW, true_DHW = self._get_classes(output_CDHW, case)
         name = self.spec.primary_metric.name
         if name == MEAN_DICE:
@@ -131,7 +134,10 @@ class Segmentation:
         return {metric.name: values[metric.name] for metric in self.spec.metrics}
 
     def panels(self, output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
-        """Draws channels, reference and prediction of the slice with most voxels of the last structure, else of all."""
+        """Draws channels, reference and prediction of one slice.
+
+        The slice has the most voxels of the last structure or, without that structure, of all structures.
+        """
         predicted_DHW, true_DHW = output_CDHW.argmax(0), self.draw(case.labels)
         last_D = (true_DHW == len(self.structures)).sum((1, 2))
         d = int((last_D * true_DHW[0].numel() + (true_DHW > 0).sum((1, 2))).argmax())
@@ -169,10 +175,12 @@ def dice(prediction: Tensor, reference: Tensor) -> float | None:
 
 
 def hd95_mm(prediction: Tensor, reference: Tensor, spacing_mm: tuple[float, float, float]) -> float | None:
-    """95th percentile of the distance between the surfaces of two masks, in mm: the larger of both directions.
+    """95th percentile of the distance between the surfaces of two masks, in mm.
+
+    Of the two directions, the larger value counts.
 
     Returns:
-        It is None if the reference is empty, and the diagonal of the volume if the prediction is empty.
+        The value is None if the reference is empty, and the diagonal of the volume if the prediction is empty.
     """
     if not bool(reference.any()):
         return None

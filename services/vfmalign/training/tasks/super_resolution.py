@@ -1,7 +1,7 @@
-"""Super-resolution: from a volume with half the in-plane resolution to the original.
+"""Super-resolution: predicts the original volume from a volume with half its in-plane resolution.
 
-The network predicts a residual that is added to its input. The untrained network therefore returns the input, and the
-first point of every curve is the input's own score.
+The network predicts a residual that is added to its input. The untrained network therefore returns the input. The first
+point of every curve is the input's own score.
 """
 
 from __future__ import annotations

@@ -27,13 +27,13 @@ class TrainableTask:
     Attributes:
         spec: name, input transform, labels, metrics and description of the naive baseline.
         loss: computes the loss from outputs and their batch.
-        primary: computes the primary metric from an output and its case; None if it is undefined.
+        primary: computes the primary metric from an output and its case; None if the metric is undefined.
         score: computes every metric, by name, from an output and its case.
         panels: draws images of an output and its case.
-        naive_baseline: fits a prediction without a network to the training cases. Returns the predictor.
+        naive_baseline: fits a prediction that needs no network to the training cases. Returns the predictor.
         prepare: completes all loaded cases of a dataset, in order, for example with their classes.
         classes: number of channels of a head that classifies voxels; 0 for other tasks.
-        restores: modalities that the head predicts. Those that the model's input lacks are ignored.
+        restores: modalities that the head predicts. Modalities that the model's input lacks are ignored.
         residual: whether the prediction is added to the input channels named in `restores`.
         classifies_cases: whether the head predicts one logit per case.
     """

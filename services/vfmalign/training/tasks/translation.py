@@ -1,15 +1,17 @@
 """Translation: predicts one modality from others, such as the ADC map from T2W and one high-b DWI volume.
 
 The target's hidden channel keeps its own units (see `imaging.preprocessing`). The target is therefore the quantity
-itself, not a z-score, whose level would be unknown. ADC is in 1e-3 mm²/s. Any other modality has a scale that differs
-between scans and cannot be predicted either. Such a target is divided by the mean of its nonzero voxels.
+itself. It is not a z-score, because the level of a z-score would be unknown. ADC is in 1e-3 mm²/s. The scale of any
+other modality differs between scans and cannot be predicted either. Such a target is divided by the mean of its nonzero
+voxels.
 
 The naive baseline is fitted to the training cases by least squares. For ADC, the baseline has a closed form. ADC =
 ln(S0 / Sb) / b needs two b-values. A study contains only one DWI volume, so S0 is missing. T2W replaces S0, because
-both show proton density weighted by an echo time: S0 ∝ ρ·exp(−TE_dwi / T2) and T2W ∝ ρ·exp(−TE_t2w / T2). Then ADC ≈ c0
-+ c1·ln DWI + c2·ln T2W. In theory, c1 = −1/b and c2 ≈ 1/b if b, both echo times and both gains are known. Here they are
-unknown. Every volume is therefore divided by its mean, and the coefficients are fitted. For a target of another
-contrast, no closed form exists. Its baseline is fitted to the intensities of the inputs and their logarithms.
+T2W and S0 both show proton density weighted by an echo time: S0 ∝ ρ·exp(−TE_dwi / T2) and T2W ∝ ρ·exp(−TE_t2w / T2).
+Then ADC ≈ c0 + c1·ln DWI + c2·ln T2W. If b, both echo times and both gains were known, c1 = −1/b and c2 ≈ 1/b would
+follow. Here they are unknown. Every volume is therefore divided by its mean, and the coefficients are fitted. For a
+target of another contrast, no closed form exists. The baseline of such a target is fitted to the intensities of the
+inputs and their logarithms.
 
 Axes: D H W; K coefficients.
 """
@@ -57,7 +59,9 @@ class Translation:
         return list(cases) if self.target in QUANTITATIVE else [self._normalise(case) for case in cases]
 
     def fit(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """Fits the naive baseline, a least-squares prediction of the target. It is 0 where an input has no signal.
+        """Fits the naive baseline, a least-squares prediction of the target.
+
+        The prediction is 0 where an input has no signal.
 
         Raises:
             BadDataset: an ADC map is not in 1e-6 mm²/s.
@@ -109,10 +113,10 @@ class Translation:
 
 
 def check_adc_unit(case: PreparedCase) -> None:
-    """Rejects an ADC map that cannot be in 1e-6 mm²/s, because a model cannot learn from mixed units.
+    """Rejects an ADC map whose values cannot be in 1e-6 mm²/s, because a model cannot learn from mixed units.
 
     Raises:
-        BadDataset: the map cannot be in this unit. The error names the case by id.
+        BadDataset: the values of the map cannot be in this unit. The error names the case by id.
     """
     adc_DHW = case.clean_CDHW[case.modalities.index("adc")]
     median = float(adc_DHW[adc_DHW != 0].median())
