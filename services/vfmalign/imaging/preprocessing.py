@@ -1,13 +1,13 @@
 """Preprocessing of a study: converts volumes to the input tensor of an encoder.
 
 The steps are resampling to the common grid, the input transform, cropping and padding, and normalisation. One modality
-(`Preprocessing.reference`) defines the grid. ProFound (github.com/pipiwang/ProFound, branch demo) normalises each
-channel by its z-score over nonzero voxels, then crops to the centre and pads with zeros. ProFound's own data already
-lie on one grid. Here, volumes are first resampled to one grid (`grid`). A window in Hounsfield units needs no
-statistics. Signals are measured from this window's lower bound. The value 0 in padding, outside a volume or in a hidden
-channel therefore represents this bound. ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD
-inside the gland and resizes each slice to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and
-interpolates every volume only once.
+(`Preprocessing.reference`) defines the grid. ProFound (github.com/pipiwang/ProFound, branch demo) computes the z-score
+of each channel over its nonzero voxels. ProFound then crops to the centre and pads with zeros. ProFound's own data
+already lie on one grid. This module therefore first resamples all volumes to one grid (`grid`). A window in Hounsfield
+units needs no statistics. Signals are measured from this window's lower bound. The value 0 in padding, outside a volume
+or in a hidden channel therefore represents this bound. ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises
+by mean and SD inside the gland and resizes each slice to 448 pixels. A grid spacing of 2/7 mm is equivalent to that
+resizing and interpolates every volume only once.
 
 Legend: C channels (modalities), D slices (feet to head), H rows (front to back), W columns (right to left), K planes
 (each slice is a weighted sum of planes).
@@ -49,11 +49,13 @@ GLAND = LabelMap(name="gland", values={1: "gland"})
 
 @dataclass(frozen=True, eq=False)
 class PreparedStudy:
-    """Tensors of one study for an encoder and the head of a task. All tensors lie on one grid and have the same shape.
+    """Tensors of one study.
+
+    An encoder and the head of a task read them. All tensors lie on one grid and have the same shape.
 
     Attributes:
         input_CDHW: float32, after the input transform.
-        clean_CDHW: float32, before the input transform but in the scale of the input. It is normalised by the
+        clean_CDHW: float32, without the input transform, but in the scale of the input. It is normalised by the
             statistics of `input_CDHW`, because a really degraded study offers no other statistics. A channel hidden by
             the transform keeps its own units. If the transform changes nothing, this tensor shares memory with the
             input.
@@ -235,7 +237,7 @@ def _native_gland_scale(
 def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
     """Returns the volumes that every study must have.
 
-    These are the volume that defines the grid, the modalities and, if normalisation needs it, the gland mask.
+    They comprise the volume that defines the grid, the modalities and, if normalisation needs it, the gland mask.
     """
     gland: tuple[VolumeKind, ...] = ("gland",) if preprocessing.normalisation == "zscore_gland" else ()
     return tuple(dict.fromkeys((preprocessing.reference, *preprocessing.modalities, *gland)))

@@ -154,8 +154,8 @@ def encode(volume: Volume, level: int = 4) -> bytes:
     """Encodes a volume as `.nii.gz`. Equal volumes give equal bytes, and every text field of the header is empty.
 
     Whole numbers are stored as the smallest suitable type of uint8, int16 and uint16; all other values are stored as
-    float32. Volumes are stored with the default compression `level`. Level 0 saves time if the bytes are decoded at
-    once.
+    float32. Volumes are stored with the default compression `level`. Level 0 saves time if the bytes are decoded
+    immediately.
     """
     # Not gzip.compress: its header differs between Python versions, but equal volumes must give equal bytes.
     compressor = zlib.compressobj(level=level, wbits=31)
@@ -168,7 +168,7 @@ def encode(volume: Volume, level: int = 4) -> bytes:
 def check_encoding(data: bytes, volume: Volume, name: str) -> None:
     """Checks that a file contains only the output of `encode`: no text in the header and no data after its end.
 
-    The compressed bytes may have been written by another version of zlib.
+    Another version of zlib may have compressed the bytes.
 
     Args:
         data: the file.

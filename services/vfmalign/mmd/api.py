@@ -101,7 +101,7 @@ def mmd2(
             float64.
         y: features (m, d).
         pairing: `paired` if row i of x and row i of y come from the same case (n = m), otherwise `independent`. The
-            pairing has no default, because the unbiased estimator depends on it.
+            pairing has no default, because the unbiased estimator depends on the pairing.
         estimator: `biased`, `unbiased_paired`, `unbiased_independent` or `random_fourier`. None selects the unbiased
             estimator for `pairing`.
         kernel: `gaussian`, `gaussian_mixture`, `laplacian`, `rational_quadratic`, `inverse_multiquadric`, `polynomial`
@@ -123,7 +123,7 @@ def mmd2(
 
     Raises:
         BadTensor: features are not finite, or their shapes do not match.
-        BadOption: an option is out of range or conflicts with another one, or the bandwidth is 0.
+        BadOption: an option is out of range or conflicts with another option, or the bandwidth is 0.
         Exhausted: the comparison needs more memory than the machine has.
     """
     options = _to_options(

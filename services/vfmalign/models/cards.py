@@ -1,7 +1,7 @@
 """Publishes models to object storage as weights with a card, and loads and verifies them.
 
-The card is written last, and only if the id has no card yet. This write publishes the model. A model id therefore
-always refers to the same weights.
+The card is written last. It is written only if the id has no card yet. This write publishes the model. A model id
+therefore always refers to the same weights.
 """
 
 from __future__ import annotations

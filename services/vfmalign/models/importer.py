@@ -47,13 +47,13 @@ class ImportedModel:
 
 @dataclass(frozen=True)
 class InputDescription:
-    """The user's description of the input, for models that do not contain one.
+    """The user's description of the input, for models that do not contain such a description.
 
     Attributes:
         normalisation: name of the normalisation; empty for the default of this form of model.
         quantiles: quantiles of the normalisation `quantile_range`; None for the default quantiles.
         window: lower and upper bound of the normalisation `window` in HU; None for other normalisations.
-        reference: modality whose grid the input has; empty for the default.
+        reference: modality that defines the grid of the input; empty for the default.
     """
 
     modalities: tuple[str, ...] = ()

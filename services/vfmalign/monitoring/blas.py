@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 
 def use_one_thread() -> AbstractContextManager[object]:
-    """Limits matrix products in this process to one thread until the returned context is closed.
+    """Limits matrix products in this process to one thread, until the returned context is closed.
 
     The products for one observation are too small for several threads. When this was measured, waiting threads used as
     much processor time as the rest of the service. With one thread per core, rounding would also depend on the machine.

@@ -109,7 +109,7 @@ _exported: dict[Gauge, set[Labels]] = {}
 
 @dataclass(frozen=True)
 class MonitorSample:
-    """Metrics of one monitor that the leader exports. A metric is None if the monitor does not have it.
+    """Metrics of one monitor that the leader exports. A metric is None if the monitor does not have this metric.
 
     Attributes:
         log_evidence, log_threshold: values by component.

@@ -1,7 +1,7 @@
 """Tables of monitors.
 
-The observations are a log: the state of a monitor is computed from its snapshot and the observations after it. Features
-are in a separate table, because they are deleted earlier than the other data of observations.
+The observations are a log: the state of a monitor is computed from a snapshot and the later observations. Features are
+in a separate table, because features are deleted earlier than the other data of observations.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class MonitorRow(OwnedRow):
 
     @classmethod
     def has_model(cls, model_id: str) -> sa.ColumnElement[bool]:
-        """Returns the SQL condition that is true for monitors whose reference a model computed."""
+        """Returns the SQL condition that selects the monitors whose reference was computed by a model."""
         return cls.model_id == model_id
 
 

@@ -85,7 +85,7 @@ class CheckpointStore:
         return state, data
 
     def commit(self, state: TrainerState, tensors: bytes) -> TrainerState:
-        """Stores the tensors, then the state that refers to them. Then deletes the previous commit's tensors.
+        """Stores the tensors, then the state that refers to them. Finally, deletes the tensors of the previous commit.
 
         Because of this order, `latest.json` always refers to existing tensors, even if the process is killed.
         """

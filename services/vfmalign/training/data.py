@@ -1,7 +1,7 @@
 """Cases as tensors in memory, and the seeded order in which they are drawn.
 
 No random state is kept. Every draw has its own generator. The job's seed, the purpose and the number of the draw seed
-this generator. A resumed job therefore sees the same batches as an uninterrupted one.
+this generator. A resumed job therefore sees the same batches as an uninterrupted job.
 
 Axes: N batch, C channels, D H W depth, height, width (z, y, x).
 """
@@ -53,8 +53,8 @@ class PreparedCase:
         positive: whether the case belongs to the task's class; None if the task has no class.
         focus_DHW: bool, voxels on which patches may be centred (`FOCUS_SHARE`); None if there are no such voxels.
         inside: maps the name of each structure of the task to the share of the structure inside the field of view.
-        whole: label maps that extend beyond the field of view, for scoring segmentations; None if all structures lie
-            within it.
+        whole: label maps that extend beyond the field of view, for scoring segmentations; None if the field of view
+            contains all structures.
     """
 
     case: str
@@ -222,7 +222,9 @@ def draw_batch(
     seed: int,
     device: torch.device,
 ) -> Batch:
-    """Draws the batch of one step: takes cases from a seeded shuffle, cuts patches and flips with probability 0.5.
+    """Draws the batch of one step.
+
+    Takes cases from a seeded shuffle, cuts patches, and swaps left and right with probability 0.5.
 
     Args:
         cases: the split to draw from. If the task has a class, positive and negative cases are drawn equally often.

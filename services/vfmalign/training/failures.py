@@ -40,7 +40,7 @@ def get_exit_code(error: VfmalignError) -> int:
 def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
     """Writes `failure.json` if the error would occur again, and returns the exit code.
 
-    A stop on request or a transient failure is not a failure of the job and writes no such file.
+    After a stop on request or a transient failure, the function writes no such file, because the job has not failed.
     """
     code = get_exit_code(error)
     match = _SPEC_URI.fullmatch(spec_uri)

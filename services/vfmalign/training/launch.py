@@ -69,7 +69,7 @@ def await_master(host: str, port: int, timeout_s: float) -> None:
 
 
 def root_cause(failures: Mapping[int, ProcessFailure]) -> int:
-    """Returns the exit code of the process that caused the others to end.
+    """Returns the exit code of the process that caused the other processes to end.
 
     A process exits with 76 if another process was lost, and with 143 if the launcher stopped it. Such a process often
     exits before the process that caused the end. Any other code therefore takes precedence. Codes of final failures

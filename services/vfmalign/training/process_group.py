@@ -3,7 +3,7 @@
 Every process draws the same seeded batch, but runs the network only on its own shard of the samples. Every process then
 gathers the outputs of the other processes and computes the loss of the whole batch. A loss that couples samples (Dice
 over the batch, NT-Xent, a mean over hidden voxels) is therefore the same as in a single process. Gradients flow only
-through a process's own outputs. `DistributedDataParallel` (Li et al., "PyTorch Distributed", VLDB 2020) adds the
+through a process's own outputs. `DistributedDataParallel` (Li et al., "PyTorch Distributed", VLDB 2020) adds up the
 gradients of all processes. Only the main process validates and writes to object storage.
 
 All processes must make every collective call below in the same order. If one process raised an error between two calls,
@@ -80,7 +80,7 @@ class ProcessGroup:
             check: raises Cancelled if this process should stop.
 
         Raises:
-            Cancelled: at least one process should stop. The error is raised in all processes.
+            Cancelled: at least one process should stop. All processes raise this error.
         """
         self._exchange(check, done=False)
 
@@ -113,11 +113,11 @@ class ProcessGroup:
         """Returns the network as a function of whole batches. Each process computes one shard of a batch.
 
         Args:
-            network: network on this process's device. Its weights must be equal in all processes.
+            network: network on this process's device. The weights of the network must be equal in all processes.
             batch_size: smallest batch with which the function will be called.
 
         Raises:
-            BadOption: the batch has fewer samples than there are processes, or the network normalises over the batch.
+            BadOption: the batch has fewer samples than the job has processes, or the network normalises over the batch.
         """
         if self.world_size == 1:
             return network

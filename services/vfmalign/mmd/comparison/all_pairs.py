@@ -31,7 +31,8 @@ class EvaluatedShift:
 
     Attributes:
         backend_note: why the configured backend was not used; empty if it was used.
-        permuted_B: MMD² under each permutation, for adjusting p-values over layers; None if there is no estimate.
+        permuted_B: MMD² under each permutation. The p-values are adjusted over layers with these values. None if there
+            is no estimate.
     """
 
     shift: ShiftResult
@@ -43,7 +44,7 @@ class EvaluatedShift:
 def compute_exact_shift(
     scaled: Scaled, x_NC: FeatureArray, y_MC: FeatureArray, plan: LayerPlan, layer: str
 ) -> EvaluatedShift:
-    """Computes the shift of one raw or standardised layer, without adjusting its p-value over layers.
+    """Computes the shift of one raw or standardised layer. Does not adjust the p-value over layers.
 
     Raises:
         BadTensor: the features are so large that their squares overflow.

@@ -75,7 +75,7 @@ def _accumulate_tiles(
 
 
 def get_triton_obstacle(matrix: Matrix, kernels: Sequence[BoundKernel], engine: ComputeConfig) -> str:
-    """Returns why the requested Triton backend cannot be used; empty if it is usable or not requested."""
+    """Returns why the requested Triton backend cannot be used; empty if it can be used or was not requested."""
     if engine.backend != "triton":
         return ""
     return backend.unavailable_reason(matrix.device, matrix.precision, kernels)

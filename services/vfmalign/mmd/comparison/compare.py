@@ -98,7 +98,7 @@ def compare_checked(
 ) -> ComputeResponse:
     """Compares two samples as `compare` does, without checking options and sizes.
 
-    The caller must call `options.check_options` and `memory_budget.check_sizes` before it reads the samples.
+    Before the caller reads the samples, it must call `options.check_options` and `memory_budget.check_sizes`.
     """
     if options.first_groups:
         for sample in (x, y):

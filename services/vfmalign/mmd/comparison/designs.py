@@ -241,7 +241,7 @@ class IndependentDesign:
 
 
 class WildBootstrapDesign(PairedDesign):
-    """Design for independent samples of equal size: random signs of row pairs replace permutations.
+    """Design for independent samples of equal size. Random signs of row pairs replace permutations.
 
     If x and y have the same distribution, Σ_ij s_i s_j h(z_i, z_j) with independent signs has the distribution of the
     statistic (Fromont et al., COLT 2012; Chwialkowski, Sejdinovic, Gretton, NIPS 2014). The wild bootstrap takes a

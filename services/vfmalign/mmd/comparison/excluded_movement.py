@@ -1,8 +1,9 @@
 """Movement of the channels that standardisation excludes.
 
-A channel that is constant in the reference has no SD to divide by. If such a channel varies in x or y, MMD² of the
-standardised features does not show this. Standardisation keeps channels whose SD is below `SCALE_FLOOR` times the
-median SD, but above the limit for exclusion. Standardisation divides these channels by a tenth of the median SD.
+Standardisation excludes a channel that is constant in the reference, because its SD is 0. If such a channel varies in x
+or y, MMD² of the standardised features does not show this. Standardisation keeps channels if their SD is below
+`SCALE_FLOOR` times the median SD, but above the limit for exclusion. Standardisation divides these channels by a tenth
+of the median SD.
 
 Legend: I rows of one block, C channels of the input, E excluded channels.
 """
@@ -71,8 +72,8 @@ def measure_excluded_movement(
 def get_marginal_displacement(x: RowStream, y: RowStream, affine: Affine, engine: ComputeConfig) -> FloatArray:
     """Returns ((x̄ − ȳ)² + (s_x − s_y)²)/s² of each channel in float64, [C]; 0 for excluded channels.
 
-    This is the squared Fréchet distance of the two marginal distributions if both are normal. It never exceeds the mean
-    squared displacement, however the rows are paired.
+    If both marginal distributions are normal, this value is their squared Fréchet distance. The value never exceeds the
+    mean squared displacement, however the rows are paired.
     """
     mask_C = affine.get_channel_mask(x.channels)
     # Centring a constant channel on its own value gives an SD of exactly 0; on another value, an SD of rounding errors.

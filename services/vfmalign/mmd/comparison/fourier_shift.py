@@ -58,7 +58,7 @@ def approximate_shift(
     """Computes MMD² of one layer by random Fourier features. The interval covers the error of the random frequencies.
 
     Args:
-        x: first sample, not yet standardised; this function standardises it block by block.
+        x: first sample, not yet standardised. This function standardises the sample block by block.
         y: second sample, not yet standardised.
         scaled: standardisation and bandwidth.
         options: kernel, frequencies and test.

@@ -38,7 +38,7 @@ def make_kernels(x_NC: FeatureArray, y_MC: FeatureArray, scaled: Scaled, engine:
 def get_largest_statistic(
     statistics: Sequence[Statistics], sums: Sequence[Sums], rows: int, *, enumerated: bool
 ) -> Statistics | None:
-    """Returns the maximum over kernels k of MMD²_k / (s_k^¾ · r_k^¼).
+    """Returns the maximum of MMD²_k / (s_k^¾ · r_k^¼) over all kernels k.
 
     s_k is the SD of MMD²_k over all labellings, and r_k is the root mean square of kernel k. Division by r_k alone
     (FUSE) would give wide kernels little weight, because most of their mean square is a constant that cancels in MMD².

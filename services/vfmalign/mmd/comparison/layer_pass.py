@@ -1,6 +1,6 @@
 """MMD² of one raw or standardised layer.
 
-One pass visits all pairs of rows. A second pass in float64 follows if the first one loses too many digits.
+One pass visits all pairs of rows. A second pass in float64 follows if the first pass loses too many digits.
 
 Legend: N rows of x, M rows of y, C channels of the input, K channels that remain.
 """
@@ -46,7 +46,7 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Statistics of one layer with their precision and error bound, or the reason why there are none.
+    """Statistics of one layer with their precision and error bound, or the reason why there are no statistics.
 
     Attributes:
         aggregate: observed and permuted values of the statistic over a grid of kernels; None if not requested.

@@ -142,7 +142,7 @@ def fits(shapes: Sequence[SampleShape], options: ComputeOptions, engine: Compute
 
 
 def is_short(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> bool:
-    """Returns whether a comparison is short enough to run at the same time as a long one.
+    """Returns whether a comparison is short enough to run at the same time as a long comparison.
 
     The answer affects only the order in which comparisons run, never their results.
 
@@ -170,8 +170,8 @@ def check_sizes(shapes: Sequence[SampleShape], options: ComputeOptions, engine: 
         engine: contains the memory limit.
 
     Raises:
-        BadOption: a measure or the projection cannot be computed for samples of these sizes.
-        TooLarge: the comparison exceeds the memory limit. The message contains a size that would fit.
+        BadOption: a measure or the projection is not available for samples of these sizes.
+        TooLarge: the comparison exceeds the memory limit. The error message contains a size that would fit.
     """
     _check_measures(shapes, options)
     _check_projection(shapes, options)

@@ -1,6 +1,7 @@
 """Checks the options of a comparison before any feature is read.
 
-`ComputeOptions` checks the value of each field. This module checks that the fields are consistent with each other.
+`ComputeOptions` checks the value of each field. This module checks that the fields of `ComputeOptions` are consistent
+with each other.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ def check_options(options: ComputeOptions, *, has_reference: bool) -> None:
     """Checks that options are valid and consistent with each other.
 
     Raises:
-        BadOption: an option is out of range or conflicts with another one. The error contains the API's name of the
-            option.
+        BadOption: an option is out of range or conflicts with another option. The error contains the name of the option
+            in the API.
     """
     if options.first_groups and (has_reference or options.pairing != "independent"):
         raise BadOption(

@@ -166,7 +166,7 @@ def number_groups(sample: Sample) -> Sample:
 
 
 def choose_first(x: Sample, y: Sample, groups: int) -> tuple[Sample, Sample, Sample]:
-    """Returns x and y with one row per group, and a reference that is a third of the groups of x.
+    """Returns x and y with one row per group, and a reference that contains a third of the groups of x.
 
     Args:
         x: sample to split: every third group moves to the reference, and the other groups stay in x.

@@ -69,7 +69,7 @@ class Scaled:
 def scalings(
     features: Sequence[Features], layer: str, kernel: Kernel, engine: ComputeConfig, *, standardise: bool = True
 ) -> Iterator[Scaled]:
-    """Yields the raw layer and, if there is a reference, the layer standardised by this reference.
+    """Yields the raw layer. If there is a reference, also yields the layer standardised by the reference.
 
     A reference of one row yields neither a scale nor a bandwidth. The `absent_reason` of both layers then contains the
     reason.

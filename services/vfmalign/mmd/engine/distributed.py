@@ -1,7 +1,7 @@
 """Distribution of one comparison over several processes.
 
 Every process runs the same program on the same rows, but evaluates the kernel only for its shard of all pairs. An
-all-reduce adds up the sums, so that all processes have the same result.
+all-reduce adds up the sums of all processes, so that all processes have the same result.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SINGLE_PROCESS = Communicator()
 
 
 def started_by_torchrun() -> bool:
-    """Returns whether torchrun started this process as one of several."""
+    """Returns whether torchrun started this process as one of several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 

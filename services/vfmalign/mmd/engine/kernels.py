@@ -1,7 +1,7 @@
 """Kernels as functions of the squared distance or of the product of two rows.
 
 A kernel is bound to a bandwidth once and then evaluated tile by tile, in the caller's buffers. Each kernel multiplies
-its argument by a scale. Code that computes the argument can apply this scale at no extra cost.
+its argument by a scale. The code that computes the argument can apply this scale at no extra cost.
 
 Legend: I rows and J columns of one tile.
 """

@@ -16,7 +16,7 @@ class IdentityKey:
     """Key that compares an object by identity. The key contains only a weak reference to the object.
 
     A large array can therefore be freed after its comparison. Small values that were computed from the array stay in
-    the cache. The key of a freed array equals no other key, even if a new object gets the same address.
+    the cache. The key of a freed array equals no other key, even if a new object has the same address.
     """
 
     def __init__(self, thing: object) -> None:

@@ -104,8 +104,8 @@ def error_bound(
 
     The bound is the sum of the errors below, where u is the unit roundoff:
 
-    - Products. Their errors are assumed to be independent with mean 0 (Higham and Mary, SIAM J. Sci. Comput. 2019). The
-      error of a product of two rows of D channels is about u·√D·‖x‖‖y‖. MMD² averages n² products.
+    - Products. The errors of products are assumed to be independent with mean 0 (Higham and Mary, SIAM J. Sci. Comput.
+      2019). The error of a product of two rows of D channels is about u·√D·‖x‖‖y‖. MMD² averages n² products.
     - Norms, and rows rounded to bfloat16. Such an error affects all kernel values of its row in the same way. Its
       weight is the witness function at the row, which is small. For a rounded row, the slope of the witness function
       also has an effect. This slope may be as large as that of one kernel even where the witness function is 0.

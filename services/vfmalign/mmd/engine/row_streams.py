@@ -1,6 +1,6 @@
 """Streams of feature rows, read block by block from arrays, `.npy` files and stored feature sets.
 
-A stream can be read any number of times and returns the same rows each time. The stream checks that all values are
+You can read a stream any number of times. It returns the same rows each time. The stream checks that all values are
 finite. Only the blocks in use are in memory.
 
 Legend: N rows of a stream, R rows of a block, C channels.
@@ -168,7 +168,7 @@ class StoredRows:
 
 
 def read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """Yields the blocks unchanged. A thread reads the next block while the caller processes the current one."""
+    """Yields the blocks unchanged. A thread reads the next block while the caller processes the current block."""
     with Threads(1, "read-ahead") as pool:
         upcoming = pool.submit(next, blocks, None)
         while (block := upcoming.result()) is not None:
@@ -242,7 +242,10 @@ def _check_shape(shape: tuple[int, ...], floating: bool, name: str) -> None:
 
 
 def to_tensor(block_RC: NDArray[np.generic]) -> Tensor:
-    """Converts a block to a tensor. Copies it only if its data type, byte order, strides or flags require a copy."""
+    """Converts a block to a tensor.
+
+    Copies the block only if its data type, byte order, strides or flags require a copy.
+    """
     native = block_RC.dtype.newbyteorder("=")
     usable = native if native.itemsize <= 8 else np.dtype(np.float64)
     block_RC = block_RC.astype(usable, copy=False)

@@ -162,7 +162,7 @@ class Rows:
     def effective_count(self) -> float:
         """Effective number of distinct rows, N²/Σc², where c is the number of times that a distinct row occurs.
 
-        Equal rows have equal rounding errors, so these errors average out only over the distinct rows.
+        Equal rows have equal rounding errors. Such errors therefore average out only over the distinct rows.
         """
         if not self._effective_count:
             _, counts = np.unique(self.norms_N.cpu().numpy(), return_counts=True)
@@ -238,7 +238,7 @@ def central_point(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -
     Checks `context` before every few thousand channels.
 
     The centre does not affect distances, but it affects their rounding errors. The mean would be a bad centre, because
-    a single outlier could move it far from all rows. All centred rows would then be large and lose digits.
+    a single outlier could move the mean far from all rows. All centred rows would then be large and lose digits.
     """
     step = -(-int(features_NC.shape[0]) // _CENTRE_ROWS)
     channels = int(features_NC.shape[1])

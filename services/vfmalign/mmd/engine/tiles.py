@@ -3,8 +3,8 @@
 A single pass computes the tiles on and above the diagonal. Each tile starts as a matrix product and is converted to
 kernel values in place. While the tile is in the CPU cache, it is reduced to row sums, sums within groups and products
 with the permutations' weights. The next tile then overwrites it. Kernel values have the precision of the rows. The rows
-of a tile are summed pairwise in the same precision, with at most a few thousand terms. A float64 reduction of every
-tile would take longer than computing its exponentials. All later sums are in float64.
+of a tile are summed pairwise in the same precision, with at most a few thousand terms. A float64 reduction of a tile
+would take longer than computing the exponentials of the tile. All later sums are in float64.
 
 Legend: N rows, K channels, I rows and J columns of one tile, P blocks of rows, G groups, B permutations.
 """
@@ -53,7 +53,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Sums:
-    """Float64 sums over a symmetric matrix T. All statistics are computed from these sums.
+    """Float64 sums over a symmetric matrix T. All statistics of a comparison are computed from these sums.
 
     Attributes:
         rows_NP: Σ_j T_ij over the columns j of each block, including the diagonal.
@@ -101,7 +101,7 @@ class Matrix(Protocol):
 
         Args:
             rows: range of the I rows.
-            columns: range of the J columns, either equal to `rows` or disjoint from it.
+            columns: range of the J columns. It is equal to `rows` or disjoint from `rows`.
             kernels: kernels to evaluate.
             squares: one sum per kernel; the function adds Σ k² over the off-diagonal entries to it. Empty if not
                 needed.
@@ -333,8 +333,9 @@ def accumulate(
             milliseconds.
         squares: whether to sum k² as well.
         shard: (index, count): sums only the tiles with number % count = index. The caller all-reduces the sums.
-        threads: number of threads that compute tiles; if None, it depends on the device and the number of tiles. The
-            number of threads changes the sums only if one thread rounds a product differently than several threads do.
+        threads: number of threads that compute tiles. If None, the device and the number of tiles determine the number.
+            The number of threads changes the sums only if one thread rounds a product differently than several threads
+            do.
     """
     accumulator = Accumulator(layout, kernels, matrix)
     height, width = tile_shape or default_tile_shape(matrix.device)

@@ -69,7 +69,7 @@ class PreparedComparison:
 
 
 def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
-    """Checks options and sizes before reading any features. Then reads the features of a short comparison.
+    """Checks options and sizes before reading any features. If the comparison is short, then reads its features.
 
     Args:
         job: the requested comparison.

@@ -32,7 +32,7 @@ from vfmalign.mmd.statistics.permutations import Permutations
 class RandomFeatureMap:
     """Maps rows to random Fourier features. Sums the rows and phases for the control variate.
 
-    Rows are centred first, which does not change estimates but keeps phases and their rounding errors small.
+    Rows are centred first. This keeps phases and their rounding errors small, and does not change estimates.
     """
 
     def __init__(

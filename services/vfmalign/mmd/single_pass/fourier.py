@@ -7,7 +7,7 @@ smaller variance. The variance of the terms over the frequencies estimates the e
 known. The control variate removes most of the error if the samples differ by a shift.
 
 Rows are summed in buckets of whole groups. The test and the jackknife treat each bucket like a group. The test stays
-exact, because a permutation of buckets is also a permutation of groups.
+exact, because each permutation of buckets is also a permutation of groups.
 
 Legend: N rows of x, M rows of y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines), G
 buckets, B permutations.
@@ -60,8 +60,9 @@ class FourierEstimate:
     Attributes:
         mmd2: the estimate. The interval covers the randomness of the rows and of the frequencies.
         p_value: p-value of the test on the random Fourier features. The test is exact for any number of frequencies.
-        approximation_error: half-width of the 99 % Student's t interval over frequencies, for at least 256 frequencies.
-            To measure its coverage, run `python -m bench.statistics --only fourier`.
+        approximation_error: half-width of the 99 % interval for the exact MMD². It is Student's t interval over
+            frequencies, for at least 256 frequencies. To measure its coverage, run
+            `python -m bench.statistics --only fourier`.
         rounding_error: bound (six standard deviations) on the error from rounding phases.
         uncorrected: the estimate without the control variate. `permuted_B` and `left_out` contain values of
             `uncorrected`.

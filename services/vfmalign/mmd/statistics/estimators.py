@@ -1,7 +1,7 @@
 """Estimators of MMD² as functions of sums of kernel values.
 
 Source: Gretton, Borgwardt, Rasch, Schölkopf, Smola: A Kernel Two-Sample Test, JMLR 13 (2012) 723–773.
-Every formula is elementwise, so that the same code computes observed, permuted and leave-one-out values. Unbiased
+Every formula is elementwise. The same code therefore computes observed, permuted and leave-one-out values. Unbiased
 estimates may be negative and are never clipped.
 """
 
@@ -61,9 +61,9 @@ def biased_paired(sums: PairedSums) -> FloatArray:
 def unbiased_paired(sums: PairedSums) -> FloatArray:
     """U-statistic over pairs, Lemma 6, eq. (4): (1/(n(n − 1))) Σ_{i≠j} h(z_i, z_j).
 
-    The statistic excludes k(x_i, y_i), because pairing makes this value larger than k(x_i, y_j) of independent rows.
-    The statistic is unbiased if the pairs are independent. The statistic includes pairs from the same group, but tests
-    and intervals treat a group as one unit.
+    The statistic excludes k(x_i, y_i). Because of the pairing, this value is larger than k(x_i, y_j) of independent
+    rows. The statistic is unbiased if the pairs are independent. The statistic includes pairs from the same group, but
+    tests and intervals treat a group as one unit.
     """
     return (sums.total - sums.diagonal) / (sums.rows * (sums.rows - 1.0))
 
@@ -77,7 +77,7 @@ def biased_independent(sums: IndependentSums) -> FloatArray:
 def unbiased_independent(sums: IndependentSums) -> FloatArray:
     """U-statistic, eq. (3): Σ_{i≠j}k(x_i,x_j)/(n(n−1)) + Σ_{i≠j}k(y_i,y_j)/(m(m−1)) − 2Σk(x_i,y_j)/(nm).
 
-    The cross term includes i = j, so the estimator is unbiased only for independent samples.
+    The cross term includes i = j. The estimator is therefore unbiased only for independent samples.
     """
     n, m = sums.rows_x, sums.rows_y
     within_x = (sums.xx - sums.xx_diagonal) / (n * (n - 1.0))

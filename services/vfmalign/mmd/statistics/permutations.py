@@ -48,7 +48,7 @@ class Permutations:
 
 
 def no_permutations(groups: int, reason: str) -> Permutations:
-    """Returns an empty set of permutations with the reason for their absence."""
+    """Returns an empty set of permutations, with the reason why there are no permutations."""
     return Permutations(np.zeros((groups, 0), np.int8), 0, False, absent_reason=reason)
 
 

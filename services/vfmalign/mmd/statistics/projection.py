@@ -29,8 +29,8 @@ def project(
 ) -> Projection:
     """Projects standardised features onto the principal axes of the reference or, without a reference, of x.
 
-    The sign of each axis is chosen so that its largest entry is positive. If an axis does not exist (one row or one
-    channel), its coordinates are 0.
+    The sign of each axis is chosen so that its largest entry is positive. If there is only one row or one channel, an
+    axis may not exist. Its coordinates are then 0.
 
     Args:
         samples: features of x, of y and optionally of the reference.

@@ -80,8 +80,8 @@ class MeasureInput:
 def cka(x: FeatureArray, y: FeatureArray, *, context: WorkContext = UNLIMITED) -> MeasureValue:
     """Returns the debiased linear centred kernel alignment of paired rows: a similarity from −1 to 1.
 
-    The similarity is HSIC₁(K, L) / √(HSIC₁(K, K) HSIC₁(L, L)) with K = xxᵀ and L = yyᵀ. This ratio was introduced by
-    Kornblith et al., ICML 2019, and its unbiased terms by Nguyen, Raghu and Kornblith, ICLR 2021. HSIC₁ is the unbiased
+    The similarity is HSIC₁(K, L) / √(HSIC₁(K, K) HSIC₁(L, L)) with K = xxᵀ and L = yyᵀ. Kornblith et al., ICML 2019,
+    introduced this ratio. Nguyen, Raghu and Kornblith, ICLR 2021, introduced its unbiased terms. HSIC₁ is the unbiased
     estimator of Song et al., JMLR 13 (2012), where K̃ is K with a diagonal of zeros:
 
         HSIC₁ = [tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1] / (n(n−3))
@@ -130,18 +130,18 @@ def frechet(
     """Returns the squared Fréchet distance of Gaussians that are fitted to x and y on the reference's principal axes.
 
     The distance is ‖μ_x − μ_y‖² + tr(S_x + S_y − 2(S_x S_y)^½), the d² of Dowson and Landau, J. Multivariate Anal. 12
-    (1982); S has the divisor n − 1. The QR decomposition of the centred rows yields S = RᵀR. tr (S_x S_y)^½ is then the
-    sum of the singular values of R_x R_yᵀ. This avoids the square root of a matrix that may be singular. The axes are
-    the leading principal axes of the reference. The number of axes is less than half the rows of the smallest sample,
-    at most 64, and at most the rank of the reference. The distance is biased upwards. The bias is proportional to
-    the number of axes divided by the number of rows. Do not compare distances of samples that differ in size or
-    dimension.
+    (1982); S is computed with the divisor n − 1. The QR decomposition of the centred rows yields S = RᵀR. tr (S_x
+    S_y)^½ is then the sum of the singular values of R_x R_yᵀ. This avoids the square root of a matrix that may be
+    singular. The axes are the leading principal axes of the reference. The number of axes is less than half the rows of
+    the smallest sample, at most 64, and at most the rank of the reference. The distance is biased upwards. The bias is
+    proportional to the number of axes divided by the number of rows. Do not compare distances of samples that differ in
+    size or dimension.
 
     Args:
         x: features (n, c).
         y: features (m, c).
-        reference: features (r, c); None to use x. Each sample must have 3 to 8,192 rows, and r or c must be at most
-            1,536.
+        reference: features (r, c); None to use x. Each sample must have 3 to 8,192 rows. At least one of r and c must
+            be at most 1,536.
         context: checked before every matrix product. The decomposition takes up to 0.5 s without a check.
 
     Raises:

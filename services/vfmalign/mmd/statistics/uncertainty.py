@@ -48,8 +48,8 @@ def max_t_p_values(
     """Adjusts the p-values of layers that share permutations by single-step max-T (Westfall and Young, 1993).
 
     The statistics of each layer are standardised by the mean and SD of the observed and all permuted values. All values
-    are treated alike, so the test stays exact. If the statistics of a layer differ only by rounding, its p-value is 1,
-    and the maximum ignores the layer.
+    are treated alike, so the test stays exact. If the statistics of a layer differ only by rounding, the p-value of the
+    layer is 1, and the maximum ignores the layer.
     """
     if permutations.absent_reason:
         return [absent(permutations.absent_reason)] * len(observed_L)

@@ -20,7 +20,7 @@ class Architecture:
         name: key of the architecture in `ARCHITECTURES`.
         build: builds the encoder. Draws random weights from torch's global generator.
         preprocessing: the encoder's input. A model card may replace this default.
-        layers: layers that a check may compare, because the gradient of every head reaches them. These layers exclude
+        layers: layers that a check may compare. The gradient of every head reaches these layers. These layers exclude
             `pooled`, because a dense head sends no gradient through the final norm.
         primary_layer: the layer for the main result of a check. This layer is fixed before the check.
         convert: converts upstream state dicts to the encoder's weights.

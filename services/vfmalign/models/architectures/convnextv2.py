@@ -49,7 +49,7 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, 1, 1, channels))
 
     def forward(self, map_NDHWC: Tensor) -> Tensor:
-        """Returns gamma · x · n + beta + x with the relative norm n. The shape stays the same."""
+        """Returns gamma · x · n + beta + x, where n is the relative norm. The shape stays the same."""
         norm_N111C = torch.linalg.vector_norm(map_NDHWC, dim=(1, 2, 3), keepdim=True)
         relative_N111C = norm_N111C / (norm_N111C.mean(dim=-1, keepdim=True) + EPSILON)
         # x · (1 + gamma · n) + beta reads the map once instead of three times.
@@ -76,7 +76,7 @@ class Block(nn.Module):
 
 
 class ConvNeXtV2(Encoder):
-    """3D ConvNeXt V2 encoder with four stages, whose total strides are 4, 8, 16 and 16.
+    """3D ConvNeXt V2 encoder with four stages. Their total strides are 4, 8, 16 and 16.
 
     Args:
         depths: number of blocks of each stage.

@@ -142,10 +142,10 @@ class DilatedStack(Encoder):
 
     Random weights are drawn from a normal distribution, and biases are 0. The weights are then scaled layer by layer,
     so that the response of every convolution to a smooth random volume has a mean square of 1 (layer-sequential unit
-    variance: Mishkin & Matas, "All you need is a good init", ICLR 2016, arXiv 1511.06422). The volume has the size of
-    the input, and scaling takes one forward pass. With torch's default initialisation, the encoder returns nearly the
-    same map for any input. A fixed gain for each activation (He et al., ICCV 2015) does not suffice. At a dilation of
-    16, most taps of a small volume lie in the zero padding, and the errors of a narrow stack multiply from layer to
+    variance: Mishkin & Matas, "All you need is a good init", ICLR 2016, arXiv 1511.06422). The random volume has the
+    size of the input. Scaling takes one forward pass. With torch's default initialisation, the encoder returns nearly
+    the same map for any input. A fixed gain for each activation (He et al., ICCV 2015) does not suffice. At a dilation
+    of 16, most taps of a small volume lie in the zero padding, and the errors of a narrow stack multiply from layer to
     layer.
     """
 
@@ -179,7 +179,7 @@ class DilatedStack(Encoder):
         """Runs the encoder.
 
         Args:
-            input_NCDHW: float input, whose D, H and W are multiples of the coarsest stride.
+            input_NCDHW: float input; D, H and W are multiples of the coarsest stride.
             slices_N2: not used.
 
         Returns:

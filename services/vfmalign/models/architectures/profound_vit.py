@@ -187,7 +187,7 @@ def patch_grid(shape_DHW: tuple[int, ...], patch_DHW: Stride) -> Stride:
 
 
 def position_embedding(grid_DHW: Stride, dim: int) -> Tensor:
-    """Sines and cosines of the patch positions. Each axis has a third of the channels.
+    """Sines and cosines of the patch positions. Each of the three axes uses a third of the channels.
 
     Returns:
         Embedding (1, 1 + L, dim). The embedding of the class token is 0.
@@ -206,8 +206,8 @@ def crop_position_embedding(embedding_1LC: Tensor, whole_DHW: Stride, part_DHW: 
 
     The result is the centre of the embedding of the whole grid.
 
-    The embeddings of neighbouring patches then differ as much as in a whole volume. Resampling the grid would change
-    these differences.
+    The embeddings of neighbouring patches then differ as much as in a whole volume. If the grid were resampled, these
+    differences would change.
 
     Args:
         embedding_1LC: position embedding of the class token and of the whole grid.

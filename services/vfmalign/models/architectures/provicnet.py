@@ -5,7 +5,7 @@ Sources: Oquab et al., "DINOv2", arXiv 2304.07193; Darcet et al., "Vision Transf
 names as in ProViCNet, so that its state dicts load unchanged.
 
 Axes: N studies, S slices of all studies, L tokens, C channels, D slices of one study, H rows, W columns. The input of
-an encoder consists of whole volumes with one channel per sequence.
+an encoder consists of whole volumes. Each volume has one channel per sequence.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class SliceWiseEncoder(Encoder):
 
 
 class SliceEncoder(SliceWiseEncoder):
-    """Encoder of one sequence. Adds two tokens for the position of a slice to the backbone.
+    """Encoder of one sequence. Adds two tokens to the backbone. They encode the position of a slice.
 
     Args:
         size: size of the transformer.

@@ -42,10 +42,10 @@ def bounded_construction(*, readable_ranges: bool = False) -> Iterator[None]:
     """Rejects a network once it has registered too many submodules or weights.
 
     Args:
-        readable_ranges: whether to compute the values of `torch.linspace` on the CPU instead of the meta device.
-            SwinUNETR needs these values: its constructor reads the drop rates, which fails on the meta device.
-            Everything else stays on the meta device: SwinUNETR's position tables grow with the sixth power of the
-            window. On the CPU, they would take gigabytes before they are registered.
+        readable_ranges: whether the CPU, instead of the meta device, computes the values of `torch.linspace`. SwinUNETR
+            needs these values: its constructor reads the drop rates, which fails on the meta device. Everything else
+            stays on the meta device: SwinUNETR's position tables grow with the sixth power of the window. On the CPU,
+            they would take gigabytes before they are registered.
 
     Raises:
         BadCheckpoint: the network exceeds `MAX_MODULES` or `MAX_ELEMENTS`.

@@ -93,7 +93,7 @@ def import_checkpoint(
 
 
 def read_tensors(data: bytes, subject: str) -> tuple[StateDict, list[str]]:
-    """Reads all tensors of a file with their names, and the names of all other entries."""
+    """Reads the tensors of a file with their names. Also reads the names of all other entries."""
     if is_safetensors(data):
         return parse_weights(data, subject), []
     content = _read_weights_only(data, subject)

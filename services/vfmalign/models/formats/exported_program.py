@@ -59,7 +59,10 @@ class ExportedEncoder(Encoder):
         return dict(self._graph.strides)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Returns every layer as a map. Processes studies in batches of the size for which the program was exported."""
+        """Returns every layer as a map.
+
+        Processes studies in batches. Their size is the batch size for which the program was exported.
+        """
         parts = [self._run_batch(part) for part in torch.split(input_NCDHW, self._batch)]
         maps = {name: torch.cat([as_map(part[name], name) for part in parts]) for name in parts[0]}
         return {**maps, POOLED_LAYER: pool(next(reversed(maps.values())))}

@@ -1,4 +1,6 @@
-"""Import of MONAI bundles. A bundle is a network of `monai.networks.nets` whose named submodules are the layers.
+"""Import of MONAI bundles.
+
+A bundle contains a network of `monai.networks.nets`. Named submodules of the network are the layers.
 
 The configuration of a bundle may name any Python object and contain expressions. The import treats the configuration as
 data: one class of `monai.networks.nets`, and arguments that are numbers, strings, or lists and objects of these.
@@ -147,7 +149,7 @@ def encode_architecture_name(
 def decode_architecture_name(name: str) -> Architecture:
     """Builds the architecture that a name encodes.
 
-    The function repeats every check of the import, because names also come from requests and job specs.
+    Names also come from requests and job specs. The function therefore repeats every check of the import.
 
     Raises:
         BadCheckpoint: the name encodes more than a MONAI network with plain arguments, or MONAI rejects the arguments.

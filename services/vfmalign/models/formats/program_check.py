@@ -45,7 +45,7 @@ def check_program(state: StateDict, subject: str) -> ProgramGraph:
 def measure_layers(
     graph: ProgramGraph, state: StateDict, subject: str
 ) -> tuple[dict[str, int], dict[str, tuple[int, int, int]]]:
-    """Checks a graph as `check_program` does, except for the declared channels and strides of its layers.
+    """Checks a graph as `check_program` does, but does not check the declared channels and strides of its layers.
 
     Returns:
         The number of channels of all layers, and the strides of the layers that are maps.

@@ -1,6 +1,6 @@
 """Finds the values of a program that depend only on its weights. Checks those of these values that are indices.
 
-On a GPU, an index out of range triggers an assertion in the kernel, and the process can no longer use the device. An
+On a GPU, an index out of range triggers an assertion in the kernel. The process can then no longer use the device. An
 index must therefore not depend on the image. The check of a program runs only the integer arithmetic that computes
 indices.
 """

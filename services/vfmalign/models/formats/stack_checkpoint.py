@@ -2,8 +2,8 @@
 
 The name of the architecture encodes the description of a stack (`architectures.dilated_stack`). Every reader of a model
 card, job or manifest can therefore build the stack. A checkpoint contains only weights. For published families, the
-shapes of the weights and the dilations of the family determine the description. For any other stack, the user provides
-the description as a JSON file.
+shapes of the weights and the dilations of the family determine the description. For any other stack, you provide the
+description as a JSON file.
 
 Sources: MeshNet is implemented as in brainchop (github.com/neuroneural/brainchop): the dilations 16, 8, 4, 2 and 1 are
 repeated. The name MeshNet comes from Fedorov et al., arXiv 1612.00940. The dilated autoencoder is brainchop's network

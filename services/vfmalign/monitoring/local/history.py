@@ -22,7 +22,7 @@ class History:
     The stride s is a power of two.
 
     Attributes:
-        points: points of the history. Each point has a row number and the evidence of each sequential component.
+        points: points of the history. Each point contains a row number and the evidence of each sequential component.
         alarm: moment of the alarm; None if no alarm was raised.
         peak: moment at which the evidence was highest relative to its threshold.
         last: the last moment.

@@ -42,7 +42,7 @@ class Rows:
             have an empty name.
         observations: id of each row, unique among the rows of a stream.
         patients: patient of each row.
-        strata: stratum of each row, which is empty if it is unknown; None if the rows have no strata.
+        strata: stratum of each row (empty if unknown); None if the rows have no strata.
         days: day of each row; None if the days are unknown.
         title: name of the source.
         origin: origin of the features of feature sets; None for .npy files.

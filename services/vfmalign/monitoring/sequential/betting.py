@@ -29,7 +29,7 @@ _LARGEST_EXPONENT = 256
 
 
 def get_bets(lower: ArrayLike, upper: ArrayLike, *, mirrored: bool, thetas: Array = THETAS) -> Array:
-    """Returns the mean [S, K] of θ·u^(θ − 1) for each θ, over one cell or K cells from `lower` to `upper`.
+    """Returns the means [S, K] of θ·u^(θ − 1), for each θ and each cell. A cell extends from `lower` to `upper`.
 
     If `mirrored` is true, the means over the mirrored cells are appended.
     """
@@ -100,7 +100,9 @@ class Martingale:
 
 
 class ShiryaevRoberts:
-    """For each of K streams: the sum over all possible moments of change of the product of all bets since that moment.
+    """For each of K streams: a sum over all possible moments of change.
+
+    Each term is the product of all bets since that moment.
 
     R_θ ← (1 + R_θ)·b_θ; the statistic is w·mean R_θ, where w is the number of rows per cell. Without drift, the
     expectation of this statistic is the number of rows observed.

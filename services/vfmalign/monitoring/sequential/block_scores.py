@@ -1,4 +1,4 @@
-"""Scores of blocks of 4 and 16 rows of a stratum, which detect shifts that are too small to show in single rows.
+"""Scores of blocks of 4 and 16 rows of a stratum. They detect shifts that are too small to show in single rows.
 
 Consecutive rows of a block are not neighbours in their stratum. In a block of 4, their distance is 16 rows. In a block
 of 16, their distance is 8 rows. If a scanner works in sessions, neighbouring rows resemble each other. A block of
@@ -65,8 +65,8 @@ class Pool:
     Attributes:
         size: number of rows in the pool.
         room: maximum number of rows.
-        row_P: index of each row of the pool in the list of the stratum's rows, where calibration rows come first. Only
-            the first `size` entries are used.
+        row_P: index of each row of the pool in the list of the stratum's rows. In this list, calibration rows come
+            first. Only the first `size` entries are used.
         z_PD: standardised rows.
         kernel_PP: kernel values between the rows of the pool.
         sums_P: for each row of the pool, the sum of its kernel values with the scoring rows and the pool.

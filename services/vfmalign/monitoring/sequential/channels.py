@@ -38,7 +38,7 @@ def get_channel_shifts(reference: Reference, rows_ND: ArrayLike, top: int = 10) 
         top: number of channels.
 
     Raises:
-        BadTensor: no row is finite, or the number of channels is not that of the reference.
+        BadTensor: no row is finite, or the number of channels differs from that of the reference.
     """
     rows_ND = check_rows(rows_ND, "rows")
     channels = len(reference.scorer.mean_D)

@@ -6,11 +6,11 @@ calibration rows. Its statistic is
 
     S(w) = Σ w_i · w_j · k(x_i, x_j),    w_i = z_i − (mean of z over the rows of the stratum of i),
 
-where z_i is 1 for a row of the stream and 0 for a calibration row. This is the squared length of the sum over strata of
-n·m/(n + m) times the difference of the mean embeddings. A difference between strata cancels out. If all strata change
-in the same way, the changes add up. Without strata, S is MMD² times a constant. The labels z are permuted within
-strata. The test is therefore exact under the same condition as the other evidence: the rows of a stratum must be
-exchangeable with its calibration rows. The order of the scanners in the stream does not matter.
+where z_i is 1 for a row of the stream and 0 for a calibration row. S is the squared length of a sum over strata. The
+term of a stratum is n·m/(n + m) times the difference of its mean embeddings. A difference between strata cancels out.
+If all strata change in the same way, the changes add up. Without strata, S is MMD² times a constant. The labels z are
+permuted within strata. The test is therefore exact if the rows of a stratum are exchangeable with its calibration rows.
+The other evidence has the same condition. The order of the scanners in the stream does not matter.
 
 Legend: the axes of arrays are N rows, D channels and B permutations.
 """

@@ -116,8 +116,8 @@ class Monitor:
 
         Raises:
             InvalidInput: an earlier epoch has seen a patient of the reference. A seen patient is an error for
-                `EpochStart.UNSEEN_REFERENCE`. It is also an error for `EpochStart.FIXED` after an epoch whose start the
-                rows may have caused. The monitor is unchanged.
+                `EpochStart.UNSEEN_REFERENCE`. A seen patient is also an error for `EpochStart.FIXED`, if the rows may
+                have caused the start of an earlier epoch. The monitor is unchanged.
         """
         patients = epoch.reference.patients
         if seen := self._count_seen(epoch.start, patients):

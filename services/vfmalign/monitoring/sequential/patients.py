@@ -1,4 +1,4 @@
-"""Decides which observations the evidence includes: one per patient, and none of patients of the reference."""
+"""Decides which observations the evidence includes: one per patient, but none of a patient of the reference."""
 
 from __future__ import annotations
 

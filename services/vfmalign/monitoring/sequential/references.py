@@ -1,10 +1,10 @@
 """The reference of an epoch. The reference is fixed before the first row of the epoch arrives.
 
-A reference uses the first row of each patient, whatever its features are. A seeded draw selects a third of the patients
-of each stratum. The rows of these patients are the scoring rows. They define the scale, the bandwidth and the scores.
-The rows of all other patients are calibration rows. The rows of the stream are ranked among the calibration rows. Rows
-are standardised as for MMD² (docs/numbers.md), but no channel is left out. If a channel is constant in the scoring
-rows, its scale is a tenth of the median standard deviation. Its first change therefore counts.
+A reference uses the first row of each patient, whatever the features of this row are. A seeded draw selects a third of
+the patients of each stratum. The rows of these patients are the scoring rows. They define the scale, the bandwidth and
+the scores. The rows of all other patients are calibration rows. The rows of the stream are ranked among the calibration
+rows. Rows are standardised as for MMD² (docs/numbers.md), but no channel is left out. If a channel is constant in the
+scoring rows, its scale is a tenth of the median standard deviation. Its first change therefore counts.
 
 Legend: the axes of arrays are N rows, D channels, G patients, S scoring rows and C calibration rows.
 """
@@ -72,7 +72,7 @@ def prepare_reference(
         strata: stratum of each row, such as the scanner; empty if it is unknown.
 
     Raises:
-        BadTensor: the rows are not a finite matrix, have no varying channel, overflow, or are mostly identical.
+        BadTensor: the rows are not a finite matrix, no channel varies, values overflow, or most rows are identical.
         InvalidInput: the number of names differs from the number of rows, there are fewer than 60 or more than 20,000
             patients, or there are more than 32 strata.
     """
@@ -121,7 +121,7 @@ def _order_by_stratum(uniforms_G: Array, strata: Sequence[str]) -> NDArray[np.in
 
 
 def make_scorer(rows_SD: Array) -> RowScorer:
-    """Builds the object that scores new rows from the scoring rows of the reference.
+    """Builds the object that scores new rows. It is built from the scoring rows of the reference.
 
     Raises:
         BadTensor: no channel varies, values overflow or underflow, or at least half of all pairs of rows are identical.

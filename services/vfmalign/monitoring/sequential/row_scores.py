@@ -1,7 +1,7 @@
 """Scores of single rows, and kernel values between rows.
 
-The kernel is k(x, y) = exp(−‖x − y‖²/h). Kernel values are rounded to multiples of 2⁻²⁰ (about 1e-6), so that float64
-adds any number of them without error. A sum of kernel values therefore does not depend on the order of its terms.
+The kernel is k(x, y) = exp(−‖x − y‖²/h). Kernel values are rounded to multiples of 2⁻²⁰ (about 1e-6). Sums of such
+values in float64 have no rounding error. A sum of kernel values therefore does not depend on the order of its terms.
 Identical rows have identical sums.
 
 Legend: the axes of arrays are D channels, S scoring rows, M rows, N rows and T bins.
@@ -57,7 +57,7 @@ class RowScorer:
         return np.ascontiguousarray(edges)
 
     def standardise(self, row_D: Array) -> Array:
-        """Returns the standardised row: its distance from the mean of the scoring rows, in standard deviations."""
+        """Returns the standardised row: the row minus the mean of the scoring rows, in standard deviations."""
         with np.errstate(over="ignore"):
             z_D: Array = np.clip((row_D - self.mean_D) / self.scale_D, -LARGEST_VALUE, LARGEST_VALUE)
         return z_D

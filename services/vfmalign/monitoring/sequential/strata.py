@@ -5,8 +5,8 @@ rows in the stream (a Mondrian conformal predictor: Vovk, Gammerman and Shafer, 
 2005, chapter 4). Scanner sessions, rotas and changes in the mix of scanners therefore do not affect the ranks.
 
 The value of a channel is ranked by its bin. Each channel has 32 bins, which are bounded by quantiles of the scoring
-rows. Because of the bins, the state contains only counts, not values. Values in the same bin are ordered at random,
-like equal scores.
+rows. Because of the bins, the state contains only counts, not values. Values in the same bin are ordered at random, as
+equal scores are.
 
 Legend: the axes of arrays are D channels, C calibration rows and T bins.
 """

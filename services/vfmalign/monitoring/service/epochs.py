@@ -1,4 +1,4 @@
-"""Starts new epochs of monitors. A new epoch replaces the reference from the next observation on.
+"""Starts new epochs of monitors. A new epoch uses a new reference from the next observation on.
 
 Slow work is done before any row is locked, and objects are written to the store outside of transactions. Even if the
 store is unavailable or the reference is large, a new epoch must not block observations of other monitors. It must not

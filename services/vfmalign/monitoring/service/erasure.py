@@ -100,7 +100,7 @@ class MonitorEraser:
     def plan(self, erasure: StoredErasure) -> Plan:
         """Returns what `remove` would remove now.
 
-        A monitor with a lost or damaged state stays, and the receipt says so.
+        If the state of a monitor is lost or damaged, the monitor is kept, and the receipt says so.
 
         Raises:
             Unavailable: the store or the database does not answer.

@@ -179,7 +179,10 @@ def make_results(
     values: Sequence[Columns],
     recorded: dict[str, Columns],
 ) -> list[Columns]:
-    """Returns one result per observation of a call: the columns of its row, and whether it is a duplicate."""
+    """Returns one result per observation of a call.
+
+    A result contains the columns of its row, and whether the observation is a duplicate.
+    """
     rows = recorded | {one.id: value for one, value in zip(fresh, values, strict=True)}
     first = {id(one) for one in fresh}
     results = []

@@ -55,7 +55,7 @@ class StateReader:
             DataLoss: the snapshots are lost, or do not match the recorded observations.
             PreconditionFailed: the snapshots are from an earlier version, and some observations are no longer stored.
             Unavailable: the database or the store does not answer.
-            DeadlineExceeded, Cancelled: the call ended while it waited for other calls that were reading states.
+            DeadlineExceeded, Cancelled: the call ended while it waited because other calls were reading states.
         """
         with ExitStack() as reading:
             return self._warm(monitor_id, reading)

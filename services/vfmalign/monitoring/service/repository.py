@@ -124,7 +124,7 @@ class MonitorRepository:
             return self._same(session, row, request)
 
     def create(self, monitor_id: str, request: MonitorSpec, new: NewMonitor) -> StoredMonitor:
-        """Adds a monitor, or returns the existing one if the id and the request are the same.
+        """Adds a monitor. If a monitor with the same id and request exists, returns this monitor.
 
         Raises:
             Conflict: the id is taken by a monitor with a different request.

@@ -51,8 +51,8 @@ class States:
     """Least-recently-used cache of states, with a lock for each monitor. Thread-safe.
 
     Args:
-        memory_bytes: maximum memory of all cached states together. If a single state is larger, it is read again for
-            each call.
+        memory_bytes: maximum memory of all cached states together. If a single state is larger than this limit, it is
+            read again for each call.
     """
 
     def __init__(self, memory_bytes: int) -> None:

@@ -39,7 +39,7 @@ class NumberRow:
 
 
 def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
-    """Lists the rows of the main table, which show shift and gains, with notes that explain how to read them."""
+    """Lists the rows of the main table, which show shift and gains. Notes explain how to read these rows."""
     primary = result.shift.get_layer(result.shift.primary_layer)
     shift, of_seed = (primary.standardised or primary.raw).mmd2, ""
     if result.seed_variation is not None:

@@ -1,6 +1,6 @@
 """Charts for the first screen of a report, as inline SVG: differences around zero, the shift, and the layers.
 
-Unlike images from matplotlib, these charts fit any width and follow the light or dark style of the page. The charts
+These charts fit any width and follow the light or dark style of the page. Images from matplotlib do not. The charts
 also contain text for screen readers. Matplotlib draws the figures that need a plotting library. On the page, these
 figures are collapsed.
 """
@@ -31,7 +31,7 @@ class ForestRow:
     Attributes:
         label: name of the difference.
         estimate: value and interval.
-        text: value and interval as text, or the reason why they are absent.
+        text: value and interval as text, or the reason why there is no value.
         bad: whether the texts have the colour that means "worse than the naive baseline".
     """
 
@@ -71,7 +71,9 @@ def draw_forest(
     limits: tuple[float, float] | None = None,
     format_tick: Callable[[float], str],
 ) -> Markup:
-    """Draws differences with their intervals around zero. An arrow marks an interval that extends beyond the axis.
+    """Draws differences with their intervals around zero.
+
+    An arrow marks an interval that extends beyond the end of the axis.
 
     Args:
         rows: differences. The first row is the main difference and determines the axis.

@@ -1,4 +1,4 @@
-"""Inline SVG elements: they use the colours of the page, and the size of their text is the same at every width.
+"""Inline SVG elements. They use the colours of the page, and the size of their text is the same at every width.
 
 Horizontal positions are percentages of the width; vertical positions are in pixels.
 """

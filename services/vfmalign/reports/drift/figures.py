@@ -1,4 +1,4 @@
-"""Figures of a monitor's page as inline SVG: the evidence and MMD² of windows, over the rows of the stream."""
+"""Figures of a monitor's page as inline SVG: the evidence by row of the stream, and the MMD² of windows."""
 
 from __future__ import annotations
 

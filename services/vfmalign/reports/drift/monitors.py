@@ -36,7 +36,7 @@ def describe_monitor(
 
     Args:
         monitor: the complete message of the monitor. An entry of a list of monitors is not sufficient.
-        history: evidence of the current epoch after each row or after some of the rows, in order. A long history is
+        history: evidence of the current epoch, in order: after each row, or after some of the rows. A long history is
             thinned.
         extreme_rows: extreme rows of the current epoch, starting with the row farthest from the reference.
         windows: earlier windows of the current epoch, starting with the oldest. The windows in `monitor` are more

@@ -142,7 +142,7 @@ def describe_arrivals(document: DriftDocument) -> str:
 
 
 def describe_windows_age(document: DriftDocument) -> str:
-    """States when a monitor's windows were last compared, and how many rows the evidence has included since."""
+    """States when a monitor's windows were last compared, and how many rows the evidence has included since then."""
     if document.monitor is None or document.monitor.window_time is None:
         return ""
     last = max((one.last_row for one in document.windows), default=document.rows)

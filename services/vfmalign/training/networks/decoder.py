@@ -58,7 +58,7 @@ class MergeBlock(nn.Module):
 class FullResolutionBlock(nn.Module):
     """Reads the input together with a map of the same resolution.
 
-    Map and input are normalised, because the last map of a stack of convolutions may have any scale. Without
+    The map and the input are normalised, because the last map of a stack of convolutions may have any scale. Without
     normalisation, an input in [0, 1] has about a hundredth of the map's variance. The network would then not learn to
     use the detail of the input.
 
@@ -87,11 +87,13 @@ class FullResolutionBlock(nn.Module):
 
 
 class TokenPyramid(nn.Module):
-    """Converts a transformer's maps, which share one stride, to a pyramid. Shallower maps become finer.
+    """Converts the maps of a transformer to a pyramid.
+
+    All these maps have the same stride. Shallower maps become finer.
 
     As in UNETR (Hatamizadeh et al., WACV 2022), a transposed convolution upsamples each map to its own level. Finer
     levels have fewer channels. If there are more maps than levels, the remaining maps keep their stride. The finest
-    level is one step coarser than the input.
+    level of the pyramid is one step coarser than the input.
 
     Args:
         channels: channels of each map, shallow to deep.
@@ -121,7 +123,7 @@ class TokenPyramid(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """A UNETR-like decoder from the encoder's stage maps to the input's grid.
+    """A UNETR-like decoder. It converts the encoder's stage maps to a map on the input's grid.
 
     Every stage map is a skip connection. The gradient therefore reaches every stage of the encoder. With `input_skip`,
     the input itself is a skip connection at resolutions above those of the stage maps. The input provides detail that

@@ -35,10 +35,10 @@ class EncoderDecoder(nn.Module):
         out_channels: channels of the output.
         input_skip: see `DenseDecoder`.
         residual: for each output channel, the input channel to which it is added; empty if no channel is added. If
-            `residual` is not empty, the last convolution starts at zero. The untrained network therefore returns these
-            input channels.
+            `residual` is not empty, the last convolution starts at zero. The untrained network then returns these input
+            channels.
         background_first: whether the output has one channel per class and the first class is by far the most frequent.
-            The untrained network then predicts small probabilities for the other classes.
+            If true, the untrained network predicts small probabilities for the other classes.
     """
 
     def __init__(
@@ -148,8 +148,8 @@ class Projector(nn.Module):
 class SpecialisedUNet(nn.Module):
     """The task's own network without a foundation model: MONAI's residual UNet, starting at full resolution.
 
-    For volumes with sides of at most 64 voxels, it has 8 channels and 3 downsamplings. A CPU can train this network.
-    For larger volumes, it has 32 channels and 4 downsamplings.
+    For volumes with sides of at most 64 voxels, the network has 8 channels and 3 downsamplings. A CPU can train this
+    network. For larger volumes, the network has 32 channels and 4 downsamplings.
 
     Args:
         in_channels: channels of the input.

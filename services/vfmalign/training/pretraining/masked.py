@@ -94,7 +94,7 @@ class MaskedReconstruction:
         return masked_error(restored_NCDHW, batch.clean_NCDHW, hidden_N1DHW)
 
     def hidden(self, shape_NCDHW: Sequence[int], draw: torch.Generator) -> Tensor:
-        """Draws the part to hide: patches if the encoder is ProFound's transformer, otherwise units of the volume."""
+        """Draws the part to hide: patches for ProFound's transformer, units of the volume for other encoders."""
         if isinstance(self.encoder, ProFoundViT):
             grid_DHW = patch_grid(tuple(shape_NCDHW[2:]), self.encoder.patch_DHW)
             return hidden_units(shape_NCDHW, draw, grid_DHW, MASKED_PATCHES)

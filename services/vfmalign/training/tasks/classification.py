@@ -71,7 +71,7 @@ class Classification:
         return float(output_1.sigmoid())
 
     def score(self, output_1: Tensor, case: PreparedCase) -> dict[str, float | None]:
-        """Returns the predicted probability under the name of each metric over sets of cases."""
+        """For each metric over sets of cases, returns the predicted probability under the name of the metric."""
         return {metric.name: self.probability(output_1, case) for metric in self.spec.metrics}
 
     def positive_share(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:

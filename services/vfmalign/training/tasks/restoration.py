@@ -94,7 +94,7 @@ class Restoration:
 
 
 def make_restoration(spec: TaskSpec) -> TrainableTask:
-    """Returns a task with a network that predicts a residual, which is added to the degraded modalities."""
+    """Returns a task whose network predicts a residual. The residual is added to the degraded modalities."""
     restoration = Restoration(spec.restores)
     return TrainableTask(
         spec=spec,

@@ -4,7 +4,7 @@ Scores are computed for whole structures. Parts that the field of view cuts off 
 
 Structures are drawn in order. A later structure overwrites an earlier structure. For prostate mpMRI, the structures are
 gland and lesion. The primary metric is the Dice of the lesion. The gland is learned too, because it shows the network
-where a lesion can be. Even a batch without a lesion then has a useful gradient.
+where a lesion can be. Because of the gland, even a batch without a lesion has a useful gradient.
 
 Axes: N batch, C classes (background, then the structures), D H W.
 """

@@ -2,8 +2,8 @@
 
 The target's hidden channel keeps its own units (see `imaging.preprocessing`). The target is therefore the quantity
 itself. It is not a z-score, because the level of a z-score would be unknown. ADC is in 1e-3 mm²/s. The scale of any
-other modality differs between scans and cannot be predicted either. Such a target is divided by the mean of its nonzero
-voxels.
+other modality differs between scans and cannot be predicted either. A target with such a scale is divided by the mean
+of its nonzero voxels.
 
 The naive baseline is fitted to the training cases by least squares. For ADC, the baseline has a closed form. ADC =
 ln(S0 / Sb) / b needs two b-values. A study contains only one DWI volume, so S0 is missing. T2W replaces S0, because

@@ -1,7 +1,9 @@
-"""Triton program that reduces one tile of a kernel matrix to sums. It does not write kernel values to device memory.
+"""Triton program that reduces one tile of a kernel matrix to sums.
 
-This module needs `triton`, so `backend` imports it late. `tile_plan` chooses the tiles, and `backend` combines the sums
-of all tiles.
+The program does not write kernel values to device memory.
+
+This module needs `triton`. `backend` therefore imports this module only if needed. `tile_plan` chooses the tiles, and
+`backend` combines the sums of all tiles.
 
 Because the matrix is symmetric, the program sums only the entries to the right of the diagonal (j > i). `backend`
 computes and adds the diagonal, more accurately than a product of rows would.

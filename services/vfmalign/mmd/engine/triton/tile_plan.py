@@ -115,7 +115,8 @@ def plan_chunks(
         config: size of a tile.
         grouped: whether the plan includes sums within groups.
         max_tiles: maximum number of tiles of a chunk. A chunk of one panel may exceed this maximum.
-        max_sums: maximum number of partial row and column sums of a chunk. A chunk of one panel may exceed it.
+        max_sums: maximum number of partial row and column sums of a chunk. A chunk of one panel may exceed this
+            maximum.
     """
     panels, columns = list(_spans(block_sizes, config.rows)), list(_spans(block_sizes, config.columns))
     stops = np.array([span.stop for span in columns])

@@ -12,5 +12,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the column. The time is unknown for monitors that were resumed before this version."""
+    """Adds the column. If a monitor was resumed before this version, the time is unknown."""
     op.add_column("monitors", sa.Column("resumed_at", sa.DateTime(timezone=True)))
