@@ -106,7 +106,7 @@ class Outbox:
         return _drop(
             "WRONG_ORIGIN",
             "the monitor watches features of another model, preprocessing or input transform; extract with the model "
-            "of the monitor, or replace its reference by one of the new model",
+            "of the monitor, or give the monitor a reference of the new model",
         )
 
     async def _deliver(self, observed: OutboxEntry, refusal: DeliveredObservation | None) -> DeliveredObservation:

@@ -24,7 +24,7 @@ def check_options(options: ComputeOptions, *, has_reference: bool) -> None:
     """
     if options.first_groups and (has_reference or options.pairing != "independent"):
         raise BadOption(
-            "takes scale and bandwidth from a third of x, and needs independent samples",
+            "takes scale and bandwidth from a third of x, which requires independent samples",
             field="first_groups",
             remedy="leave out `reference`, and set PAIRING_INDEPENDENT",
         )

@@ -305,7 +305,7 @@ class SampleSums:
         """Draws permutations of the buckets."""
         if min(self._x.count, self._y.count) < 2:
             return permutations.no_permutations(
-                self.groups, "a sample of one bucket cannot be permuted; a test needs two in each"
+                self.groups, "a sample of one bucket cannot be permuted; each sample needs two"
             )
         return permutations.draw_permutations(self._x.count, self._y.count, count, seed, context)
 

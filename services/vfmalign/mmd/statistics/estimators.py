@@ -115,7 +115,7 @@ def check(pairing: Pairing, estimator: Estimator | None, method: TestMethod) -> 
     over_pairs = _is_over_pairs(pairing, method)
     if pairing == "paired" and estimator == "unbiased_independent":
         raise BadOption(
-            "the estimator for independent samples is biased on paired ones: its cross term includes k(x_i, y_i)",
+            "the estimator for independent samples is biased for pairs, because its cross term includes k(x_i, y_i)",
             field="estimator",
             remedy="use `unbiased_paired` (ESTIMATOR_UNBIASED_PAIRED) or `biased` (ESTIMATOR_BIASED)",
         )

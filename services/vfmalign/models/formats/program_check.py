@@ -78,7 +78,7 @@ def _check_nodes(graph: ProgramGraph, subject: str) -> None:
     """Checks all operators and their arguments. Each value must be computed once, and before it is used."""
     known = {graph.input, *(value for value, _ in graph.weights)}
     if len(known) != len(graph.weights) + 1:
-        raise reject("a value of the graph has two meanings", subject)
+        raise reject("two values of the graph have the same name", subject)
     made: set[str] = set()
     for operator, overload, arguments, results in graph.nodes:
         function = find_operator(operator, overload, subject)

@@ -228,13 +228,13 @@ class StackFamily:
 FAMILIES: dict[str, StackFamily] = {
     "meshnet": StackFamily(
         _describe_meshnet,
-        "kernels of 3 with the dilations 16, 8, 4, 2, 1 in turn, and a head of kernel 1",
+        "convolutions of kernel size 3 with the dilations 16, 8, 4, 2 and 1 in turn, and a head of kernel size 1",
         lambda count: range(len(MESHNET_DILATIONS) - 1, count, len(MESHNET_DILATIONS)),
         make_meshnet([15] * 25, [False] * 25),
     ),
     "dilated_autoencoder": StackFamily(
         _describe_autoencoder,
-        "16 kernels of 3, a transposed one of 2 in place 12, and a head of kernel 1",
+        "17 convolutions of kernel size 3 (the 12th is transposed, of kernel size 2), and a head of kernel size 1",
         lambda count: AUTOENCODER_COMPARED,
         make_autoencoder([16] * 5 + [32] * 6 + [16] * 6, [True] * 17),
     ),

@@ -58,8 +58,8 @@ class MonitorOptions:
             therefore at least A/2.
         patient_window_days: number of days after which the evidence may include the same patient again; None for never.
         first_patients: number N of first rows, from 20 to 500. One test compares these rows with the reference. None
-            if there is no such test. The test uses 0.1 of α, requires an α of at least 0.001, and cannot be combined with
-            `run_length`.
+            if there is no such test. The test uses 0.1 of α, requires an α of at least 0.001, and cannot be combined
+            with `run_length`.
         seed: seed of all random numbers, 0 to 2⁶³ − 1.
 
     Raises:

@@ -256,6 +256,6 @@ def _check_pins(head: Head, pins: MonitorPins, origin: FeatureOrigin) -> None:
         raise PreconditionFailed(
             f"the monitor watches features of {' and '.join(differing)}",
             subject=head.id,
-            remedy="extract with the model of the monitor, or replace its reference by one of the new model",
+            remedy="extract with the model of the monitor, or give the monitor a reference of the new model",
             reason="WRONG_ORIGIN",
         )

@@ -230,7 +230,7 @@ class MonitorRepository:
                 raise PreconditionFailed(
                     "there is no alarm in this epoch",
                     subject=monitor_id,
-                    remedy="nothing to do: evidence below its threshold needs no acknowledgement",
+                    remedy="do nothing: only an alarm needs an acknowledgement",
                     reason="NO_ALARM",
                 )
             if current.alarm.get("acknowledge_time") is None:
