@@ -182,7 +182,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.work == "extract" and arguments.shard is None:
         parser.error("extract needs --shard, or JOB_COMPLETION_INDEX in the environment")
     if arguments.work == "extract" and not 0 <= arguments.shard < arguments.shards:
-        parser.error(f"--shard is {arguments.shard}, the shards count from 0 to {arguments.shards - 1}")
+        parser.error(f"--shard is {arguments.shard}; the last shard has number {arguments.shards - 1}")
     return arguments
 
 

@@ -44,8 +44,8 @@ class MonitoringOptions(BaseModel, frozen=True):
         default=10,
         ge=1,
         le=1_000,
-        description="number of recent windows for which features are kept. Older features are deleted after two "
-        "stored states include them",
+        description="number of recent windows for which features are kept. The service deletes older features once "
+        "they are part of two stored states",
     )
 
 

@@ -221,7 +221,7 @@ class StageTime(Record):
 
 
 class LostArtifact(Record):
-    """A lost object that a stage of the check created again. `message` names the object."""
+    """A lost object, and the stage of the check that created the object again. `message` names the object."""
 
     stage: str
     message: str

@@ -87,7 +87,7 @@ class FullResolutionBlock(nn.Module):
 
 
 class TokenPyramid(nn.Module):
-    """Converts the maps of a transformer to a pyramid.
+    """Converts the feature maps of a transformer into a feature pyramid.
 
     All these maps have the same stride. Shallower maps become finer.
 
