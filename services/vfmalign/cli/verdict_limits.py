@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vfmalign.cli.gates import QUANTITIES, QUESTIONS, Gate
+from vfmalign.analysis.checks.gates import QUANTITIES, QUESTIONS, Gate
 from vfmalign.client.messages.checks import CheckSpec, TrainingPlan, VerdictLabel
 from vfmalign.client.messages.features import Dataset
 from vfmalign.client.recipes import MIN_SHARE, find_shortest_budget, get_second_recipe, list_budgets

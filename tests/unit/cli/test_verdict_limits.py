@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vfmalign.cli.gates import Gate
+from vfmalign.analysis.checks.gates import Gate
 from vfmalign.cli.verdict_limits import (
     describe_control,
     describe_work,

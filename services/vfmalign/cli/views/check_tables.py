@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.views.gate_tables import count_seeds
+from vfmalign.analysis.checks.gate_intervals import count_seeds
 from vfmalign.cli.views.tables import (
     DEGENERATE,
     SATURATED,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from rich.console import RenderableType
 from rich.text import Text
 
-from vfmalign.cli.gates import Outcome
+from vfmalign.analysis.checks.gates import Outcome
 from vfmalign.cli.views.tables import DEGENERATE, list_absent_reasons, list_fields, new_table, separate_tables, to_text
 from vfmalign.client.formatting import format_number, format_p_value
 from vfmalign.reports.drift.document import COMPONENT_LABELS, Component, DriftDocument, StratumMix, Window

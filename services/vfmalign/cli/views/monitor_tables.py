@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.cli.gates import Outcome
+from vfmalign.analysis.checks.gates import Outcome
 from vfmalign.cli.views.drift_tables import show_alarm_gate, show_details, show_verdict
 from vfmalign.cli.views.tables import format_time, list_fields, new_table, separate_tables
 from vfmalign.client.formatting import ABSENT, to_sentence

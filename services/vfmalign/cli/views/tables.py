@@ -12,6 +12,7 @@ from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vfmalign.analysis.checks import gate_intervals
 from vfmalign.client.formatting import ABSENT, format_number
 from vfmalign.client.messages.checks import Check, CheckResult
 from vfmalign.client.messages.common import Estimate, ObjectRef
@@ -22,9 +23,9 @@ from vfmalign.client.messages.mmd import LayerResult, ShiftResult
 from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.formats.documents import pluralise
 
-DEGENERATE = "† degenerate interval: the test does not reject, and the coverage is unreliable."
-BELOW_ERROR_BOUND = "‡ below the error bound: MMD² is smaller than its rounding error."
-SATURATED = "§ saturated: MMD² no longer grows with the distance. Features moved far; MMD² does not say how far."
+DEGENERATE = f"† {gate_intervals.DEGENERATE}."
+BELOW_ERROR_BOUND = f"‡ {gate_intervals.BELOW_ERROR_BOUND}."
+SATURATED = f"§ {gate_intervals.SATURATED}."
 _STYLES = {
     "succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "pending": "magenta",
     "queued": "dim",

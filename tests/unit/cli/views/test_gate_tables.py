@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tests.unit.cli.conftest import with_changes
 
+from vfmalign.analysis.checks.gate_intervals import observe
+from vfmalign.analysis.checks.gates import NO_GATE, QUANTITIES, VERDICTS, Gate, parse_gate
 from vfmalign.cli.commands.api.checks import apply_gate
 from vfmalign.cli.exits import GATE_FAILED, OK
-from vfmalign.cli.gates import NO_GATE, QUANTITIES, VERDICTS, Gate, parse_gate
-from vfmalign.cli.views.gate_tables import observe
 from vfmalign.client.messages.checks import Check, CheckResult
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vfmalign.analysis.checks.gate_intervals import observe
 from vfmalign.cli.views.check_tables import show_check
-from vfmalign.cli.views.gate_tables import observe
 from vfmalign.cli.views.tables import primary_shift
 from vfmalign.client.messages.checks import (
     Check,

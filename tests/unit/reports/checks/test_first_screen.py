@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 from tests.prostate import SPECS
 
+from vfmalign.analysis.checks.gate_intervals import count_seeds, observe
+from vfmalign.analysis.checks.gates import QUESTIONS, evaluate_gate, evaluate_verdict, parse_gate, parse_verdicts
 from vfmalign.analysis.checks.verdict import Verdict, decide_verdict
-from vfmalign.cli.gates import QUESTIONS, evaluate_gate, evaluate_verdict, parse_gate, parse_verdicts
-from vfmalign.cli.views.gate_tables import count_seeds, observe
 from vfmalign.client.messages.checks import VerdictLabel
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.reports.checks.first_screen import list_gates, make_first_screen

@@ -10,6 +10,8 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from vfmalign.analysis.checks.gate_intervals import evaluate
+from vfmalign.analysis.checks.gates import EXAMPLE, NO_GATE, VERDICTS, Gate, passed
 from vfmalign.cli.commands.api.lifecycle import (
     add_lifecycle,
     create_reports_folder,
@@ -21,15 +23,6 @@ from vfmalign.cli.commands.api.lifecycle import (
     warn_without_leader,
 )
 from vfmalign.cli.exits import FAILED, GATE_FAILED, OK
-from vfmalign.cli.gates import (
-    EXAMPLE,
-    NO_GATE,
-    VERDICTS,
-    Gate,
-    evaluate_gate,
-    evaluate_verdict,
-    passed,
-)
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     DEFAULT_REPORTS,
@@ -66,7 +59,7 @@ from vfmalign.cli.set_option import SetOption, parse_settings
 from vfmalign.cli.target import Target
 from vfmalign.cli.verdict_limits import describe_control, describe_work, list_limits_of_check
 from vfmalign.cli.views.check_tables import show_check, show_head
-from vfmalign.cli.views.gate_tables import count_seeds, gate_to_json_dict, observe, show_gate
+from vfmalign.cli.views.gate_tables import gate_to_json_dict, show_gate
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_checks
 from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
@@ -304,16 +297,7 @@ def apply_gate(check: Check, gate: Gate) -> tuple[dict[str, object], list[Render
     if not gate:
         return {}, [], OK
     result = check.result
-    decisions = evaluate_gate(gate.conditions, {} if result is None else observe(result))
-    verdicts = [
-        evaluate_verdict(
-            accepted,
-            None if result is None else getattr(result, question),
-            seeds=0 if result is None else count_seeds(result),
-            question=question,
-        )
-        for question, accepted in gate.accepted.items()
-    ]
+    verdicts, decisions = evaluate(gate, result)
     cautions = () if result is None else result.cautions
     code = OK if passed([*decisions, *verdicts]) else GATE_FAILED
     return {"gate": gate_to_json_dict(verdicts, decisions, cautions)}, show_gate(verdicts, decisions, cautions), code

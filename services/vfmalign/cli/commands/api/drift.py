@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from vfmalign.analysis.checks.gates import Outcome
 from vfmalign.cli import exits
 from vfmalign.cli.arrays import parse_sample
 from vfmalign.cli.drift_windows import compute_windows
 from vfmalign.cli.extras import needs_extra
-from vfmalign.cli.gates import Outcome
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, parse_choice
 from vfmalign.cli.set_option import Keys, SetOption, list_keys, parse_settings

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.text import Text
 
+from vfmalign.analysis.checks.gates import Outcome
 from vfmalign.cli import exits
 from vfmalign.cli.commands.api.drift import (
     NO_ALARM,
@@ -40,7 +41,6 @@ from vfmalign.cli.commands.api.monitor_changes import (
     update,
 )
 from vfmalign.cli.commands.api.monitor_observations import observe
-from vfmalign.cli.gates import Outcome
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, parse_choice
 from vfmalign.cli.set_option import Keys, SetOption, list_keys, parse_settings

@@ -17,9 +17,9 @@ import threadpoolctl
 from rich.console import Console
 from tests.drift_documents import make_document
 
+from vfmalign.analysis.checks.gates import Outcome
 from vfmalign.cli import drift_windows, exits
 from vfmalign.cli.commands.api import drift as command
-from vfmalign.cli.gates import Outcome
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.drift_tables import show_drift
 from vfmalign.core.domain.drift import DriftRequest

@@ -14,11 +14,11 @@ import pytest
 import typer
 from tests.unit.cli.conftest import TIME, Invoke, answer_checks, with_changes
 
+from vfmalign.analysis.checks.gates import Gate
 from vfmalign.cli import exits
 from vfmalign.cli.commands.api.checks import finish_check
 from vfmalign.cli.commands.api.experiments import finish_experiment
 from vfmalign.cli.commands.api.lifecycle import download_report, no_report
-from vfmalign.cli.gates import Gate
 from vfmalign.cli.resources import CHECKS, Resource
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfmalign.cli.gates import (
+from vfmalign.analysis.checks.gates import (
     ENDS,
     EXAMPLE,
     OPERATORS,
