@@ -71,20 +71,29 @@ def read_recipe(file: Path) -> dict[str, Any]:
     Raises:
         BadOption: the file cannot be read, or a field is unknown, has another type or is out of range.
     """
-    try:
-        data = read_regular_file(file, MAX_RECIPE_BYTES)
-        is_json = file.suffix.lower() == ".json"
-        content = parse_json(data, MAX_RECIPE_BYTES, unique_names=True) if is_json else tomllib.loads(data.decode())
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BadOption(
-            f"the file cannot be read: {reason}", field="--recipe", remedy="give a TOML or JSON file of at most 64 KiB"
-        ) from None
+    content = read_table(file, "--recipe")
     try:
         recipe = Recipe.model_validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
         raise _explain(error, RECIPE, "--recipe") from None
     return recipe.model_dump(exclude_unset=True)
+
+
+def read_table(file: Path, option: str) -> Any:
+    """Returns the content of an option's file. The file is JSON if its name ends with `.json`, else TOML.
+
+    Raises:
+        BadOption: the file cannot be read.
+    """
+    try:
+        data = read_regular_file(file, MAX_RECIPE_BYTES)
+        is_json = file.suffix.lower() == ".json"
+        return parse_json(data, MAX_RECIPE_BYTES, unique_names=True) if is_json else tomllib.loads(data.decode())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadOption(
+            f"the file cannot be read: {reason}", field=option, remedy="give a TOML or JSON file of at most 64 KiB"
+        ) from None
 
 
 def build_task(

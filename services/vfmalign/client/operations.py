@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import grpc
 
-from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
+from vfmalign.client.messages.checks import Check, CheckSpec, EarlierCheck, TrainingPlan
 from vfmalign.client.messages.common import JOB_STATES, STATES, Deletion, JobState
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
@@ -297,15 +297,19 @@ class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
     NOUN = "check"
     STATES = STATES
 
-    async def create_with_plans(self, check_id: str, spec: CheckSpec) -> tuple[Check, tuple[TrainingPlan, ...]]:
-        """Creates a check as `create` does. Also returns two plans of the check's trainings.
+    async def create_with_plans(
+        self, check_id: str, spec: CheckSpec
+    ) -> tuple[Check, tuple[TrainingPlan, ...], tuple[EarlierCheck, ...]]:
+        """Creates a check as `create` does. Also returns two plans of the check's trainings, and earlier checks.
 
         The first plan counts all trainings of the check. The second plan counts only the trainings with one seed. The
-        plans are empty if the check already exists.
+        plans are empty if the check already exists. Earlier checks are listed only if the check has a declared plan.
         """
         request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=spec.to_proto())
         response = await self._stub().CreateCheck(request)
-        return Check.from_response(response.check), tuple(map(TrainingPlan.from_response, response.plans))
+        plans = tuple(map(TrainingPlan.from_response, response.plans))
+        earlier = tuple(map(EarlierCheck.from_response, response.earlier_checks))
+        return Check.from_response(response.check), plans, earlier
 
     async def _create(self, check_id: str, spec: CheckSpec) -> Check:
         return (await self.create_with_plans(check_id, spec))[0]

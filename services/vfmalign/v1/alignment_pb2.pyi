@@ -33,6 +33,13 @@ class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_INCONCLUSIVE: _ClassVar[Verdict]
     VERDICT_INSUFFICIENT_DATA: _ClassVar[Verdict]
     VERDICT_INSUFFICIENT_TRAINING: _ClassVar[Verdict]
+
+class PlanOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PLAN_OUTCOME_UNSPECIFIED: _ClassVar[PlanOutcome]
+    PLAN_OUTCOME_PASSED: _ClassVar[PlanOutcome]
+    PLAN_OUTCOME_WARNED: _ClassVar[PlanOutcome]
+    PLAN_OUTCOME_FAILED: _ClassVar[PlanOutcome]
 CHECK_STATE_UNSPECIFIED: CheckState
 CHECK_STATE_QUEUED: CheckState
 CHECK_STATE_RUNNING: CheckState
@@ -46,9 +53,13 @@ VERDICT_HARM: Verdict
 VERDICT_INCONCLUSIVE: Verdict
 VERDICT_INSUFFICIENT_DATA: Verdict
 VERDICT_INSUFFICIENT_TRAINING: Verdict
+PLAN_OUTCOME_UNSPECIFIED: PlanOutcome
+PLAN_OUTCOME_PASSED: PlanOutcome
+PLAN_OUTCOME_WARNED: PlanOutcome
+PLAN_OUTCOME_FAILED: PlanOutcome
 
 class CheckSpec(_message.Message):
-    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map", "shuffled_labels", "allow_cut_organs", "random_seeds", "random_weights", "recipe_seed")
+    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map", "shuffled_labels", "allow_cut_organs", "random_seeds", "random_weights", "recipe_seed", "plan")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +88,7 @@ class CheckSpec(_message.Message):
     RANDOM_SEEDS_FIELD_NUMBER: _ClassVar[int]
     RANDOM_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     RECIPE_SEED_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     model_sha256: str
     dataset_id: str
@@ -98,7 +110,54 @@ class CheckSpec(_message.Message):
     random_seeds: int
     random_weights: bool
     recipe_seed: int
-    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., random_seeds: _Optional[int] = ..., random_weights: _Optional[bool] = ..., recipe_seed: _Optional[int] = ...) -> None: ...
+    plan: CheckPlan
+    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., random_seeds: _Optional[int] = ..., random_weights: _Optional[bool] = ..., recipe_seed: _Optional[int] = ..., plan: _Optional[_Union[CheckPlan, _Mapping]] = ...) -> None: ...
+
+class CheckPlan(_message.Message):
+    __slots__ = ("metric", "smallest_difference", "seeds", "model_sha256", "dataset_digest", "gate", "require", "require_pretraining")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    SMALLEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    SEEDS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    REQUIRE_FIELD_NUMBER: _ClassVar[int]
+    REQUIRE_PRETRAINING_FIELD_NUMBER: _ClassVar[int]
+    metric: str
+    smallest_difference: float
+    seeds: int
+    model_sha256: str
+    dataset_digest: str
+    gate: _containers.RepeatedScalarFieldContainer[str]
+    require: _containers.RepeatedScalarFieldContainer[str]
+    require_pretraining: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, metric: _Optional[str] = ..., smallest_difference: _Optional[float] = ..., seeds: _Optional[int] = ..., model_sha256: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., gate: _Optional[_Iterable[str]] = ..., require: _Optional[_Iterable[str]] = ..., require_pretraining: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class EarlierCheck(_message.Message):
+    __slots__ = ("check_id", "create_time")
+    CHECK_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    check_id: str
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, check_id: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class PlanResult(_message.Message):
+    __slots__ = ("outcome", "plan_sha256", "declare_time", "declared_by", "passed", "failed", "earlier_checks")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    PLAN_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DECLARE_TIME_FIELD_NUMBER: _ClassVar[int]
+    DECLARED_BY_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_CHECKS_FIELD_NUMBER: _ClassVar[int]
+    outcome: PlanOutcome
+    plan_sha256: str
+    declare_time: _timestamp_pb2.Timestamp
+    declared_by: str
+    passed: _containers.RepeatedScalarFieldContainer[str]
+    failed: _containers.RepeatedScalarFieldContainer[str]
+    earlier_checks: _containers.RepeatedCompositeFieldContainer[EarlierCheck]
+    def __init__(self, outcome: _Optional[_Union[PlanOutcome, str]] = ..., plan_sha256: _Optional[str] = ..., declare_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., declared_by: _Optional[str] = ..., passed: _Optional[_Iterable[str]] = ..., failed: _Optional[_Iterable[str]] = ..., earlier_checks: _Optional[_Iterable[_Union[EarlierCheck, _Mapping]]] = ...) -> None: ...
 
 class CheckStage(_message.Message):
     __slots__ = ("name", "attempts", "start_time", "end_time", "seconds", "progress")
@@ -327,7 +386,7 @@ class CutStructure(_message.Message):
     def __init__(self, case_id: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., structure: _Optional[str] = ..., inside: _Optional[float] = ...) -> None: ...
 
 class CheckResult(_message.Message):
-    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "measures", "interval_scope", "seeds", "seed_variation", "cut_structures", "pretraining", "pretraining_reason", "summary")
+    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "measures", "interval_scope", "seeds", "seed_variation", "cut_structures", "pretraining", "pretraining_reason", "summary", "plan")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_REASON_FIELD_NUMBER: _ClassVar[int]
     SHIFTS_FIELD_NUMBER: _ClassVar[int]
@@ -355,6 +414,7 @@ class CheckResult(_message.Message):
     PRETRAINING_FIELD_NUMBER: _ClassVar[int]
     PRETRAINING_REASON_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
     verdict_reason: str
     shifts: _containers.RepeatedCompositeFieldContainer[LayerShift]
@@ -382,7 +442,8 @@ class CheckResult(_message.Message):
     pretraining: Verdict
     pretraining_reason: str
     summary: str
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ..., interval_scope: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedResult, _Mapping]]] = ..., seed_variation: _Optional[_Union[SeedVariation, _Mapping]] = ..., cut_structures: _Optional[_Iterable[_Union[CutStructure, _Mapping]]] = ..., pretraining: _Optional[_Union[Verdict, str]] = ..., pretraining_reason: _Optional[str] = ..., summary: _Optional[str] = ...) -> None: ...
+    plan: PlanResult
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ..., interval_scope: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedResult, _Mapping]]] = ..., seed_variation: _Optional[_Union[SeedVariation, _Mapping]] = ..., cut_structures: _Optional[_Iterable[_Union[CutStructure, _Mapping]]] = ..., pretraining: _Optional[_Union[Verdict, str]] = ..., pretraining_reason: _Optional[str] = ..., summary: _Optional[str] = ..., plan: _Optional[_Union[PlanResult, _Mapping]] = ...) -> None: ...
 
 class Check(_message.Message):
     __slots__ = ("check_id", "spec", "state", "progress", "create_time", "end_time", "stages", "job_ids", "failure", "result", "created_by", "dataset_digest", "model_sha256")
@@ -423,12 +484,14 @@ class CreateCheckRequest(_message.Message):
     def __init__(self, check_id: _Optional[str] = ..., spec: _Optional[_Union[CheckSpec, _Mapping]] = ...) -> None: ...
 
 class CreateCheckResponse(_message.Message):
-    __slots__ = ("check", "plans")
+    __slots__ = ("check", "plans", "earlier_checks")
     CHECK_FIELD_NUMBER: _ClassVar[int]
     PLANS_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_CHECKS_FIELD_NUMBER: _ClassVar[int]
     check: Check
     plans: _containers.RepeatedCompositeFieldContainer[TrainingPlan]
-    def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ..., plans: _Optional[_Iterable[_Union[TrainingPlan, _Mapping]]] = ...) -> None: ...
+    earlier_checks: _containers.RepeatedCompositeFieldContainer[EarlierCheck]
+    def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ..., plans: _Optional[_Iterable[_Union[TrainingPlan, _Mapping]]] = ..., earlier_checks: _Optional[_Iterable[_Union[EarlierCheck, _Mapping]]] = ...) -> None: ...
 
 class TrainingPlan(_message.Message):
     __slots__ = ("seeds", "trainings", "reused")

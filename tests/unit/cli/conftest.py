@@ -74,8 +74,8 @@ def answer_checks(
 ) -> None:
     """A deployment without a network behind it, which creates checks as told."""
 
-    async def create_with_plans(check_id: str, spec: CheckSpec) -> tuple[Any, tuple[TrainingPlan, ...]]:
-        return create(check_id, spec)
+    async def create_with_plans(check_id: str, spec: CheckSpec) -> tuple[Any, tuple[TrainingPlan, ...], tuple[()]]:
+        return (*create(check_id, spec), ())
 
     client: Any = SimpleNamespace(checks=SimpleNamespace(create_with_plans=create_with_plans))
     monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))

@@ -222,7 +222,8 @@ async def test_every_method_returns_records(client, name, record, spec, operatio
 
 
 async def test_a_check_is_created_with_the_number_of_its_trainings(client):
-    check, plans = await client.checks.create_with_plans("c1", CHECK_SPEC)
+    check, plans, earlier = await client.checks.create_with_plans("c1", CHECK_SPEC)
+    assert earlier == ()
     assert check == await client.checks.get("c1")
     assert plans == (
         TrainingPlan(seeds=3, trainings=11, reused=4),

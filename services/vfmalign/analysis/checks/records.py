@@ -11,7 +11,7 @@ from datetime import datetime
 from pydantic import Field
 
 from vfmalign.analysis.checks.verdict import Verdict
-from vfmalign.client.messages.checks import Convergence, Curve, Gain, SeedVariation
+from vfmalign.client.messages.checks import Convergence, Curve, Gain, PlanResult, SeedVariation
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.client.messages.mmd import ComputeResponse
@@ -248,8 +248,13 @@ class RunRecord(Record):
 
 
 class CheckReport(Record):
-    """`checks/<id>/report.json`: the last artifact of a check. A check with this file is done."""
+    """`checks/<id>/report.json`. A check without a plan is done once this file exists.
+
+    Attributes:
+        plan: outcome of the plan; None if the check has none.
+    """
 
     result_digest: str
     result: CheckAnalysis
     run: RunRecord
+    plan: PlanResult | None = Field(default=None, exclude_if=lambda plan: plan is None)

@@ -20,11 +20,12 @@ from vfmalign.cli.views.tables import (
     to_text,
 )
 from vfmalign.client.formatting import format_number, format_steps
-from vfmalign.client.messages.checks import Check, CheckResult, Gain
+from vfmalign.client.messages.checks import Check, CheckResult, Gain, PlanResult
 from vfmalign.core.domain.patients import MIN_SEEDS
 from vfmalign.core.formats.documents import pluralise
 
 _VERDICT_STYLES = {"gain": "bold green", "equivalent": "bold cyan", "harm": "bold red"}
+_PLAN_STYLES = {"passed": "green", "warned": "bold yellow", "failed": "bold red"}
 
 
 def show_check(check: Check, report: str) -> list[RenderableType]:
@@ -43,6 +44,7 @@ def show_check(check: Check, report: str) -> list[RenderableType]:
             [
                 head,
                 *(Text(f"{name}: {reason}.") for name, reason in reasons if reason),
+                *([] if result.plan is None else [_show_plan(result.plan)]),
                 _show_gains(result),
                 _show_shift(result),
             ]
@@ -75,6 +77,16 @@ def show_head(check: Check) -> RenderableType:
         (pretraining, _VERDICT_STYLES.get(pretraining, "bold yellow")),
         few,
     )
+
+
+def _show_plan(plan: PlanResult) -> RenderableType:
+    """Returns the outcome of a declared plan with its reasons."""
+    reasons = [f"not passed: {', '.join(plan.failed)}"] if plan.failed else []
+    if plan.earlier_checks:
+        names = ", ".join(earlier.check_id for earlier in plan.earlier_checks[:3])
+        reasons.append(f"declared after {pluralise(len(plan.earlier_checks), 'earlier check')}: {names}")
+    explanation = f" ({'; '.join(reasons)})" if reasons else ""
+    return Text.assemble("Plan: ", (plan.outcome, _PLAN_STYLES[plan.outcome]), explanation)
 
 
 def _show_gains(result: CheckResult) -> Table:

@@ -139,7 +139,7 @@ class JobSpecMethods(StoredSpec):
 class CheckSpecMethods(StoredSpec):
     """Methods of `CheckSpec`, the stored specification of a check."""
 
-    LATER_FIELDS = MappingProxyType({"random_seeds": 0, "recipe_seed": None})
+    LATER_FIELDS = MappingProxyType({"random_seeds": 0, "recipe_seed": None, "plan": None})
 
 
 class MonitorSpecMethods(StoredSpec, SettableMessage):

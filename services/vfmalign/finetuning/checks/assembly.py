@@ -248,6 +248,7 @@ def _settings(request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifa
             "features_before": measured.before_id,
             "features_random": measured.reinitialised_id,
             "features_reference": measured.reference_id,
+            **({"plan_sha256": request.plan.digest()} if request.plan is not None else {}),
             **({"shuffled_labels": "true"} if request.shuffled_labels else {}),
             **({"random_weights": str(get_control_seed(request))} if request.random_weights else {}),
             **({"allow_cut_organs": "true"} if request.allow_cut_organs else {}),

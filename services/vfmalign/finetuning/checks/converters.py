@@ -30,7 +30,7 @@ def to_check(
     """Returns the message of a check. If `report` is given, the message includes the check's result."""
     result = None
     if report is not None and check.report is not None:
-        result = _to_result(report, check.report, store)
+        result = to_result(report, check.report, store)
     return messages.Check(
         check_id=check.id,
         spec=check.request,
@@ -79,7 +79,8 @@ def _to_stage(name: str, runs: Sequence[StageRun], progress: Progress | None) ->
     )
 
 
-def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> messages.CheckResult:
+def to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> messages.CheckResult:
+    """Returns the message of a check's result."""
     result = report.result
     main = result.network("pretrained")
     naive = result.naive_baseline
@@ -112,6 +113,7 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
         interval_scope=result.interval_scope,
         seeds=tuple(_to_seed_result(seed) for seed in result.seeds),
         seed_variation=result.seed_variation,
+        plan=report.plan,
         measures=tuple(
             messages.CheckMeasure(name=name, value=result.measures[name], meaning=meaning)
             for name, meaning in MEASURE_MEANINGS.items()

@@ -9,6 +9,7 @@ import asyncio
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 
+from vfmalign.analysis.checks.plan import evaluate_plan
 from vfmalign.analysis.checks.records import (
     CheckReport,
     FeatureShift,
@@ -16,11 +17,11 @@ from vfmalign.analysis.checks.records import (
     RunRecord,
     StageTime,
 )
-from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.checks import CheckSpec, EarlierCheck, PlanResult
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.jobs import JobResult, Network
 from vfmalign.core.domain.record import Record
-from vfmalign.core.domain.stored_objects import StoredFigure
+from vfmalign.core.domain.stored_objects import StoredFigure, StoredFile
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -28,8 +29,8 @@ from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageContext, make_stage
 from vfmalign.finetuning.checks.assembly import SeedArtifacts, assemble
 from vfmalign.finetuning.checks.clients import FeatureSetRef
-from vfmalign.finetuning.checks.converters import to_stages
-from vfmalign.finetuning.checks.repository import StageRun, StoredCheck
+from vfmalign.finetuning.checks.converters import to_result, to_stages
+from vfmalign.finetuning.checks.repository import ReportRefs, StageRun, StoredCheck
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
 from vfmalign.finetuning.checks.stages import ChosenRecipes, Validated, measuring_stages
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, list_trials, name_stage
@@ -109,11 +110,11 @@ def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
         for number in range(1, check.request.seeds + 1)
     ]
     results, measured = trained[0].jobs, trained[0].measured
-    chosen = outputs.get("recipe", ChosenRecipes)
+    valid, chosen = outputs.get("validate", Validated), outputs.get("recipe", ChosenRecipes)
     result = assemble(
         check.id,
         check.request,
-        outputs.get("validate", Validated).model_copy(update={"recipes": chosen.recipes}),
+        valid.model_copy(update={"recipes": chosen.recipes}),
         trained,
         further_scratch=[one for training, one in jobs_results.items() if training.number > check.request.seeds],
         trials=chosen.trials,
@@ -143,6 +144,7 @@ def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
             figures={name: refs for name, refs in figures.items() if refs},
         ),
     )
+    report = report.model_copy(update={"plan": _evaluate_plan(check, report, valid.earlier_checks, store)})
     sources = PageSources(
         examples=_pictures(store, check.id, figures),
         scores={
@@ -154,6 +156,16 @@ def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
     html = render(report, sources)
     store.put(check_key(check.id, "report.html"), html, content_type="text/html; charset=utf-8")
     return report
+
+
+def _evaluate_plan(
+    check: StoredCheck, report: CheckReport, earlier: Sequence[EarlierCheck], store: ObjectStore
+) -> PlanResult | None:
+    if (plan := check.request.plan) is None:
+        return None
+    unwritten = StoredFile.of(check_key(check.id, "report.json"), b"")
+    result = to_result(report, ReportRefs(json_ref=unwritten, html_ref=unwritten), store)
+    return evaluate_plan(plan, result, declare_time=check.created_at, declared_by=check.created_by, earlier=earlier)
 
 
 def _pictures(

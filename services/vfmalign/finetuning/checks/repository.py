@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer
 
-from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.checks import CheckSpec, EarlierCheck
 from vfmalign.client.messages.common import Failure, Progress, State
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.record import Record
 from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.tables import CheckRow, StageRow
+from vfmalign.finetuning.deleted import DeletedRow
 from vfmalign.finetuning.jobs.tables import JobRow
 from vfmalign.finetuning.lifecycle import LifecycleRepository
 from vfmalign.finetuning.operation import Operation, common_fields
@@ -101,6 +103,36 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
         with self._database.snapshot() as session:
             rows = session.scalars(query)
             return {row.id: Summary(**common_fields(row), request_digest=row.request_digest) for row in rows}
+
+    def list_earlier(self, check: StoredCheck) -> list[tuple[EarlierCheck, Task]]:
+        """Returns the checks of the same dataset id and model digest that were created before a check, oldest first.
+
+        Includes deleted checks. A check that has not pinned a digest yet counts if it has the same model id.
+        """
+        spec, request = check.request, CheckRow.request
+        of_job = JobRow.request["model_sha256"].as_string()
+        live = sa.select(CheckRow.id, CheckRow.created_at, request).where(
+            request["dataset_id"].as_string() == spec.dataset_id,
+            CheckRow.created_at <= check.created_at,
+            CheckRow.id != check.id,
+        )
+        facts = DeletedRow.facts
+        deleted = sa.select(DeletedRow.id, facts).where(
+            DeletedRow.noun == self.noun,
+            facts["dataset_id"].as_string() == spec.dataset_id,
+            facts["model_sha256"].as_string() == spec.model_sha256,
+        )
+        found: list[tuple[EarlierCheck, Task]] = []
+        with self._database.snapshot() as session:
+            for name, created_at, other in session.execute(live):
+                jobs = session.scalars(sa.select(of_job).where(JobRow.check_id == name).distinct())
+                digests = {other["model_sha256"], *jobs} - {""}
+                if spec.model_sha256 in digests or (not digests and other["model_id"] == spec.model_id):
+                    found.append(_to_earlier(name, created_at, other["task"]))
+            for name, known in session.execute(deleted):
+                if (created_at := datetime.fromisoformat(known["created_at"])) <= check.created_at:
+                    found.append(_to_earlier(name, created_at, known["task"]))
+        return sorted(found, key=lambda one: (one[0].create_time, one[0].check_id))
 
     def begin(self, check_id: str) -> StoredCheck:
         """Moves a queued check to running."""
@@ -223,6 +255,10 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
             stage_progress=tuple(Progress.model_validate(stage) for stage in row.stage_progress),
             report=None if row.report is None else ReportRefs.model_validate(row.report),
         )
+
+
+def _to_earlier(check_id: str, created_at: datetime, task: dict[str, Any]) -> tuple[EarlierCheck, Task]:
+    return EarlierCheck(check_id=check_id, create_time=created_at), Task.model_validate(task)
 
 
 def summarise(stages: Sequence[Progress]) -> Progress:

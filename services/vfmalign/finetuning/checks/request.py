@@ -16,6 +16,7 @@ from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.trainings import check_data, fit_model
+from vfmalign.finetuning.checks.plans import check_metric, check_plan
 from vfmalign.finetuning.checks.trainings import count_trainings
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS
@@ -25,9 +26,10 @@ def check_spec(spec: CheckSpec) -> None:
     """Rejects a check that can never succeed. Runs before anything is stored.
 
     Raises:
-        BadOption: an unknown task or preset, a layer named twice, or a seed out of range.
+        BadOption: an unknown task or preset, a layer named twice, a seed out of range, or a plan that differs.
     """
     check_task(spec.task)
+    check_plan(spec)
     for network in NETWORKS:
         get_recipe(spec, network)
     random_seeds = get_random_seeds(spec)
@@ -77,8 +79,10 @@ def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: M
     """Fills in the defaults of a check. The caller must have checked the cases of the check's dataset (`check_data`).
 
     Raises:
-        BadOption: the model's input lacks a channel, the model lacks a layer, or a patch is too large.
+        BadOption: the model's input lacks a channel, the model lacks a layer, a patch is too large, or a plan names
+            another metric.
     """
+    check_metric(spec, task)
     recipes = {network: get_recipe(spec, network, card.preprocessing.shape_dhw) for network in NETWORKS}
     fit_model(
         dataset,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
-from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
-from vfmalign.core.domain.errors import DataLoss, within
+from vfmalign.client.messages.checks import Check, CheckSpec, EarlierCheck, TrainingPlan
+from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed, Unavailable, within
 from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE
+from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.erasure.receipts import Erasures
 from vfmalign.erasure.servicer import ErasureRpcs
 from vfmalign.finetuning.checks.converters import to_check, to_stages
+from vfmalign.finetuning.checks.plans import list_earlier
 from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
@@ -64,8 +67,11 @@ class AlignmentServicer(
             check_spec(spec)
             check, plans = await STORE.run(self._create, request.check_id, spec)
         self._wake()
-        packed = [plan.to_proto() for plan in plans]
-        return alignment_pb2.CreateCheckResponse(check=await self._pack(check), plans=packed)
+        return alignment_pb2.CreateCheckResponse(
+            check=await self._pack(check),
+            plans=[plan.to_proto() for plan in plans],
+            earlier_checks=[earlier.to_proto() for earlier in await STORE.run(self._list_earlier, check)],
+        )
 
     async def GetCheck(
         self, request: alignment_pb2.GetCheckRequest, context: Context
@@ -125,6 +131,14 @@ class AlignmentServicer(
         with marking_uses(self._store, "check", check_id, spec):
             plans = check_inputs(self._store, self._jobs, check_id, spec)
             return self._checks.create(check_id, spec), plans
+
+    def _list_earlier(self, check: StoredCheck) -> tuple[EarlierCheck, ...]:
+        """Returns the earlier checks; none if the object store is unavailable. The stage `validate` stores them."""
+        with suppress(Unavailable, NotFound, PreconditionFailed):  # an existing check's dataset may have changed
+            if check.request.plan is not None:
+                dataset = load_dataset(self._store, check.request.dataset_id, check.request.dataset_digest)
+                return list_earlier(self._checks, check, dataset)
+        return ()
 
     def _get_spec(self, item: StoredCheck) -> CheckSpec:
         return item.request

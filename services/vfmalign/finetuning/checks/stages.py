@@ -21,7 +21,7 @@ from typing import Literal
 from pydantic import Field
 
 from vfmalign.analysis.checks.records import FeatureShift
-from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.checks import CheckSpec, EarlierCheck
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.mmd import ComputeOptions, TestOptions
@@ -44,7 +44,8 @@ from vfmalign.finetuning.checks.artifacts import (
     verify_feature_set,
 )
 from vfmalign.finetuning.checks.clients import KERNEL, ComparisonRequest, FeatureSetRef, compare, extract
-from vfmalign.finetuning.checks.repository import StoredCheck
+from vfmalign.finetuning.checks.plans import list_earlier
+from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import resolve_check
 from vfmalign.finetuning.checks.trainings import (
     Training,
@@ -77,6 +78,7 @@ class Validated(Record):
         recipes: recipes of the three trainings, from the presets at the time when the check started.
         second_recipe: alternative recipe of the pretrained network; None if the preset has one recipe only.
         mixed_series: see `DatasetManifest.list_mixed_series`.
+        earlier_checks: see `plans.list_earlier`.
     """
 
     card: ModelCard
@@ -93,6 +95,7 @@ class Validated(Record):
     recipes: dict[Network, TrainingRecipe]
     second_recipe: TrainingRecipe | None = None
     mixed_series: tuple[str, ...] = Field(default=(), exclude_if=lambda mixed: not mixed)
+    earlier_checks: tuple[EarlierCheck, ...] = Field(default=(), exclude_if=lambda earlier: not earlier)
 
 
 class ChosenRecipes(Record):
@@ -110,7 +113,7 @@ class ChosenRecipes(Record):
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
-def validate(store: ObjectStore, check: StoredCheck) -> Validated:
+def validate(store: ObjectStore, checks: CheckRepository, check: StoredCheck) -> Validated:
     """Checks model, dataset and splits before any expensive computation starts.
 
     Raises:
@@ -141,12 +144,13 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
         recipes=resolved.recipes,
         second_recipe=get_second_recipe(request, card.preprocessing.shape_dhw),
         mixed_series=dataset.list_mixed_series(),
+        earlier_checks=list_earlier(checks, check, dataset),
     )
 
 
 async def _make_validate(context: StageContext, outputs: Outputs) -> Record:
     await context.set_status("checking model, dataset and splits")
-    return await asyncio.to_thread(validate, context.store, context.check)
+    return await asyncio.to_thread(validate, context.store, context.checks, context.check)
 
 
 async def _make_features(

@@ -23,7 +23,7 @@ def read_command(monkeypatch):
 
         def create(name, spec):
             requests.append(spec)
-            return SimpleNamespace(check_id=name, state="queued", to_json_dict=dict), ()
+            return SimpleNamespace(check_id=name, state="queued", to_json_dict=dict), (), ()
 
         client = SimpleNamespace(checks=SimpleNamespace(create_with_plans=create))
         target = SimpleNamespace(get_command=lambda words: f"vfmalign {words}", run=lambda call: call(client))

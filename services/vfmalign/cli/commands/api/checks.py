@@ -12,6 +12,7 @@ from rich.text import Text
 
 from vfmalign.analysis.checks.gate_intervals import evaluate
 from vfmalign.analysis.checks.gates import EXAMPLE, NO_GATE, VERDICTS, Gate, passed
+from vfmalign.analysis.checks.plan import parse_plan
 from vfmalign.cli.commands.api.lifecycle import (
     add_lifecycle,
     create_reports_folder,
@@ -53,7 +54,15 @@ from vfmalign.cli.options import (
     parse_choice,
     parse_map,
 )
-from vfmalign.cli.recipe_options import RECIPE, TASK, RecipeOption, build_recipe, build_task, list_recipe_keys
+from vfmalign.cli.recipe_options import (
+    RECIPE,
+    TASK,
+    RecipeOption,
+    build_recipe,
+    build_task,
+    list_recipe_keys,
+    read_table,
+)
 from vfmalign.cli.resources import CHECKS
 from vfmalign.cli.set_option import SetOption, parse_settings
 from vfmalign.cli.target import Target
@@ -62,9 +71,10 @@ from vfmalign.cli.views.check_tables import show_check, show_head
 from vfmalign.cli.views.gate_tables import gate_to_json_dict, show_gate
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_checks
-from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
+from vfmalign.client.messages.checks import Check, CheckPlan, CheckSpec, EarlierCheck, TrainingPlan
 from vfmalign.client.messages.features import Dataset
-from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed, within
+from vfmalign.core.formats.documents import pluralise
 
 RANDOM_WEIGHTS = "random-weights"
 EPILOG = list_recipe_keys(RECIPE, TASK)
@@ -96,6 +106,15 @@ RequirePretrainingOption = Annotated[
         metavar="VERDICTS",
         help="Exit with code 5 unless the verdict on pretraining is in this list. `gain` means: the model is better "
         "than the same network from random weights. Repeatable.",
+    ),
+]
+PlanOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan",
+        metavar="FILE",
+        help="Declare in a TOML or JSON file what the check must show. The service evaluates the plan, and signs the "
+        "result (docs/gates.md).",
     ),
 ]
 ControlOption = Annotated[
@@ -138,6 +157,7 @@ def check(
     gate: GateOption = None,
     require: RequireOption = None,
     require_pretraining: RequirePretrainingOption = None,
+    plan_file: PlanOption = None,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
@@ -160,14 +180,20 @@ def check(
     full_task = build_task(task, chosen, labels=labels, structures=structures, class_name=class_name)
     recipe = build_recipe(chosen, recipe_file, preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch)
     required = Gate.parse(gate, require, require_pretraining)
+    option = "--gate" if gate else "--require" if require else "--require-pretraining"
     if required and no_wait:
-        option = "--gate" if gate else "--require" if require else "--require-pretraining"
         raise _gate_without_waiting(option)
+    if required and plan_file:
+        raise BadOption("the plan declares the gate", field=option, remedy="remove one of the two options")
+    plan = None if plan_file is None else read_plan(plan_file)
+    declared = required if plan is None else parse_plan(plan)
     if control:
         parse_choice(control, (RANDOM_WEIGHTS,), "--control")
     spec = CheckSpec.from_fields(
         model_id=model_id,
+        model_sha256="" if plan is None else plan.model_sha256,
         dataset_id=dataset_id,
+        dataset_digest="" if plan is None else plan.dataset_digest,
         task=full_task,
         layers=tuple(layers or ()),
         recipe=recipe,
@@ -175,11 +201,12 @@ def check(
         permutations=permutations,
         bootstrap_resamples=bootstrap_resamples,
         interval_level=interval_level,
-        smallest_difference=smallest_difference or 0.0,
+        smallest_difference=smallest_difference or (0.0 if plan is None else plan.smallest_difference),
         seeds=seeds,
         random_seeds=random_seeds or 0,
         modality_map=parse_map(modality_map),
         allow_cut_organs=allow_cut_organs,
+        plan=plan,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if not no_wait:
@@ -188,13 +215,17 @@ def check(
     control_id = f"{name[:72]}-control"  # ids have 80 characters at most
     limits = list_limits_of_check(spec, find_dataset(target, spec.dataset_id))
     for limit in limits:
-        limit.check_gate(required)
-    created, plans = _create(target, name, spec)
+        limit.check_gate(declared)
+    created, plans, earlier = _create(target, name, spec)
     for limit in limits:
         output.note(f"! {limit.reason}; {limit.remedy}", "yellow")
     opening = _describe_created(created, describe_work(spec, plans) if plans else "")
+    if earlier:
+        count, first = pluralise(len(earlier), "earlier check"), earlier[0].check_id
+        output.note(f"! {count} of this model, dataset and task, such as {first}: the plan ends as `warned`", "yellow")
     if control:
-        untrained, plans = _create(target, control_id, spec.model_copy(update={"random_weights": True}))
+        as_control = spec.model_copy(update={"random_weights": True, "plan": None})
+        untrained, plans, _ = _create(target, control_id, as_control)
         output.note(_describe_created(untrained, describe_control(spec, name) if plans else ""))
     if no_wait:
         emit_created(target, CHECKS, name, created, output, opening=opening)
@@ -204,7 +235,22 @@ def check(
     finish_check(target, ended, output, reports, required, control=beside)
 
 
-def _create(target: Target, check_id: str, spec: CheckSpec) -> tuple[Check, tuple[TrainingPlan, ...]]:
+def read_plan(file: Path) -> CheckPlan:
+    """Reads a declared plan.
+
+    Raises:
+        BadOption: the file cannot be read, or a field is missing, unknown or out of range.
+    """
+    content = read_table(file, "--plan")
+    if not isinstance(content, dict):
+        raise BadOption("the file is not a table of keys", field="--plan", remedy="write KEY = VALUE lines")
+    with within("--plan"):
+        return CheckPlan.from_fields(**content)
+
+
+def _create(
+    target: Target, check_id: str, spec: CheckSpec
+) -> tuple[Check, tuple[TrainingPlan, ...], tuple[EarlierCheck, ...]]:
     """Creates a check; returns it with its training plans, which are empty if it existed or they are not known."""
     return target.run(lambda client: client.checks.create_with_plans(check_id, spec))
 
@@ -289,6 +335,8 @@ def finish_check(
     control_json = {} if control is None else {"control": control.to_json_dict()}
     lines += [] if control is None else ["", Text("Control, an untrained copy of the model:"), show_head(control)]
     output.emit({"check": check.to_json_dict(), **control_json, **report.document, **gate_json}, *lines, *gate_lines)
+    if check.result is not None and check.result.plan is not None and check.result.plan.outcome == "failed":
+        code = GATE_FAILED
     raise typer.Exit((code or report.code) if succeeded else FAILED)
 
 

@@ -16,11 +16,14 @@ from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.core.domain.jobs import MetricSpec, Network
 from vfmalign.core.domain.modality_map import ModalityMap
-from vfmalign.core.domain.record import Id, OptionalSha256
+from vfmalign.core.domain.record import Id, OptionalSha256, Sha256
 from vfmalign.v1 import alignment_pb2
 
 __all__ = [
+    "CheckPlan",
     "CheckSpec",
+    "EarlierCheck",
+    "PlanResult",
     "CheckStage",
     "LayerShift",
     "VarianceComponents",
@@ -42,6 +45,7 @@ __all__ = [
     "DeleteCheckResponse",
     "CheckState",
     "VerdictLabel",
+    "PlanOutcome",
 ]
 CheckState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 """State of a check."""
@@ -52,6 +56,35 @@ none of them applies, the answer is INCONCLUSIVE. `CheckResult.verdict` uses the
 and HARM become INCONCLUSIVE, because nothing is known about other trainings. With fewer than 17 test patients, these
 three also become INCONCLUSIVE, because such a small sample too often lacks a whole subgroup of patients.
 """
+PlanOutcome = Literal["passed", "warned", "failed"]
+"""Outcome of a plan. The names are those of in-toto's predicate for test results."""
+
+
+class CheckPlan(ApiMessage):
+    """Declaration of what a check must show. It belongs to the request of the check, so that it is stored with its
+    author and time before the first job. The values that the request states as well must be equal.
+    """
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.CheckPlan
+
+    metric: str
+    """Name of the task's primary metric, such as `mean_dice`."""
+    smallest_difference: float = Field(gt=0.0, le=1000.0, allow_inf_nan=False)
+    """`CheckSpec.smallest_difference`, in the metric's unit."""
+    seeds: int = Field(ge=1, le=10)
+    """`CheckSpec.seeds`."""
+    model_sha256: Sha256
+    """`CheckSpec.model_sha256`."""
+    dataset_digest: Sha256
+    """`CheckSpec.dataset_digest`."""
+    gate: tuple[str, ...] = ()
+    """Conditions of the gate, such as `difference_specialised.lower>=-0.01`. The gate needs a condition or accepted
+    answers.
+    """
+    require: tuple[str, ...] = ()
+    """Accepted answers to the question of `CheckResult.verdict`, such as `gain`; empty accepts any."""
+    require_pretraining: tuple[str, ...] = ()
+    """Accepted answers to the question of `CheckResult.pretraining`; empty accepts any."""
 
 
 class CheckSpec(CheckSpecMethods):
@@ -128,6 +161,42 @@ class CheckSpec(CheckSpecMethods):
     """Seed of the trainings that choose between a preset's two recipes; unset means `seed`. The checks of an experiment
     share this seed, and therefore the recipe and the trainings that chose it.
     """
+    plan: CheckPlan | None = None
+    """Declaration of what the check must show; absent for none."""
+
+
+class EarlierCheck(ApiMessage):
+    """A check of the same model digest, dataset id and task that was created before a check with a plan. It may have
+    been deleted since.
+    """
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.EarlierCheck
+
+    check_id: str
+    """Id."""
+    create_time: Time
+    """When it was created."""
+
+
+class PlanResult(ApiMessage):
+    """A check's plan, evaluated when the report was written."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.PlanResult
+
+    outcome: PlanOutcome
+    """Outcome."""
+    plan_sha256: str
+    """SHA-256 of the plan as JSON with sorted keys and no spaces, hex."""
+    declare_time: Time
+    """When the plan was declared."""
+    declared_by: str = ""
+    """Who declared it: issuer and subject of the caller's token, separated by `#`."""
+    passed: tuple[str, ...] = ()
+    """Parts of the gate that passed, such as `verdict=gain|equivalent` and `mmd2.upper<=0.2`."""
+    failed: tuple[str, ...] = ()
+    """Parts of the gate that failed, or cannot be decided."""
+    earlier_checks: tuple[EarlierCheck, ...] = ()
+    """Earlier checks, oldest first."""
 
 
 class CheckStage(ApiMessage):
@@ -469,6 +538,8 @@ class CheckResult(ApiMessage):
     """Reason for `pretraining`, as in `verdict_reason`; empty if `pretraining` is unspecified."""
     summary: str = ""
     """Both answers in one sentence, with the differences and their intervals."""
+    plan: PlanResult | None = None
+    """Outcome of the plan; absent if the check has none."""
 
 
 class Check(ApiMessage):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,3 +133,58 @@ def test_an_old_result_keeps_its_label_and_decides_no_gate(
     assert code == exits.GATE_FAILED
     assert [one["outcome"] for one in gate["conditions"]] == ["undecidable", "passed"]
     assert run("--gate", "mmd2.upper<=1")[0] == exits.OK
+
+
+PLAN = f'''
+metric = "lesion_dice"
+smallest_difference = 0.02
+seeds = 4
+model_sha256 = "{"a" * 64}"
+dataset_digest = "{"b" * 64}"
+gate = ["difference_specialised.lower>=-0.02"]
+'''
+
+
+@pytest.mark.parametrize("outcome", ["passed", "warned", "failed"])
+def test_a_plan_completes_the_request_and_a_failed_one_has_the_exit_code_of_a_gate(
+    invoke: Invoke, created: dict[str, CheckSpec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcome: str
+) -> None:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    follow = Resource.follow
+
+    def follow_plan(*arguments: Any) -> Check:
+        check = follow(*arguments)
+        if created[check.check_id].plan is None:
+            return check
+        plan = {"outcome": outcome, "plan_sha256": "c" * 64, "declare_time": "2026-03-01T00:00:00Z"}
+        return with_changes(check, {"result.plan": plan})
+
+    monkeypatch.setattr(Resource, "follow", follow_plan)
+    planned = *CHECK, "--plan", str(tmp_path / "plan.toml"), "--seeds", "4"
+    code, out, _ = invoke(*planned, "--control", "random-weights")
+    assert code == (exits.GATE_FAILED if outcome == "failed" else exits.OK)
+    assert f"Plan: {outcome}" in out
+    spec, control = created["c1"], created["c1-control"]
+    assert (spec.model_sha256, spec.dataset_digest, spec.smallest_difference) == ("a" * 64, "b" * 64, 0.02)
+    assert spec.plan is not None
+    assert spec.plan.gate == ("difference_specialised.lower>=-0.02",)
+    assert control == spec.model_copy(update={"random_weights": True, "plan": None})
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (PLAN, ("--gate", "mmd2.upper<=1"), "--gate: the plan declares the gate"),
+        (PLAN + "p = 1", (), "--plan.p: there is no field of this name"),
+        (PLAN.replace("seeds = 4", ""), (), "--plan.seeds: this field is required"),
+        (PLAN.replace("-0.02", "x"), (), "plan.gate: the threshold of difference_specialised.lower is not a number"),
+        ("=", (), "--plan: the file cannot be read"),
+    ],
+)
+def test_a_wrong_plan_is_refused_before_anything_is_created(
+    invoke: Invoke, created: dict[str, CheckSpec], tmp_path: Path, content: str, options: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "plan.toml").write_text(content)
+    code, _, err = invoke(*CHECK, "--plan", str(tmp_path / "plan.toml"), *options)
+    assert (code, dict(created)) == (exits.BAD_INPUT, {})
+    assert message in " ".join(err.split())
