@@ -90,7 +90,11 @@ class ReportedResource(Resource[SpecT, OperationT]):
 
 
 def _list_files_of_check(check: Check) -> dict[ReportFormat, ObjectRef]:
-    return {} if check.result is None else {"html": check.result.report_html, "json": check.result.report_json}
+    if (result := check.result) is None:
+        return {}
+    statement = None if result.plan is None else result.plan.statement
+    files: dict[ReportFormat, ObjectRef] = {"html": result.report_html, "json": result.report_json}
+    return files if statement is None else {**files, "dsse": statement}
 
 
 def _list_files_of_experiment(experiment: Experiment) -> dict[ReportFormat, ObjectRef]:

@@ -32,7 +32,7 @@ from vfmalign.v1 import (
 
 _MAX_PAGE_SIZE = 1000
 
-ReportFormat = Literal["html", "json", "csv"]
+ReportFormat = Literal["html", "json", "csv", "dsse"]
 SpecT = TypeVar("SpecT", JobSpec, CheckSpec, ExperimentSpec)
 OperationT = TypeVar("OperationT", Job, Check, Experiment)
 

@@ -28,6 +28,7 @@ from vfmalign.database.lease import Lease, Term, get_scope, migrate_unused
 from vfmalign.database.settings import make_state_folder
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
+from vfmalign.finetuning.checks.signing import StatementSigner
 from vfmalign.finetuning.deletions import Deletions
 from vfmalign.finetuning.erasure import make_erasures
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
@@ -53,6 +54,7 @@ from vfmalign.v1 import (
 
 async def run(settings: FinetuningSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
+    signer = StatementSigner.from_file(settings.signing.key_file)
     make_state_folder(settings.state_dir)
     database = open_database(settings.database_url, settings.database.timeout_s)
     store, token = ObjectStore(settings.store), BearerToken.from_settings(settings.auth)
@@ -67,7 +69,9 @@ async def run(settings: FinetuningSettings) -> None:
 
     def start_leading(term: Term) -> Orchestrator:
         probes = Probes(term, settings, token)
-        return Orchestrator(term, tenancies=tenancies, launcher=launcher, probes=probes, settings=settings)
+        return Orchestrator(
+            term, tenancies=tenancies, launcher=launcher, probes=probes, settings=settings, signer=signer
+        )
 
     def show_log(tenant: str, job: str, attempt: int) -> str:
         return TenantLauncher(launcher, tenant).log_command(job, attempt)
@@ -101,6 +105,7 @@ async def run(settings: FinetuningSettings) -> None:
                 erasures=make_erasures(own.database, own.store),
                 wake=wake,
                 watching=watching,
+                signs=signer is not None,
             )
             experiment[tenant] = ExperimentServicer(
                 experiments, checks, own.store, delete=partial(delete, "experiment"), watching=watching

@@ -24,6 +24,7 @@ from vfmalign.database.lease import Term
 from vfmalign.finetuning import metrics
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
 from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.checks.signing import StatementSigner
 from vfmalign.finetuning.deletions import Deletions
 from vfmalign.finetuning.erasure import make_erasures
 from vfmalign.finetuning.experiments.cell_results import CellResults
@@ -65,9 +66,10 @@ class _TenantLoops:
     Args:
         tenancy: resources of the tenant. The leader's term fences its writes.
         settings: limits and intervals.
+        signer: see `Reconciler`.
     """
 
-    def __init__(self, tenancy: Tenancy, settings: FinetuningSettings) -> None:
+    def __init__(self, tenancy: Tenancy, settings: FinetuningSettings, signer: StatementSigner | None) -> None:
         self._client = tenancy.client
         self._loop: asyncio.AbstractEventLoop | None = None
         store, checks = tenancy.store, CheckRepository(tenancy.database)
@@ -84,6 +86,7 @@ class _TenantLoops:
             store=store,
             client=tenancy.client,
             policy=PollingPolicy(**settings.reconciler.model_dump()),
+            signer=signer,
         )
         results = CellResults(checks, store)
         self.experiments = ExperimentRunner(
@@ -140,6 +143,7 @@ class Orchestrator:
         launcher: launcher that runs the jobs of all tenants. It outlives the term.
         probes: probes of the other services.
         settings: limits and intervals.
+        signer: signs the results of checks with a plan; None if the deployment has no key.
     """
 
     def __init__(
@@ -150,6 +154,7 @@ class Orchestrator:
         launcher: Launcher,
         probes: Probes,
         settings: FinetuningSettings,
+        signer: StatementSigner | None = None,
     ) -> None:
         limits = Limits(**settings.launcher.model_dump(include={field.name for field in dataclasses.fields(Limits)}))
         self._stops_jobs = settings.launcher.stops_jobs
@@ -166,7 +171,7 @@ class Orchestrator:
                 database=tenancy.database.guarded_by(term.verify),
                 store=tenancy.store.guarded_by(term.check_deadline),
             )
-            self._loops.append(_TenantLoops(guarded, settings))
+            self._loops.append(_TenantLoops(guarded, settings, signer))
             jobs = JobRepository(guarded.database)
             supervisors.append(Supervisor(jobs, guarded.store, TenantLauncher(launcher, tenant), limits))
         self._jobs = JobRounds(supervisors, limits)

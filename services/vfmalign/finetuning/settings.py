@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, FilePath, field_validator
 
 from vfmalign.core.runtime.settings import ServerSettings, ServiceClientSettings, ServiceSettings
 from vfmalign.database.settings import DatabaseSettings, LeaseSettings
@@ -135,6 +135,15 @@ class RetentionSettings(BaseModel, frozen=True):
     )
 
 
+class SigningSettings(BaseModel, frozen=True):
+    """`VFMALIGN_SIGNING__*`: the key that signs the results of checks with a declared plan."""
+
+    key_file: FilePath | None = Field(
+        default=None,
+        description="PEM file of an unencrypted ECDSA P-256 private key; if not set, checks with a plan are refused",
+    )
+
+
 class FinetuningServerSettings(ServerSettings, frozen=True):
     """`VFMALIGN_SERVER__*` of the finetuning service, which receives small requests only."""
 
@@ -162,6 +171,7 @@ class FinetuningSettings(ServiceSettings, ServiceClientSettings):
     reconciler: ReconcilerSettings = ReconcilerSettings()
     quota: QuotaSettings = QuotaSettings()
     retention: RetentionSettings = RetentionSettings()
+    signing: SigningSettings = SigningSettings()
 
     @field_validator("state_dir")
     @classmethod

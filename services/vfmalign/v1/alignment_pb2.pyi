@@ -142,7 +142,7 @@ class EarlierCheck(_message.Message):
     def __init__(self, check_id: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class PlanResult(_message.Message):
-    __slots__ = ("outcome", "plan_sha256", "declare_time", "declared_by", "passed", "failed", "earlier_checks")
+    __slots__ = ("outcome", "plan_sha256", "declare_time", "declared_by", "passed", "failed", "earlier_checks", "statement")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     PLAN_SHA256_FIELD_NUMBER: _ClassVar[int]
     DECLARE_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +150,7 @@ class PlanResult(_message.Message):
     PASSED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     EARLIER_CHECKS_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
     outcome: PlanOutcome
     plan_sha256: str
     declare_time: _timestamp_pb2.Timestamp
@@ -157,7 +158,8 @@ class PlanResult(_message.Message):
     passed: _containers.RepeatedScalarFieldContainer[str]
     failed: _containers.RepeatedScalarFieldContainer[str]
     earlier_checks: _containers.RepeatedCompositeFieldContainer[EarlierCheck]
-    def __init__(self, outcome: _Optional[_Union[PlanOutcome, str]] = ..., plan_sha256: _Optional[str] = ..., declare_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., declared_by: _Optional[str] = ..., passed: _Optional[_Iterable[str]] = ..., failed: _Optional[_Iterable[str]] = ..., earlier_checks: _Optional[_Iterable[_Union[EarlierCheck, _Mapping]]] = ...) -> None: ...
+    statement: _common_pb2.ObjectRef
+    def __init__(self, outcome: _Optional[_Union[PlanOutcome, str]] = ..., plan_sha256: _Optional[str] = ..., declare_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., declared_by: _Optional[str] = ..., passed: _Optional[_Iterable[str]] = ..., failed: _Optional[_Iterable[str]] = ..., earlier_checks: _Optional[_Iterable[_Union[EarlierCheck, _Mapping]]] = ..., statement: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
 class CheckStage(_message.Message):
     __slots__ = ("name", "attempts", "start_time", "end_time", "seconds", "progress")

@@ -32,6 +32,7 @@ class ReportFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REPORT_FORMAT_HTML: _ClassVar[ReportFormat]
     REPORT_FORMAT_JSON: _ClassVar[ReportFormat]
     REPORT_FORMAT_CSV: _ClassVar[ReportFormat]
+    REPORT_FORMAT_DSSE: _ClassVar[ReportFormat]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT16: DataType
 DATA_TYPE_FLOAT32: DataType
@@ -45,6 +46,7 @@ REPORT_FORMAT_UNSPECIFIED: ReportFormat
 REPORT_FORMAT_HTML: ReportFormat
 REPORT_FORMAT_JSON: ReportFormat
 REPORT_FORMAT_CSV: ReportFormat
+REPORT_FORMAT_DSSE: ReportFormat
 
 class Tensor(_message.Message):
     __slots__ = ("data_type", "shape", "data")

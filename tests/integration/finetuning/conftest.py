@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from tests.integration.finetuning.peers import PROGRAM, Peers, store_inputs
 from tests.preloaded import get_command
 
+from vfmalign.cli.local import signing_key
 from vfmalign.core.rpc.channels import connect
 from vfmalign.finetuning.schema import open_database
 from vfmalign.v1 import (
@@ -55,7 +56,16 @@ def launcher_settings(job_command):
 
 
 @pytest.fixture
-async def service(tmp_path, store, store_environment, peers, python, database_url, launcher_settings):
+def signing_settings(tmp_path):
+    """The key that signs results, drawn as by a local stack."""
+    for holder in ("owner", "finetuning"):
+        (tmp_path / "tokens" / holder).mkdir(parents=True)
+    signing_key.ensure(tmp_path / "tokens")
+    return {"VFMALIGN_SIGNING__KEY_FILE": str(signing_key.get_key_file(tmp_path / "tokens"))}
+
+
+@pytest.fixture
+async def service(tmp_path, store, store_environment, peers, python, database_url, launcher_settings, signing_settings):
     """The service's process, its stubs, and means to kill and start it again."""
 
     class Service:
@@ -69,6 +79,7 @@ async def service(tmp_path, store, store_environment, peers, python, database_ur
             return (
                 store_environment
                 | launcher_settings
+                | signing_settings
                 | {
                     "VFMALIGN_FEATURES_ADDRESS": f"127.0.0.1:{peers.port}",
                     "VFMALIGN_MMD_ADDRESS": f"127.0.0.1:{peers.port}",

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import SSlibKey
 from tests.integration.finetuning.test_training_seeds import read_report
 
 from vfmalign.client.messages.checks import CheckPlan
 from vfmalign.core.domain.errors import BadOption, Conflict, PreconditionFailed
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.v1 import alignment_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2
 
 PASSED, WARNED, FAILED = (
     alignment_pb2.PLAN_OUTCOME_PASSED,
@@ -38,6 +44,11 @@ def make_plan(store, dataset="demo", **fields):
     }
 
 
+async def download(service, check, report_format):
+    request = alignment_pb2.GetCheckReportRequest(check_id=check.check_id, format=report_format)
+    return b"".join([part.content async for part in service.checks.GetCheckReport(request)])
+
+
 async def finish(service, name, **fields):
     check = await service.finish(await service.create(name, seed=20, **fields))
     assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.progress.detail
@@ -47,6 +58,9 @@ async def finish(service, name, **fields):
 async def test_a_passing_plan_without_earlier_checks_is_passed_and_a_repeated_one_is_warned(service, store):
     unplanned = await finish(service, "other", dataset="twin")
     assert not unplanned.result.HasField("plan")
+    assert not [key for key in store.list(f"checks/{unplanned.check_id}/") if key.endswith(".dsse")]
+    with pytest.raises(BadOption, match="the report has no such file; choose html or json"):
+        await download(service, unplanned, common_pb2.REPORT_FORMAT_DSSE)
     first = await finish(service, "first", **make_plan(store))
     plan = first.result.plan
     assert (plan.outcome, list(plan.earlier_checks)) == (PASSED, [])
@@ -55,6 +69,16 @@ async def test_a_passing_plan_without_earlier_checks_is_passed_and_a_repeated_on
     report = read_report(store, first)
     digest = CheckPlan.from_proto(first.spec.plan).digest()
     assert digest == plan.plan_sha256 == report.result.settings["plan_sha256"] == report.plan.plan_sha256
+
+    envelope = await download(service, first, common_pb2.REPORT_FORMAT_DSSE)
+    assert hashlib.sha256(envelope).hexdigest() == plan.statement.sha256
+    public = (service.folder / "tokens/owner/signing.pub").read_bytes()
+    signed = Envelope.from_dict(json.loads(envelope))
+    signed.verify([SSlibKey.from_crypto(load_pem_public_key(public))], 1)
+    statement = json.loads(signed.payload)
+    content = await download(service, first, common_pb2.REPORT_FORMAT_JSON)
+    assert statement["subject"][0]["digest"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert statement["predicate"]["result"] == "PASSED"
 
     with pytest.raises(Conflict, match=r"it differs in plan\.require"):
         await finish(service, "first", **make_plan(store, require=["gain"]))
@@ -66,6 +90,25 @@ async def test_a_passing_plan_without_earlier_checks_is_passed_and_a_repeated_on
     assert third.result.plan.outcome == FAILED, "12 patients show no gain"
     names = [earlier.check_id for earlier in third.result.plan.earlier_checks]
     assert names == [first.check_id, second.check_id], "the first was deleted"
+
+
+async def test_a_lost_statement_is_signed_again_and_without_a_key_a_plan_is_refused(service, store, signing_settings):
+    check = await finish(service, "lost", **make_plan(store))
+    store.delete(store.key(check.result.plan.statement.uri))
+    await service.get(check.check_id)
+    again = await service.finish(check.check_id)
+    assert again.result.report_json == check.result.report_json
+    assert await download(service, again, common_pb2.REPORT_FORMAT_DSSE)
+
+    service.process.terminate()
+    service.process.wait(90)
+    signing_settings.clear()
+    await service.start()
+    assert (await service.get(check.check_id)).result.plan.outcome == PASSED
+    with pytest.raises(PreconditionFailed, match="this deployment has no key") as caught:
+        await service.create("unsigned", **make_plan(store))
+    assert caught.value.reason == "NO_SIGNING_KEY"
+    await service.create("unplanned", seed=5)
 
 
 async def test_the_answer_of_a_creation_names_the_earlier_checks(service, store):

@@ -1,10 +1,11 @@
 """Credentials of a trial stack that runs in containers.
 
-One volume contains all credentials. Each container mounts its own folder of the volume. The folder of a holder (`owner`
-or a service) contains the holder's token, the public key of all tokens, and an AWS credentials file with the holder's
-keys of the S3 server. The folder `s3` contains the identities of these keys, and the certificates that the internal
-ports of the S3 server require. The folder `dicom-gateway` contains the certificate and the password of the DICOM
-gateway. The folder `features` also contains this password and the certificate of the CA.
+One volume contains all of them. Each container mounts its own folder of the volume. The folder of a holder (`owner` or
+a service) contains the holder's token, the public key of all tokens, and an AWS credentials file with the holder's keys
+of the S3 server. The folder `s3` contains the identities of these keys, and the certificates that the internal ports of
+the S3 server require. The folder `dicom-gateway` contains the certificate and the password of the DICOM gateway. The
+folder `features` also contains this password and the certificate of the CA. The folder `finetuning` contains the key
+that signs results, and the folder `owner` its public key.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vfmalign.cli.extras import needs_extra
-from vfmalign.cli.local import s3_configuration, tokens
+from vfmalign.cli.local import s3_configuration, signing_key, tokens
 from vfmalign.cli.local.tokens import OWNER, TokenFiles
 from vfmalign.cli.private_files import write_private
 
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # By itself, because an upgrade of an older stack keeps its tokens and keys.
     if options.renew or not (_find_dicom_client(options.folder) / "ca.crt").exists():  # written last
         renew_dicom_gateway(options.folder)
+    signing_key.ensure(options.folder, renew=options.renew)
     # At every start, because what a service may do changes with the version.
     keys = {holder: _read_keys(options.folder, holder) for holder in tokens.ROLES}
     s3_configuration.write_identities(options.folder / S3_SERVER, keys.pop(OWNER), keys)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from vfmalign.cli.local.signing_key import get_key_file
 from vfmalign.cli.local.state_directory import ServicePorts, StateDirectory, StoreState
 from vfmalign.cli.local.tokens import TokenFiles
 
@@ -54,7 +55,8 @@ def get_service_environment(
         settings: variables that override the defaults for one machine.
     """
     threads = str(min(count_cpus(), MAX_THREADS))
-    defaults = {**_DEFAULTS, **get_malloc_settings(name), "VFMALIGN_TRAINING__THREADS": threads, **settings}
+    signing = {"VFMALIGN_SIGNING__KEY_FILE": str(get_key_file(directory.tokens))} if name == "finetuning" else {}
+    defaults = {**_DEFAULTS, **signing, **get_malloc_settings(name), "VFMALIGN_TRAINING__THREADS": threads, **settings}
     own_ports = ports[name]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_VARIABLES)}
     own_tokens = TokenFiles.find(directory.tokens, name).to_environment()

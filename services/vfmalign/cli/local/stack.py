@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfmalign.cli.local import processes, registry, s3_server, tokens
+from vfmalign.cli.local import processes, registry, s3_server, signing_key, tokens
 from vfmalign.cli.local.environment import NO_SETTINGS, get_ports_file, get_service_environment
 from vfmalign.cli.local.log_rotation import rotate
 from vfmalign.cli.local.ports import KEEP_PORTS, PortChoice, port_is_free
@@ -104,6 +104,7 @@ class Stack:
             bring_down(self._directory, earlier)
         try:
             tokens.ensure(self._directory.tokens)
+            signing_key.ensure(self._directory.tokens)
             if set(self._services) != set(WITHOUT_STORE):
                 self._start_store()
             self._start_services()

@@ -19,6 +19,7 @@ from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
+from vfmalign.finetuning.checks.signing import StatementSigner
 from vfmalign.finetuning.checks.trainings import Training
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.results import check_encoder, read_result
@@ -50,6 +51,7 @@ class StageContext:
         digests: maps each finished stage to the SHA-256 of its artifact, as the database records it.
         repairing: whether the stage creates a lost artifact again.
         before_store: function that receives each artifact before the artifact is stored.
+        signer: signs the results of checks with a plan; None if the deployment has no key.
     """
 
     check: StoredCheck
@@ -63,6 +65,7 @@ class StageContext:
     digests: Mapping[str, str] = field(default_factory=dict)
     repairing: bool = False
     before_store: Callable[[Record], Awaitable[None]] | None = None
+    signer: StatementSigner | None = None
 
 
 class Outputs:

@@ -82,7 +82,9 @@ def _to_stage(name: str, runs: Sequence[StageRun], progress: Progress | None) ->
 def to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> messages.CheckResult:
     """Returns the message of a check's result."""
     result = report.result
-    main = result.network("pretrained")
+    main, plan = result.network("pretrained"), report.plan
+    if plan is not None and refs.statement_ref is not None:
+        plan = plan.model_copy(update={"statement": ObjectRef.of(refs.statement_ref, store.uri)})
     naive = result.naive_baseline
     return messages.CheckResult(
         verdict=result.verdict.label,
@@ -113,7 +115,7 @@ def to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mess
         interval_scope=result.interval_scope,
         seeds=tuple(_to_seed_result(seed) for seed in result.seeds),
         seed_variation=result.seed_variation,
-        plan=report.plan,
+        plan=plan,
         measures=tuple(
             messages.CheckMeasure(name=name, value=result.measures[name], meaning=meaning)
             for name, meaning in MEASURE_MEANINGS.items()

@@ -40,6 +40,7 @@ from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext
 from vfmalign.finetuning.checks.repairs import ArtifactLost, Repairs
 from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, StoredCheck
+from vfmalign.finetuning.checks.signing import StatementSigner
 from vfmalign.finetuning.jobs.repository import JobRepository
 
 # These errors pass by themselves, or once an operator has fixed the deployment. Failing the check would waste its
@@ -112,6 +113,7 @@ class Reconciler:
         store: object store of the artifacts.
         client: client that calls the other services on behalf of the tenant.
         policy: intervals and limits.
+        signer: signs the results of checks with a plan.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Reconciler:
         store: ObjectStore,
         client: AsyncClient,
         policy: PollingPolicy,
+        signer: StatementSigner | None = None,
     ) -> None:
         self._get_stages = get_stages
         self._checks = checks
@@ -130,6 +133,7 @@ class Reconciler:
         self._store = store
         self._client = client
         self._policy = policy
+        self._signer = signer
         self._drivers: dict[str, asyncio.Task[None]] = {}
         self._waits: dict[tuple[str, str], str] = {}
 
@@ -194,7 +198,7 @@ class Reconciler:
         await self._with_retry(board, "start", lambda: asyncio.to_thread(self._claim, check))
         await board.remove("start")
         await self._run_stages(check, board)
-        refs = await self._with_retry(board, "end", lambda: asyncio.to_thread(self._report_refs, check.id))
+        refs = await self._with_retry(board, "end", lambda: asyncio.to_thread(self._report_refs, check))
         await asyncio.to_thread(self._checks.succeed, check.id, refs)
         _log.info("check_succeeded", check=check.id)
 
@@ -247,6 +251,7 @@ class Reconciler:
             set_status=partial(board.set_status, stage.name),
             poll_s=self._policy.poll_s,
             repairing=repairing,
+            signer=self._signer,
             before_store=partial(repairs.before_store, stage.name, outputs=outputs) if repairing else None,
         )
         begun = False
@@ -316,8 +321,12 @@ class Reconciler:
         if not self._store.put_if_absent(key, spec) and self._store.get(key) != spec:
             raise Conflict("another check created it", subject=self._store.uri(key), remedy="choose another check id")
 
-    def _report_refs(self, check_id: str) -> ReportRefs:
-        return ReportRefs(json_ref=self._ref(check_id, "report.json"), html_ref=self._ref(check_id, "report.html"))
+    def _report_refs(self, check: StoredCheck) -> ReportRefs:
+        return ReportRefs(
+            json_ref=self._ref(check.id, "report.json"),
+            html_ref=self._ref(check.id, "report.html"),
+            statement_ref=None if check.request.plan is None else self._ref(check.id, "statement.dsse"),
+        )
 
     def _ref(self, check_id: str, name: str) -> StoredFile:
         key = check_key(check_id, name)

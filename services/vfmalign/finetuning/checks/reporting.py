@@ -33,6 +33,7 @@ from vfmalign.finetuning.checks.converters import to_result, to_stages
 from vfmalign.finetuning.checks.repository import ReportRefs, StageRun, StoredCheck
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
 from vfmalign.finetuning.checks.stages import ChosenRecipes, Validated, measuring_stages
+from vfmalign.finetuning.checks.statement import statement_stage
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, list_trials, name_stage
 from vfmalign.finetuning.jobs.request import NETWORKS
 from vfmalign.reports.checks.page import ExampleSlice, PageSources, render
@@ -70,7 +71,7 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
 
 
 def read_report(store: ObjectStore, check: StoredCheck) -> CheckReport:
-    """Reads the report of a check that succeeded, and verifies its HTML page.
+    """Reads the report of a check that succeeded, and verifies its HTML page and its signed statement.
 
     Raises:
         DataLoss: a file of the report is missing or changed.
@@ -78,7 +79,8 @@ def read_report(store: ObjectStore, check: StoredCheck) -> CheckReport:
     with lost_as("report", check.id, RESTORE):
         if check.report is None:
             raise NotFound("the database has no report of it", subject=f"check {check.id}")
-        store.get(check.report.html_ref.key, sha256=check.report.html_ref.sha256)
+        for ref in filter(None, (check.report.html_ref, check.report.statement_ref)):
+            store.get(ref.key, sha256=ref.sha256)
         return store.read(check.report.json_ref.key, CheckReport, check.report.json_ref.sha256)
 
 
@@ -95,7 +97,8 @@ def _verify_page(context: StageContext, report: CheckReport) -> None:
 
 def all_stages(spec: CheckSpec) -> tuple[Stage, ...]:
     """Returns every stage of a check, in order."""
-    return (*measuring_stages(spec), measures_stage(), report_stage(spec))
+    stages = (*measuring_stages(spec), measures_stage(), report_stage(spec))
+    return stages if spec.plan is None else (*stages, statement_stage())
 
 
 def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:

@@ -27,10 +27,11 @@ StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancell
 
 
 class ReportRefs(Record):
-    """The stored report of a finished check."""
+    """The stored report of a finished check, and the signed statement about it if the check has a plan."""
 
     json_ref: StoredFile
     html_ref: StoredFile
+    statement_ref: StoredFile | None = None
 
 
 @dataclass(frozen=True)

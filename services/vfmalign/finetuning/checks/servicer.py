@@ -19,6 +19,7 @@ from vfmalign.finetuning.checks.plans import list_earlier
 from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
+from vfmalign.finetuning.checks.statement import no_signing_key
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.operation import check_not_erased
 from vfmalign.finetuning.servicers import Context, Delete, OperationServicer, stream_report
@@ -40,6 +41,7 @@ class AlignmentServicer(
         erasures: erasures of patients from this service.
         wake: function to call after a change that the reconciler should see at once.
         watching: object that sets the interval of watching calls, and that ends them when the service stops.
+        signs: whether the deployment has a key for the results of checks with a plan.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class AlignmentServicer(
         erasures: Erasures,
         wake: Callable[[], None],
         watching: Watching,
+        signs: bool = False,
     ) -> None:
         super().__init__(checks, store, delete=delete, watching=watching, wake=wake)
         self._checks = checks
         self._jobs = jobs
         self._erasures = erasures
+        self._signs = signs
 
     async def CreateCheck(
         self, request: alignment_pb2.CreateCheckRequest, context: Context
@@ -121,6 +125,8 @@ class AlignmentServicer(
         check = await STORE.run(self._convert, item)
         result = check.result
         files = {} if result is None else {"html": result.report_html, "json": result.report_json}
+        if result is not None and result.plan is not None and result.plan.statement is not None:
+            files["dsse"] = result.plan.statement
         async for content in stream_report(self._store, f"check {item.id}", check.state, files, request.format):
             yield alignment_pb2.GetCheckReportResponse(content=content)
 
@@ -128,6 +134,8 @@ class AlignmentServicer(
         # An existing check is returned even if its inputs have changed since: the check has pinned its own.
         if (check := self._checks.find(check_id, spec)) is not None:
             return check, ()
+        if spec.plan is not None and not self._signs:
+            raise no_signing_key(check_id)
         with marking_uses(self._store, "check", check_id, spec):
             plans = check_inputs(self._store, self._jobs, check_id, spec)
             return self._checks.create(check_id, spec), plans

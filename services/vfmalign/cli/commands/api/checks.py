@@ -18,6 +18,7 @@ from vfmalign.cli.commands.api.lifecycle import (
     create_reports_folder,
     describe_state,
     download_final_report,
+    download_report,
     emit_created,
     emit_report,
     follow,
@@ -305,6 +306,25 @@ def report(
 ) -> None:
     """Download the report of a finished check."""
     emit_report(CHECKS, check_id, reports, home, as_json=as_json)
+
+
+@app.command()
+def statement(
+    check_id: CheckArgument,
+    reports: ReportsOption = DEFAULT_REPORTS,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Download the signed statement of a check with a plan, and the report that it is about."""
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+    stored = CHECKS.get(target, check_id)
+    files = CHECKS.list_files(stored)
+    if "dsse" not in files:
+        reason = "has no plan" if files else f"is {stored.state}"
+        remedy = "only a check with --plan is signed, after it has succeeded"
+        raise PreconditionFailed(f"there is no statement, because the check {reason}", subject=check_id, remedy=remedy)
+    places = download_report(target, CHECKS, check_id, files, reports)
+    output.emit({"report": places}, places["dsse"])
 
 
 def _name_page(target: Target, check_id: str) -> str:

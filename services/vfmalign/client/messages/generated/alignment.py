@@ -162,7 +162,9 @@ class CheckSpec(CheckSpecMethods):
     share this seed, and therefore the recipe and the trainings that chose it.
     """
     plan: CheckPlan | None = None
-    """Declaration of what the check must show; absent for none."""
+    """Declaration of what the check must show; absent for none. The service signs the result of a check with a plan. If
+    it has no key for that, CreateCheck fails with FAILED_PRECONDITION and the reason NO_SIGNING_KEY.
+    """
 
 
 class EarlierCheck(ApiMessage):
@@ -197,6 +199,8 @@ class PlanResult(ApiMessage):
     """Parts of the gate that failed, or cannot be decided."""
     earlier_checks: tuple[EarlierCheck, ...] = ()
     """Earlier checks, oldest first."""
+    statement: ObjectRef | None = None
+    """`checks/<id>/statement.dsse`: the signed statement."""
 
 
 class CheckStage(ApiMessage):

@@ -29,7 +29,7 @@ __all__ = [
 ]
 DataType = Literal["float16", "float32", "float64"]
 """Element type of a tensor. Bytes are little-endian."""
-ReportFormat = Literal["html", "json", "csv"]
+ReportFormat = Literal["html", "json", "csv", "dsse"]
 """A file of a report."""
 
 
