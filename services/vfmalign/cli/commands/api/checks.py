@@ -315,7 +315,7 @@ def statement(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Download the signed statement of a check with a plan, and the report that it is about."""
+    """Download the signed statement of a check that has a plan."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = CHECKS.get(target, check_id)
     files = CHECKS.list_files(stored)
