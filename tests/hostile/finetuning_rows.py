@@ -85,6 +85,13 @@ def encode(text: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode()
 
 
+PLAN = {
+    "metric": "lesion_dice",
+    "smallest_difference": 0.01,
+    "seeds": 3,
+    "model_sha256": "a" * 64,
+    "dataset_digest": "b" * 64,
+}
 LIST = PageTokens.of(finetuning_pb2.ListJobsRequest())
 ALL = (LIST.method, LIST.filters)
 """Method and digest of no filter, as a valid token has them."""
@@ -179,6 +186,19 @@ ROWS = (
     list_from("token with NUL in its id", *ALL, "2026-01-01T00:00:00+00:00", "a\0"),
     list_from("token of numbers", 1e400, 2, 3),
     list_from("token of another list", "ListChecks", LIST.filters, "2026-01-01T00:00:00+00:00", "a"),
+    check("plan of a p-value", "spec.plan.gate", plan=PLAN | {"gate": ["p_value<=0.05"]}),
+    check("plan of a gate with NUL", "spec.plan.gate", plan=PLAN | {"gate": ["mmd2.upper<=1\0"]}),
+    check("plan of a threshold beyond all numbers", "spec.plan.gate", plan=PLAN | {"gate": ["mmd2.upper<=1e999"]}),
+    check("plan of 10,000 gates", "10,000 entries", plan=PLAN | {"gate": ["mmd2.upper<=1"] * 10_000}),
+    check("plan without a gate", "spec.plan.gate", plan=PLAN),
+    check("plan of another number of seeds", "spec.plan.seeds", plan=PLAN | {"gate": ["mmd2.upper<=1"], "seeds": 9}),
+    check("plan of NaN", "spec.plan.smallest_difference", plan=PLAN | {"smallest_difference": float("nan")}),
+    check(
+        "plan of another digest",
+        "spec.plan.model_sha256",
+        plan=PLAN | {"require": ["gain"]},
+        smallest_difference=0.01,
+    ),
     check("check of NaN level", "spec.interval_level", interval_level=float("nan")),
     check("check of level 1", "spec.interval_level", interval_level=1.0),
     check("check of -1 permutations", "spec.permutations", permutations=-1),

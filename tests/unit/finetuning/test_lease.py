@@ -168,7 +168,7 @@ def test_a_second_orchestrator_of_one_version_starts_beside_the_leader(database)
 READS = {
     "find", "get", "list", "summaries", "stages", "active", "queued", "launched", "of_check", "same_training",
     "find_trained", "attempts", "counts", "count_of_busiest_caller", "count_waiting", "find_longest_wait",
-    "artifact_digests", "job_results", "list_unfinished",
+    "artifact_digests", "job_results", "list_unfinished", "list_earlier",
 }  # fmt: skip
 
 

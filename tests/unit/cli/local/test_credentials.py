@@ -5,17 +5,21 @@ from __future__ import annotations
 import configparser
 import json
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from vfmalign.cli.local import s3_configuration
 from vfmalign.cli.local.credentials import main
+from vfmalign.cli.local.signing_key import get_key_file, get_public_key_file
 from vfmalign.cli.local.tokens import OWNER, ROLES, TokenFiles
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.store.access import StoreAccess
 from vfmalign.core.storage.store.credentials import get_credential_provider
+from vfmalign.finetuning.checks.signing import StatementSigner
 
 
 def read_keys(folder: Path, holder: str) -> tuple[str, str]:
@@ -48,8 +52,12 @@ def test_a_folder_holds_what_its_holder_needs_alone(tmp_path: Path) -> None:
     secrets = {holder: read_keys(tmp_path, holder)[1] for holder in ROLES}
     for holder in ROLES:
         files = read_all(tmp_path / holder)
-        gateway = {"dicom-gateway/password", "dicom-gateway/ca.crt"} if holder == "features" else set()
-        assert files.keys() == {"token", "jwks.json", "credentials", *gateway}
+        own = {
+            "features": {"dicom-gateway/password", "dicom-gateway/ca.crt"},
+            "finetuning": {"signing.key"},
+            OWNER: {"signing.pub"},
+        }
+        assert files.keys() == {"token", "jwks.json", "credentials"} | own.get(holder, set())
         others = [secret for other, secret in secrets.items() if other != holder]
         assert not any(secret.encode() in content for secret in others for content in files.values())
     for path in tmp_path.rglob("*"):
@@ -77,6 +85,28 @@ def test_credentials_are_kept_until_they_are_renewed(tmp_path: Path) -> None:
     second = read_all(tmp_path)
     assert second.keys() == first.keys()
     assert [name for name in second if second[name] == first[name]] == ["s3/security.toml"], "it names files alone"
+
+
+def test_the_key_that_signs_results_is_kept_until_it_is_renewed(tmp_path: Path) -> None:
+    def read() -> tuple[bytes, bytes]:
+        key = load_pem_private_key(get_key_file(tmp_path).read_bytes(), None)
+        public = load_pem_public_key(get_public_key_file(tmp_path).read_bytes())
+        assert key.public_key() == public
+        return get_key_file(tmp_path).read_bytes(), get_public_key_file(tmp_path).read_bytes()
+
+    main([str(tmp_path)])
+    first = read()
+    assert stat.S_IMODE(get_key_file(tmp_path).stat().st_mode) == 0o600
+    assert StatementSigner.from_file(get_key_file(tmp_path)) is not None
+    assert not [path for path in tmp_path.rglob("signing.key") if path.parent.name != "finetuning"]
+    get_public_key_file(tmp_path).touch()
+    main([str(tmp_path)])
+    assert read() == first
+    get_key_file(tmp_path).unlink()  # an interrupted run
+    main([str(tmp_path)])
+    second = read()
+    main([str(tmp_path), "--renew"])
+    assert len({first, second, read()}) == 3
 
 
 def test_an_upgrade_gives_the_same_keys_their_new_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

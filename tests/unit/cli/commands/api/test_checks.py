@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from tests.unit.cli.conftest import Invoke, answer_checks, with_changes
 from vfmalign.cli import exits
 from vfmalign.cli.commands.api import checks
 from vfmalign.cli.commands.api.lifecycle import FinalReport
-from vfmalign.cli.resources import Resource
+from vfmalign.cli.resources import ReportedResource, Resource
+from vfmalign.cli.target import Target
 from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
 
 CHECK = ("check", "d1", "--model", "m1", "--task", "segmentation", "--id", "c1")
@@ -188,3 +190,43 @@ def test_a_wrong_plan_is_refused_before_anything_is_created(
     code, _, err = invoke(*CHECK, "--plan", str(tmp_path / "plan.toml"), *options)
     assert (code, dict(created)) == (exits.BAD_INPUT, {})
     assert message in " ".join(err.split())
+
+
+STATED = {"outcome": "passed", "plan_sha256": "c" * 64, "declare_time": "2026-03-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({}, "the check has no plan"), ({"result": None, "state": "running"}, "the check is running")],
+)
+def test_there_is_no_statement_without_a_plan_or_a_result(
+    invoke: Invoke, decided_check: Check, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reason: str
+) -> None:
+    monkeypatch.setattr(Target, "find", lambda home: Target({}, None))
+    monkeypatch.setattr(Resource, "get", lambda *_: with_changes(decided_check, changes))
+    code, _, err = invoke("checks", "statement", "c1")
+    assert code == exits.BAD_INPUT
+    assert f"there is no statement, because {reason}" in err
+
+
+def test_a_statement_is_downloaded_beside_its_report(
+    invoke: Invoke, decided_check: Check, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    contents = {"html": b"page", "json": b"{}", "dsse": b"signed"}
+    refs = {
+        name: {"uri": f"s3://b/{name}", "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()
+    }
+    check = with_changes(
+        decided_check,
+        {
+            "result.report_html": refs["html"],
+            "result.report_json": refs["json"],
+            "result.plan": STATED | {"statement": refs["dsse"]},
+        },
+    )
+    monkeypatch.setattr(Target, "find", lambda home: Target({}, None))
+    monkeypatch.setattr(Resource, "get", lambda *_: check)
+    monkeypatch.setattr(ReportedResource, "get_report", lambda *_: contents)
+    code, out, _ = invoke("checks", "statement", "c1", "--reports", str(tmp_path))
+    assert (code, out.strip()) == (exits.OK, str(tmp_path / "c1.dsse"))
+    assert {path.suffix[1:]: path.read_bytes() for path in tmp_path.iterdir()} == contents
