@@ -39,7 +39,7 @@ MANIFEST, DIGESTS = "backup.json", "SHA256SUMS"
 HOME, BUCKET = "home/", "bucket/"
 PORTS, MONITORING_DB, FINETUNING_DB = "ports.json", "state/monitoring.db", "state/finetuning.db"
 SECRETS = {
-    "tokens": "tokens/: the tokens of the owner and of the services",
+    "tokens": "tokens/: the tokens of the owner and of the services, and the key that signs results",
     "private": "private/: the key of the patients' ids, and the names behind the ids",
 }
 """Folders of the state folder with secrets, and how the backup lists them."""

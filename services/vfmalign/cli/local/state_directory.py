@@ -5,7 +5,8 @@ state.json      processes, ports and credentials of the stack (mode 0600)
 s3/             data of the S3 server
 state/          the databases of finetuning and monitoring, and the jobs' locks
 logs/           one file per process; state/logs/ has one per job
-tokens/         tokens of the owner and of each service (mode 0700); delete the folder to get new tokens
+tokens/         tokens of the owner and of each service, and the key that signs results (mode 0700); delete the folder
+                to get new ones
 private/        the table of patients and ids of imported datasets, and data of unfinished imports from a PACS (mode
                 0700); this folder leaves the machine only in a backup
 """

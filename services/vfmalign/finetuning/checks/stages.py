@@ -4,7 +4,8 @@
              → features_after → mmd → measures → report
 
 The jobs `job_*_r*` exist only if a preset has two recipes to try. If a check has several training seeds, jobs,
-`features_after` and `mmd` have one stage per seed (`trainings`). Measures are computed for the first seed only.
+`features_after` and `mmd` have one stage per seed (`trainings`). Measures are computed for the first seed only. If a
+check has a plan, the stage `statement` follows the report.
 
 Each stage declares the stages that it reads and the stages that it follows (`artifacts.Stage`). These declarations
 determine when the stage begins. The declarations also determine which artifacts become invalid if a lost output is

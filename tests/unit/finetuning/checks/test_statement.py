@@ -40,7 +40,9 @@ from vfmalign.finetuning.checks.statement import PREDICATE_TYPE, _sign
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 EARLIER = (EarlierCheck(check_id="c0", create_time=NOW),)
 SCRIPT = Path(__file__).parents[4] / "examples/shell/verify-statement.sh"
-needs_cosign = pytest.mark.skipif(shutil.which("cosign") is None, reason="cosign is not installed")
+needs_cosign = pytest.mark.skipif(
+    not (shutil.which("cosign") and shutil.which("jq")), reason="cosign or jq is not installed"
+)
 
 
 @dataclass
