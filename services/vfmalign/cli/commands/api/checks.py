@@ -222,8 +222,9 @@ def check(
         output.note(f"! {limit.reason}; {limit.remedy}", "yellow")
     opening = _describe_created(created, describe_work(spec, plans) if plans else "")
     if earlier:
-        count, first = pluralise(len(earlier), "earlier check"), earlier[0].check_id
-        output.note(f"! {count} of this model, dataset and task, such as {first}: the plan ends as `warned`", "yellow")
+        count = pluralise(len(earlier), "earlier check")
+        names = f"{count} of this model, dataset and task, such as {earlier[0].check_id}"
+        output.note(f"! {names}: the plan is at best `warned`", "yellow")
     if control:
         as_control = spec.model_copy(update={"random_weights": True, "plan": None})
         untrained, plans, _ = _create(target, control_id, as_control)

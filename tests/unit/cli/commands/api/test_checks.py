@@ -15,7 +15,7 @@ from vfmalign.cli.commands.api import checks
 from vfmalign.cli.commands.api.lifecycle import FinalReport
 from vfmalign.cli.resources import ReportedResource, Resource
 from vfmalign.cli.target import Target
-from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
+from vfmalign.client.messages.checks import Check, CheckSpec, EarlierCheck, TrainingPlan
 
 CHECK = ("check", "d1", "--model", "m1", "--task", "segmentation", "--id", "c1")
 PLANS = (TrainingPlan(seeds=3, trainings=11, reused=2), TrainingPlan(seeds=1, trainings=5, reused=1))
@@ -230,3 +230,16 @@ def test_a_statement_is_downloaded_beside_its_report(
     code, out, _ = invoke("checks", "statement", "c1", "--reports", str(tmp_path))
     assert (code, out.strip()) == (exits.OK, str(tmp_path / "c1.dsse"))
     assert {path.suffix[1:]: path.read_bytes() for path in tmp_path.iterdir()} == contents
+
+
+def test_earlier_checks_are_named_before_the_first_training(
+    invoke: Invoke, created: dict[str, CheckSpec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    planned = *CHECK, "--seeds", "4", "--plan", str(tmp_path / "plan.toml"), "--no-wait"
+    assert "earlier check" not in invoke(*planned)[2]
+    create = checks._create
+    earlier = (EarlierCheck.model_validate({"check_id": "c0", "create_time": "2026-03-01T00:00:00Z"}),)
+    monkeypatch.setattr(checks, "_create", lambda *arguments: (*create(*arguments)[:2], earlier))
+    err = " ".join(invoke(*planned)[2].split())
+    assert "1 earlier check of this model, dataset and task, such as c0: the plan is at best `warned`" in err
