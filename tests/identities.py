@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 _ENCODINGS = ("utf-8", "latin-1", "iso2022_jp", "gb18030", "shift_jis", "utf-16-le")
+
+
+def read_audit_events(logs: Path) -> dict[str, str]:
+    """Returns the audit events in the logs of a stack, as text by the name of the method."""
+    events: dict[str, str] = {}
+    for line in (line for path in logs.glob("*.log") for line in path.read_text(errors="replace").splitlines()):
+        if line.startswith('{"event":"audit"'):
+            name = json.loads(line)["method"].rpartition("/")[2]
+            events[name] = events.get(name, "") + line + "\n"
+    return events
 
 
 def find_marks(data: bytes, marks: Iterable[str]) -> set[str]:

@@ -135,7 +135,7 @@ def test_the_command_line_deletes_the_check_and_its_inputs(world: Any, brain: st
     for key in world.store.list("uses/"):
         world.store.delete(key)
     shown = call("dataset", "delete", brain, "--yes", *home).out
-    assert f"dataset {brain} is deleted: 17 objects" in shown
+    assert f"dataset {brain} is deleted: 18 objects" in shown
     call("models", "delete", "stack", "--yes", *home)
     deleted_prefixes = ("volumes/brain/", "datasets/brain/", "models/stack/")
     assert not [key for key in world.store.list("") if key.startswith(deleted_prefixes)]

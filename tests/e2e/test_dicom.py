@@ -15,7 +15,7 @@ import pytest
 from pydicom import dcmread
 from tests.dicom_files import Examination, write_prostate
 from tests.e2e.conftest import PHANTOMS
-from tests.identities import find_marks, find_marks_in_files
+from tests.identities import find_marks, find_marks_in_files, read_audit_events
 from tests.integration.cli.commands import call
 from tests.orthanc import run_orthanc
 
@@ -112,6 +112,9 @@ def test_three_commands_lead_from_a_zip_to_a_report(
         key for key in keys if find_marks(key.encode() + b"\n", marks) | find_marks(world.store.get(key), marks)
     } == set()
 
+    events = read_audit_events(world.home.logs)
+    assert {"PublishDataset", "CreateCheck", "ExtractDataset", "Compute"} <= set(events)
+    assert find_marks("".join(events.values()).encode(), marks) == set()
     searched = {file.relative_to(world.home.path).suffix for file in world.home.path.rglob("*")}
     assert {".log", ".db", ".dat"} <= searched, "logs, databases and the bucket's files"
     ((name, found),) = find_marks_in_files(world.home.path, marks).items()

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from tests.e2e.conftest import MODEL, PHANTOMS, TIMEOUT_S, World, recipe
 from tests.e2e.test_backup import running
+from tests.identities import read_audit_events
 from tests.integration.cli.commands import call, wait_until
 from tests.monitored_model import store_reference
 
@@ -203,5 +204,9 @@ def test_an_erased_patient_is_nowhere_and_stays_so_after_a_restore(
     assert len(logs) > len(SERVICES), "with the logs of jobs"
     lines = {line for path in logs for line in path.read_text(errors="replace").splitlines()}
     assert not [line for line in lines if any(name in line for name in ids)]
+    events = read_audit_events(world.home.logs)
+    assert {"Extract", "Observe", "CreateMonitor", "ErasePatient"} <= set(events)
+    forbidden = {*ids, "order-", "kept", *(needle.decode() for needle in patient.needles.values() if needle.isascii())}
+    assert not [one for one in forbidden if one in "".join(events.values())]
     services = [json.loads(line)["service"] for line in log.read_text().splitlines()]
     assert services == ["features", "finetuning", "monitoring"]

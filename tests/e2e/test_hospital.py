@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 from tests.e2e.conftest import PHANTOMS
+from tests.identities import read_audit_events
 from tests.integration.cli.commands import call
 
 from vfmalign.imaging.phantoms.rendering import generate_case
@@ -76,6 +77,9 @@ def test_a_patient_s_name_stays_in_the_user_s_folder(world: Any, tmp_path: Path)
                 assert traces(gzip.decompress(data)) == [], key
     for log in (path for path in world.home.path.rglob("*.log") if path.is_file()):
         assert traces(log.read_bytes()) == [], log
+    events = read_audit_events(world.home.logs)
+    assert {"PublishDataset", "CreateCheck", "ExtractDataset"} <= set(events)
+    assert traces("".join(events.values()).encode()) == []
     for service in world.stack.get_state().services.values():
         text = urllib.request.urlopen(f"http://127.0.0.1:{service.ports.metrics}/metrics").read()
         assert traces(text) == []

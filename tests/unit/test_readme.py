@@ -39,5 +39,7 @@ def test_every_make_target_exists() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_it_warns_of_what_patient_data_lack() -> None:
-    assert "not yet for patient data" in README.lower().replace("\n", " ")
+def test_it_says_what_to_read_before_patient_data_are_used() -> None:
+    warning = README.partition("**Before you use patient data**")[2].partition("\n\n")[0]
+    for page in ("docs/security.md#", "docs/privacy.md#", "docs/audit.md"):
+        assert page in warning

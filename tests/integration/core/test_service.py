@@ -182,7 +182,7 @@ async def test_sigterm_drains_and_exits_with_0(start: Start) -> None:
                 await compute(late, "now")
         assert (await running).primary_layer == "done"
     assert await ended(service) == 0
-    assert [line["event"] for line in service.lines() if line["module"] == "server"] == [
+    assert [line["event"] for line in service.lines() if line.get("module") == "server"] == [
         "serving",
         "draining",
         "stopped",

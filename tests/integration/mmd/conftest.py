@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -30,7 +29,8 @@ ROWS, CHANNELS = 16, 6
 @pytest.fixture(scope="module")
 def address(store, store_environment, python, tmp_path_factory):
     """`python -m vfmalign.mmd` on free ports, with little memory."""
-    ports_file = tmp_path_factory.mktemp("mmd") / "ports.json"
+    folder = tmp_path_factory.mktemp("mmd")
+    ports_file, log_file = folder / "ports.json", folder / "mmd.log"
     environment = {
         **store_environment,
         "VFMALIGN_SERVER__GRPC_PORT": "0",
@@ -42,20 +42,21 @@ def address(store, store_environment, python, tmp_path_factory):
         "VFMALIGN_MMD__MEMORY_MIB": "128",
         "OMP_NUM_THREADS": "1",
     }
-    process = python([sys.executable, "-m", "vfmalign.mmd"], env=environment, stderr=subprocess.PIPE)
+    with log_file.open("wb") as log:  # a pipe that nobody reads would fill up, and the service would wait
+        process = python([sys.executable, "-m", "vfmalign.mmd"], env=environment, stderr=log)
     try:
         for _ in range(600):
             if ports_file.exists() or process.poll() is not None:
                 break
             time.sleep(0.1)
-        assert process.poll() is None, process.communicate()[1].decode()
+        assert process.poll() is None, log_file.read_text()
         yield f"127.0.0.1:{json.loads(ports_file.read_text())['grpc']}"
         assert process.poll() is None, "the server died during the tests"
     finally:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
-    assert process.returncode == 0, log.decode()
+        process.wait(timeout=30)
+    assert process.returncode == 0, log_file.read_text()
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ def test_two_services_share_a_database_and_each_has_its_own_leader(unmigrated, u
         with one.guarded_by(term.verify).session():
             pass
     with unmigrated.engine.connect() as connection:
-        assert [one.schema.get_version(connection) for one in (unmigrated, other)] == ["0003", "0003"]
+        assert [one.schema.get_version(connection) for one in (unmigrated, other)] == ["0003", "0004"]
     other.close()
 
 

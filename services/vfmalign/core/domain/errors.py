@@ -170,8 +170,8 @@ class DataLoss(VfmalignError):
 
     @property
     def log_text(self) -> str:
-        """The reason, with the kind and the owner of the lost artifact."""
-        return " ".join(filter(None, (self.reason, self.kind, self.owner)))
+        """The reason, with the kind of the lost artifact. The owner may be a case."""
+        return f"{self.reason} {self.kind}".rstrip()
 
 
 class Conflict(VfmalignError):

@@ -101,7 +101,7 @@ class Repairs:
         kind = "report" if stage == "report" else loss.kind
         if kind != "feature_set":  # the feature service counts the parts that it computes
             metrics.artifacts_recomputed.labels(kind).inc()
-        _log.warning("artifact_created_again", check=self.check.id, stage=stage, kind=kind, owner=loss.owner)
+        _log.warning("artifact_created_again", check=self.check.id, stage=stage, kind=kind)
 
     def _find_creator(self, stage: str, loss: DataLoss, outputs: Outputs) -> str:
         """Returns the stage that can create an object again. Empty if no stage can, as for imported models."""

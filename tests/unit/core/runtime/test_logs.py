@@ -123,10 +123,10 @@ def test_no_line_contains_the_text_of_an_error_that_may_name_a_patient(capsys: p
             raise error from ValueError(name)
         except Exception:
             logs.get("x").exception("crashed", error=error)
-    logs.get("x").warning("lost", error=DataLoss("it is missing", kind="volume", owner="hip", subject=name))
+    logs.get("x").warning("lost", error=DataLoss("it is missing", kind="volume", owner=name, subject=name))
     found = lines(capsys)
     assert name not in json.dumps(found)
-    assert [line["error"] for line in found] == ["BAD_VOLUME", "KeyError", "DATA_LOSS volume hip"]
+    assert [line["error"] for line in found] == ["BAD_VOLUME", "KeyError", "DATA_LOSS volume"]
     assert [line["exception"].splitlines()[-1] for line in found[:2]] == ["BAD_VOLUME", "KeyError"]
     assert found[0]["exception"].startswith("ValueError\n\n")
 
