@@ -21,7 +21,7 @@ from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.rpc.access.identity import Identity, current_identity
 from vfmalign.core.rpc.audit.events import MAX_LINE_BYTES, CallAudit
 from vfmalign.core.rpc.audit.objects import find_objects, is_changing, list_fields
-from vfmalign.core.rpc.audit.trail import AuditTrail
+from vfmalign.core.rpc.audit.trail import STRANGERS_PER_MINUTE, AuditTrail
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import AuditSettings
 from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2
@@ -126,6 +126,30 @@ async def test_a_call_without_a_token_has_a_line_and_a_health_check_has_none(api
     assert (await api.call(path))[0] == "UNAUTHENTICATED"
     (line,) = wait_for_lines(file, 1)
     assert (line["outcome"], line["reason"], line["subject"]) == ("UNAUTHENTICATED", "NO_TOKEN", "")
+
+
+async def test_strangers_cannot_fill_the_log_and_do_not_hide_callers(api: Api, file: Path) -> None:
+    path = "/vfmalign.v1.AlignmentService/GetCheck"
+    for _ in range(STRANGERS_PER_MINUTE + 30):
+        assert (await api.call(path))[0] == "UNAUTHENTICATED"
+    for _ in range(STRANGERS_PER_MINUTE + 30):
+        assert await api.call(path, api.issuer.sign("viewer")) == ("OK", "")
+    lines = wait_for_lines(file, 2 * STRANGERS_PER_MINUTE + 30)
+    assert Counter(line["outcome"] for line in lines) == {
+        "UNAUTHENTICATED": STRANGERS_PER_MINUTE,
+        "OK": STRANGERS_PER_MINUTE + 30,
+    }
+
+
+def test_the_next_minute_says_how_many_lines_were_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trail, now = AuditTrail(tmp_path / "audit.log"), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    admitted = [trail.admit_stranger() for _ in range(STRANGERS_PER_MINUTE + 7)]
+    assert admitted == [*[0] * STRANGERS_PER_MINUTE, *[None] * 7]
+    now += 60.0
+    assert [trail.admit_stranger(), trail.admit_stranger()] == [7, 0]
+    monkeypatch.undo()
+    trail.close()
 
 
 async def test_a_probe_of_a_service_has_no_line_and_its_failure_has_one(api: Api, file: Path) -> None:

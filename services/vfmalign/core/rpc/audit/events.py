@@ -74,15 +74,21 @@ class CallAudit:
             reason: constant of the error; empty if there is none.
         """
         identity = current_identity.get()
+        fields: dict[str, Any] = {"outcome": outcome, "reason": reason}
+        if identity is None and not self.service.startswith(_UNSTATED):
+            left_out = self.trail.admit_stranger()
+            if left_out is None:
+                return
+            fields |= {"denials_left_out": left_out} if left_out else {}
         is_probe = identity is not None and identity.roles.issubset(SERVICES) and not self._objects
         if not self.service.startswith(_UNSTATED) and (self._is_stated or outcome != "OK" or not is_probe):
-            self._write("end", outcome=outcome, reason=reason)
+            self._write("end", **fields)
 
     def _add(self, named: list[NamedObject]) -> None:
         for kind, name, digest in named:
             self._objects[kind, name] = digest or self._objects.get((kind, name), "")
 
-    def _write(self, phase: str, **fields: str) -> None:
+    def _write(self, phase: str, **fields: Any) -> None:
         identity = current_identity.get()
         line: dict[str, Any] = {
             "event": "audit",

@@ -20,6 +20,9 @@ from vfmalign.core.runtime import metrics
 QUEUE_LINES = 10_000
 STUCK_S = 1.0
 """Seconds without progress after which the audit log counts as not writable."""
+STRANGERS_PER_MINUTE = 100
+"""Lines about calls without a valid token. Without this bound, strangers could fill the disk and so block changes."""
+_MINUTE_S = 60.0
 _RETRY_S = 0.1
 _STDERR = 2
 
@@ -40,6 +43,7 @@ class AuditTrail:
         self._lines: queue.Queue[bytes | None] = queue.Queue(queue_lines)
         self._busy_since: float | None = None
         self._closing = False
+        self._minute_began_s, self._of_strangers, self._left_out = 0.0, 0, 0
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
@@ -59,6 +63,21 @@ class AuditTrail:
                 remedy="try again later; if this error persists, ask an operator to check the file's disk and log",
                 reason="AUDIT_UNAVAILABLE",
             )
+
+    def admit_stranger(self) -> int | None:
+        """Counts a line about a call without a valid token, on the server's event loop.
+
+        Returns:
+            The number of such lines that were left out since the last one; None if this line is left out, too.
+        """
+        if time.monotonic() - self._minute_began_s >= _MINUTE_S:
+            self._minute_began_s, self._of_strangers = time.monotonic(), 0
+        self._of_strangers += 1
+        if self._of_strangers > STRANGERS_PER_MINUTE:
+            self._left_out += 1
+            return None
+        left_out, self._left_out = self._left_out, 0
+        return left_out
 
     def write(self, line: bytes) -> None:
         """Queues a line. If the queue is full, the line is lost and counted."""
