@@ -6,6 +6,9 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
+import shutil
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -188,6 +191,36 @@ async def test_64_clients_leave_one_whole_line_end_for_each_answer(api: Api, fil
     lines = wait_for_lines(file, len(answers) + changing)
     assert Counter(line["phase"] for line in lines) == {"end": len(answers), "begin": changing}
     assert Counter(line["outcome"] for line in lines if line["phase"] == "end") == Counter(code for code, _ in answers)
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+async def test_the_documented_queries_find_their_lines_and_no_others(api: Api, file: Path) -> None:
+    path, other = "/vfmalign.v1.FeatureService/DeleteDataset", "/vfmalign.v1.FineTuningService/CancelJob"
+    assert await api.call(path, api.issuer.sign("curator", sub="ada")) == ("OK", "")
+    assert (await api.call(path, api.issuer.sign("viewer", sub="eve")))[0] == "PERMISSION_DENIED"
+    assert await api.call(other, api.issuer.sign("researcher", sub="kim")) == ("OK", "")
+    lines = wait_for_lines(file, 5)
+    deleted, begun, denied = _run_documented_queries(file, lines[:-1])  # as after a kill
+    expected = [
+        [line["subject"], line["outcome"]] for line in lines if line["method"] == path[1:] and "outcome" in line
+    ]
+    assert (
+        [json.loads(line)[1:3] for line in deleted.splitlines()]
+        == expected
+        == [["ada", "OK"], ["eve", "PERMISSION_DENIED"]]
+    )
+    assert json.loads(begun) == [lines[-2]]
+    assert lines[-2]["subject"] == "kim"
+    assert denied.split() == ["1", "eve"]
+
+
+def _run_documented_queries(file: Path, lines: list[dict[str, Any]]) -> list[str]:
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    section = (ROOT / "docs/audit.md").read_text().partition("## Search lines")[2]
+    return [
+        subprocess.run(["bash", "-c", query], cwd=file.parent, capture_output=True, text=True, check=True).stdout
+        for query in re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)
+    ]
 
 
 async def test_while_no_line_can_be_written_only_reading_calls_are_served(tmp_path: Path) -> None:
