@@ -16,6 +16,7 @@ from vfmalign.cli.views.tables import (
     new_table,
     primary_shift,
     separate_tables,
+    show_creation,
     styled_state,
     to_text,
 )
@@ -35,9 +36,9 @@ def show_check(check: Check, report: str) -> list[RenderableType]:
         check: the check.
         report: path of the downloaded report page, or instructions to get the page.
     """
-    head = show_head(check)
+    head, created = show_head(check), show_creation(check.create_time, check.created_by)
     if (result := check.result) is None:
-        return [head]
+        return [head, created]
     reasons = (("Verdict", result.verdict_reason), ("Pretraining", result.pretraining_reason))
     return [
         *separate_tables(
@@ -51,6 +52,7 @@ def show_check(check: Check, report: str) -> list[RenderableType]:
         ),
         "",
         *_show_remarks(result),
+        created,
         Text("The report and --json contain all numbers.", style="dim"),
         Text.assemble("Report: ", (report, "bold")),
     ]

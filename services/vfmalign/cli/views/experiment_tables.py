@@ -17,6 +17,7 @@ from vfmalign.cli.views.tables import (
     format_smallest_difference,
     new_table,
     primary_shift,
+    show_creation,
     show_report,
     styled_state,
     to_text,
@@ -47,7 +48,8 @@ def show_experiment(
         headline: sentences of the report about each claim.
         report: the downloaded report page, if there is one.
     """
-    parts: list[RenderableType] = [_show_head(experiment), ""]
+    created = show_creation(experiment.create_time, experiment.created_by)
+    parts: list[RenderableType] = [_show_head(experiment), created, ""]
     if results:
         parts += [show_results(experiment, results), *_show_remarks(results), ""]
     elsewhere = sum(cell.state == "succeeded" and cell.check_id not in results for cell in experiment.cells)

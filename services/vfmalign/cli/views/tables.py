@@ -92,6 +92,11 @@ def format_creation(time: datetime | None, created_by: str) -> str:
     return " by ".join(filter(None, ("" if time is None else format_time(time), created_by))) or ABSENT
 
 
+def show_creation(time: datetime | None, created_by: str) -> Text:
+    """Returns a line about when and by whom an object was created."""
+    return Text(f"Created: {format_creation(time, created_by)}", style="dim")
+
+
 def list_fields(title: str, pairs: Mapping[str, object] | Sequence[tuple[str, object]]) -> Table:
     """Returns a record as a table, one field per line."""
     table = new_table(title, "field", "value")
