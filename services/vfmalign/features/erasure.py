@@ -52,9 +52,15 @@ def check_not_erased(erasures: Erasures, dataset: DatasetManifest) -> None:
     """
     cases = {case.id: case for split in SPLITS for case in dataset.split(split)}.values()
     for erasure in erasures.list():
-        digests = {ref.sha256 for case in cases for ref in dataset.images(case).values()}
-        if list_cases(dataset, erasure) or any(map(erasure.has_identifier, digests if erasure.identifiers else ())):
-            raise erased_patient(f"dataset {dataset.id}", f"erasure {erasure.receipt.erasure_id}")
+        erased = {case.id for case in list_cases(dataset, erasure)}
+        erased |= {
+            case.id
+            for case in (cases if erasure.identifiers else ())
+            if any(erasure.has_identifier(ref.sha256) for ref in dataset.images(case).values())
+        }
+        if erased:
+            subject = f"dataset {dataset.id}: {', '.join(sorted(erased)[:3])}"
+            raise erased_patient(subject, f"erasure {erasure.receipt.erasure_id}")
 
 
 def discard(store: ObjectStore, dataset: DatasetManifest, *, is_new: bool) -> None:
@@ -92,6 +98,6 @@ def erased_patient(subject: str, erasure: str) -> PreconditionFailed:
     return PreconditionFailed(
         f"it contains a patient who was erased ({erasure})",
         subject=subject,
-        remedy="leave this patient out; private/erasures.jsonl of the administrator who ran the erasure has the date",
+        remedy="leave this patient out; for an import, private/mapping.csv in its folder .vfmalign names each case",
         reason="ERASED_PATIENT",
     )

@@ -227,8 +227,9 @@ def test_neither_the_patient_nor_the_files_are_imported_again(store, hospital):
         check(hospital.affected)
     assert (caught.value.reason, PATIENT in str(caught.value)) == ("ERASED_PATIENT", False)
     renamed = [case.model_copy(update={"group": "somebody"}) for case in hospital.affected.test]
-    with pytest.raises(PreconditionFailed, match="erasure e1"):
+    with pytest.raises(PreconditionFailed, match="erasure e1") as renamed_error:
         check(hospital.affected.model_copy(update={"test": tuple(renamed)}))
+    assert caught.value.subject == renamed_error.value.subject == f"dataset affected: {', '.join(CASES)}"
     check(hospital.other)
     check(load_dataset(store, "affected"))
     with pytest.raises(PreconditionFailed, match="erasure e1"):
