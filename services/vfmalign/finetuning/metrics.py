@@ -64,7 +64,7 @@ probes = Counter(
 )
 job_queue_wait_seconds = Histogram(
     "vfmalign_job_queue_wait_seconds",
-    "Time from a job's creation to the first start of all its processes or pods, in seconds.",
+    "Time from the creation of a job until all its processes or pods run for the first time, in seconds.",
     buckets=WAIT_SECONDS,
     registry=REGISTRY,
 )

@@ -145,7 +145,7 @@ class SigningSettings(BaseModel, frozen=True):
 
 
 class FinetuningServerSettings(ServerSettings, frozen=True):
-    """`VFMALIGN_SERVER__*` of the finetuning service, which receives small requests only."""
+    """The finetuning service receives only small requests: defaults of `VFMALIGN_SERVER__*`."""
 
     max_message_bytes: int = Field(default=2**18, ge=2**16, le=2**30, description="largest accepted message, in bytes")
 

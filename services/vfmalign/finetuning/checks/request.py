@@ -35,7 +35,7 @@ def check_spec(spec: CheckSpec) -> None:
     random_seeds = get_random_seeds(spec)
     if random_seeds < spec.seeds:
         raise BadOption(
-            f"{random_seeds} trainings from random weights are fewer than {spec.seeds} seeds",
+            f"random_seeds is {random_seeds}, but random weights need at least {spec.seeds} trainings, one per seed",
             field="random_seeds",
             remedy=f"choose at least {spec.seeds}, or leave it out",
         )

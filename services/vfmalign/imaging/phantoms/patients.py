@@ -1,4 +1,4 @@
-"""Patients of a phantom set: the random sizes, nodules and lesions of every case.
+"""Draws the patients of a phantom set: the sizes of organs, the nodules and the lesions of every case.
 
 Lengths are in mm in the frame of the T2-weighted stack, as in `anatomy`. The order of the random draws matters:
 inserting another draw changes every phantom of a seed.

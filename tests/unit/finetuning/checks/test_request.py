@@ -100,7 +100,7 @@ def test_seeds_beyond_the_largest_are_refused():
 def test_random_weights_are_trained_at_least_as_often_as_the_model():
     for random_seeds in (0, 3, 6):
         check_spec(make_spec(random_seeds=random_seeds))
-    with pytest.raises(BadOption, match="2 trainings from random weights are fewer than 3 seeds") as caught:
+    with pytest.raises(BadOption, match="random_seeds is 2, but random weights need at least 3 trainings") as caught:
         check_spec(make_spec(random_seeds=2))
     assert (caught.value.field, caught.value.remedy) == ("random_seeds", "choose at least 3, or leave it out")
 

@@ -48,8 +48,8 @@ AlphaOption = Annotated[
     float | None,
     typer.Option(
         metavar="X",
-        help="Largest probability of ever raising a false alarm, up to 0.5, if the studies of one stratum are "
-        f"exchangeable; {DEFAULT_ALPHA} by default.",
+        help="Upper bound of the probability that a false alarm is ever raised. It holds if the studies of one stratum "
+        f"are exchangeable. At most 0.5; {DEFAULT_ALPHA} by default.",
     ),
 ]
 DriftLayerOption = Annotated[
