@@ -45,8 +45,8 @@ PACKAGES = {
         "finetuning",
     },
     "monitoring": {"v1", "core", "client", "database", "erasure", "reports", "monitoring"},
-    "cli": {"v1", "core", "client", "cli"},
-    "cli-imaging": {"v1", "core", "client", "imaging", "models", "cli"},
+    "cli": {"v1", "core", "client", "analysis", "cli"},
+    "cli-imaging": {"v1", "core", "client", "analysis", "imaging", "models", "cli"},
 }
 """The sub-packages of vfmalign in each image."""
 
