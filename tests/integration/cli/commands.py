@@ -43,16 +43,22 @@ class Done:
 
 @dataclass
 class Cli:
-    """The commands, on one state folder."""
+    """The commands, on one state folder.
+
+    Attributes:
+        folder: the folder in which commands run.
+        popen: what starts a command as a process; one that forks saves the imports of `vfmalign`.
+    """
 
     folder: Path
+    popen: Callable[..., subprocess.Popen[str]] = subprocess.Popen
 
     @property
     def home(self) -> StateDirectory:
         return StateDirectory(self.folder / ".vfmalign")
 
     def start(self, *arguments: str, module: str = "vfmalign.cli") -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        return self.popen(
             [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
             stdout=subprocess.PIPE,
@@ -100,6 +106,19 @@ def call(*arguments: str, code: int | None = 0) -> Done:
     assert code is None or done.code == code, done.err + done.out
     assert "Traceback" not in done.err
     return done
+
+
+def interrupt(process: subprocess.Popen[str], line: str) -> str:
+    """Sends Ctrl-C to a command once it has written a line to stderr; returns what it writes afterwards."""
+    assert process.stderr is not None
+    with process:
+        for written in process.stderr:
+            if line in written:
+                break
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
+    assert process.returncode == 130
+    return err
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets import UNet
-from tests.integration.cli.commands import Cli, run_stack
+from tests.integration.cli.commands import Cli, interrupt, run_stack
+from tests.preloaded import get_command
 from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, make_case
 
 from vfmalign.cli import exits
@@ -29,13 +29,17 @@ NAME = "SURNAME^GIVEN_1234567"
 
 
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+def cli(
+    tmp_path_factory: pytest.TempPathFactory, python: Callable[..., subprocess.Popen[str]], python_server: Path
+) -> Iterator[Cli]:
     """A stack that `vfmalign up --detach` started. Each command runs as a process once, and otherwise in this one."""
     with pytest.MonkeyPatch.context() as patch:
         # All trainings are cancelled, and the start of one takes seconds of a core.
         patch.setenv("VFMALIGN_LAUNCHER__MAX_RUNNING", "1")
-        with run_stack(tmp_path_factory.mktemp("cli")) as cli:
-            yield cli
+        command = get_command(python_server, ["-m", "vfmalign.training"])
+        patch.setenv("VFMALIGN_LAUNCHER__COMMAND", json.dumps(command))
+        with run_stack(tmp_path_factory.mktemp("cli")) as stack:
+            yield Cli(stack.folder, python)
 
 
 @pytest.fixture(scope="module")
@@ -323,19 +327,6 @@ def test_unknown_ids_are_code_2(cli: Cli) -> None:
     assert "dataset d9: not found" in cli.call("dataset", "show", "d9", code=2).err
 
 
-def interrupt(process: subprocess.Popen[str], line: str) -> str:
-    """Sends Ctrl-C to a command once it has written a line to stderr; returns what it writes afterwards."""
-    assert process.stderr is not None
-    with process:
-        for written in process.stderr:
-            if line in written:
-                break
-        process.send_signal(signal.SIGINT)
-        err = process.stderr.read()
-    assert process.returncode == 130
-    return err
-
-
 def test_a_gate_that_cannot_pass_is_refused_before_anything_is_trained(cli: Cli, model: str, dataset: str) -> None:
     arguments = ("check", dataset, "--model", model, "--task", "segmentation", "--id", "hopeless")
     for gate, reason in (
@@ -380,23 +371,8 @@ def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: st
 
 def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
     tasks = ("--task", "segmentation", "--task", "translation")
-    arguments = (
-        "experiment",
-        dataset,
-        "--model",
-        model,
-        *tasks,
-        "--preset",
-        "demo",
-        "--seed",
-        "0",
-        "--set",
-        "recipe.learning_rate=0.008",
-        "--max-running",
-        "1",
-        "--id",
-        "s1",
-    )
+    recipe = ("--preset", "demo", "--seed", "0", "--set", "recipe.learning_rate=0.008")
+    arguments = ("experiment", dataset, "--model", model, *tasks, *recipe, "--max-running", "1", "--id", "s1")
     process = cli.start(*arguments)
     err = interrupt(process, "experiment s1 is queued")
     assert "Traceback" not in err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -85,8 +87,10 @@ def test_ctrl_c_while_a_stack_starts_in_the_background_stops_it(tmp_path: Path) 
     assert not cli.home.read().running
 
 
-def test_a_stack_keeps_its_token_and_ports_and_refuses_a_taken_one(tmp_path: Path) -> None:
-    cli, port = Cli(tmp_path), free_ports(1)[0]
+def test_a_stack_keeps_its_token_and_ports_and_refuses_a_taken_one(
+    tmp_path: Path, python: Callable[..., subprocess.Popen[str]]
+) -> None:
+    cli, port = Cli(tmp_path, python), free_ports(1)[0]
     started = cli.run("up", "--only", "mmd", "--detach", "--port", str(port), "--json").document
     assert started["services"]["mmd"]["address"] == f"127.0.0.1:{port}"
     error = cli.call("up", "--only", "mmd", "--detach", "--port", "9001", "--json", code=exits.BAD_INPUT).document[
