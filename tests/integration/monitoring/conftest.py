@@ -22,6 +22,7 @@ from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
 from vfmalign.monitoring.schema import open_database
+from vfmalign.monitoring.sequential import Monitor, MonitorOptions
 
 LAYERS = ("stages.3", "stages.2")
 CHANNELS = 6
@@ -29,6 +30,8 @@ PREPROCESSING = Preprocessing(modalities=("t2w",), shape_dhw=(8, 8, 8))
 ORIGIN = FeatureOrigin(
     checkpoint_sha256="0" * 64, preprocessing_sha256=PREPROCESSING.content_digest(), input_transform="identity"
 )
+
+both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 
 
 def draw(rows, seed=0, shift=0.0):
@@ -175,3 +178,17 @@ async def code_of(call):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code()
+
+
+def observe_alone(reference, patients, layers, prefix, **options):
+    """Evidence of the library without a service."""
+    monitor = Monitor(MonitorOptions(**options), reference[LAYERS[0]], patients)
+    rows = layers[LAYERS[0]]
+    observed = monitor.observe(
+        rows, [f"{prefix}-{row}" for row in range(len(rows))], [f"{prefix}-g{row}" for row in range(len(rows))]
+    )
+    return monitor, observed
+
+
+def evidence_of(monitor):
+    return [one.log_evidence for one in monitor.components]

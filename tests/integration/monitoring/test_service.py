@@ -6,50 +6,37 @@ import asyncio
 import json
 import math
 import signal
-import subprocess
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from tests.integration.monitoring.conftest import CHANNELS, LAYERS, ORIGIN, Service, draw, rows_of, store_set
+from tests.integration.monitoring.conftest import (
+    CHANNELS,
+    LAYERS,
+    ORIGIN,
+    both_databases,
+    draw,
+    evidence_of,
+    observe_alone,
+    rows_of,
+    store_set,
+)
 
 from vfmalign.client import FeatureOrigin, MonitorReference, MonitorSpec, Observation, ObservedStudy
-from vfmalign.client.messages.erasure import ErasePatientRequest
 from vfmalign.core.domain.errors import (
     BadOption,
     BadTensor,
     Conflict,
-    DataLoss,
     Exhausted,
     InvalidInput,
     NotFound,
     PreconditionFailed,
     TooLarge,
 )
-from vfmalign.erasure.receipts import Plan
-from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions
+from vfmalign.monitoring.sequential import Monitor, MonitorOptions
 from vfmalign.monitoring.service import references
-from vfmalign.monitoring.service.erasure import make_erasures
-from vfmalign.monitoring.service.states import States
-from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
-
-both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
-
-
-def observe_alone(reference, patients, layers, prefix, **options):
-    """Evidence of the library without a service."""
-    monitor = Monitor(MonitorOptions(**options), reference[LAYERS[0]], patients)
-    rows = layers[LAYERS[0]]
-    observed = monitor.observe(
-        rows, [f"{prefix}-{row}" for row in range(len(rows))], [f"{prefix}-g{row}" for row in range(len(rows))]
-    )
-    return monitor, observed
-
-
-def evidence_of(monitor):
-    return [one.log_evidence for one in monitor.components]
+from vfmalign.monitoring.tables import InputRow, ObservationRow
 
 
 @both_databases
@@ -90,30 +77,6 @@ async def test_the_evidence_is_that_of_the_library_and_an_alarm_is_raised_once_a
     assert first == second
 
 
-@both_databases
-async def test_an_erasure_that_was_interrupted_goes_on_by_itself_and_the_evidence_stays(service, store, database):
-    reference = draw(90, seed=1)
-    await service.create("m", store_set(store, reference, "e"), alpha=0.05)
-    layers = draw(50, seed=2)
-    await service.observe("m", {name: array[:40] for name, array in layers.items()})
-    await service.kill()
-    interrupted = make_erasures(database, store, States(2**28))
-    interrupted.eraser = SimpleNamespace(plan=lambda _: Plan(), remove=lambda _: False)
-    interrupted.erase(ErasePatientRequest(erasure_id="e", group="o-g7", models="keep"), "")
-    await service.start()
-    for _ in range(600):
-        if (receipt := await service.client.erasures.get("monitoring", "e")).complete_time is not None:
-            break
-        await asyncio.sleep(0.05)
-    assert [(one.kind, one.count) for one in receipt.objects] == [("observation", 1), ("monitor", 1)]
-    with database.snapshot() as session:
-        assert "o-g7" not in session.scalars(sa.select(InputRow.patient)).all()
-        assert "o-7" not in session.scalars(sa.select(ObservationRow.observation_id)).all()
-    await service.observe("m", layers, start=40)
-    library, _ = observe_alone(reference, [f"e-p{row}" for row in range(90)], layers, "o", alpha=0.05)
-    assert evidence_of(await service.monitors.get("m")) == list(library.status.log_evidence.values())
-
-
 async def test_the_first_patients_raise_the_alarm_when_they_are_complete(service, store):
     feature_set = store_set(store, draw(90, seed=1), "f")
     with pytest.raises(BadOption, match=r"spec\.first_patients: the test of the first patients needs an alpha"):
@@ -149,79 +112,6 @@ async def test_an_observation_is_recorded_once_whatever_is_sent_again(service, r
     assert monitor.outcomes == {"entered": 9, "duplicate": 9, "conflict": 8}
     with database.snapshot() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(ObservationRow)) == 9
-
-
-@both_databases
-async def test_a_killed_service_goes_on_with_the_same_bits(service, store, database):
-    reference = draw(90, seed=1)
-    feature_set = store_set(store, reference, "k")
-    await service.kill()
-    await service.start(VFMALIGN_MONITORING__SNAPSHOT_ROWS="40")
-    await service.create("m", feature_set, alpha=0.05)
-    layers = draw(130, seed=9, shift=0.2)
-    library, _ = observe_alone(reference, [f"k-p{row}" for row in range(90)], layers, "o", alpha=0.05)
-    for stop in (7, 64, 65, 100, 130):
-        await service.observe("m", {name: array[:stop] for name, array in layers.items()})
-        await service.kill()
-        await service.start(VFMALIGN_MONITORING__SNAPSHOT_ROWS="40")
-    monitor = await service.monitors.get("m")
-    assert evidence_of(monitor) == list(library.status.log_evidence.values())
-    assert monitor.epoch.rows == 130
-    await service.observe("m", draw(1, seed=3), prefix="later")
-    assert (await service.monitors.get("m")).epoch.rows == 131
-    assert not [line for line in service.log() if line["event"] == "replay_differs"]
-
-    def read_snapshot():
-        with database.snapshot() as session:
-            return session.scalar(sa.select(MonitorRow)).snapshot
-
-    for _ in range(1200):  # it is stored in the background
-        if read_snapshot()["sequence"]:
-            break
-        await asyncio.sleep(0.05)
-    assert 40 <= read_snapshot()["sequence"] <= 131
-    assert store.exists(read_snapshot()["key"])
-
-
-@pytest.mark.parametrize("harm", ["deleted", "replaced by a longer one"])
-async def test_a_lost_snapshot_is_made_up_for_by_the_one_before_and_both_are_an_error(
-    service, store, reference, database, harm
-):
-    await service.kill()
-    await service.start(VFMALIGN_MONITORING__SNAPSHOT_ROWS="10")
-    await service.create("m", reference)
-    layers = draw(60, seed=9)
-    for stop in range(10, 61, 10):
-        await service.observe("m", {name: array[:stop] for name, array in layers.items()}, start=stop - 10)
-    before = await service.monitors.get("m")
-
-    def lose(snapshot):
-        if harm == "deleted":
-            store.delete(snapshot["key"])
-        else:
-            store.put(snapshot["key"], store.get(snapshot["key"]) + b"x")
-
-    def snapshots():
-        with database.snapshot() as session:
-            row = session.scalar(sa.select(MonitorRow))
-        return row.snapshot, row.earlier_snapshot
-
-    for _ in range(600):
-        if (snapshots()[1] or {"sequence": 0})["sequence"] >= 10:
-            break
-        await asyncio.sleep(0.05)
-    await service.kill()
-    last, earlier = snapshots()
-    lose(last)
-    await service.start()
-    await service.observe("m", draw(1, seed=3), prefix="later")
-    after = await service.monitors.get("m")
-    assert after.epoch.rows == before.epoch.rows + 1
-    await service.kill()
-    lose(earlier)
-    await service.start()
-    with pytest.raises(DataLoss, match="restore the bucket and the database"):
-        await service.observe("m", draw(1, seed=4), prefix="latest")
 
 
 async def test_each_arrival_has_its_outcome(service, store):
@@ -266,88 +156,6 @@ async def test_each_arrival_has_its_outcome(service, store):
     assert (await service.monitors.get("m")).outcomes["entered"] == 5
 
 
-@both_databases
-async def test_a_new_reference_begins_an_epoch_with_its_own_share_of_alpha(service, store):
-    first = store_set(store, draw(90, seed=1), "one")
-    await service.create("m", first, alpha=0.05)
-    await service.observe("m", draw(100, seed=2, shift=2.0))
-    assert (await service.monitors.get("m")).epoch.alarm is not None
-    seen = store_set(store, draw(90, seed=3), "two", groups=[f"o-g{row}" for row in range(90)])
-    with pytest.raises(InvalidInput, match="an earlier epoch has seen patients"):
-        await service.monitors.replace_reference("m", 1, MonitorReference(feature_set_id=seen), "unseen_reference")
-    unseen = store_set(store, draw(90, seed=4, shift=2.0), "three", sha256="5" * 64)
-    replaced = await service.monitors.replace_reference(
-        "m", 1, MonitorReference(feature_set_id=unseen), "unseen_reference"
-    )
-    again = await service.monitors.replace_reference(
-        "m", 1, MonitorReference(feature_set_id=unseen), "unseen_reference"
-    )
-    assert replaced == again
-    assert (replaced.epoch.number, replaced.epoch.has_guarantee, replaced.epoch.rows) == (2, True, 0)
-    share = 0.1 * 0.05  # the second epoch's of α
-    limits = {"rows": 1 / 0.4, "blocks_of_4": 4, "blocks_of_16": 4, "channels": CHANNELS / 0.1}
-    thresholds = {one.component: one.log_threshold for one in replaced.components}
-    assert thresholds == pytest.approx({name: math.log(limit / share) for name, limit in limits.items()})
-    assert [(one.number, one.rows, one.alarm is not None) for one in replaced.earlier_epochs] == [(1, 100, True)]
-    assert replaced.origin.checkpoint_sha256 == "5" * 64
-    with pytest.raises(PreconditionFailed) as caught:
-        await service.observe("m", draw(1, seed=5), prefix="old")
-    assert caught.value.reason == "WRONG_ORIGIN"
-    with pytest.raises(PreconditionFailed, match="the current epoch is 2"):
-        await service.monitors.replace_reference("m", 1, MonitorReference(feature_set_id=first), "reset")
-    reset = await service.monitors.replace_reference("m", 2, MonitorReference(feature_set_id=first), "reset")
-    assert (reset.epoch.number, reset.epoch.has_guarantee) == (3, False)
-    await service.kill()
-    await service.start()
-    await service.observe("m", draw(20, seed=6), prefix="new")
-    assert (await service.monitors.get("m")).epoch.rows == 20
-
-
-@both_databases
-async def test_a_reset_keeps_the_reference_watches_again_and_has_no_bound(service, store):
-    reference, drifted = draw(90, seed=1), draw(60, seed=2, shift=2.0)
-    feature_set = store_set(store, reference, "kept")
-    before = await service.create("m", feature_set, alpha=0.05, seed=3)
-    await service.observe("m", {name: array[:1] for name, array in drifted.items()}, prefix="first")
-    await service.observe("m", drifted)
-    first = (await service.monitors.get("m")).epoch
-    assert first.alarm is not None
-    for start in ("fixed", "unseen_reference"):
-        with pytest.raises(BadOption, match="only a reset keeps the reference") as caught:
-            await service.monitors.replace_reference("m", 1, None, start)
-        assert caught.value.field == "reference"
-    assert (await service.monitors.get("m")).epoch == first
-
-    reset = await service.monitors.replace_reference("m", 1, None, "reset")
-    assert await service.monitors.replace_reference("m", 1, None, "reset") == reset, "the same call again"
-    epoch = reset.epoch
-    assert (epoch.number, epoch.start, epoch.has_guarantee, epoch.rows, epoch.alarm) == (2, "reset", False, 0, None)
-    assert epoch.reference == first.reference == before.spec.reference
-    assert (reset.spec, reset.origin, reset.channels) == (before.spec, before.origin, before.channels)
-    assert [(one.number, one.rows, one.alarm) for one in reset.earlier_epochs] == [(1, 61, first.alarm)]
-    assert reset.peak is None
-    repeated = await service.observe("m", drifted, prefix="again", groups=[f"o-g{row}" for row in range(60)])
-    assert {one.outcome for one in repeated} == {"repeated_patient"}
-    assert await service.monitors.replace_reference("m", 1, None, "reset") == await service.monitors.get("m")
-
-    library = Monitor(MonitorOptions(alpha=0.05, seed=3), reference[LAYERS[0]], [f"kept-p{row}" for row in range(90)])
-    library.start_epoch(EpochStart.RESET, reference[LAYERS[0]], [f"kept-p{row}" for row in range(90)])
-    more = draw(60, seed=5, shift=2.0)
-    names = [f"more-{row}" for row in range(60)]
-    library.observe(more[LAYERS[0]], names, names)
-    await service.kill()
-    await service.start()
-    results = await service.observe("m", more, prefix="more")
-    assert sum(one.raised_alarm for one in results) == 1
-    monitor = await service.monitors.get("m")
-    assert evidence_of(monitor) == list(library.status.log_evidence.values())
-    assert monitor.epoch.alarm.row == library.status.alarm.row
-    again = await service.monitors.replace_reference("m", 2, None, "reset")
-    assert (again.epoch.number, again.epoch.reference) == (3, first.reference)
-    with pytest.raises(PreconditionFailed, match="the current epoch is 3"):
-        await service.monitors.replace_reference("m", 1, None, "reset")
-
-
 async def test_a_stratum_that_the_reference_lacks_is_counted_by_its_name(service, store):
     reference, patients = draw(90, seed=1), [f"a-p{row}" for row in range(90)]
     created = await service.create("m", store_set(store, reference, "a"), stratum="scanner", alpha=0.05)
@@ -381,21 +189,6 @@ async def test_a_stratum_that_the_reference_lacks_is_counted_by_its_name(service
     await service.start()
     await service.observe("m", draw(1, seed=3), prefix="later", strata={"scanner": "C 3T"})
     assert (await service.monitors.get("m")).mix.rows["C 3T"] == 21
-
-
-async def test_the_highest_evidence_of_an_epoch_is_shown_beside_what_it_fell_to(service, reference):
-    created = await service.create("m", reference, alpha=0.05)
-    assert created.peak is None
-    await service.observe("m", draw(40, seed=2, shift=2.0))
-    high = await service.monitors.get("m")
-    thresholds = {one.component: one.log_threshold for one in high.components}
-    assert high.peak.log_evidence > thresholds[high.peak.component]
-    await service.observe("m", draw(150, seed=3), prefix="calm")
-    later = await service.monitors.get("m")
-    excess = max(one.log_evidence - one.log_threshold for one in later.components)
-    assert later.peak.log_evidence - thresholds[later.peak.component] > excess
-    assert later.peak.row < 190
-    assert (await service.monitors.list())[0].peak == later.peak
 
 
 async def test_rows_of_a_feature_set_are_observed_in_slices(service, store, reference):
@@ -501,27 +294,6 @@ async def test_monitors_are_listed_watched_and_deleted_within_their_quota(servic
             assert session.scalar(sa.select(sa.func.count()).select_from(table)) == 0
     await service.create("m2", reference)
     assert (await service.monitors.get("m2")).epoch.rows == 0
-
-
-async def test_two_processes_on_one_database_serve_one_monitor(service, store, environment, tmp_path):
-    reference = draw(90, seed=1)
-    await service.create("m", store_set(store, reference, "two"))
-    folder = tmp_path / "other"
-    folder.mkdir()
-    other = await Service(environment, folder, subprocess.Popen).start()
-    try:
-        layers = draw(120, seed=2)
-
-        async def send(one, rows):
-            for row in rows:
-                await one.observe("m", {name: array[: row + 1] for name, array in layers.items()}, start=row)
-
-        await asyncio.gather(send(service, range(0, 120, 2)), send(other, range(1, 120, 2)))
-        monitor = await other.monitors.get("m")
-        assert monitor == await service.monitors.get("m")
-        assert monitor.outcomes == {"entered": 120}
-    finally:
-        await other.kill(signal.SIGTERM)
 
 
 async def test_the_report_is_a_page_and_json(service, reference):
