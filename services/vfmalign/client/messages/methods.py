@@ -133,13 +133,13 @@ class StoredSpec(ApiMessage):
 class JobSpecMethods(StoredSpec):
     """Methods of `JobSpec`, the stored specification of a job."""
 
-    LATER_FIELDS = MappingProxyType({"initial_seed": None})
+    LATER_FIELDS = MappingProxyType({"initial_seed": None, "train_cases": 0})
 
 
 class CheckSpecMethods(StoredSpec):
     """Methods of `CheckSpec`, the stored specification of a check."""
 
-    LATER_FIELDS = MappingProxyType({"random_seeds": 0, "recipe_seed": None, "plan": None})
+    LATER_FIELDS = MappingProxyType({"random_seeds": 0, "recipe_seed": None, "plan": None, "train_cases": 0})
 
 
 class MonitorSpecMethods(StoredSpec, SettableMessage):
@@ -150,3 +150,5 @@ class MonitorSpecMethods(StoredSpec, SettableMessage):
 
 class ExperimentSpecMethods(StoredSpec):
     """Methods of `ExperimentSpec`, the stored specification of an experiment."""
+
+    LATER_FIELDS = MappingProxyType({"train_cases": []})

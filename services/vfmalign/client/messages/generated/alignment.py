@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import ApiMessage, Time, unset_means
+from vfmalign.client.messages.base import UNLESS_ZERO, ApiMessage, Time, unset_means
 from vfmalign.client.messages.generated.common import Deletion, Estimate, Interval, ObjectRef, Progress, SoftwareVersion
 from vfmalign.client.messages.generated.finetuning import CurvePoint, Failure, Recipe
 from vfmalign.client.messages.generated.mmd import LayerResult
@@ -164,6 +164,14 @@ class CheckSpec(CheckSpecMethods):
     plan: CheckPlan | None = None
     """Declaration of what the check must show; absent for none. The service signs the result of a check with a plan. If
     it has no key for that, CreateCheck fails with FAILED_PRECONDITION and the reason NO_SIGNING_KEY.
+    """
+    train_cases: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=2, le=100000)
+    """Number of training cases, as experiments set it (`ExperimentSpec.train_cases`); 0 means all cases of `train`.
+    Each training uses a subset that its seed draws, equal for all networks and models. The subset of a smaller number
+    is part of the subset of a larger number. The cases of a patient stay together, so there may be more cases than the
+    number. Cases are drawn in proportion to their classes, with at least one case of each class. `val`, `test` and the
+    number of optimiser steps do not change. The trainings that choose between two recipes use all cases. CreateCheck
+    fails with INVALID_ARGUMENT if `train` has fewer cases or a class has no case.
     """
 
 

@@ -43,7 +43,9 @@ class SmallestDifference(ApiMessage):
 
 
 class ExperimentSpec(ExperimentSpecMethods):
-    """Specification of an experiment. An experiment has at most 1,000 cells: models × tasks × seeds."""
+    """Specification of an experiment. An experiment has at most 1,000 cells: models × tasks × seeds × numbers of
+    training cases.
+    """
 
     PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentSpec
 
@@ -88,10 +90,15 @@ class ExperimentSpec(ExperimentSpecMethods):
     """
     allow_cut_organs: bool = False
     """`CheckSpec.allow_cut_organs` of every check; false by default."""
+    train_cases: tuple[Annotated[int, Field(ge=0, le=100000)], ...] = ()
+    """Numbers of training cases (`CheckSpec.train_cases`), each once: 0 for all cases of `train`, or from 2 to 100,000.
+    Every model, task and seed has a cell for each number. Empty means all cases. The claims, the averages and the
+    control are about the cells with all cases, or with the largest number if 0 is not in the list.
+    """
 
 
 class ExperimentCell(ApiMessage):
-    """One cell: a model on a task with a seed."""
+    """One cell: a model on a task with a seed and a number of training cases."""
 
     PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentCell
 
@@ -113,6 +120,8 @@ class ExperimentCell(ApiMessage):
     """Set when its check failed."""
     shuffled_labels: bool = False
     """Whether the cell is a control: its check has `CheckSpec.shuffled_labels`."""
+    train_cases: int = 0
+    """Number of training cases, `CheckSpec.train_cases`; 0 for all."""
 
 
 class ExperimentCounts(ApiMessage):
@@ -154,7 +163,7 @@ class Experiment(ApiMessage):
     end_time: Time | None = None
     """When it ended; absent if it has not."""
     cells: tuple[ExperimentCell, ...] = ()
-    """Cells in the order in which they start: by seed, then task, then model."""
+    """Cells in the order in which they start: by seed, then number of training cases, then task, then model."""
     counts: ExperimentCounts = ExperimentCounts()
     """Cells by state."""
     failure: Failure | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import ApiMessage, Time
+from vfmalign.client.messages.base import UNLESS_ZERO, ApiMessage, Time
 from vfmalign.client.messages.generated.common import Deletion, ObjectRef, Progress
 from vfmalign.client.messages.methods import JobSpecMethods, RecipeMethods
 from vfmalign.client.messages.tasks import Task
@@ -94,6 +94,8 @@ class JobSpec(JobSpecMethods):
     """Control, for fine-tuning of the pretrained network: draw random initial weights with this seed instead of the
     model's weights.
     """
+    train_cases: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=2, le=100000)
+    """For fine-tuning: number of training cases, drawn with `seed` as in `CheckSpec`; 0 means all."""
 
 
 class CurvePoint(ApiMessage):
