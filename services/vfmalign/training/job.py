@@ -20,6 +20,7 @@ from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.field_of_view import REFUSE_BELOW, CaseInside, report_cut
 from vfmalign.core.domain.jobs import CaseScore, JobResult, TrainingSpec
+from vfmalign.core.domain.training_subsets import draw_subset
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
@@ -181,6 +182,7 @@ def _complete(
         encoder_sha256=card.checkpoint.sha256 if card else "",
         encoder_card_sha256=card.digest() if card else "",
         train_labels={case.case: case.positive for case in cases.train if case.positive is not None},
+        train_subset=tuple(case.case for case in cases.train) if spec.train_cases else (),
         inside=cases.list_inside(),
         parameters=sum(parameter.numel() for parameter in learner.network.parameters()),
         figures=figures,
@@ -219,7 +221,10 @@ def describe_device(device: torch.device) -> str:
 
 
 def _load_cases(store: ObjectStore, plan: JobPlan, data: JobData, workers: int, stop: ShutdownRequest) -> CaseSplits:
-    """Loads and prepares the cases of all splits; the task completes them."""
+    """Loads and prepares the cases of all splits; the task completes them.
+
+    The published card lists all cases of `train` if their classes are needed to draw a subset.
+    """
     cases = load_cases(
         store,
         (*data.train, *data.val, *data.test),
@@ -232,6 +237,10 @@ def _load_cases(store: ObjectStore, plan: JobPlan, data: JobData, workers: int, 
         cases = get_task(plan.task).prepare(cases)
     train_end, val_end = len(data.train), len(data.train) + len(data.val)
     train, val, test = cases[:train_end], cases[train_end:val_end], cases[val_end:]
+    if plan.draws_after_loading:
+        classes = ["positive" if case.positive else "negative" for case in train]
+        drawn = draw_subset([case.group for case in train], classes, plan.spec.train_cases, plan.spec.seed)
+        train = [train[place] for place in drawn]
     if not plan.spec.allow_cut_organs:
         _refuse_cut_organs(plan, CaseSplits(train, val, test).list_inside())
     if plan.spec.shuffled_labels:

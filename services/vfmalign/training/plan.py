@@ -12,7 +12,13 @@ from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.core.storage.trainings import check_free, check_kind, check_publication, resolve_training
+from vfmalign.core.storage.trainings import (
+    check_free,
+    check_kind,
+    check_publication,
+    resolve_training,
+    select_training_cases,
+)
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.registry import get_architecture
 
@@ -38,6 +44,12 @@ class JobPlan:
     parent: ModelCard | None
     task: TaskSpec | None
     dataset: DatasetManifest
+
+    @property
+    def draws_after_loading(self) -> bool:
+        """Whether the job uses a subset of `train` whose classes derive from label maps."""
+        case_class = self.task.case_class if self.task is not None else None
+        return bool(self.spec.train_cases and case_class is not None and case_class.label)
 
 
 @dataclass(frozen=True)
@@ -110,9 +122,15 @@ def _load_card(store: ObjectStore, spec: TrainingSpec) -> ModelCard | None:
 
 
 def select_data(plan: JobPlan) -> JobData:
-    """Selects the splits that the job uses."""
+    """Selects the cases that the job uses, before their label maps are read.
+
+    Raises:
+        BadOption: see `select_training_cases`.
+    """
     spec, dataset = plan.spec, plan.dataset
     train, test = (dataset.pretrain, ()) if plan.task is None else (dataset.train, dataset.test)
+    if plan.task is not None and not plan.draws_after_loading:
+        train = select_training_cases(dataset, plan.task, spec.train_cases, spec.seed)
     parent_data = plan.parent.pretraining if plan.parent else ()
     record = _to_pretraining_record(spec, dataset, train, dataset.val)
     return JobData(train, dataset.val, test, (*parent_data, record))

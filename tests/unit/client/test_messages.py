@@ -282,7 +282,12 @@ def test_a_specification_without_later_fields_keeps_the_digest_that_it_had_befor
         "01dbdedfe983a851a91128824753cc48db08764408d299f15ffe95f1c590bea4",
         "b140fea1a9ca1c217916cd1538aba43c38cea419b10c81fbf8f3ae2934a0ba16",
     ]
-    for spec, later in ((check, {"random_seeds": 6}), (check, {"random_weights": True}), (job, {"initial_seed": 0})):
+    for spec, later in (
+        (check, {"random_seeds": 6}),
+        (check, {"random_weights": True}),
+        (check, {"train_cases": 8}),
+        (job, {"initial_seed": 0}),
+    ):
         changed = spec.model_copy(update=later)
         assert changed.digest() != spec.digest()
         assert type(spec).model_validate_json(changed.to_json()) == changed

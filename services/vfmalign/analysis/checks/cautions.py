@@ -28,6 +28,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
         _caution_about_phantoms(result),
         _caution_about_shortened_training(result),
         _caution_about_shuffled_labels(result),
+        _caution_about_train_cases(result),
         _caution_about_random_weights(result),
         _caution_about_recipes(result),
         _caution_about_cut_organs(result),
@@ -81,6 +82,16 @@ def _caution_about_shuffled_labels(result: CheckAnalysis) -> Caution | None:
         title="Control",
         text="The pretrained network was fine-tuned on targets of other cases, so it cannot learn the task. Its shift "
         "is not due to the task, and its gain has no meaning.",
+    )
+
+
+def _caution_about_train_cases(result: CheckAnalysis) -> Caution | None:
+    if "train_cases" not in result.settings:
+        return None
+    return Caution(
+        title="Few training cases",
+        text=f"All networks were trained on a subset of {result.settings['train_cases']} cases of `train`. The check "
+        "belongs to an experiment on the number of training cases.",
     )
 
 

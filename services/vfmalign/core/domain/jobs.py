@@ -68,6 +68,7 @@ class TrainingSpec(Record):
         initial_seed: seed of the random weights that replace the model's weights in a control training.
         allow_cut_organs: whether the field of view may contain less than the share `field_of_view.REFUSE_BELOW` of a
             structure.
+        train_cases: number of training cases that `training_subsets` draws with `seed`; 0 for all.
     """
 
     job_id: Id
@@ -88,6 +89,7 @@ class TrainingSpec(Record):
     shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
     allow_cut_organs: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
     initial_seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
+    train_cases: int = Field(default=0, ge=0, exclude_if=lambda count: not count)
 
 
 class JobProgress(Record):
@@ -165,6 +167,7 @@ class JobResult(Record):
         encoder: the published model; empty for `specialised`.
         encoder_card_sha256: digest of the model card; empty without a published model.
         train_labels: maps the id of each training case to its class; empty for tasks other than classification.
+        train_subset: ids of the training cases, if the spec limits their number; else empty.
         inside: shares of the task's structures in the field of view, for every case in train, val and test with such a
             structure.
         stage_seconds: wall time per stage in seconds, over all attempts.
@@ -184,6 +187,7 @@ class JobResult(Record):
     encoder_sha256: str = ""
     encoder_card_sha256: str = ""
     train_labels: dict[Id, bool] = Field(default_factory=dict)
+    train_subset: tuple[Id, ...] = Field(default=(), exclude_if=lambda cases: not cases)
     inside: tuple[CaseInside, ...] = Field(default=(), exclude_if=lambda cases: not cases)
     parameters: int
     figures: tuple[StoredFigure, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vfmalign.core.domain.datasets import DatasetManifest, Split
+from vfmalign.core.domain.datasets import Case, DatasetManifest, Split
 from vfmalign.core.domain.declarations import (
     CaseClass,
     DatasetDeclaration,
@@ -88,6 +88,15 @@ class TaskSpec:
                 field="model_id",
                 remedy="choose a model with one of these modalities",
             )
+
+    def get_stratum(self, case: Case) -> str:
+        """Returns the class of a case, by which subsets of the training cases are stratified.
+
+        Returns an empty text if the task has no class, or if the class derives from the case's label map.
+        """
+        if self.case_class is None or self.case_class.label:
+            return ""
+        return "positive" if case.classes[self.case_class.name] else "negative"
 
     def check_cases(self, dataset: DatasetManifest) -> None:
         """Checks that every case in train, val and test has the label maps or the class that the task needs.

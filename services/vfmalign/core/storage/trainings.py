@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from vfmalign.core.domain.datasets import DatasetManifest, Split
+from vfmalign.core.domain.datasets import Case, DatasetManifest, Split
 from vfmalign.core.domain.declarations import Modality
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import JobKind, TrainingRecipe, TrainingSpec
@@ -19,6 +19,7 @@ from vfmalign.core.domain.recipes import check_patch
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.task_text import Task
 from vfmalign.core.domain.tasks import FINETUNING_SPLITS, TaskSpec
+from vfmalign.core.domain.training_subsets import draw_subset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
 
@@ -69,6 +70,27 @@ def check_data(dataset: DatasetManifest, task: TaskSpec | None) -> None:
     check_splits(dataset, "pretrain" if task is None else "finetune")
     if task is not None:
         task.check_cases(dataset)
+
+
+def select_training_cases(dataset: DatasetManifest, task: TaskSpec, count: int, seed: int) -> tuple[Case, ...]:
+    """Selects the cases of `train` that a training uses: all, or a subset (`training_subsets`).
+
+    If the class derives from label maps, the cases are not stratified. The training process then draws again, after it
+    has read the maps.
+
+    Args:
+        dataset: dataset that passed `check_data`.
+        task: task on this dataset.
+        count: number of training cases; 0 for all.
+        seed: seed of the training.
+
+    Raises:
+        BadOption: `train` has fewer cases, or a class would have no case.
+    """
+    if not count:
+        return dataset.train
+    groups, strata = [case.group for case in dataset.train], [task.get_stratum(case) for case in dataset.train]
+    return tuple(dataset.train[place] for place in draw_subset(groups, strata, count, seed))
 
 
 def fit_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -216,6 +217,16 @@ def _network(training: Training, check_id: str, valid: Validated, jobs: Mapping[
     )
 
 
+def _describe_subsets(trained: Sequence[SeedArtifacts]) -> dict[str, str]:
+    """Returns the number of training cases and the digest of their sorted ids, for each seed."""
+    settings: dict[str, str] = {}
+    for number, artifacts in enumerate(trained, start=1):
+        cases = sorted(artifacts.jobs["pretrained"].train_subset)
+        settings[name_stage("train_cases", number)] = str(len(cases))
+        settings[name_stage("train_cases_sha256", number)] = hashlib.sha256(canonical_json(cases)).hexdigest()
+    return settings
+
+
 def _settings(request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifacts]) -> dict[str, str]:
     measured = trained[0].measured
     recipes = {
@@ -252,6 +263,7 @@ def _settings(request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifa
             **({"shuffled_labels": "true"} if request.shuffled_labels else {}),
             **({"random_weights": str(get_control_seed(request))} if request.random_weights else {}),
             **({"allow_cut_organs": "true"} if request.allow_cut_organs else {}),
+            **(_describe_subsets(trained) if request.train_cases else {}),
             "seed": str(request.seed),
             "seeds": str(request.seeds),
             "random_seeds": str(get_random_seeds(request)),

@@ -15,7 +15,7 @@ from vfmalign.core.domain.tasks import TaskSpec, check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.core.storage.trainings import check_data, fit_model
+from vfmalign.core.storage.trainings import check_data, fit_model, select_training_cases
 from vfmalign.finetuning.checks.plans import check_metric, check_plan
 from vfmalign.finetuning.checks.trainings import count_trainings
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -66,12 +66,14 @@ def resolve_check(spec: CheckSpec, dataset: DatasetManifest, card: ModelCard) ->
     """Fills in the defaults of a check, and validates its trainings against the dataset and the model.
 
     Raises:
-        BadOption: the dataset does not declare what the task requires, the model's input lacks a channel, the model
-            lacks a layer, or a patch is too large.
+        BadOption: the dataset does not declare what the task requires, `train` cannot be reduced to the number of
+            training cases, the model's input lacks a channel, the model lacks a layer, or a patch is too large.
         BadDataset: a split has no case, or a case lacks data that the task needs.
     """
     task = get_task_spec(spec.task, dataset.declaration)
     check_data(dataset, task)
+    for number in range(get_random_seeds(spec)):
+        select_training_cases(dataset, task, spec.train_cases, spec.seed + number)
     return fit_check(spec, task, dataset, card)
 
 

@@ -123,7 +123,8 @@ def compute_class_measures(
         store: object store of the feature set.
         feature_set: features of the training cases before fine-tuning.
         layer: name of the layer.
-        labels: maps the id of each case of the set to its class; empty if the task has no classes of cases.
+        labels: maps the id of each training case to its class; empty if the task has no classes of cases. Other cases
+            of the set are left out.
     """
     names = {"logme": "LogME", "h_score": "the H-score"}
     if not labels:
@@ -136,7 +137,8 @@ def compute_class_measures(
         reason = f"takes at most {MAX_CASES} training cases, got {len(cases)}"
         return {key: absent(f"{name} {reason}") for key, name in names.items()}
     features = read_feature_set(store, feature_set.feature_set_id, feature_set.manifest_sha256).layers[layer]
-    class_N = np.array([labels[case] for case in cases])
+    features = features[[case in labels for case in cases]]
+    class_N = np.array([labels[case] for case in cases if case in labels])
     values = {"logme": logme(features, class_N), "h_score": h_score(features, class_N)}
     return {
         key: Estimate(value=value, absent_reason=f"{names[key]} is a value alone, without an interval")

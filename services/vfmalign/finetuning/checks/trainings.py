@@ -3,7 +3,8 @@
 The first training of a network has the check's `seed`. Further trainings have the seeds that follow. Only the names of
 further trainings have a suffix, such as `check-pretrained-s2`. If the preset has two recipes, each recipe is first
 tried with the pretrained network and with random weights: `check-pretrained-r1` and so on. The first training with the
-chosen recipe reuses the result of its trial.
+chosen recipe reuses the result of its trial. Trials always use all training cases, so that the checks of an experiment
+choose the same recipe for every number of training cases.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Training:
         name = f"the {self.network} network"
         if self.trial:
             return f"{name} (recipe {self.trial} of 2)"
+        if spec.train_cases:
+            name += f" on {spec.train_cases} cases"
         return name + (f" (seed {self.seed(spec)})" if get_random_seeds(spec) > 1 else "")
 
     def _add_suffix(self, name: str) -> str:
@@ -153,6 +156,7 @@ def plan_job(
         modality_map=check.modality_map,
         shuffled_labels=check.shuffled_labels and pretrained and not training.trial,
         allow_cut_organs=check.allow_cut_organs,
+        train_cases=0 if training.trial else check.train_cases,
         initial_seed=get_control_seed(check) if pretrained else None,
     )
     spec = finetuning_spec(training.job_id(check_id), request, card, dataset_digest, recipe)
@@ -186,9 +190,9 @@ def count_trainings(
     trials, trainings = list_trials(check), list_trainings(check)
     second = get_second_recipe(check, card.preprocessing.shape_dhw)
     tried = [recipes["scratch"], *([] if second is None else [second])]
-    # The first trainings with the chosen recipe reuse the results of its trial, unless the labels are shuffled.
+    # The first trainings with the chosen recipe reuse the results of its trial, unless their cases or labels differ.
     taken = set()
-    if trials and get_recipe_seed(check) == check.seed:
+    if trials and get_recipe_seed(check) == check.seed and not check.train_cases:
         taken = {Training("scratch"), *([] if check.shuffled_labels else [MAIN])}
     planned = [training for training in (*trials, *trainings) if training not in taken]
 

@@ -28,6 +28,7 @@ from vfmalign.core.storage.trainings import (
     check_publication,
     check_splits,
     resolve_training,
+    select_training_cases,
 )
 
 DEFAULT_ARCHITECTURE = "profound_conv_micro"
@@ -95,6 +96,7 @@ def _resolve_finetuning(
     resolve_training(
         dataset, resolved, card.id, card.preprocessing, modality_map=request.modality_map, recipes=[recipe]
     )
+    select_training_cases(dataset, resolved, request.train_cases, request.seed)
     return finetuning_spec(job_id, request, card, dataset.digest(), recipe)
 
 
@@ -141,6 +143,7 @@ def _resolve_pretraining(job_id: str, request: JobSpec, dataset: DatasetManifest
         network="scratch",
         model_sha256="",
         shuffled_labels=False,
+        train_cases=0,
         allow_cut_organs=False,
         recipe=apply_recipe(request.recipe, preset),
         publish_as=request.publish_as or f"{job_id}-encoder",

@@ -18,7 +18,7 @@ def write_repeat_command(spec: CheckSpec) -> str:
     """
     unsupported = (
         spec.scratch_recipe, spec.specialised_recipe, spec.shuffled_labels, spec.random_weights,
-        spec.recipe_seed not in {None, spec.seed}, spec.plan,
+        spec.recipe_seed not in {None, spec.seed}, spec.plan, spec.train_cases,
     )  # fmt: skip
     if any(unsupported):
         return ""

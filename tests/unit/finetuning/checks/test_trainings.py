@@ -96,6 +96,10 @@ def test_sentences_name_the_seed_where_there_are_several_and_the_recipe_that_is_
     assert Training("scratch", 2).describe(spec(seed=7, seeds=2)) == "the scratch network (seed 8)"
 
 
+def test_sentences_name_the_number_of_training_cases():
+    assert Training("scratch").describe(spec(seeds=1, train_cases=8)) == "the scratch network on 8 cases"
+
+
 CARD = ModelCard.model_validate(
     {
         "id": "vfm", "architecture": "profound_conv_micro", "objective": "masked_reconstruction",
@@ -134,6 +138,16 @@ def test_checks_with_one_recipe_seed_share_the_trainings_that_choose_the_recipe(
     shuffled = spec(seed=7, recipe_seed=7, shuffled_labels=True)
     assert plan(shuffled, trial).shared == shared, "recipes are tried on true labels"
     assert plan(shuffled, first).shared != shared
+
+
+def test_recipes_are_tried_on_all_cases_and_every_other_training_has_the_number_of_the_check():
+    every, few, fewer = (spec(seed=7, recipe_seed=7, train_cases=count) for count in (0, 16, 8))
+    for network in ("pretrained", "scratch"):
+        trial, first = Training(network, trial=1), Training(network)
+        assert plan(few, trial).shared == plan(fewer, trial, check_id="another").shared == plan(every, trial).shared
+        assert len({plan(check, first).shared for check in (every, few, fewer)}) == 3
+    assert plan(few, Training("specialised")).spec.train_cases == 16
+    assert plan(few, Training("pretrained", trial=1)).spec.train_cases == 0
 
 
 def test_a_control_draws_the_weights_of_the_pretrained_network_once_for_all_seeds():
@@ -210,3 +224,8 @@ def test_what_another_architecture_or_a_failed_job_has_trained_is_not_reused(job
     assert count(jobs, check, OTHER).reused == 2, "old-scratch trains the same as old-scratch-r1"
     jobs.fail("old-scratch", "not a volume", "BAD_VOLUME")
     assert count(jobs, check, OTHER).reused == 1
+
+
+def test_trainings_on_a_subset_do_not_take_the_results_of_the_trials(jobs):
+    every, few = (count(jobs, spec(seeds=1, train_cases=number)).trainings for number in (0, 8))
+    assert few == every + 2
