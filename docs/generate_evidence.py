@@ -81,8 +81,16 @@ def recompute(folder: Path) -> None:
         )
         for cell in report.cells
     ]
+    curve = report.label_efficiency
     analysed = analyse_cells(
-        report.experiment_id, report.title, cells, report.missing, seed=report.seed, level=report.level
+        report.experiment_id,
+        report.title,
+        cells,
+        report.missing,
+        seed=report.seed,
+        level=report.level,
+        train_cases=curve.counts if curve is not None else (),
+        train_size=curve.train_size if curve is not None else 0,
     )
     (folder / REPORT).write_bytes(analysed.to_json())
 

@@ -164,6 +164,23 @@ def make_cells():
     return build
 
 
+def with_counts(cells):
+    """Adds to each cell two cells with 8 and 16 training cases, or one more with an odd seed, and lower scores."""
+
+    def reduce(cell, count):
+        scores = {
+            network: tuple(
+                one.model_copy(update={"values": {name: value - 1 / count for name, value in one.values.items()}})
+                for one in cases
+            )
+            for network, cases in cell.scores.items()
+        }
+        subset = {"train_cases": count, "subset_size": count + cell.seed % 2, "subset_sha256": "a" * 64}
+        return cell.model_copy(update={"scores": scores, "check_id": f"{cell.check_id}-n{count}", **subset})
+
+    return [*cells, *(reduce(cell, count) for cell in cells for count in (8, 16))]
+
+
 @pytest.fixture(scope="session")
 def with_numbers():
     """Changes a cell's shift, gain and share of steps to given ones; None is absent, a share of `inf` censored."""
@@ -211,6 +228,13 @@ def large(make_cells):
 
 
 @pytest.fixture(scope="session")
-def pages(small, large):
-    """Both as HTML."""
-    return {"small": render(small).decode(), "large": render(large).decode()}
+def labels(make_cells):
+    """Three models with three seeds and three numbers of training cases."""
+    cells = with_counts(make_cells(3, 2, 3, noise=0.2))
+    return analyse_cells("s-3", "Few cases", cells, [], seed=1, level=0.95, train_cases=(8, 16, 0), train_size=40)
+
+
+@pytest.fixture(scope="session")
+def pages(small, large, labels):
+    """All as HTML."""
+    return {name: render(one).decode() for name, one in (("small", small), ("large", large), ("labels", labels))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import sqlalchemy as sa
 from tests.integration.finetuning.test_experiments import create, finish, forget, models, until  # noqa: F401
 from tests.integration.finetuning.test_service import STAGES
@@ -54,9 +55,10 @@ async def test_a_check_that_is_killed_during_features_training_and_mmd_ends_with
     assert len(again) == len(set(again)), "a finished extraction was asked for again"
 
 
-async def test_an_experiment_that_is_killed_during_two_checks_ends_with_the_same_report(service, store):
+@pytest.mark.parametrize("fields", [{}, {"model_ids": ["vfm"], "train_cases": [2, 0]}], ids=["plain", "train-cases"])
+async def test_an_experiment_that_is_killed_during_two_checks_ends_with_the_same_report(service, store, fields):
     (service.folder / "go").touch()
-    name = await create(service, "steady", seeds=[5])
+    name = await create(service, "steady", seeds=[5], **fields)
     steady = await finish(service, name)
     assert steady.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, steady
     report = json.loads(store.get(store.key(steady.report_json.uri)))
@@ -64,7 +66,7 @@ async def test_an_experiment_that_is_killed_during_two_checks_ends_with_the_same
     first = len(service.starts())
 
     (service.folder / "go").unlink()
-    await create(service, "steady", seeds=[5])
+    await create(service, "steady", seeds=[5], **fields)
     await until(service, name, lambda _: len(service.starts()) >= first + 2)
     await service.kill()
     (service.folder / "go").touch()

@@ -44,7 +44,9 @@ from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.domain.jobs import *
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.keys import job_key, model_card_key
+from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.trainings import select_training_cases
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.store.object_store import ObjectStore
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -76,7 +78,12 @@ for point in curve:
     store.write(job_key(spec.job_id, f"progress/{point.epoch:04d}.json"), point)
 metric = MetricSpec(
     name="lesion_dice", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01)
-cases = load_dataset(store, spec.dataset_id, spec.dataset_digest).test
+dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest)
+cases, subset = dataset.test, ()
+if spec.train_cases:
+    task = get_task_spec(spec.task, dataset.declaration)
+    subset = select_training_cases(dataset, task, spec.train_cases, spec.seed)
+    level += 0.01 * len(subset)
 wobble = len(spec.network) / 1000
 scores = tuple(CaseScore(case=c.id, group=c.group, values={"lesion_dice": level + wobble * (i % 3)})
     for i, c in enumerate(cases))
@@ -89,7 +96,7 @@ store.write(job_key(spec.job_id, "result.json"), JobResult(
     selected_epoch=6, selected_step=60, test_scores=scores, naive_baseline_scores=naive,
     weight_change=None if spec.network == "specialised" else 0.1, encoder=spec.publish_as,
     encoder_sha256="e" * 64 if encoder else "", encoder_card_sha256=encoder.digest() if encoder else "",
-    inside=inside, parameters=1000, device="cpu",
+    train_subset=tuple(c.id for c in subset), inside=inside, parameters=1000, device="cpu",
     stage_seconds={"fit": 1.0}, processor_seconds=1.0,
     software={"torch": "0"}))
 """

@@ -153,6 +153,48 @@ async def test_a_control_trains_on_shuffled_labels_alone_and_its_shift_stands_be
     assert "fine-tuned on targets of other cases" in page
 
 
+async def test_numbers_of_training_cases_train_nested_subsets_that_all_models_and_networks_share(service, store):
+    whole = await finish(service, await create(service, "before", tasks=TASKS[:1]))
+    assert whole.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, whole
+    before = service.starts()
+    name = await create(service, "numbers", tasks=TASKS[:1], train_cases=[2, 3, 0])
+    experiment = await finish(service, name)
+    assert experiment.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, experiment
+    assert [(cell.train_cases, cell.model_id) for cell in experiment.cells] == [
+        (count, model) for count in (2, 3, 0) for model in MODELS
+    ]
+    every = [cell.progress.detail for cell in experiment.cells if not cell.train_cases]
+    assert every == ["its result was computed before"] * 2, "cells with all cases are those of other experiments"
+    started = service.starts()[len(before) :]
+    specs = {job: store.get_json(f"jobs/{job}/spec.json")["train_cases"] for job in started}
+    results = {job: store.get_json(f"jobs/{job}/result.json")["train_subset"] for job in started}
+    subsets = {count: {tuple(results[job]) for job in started if specs[job] == count} for count in (2, 3)}
+    assert sorted(specs.values()) == [2] * 4 + [3] * 4, "models share the baselines of a number"
+    assert {count: len(drawn) for count, drawn in subsets.items()} == {2: 1, 3: 1}
+    ((two,), (three,)) = subsets[2], subsets[3]
+    assert (len(two), len(three)) == (2, 3)
+    assert set(two) < set(three)
+    report = json.loads(store.get(store.key(experiment.report_json.uri)))
+    recorded = {(cell.get("train_cases", 0), cell.get("subset_size", 0)) for cell in report["cells"]}
+    assert recorded == {(0, 0), (2, 2), (3, 3)}
+    assert len({cell["subset_sha256"] for cell in report["cells"] if "subset_sha256" in cell}) == 2
+    assert (report["label_efficiency"]["main"], report["label_efficiency"]["train_size"]) == (0, 4)
+    assert len(report["averages"]) == 2, "of the cells with all cases alone"
+    page = store.get(store.key(experiment.report_html.uri)).decode()
+    assert "Answers, verdicts and correlations use only the cells with all 4 training cases." in page
+    table = store.get(store.key(experiment.cells_csv.uri)).decode()
+    assert sorted(row["train_cases"] for row in csv.DictReader(io.StringIO(table))) == [
+        "2",
+        "2",
+        "3",
+        "3",
+        "all",
+        "all",
+    ]
+    check = store.get(f"checks/{name}-segmentation-vfm-1-n2/report.html").decode()
+    assert "trained on a subset of 2 cases" in check
+
+
 async def test_all_cells_are_trained_by_the_recipe_that_the_first_seed_chose(service, store):
     recipe = finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10)  # with seed 12, the second is better
     name = await create(
@@ -280,6 +322,7 @@ async def test_bad_requests_name_their_field_and_a_remedy(service):
         ({"tasks": ["nothing"]}, BadOption, "choose one of"),
         ({"model_ids": ["vfm", "vfm"]}, BadOption, "name each model once"),
         ({"seeds": range(600)}, BadOption, "the maximum is 1,000"),
+        ({"train_cases": [2, 5]}, BadOption, "5 training cases are more than the 4 of `train`"),
         ({"recipe": finetuning_pb2.Recipe(preset="nope")}, BadOption, "choose one of"),
         ({"model_ids": ["vfm", "t2-only"], "tasks": ["distortion"]}, BadOption, "distortion needs dwi"),
         ({"model_ids": ["vfm", "gone"]}, NotFound, "gone"),

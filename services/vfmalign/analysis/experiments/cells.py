@@ -77,6 +77,9 @@ class Cell(Record):
             channels.
         controls: maps the name of each control to its MMD². A control measures a shift that is not due to the task.
         scores: maps each network to its values of the main metric on the test cases.
+        train_cases: requested number of training cases; 0 for all.
+        subset_size: number of training cases that all networks used; 0 for all.
+        subset_sha256: SHA-256 of the sorted ids of these cases as canonical JSON, in hex; empty for all.
     """
 
     model_id: str
@@ -111,6 +114,10 @@ class Cell(Record):
     controls: dict[ControlName, Estimate] = Field(default_factory=dict)
     curves: tuple[Curve, ...]
     scores: dict[Network, tuple[CaseScore, ...]]
+    # Left out for all cases, so that reports of earlier versions keep their digests.
+    train_cases: int = Field(default=0, exclude_if=lambda count: not count)
+    subset_size: int = Field(default=0, exclude_if=lambda size: not size)
+    subset_sha256: str = Field(default="", exclude_if=lambda digest: not digest)
 
 
 class MissingCell(Record):
@@ -121,6 +128,7 @@ class MissingCell(Record):
     seed: int
     check_id: str
     reason: str
+    train_cases: int = Field(default=0, exclude_if=lambda count: not count)
 
 
 def make_cell(
@@ -132,6 +140,7 @@ def make_cell(
     task: str,
     seed: int,
     controls: Mapping[ControlName, Estimate] = MappingProxyType({}),
+    train_cases: int = 0,
 ) -> Cell:
     """Builds the cell from a finished check.
 
@@ -143,6 +152,7 @@ def make_cell(
         task: task for which the model was fine-tuned.
         seed: seed of the training.
         controls: Maps the name of each control of this cell to the MMD² of the primary layer.
+        train_cases: requested number of training cases; 0 for all.
 
     Raises:
         InvalidInput: a network has no scores for the gain, or the report belongs to another task.
@@ -186,6 +196,9 @@ def make_cell(
         scores={
             name: tuple(_select_metric(result.metric.name, score) for score in scores[name]) for name in GAIN_NETWORKS
         },
+        train_cases=train_cases,
+        subset_size=int(result.settings.get("train_cases", 0)),
+        subset_sha256=result.settings.get("train_cases_sha256", ""),
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+
+from pydantic import Field
 
 from vfmalign.analysis.experiments.answers import Answers, answer_questions
 from vfmalign.analysis.experiments.averages import SeedAverage, average_seeds
@@ -16,6 +19,7 @@ from vfmalign.analysis.experiments.claims import (
     PooledCorrelation,
     evaluate_claims,
 )
+from vfmalign.analysis.experiments.label_efficiency import LabelEfficiency, measure_label_efficiency
 from vfmalign.analysis.experiments.objectives import ObjectivePair, compare_objectives
 from vfmalign.analysis.experiments.points import make_points
 from vfmalign.analysis.experiments.predictors import PredictorComparison, compare_predictors
@@ -43,6 +47,8 @@ class ExperimentReport(Record):
         averages: cells averaged over seeds; all comparisons use these averages.
         baselines: whether all models of a task and seed were compared with the same specialised network.
         missing: cells without results.
+        label_efficiency: scores against the number of training cases, if the experiment limits this number. All other
+            results, apart from `cells` and `missing`, are about the cells with the number `label_efficiency.main`.
     """
 
     experiment_id: str
@@ -61,6 +67,12 @@ class ExperimentReport(Record):
     baselines: CommonBaselines
     cells: tuple[Cell, ...]
     missing: tuple[MissingCell, ...]
+    label_efficiency: LabelEfficiency | None = Field(default=None, exclude_if=lambda curve: curve is None)
+
+    @property
+    def main_cells(self) -> tuple[Cell, ...]:
+        """The cells from which the answers are computed."""
+        return _select_main(self.cells, self.label_efficiency)
 
 
 def analyse_cells(
@@ -71,6 +83,8 @@ def analyse_cells(
     *,
     seed: int,
     level: float,
+    train_cases: Sequence[int] = (),
+    train_size: int = 0,
 ) -> ExperimentReport:
     """Analyses the cells of an experiment.
 
@@ -81,11 +95,15 @@ def analyse_cells(
         missing: cells without results.
         seed: seed of the permutations.
         level: nominal coverage of the intervals, in (0, 1).
+        train_cases: requested numbers of training cases, with 0 for all; empty without such a request.
+        train_size: number of cases of `train`, if numbers are requested.
     """
-    points = make_points(cells)
+    curve = measure_label_efficiency(cells, train_cases, train_size, level) if train_cases else None
+    main = _select_main(cells, curve)
+    points = make_points(main)
     claims, pooled = evaluate_claims(points, seed=seed)
     averages = tuple(average_seeds(point, level) for point in points)
-    baselines = count_baselines(cells)
+    baselines = count_baselines(main)
     return ExperimentReport(
         experiment_id=experiment,
         title=title,
@@ -101,9 +119,18 @@ def analyse_cells(
         sensitivity=compare_variants(points),
         averages=averages,
         baselines=baselines,
-        cells=tuple(cell for point in points for cell in point.cells),
-        missing=tuple(sorted(missing, key=lambda cell: (cell.task, cell.model_id, cell.seed))),
+        cells=tuple(sorted(cells, key=_get_order)),
+        missing=tuple(sorted(missing, key=_get_order)),
+        label_efficiency=curve,
     )
+
+
+def _select_main(cells: Sequence[Cell], curve: LabelEfficiency | None) -> tuple[Cell, ...]:
+    return tuple(cell for cell in cells if curve is None or cell.train_cases == curve.main)
+
+
+def _get_order(cell: Cell | MissingCell) -> tuple[str, str, int, float]:
+    return cell.task, cell.model_id, cell.seed, cell.train_cases or math.inf
 
 
 def write_headline(name: ClaimName, claims: Sequence[Claim]) -> str:

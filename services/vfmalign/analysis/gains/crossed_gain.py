@@ -7,6 +7,7 @@ interval of the relative gain uses the delta method. Legend: the axes of arrays 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,13 @@ from vfmalign.analysis.gains.limits import (
     explain_floor,
     without_empty_interval,
 )
-from vfmalign.analysis.gains.paired_scores import CrossedScores
+from vfmalign.analysis.gains.paired_scores import CrossedScores, pair_seeds
 from vfmalign.client.messages.checks import Gain, GainVariance
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.core.domain.jobs import MetricSpec
-from vfmalign.core.domain.patients import explain_few_patients
+from vfmalign.core.domain.jobs import CaseScore, MetricSpec
+from vfmalign.core.domain.patients import MIN_SEEDS, explain_few_patients
 from vfmalign.core.domain.scores import aggregate_resamples
+from vfmalign.core.formats.documents import pluralise
 
 Array = npt.NDArray[np.float64]
 
@@ -74,6 +76,33 @@ def estimate_crossed_gain(
         values = _CrossedValues.create(metric, pairs, fewest - 1, another_draw=another_draw)
         intervals = _estimate_intervals(pairs, metric, values, (score, baseline), level)
     return Gain(**counts | {"score": score, "baseline": baseline} | intervals)
+
+
+def estimate_crossed_score(scores: Sequence[Sequence[CaseScore]], metric: MetricSpec, *, level: float) -> Estimate:
+    """Estimates the mean score of one network, with an interval over seeds and patients.
+
+    Args:
+        scores: test scores, one object per seed.
+        metric: the metric.
+        level: nominal coverage of the interval, in (0, 1).
+
+    Returns:
+        The score, without an interval if there are fewer than `MIN_SEEDS` seeds or too few patients.
+    """
+    pairs = pair_seeds(scores, scores, metric.name)
+    if not pairs.groups or np.isnan(score := _get_mean_score(metric, pairs, pairs.score_SN)):
+        return absent(f"{metric.title} is not defined for these test cases")
+    fewest = _count_fewest_patients(metric, pairs)
+    reason = explain_few_patients(len(set(pairs.groups)), fewest)
+    if len(scores) < MIN_SEEDS:
+        reason = f"{pluralise(len(scores), 'seed')}: an interval over seeds needs at least {MIN_SEEDS}"
+    if reason:
+        return Estimate(value=score, absent_reason=reason)
+    values = _CrossedValues.create(metric, pairs, fewest - 1, another_draw=False)
+    spread = analyse_crossed([values.score_SG], values.degrees, correct_skewness=values.of_means)
+    return without_empty_interval(
+        Estimate(value=score, interval=spread.get_interval(score, level)), scale=max(abs(score), 1e-12)
+    )
 
 
 def _estimate_intervals(

@@ -360,5 +360,6 @@ def _describe_weights(feature_set: FeatureSet) -> str:
 
 
 def format_control(cell: ExperimentCell) -> str:
-    """Returns the suffix that distinguishes a control from its cell; empty for other cells."""
-    return ", shuffled labels" if cell.shuffled_labels else ""
+    """Returns the suffix that distinguishes a cell from others of its model, task and seed; often empty."""
+    cases = f", {pluralise(cell.train_cases, 'training case')}" if cell.train_cases else ""
+    return cases + (", shuffled labels" if cell.shuffled_labels else "")

@@ -55,6 +55,7 @@ def _to_cell(status: CellStatus) -> messages.ExperimentCell:
         end_time=status.finished_at,
         failure=status.failure,
         shuffled_labels=status.cell.shuffled_labels,
+        train_cases=status.cell.train_cases,
     )
 
 

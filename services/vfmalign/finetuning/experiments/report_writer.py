@@ -69,6 +69,8 @@ class ReportWriter:
             [_make_missing_cell(c) for c in cells if c.state != "succeeded" and not c.cell.shuffled_labels],
             seed=spec.seeds[0],
             level=spec.interval_level,
+            train_cases=spec.train_cases,
+            train_size=experiment.pinned.train_size,
         )
         # report.json is written last, because its existence means that the report is complete.
         files = {"cells.csv": to_csv(report), "report.html": render(report), REPORT: report.to_json()}
@@ -79,20 +81,20 @@ class ReportWriter:
     def _make_cells(self, results: Sequence[tuple[PlannedCell, CellResult]], level: float) -> list[Cell]:
         shuffled, plain = (
             {
-                (cell.model_id, cell.task, cell.seed): result
+                (cell.model_id, cell.task, cell.train_cases, cell.seed): result
                 for cell, result in results
                 if cell.shuffled_labels == control
             }
             for control in (True, False)
         )
         cells = []
-        for (model, task, seed), result in plain.items():
+        for (model, task, count, seed), result in plain.items():
             controls: dict[ControlName, Estimate] = {}
-            if (model, task, seed) in shuffled:
-                controls["shuffled_labels"] = get_primary_shift(shuffled[model, task, seed].report.result)
-            seeds = [one[2] for one in plain if one[:2] == (model, task)]
+            if (model, task, count, seed) in shuffled:
+                controls["shuffled_labels"] = get_primary_shift(shuffled[model, task, count, seed].report.result)
+            seeds = [one[-1] for one in plain if one[:-1] == (model, task, count)]
             if len(seeds) > 1:  # next seed; last against first: all seeds have as many pairs
-                following = plain[model, task, seeds[(seeds.index(seed) + 1) % len(seeds)]]
+                following = plain[model, task, count, seeds[(seeds.index(seed) + 1) % len(seeds)]]
                 controls["between_seeds"] = self._compare_seeds(result.features, following.features, level)
             cells.append(
                 make_cell(
@@ -103,6 +105,7 @@ class ReportWriter:
                     task=task,
                     seed=seed,
                     controls=controls,
+                    train_cases=count,
                 )
             )
         return cells
@@ -132,4 +135,11 @@ def _get_key(experiment: StoredExperiment, name: str) -> str:
 def _make_missing_cell(status: CellStatus) -> MissingCell:
     cell = status.cell
     reason = status.failure.message if status.failure is not None else f"its check is {status.state}"
-    return MissingCell(model_id=cell.model_id, task=cell.task, seed=cell.seed, check_id=cell.check_id, reason=reason)
+    return MissingCell(
+        model_id=cell.model_id,
+        task=cell.task,
+        seed=cell.seed,
+        check_id=cell.check_id,
+        reason=reason,
+        train_cases=cell.train_cases,
+    )

@@ -11,6 +11,7 @@ from itertools import product
 
 from pydantic import Field
 
+from vfmalign.analysis.experiments.label_efficiency import get_main_count
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.datasets import DatasetManifest
@@ -24,7 +25,7 @@ from vfmalign.core.formats.bounds import get_max_length
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.core.storage.trainings import check_data
+from vfmalign.core.storage.trainings import check_data, select_training_cases
 from vfmalign.finetuning.checks.request import check_spec, fit_check
 from vfmalign.v1.alignment_pb2 import CreateCheckRequest
 
@@ -41,12 +42,14 @@ class PinnedInputs(Record):
         model_sha256: digest of each model's weights, in the order of the spec.
         primary_metrics: primary metric of each task, in the order of the spec.
         modality_maps: modality map of each model, in the order of the spec; empty for a model without a map.
+        train_size: number of cases of `train`; 0 unless the experiment limits the number of training cases.
     """
 
     dataset_digest: Sha256
     model_sha256: tuple[Sha256, ...]
     primary_metrics: tuple[str, ...]
     modality_maps: tuple[ModalityMap, ...] = Field(default=(), exclude_if=lambda maps: not maps)
+    train_size: int = Field(default=0, exclude_if=lambda size: not size)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class PlannedCell:
     """One cell: the id of its check, the request of this check, and the digest of the request.
 
     Attributes:
+        train_cases: number of training cases; 0 for all.
         result_digest: name under which the result of the cell is stored. In all experiments of this version, equal
             requests share a result.
     """
@@ -65,6 +69,7 @@ class PlannedCell:
     request: CheckSpec
     request_digest: str
     shuffled_labels: bool = False
+    train_cases: int = 0
 
     @property
     def result_digest(self) -> str:
@@ -82,10 +87,15 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
     _check_list(spec.model_ids, "model_ids", "model")
     _check_list(spec.tasks, "tasks", "task")
     _check_list(spec.seeds, "seeds", "seed")
-    cells = len(spec.model_ids) * len(spec.tasks) * len(spec.seeds)
+    if spec.train_cases:
+        _check_list(spec.train_cases, "train_cases", "number")
+    if 1 in spec.train_cases:
+        raise BadOption("1 training case is too few", field="spec.train_cases", remedy="choose 2 or more, or 0 for all")
+    cells = len(spec.model_ids) * len(spec.tasks) * len(spec.seeds) * len(spec.train_cases or (0,))
     if cells > MAX_CELLS:
+        numbers = " × numbers of training cases" if spec.train_cases else ""
         raise BadOption(
-            f"models × tasks × seeds are {cells:,} cells, and the maximum is {MAX_CELLS:,}",
+            f"models × tasks × seeds{numbers} are {cells:,} cells, and the maximum is {MAX_CELLS:,}",
             field="spec",
             remedy="create several experiments, or use fewer seeds",
         )
@@ -107,8 +117,8 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
         NotFound: a model or the dataset does not exist.
         PreconditionFailed: the dataset has a different digest than requested.
         BadDataset: a split has no case, or a case lacks what a task needs.
-        BadOption: the input of a model lacks a channel that a task requires or is smaller than a patch, or the dataset
-            does not declare what a task requires.
+        BadOption: `train` cannot be reduced to a number of training cases, the input of a model lacks a channel that a
+            task requires or is smaller than a patch, or the dataset does not declare what a task requires.
     """
     dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
     tasks = _resolve_tasks(spec, dataset)
@@ -130,6 +140,7 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
         dataset_digest=dataset.digest(),
         model_sha256=tuple(card.checkpoint.sha256 for card in cards),
         modality_maps=maps if spec.modality_map else (),
+        train_size=len(dataset.train) if spec.train_cases else 0,
         primary_metrics=tuple(task.primary_metric.name for task in tasks),
     )
 
@@ -156,6 +167,8 @@ def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskS
         with within("spec", task=f"tasks[{place}]"):
             task = get_task_spec(requested, dataset.declaration)
         check_data(dataset, task)  # once for all models, because it reads every case
+        for count, seed in product(spec.train_cases, spec.seeds):
+            select_training_cases(dataset, task, count, seed)
         for earlier, other in enumerate(tasks):
             if task == other:
                 raise BadOption(
@@ -168,7 +181,10 @@ def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskS
 
 
 def plan_cells(experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> tuple[PlannedCell, ...]:
-    """Plans all cells in the order in which they start: by seed, then by task, then by model. Controls come last."""
+    """Plans all cells in the order in which they start: by seed, number of training cases, task and model.
+
+    Controls come last.
+    """
     return _plan_cells(experiment_id, spec.to_json(), pinned.to_json())
 
 
@@ -179,10 +195,11 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
     maps = pinned.modality_maps or ({},) * len(spec.model_ids)
     models = tuple(zip(spec.model_ids, pinned.model_sha256, maps, strict=True))
     tasks = tuple(zip(spec.tasks, pinned.primary_metrics, strict=True))
-    grid = [(*cell, False) for cell in product(spec.seeds, tasks, models)]
+    counts = spec.train_cases or (0,)
+    grid = [(*cell, False) for cell in product(spec.seeds, counts, tasks, models)]
     if spec.shuffled_labels:
-        grid += [(*cell, True) for cell in product(spec.seeds[:1], tasks, models)]
-    for seed, (task, metric), (model, sha256, modality_map), shuffled in grid:
+        grid += [(*cell, True) for cell in product(spec.seeds[:1], [get_main_count(counts)], tasks, models)]
+    for seed, count, (task, metric), (model, sha256, modality_map), shuffled in grid:
         request = CheckSpec(
             model_id=model,
             model_sha256=sha256,
@@ -200,13 +217,16 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
             modality_map=modality_map,
             shuffled_labels=shuffled,
             allow_cut_organs=spec.allow_cut_organs,
+            train_cases=count,
         )
-        check_id = make_check_id(experiment_id, str(task), model, seed, shuffled=shuffled)
-        cells.append(PlannedCell(model, str(task), seed, check_id, request, request.digest(), shuffled))
+        check_id = make_check_id(experiment_id, str(task), model, seed, shuffled=shuffled, train_cases=count)
+        cells.append(PlannedCell(model, str(task), seed, check_id, request, request.digest(), shuffled, count))
     return tuple(cells)
 
 
-def make_check_id(experiment_id: str, task: str, model: str, seed: int, *, shuffled: bool = False) -> str:
+def make_check_id(
+    experiment_id: str, task: str, model: str, seed: int, *, shuffled: bool = False, train_cases: int = 0
+) -> str:
     """Returns the id of a cell's check. An id that is too long is truncated, and a digest of the full id is appended.
 
     Args:
@@ -215,8 +235,10 @@ def make_check_id(experiment_id: str, task: str, model: str, seed: int, *, shuff
         model: id of the model.
         seed: the cell's seed.
         shuffled: whether the cell is a control on shuffled labels.
+        train_cases: number of training cases; 0 for all.
     """
-    check_id = f"{experiment_id}-{to_id_part(task)}-{model}-{seed}{'-shuffled' if shuffled else ''}"
+    check_id = f"{experiment_id}-{to_id_part(task)}-{model}-{seed}{f'-n{train_cases}' if train_cases else ''}"
+    check_id += "-shuffled" if shuffled else ""
     if len(check_id) <= MAX_CHECK_ID:
         return check_id
     digest = hashlib.sha256(check_id.encode()).hexdigest()[:_DIGEST_DIGITS]

@@ -31,11 +31,14 @@ def to_csv(report: ExperimentReport) -> bytes:
             "task": cell.task,
             "seed": cell.seed,
             "check_id": cell.check_id,
+            "train_cases": cell.train_cases or "all",
             "missing": cell.reason,
         }
         for cell in report.missing
     ]
-    columns = [*rows[0], "missing"] if report.cells else ["model_id", "task", "seed", "check_id", "missing"]
+    columns = [*rows[0], "missing"] if report.cells else [
+        "model_id", "task", "seed", "check_id", "train_cases", "missing",
+    ]  # fmt: skip
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
@@ -47,6 +50,8 @@ def _to_row(cell: Cell) -> dict[str, object]:
     share = get_step_share(cell)
     return {
         "model_id": cell.model_id, "task": cell.task, "seed": cell.seed, "check_id": cell.check_id,
+        "train_cases": cell.train_cases or "all", "subset_size": cell.subset_size or None,
+        "subset_sha256": cell.subset_sha256,
         "architecture": cell.architecture, "objective": cell.objective, "phantom": cell.phantom,
         "patients": cell.patients, "layer": cell.layer, "mmd2_std": cell.shift.value,
         "mmd2_std_lower": cell.shift.interval.lower if cell.shift.interval else None,

@@ -84,7 +84,7 @@ def embed_heat_maps(report: ExperimentReport) -> list[EmbeddedImage]:
 def embed_curves(report: ExperimentReport) -> list[ImageGroup]:
     """Draws learning curves, with one group per task and one panel per model."""
     groups = []
-    for task, task_cells in groupby(report.cells, key=lambda cell: cell.task):
+    for task, task_cells in groupby(report.main_cells, key=lambda cell: cell.task):
         cells = list(task_cells)
         limits = plots.score_limits(cells)
         images = []
@@ -92,6 +92,28 @@ def embed_curves(report: ExperimentReport) -> list[ImageGroup]:
             alt = f"{to_text(task)}, {model}: validation score of the three networks against optimiser steps"
             images.append(_embed_svg(plots.draw_curves(list(model_cells), limits), alt, model))
         groups.append(ImageGroup(f"{to_text(task)}: {describe_metric(cells[0])}", tuple(images)))
+    return groups
+
+
+def embed_label_curves(report: ExperimentReport) -> list[ImageGroup]:
+    """Draws test scores against the number of training cases, with one group per task and one panel per model."""
+    curve = report.label_efficiency
+    if curve is None:
+        return []
+    metrics = {cell.task: describe_metric(cell) for cell in report.cells}
+    groups = []
+    for task, task_points in groupby(curve.points, key=lambda point: point.task):
+        points = list(task_points)
+        intervals = [point.score.interval for point in points if point.score.interval is not None]
+        ends = [end for interval in intervals for end in (interval.lower, interval.upper)]
+        scores = [*ends, *(point.score.value for point in points if point.score.value is not None)]
+        limits = plots.get_limits(scores or [0.0])
+        images = []
+        for model, model_points in groupby(points, key=lambda point: point.model_id):
+            alt = f"{to_text(task)}, {model}: test score of the three networks against the number of training cases"
+            drawing = plots.draw_label_curve(list(model_points), curve.train_size, limits)
+            images.append(_embed_svg(drawing, alt, model))
+        groups.append(ImageGroup(f"{to_text(task)}: {metrics[task]}", tuple(images)))
     return groups
 
 

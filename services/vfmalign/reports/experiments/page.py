@@ -7,10 +7,12 @@ from collections.abc import Callable
 from vfmalign.analysis.experiments.answers import VERDICT_TEXTS
 from vfmalign.analysis.experiments.averages import SeedAverage
 from vfmalign.analysis.experiments.claims import CLAIM_STATEMENTS, OUTCOMES
+from vfmalign.analysis.experiments.label_efficiency import LabelEfficiency
 from vfmalign.analysis.experiments.points import FLAG_SYMBOLS, PREDICTORS, flag_symbols
 from vfmalign.analysis.experiments.report import ExperimentReport
 from vfmalign.analysis.experiments.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL
 from vfmalign.client.formatting import ABSENT, to_text
+from vfmalign.reports.checks.plots import NETWORK_LABELS
 from vfmalign.reports.experiments import figures
 from vfmalign.reports.experiments.first_screen import make_first_screen
 from vfmalign.reports.templating import load_template
@@ -34,6 +36,9 @@ def render(report: ExperimentReport) -> bytes:
         scatter_plots={outcome: figures.embed_scatter_plots(report, outcome) for outcome in OUTCOMES},
         heat_maps=figures.embed_heat_maps(report),
         curves=figures.embed_curves(report),
+        label_curves=figures.embed_label_curves(report),
+        network_labels=NETWORK_LABELS,
+        main_cells=describe_main_cells(report.label_efficiency),
         network_legend=figures.embed_network_legend(),
         metrics={cell.task: figures.describe_metric(cell) for cell in report.cells},
         naive_baselines={cell.task: cell.naive_baseline for cell in report.cells},
@@ -53,6 +58,14 @@ def render(report: ExperimentReport) -> bytes:
         level=f"{100 * report.level:.0f} %",
     )
     return html.encode()
+
+
+def describe_main_cells(curve: LabelEfficiency | None) -> str:
+    """States which cells the answers use, if cells differ in their number of training cases; else empty."""
+    if curve is None:
+        return ""
+    cases = f"{curve.main:,} training cases" if curve.main else f"all {curve.train_size:,} training cases"
+    return f"Answers, verdicts and correlations use only the cells with {cases}"
 
 
 def list_absent_numbers(report: ExperimentReport) -> list[str]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vfmalign.analysis.experiments.averages import SeedAverage
-from vfmalign.analysis.experiments.cells import Cell
+from vfmalign.analysis.experiments.cells import GAIN_NETWORKS, Cell
+from vfmalign.analysis.experiments.label_efficiency import LabelPoint
 from vfmalign.analysis.experiments.points import flag_symbols
 from vfmalign.analysis.experiments.predictors import PredictorComparison
 from vfmalign.client.formatting import ABSENT, format_correlation, format_number, to_text
@@ -124,6 +125,36 @@ def draw_curves(cells: Sequence[Cell], limits: tuple[float, float]) -> bytes:
         return to_svg(figure)
 
 
+def draw_label_curve(points: Sequence[LabelPoint], train_size: int, limits: tuple[float, float]) -> bytes:
+    """Draws the test scores of the three networks of one model and task against the number of training cases.
+
+    Args:
+        points: points of the panel, ascending by number of training cases.
+        train_size: number of training cases for points with all cases.
+        limits: limits of the score axis. All models of a task have the same limits.
+    """
+    counts = list(dict.fromkeys(point.train_cases or train_size for point in points))
+    with figure_style():
+        figure = new_figure(2.75, 2.1)
+        axes = figure.subplots()
+        for place, network in enumerate(GAIN_NETWORKS):
+            # Moved sideways by a few per cent, so that the intervals of the networks do not cover each other.
+            shift, colour = 1.0 + 0.03 * (place - 1), NETWORK_COLOURS[network]
+            scored = [point for point in points if point.network == network and point.score.value is not None]
+            x_K = [shift * (point.train_cases or train_size) for point in scored]
+            y_K: list[Any] = [point.score.value for point in scored]
+            axes.plot(x_K, y_K, color=colour, marker=NETWORK_MARKERS[network], markersize=4, linewidth=1.2)
+            for x, point in zip(x_K, scored, strict=True):
+                if (interval := point.score.interval) is not None:
+                    axes.plot([x, x], [interval.lower, interval.upper], color=colour, linewidth=1.0, alpha=0.8)
+        axes.set_xscale("log")
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
+        axes.minorticks_off()
+        axes.set(xlabel="training cases", ylim=limits)
+        axes.grid(axis="y", color="#eeeeee", linewidth=0.8)
+        return to_svg(figure)
+
+
 def draw_heat_map(averages: Sequence[SeedAverage], quantity: str) -> bytes:
     """Draws a grid of models and tasks. Colours show shift (darker if larger) or gain (orange if negative)."""
     models = sorted({average.model_id for average in averages})
@@ -199,7 +230,11 @@ def draw_predictors(comparison: PredictorComparison) -> bytes:
 
 def score_limits(cells: Sequence[Cell]) -> tuple[float, float]:
     """Limits of an axis that shows all validation scores of a task."""
-    scores = [point.validation_score for cell in cells for curve in cell.curves for point in curve.points]
+    return get_limits([point.validation_score for cell in cells for curve in cell.curves for point in curve.points])
+
+
+def get_limits(scores: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis that shows all scores, with a margin."""
     low, high = min(scores), max(scores)
     margin = 0.06 * (high - low) or 1.0
     return low - margin, high + margin

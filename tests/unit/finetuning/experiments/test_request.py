@@ -134,6 +134,10 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
         ({"recipe": finetuning_pb2.Recipe(patch_shape_dhw=[8, 8])}, "spec.recipe.patch_shape_dhw", "3 sizes, got 2"),
         ({"dataset_id": ""}, "spec.dataset_id", "not a valid id"),
         ({"title": "a\nb"}, "spec.title", "printable"),
+        ({"train_cases": [8, 8]}, "spec.train_cases", "number '8' is named twice"),
+        ({"train_cases": [0, 1]}, "spec.train_cases", "choose 2 or more, or 0 for all"),
+        ({"train_cases": [100_001]}, "spec.train_cases[0]", "at most 100000"),
+        ({"train_cases": range(2, 8), "seeds": range(100)}, "spec", "numbers of training cases are 1,200 cells"),
     ],
 )
 def test_specs_that_can_never_succeed_are_rejected_with_the_field(change, field, words):
@@ -357,3 +361,43 @@ def test_controls_shuffle_the_labels_of_every_model_and_task_with_the_first_seed
         assert control.request == cell.request.model_copy(update={"shuffled_labels": True})
         for network in ("scratch", "specialised"):
             assert get_recipe(control.request, network) == get_recipe(cell.request, network), "they share baselines"
+
+
+def test_every_number_of_training_cases_has_cells_and_those_with_all_cases_are_the_plain_ones():
+    plain = plan_cells("s", make_spec(), PINNED)
+    cells = plan_cells("s", make_spec(train_cases=(8, 0)), PINNED.model_copy(update={"train_size": 20}))
+    assert [(cell.seed, cell.train_cases) for cell in cells] == [
+        (s, n) for s in (1, 2) for n in (8, 0) for _ in range(4)
+    ]
+    assert tuple(cell for cell in cells if not cell.train_cases) == plain, "their results and trainings are reused"
+    few = [cell for cell in cells if cell.train_cases]
+    assert [cell.check_id for cell in few] == [f"{cell.check_id}-n8" for cell in plain]
+    assert [cell.request for cell in few] == [cell.request.model_copy(update={"train_cases": 8}) for cell in plain]
+    control = plan_cells("s", make_spec(train_cases=(16, 8), shuffled_labels=True), PINNED)[-1]
+    assert (control.check_id, control.train_cases) == ("s-distortion-m2-1-n16-shuffled", 16)
+
+
+def test_specs_without_numbers_of_training_cases_keep_their_digests():
+    for one in (
+        make_spec(),
+        PINNED,
+        plan_cells("s", make_spec(), PINNED)[0].request,
+        JobSpec(kind="finetune", dataset_id="d"),
+    ):
+        assert b"train_" not in one.to_json()
+    assert type(make_spec(train_cases=(8,))).model_validate_json(make_spec(train_cases=(8,)).to_json()).train_cases == (
+        8,
+    )
+
+
+def test_training_cases_are_counted_before_anything_is_stored(stored):
+    assert pin_inputs(stored, make_spec(train_cases=(2, 0), tasks=("segmentation",))).train_size == 2
+    says = "3 training cases are more than the 2 of `train`"
+    with pytest.raises(BadOption, match=says):
+        pin_inputs(stored, make_spec(train_cases=(3,), tasks=("segmentation",)))
+    check = CheckSpec(model_id="m1", dataset_id="d", task="segmentation", train_cases=3)
+    with pytest.raises(BadOption, match=says):
+        check_inputs(stored, NO_JOBS, "c", check)
+    job = JobSpec(kind="finetune", dataset_id="d", model_id="m1", task="segmentation", train_cases=3)
+    with pytest.raises(BadOption, match=says):
+        resolve_job(stored, "j", job)

@@ -208,7 +208,7 @@ def test_an_experiment_without_any_cell_still_has_a_page(missing):
     words = Outline(render(report).decode()).words()
     assert "can neither support nor contradict" in words
     assert "bad data" in words
-    assert to_csv(report).decode().splitlines()[1:] == [f'provicnet-small,distortion,9,c-9,"{missing.reason}"']
+    assert to_csv(report).decode().splitlines()[1:] == [f'provicnet-small,distortion,9,c-9,all,"{missing.reason}"']
 
 
 def test_text_is_escaped(make_cells):
@@ -227,6 +227,32 @@ def test_the_table_has_one_row_per_cell(small):
     assert float(rows[0]["smallest_difference"]) == first.metric.smallest_difference
     assert rows[0]["not_beaten"] == str(first.flags.not_beaten)
     assert rows[-1]["missing"].startswith("exit code 3: bad data, x")
+
+
+def test_the_page_shows_the_score_of_every_network_against_the_number_of_training_cases(labels, pages, large):
+    outline = Outline(pages["labels"])
+    words = outline.words()
+    drawn = [picture["alt"] for picture in outline.pictures if "against the number of training cases" in picture["alt"]]
+    assert len(drawn) == 3 * 2, "one figure per task and model"
+    assert "val keeps its size, and the number of optimiser steps is the same for every number" in words
+    assert "Answers, verdicts and correlations use only the cells with all 40 training cases." in words
+    assert "× 3 numbers of training cases" in words
+    for point in labels.label_efficiency.points:
+        assert format_number(point.score.value) in words
+        assert point.score.interval is not None
+    assert "8 to 9" in words
+    assert "40 (all)" in words
+    assert "Without interval" not in words
+    assert "Score against number" not in pages["large"], "experiments without such numbers are as before"
+
+
+def test_the_table_has_the_number_and_the_subset_of_every_cell(labels, small):
+    rows = list(csv.DictReader(io.StringIO(to_csv(labels).decode())))
+    assert {(row["train_cases"], row["subset_size"]) for row in rows} == {
+        ("8", "8"), ("8", "9"), ("16", "16"), ("16", "17"), ("all", ""),
+    }  # fmt: skip
+    assert {row["subset_sha256"] for row in rows if row["train_cases"] == "8"} == {"a" * 64}
+    assert {row["train_cases"] for row in csv.DictReader(io.StringIO(to_csv(small).decode()))} == {"all"}
 
 
 def test_a_metric_s_name_has_its_usual_letters(pages):

@@ -104,6 +104,13 @@ def test_an_experiment_s_page(open_page, pages, size, models):
     assert {len(view["figures"]) for view in views} == {2 * (5 + models) + 2 * (models + 5) + 2 + 5 * models + 3 + 1}
 
 
+def test_the_page_of_an_experiment_on_label_efficiency(open_page, pages):
+    views, console = open_page(pages["labels"].encode())
+    assert list_problems(views, console) == []
+    curves = [one["alt"] for one in views[0]["figures"] if "number of training cases" in one["alt"]]
+    assert len(curves) == 3 * 2
+
+
 def with_description(network):
     """A network of an architecture that is described by JSON, as imported ones are."""
     layers = [{"kind": "convolution", "channels": 32}] * 200

@@ -72,6 +72,15 @@ TasksOption = Annotated[
         "or translation:from=t1w+flair,to=t2w (docs/gates.md). Repeatable.",
     ),
 ]
+TrainCasesOption = Annotated[
+    str,
+    typer.Option(
+        "--train-cases",
+        metavar="N,N,...",
+        help="Numbers of training cases, such as 8,16,32,all: run every cell with each number, and show the score "
+        "against the number. All cases by default.",
+    ),
+]
 SeedsOption = Annotated[
     list[int] | None,
     typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Seed; 0, 1 and 2 by default. Repeatable."),
@@ -89,6 +98,7 @@ def experiment(
     model_ids: ModelsOption,
     tasks: TasksOption,
     seeds: SeedsOption = None,
+    train_cases: TrainCasesOption = "",
     experiment_id: IdOption = None,
     title: TitleOption = "",
     max_running: MaxRunningOption = 2,
@@ -121,6 +131,7 @@ def experiment(
         dataset_id=dataset_id,
         tasks=tuple(map(Task.parse, tasks)),
         seeds=tuple(seeds or ()),
+        train_cases=parse_train_cases(train_cases),
         recipe=recipe,
         permutations=permutations,
         bootstrap_resamples=bootstrap_resamples,
@@ -206,6 +217,24 @@ def finish_experiment(
     document = {"experiment": experiment.to_json_dict(), **report.document, **fields}
     output.emit(document, *lines, *further_lines)
     raise typer.Exit(report.code if experiment.state == "succeeded" else FAILED)
+
+
+def parse_train_cases(text: str) -> tuple[int, ...]:
+    """Parses numbers of training cases. `all` becomes 0.
+
+    Raises:
+        BadOption: an entry is neither `all` nor a number of 2 or more.
+    """
+    counts = []
+    for entry in map(str.strip, text.split(",") if text else ()):
+        if entry != "all" and (not entry.isdecimal() or int(entry) < 2):
+            raise BadOption(
+                f"{entry[:64]!r} is not a number of training cases",
+                field="--train-cases",
+                remedy="give numbers of 2 or more and all, separated by commas, such as 8,16,32,all",
+            )
+        counts.append(0 if entry == "all" else int(entry))
+    return tuple(counts)
 
 
 def parse_smallest_differences(texts: Sequence[str]) -> tuple[SmallestDifference, ...]:
