@@ -67,7 +67,7 @@ PARTS = {
     "ExtractResponse": Part("ExtractedStudy", omitted=("layers",), required=("cost",)),
 }
 WITHOUT_RECORD = re.compile(
-    r"Bounds|Audit|LabelMap|CaseClass|ComputeBatchResponse|(Get|List)(Model|Dataset)s?Request"
+    r"Bounds|Audit|LabelMap|Case(Class|Grade|Number)|ComputeBatchResponse|(Get|List)(Model|Dataset)s?Request"
     r"|GetFeatureSetRequest|Get(Model|Dataset|FeatureSet)Response"
     r"|(Create|Get|List|Cancel|Retry|Watch)(Job|Check|Experiment)s?(Request|Response)|Get\w+ReportRequest"
     r"|((Create|Get|List|Watch|Update|Pause|Resume|Delete)Monitors?|Observe|AcknowledgeAlarm|ReplaceReference)"

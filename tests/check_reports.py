@@ -120,7 +120,7 @@ def make_report():
         rng = np.random.default_rng(1)
         score, base = rng.normal(0.55, 0.08, 12), rng.normal(0.47, 0.08, 12)
         pairs = PairedScores(score, base, tuple(f"g{i}" for i in range(12)), 1, np.zeros(12, bool))
-        low = PairedScores(score, base - 0.4, pairs.groups, 1, pairs.positive_N)
+        low = PairedScores(score, base - 0.4, pairs.groups, 1, pairs.truth_N)
         metrics = SPECS["segmentation"].metrics
         gain, scratch = (estimate_gain(pairs, metrics[0], seed=seed) for seed in (1, 2))
         shift, random = _comparison(1.0, rng), _comparison(6.0, rng)

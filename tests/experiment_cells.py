@@ -76,7 +76,7 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom):
     boost = 0.25 - 0.4 * place / models + rng.normal(0, noise)
     scores = _cases(rng, of_scratch, metric, level, patients, boost)
     gain, scratch = (
-        estimate_gain(pair_scores(scores["pretrained"], scores[name], metric.name), metric, seed=1, resamples=200)
+        estimate_gain(pair_scores(scores["pretrained"], scores[name], metric), metric, seed=1, resamples=200)
         for name in ("specialised", "scratch")
     )
     curves = {

@@ -15,6 +15,7 @@ from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.datasets import Split
+from vfmalign.core.domain.declarations import MAX_GRADE
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network
 from vfmalign.core.domain.models import Objective
@@ -67,6 +68,18 @@ StructuresOption = Annotated[
     ),
 ]
 ClassOption = Annotated[str, typer.Option("--class", metavar="NAME", help="Classification: class to predict.")]
+GradeOption = Annotated[str, typer.Option("--grade", metavar="NAME", help="Classification: grade to predict.")]
+AtLeastOption = Annotated[
+    int | None,
+    typer.Option(
+        "--at-least",
+        metavar="N",
+        min=1,
+        max=MAX_GRADE,
+        help="Classification of a grade: lowest grade that counts as positive. By default as the dataset declares.",
+    ),
+]
+NumberOption = Annotated[str, typer.Option("--number", metavar="NAME", help="Regression: number to predict.")]
 MapOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -20,6 +20,7 @@ from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import TrainingRecipe
 from vfmalign.core.domain.recipes import FINETUNING_RECIPES, PRESETS, PRETRAINING_RECIPES, Preset
 from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.task_text import PARAMETER_KEYS
 from vfmalign.core.formats.untrusted import parse_json, read_regular_file
 
 R = TypeVar("R", bound=Record)
@@ -96,27 +97,25 @@ def read_table(file: Path, option: str) -> Any:
         ) from None
 
 
-def build_task(
-    task: str,
-    settings: Settings,
-    *,
-    labels: Sequence[str] | None = None,
-    structures: Sequence[str] | None = None,
-    class_name: str = "",
-) -> Task:
+def build_task(task: str, settings: Settings, **options: str | int | list[str] | None) -> Task:
     """Builds a task from its short form, `--set` and the options of the command.
+
+    Args:
+        task: short form.
+        settings: values of `--set`.
+        options: values of the options for single parameters, by parameter. The values of a repeatable option are lists.
 
     Raises:
         BadOption: a name is not an id, or a parameter is named twice.
     """
     named = Task.parse(task)
-    sources = (
+    sources: list[tuple[str, Mapping[str, Any]]] = [
         ("--task", named.parameters.model_dump()),
         ("--set", settings["task"]),
-        ("--label", {"labels": split_list(labels)}),
-        ("--structure", {"structures": split_list(structures)}),
-        ("--class", {"class_name": class_name}),
-    )
+    ]
+    for field, value in options.items():
+        option = f"--{PARAMETER_KEYS[field].replace('_', '-')}"
+        sources.append((option, {field: split_list(value) if isinstance(value, list) else value}))
     return named.model_copy(update={"parameters": _merge(TASK, TaskParameters, {}, sources)})
 
 

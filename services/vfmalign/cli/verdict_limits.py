@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 from vfmalign.analysis.checks.gates import QUANTITIES, QUESTIONS, Gate
 from vfmalign.client.messages.checks import CheckSpec, TrainingPlan, VerdictLabel
 from vfmalign.client.messages.features import Dataset
 from vfmalign.client.recipes import MIN_SHARE, find_shortest_budget, get_second_recipe, list_budgets
+from vfmalign.core.domain.declarations import CaseGrade
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, MIN_PER_CLASS, MIN_SEEDS
 from vfmalign.core.domain.tasks import get_task_spec
@@ -73,8 +75,11 @@ def list_limits_of_dataset(dataset: Dataset) -> list[str]:
     patients = _count_test_patients(dataset)
     if not patients or not dataset.held_out:
         return []
-    classes = (_describe_class_limit(dataset, case_class.name) for case_class in dataset.declaration.classes)
-    limits = [limit for limit in (_describe_patient_limit(patients), *classes) if limit]
+    declaration = dataset.declaration
+    sides = [(entry.name, *_count_smaller_class(dataset, entry.name)) for entry in declaration.classes]
+    # Where the declared grade separates no patients, a request names another one.
+    sides += [side for entry in declaration.grades if (side := _count_smaller_side(dataset, entry))[1]]
+    limits = [limit for limit in (_describe_patient_limit(patients), *starmap(_describe_class_limit, sides)) if limit]
     return [*limits, f"for more, {_MORE_PATIENTS}"] if limits else []
 
 
@@ -132,9 +137,14 @@ def _limit_by_dataset(spec: CheckSpec, dataset: Dataset) -> VerdictLimit | None:
         return VerdictLimit(reason, "import more patients", verdicts, undecidable)
     reason, inconclusive = _describe_patient_limit(patients), patients >= MIN_GROUPS
     if spec.task.name == "classification":
-        case_class = get_task_spec(spec.task, dataset.declaration).case_class
-        if case_class is not None and (of_class := _describe_class_limit(dataset, case_class.name)):
-            reason, inconclusive = of_class, _count_smaller_class(dataset, case_class.name)[0] >= MIN_PER_CLASS
+        task = get_task_spec(spec.task, dataset.declaration)
+        if task.grade is not None:
+            side = _count_smaller_side(dataset, task.grade)
+        else:
+            name = task.parameters.class_name
+            side = (name, *_count_smaller_class(dataset, name))
+        if of_class := _describe_class_limit(*side):
+            reason, inconclusive = of_class, side[1] >= MIN_PER_CLASS
     if not reason:
         return None
     return VerdictLimit(reason, _MORE_PATIENTS, verdicts | {"inconclusive"} if inconclusive else verdicts, undecidable)
@@ -155,9 +165,8 @@ def _describe_patient_limit(patients: int) -> str:
     )
 
 
-def _describe_class_limit(dataset: Dataset, name: str) -> str:
+def _describe_class_limit(name: str, smaller: int, at_most: str) -> str:
     """Returns the limit that the test patients of a class set for its classification; empty if there are enough."""
-    smaller, at_most = _count_smaller_class(dataset, name)
     if smaller >= MIN_FOR_CLAIM:
         return ""
     ending = "`insufficient_data`" if smaller < MIN_PER_CLASS else "at best `inconclusive`"
@@ -173,3 +182,12 @@ def _count_smaller_class(dataset: Dataset, name: str) -> tuple[int, str]:
     if counts is None:  # it derives from a label map, and one of its sides has at most half of the patients
         return _count_test_patients(dataset) // 2, "at most "
     return min(counts.test_positive, counts.test_negative), ""
+
+
+def _count_smaller_side(dataset: Dataset, grade: CaseGrade) -> tuple[str, int, str]:
+    """Returns the name of `at least k`, and the test patients of its smaller side as `_count_smaller_class` does."""
+    patients = [0, 0]
+    for count in dataset.grades:
+        if count.name == grade.name:
+            patients[count.grade >= grade.at_least] += count.test_patients
+    return f"{grade.name} of at least {grade.at_least}", min(patients), ""

@@ -1,11 +1,11 @@
-"""Summary of a dataset for the API: sizes, classes, numbers and strata, but not the single cases."""
+"""Summary of a dataset for the API: sizes, classes, grades, numbers and strata, but not the single cases."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 
-from vfmalign.client.messages.features import ClassCount, Dataset, NumberRange, SplitSize, StratumCount
+from vfmalign.client.messages.features import ClassCount, Dataset, GradeCount, NumberRange, SplitSize, StratumCount
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest
 
 
@@ -29,6 +29,7 @@ def describe_dataset(dataset: DatasetManifest) -> Dataset:
         phantom=dataset.phantom,
         declaration=dataset.declaration,
         classes=_count_classes(dataset, cases),
+        grades=_count_grades(dataset, cases),
         numbers=_describe_numbers(cases),
         strata=_count_strata(cases),
         cases_without={kind: count for kind, count in lacking.items() if count},
@@ -55,6 +56,21 @@ def _count_classes(dataset: DatasetManifest, cases: Iterable[Case]) -> tuple[Cla
         )
         for entry in dataset.declaration.classes
         if not entry.label
+    )
+
+
+def _count_grades(dataset: DatasetManifest, cases: Iterable[Case]) -> tuple[GradeCount, ...]:
+    counts = Counter(item for case in cases for item in case.grades.items())
+    # The highest grade of a patient's cases decides whether the patient is positive, as in the analysis of the gain.
+    highest: dict[tuple[str, str], int] = {}
+    for case in dataset.test:
+        for name, grade in case.grades.items():
+            highest[name, case.group] = max(grade, highest.get((name, case.group), 0))
+    patients = Counter((name, grade) for (name, _), grade in highest.items())
+    return tuple(
+        GradeCount(name=name, grade=grade, cases=counts[name, grade], test_patients=patients[name, grade])
+        for name in (entry.name for entry in dataset.declaration.grades)
+        for grade in sorted(grade for other, grade in counts if other == name)
     )
 
 

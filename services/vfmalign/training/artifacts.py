@@ -103,7 +103,7 @@ def write_figures(
     """Draws slices of the first cases for which the primary metric has a value. Writes the learning curve as JSON."""
     primary = learner.metrics[0].name
     title = learner.metrics[0].title
-    value_name = title if learner.metrics[0].of_set == "mean" else "probability"
+    value_name = "probability" if learner.metrics[0].two_classes else title
     values = {score.case: score.values[primary] for score in scores}
     candidates = [case for case in cases if values.get(case.case) is not None] or list(cases)
     figures = []

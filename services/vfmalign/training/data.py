@@ -48,9 +48,10 @@ class PreparedCase:
         modalities: names of the channels.
         scale: scale that relates the input to its signal.
         label_max: highest value of each whole label map, including values outside the crop.
-        classes: whether the case belongs to each class. Only classes that the case states are included.
+        classes, grades, numbers: see `core.domain.datasets.Case`.
         slices: first slice and number of slices; see `PreparedStudy`. None for a whole volume without padding.
-        positive: whether the case belongs to the task's class; None if the task has no class.
+        positive: whether the case belongs to the task's class, or reaches the task's grade; None for other tasks.
+        truth: grade or number that the task predicts; None for other tasks.
         focus_DHW: bool, voxels on which patches may be centred (`FOCUS_SHARE`); None if there are no such voxels.
         inside: maps the name of each structure of the task to the share of the structure inside the field of view.
         whole: label maps that extend beyond the field of view, for scoring segmentations; None if the field of view
@@ -67,21 +68,33 @@ class PreparedCase:
     scale: Scale | None = None
     label_max: Mapping[VolumeKind, int] = field(default_factory=dict)
     classes: Mapping[VolumeKind, bool] = field(default_factory=dict)
+    grades: Mapping[VolumeKind, int] = field(default_factory=dict)
+    numbers: Mapping[VolumeKind, float] = field(default_factory=dict)
     slices: tuple[int, int] | None = None
     positive: bool | None = None
+    truth: float | None = None
     focus_DHW: Tensor | None = None
     inside: Mapping[VolumeKind, float] = field(default_factory=dict)
     whole: WholeLabels | None = None
 
+    @property
+    def balanced_class(self) -> int | None:
+        """Class or grade, of which batches have equally many cases; None if the task has neither."""
+        return None if self.positive is None else int(self.positive if self.truth is None else self.truth)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Cases or patches of one training step, stacked on the device. The fields are those of `PreparedCase`."""
+    """Cases or patches of one training step, stacked on the device. The fields are those of `PreparedCase`.
+
+    `positive_N` and `truth_N` are float64, which holds every number that a case may state.
+    """
 
     input_NCDHW: Tensor
     clean_NCDHW: Tensor
     labels: Mapping[VolumeKind, Tensor]
     positive_N: Tensor | None
+    truth_N: Tensor | None
     modalities: tuple[Modality, ...]
     slices_N2: Tensor
 
@@ -171,6 +184,8 @@ def prepare_case(
         scale=prepared.scale,
         label_max=prepared.label_max,
         classes=case.classes,
+        grades=case.grades,
+        numbers=case.numbers,
         slices=prepared.slices,
         focus_DHW=mask_structure(structures[-1], prepared.labels) if structures else None,
         inside=view.inside,
@@ -179,7 +194,7 @@ def prepare_case(
 
 
 def shuffle_targets(cases: Sequence[PreparedCase], seed: int) -> list[PreparedCase]:
-    """Gives each case the targets of another case: reference volume, label maps and class.
+    """Gives each case the targets of another case: reference volume, label maps, class, grade and number.
 
     The inputs are not exchanged.
 
@@ -194,7 +209,10 @@ def shuffle_targets(cases: Sequence[PreparedCase], seed: int) -> list[PreparedCa
             labels=source.labels,
             label_max=source.label_max,
             classes=source.classes,
+            grades=source.grades,
+            numbers=source.numbers,
             positive=source.positive,
+            truth=source.truth,
             focus_DHW=source.focus_DHW,
             whole=source.whole,
         )
@@ -227,7 +245,8 @@ def draw_batch(
     Takes cases from a seeded shuffle, cuts patches, and swaps left and right with probability 0.5.
 
     Args:
-        cases: the split to draw from. If the task has a class, positive and negative cases are drawn equally often.
+        cases: the split to draw from. If the task has a class or a grade, cases of all classes or grades are drawn
+            equally often.
         step: number of the step in the whole job, from 0.
         batch_size: number of cases. A batch contains a case twice only if `cases` has fewer cases than the batch size.
         patch_shape_dhw: size of the patches; None for whole volumes.
@@ -235,9 +254,9 @@ def draw_batch(
         device: device of the batch.
     """
     drawn = []
-    positives = [case.positive for case in cases if case.positive is not None]
-    if positives:
-        indices = balanced_indices(positives, batch_size, step, seed)
+    classes = [case.balanced_class for case in cases if case.balanced_class is not None]
+    if classes:
+        indices = balanced_indices(classes, batch_size, step, seed)
     else:
         indices = batch_indices(len(cases), batch_size, step, seed)
     for place, index in enumerate(indices):
@@ -261,15 +280,15 @@ def batch_indices(n_cases: int, batch_size: int, step: int, seed: int) -> list[i
     return shuffle[place * batch_size : (place + 1) * batch_size]
 
 
-def balanced_indices(positives: Sequence[bool], batch_size: int, step: int, seed: int) -> list[int]:
-    """Returns the indices of one step's cases. The two classes alternate, and each has its own seeded shuffles."""
-    members = [[i for i, positive in enumerate(positives) if positive is truth] for truth in (False, True)]
+def balanced_indices(classes: Sequence[int], batch_size: int, step: int, seed: int) -> list[int]:
+    """Returns the indices of one step's cases. The classes alternate, and each has its own seeded shuffles."""
+    members = [[i for i, own in enumerate(classes) if own == one] for one in sorted(set(classes))]
     indices = []
     for number in range(step * batch_size, (step + 1) * batch_size):
-        count, truth = divmod(number, 2)
-        shuffle, place = divmod(count, len(members[truth]))
-        draw = generator(seed, f"order of class {truth}", shuffle)
-        indices.append(members[truth][int(torch.randperm(len(members[truth]), generator=draw)[place])])
+        count, one = divmod(number, len(members))
+        shuffle, place = divmod(count, len(members[one]))
+        draw = generator(seed, f"order of class {one}", shuffle)
+        indices.append(members[one][int(torch.randperm(len(members[one]), generator=draw)[place])])
     return indices
 
 
@@ -279,7 +298,8 @@ def collate(cases: Sequence[PreparedCase], device: torch.device) -> Batch:
         input_NCDHW=_stack([case.input_CDHW for case in cases], device),
         clean_NCDHW=_stack([case.clean_CDHW for case in cases], device),
         labels={name: torch.stack([case.labels[name] for case in cases]).to(device) for name in cases[0].labels},
-        positive_N=_stack_classes([case.positive for case in cases], device),
+        positive_N=_stack_values([case.positive for case in cases], device),
+        truth_N=_stack_values([case.truth for case in cases], device),
         modalities=cases[0].modalities,
         slices_N2=torch.tensor([case.slices or (0, case.input_CDHW.shape[1]) for case in cases], device=device),
     )
@@ -325,6 +345,6 @@ def _stack(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     return torch.stack(list(tensors)).to(device).contiguous(memory_format=torch.channels_last_3d)
 
 
-def _stack_classes(positives: Sequence[bool | None], device: torch.device) -> Tensor | None:
-    present = [float(positive) for positive in positives if positive is not None]
-    return torch.tensor(present, device=device) if present else None
+def _stack_values(values: Sequence[float | None], device: torch.device) -> Tensor | None:
+    present = [float(value) for value in values if value is not None]
+    return torch.tensor(present, dtype=torch.float64, device=device) if present else None

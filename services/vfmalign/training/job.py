@@ -181,7 +181,11 @@ def _complete(
         encoder=card.id if card else "",
         encoder_sha256=card.checkpoint.sha256 if card else "",
         encoder_card_sha256=card.digest() if card else "",
-        train_labels={case.case: case.positive for case in cases.train if case.positive is not None},
+        train_labels={
+            case.case: case.positive if case.truth is None else int(case.truth)
+            for case in cases.train
+            if case.positive is not None
+        },
         train_subset=tuple(case.case for case in cases.train) if spec.train_cases else (),
         inside=cases.list_inside(),
         parameters=sum(parameter.numel() for parameter in learner.network.parameters()),
@@ -279,6 +283,6 @@ def _fit_baseline(plan: JobPlan, train: Sequence[PreparedCase]) -> Baseline | No
 
 def _to_case_scores(cases: Sequence[PreparedCase], values: Iterable[dict[str, float | None]]) -> tuple[CaseScore, ...]:
     return tuple(
-        CaseScore(case=case.case, group=case.group, values=case_values, positive=case.positive)
+        CaseScore(case=case.case, group=case.group, values=case_values, positive=case.positive, truth=case.truth)
         for case, case_values in zip(cases, values, strict=True)
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.core.domain.jobs import MetricSpec
-from vfmalign.core.domain.scores import aggregate
+from vfmalign.core.domain.scores import aggregate, get_truth
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.data import Batch, PreparedCase, collate
 from vfmalign.training.figures import Panel
@@ -91,7 +91,7 @@ class FineTuning:
         outputs = zip(predictions(self.network, cases, self.device, check), cases, strict=True)
         values = [self.task.primary(output, case) for output, case in outputs]
         metric = self.metrics[0]
-        value = aggregate(metric, values, [case.positive for case in cases])
+        value = aggregate(metric, values, [get_truth(metric, case) for case in cases])
         if value is None:
             needs = metric.empty_mask or "it needs cases of both classes"
             raise BadDataset(

@@ -33,7 +33,7 @@ class JobPlan:
         preprocessing: preprocessing of every case. The inputs of the model are named like the dataset's modalities.
         model_input: the same preprocessing with the model's own input names, as in the published card.
         parent: the model from which the job starts; None for random weights.
-        task: the task on the dataset for fine-tuning; None for pretraining.
+        task: the task on the dataset for fine-tuning, fitted to its training cases; None for pretraining.
         dataset: the dataset.
     """
 
@@ -94,6 +94,7 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
     # A baseline may name a model as well. It then uses the model's preprocessing, but not its weights.
     parent = card if spec.network == "pretrained" else None
     if task is not None:
+        task = task.fit(dataset, select_training_cases(dataset, task, spec.train_cases, spec.seed))
         check_leakage(dataset, parent.pretraining if parent else ())
     return JobPlan(spec, architecture, preprocessing, model_input, parent, task, dataset)
 

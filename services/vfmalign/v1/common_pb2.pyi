@@ -107,21 +107,45 @@ class CaseClass(_message.Message):
     at_least: int
     def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., at_least: _Optional[int] = ...) -> None: ...
 
+class CaseGrade(_message.Message):
+    __slots__ = ("name", "at_least")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    at_least: int
+    def __init__(self, name: _Optional[str] = ..., at_least: _Optional[int] = ...) -> None: ...
+
+class CaseNumber(_message.Message):
+    __slots__ = ("name", "unit", "smallest_difference")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    SMALLEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    unit: str
+    smallest_difference: float
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., smallest_difference: _Optional[float] = ...) -> None: ...
+
 class TaskParameters(_message.Message):
-    __slots__ = ("labels", "structures", "class_name", "inputs", "target", "modalities")
+    __slots__ = ("labels", "structures", "class_name", "inputs", "target", "modalities", "grade", "at_least", "number")
     LABELS_FIELD_NUMBER: _ClassVar[int]
     STRUCTURES_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
+    GRADE_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     labels: _containers.RepeatedScalarFieldContainer[str]
     structures: _containers.RepeatedScalarFieldContainer[str]
     class_name: str
     inputs: _containers.RepeatedScalarFieldContainer[str]
     target: str
     modalities: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, labels: _Optional[_Iterable[str]] = ..., structures: _Optional[_Iterable[str]] = ..., class_name: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ...) -> None: ...
+    grade: str
+    at_least: int
+    number: str
+    def __init__(self, labels: _Optional[_Iterable[str]] = ..., structures: _Optional[_Iterable[str]] = ..., class_name: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ..., grade: _Optional[str] = ..., at_least: _Optional[int] = ..., number: _Optional[str] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("name", "parameters")
@@ -132,7 +156,7 @@ class Task(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Union[TaskParameters, _Mapping]] = ...) -> None: ...
 
 class DatasetDeclaration(_message.Message):
-    __slots__ = ("name", "modalities", "labels", "classes", "defaults", "units")
+    __slots__ = ("name", "modalities", "labels", "classes", "defaults", "units", "grades", "numbers")
     class DefaultsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -153,13 +177,17 @@ class DatasetDeclaration(_message.Message):
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
+    GRADES_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     modalities: _containers.RepeatedScalarFieldContainer[str]
     labels: _containers.RepeatedCompositeFieldContainer[LabelMap]
     classes: _containers.RepeatedCompositeFieldContainer[CaseClass]
     defaults: _containers.MessageMap[str, TaskParameters]
     units: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[_Union[LabelMap, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[CaseClass, _Mapping]]] = ..., defaults: _Optional[_Mapping[str, TaskParameters]] = ..., units: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    grades: _containers.RepeatedCompositeFieldContainer[CaseGrade]
+    numbers: _containers.RepeatedCompositeFieldContainer[CaseNumber]
+    def __init__(self, name: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[_Union[LabelMap, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[CaseClass, _Mapping]]] = ..., defaults: _Optional[_Mapping[str, TaskParameters]] = ..., units: _Optional[_Mapping[str, str]] = ..., grades: _Optional[_Iterable[_Union[CaseGrade, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[CaseNumber, _Mapping]]] = ...) -> None: ...
 
 class StageTiming(_message.Message):
     __slots__ = ("stage", "seconds")

@@ -189,6 +189,18 @@ class ClassCount(_message.Message):
     test_negative: int
     def __init__(self, name: _Optional[str] = ..., positive: _Optional[int] = ..., negative: _Optional[int] = ..., test_positive: _Optional[int] = ..., test_negative: _Optional[int] = ...) -> None: ...
 
+class GradeCount(_message.Message):
+    __slots__ = ("name", "grade", "cases", "test_patients")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GRADE_FIELD_NUMBER: _ClassVar[int]
+    CASES_FIELD_NUMBER: _ClassVar[int]
+    TEST_PATIENTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    grade: int
+    cases: int
+    test_patients: int
+    def __init__(self, name: _Optional[str] = ..., grade: _Optional[int] = ..., cases: _Optional[int] = ..., test_patients: _Optional[int] = ...) -> None: ...
+
 class NumberRange(_message.Message):
     __slots__ = ("name", "cases", "minimum", "maximum")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -212,7 +224,7 @@ class StratumCount(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., cases: _Optional[int] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom", "declaration", "classes", "numbers", "strata", "cases_without", "has_dicom_rules", "create_time", "created_by")
+    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom", "declaration", "classes", "numbers", "strata", "cases_without", "has_dicom_rules", "create_time", "created_by", "grades")
     class CasesWithoutEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +247,7 @@ class Dataset(_message.Message):
     HAS_DICOM_RULES_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    GRADES_FIELD_NUMBER: _ClassVar[int]
     dataset_id: str
     dataset_digest: str
     splits: _containers.RepeatedCompositeFieldContainer[SplitSize]
@@ -250,7 +263,8 @@ class Dataset(_message.Message):
     has_dicom_rules: bool
     create_time: _timestamp_pb2.Timestamp
     created_by: str
-    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ..., declaration: _Optional[_Union[_common_pb2.DatasetDeclaration, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[NumberRange, _Mapping]]] = ..., strata: _Optional[_Iterable[_Union[StratumCount, _Mapping]]] = ..., cases_without: _Optional[_Mapping[str, int]] = ..., has_dicom_rules: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ...) -> None: ...
+    grades: _containers.RepeatedCompositeFieldContainer[GradeCount]
+    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ..., declaration: _Optional[_Union[_common_pb2.DatasetDeclaration, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[NumberRange, _Mapping]]] = ..., strata: _Optional[_Iterable[_Union[StratumCount, _Mapping]]] = ..., cases_without: _Optional[_Mapping[str, int]] = ..., has_dicom_rules: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., grades: _Optional[_Iterable[_Union[GradeCount, _Mapping]]] = ...) -> None: ...
 
 class ListDatasetsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

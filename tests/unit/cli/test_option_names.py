@@ -44,6 +44,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
         (CHECK, "layers[0]", "--layer"),
         (CHECK, "task.parameters.labels", "--label"),
         (CHECK, "task.parameters.class_name", "--class"),
+        (CHECK, "task.parameters.at_least", "--at-least"),
         (CHECK, "spec.dataset_id", "DATASET"),
         (CHECK, "spec.bootstrap_resamples", "--bootstrap"),
         (CHECK, "random_seeds", "--random-seeds"),

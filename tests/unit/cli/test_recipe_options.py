@@ -114,6 +114,8 @@ def test_fields_that_nothing_sets_stay_absent() -> None:
         ("--label Gland", "--label", "'Gland' is not a value of task.labels", "up to 16 ids"),
         ("--set task.labels=gland --label gland", "--label", "task.labels is also set by --set", "once"),
         ("--set task.class_name=a --class b", "--class", "task.class_name is also set by --set", "once"),
+        ("--set task.at_least=2 --at-least 3", "--at-least", "task.at_least is also set by --set", "once"),
+        ("--set task.at_least=16", "--set", "'16' is not a value of task.at_least", "a whole number from 0 to 15"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_refused_with_its_key_and_choices(
@@ -184,6 +186,9 @@ def test_an_experiment_and_a_pretraining_have_no_key_of_a_task(invoke: Invoke, c
         ("segmentation", [], {"labels": ["gland", "lesions"]}, "segmentation:label=gland+lesions"),
         ("segmentation:label=gland", [], {"structures": ["gland"]}, "segmentation:label=gland,structure=gland"),
         ("classification", [], {"class_name": "disease"}, "classification:class=disease"),
+        ("classification", [], {"grade": "pirads", "at_least": 3}, "classification:grade=pirads,at_least=3"),
+        ("classification", ["task.at_least=3"], {"grade": "pirads"}, "classification:grade=pirads,at_least=3"),
+        ("regression", [], {"number": "volume"}, "regression:number=volume"),
         ("translation", ["task.inputs=t2w, dwi", "task.target=adc"], {}, "translation:from=t2w+dwi,to=adc"),
         ("distortion", ["task.modalities=dwi"], {}, "distortion:modality=dwi"),
         ("segmentation", ["task.labels=gland"], {"structures": ["gland"]}, "segmentation:label=gland,structure=gland"),
@@ -210,6 +215,8 @@ def test_a_parameter_in_the_short_form_is_named_nowhere_else() -> None:
     [
         ("--task segmentation --label gland --structure peripheral", "segmentation:label=gland,structure=peripheral"),
         ("--task classification --class disease", "classification:class=disease"),
+        ("--task classification --grade pirads --at-least 3", "classification:grade=pirads,at_least=3"),
+        ("--task regression --number volume", "regression:number=volume"),
         ("--task translation --set task.inputs=t2w,dwi --set task.target=adc", "translation:from=t2w+dwi,to=adc"),
         ("--task distortion:modality=dwi", "distortion:modality=dwi"),
     ],

@@ -14,9 +14,9 @@ from vfmalign.cli.verdict_limits import (
     list_limits_of_dataset,
 )
 from vfmalign.client.messages.checks import CheckSpec, TrainingPlan
-from vfmalign.client.messages.features import ClassCount, Dataset, SplitSize
+from vfmalign.client.messages.features import ClassCount, Dataset, GradeCount, SplitSize
 from vfmalign.client.messages.jobs import Recipe
-from vfmalign.core.domain.declarations import CaseClass, DatasetDeclaration
+from vfmalign.core.domain.declarations import CaseClass, CaseGrade, DatasetDeclaration
 from vfmalign.core.domain.errors import BadOption
 
 DECLARATION = DatasetDeclaration(
@@ -24,6 +24,7 @@ DECLARATION = DatasetDeclaration(
     modalities=("t1w",),
     labels=({"name": "hippocampus", "values": {1: "anterior"}},),
     classes=(CaseClass(name="atrophy"), CaseClass(name="present", label="hippocampus", at_least=1)),
+    grades=(CaseGrade(name="fazekas", at_least=2),),
 )
 REHEARSAL = Recipe(epochs=1, steps_per_epoch=4)
 
@@ -44,6 +45,11 @@ def make_dataset(patients: int, *, counts: tuple[int, int] = (50, 50), held_out:
         held_out=held_out,
         declaration=DECLARATION,
         classes=(ClassCount(name="atrophy", test_positive=counts[0], test_negative=counts[1]),),
+        grades=(
+            GradeCount(name="fazekas", grade=1, test_patients=counts[1]),
+            GradeCount(name="fazekas", grade=2, test_patients=counts[0] - 4),
+            GradeCount(name="fazekas", grade=3, test_patients=4),
+        ),
     )
 
 
@@ -107,6 +113,9 @@ def test_a_gate_that_the_number_of_seeds_keeps_from_passing_is_refused(
 @pytest.mark.parametrize(
     ("task", "counts", "refused"),
     [
+        ("classification:grade=fazekas", (9, 31), True),
+        ("classification:grade=fazekas", (17, 23), False),
+        ("classification:grade=fazekas,at_least=3", (17, 23), True),
         ("classification:class=atrophy", (9, 31), True),
         ("classification:class=atrophy", (31, 9), True),
         ("classification:class=atrophy", (17, 23), False),
@@ -164,7 +173,8 @@ def test_a_dataset_names_what_each_task_lacks() -> None:
     limits = list_limits_of_dataset(make_dataset(12, counts=(3, 9)))
     assert ["with 12 test patients" in limits[0], "3 test patients of one class of atrophy" in limits[1]] == [True] * 2
     assert "at most 6 test patients of one class of present" in limits[2]
-    assert limits[3].startswith("for more, give test a larger share")
+    assert "3 test patients of one class of fazekas of at least 2" in limits[3]
+    assert limits[4].startswith("for more, give test a larger share")
     assert list_limits_of_dataset(make_dataset(34, counts=(17, 17))) == []
     assert list_limits_of_dataset(make_dataset(0)) == [], "a dataset for a pretraining"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vfmalign.client.dataset_description import describe_dataset
-from vfmalign.client.messages.features import ClassCount, Dataset, NumberRange, SplitSize, StratumCount
+from vfmalign.client.messages.features import ClassCount, Dataset, GradeCount, NumberRange, SplitSize, StratumCount
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.declarations import get_declaration
 
@@ -79,3 +79,18 @@ def test_test_patients_are_counted_by_class() -> None:
     dataset = DatasetManifest.model_validate({"id": "d", "declaration": DECLARATION, "test": (*cases, case(9, "t1w"))})
     atrophy = describe_dataset(dataset).classes[0]
     assert (atrophy.test_positive, atrophy.test_negative) == (2, 1)
+
+
+def test_test_patients_are_counted_by_their_highest_grade() -> None:
+    cases = [case(number, "t1w", grades={"fazekas": value}) for number, value in enumerate([0, 3, 0, 0, 1, 1])]
+    declaration = DECLARATION | {"grades": [{"name": "fazekas"}]}
+    dataset = DatasetManifest.model_validate(
+        {"id": "d", "declaration": declaration, "train": (case(8, "t1w", grades={"fazekas": 2}),), "test": cases}
+    )
+    described = describe_dataset(dataset)
+    assert [(count.grade, count.cases, count.test_patients) for count in described.grades] == [
+        (0, 3, 1), (1, 2, 1), (2, 1, 0), (3, 1, 1),
+    ]  # fmt: skip
+    message = Dataset.PROTO.FromString(described.to_proto().SerializeToString())
+    assert Dataset.from_response(message) == described
+    assert described.grades[0] == GradeCount(name="fazekas", grade=0, cases=3, test_patients=1)

@@ -158,7 +158,7 @@ def test_a_restoration_restores_only_its_modalities(cases, name):
 def test_panels_can_be_drawn(cases, text):
     task = get_task(get_task_spec(Task.parse(text), BRAIN))
     case = task.prepare(cases)[0]
-    shape = (1,) if task.classifies_cases else (task.classes or 1, *SHAPE)
+    shape = (1,) if task.outputs else (task.classes or 1, *SHAPE)
     assert draw_panels(task.panels(torch.zeros(shape), case), "case").startswith(b"\x89PNG")
 
 

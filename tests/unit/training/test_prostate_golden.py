@@ -49,7 +49,7 @@ def test_losses_scores_and_baselines_are_those_of_the_version_without_parameters
     cases = task.prepare(loaded)
     train, test = cases[:4], cases[4:]
     assert [case.positive for case in cases] == expected["positive"]
-    patch = None if task.classifies_cases else (8, 16, 16)
+    patch = None if task.outputs else (8, 16, 16)
     channels = task.classes or sum(modality in task.restores for modality in cases[0].modalities)
     draw = torch.Generator().manual_seed(5)
     losses = []

@@ -30,9 +30,7 @@ def output_of(labels_DHW):
 def output_for(task, case):
     """Random output of the task's shape."""
     restored = sum(modality in task.restores for modality in case.modalities)
-    return (
-        torch.randn(1) if task.classifies_cases else torch.randn(task.classes or restored, *case.input_CDHW.shape[1:])
-    )
+    return torch.randn(1) if task.outputs else torch.randn(task.classes or restored, *case.input_CDHW.shape[1:])
 
 
 def test_every_task_of_core_can_be_trained():
@@ -230,7 +228,7 @@ def test_the_positive_share_is_the_naive_classification(classified_cases):
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(TASKS))
+@pytest.mark.parametrize("name", list(SPECS))
 def test_panels_can_be_drawn_and_are_repeatable(name, cases, healthy_case):
     task = PROSTATE_TASKS[name]
     for case in (

@@ -171,7 +171,7 @@ def _compare(point: Point, level: float, baseline: Network) -> tuple[Gain, Verdi
     scores, baselines = ([cell.scores[network] for cell in point.cells] for network in ("pretrained", baseline))
     of_scratch = baseline == "scratch"
     gain = estimate_crossed_gain(
-        pair_seeds(scores, baselines, first.metric.name), first.metric, level=level, another_draw=of_scratch
+        pair_seeds(scores, baselines, first.metric), first.metric, level=level, another_draw=of_scratch
     )
     if first.verdict.label == "insufficient_training":  # all seeds have the same recipe
         return gain, first.verdict

@@ -94,10 +94,10 @@ def use_common_baselines(cells: Sequence[Cell]) -> list[Cell]:
 def _get_relative_gain(cell: Cell, baseline: Sequence[CaseScore]) -> Estimate:
     """The gain in per cent, without an interval."""
     metric = cell.metric
-    pairs = pair_scores(cell.scores["pretrained"], baseline, metric.name)
+    pairs = pair_scores(cell.scores["pretrained"], baseline, metric)
     weight_1N = np.ones((1, len(pairs.groups)))
     score, reference = (
-        float(aggregate_resamples(metric, value_N, pairs.positive_N, weight_1N)[0])
+        float(aggregate_resamples(metric, value_N, pairs.truth_N, weight_1N)[0])
         for value_N in (pairs.score_N, pairs.baseline_N)
     )
     sign = 1.0 if metric.higher_is_better else -1.0

@@ -47,7 +47,7 @@ from scipy.special import stdtrit
 from vfmalign.client.messages.checks import VarianceComponents
 from vfmalign.client.messages.common import Interval
 from vfmalign.core.domain.jobs import MetricSpec
-from vfmalign.core.domain.scores import aggregate_resamples
+from vfmalign.core.domain.scores import Truth, aggregate_resamples
 
 METHOD = "crossed analysis of variance of seeds and patients, Satterthwaite's t"
 SKEWED_METHOD = f"{METHOD}, Hall's transformation of skewness"
@@ -101,21 +101,19 @@ class CrossedVariance:
         )
 
 
-def get_pseudo_values(
-    metric: MetricSpec, value_SN: Array, positive_N: npt.NDArray[np.bool_], index_N: npt.NDArray[np.intp]
-) -> Array:
+def get_pseudo_values(metric: MetricSpec, value_SN: Array, truth_N: Truth, index_N: npt.NDArray[np.intp]) -> Array:
     """Returns the jackknife pseudo-values [S, G] of a metric.
 
     Args:
         metric: specifies the aggregate of the cases.
         value_SN: value of each case with each seed.
-        positive_N: true class of each case. A metric that is a mean does not use the class.
+        truth_N: true class, grade or number of each case. A metric that is a mean does not use it.
         index_N: patient of each case, 0 to G − 1.
     """
     n_groups = int(index_N.max()) + 1
     without_one_GN = (index_N[None, :] != np.arange(n_groups)[:, None]).astype(np.float64)
     weight_WN = np.vstack([np.ones((1, len(index_N))), without_one_GN])
-    theta_SW = np.array([aggregate_resamples(metric, value_N, positive_N, weight_WN) for value_N in value_SN])
+    theta_SW = np.array([aggregate_resamples(metric, value_N, truth_N, weight_WN) for value_N in value_SN])
     pseudo_SG: Array = n_groups * theta_SW[:, :1] - (n_groups - 1) * theta_SW[:, 1:]
     return pseudo_SG
 

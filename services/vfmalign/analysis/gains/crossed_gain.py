@@ -18,15 +18,17 @@ from vfmalign.analysis.gains.crossed import CrossedVariance, analyse_crossed, ge
 from vfmalign.analysis.gains.equivalence import allow_for_unseen_differences
 from vfmalign.analysis.gains.limits import (
     absent_below_floor,
+    describe_undefined,
     equivalence_level,
     explain_floor,
+    explain_no_interval,
     without_empty_interval,
 )
 from vfmalign.analysis.gains.paired_scores import CrossedScores, pair_seeds
 from vfmalign.client.messages.checks import Gain, GainVariance
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
-from vfmalign.core.domain.patients import MIN_SEEDS, explain_few_patients
+from vfmalign.core.domain.patients import MIN_SEEDS
 from vfmalign.core.domain.scores import aggregate_resamples
 from vfmalign.core.formats.documents import pluralise
 
@@ -59,14 +61,14 @@ def estimate_crossed_gain(
         undefined = absent(f"{metric.title} is not defined for any test case with all seeds of both networks")
         return Gain(relative_percent=undefined, absolute=undefined, **counts)
     score, baseline = (_get_mean_score(metric, pairs, value_SN) for value_SN in (pairs.score_SN, pairs.baseline_SN))
-    if np.isnan(score):
-        one_class = absent(f"the test cases are all of one class, but {metric.title} needs both classes")
-        return Gain(relative_percent=one_class, absolute=one_class, **counts)
+    if np.isnan(score - baseline):
+        undefined = absent(describe_undefined(metric))
+        return Gain(relative_percent=undefined, absolute=undefined, **counts)
     difference = score - baseline if metric.higher_is_better else baseline - score
     relative = absent_below_floor(metric, abs(baseline))
     fewest = _count_fewest_patients(metric, pairs)
-    counts["smaller_class"] = 0 if metric.of_set == "mean" else fewest
-    if reason := explain_few_patients(counts["groups"], fewest):
+    counts["smaller_class"] = fewest if metric.two_classes else 0
+    if reason := explain_no_interval(metric, counts["groups"], fewest):
         percent = None if relative is not None else 100.0 * difference / abs(baseline)
         intervals = {
             "relative_percent": relative or Estimate(value=percent, absent_reason=reason),
@@ -89,11 +91,11 @@ def estimate_crossed_score(scores: Sequence[Sequence[CaseScore]], metric: Metric
     Returns:
         The score, without an interval if there are fewer than `MIN_SEEDS` seeds or too few patients.
     """
-    pairs = pair_seeds(scores, scores, metric.name)
+    pairs = pair_seeds(scores, scores, metric)
     if not pairs.groups or np.isnan(score := _get_mean_score(metric, pairs, pairs.score_SN)):
         return absent(f"{metric.title} is not defined for these test cases")
     fewest = _count_fewest_patients(metric, pairs)
-    reason = explain_few_patients(len(set(pairs.groups)), fewest)
+    reason = explain_no_interval(metric, len(set(pairs.groups)), fewest)
     if len(scores) < MIN_SEEDS:
         reason = f"{pluralise(len(scores), 'seed')}: an interval over seeds needs at least {MIN_SEEDS}"
     if reason:
@@ -125,13 +127,13 @@ def _estimate_intervals(
             spread.get_interval(difference, narrow_level),
             metric,
             (pairs.score_SN, pairs.baseline_SN),
-            pairs.positive_N,
+            pairs.truth_N,
             pairs.index_N,
             difference=difference,
             degrees=values.degrees,
             another_draw=values.another_draw,
         )
-        if absolute.interval is None and metric.of_set == "mean":
+        if absolute.interval is None and not metric.two_classes:
             narrow = narrow.model_copy(update={"degenerate": True})
     return {
         "relative_percent": relative,
@@ -160,7 +162,7 @@ class _CrossedValues:
     @classmethod
     def create(cls, metric: MetricSpec, pairs: CrossedScores, degrees: int, *, another_draw: bool) -> _CrossedValues:
         score_SG, baseline_SG = (
-            get_pseudo_values(metric, value_SN, pairs.positive_N, pairs.index_N)
+            get_pseudo_values(metric, value_SN, pairs.truth_N, pairs.index_N)
             for value_SN in (pairs.score_SN, pairs.baseline_SN)
         )
         return cls(score_SG, baseline_SG, degrees, metric.of_set == "mean", another_draw and len(pairs.baseline_SN) > 1)
@@ -199,14 +201,14 @@ def _estimate_relative(
 
 def _get_mean_score(metric: MetricSpec, pairs: CrossedScores, value_SN: Array) -> float:
     all_cases_1N = np.ones((1, len(pairs.groups)))
-    scores = [aggregate_resamples(metric, value_N, pairs.positive_N, all_cases_1N)[0] for value_N in value_SN]
+    scores = [aggregate_resamples(metric, value_N, pairs.truth_N, all_cases_1N)[0] for value_N in value_SN]
     return float(np.mean(scores))
 
 
 def _count_fewest_patients(metric: MetricSpec, pairs: CrossedScores) -> int:
     """Returns the number of patients, of the smaller class for metrics of two classes."""
     n_groups = len(set(pairs.groups))
-    if metric.of_set == "mean":
+    if not metric.two_classes:
         return n_groups
-    positive_G = np.bincount(pairs.index_N, weights=pairs.positive_N, minlength=n_groups) > 0
+    positive_G = np.bincount(pairs.index_N, weights=pairs.truth_N, minlength=n_groups) > 0
     return int(min(positive_G.sum(), (~positive_G).sum()))

@@ -28,6 +28,7 @@ from scipy.special import stdtrit
 from vfmalign.analysis.gains.crossed import analyse_crossed, get_pseudo_values
 from vfmalign.client.messages.common import Interval
 from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.scores import Truth
 
 TWO_CLASS_METHOD = "jackknife over patients with two more of each class, Student's t"
 MIN_DIFFERENT = 8
@@ -46,7 +47,7 @@ def allow_for_unseen_differences(
     interval: Interval,
     metric: MetricSpec,
     networks: tuple[Array, Array],
-    positive_N: npt.NDArray[np.bool_],
+    truth_N: Truth,
     index_N: npt.NDArray[np.intp],
     *,
     difference: float,
@@ -56,18 +57,17 @@ def allow_for_unseen_differences(
     """Returns the interval for a claim of equivalence.
 
     Args:
-        interval: interval of the difference, if the metric is a mean. For a metric of two classes, only the interval's
-            level is used.
+        interval: interval of the difference. For a metric of two classes, only the interval's level is used.
         metric: specifies the aggregate of the cases.
         networks: scores [S, N] of the network and of the baseline, with at least one seed.
-        positive_N: true class of each case. A metric that is a mean does not use the class.
+        truth_N: true class of each case. Only a metric of two classes uses it.
         index_N: patient of each case, 0 to G − 1.
         difference: variance of the difference of the two networks.
         degrees: degrees of freedom of the patients.
         another_draw: see `analyse_crossed`.
     """
     score_SN, baseline_SN = networks
-    if metric.of_set == "mean":
+    if not metric.two_classes:
         paired = min(map(len, networks))
         different = np.unique(index_N[(score_SN[:paired] != baseline_SN[:paired]).any(axis=0)])
         return interval.model_copy(update={"degenerate": len(different) < MIN_DIFFERENT})
@@ -75,7 +75,7 @@ def allow_for_unseen_differences(
         np.hstack([value_SN, np.tile(added, (len(value_SN), 1))])
         for value_SN, added in ((score_SN, _ADDED_SCORE), (baseline_SN, _ADDED_BASELINE))
     )
-    positive_N = np.concatenate([positive_N, _ADDED_POSITIVE])
+    positive_N = np.concatenate([truth_N > 0, _ADDED_POSITIVE])
     index_N = np.concatenate([index_N, index_N.max() + 1 + np.arange(len(_ADDED_POSITIVE))])
     score_SG, baseline_SG = (
         get_pseudo_values(metric, value_SN, positive_N, index_N) for value_SN in (score_SN, baseline_SN)
@@ -86,13 +86,13 @@ def allow_for_unseen_differences(
 
 
 def count_patients_for_equivalence(metric: MetricSpec, level: float) -> int:
-    """Returns the minimum number of patients per class for a claim of equivalence. Returns 0 if the metric is a mean.
+    """Returns the minimum number of patients per class for a claim of equivalence. Returns 0 without two classes.
 
     Args:
         metric: metric of two classes, with a smallest relevant difference above 0.
         level: level of the equivalence interval.
     """
-    if metric.of_set == "mean":
+    if not metric.two_classes:
         return 0
 
     def fits(patients: int) -> bool:

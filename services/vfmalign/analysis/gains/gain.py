@@ -24,7 +24,8 @@ from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.scores import aggregate_resamples
 
 RESAMPLES = 2_000
-METHOD = "case-paired bootstrap over patients of each class, expanded percentile"
+METHOD = "case-paired bootstrap over patients, expanded percentile"
+TWO_CLASS_METHOD = "case-paired bootstrap over patients of each class, expanded percentile"
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -35,12 +36,13 @@ def estimate_gain(
 ) -> Gain:
     """Estimates the difference of the scores and the relative gain of networks that were trained with one seed.
 
-    If the metric is a mean, the intervals are those of the crossed analysis, corrected for skewness. If the metric has
-    two classes, whole patients are resampled. A resampled patient contributes its scores under both networks. The score
-    of the set is recomputed for each resample. Patients with and without a positive case are resampled separately, so
-    that every resample has both classes. Percentile intervals are too narrow if there are few patients. The intervals
-    are therefore widened as in Hesterberg ("expanded percentile", The American Statistician 69 (2015), §5.2) to the
-    level 1 − 2 Φ(−√(n/(n−1)) · t_{1−α/2, n−1}), where n is the number of patients of the smaller class.
+    If the metric is a mean, the intervals are those of the crossed analysis, corrected for skewness. For other
+    metrics, whole patients are resampled. A resampled patient contributes its scores under both networks. The score of
+    the set is recomputed for each resample. If the metric has two classes, patients with and without a positive case
+    are resampled separately, so that every resample has both classes. Percentile intervals are too narrow if there are
+    few patients. The intervals are therefore widened as in Hesterberg ("expanded percentile", The American Statistician
+    69 (2015), §5.2) to the level 1 − 2 Φ(−√(n/(n−1)) · t_{1−α/2, n−1}), where n is the number of patients, of the
+    smaller class for two classes.
 
     Args:
         pairs: scores of N cases.
@@ -54,9 +56,7 @@ def estimate_gain(
         The gain. For absent values and intervals, see `estimate_crossed_gain`.
     """
     pairs = _sort_cases(pairs)
-    one_seed = CrossedScores(
-        pairs.score_N[None], pairs.baseline_N[None], pairs.groups, pairs.left_out, pairs.positive_N
-    )
+    one_seed = CrossedScores(pairs.score_N[None], pairs.baseline_N[None], pairs.groups, pairs.left_out, pairs.truth_N)
     gain = estimate_crossed_gain(one_seed, metric, level=level)
     if metric.of_set == "mean" or gain.absolute.interval is None:
         return gain
@@ -64,17 +64,17 @@ def estimate_gain(
 
     def difference(weight_RN: Array) -> Array:
         score_R, baseline_R = (
-            aggregate_resamples(metric, value_N, pairs.positive_N, weight_RN)
+            aggregate_resamples(metric, value_N, pairs.truth_N, weight_RN)
             for value_N in (pairs.score_N, pairs.baseline_N)
         )
         return sign * (score_R - baseline_R)
 
     def relative(weight_RN: Array) -> Array:
-        baseline_R = aggregate_resamples(metric, pairs.baseline_N, pairs.positive_N, weight_RN)
+        baseline_R = aggregate_resamples(metric, pairs.baseline_N, pairs.truth_N, weight_RN)
         # Resamples below the floor are rare if the interval is shown; divide them by the floor.
         return 100.0 * difference(weight_RN) / np.maximum(np.abs(baseline_R), metric.floor)
 
-    bootstrap = _PatientBootstrap(_get_classes(pairs), one_seed.index_N, seed, resamples)
+    bootstrap = _PatientBootstrap(_get_strata(pairs, metric), one_seed.index_N, seed, resamples)
     scale = max(abs(gain.score or 0.0), abs(gain.baseline or 0.0))
     return gain.model_copy(
         update={
@@ -92,20 +92,22 @@ def _sort_cases(pairs: PairedScores) -> PairedScores:
         baseline_N=pairs.baseline_N[order_N],
         groups=tuple(pairs.groups[place] for place in order_N),
         left_out=pairs.left_out,
-        positive_N=pairs.positive_N[order_N],
+        truth_N=pairs.truth_N[order_N],
     )
 
 
-def _get_classes(pairs: PairedScores) -> list[Index]:
-    """Returns the patients with and without a positive case, numbered in the order of their ids."""
+def _get_strata(pairs: PairedScores, metric: MetricSpec) -> list[Index]:
+    """Returns the patients with and without a positive case, or all, numbered in the order of their ids."""
     names, index_N = np.unique(np.array(pairs.groups), return_inverse=True)
-    positive_G = np.bincount(index_N, weights=pairs.positive_N, minlength=len(names)) > 0
+    if not metric.two_classes:
+        return [np.arange(len(names))]
+    positive_G = np.bincount(index_N, weights=pairs.truth_N, minlength=len(names)) > 0
     return [np.flatnonzero(positive_G), np.flatnonzero(~positive_G)]
 
 
 @dataclass(frozen=True)
 class _PatientBootstrap:
-    """Bootstrap over the patients of each class. Equal seeds give equal resamples for every statistic."""
+    """Bootstrap over the patients of each stratum. Equal seeds give equal resamples for every statistic."""
 
     strata: Sequence[Index]
     index_N: Index
@@ -140,7 +142,8 @@ class _PatientBootstrap:
             random_state=np.random.default_rng(self.seed),
         )
         lower, upper = map(float, result.confidence_interval)
-        return Interval(lower=lower, upper=upper, level=level, method=METHOD)
+        method = TWO_CLASS_METHOD if len(self.strata) > 1 else METHOD
+        return Interval(lower=lower, upper=upper, level=level, method=method)
 
 
 def _expanded_level(level: float, n: int) -> float:

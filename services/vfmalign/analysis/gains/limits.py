@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.patients import explain_few_patients
 
 NO_VARIATION = (
     "the difference is the same for all test patients, which does not tell how it varies over others: there is no "
@@ -18,6 +19,26 @@ def equivalence_level(level: float) -> float:
     Pharmacokinet. Biopharm. 15 (1987)). If the level is 0.5 or less, there is no such interval.
     """
     return round(2.0 * level - 1.0, 12)
+
+
+def describe_undefined(metric: MetricSpec) -> str:
+    """Explains why a metric is not defined for a set of test cases."""
+    if metric.two_classes:
+        return f"the test cases are all of one class, but {metric.title} needs both classes"
+    return f"{metric.title} is not defined if all true or all predicted numbers are equal"
+
+
+def explain_no_interval(metric: MetricSpec, n_groups: int, fewest: int) -> str:
+    """Returns the reason why gains in a metric have no interval, or an empty text if they have one.
+
+    Args:
+        metric: the metric.
+        n_groups: number of patients.
+        fewest: see `explain_few_patients`.
+    """
+    if metric.of_set in {"r2", "pearson"}:
+        return f"{metric.title} is shown beside the mean absolute error, whose difference has the interval"
+    return explain_few_patients(n_groups, fewest)
 
 
 def absent_below_floor(metric: MetricSpec, baseline: float) -> Estimate | None:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vfmalign.core.domain.errors import CaseOrderMismatch, InvalidInput
-from vfmalign.core.domain.jobs import CaseScore
+from vfmalign.core.domain.jobs import CaseScore, MetricSpec
+from vfmalign.core.domain.scores import Truth, get_truth
 
 Array = npt.NDArray[np.float64]
 
@@ -23,17 +24,17 @@ class PairedScores:
         baseline_N: metric of the baseline for each case.
         groups: patient of each case.
         left_out: number of cases that lack a value of either network.
-        positive_N: class of each case; all False if the task has no classes.
+        truth_N: true class, grade or number of each case, as the metric needs it; 0 if it needs none.
     """
 
     score_N: Array
     baseline_N: Array
     groups: tuple[str, ...]
     left_out: int
-    positive_N: npt.NDArray[np.bool_]
+    truth_N: Truth
 
 
-def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metric: str) -> PairedScores:
+def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metric: MetricSpec) -> PairedScores:
     """Pairs the test scores of two networks case by case.
 
     Raises:
@@ -47,23 +48,23 @@ def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metr
             remedy="run both jobs on the same dataset digest",
         )
     for case in (*scores, *baseline):
-        if metric not in case.values:
+        if metric.name not in case.values:
             raise InvalidInput(
-                f"case {case.case} has no value of metric {metric!r}",
+                f"case {case.case} has no value of metric {metric.name!r}",
                 field="test_scores",
                 remedy="score both networks with the metrics of the task",
             )
     pairs = [
-        (score.values[metric], other.values[metric], score.group, bool(score.positive))
+        (score.values[metric.name], other.values[metric.name], score.group, get_truth(metric, score))
         for score, other in zip(scores, baseline, strict=True)
-        if score.values[metric] is not None and other.values[metric] is not None
+        if score.values[metric.name] is not None and other.values[metric.name] is not None
     ]
     return PairedScores(
         score_N=np.array([pair[0] for pair in pairs], dtype=np.float64),
         baseline_N=np.array([pair[1] for pair in pairs], dtype=np.float64),
         groups=tuple(pair[2] for pair in pairs),
         left_out=len(scores) - len(pairs),
-        positive_N=np.array([pair[3] for pair in pairs], dtype=np.bool_),
+        truth_N=np.array([pair[3] for pair in pairs], dtype=np.float64),
     )
 
 
@@ -76,14 +77,14 @@ class CrossedScores:
         baseline_SN: metric of the baseline per seed and case. The baseline may have more seeds than the network.
         groups: patient of each case.
         left_out: number of cases that lack a value of either network.
-        positive_N: class of each case; all False if the task has no classes.
+        truth_N: see `PairedScores`.
     """
 
     score_SN: Array
     baseline_SN: Array
     groups: tuple[str, ...]
     left_out: int
-    positive_N: npt.NDArray[np.bool_]
+    truth_N: Truth
 
     @property
     def index_N(self) -> npt.NDArray[np.intp]:
@@ -92,7 +93,7 @@ class CrossedScores:
 
 
 def pair_seeds(
-    scores: Sequence[Sequence[CaseScore]], baselines: Sequence[Sequence[CaseScore]], metric: str
+    scores: Sequence[Sequence[CaseScore]], baselines: Sequence[Sequence[CaseScore]], metric: MetricSpec
 ) -> CrossedScores:
     """Pairs the test scores of two networks case by case, for all of their seeds.
 
@@ -102,7 +103,7 @@ def pair_seeds(
     Args:
         scores: scores of the network, one object per seed.
         baselines: scores of the baseline, one object per seed.
-        metric: name of the metric.
+        metric: the metric.
 
     Raises:
         CaseOrderMismatch, InvalidInput: see `pair_scores`.
@@ -110,7 +111,7 @@ def pair_seeds(
     for other in (*scores[1:], *baselines):
         pair_scores(scores[0], other, metric)  # the same cases in the same order
     value_SN, base_SN = (
-        np.array([[case.values[metric] for case in one] for one in network], dtype=np.float64)
+        np.array([[case.values[metric.name] for case in one] for one in network], dtype=np.float64)
         for network in (scores, baselines)
     )
     # Scores are finite or None; None becomes NaN in an array.
@@ -118,7 +119,7 @@ def pair_seeds(
     cases = [case for case, defined in zip(scores[0], defined_N, strict=True) if defined]
     value_SN, base_SN = value_SN[:, defined_N], base_SN[:, defined_N]
     groups = np.array([case.group for case in cases])
-    positive_N = np.array([bool(case.positive) for case in cases], dtype=np.bool_)
+    truth_N = np.array([get_truth(metric, case) for case in cases], dtype=np.float64)
     # Floating-point sums depend on the order of the cases.
     order_N = np.lexsort((*base_SN, *value_SN, groups))
     return CrossedScores(
@@ -126,5 +127,5 @@ def pair_seeds(
         baseline_SN=base_SN[:, order_N],
         groups=tuple(groups[order_N].tolist()),
         left_out=len(defined_N) - len(cases),
-        positive_N=positive_N[order_N],
+        truth_N=truth_N[order_N],
     )

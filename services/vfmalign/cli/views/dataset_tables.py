@@ -31,6 +31,7 @@ def to_dataset_document(dataset: Dataset) -> dict[str, object]:
         "splits": _count_splits(dataset),
         "declaration": dataset.declaration.model_dump(mode="json"),
         "classes": {count.name: count.model_dump(exclude={"name"}) for count in dataset.classes},
+        "grades": [count.model_dump() for count in dataset.grades],
         "numbers": {entry.name: entry.model_dump(exclude={"name"}) for entry in dataset.numbers},
         "strata": strata,
         "cases_without": dataset.cases_without,
@@ -78,12 +79,14 @@ def show_dataset(dataset: Dataset, **facts: str) -> list[RenderableType]:
     """
     declaration = dataset.declaration
     units = ", ".join(f"{modality} in {unit}" for modality, unit in declaration.units.items())
+    grades = "; ".join(f"{entry.name} (positive: at least {entry.at_least})" for entry in declaration.grades)
     facts |= ({"units": units} if units else {}) | {
         "content": describe_content(dataset),
         "declaration": declaration.name,
         "modalities": ", ".join(declaration.modalities),
         "label maps": "; ".join(_describe_label_map(label, dataset) for label in declaration.labels) or ABSENT,
         "classes": "; ".join(map(_describe_class, declaration.classes)) or ABSENT,
+        **({"grades": grades} if grades else {}),
         "digest": dataset.dataset_digest or ABSENT,
         "created": format_creation(dataset.create_time, dataset.created_by),
         "held out": "yes" if dataset.held_out else "no: the same case is in several splits",
@@ -94,6 +97,8 @@ def show_dataset(dataset: Dataset, **facts: str) -> list[RenderableType]:
     tables: list[RenderableType] = [list_fields(f"Dataset {dataset.dataset_id}", facts), rows]
     if dataset.classes:
         tables.append(_list_classes(dataset))
+    if dataset.grades:
+        tables.append(_list_grades(dataset))
     if dataset.numbers:
         tables.append(_list_numbers(dataset))
     if dataset.strata:
@@ -108,10 +113,21 @@ def _list_classes(dataset: Dataset) -> RenderableType:
     return table
 
 
+def _list_grades(dataset: Dataset) -> RenderableType:
+    columns = ["grade", "cases", "test patients"]
+    table = new_table("", "graded", *columns, numbers=columns)
+    for count in dataset.grades:
+        table.add_row(count.name, str(count.grade), str(count.cases), str(count.test_patients))
+    return table
+
+
 def _list_numbers(dataset: Dataset) -> RenderableType:
+    units = {entry.name: f" ({entry.unit})" for entry in dataset.declaration.numbers if entry.unit}
     table = new_table("", "number", "cases", "lowest", "highest", numbers=["cases", "lowest", "highest"])
     for entry in dataset.numbers:
-        table.add_row(entry.name, str(entry.cases), f"{entry.minimum:g}", f"{entry.maximum:g}")
+        table.add_row(
+            entry.name + units.get(entry.name, ""), str(entry.cases), f"{entry.minimum:g}", f"{entry.maximum:g}"
+        )
     return table
 
 

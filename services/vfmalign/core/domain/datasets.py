@@ -10,8 +10,10 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from vfmalign.core.domain.declarations import (
     MAX_CLASSES,
+    MAX_GRADE,
     MAX_LABEL_MAPS,
     MAX_MODALITIES,
+    MAX_NUMBERS,
     MAX_RULES_LENGTH,
     DatasetDeclaration,
     Modality,
@@ -27,7 +29,6 @@ Split = Literal["pretrain", "train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("pretrain", "train", "val", "test")
 MAX_CASES = 100_000
 """Maximum number of cases in a split, and in one import."""
-MAX_NUMBERS = 64
 _B_VALUE_STEP = 50
 """b-values in s/mm² that round to the same multiple of this count as one protocol."""
 _MAX_LISTED = 8
@@ -49,6 +50,8 @@ StratumValue = Annotated[
     str, StringConstraints(min_length=1, max_length=64, strict=True), AfterValidator(_check_printable)
 ]
 """Value of an acquisition stratum: free text of the user."""
+Grade = Annotated[int, Field(ge=0, le=MAX_GRADE)]
+"""Ordered grade of a case."""
 Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 """Number of a case. The bound leaves whole numbers exact and squares finite."""
 
@@ -84,6 +87,7 @@ class Case(Record):
         volumes: maps the id of each modality or label map to the stored volume.
         classes: maps each class to True if the case belongs to the class. Classes that derive from a label map or are
             unknown for the case are omitted.
+        grades: maps each declared grade to the case's grade; unknown grades are omitted.
         numbers: maps ids to numbers that describe the case, such as an age in years.
         strata: maps each stratum, such as `scanner`, `field_strength` or `site`, to the case's value.
         series: DICOM series of the modalities; empty if the case was not imported from DICOM.
@@ -93,6 +97,7 @@ class Case(Record):
     group: Id
     volumes: dict[VolumeKind, StoredObject] = Field(max_length=MAX_MODALITIES + MAX_LABEL_MAPS)
     classes: dict[VolumeKind, bool] = Field(default_factory=dict, max_length=MAX_CLASSES)
+    grades: dict[VolumeKind, Grade] = Field(default_factory=dict, max_length=MAX_CLASSES)
     numbers: dict[VolumeKind, Number] = Field(default_factory=dict, max_length=MAX_NUMBERS)
     strata: dict[VolumeKind, StratumValue] = Field(default_factory=dict, max_length=MAX_STRATA)
     series: tuple[TakenSeries, ...] = Field(default=(), max_length=MAX_MODALITIES, exclude_if=lambda taken: not taken)
@@ -118,7 +123,7 @@ class DatasetManifest(Record):
     """Cases by split.
 
     Attributes:
-        declaration: modalities, label maps and classes of the cases; prostate mpMRI by default.
+        declaration: modalities, label maps, classes, grades and numbers of the cases; prostate mpMRI by default.
         held_out: False if splits intentionally share cases, such as in a run with a single case.
         phantom: True if the cases are synthetic. Results on synthetic cases are a rehearsal, not evidence.
         selections: rules that chose the DICOM series of the volumes: the JSON text of `selections` in a declaration
@@ -142,10 +147,12 @@ class DatasetManifest(Record):
     def _check_cases(self) -> Self:
         volumes = {*self.declaration.modalities, *self.declaration.label_names}
         classes = {entry.name for entry in self.declaration.classes if not entry.label}
+        grades = {entry.name for entry in self.declaration.grades}
         numbers: set[str] = set()
         values: defaultdict[str, set[str]] = defaultdict(set)
         for case in (case for split in SPLITS for case in self.split(split)):
-            if undeclared := (set(case.volumes) - volumes) | (set(case.classes) - classes):
+            undeclared = (set(case.volumes) - volumes) | (set(case.classes) - classes) | (set(case.grades) - grades)
+            if undeclared:
                 raise ValueError(f"case {case.id} has {min(undeclared)}, which the dataset does not declare")
             numbers.update(case.numbers)
             for name, value in case.strata.items():
@@ -187,13 +194,13 @@ class DatasetManifest(Record):
         """Returns the SHA-256 of the canonical JSON, in hex.
 
         The JSON omits a false `phantom`, the declaration of prostate mpMRI, empty selections, and empty classes,
-        numbers and strata of cases. Datasets that are older than these fields therefore keep their digests.
+        grades, numbers and strata of cases. Datasets that are older than these fields therefore keep their digests.
         """
         content = self.model_dump(mode="json", exclude=set() if self.phantom else {"phantom"})
         if self.declaration == get_declaration("prostate_mpmri"):
             del content["declaration"]
         for case in (case for split in SPLITS for case in content[split]):
-            for name in ("classes", "numbers", "strata"):
+            for name in ("classes", "grades", "numbers", "strata"):
                 if not case[name]:
                     del case[name]
         return hashlib.sha256(canonical_json(content)).hexdigest()

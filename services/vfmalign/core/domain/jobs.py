@@ -58,7 +58,7 @@ class TrainingSpec(Record):
     Attributes:
         kind: `pretrain` trains a new encoder with `objective`. `finetune` trains a head and an encoder on `task`.
         network: `pretrained` starts from the model. `scratch` is the same architecture with random weights.
-            `specialised` is a network for the task: a DenseNet for classification, otherwise a UNet.
+            `specialised` is a network for the task: a DenseNet for classification and regression, otherwise a UNet.
         model_id: model with which the training starts, or whose input format the training uses. Empty without such a
             model.
         task: None for pretraining.
@@ -109,7 +109,16 @@ class JobProgress(Record):
     elapsed_seconds: float
 
 
-_METRIC_SPELLINGS = {"dice": "Dice", "psnr": "PSNR", "ssim": "SSIM", "auroc": "AUROC", "hd95": "HD95"}
+_METRIC_SPELLINGS = {
+    "dice": "Dice",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "auroc": "AUROC",
+    "hd95": "HD95",
+    "mae": "mean absolute error",
+    "r2": "R²",
+    "pearson": "Pearson's r",
+}
 
 
 class MetricSpec(Record):
@@ -121,8 +130,9 @@ class MetricSpec(Record):
         higher_is_better: False where lower values are better.
         floor: a relative gain is computed if |baseline| is at least `floor`.
         empty_mask: value of the metric for empty masks, in words.
-        of_set: aggregate over the cases. `auroc` and `balanced_accuracy` are undefined for a single case. For these
-            metrics, the value of a case is the predicted probability that the case is positive.
+        of_set: aggregate over the cases. Aggregates other than the mean are undefined for a single case. For `auroc`
+            and `balanced_accuracy`, the value of a case is the predicted probability that the case is positive. For
+            `quadratic_kappa`, `r2` and `pearson`, the value of a case is the predicted grade or number.
         smallest_difference: smallest relevant difference between two networks, in `unit`; 0 if none is defined.
     """
 
@@ -131,8 +141,13 @@ class MetricSpec(Record):
     higher_is_better: bool
     floor: float
     empty_mask: str = ""
-    of_set: Literal["mean", "auroc", "balanced_accuracy"] = "mean"
+    of_set: Literal["mean", "auroc", "balanced_accuracy", "quadratic_kappa", "r2", "pearson"] = "mean"
     smallest_difference: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+
+    @property
+    def two_classes(self) -> bool:
+        """Whether the metric compares positive with negative cases."""
+        return self.of_set in {"auroc", "balanced_accuracy"}
 
     @property
     def title(self) -> str:
@@ -146,12 +161,14 @@ class CaseScore(Record):
     Attributes:
         values: maps each metric to a finite value, or to None if the metric is undefined for the case.
         positive: true class in classification; None for other tasks.
+        truth: true grade in a classification of grades, or true number in regression; None for other tasks.
     """
 
     case: Id
     group: Id
     values: dict[str, FiniteFloat | None]
     positive: bool | None = None
+    truth: FiniteFloat | None = Field(default=None, exclude_if=lambda truth: truth is None)
 
 
 class JobResult(Record):
@@ -166,7 +183,8 @@ class JobResult(Record):
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model; empty for `specialised`.
         encoder_card_sha256: digest of the model card; empty without a published model.
-        train_labels: maps the id of each training case to its class; empty for tasks other than classification.
+        train_labels: maps the id of each training case to its class or grade; empty for tasks other than
+            classification.
         train_subset: ids of the training cases, if the spec limits their number; else empty.
         inside: shares of the task's structures in the field of view, for every case in train, val and test with such a
             structure.
@@ -186,7 +204,7 @@ class JobResult(Record):
     encoder: str = ""
     encoder_sha256: str = ""
     encoder_card_sha256: str = ""
-    train_labels: dict[Id, bool] = Field(default_factory=dict)
+    train_labels: dict[Id, bool | int] = Field(default_factory=dict)
     train_subset: tuple[Id, ...] = Field(default=(), exclude_if=lambda cases: not cases)
     inside: tuple[CaseInside, ...] = Field(default=(), exclude_if=lambda cases: not cases)
     parameters: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vfmalign.core.domain.declarations import LabelMap, VolumeKind
+from vfmalign.core.domain.declarations import CaseNumber, LabelMap, VolumeKind
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import MetricSpec
 
@@ -27,6 +27,20 @@ CLASSIFICATION_METRICS = (
         of_set="balanced_accuracy",
     ),
 )
+GRADE_METRICS = (
+    CLASSIFICATION_METRICS[0],
+    MetricSpec(
+        name="quadratic_kappa",
+        unit="",
+        higher_is_better=True,
+        floor=0.05,
+        smallest_difference=0.02,
+        of_set="quadratic_kappa",
+    ),
+    MetricSpec(name="accuracy", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01),
+)
+SMALLEST_SHARE_OF_SD = 0.05
+"""Smallest relevant difference of mean absolute errors, in standard deviations of the number over `train`."""
 MEAN_DICE = "mean_dice"
 
 
@@ -100,6 +114,22 @@ def get_segmentation_metrics(structures: Sequence[Structure]) -> tuple[MetricSpe
             remedy="rename it in the dataset's declaration",
         )
     return tuple(metrics)
+
+
+def get_regression_metrics(number: CaseNumber, sd: float = 0.0) -> tuple[MetricSpec, ...]:
+    """Returns the metrics of a regression, the primary one first.
+
+    Args:
+        number: the number to predict.
+        sd: standard deviation of the number over `train`, which determines the smallest relevant difference if the
+            number declares none; 0 if it is not known.
+    """
+    smallest = number.smallest_difference or SMALLEST_SHARE_OF_SD * sd
+    return (
+        MetricSpec(name="mae", unit=number.unit, higher_is_better=False, floor=smallest, smallest_difference=smallest),
+        MetricSpec(name="r2", unit="", higher_is_better=True, floor=0.05, of_set="r2"),
+        MetricSpec(name="pearson", unit="", higher_is_better=True, floor=0.05, of_set="pearson"),
+    )
 
 
 def _dice(name: str, empty_mask: str) -> MetricSpec:

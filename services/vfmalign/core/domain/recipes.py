@@ -83,6 +83,10 @@ FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, TrainingRecipe]]] = {
         "demo": _finetuning(_DEMO_CASES, {"pretrained": 3e-3, "scratch": 3e-3, "specialised": 3e-3}, encoder_rate=0.1),
         "default": _finetuning(_DEFAULT, {"pretrained": 2e-4, "scratch": 5e-4, "specialised": 5e-4}),
     },
+    "regression": {
+        "demo": _finetuning(_DEMO_CASES, {"pretrained": 3e-3, "scratch": 3e-3, "specialised": 3e-3}, encoder_rate=0.1),
+        "default": _finetuning(_DEFAULT, {"pretrained": 2e-4, "scratch": 5e-4, "specialised": 5e-4}),
+    },
 }
 
 # By family: a masked autoencoder encodes a quarter of the patches, so its steps are cheap and there are more of them. A

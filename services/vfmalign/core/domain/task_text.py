@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import ValidationError, field_validator, model_serializer, model_validator
 
-from vfmalign.core.domain.declarations import TaskParameters
+from vfmalign.core.domain.declarations import MAX_GRADE, TaskParameters
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import Record
 
@@ -17,6 +17,9 @@ PARAMETER_KEYS = {
     "labels": "label",
     "structures": "structure",
     "class_name": "class",
+    "grade": "grade",
+    "at_least": "at_least",
+    "number": "number",
     "inputs": "from",
     "target": "to",
     "modalities": "modality",
@@ -50,9 +53,9 @@ class Task(Record):
         """Returns the short form, from which `parse` returns an equal task."""
         entries = []
         for field, key in PARAMETER_KEYS.items():
-            value: str | tuple[str, ...] = getattr(self.parameters, field)
+            value: str | int | tuple[str, ...] = getattr(self.parameters, field)
             if value:
-                entries.append(f"{key}={value if isinstance(value, str) else '+'.join(value)}")
+                entries.append(f"{key}={'+'.join(value) if isinstance(value, tuple) else value}")
         return f"{self.name}:{','.join(entries)}" if entries else self.name
 
     @model_validator(mode="before")
@@ -86,12 +89,14 @@ def _parse(text: str) -> dict[str, object]:
         if field in fields or not value:
             problem = "is given twice" if field in fields else "has no value"
             raise BadOption(f"{key} {problem} in {text[:64]!r}", field="task", remedy=_REMEDY)
-        fields[field] = value if field in {"class_name", "target"} else value.split("+")
+        is_list = isinstance(TaskParameters.model_fields[field].default, tuple)
+        fields[field] = value.split("+") if is_list else value
     try:
         return {"name": name, "parameters": TaskParameters.model_validate(fields)}
     except ValidationError as error:
         key = PARAMETER_KEYS[str(error.errors()[0]["loc"][0])]
-        raise BadOption(f"{key} of {text[:64]!r} is not a list of ids", field="task", remedy=_REMEDY) from None
+        expected = f"a grade up to {MAX_GRADE}" if key == "at_least" else "a list of ids"
+        raise BadOption(f"{key} of {text[:64]!r} is not {expected}", field="task", remedy=_REMEDY) from None
 
 
 def to_id_part(text: str) -> str:

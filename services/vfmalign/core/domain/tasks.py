@@ -6,12 +6,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
 
 from vfmalign.core.domain.datasets import Case, DatasetManifest, Split
 from vfmalign.core.domain.declarations import (
     CaseClass,
+    CaseGrade,
+    CaseNumber,
     DatasetDeclaration,
     LabelMap,
     Modality,
@@ -22,12 +26,15 @@ from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.metrics import (
     CLASSIFICATION_METRICS,
+    GRADE_METRICS,
     IMAGE_METRICS,
     Structure,
+    get_regression_metrics,
     get_segmentation_metrics,
     list_structures,
 )
 from vfmalign.core.domain.task_text import PARAMETER_KEYS, Task
+from vfmalign.core.formats.documents import pluralise
 
 QUANTITATIVE: tuple[Modality, ...] = ("adc",)
 """Modalities with values in a known physical unit: a translation predicts the values themselves."""
@@ -50,6 +57,10 @@ class TaskSpec:
         labels: label maps that every case must have, in the order in which they are drawn.
         structures: structures that a segmentation predicts, in the order in which they are drawn.
         case_class: class that a classification predicts.
+        grade: grade that a classification predicts, with the `at_least` of the task.
+        grades: grades of the training cases, in order; set by `fit`.
+        number: number that a regression predicts.
+        scale: mean and standard deviation with which a regression standardises the number; set by `fit`.
         restores: modalities that a restoration or translation predicts if they are in the model's input.
     """
 
@@ -62,6 +73,10 @@ class TaskSpec:
     labels: tuple[LabelMap, ...] = ()
     structures: tuple[Structure, ...] = ()
     case_class: CaseClass | None = None
+    grade: CaseGrade | None = None
+    grades: tuple[int, ...] = ()
+    number: CaseNumber | None = None
+    scale: tuple[float, float] | None = None
     restores: tuple[Modality, ...] = ()
 
     @property
@@ -90,26 +105,82 @@ class TaskSpec:
             )
 
     def get_stratum(self, case: Case) -> str:
-        """Returns the class of a case, by which subsets of the training cases are stratified.
+        """Returns the class or grade of a case, by which subsets of the training cases are stratified.
 
-        Returns an empty text if the task has no class, or if the class derives from the case's label map.
+        Returns an empty text if the task has neither, or if the class derives from the case's label map.
         """
+        if self.grade is not None:
+            return f"grade {case.grades[self.grade.name]:02d}"
         if self.case_class is None or self.case_class.label:
             return ""
         return "positive" if case.classes[self.case_class.name] else "negative"
 
+    def fit(self, dataset: DatasetManifest, train: Sequence[Case]) -> TaskSpec:
+        """Returns the task with what it takes from the training cases of a dataset that passed `check_cases`.
+
+        Args:
+            dataset: the dataset. Its `train` determines the grades, and the smallest relevant difference of a number.
+            train: cases to train on, which determine the scale of a number.
+        """
+        if self.grade is not None:
+            grades = {case.grades[self.grade.name] for case in dataset.train}
+            return replace(self, grades=tuple(sorted(grades)))
+        if self.number is None:
+            return self
+        name = self.number.name
+        numbers = [case.numbers[name] for case in train]
+        metrics = get_regression_metrics(self.number, pstdev(case.numbers[name] for case in dataset.train))
+        return replace(self, metrics=metrics, scale=(fmean(numbers), pstdev(numbers) or 1.0))
+
     def check_cases(self, dataset: DatasetManifest) -> None:
-        """Checks that every case in train, val and test has the label maps or the class that the task needs.
+        """Checks that the cases in train, val and test have what the task needs.
 
         Raises:
-            BadDataset: the label map or the class of a case is missing. The error names the case.
+            BadDataset: the label map, class, grade or number of a case is missing. The error names the case. Or the
+                grades or numbers of the training cases do not suffice. The error states the counts.
+            BadOption: the task separates no grades of the training cases.
         """
+        self._check_complete(dataset)
+        if self.grade is not None:
+            self._check_grades(dataset, self.grade)
+        if self.number is not None and len({case.numbers[self.number.name] for case in dataset.train}) < 2:
+            raise BadDataset(
+                f"the {self.number.name} of all {len(dataset.train)} training cases is equal",
+                subject=dataset.id,
+                remedy="a regression needs training cases with different numbers",
+            )
+
+    def _check_grades(self, dataset: DatasetManifest, grade: CaseGrade) -> None:
+        counts = Counter(case.grades[grade.name] for case in dataset.train)
+        listed = ", ".join(f"grade {value}: {pluralise(count, 'case')}" for value, count in sorted(counts.items()))
+        for split in FINETUNING_SPLITS:
+            for case in dataset.split(split):
+                if (value := case.grades[grade.name]) not in counts:
+                    raise BadDataset(
+                        f"no training case has {grade.name} {value}, as case {case.id} of {split} has ({listed})",
+                        subject=dataset.id,
+                        remedy="import the cases with other splits and another id, or leave this grade out",
+                    )
+        if not min(counts) < grade.at_least <= max(counts):
+            raise BadOption(
+                f"{grade.name} of at least {grade.at_least} does not separate the training cases ({listed})",
+                field="task.parameters.at_least",
+                remedy=f"choose one of the grades above {min(counts)}"
+                if len(counts) > 1
+                else "use cases of two grades",
+            )
+
+    def _check_complete(self, dataset: DatasetManifest) -> None:
         rows = [(split, case) for split in FINETUNING_SPLITS for case in dataset.split(split)]
         lacking = {label.name: [row for row in rows if label.name not in row[1].volumes] for label in self.labels}
         volumes = set(lacking)
         if self.case_class is not None and not self.case_class.label:
             name = self.case_class.name
             lacking[name] = [row for row in rows if name not in row[1].classes]
+        if self.grade is not None:
+            lacking[self.grade.name] = [row for row in rows if self.grade.name not in row[1].grades]
+        if self.number is not None:
+            lacking[self.number.name] = [row for row in rows if self.number.name not in row[1].numbers]
         for name, cases in sorted(lacking.items()):
             if cases:
                 split, case = cases[0]
@@ -247,6 +318,18 @@ def _resolve_translation(parameters: TaskParameters, declaration: DatasetDeclara
 
 
 def _resolve_classification(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
+    if parameters.grade:
+        declared = next(entry for entry in declaration.grades if entry.name == parameters.grade)
+        grade = declared.model_copy(update={"at_least": parameters.at_least or declared.at_least})
+        return TaskSpec(
+            name="classification",
+            parameters=parameters.model_copy(update={"at_least": grade.at_least}),
+            input_transform="identity",
+            metrics=GRADE_METRICS,
+            naive_baseline=f"the shares of the grades of the training cases, for every case; positive is {grade.name} "
+            f"of at least {grade.at_least}",
+            grade=grade,
+        )
     case_class = next(entry for entry in declaration.classes if entry.name == parameters.class_name)
     return TaskSpec(
         name="classification",
@@ -259,14 +342,29 @@ def _resolve_classification(parameters: TaskParameters, declaration: DatasetDecl
     )
 
 
+def _resolve_regression(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
+    number = next(entry for entry in declaration.numbers if entry.name == parameters.number)
+    return TaskSpec(
+        name="regression",
+        parameters=parameters,
+        input_transform="identity",
+        metrics=get_regression_metrics(number),
+        naive_baseline=f"the mean {number.name} of the training cases, for every case",
+        number=number,
+    )
+
+
 TASKS: dict[str, _Definition] = {
     "segmentation": _Definition(("labels", "structures"), "Dice", _resolve_segmentation),
     "super_resolution": _Definition(("modalities",), "PSNR", _resolve_super_resolution),
     "denoising": _Definition(("modalities",), "PSNR", _resolve_denoising),
     "distortion": _Definition(("modalities",), "PSNR", _resolve_distortion),
     "translation": _Definition(("inputs", "target"), "PSNR", _resolve_translation),
-    "classification": _Definition(("class_name",), "AUROC", _resolve_classification),
+    "classification": _Definition(("class_name", "grade", "at_least"), "AUROC", _resolve_classification),
+    "regression": _Definition(("number",), "mean absolute error", _resolve_regression),
 }
+CASE_TASKS = frozenset({"classification", "regression"})
+"""Tasks whose networks predict a class, grade or number of the whole case."""
 
 
 def get_task_spec(task: Task, declaration: DatasetDeclaration) -> TaskSpec:
@@ -283,18 +381,32 @@ def get_task_spec(task: Task, declaration: DatasetDeclaration) -> TaskSpec:
     name = task.name
     entry = check_task(task)
     complete = _add_defaults(task.parameters, declaration.defaults.get(name, TaskParameters()))
+    if complete.grade and complete.class_name:
+        raise BadOption(
+            f"{name} predicts either a class or a grade",
+            field="task.parameters.grade",
+            remedy="leave one of the two out",
+        )
+    if complete.at_least and not complete.grade:
+        raise BadOption("no grade is named", field="task.parameters.at_least", remedy="name the grade, or leave it out")
     if "labels" in entry.parameters and not complete.labels and len(declaration.labels) == 1:
         complete = complete.model_copy(update={"labels": declaration.label_names})
     for field in entry.parameters:
         value: str | tuple[str, ...] = getattr(complete, field)
-        if field == "structures":  # structures of the chosen maps, which the task itself checks; empty for all
+        # The task itself checks structures, of the chosen maps, and the lowest positive grade.
+        if field in {"structures", "at_least"} or field == ("class_name" if complete.grade else "grade"):
             continue
         known, noun = _get_choices(declaration, field)
         if not value:
             raise BadOption(
                 f"{name} needs {PARAMETER_KEYS[field]}, and the declaration {declaration.name} has no default",
                 field=f"task.parameters.{field}",
-                remedy=_choose_from(known, noun),
+                remedy=_choose_from(known, noun)
+                + (
+                    f", or a grade: {', '.join(g.name for g in declaration.grades)}"
+                    if field == "class_name" and declaration.grades
+                    else ""
+                ),
             )
         names = (value,) if isinstance(value, str) else value
         _check_declared(names, known, field, noun, declaration.name)
@@ -331,6 +443,8 @@ def _add_defaults(parameters: TaskParameters, defaults: TaskParameters) -> TaskP
     changes = {field: getattr(parameters, field) or getattr(defaults, field) for field in TaskParameters.model_fields}
     if parameters.labels:  # the default structures belong to the default maps
         changes["structures"] = parameters.structures
+    if parameters.grade or parameters.class_name:
+        changes |= {field: getattr(parameters, field) for field in ("class_name", "grade", "at_least")}
     return TaskParameters.model_validate(changes)
 
 
@@ -340,6 +454,10 @@ def _get_choices(declaration: DatasetDeclaration, field: str) -> tuple[Sequence[
         return [label.name for label in declaration.labels], "label map"
     if field == "class_name":
         return [entry.name for entry in declaration.classes], "class"
+    if field == "grade":
+        return [entry.name for entry in declaration.grades], "grade"
+    if field == "number":
+        return [entry.name for entry in declaration.numbers], "number"
     return declaration.modalities, "modality"
 
 

@@ -1,8 +1,10 @@
 """Reads and writes datasets in object storage. Checks datasets for overlapping splits and leakage.
 
 `datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI can read.
-Each item also has ids, groups, digests, label maps, classes, numbers and strata. The key `declaration` lists the
-modalities, label maps and classes of the cases. Without this key, the declaration of prostate mpMRI applies.
+Each item also has ids, groups, digests, label maps, classes, grades, numbers and strata. The key `declaration` lists
+the modalities, label maps, classes, grades and numbers of the cases. Without this key, the declaration of prostate
+mpMRI applies.
+
 `selections` contains the rules that chose the DICOM series. `curation` contains the user's decisions about individual
 studies.
 """
@@ -25,7 +27,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 
 _LISTS: dict[Split, str] = {"pretrain": "pretraining", "train": "training", "val": "validation", "test": "test"}
 _PROSTATE = "prostate_mpmri"
-_FACTS = ("classes", "numbers", "strata")
+_FACTS = ("classes", "grades", "numbers", "strata")
 _FOLDER, _FILE = "datasets/", "/dataset.json"
 
 

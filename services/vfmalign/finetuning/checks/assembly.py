@@ -29,6 +29,7 @@ from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, Network
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
+from vfmalign.core.domain.tasks import CASE_TASKS
 from vfmalign.finetuning.checks.similarity import Measures
 from vfmalign.finetuning.checks.stages import Validated
 from vfmalign.finetuning.checks.trainings import Training, get_control_seed, name_stage
@@ -124,7 +125,10 @@ def _analyse_seed(
         seed=request.seed + number - 1,
         rpg_specialised=_gain_over("specialised", trained[number - 1 : number], request),
         rpg_scratch=_gain_over("scratch", trained[number - 1 : number], request),
-        networks=tuple(_network(Training(name, number), check_id, valid, jobs) for name in NETWORKS),
+        networks=tuple(
+            _network(Training(name, number), check_id, valid, jobs, of_cases=request.task.name in CASE_TASKS)
+            for name in NETWORKS
+        ),
         shift=measured.after,
         shift_ratio={
             layer.layer: shift_ratio(layer, measured.reinitialised.get_layer(layer.layer))
@@ -162,13 +166,13 @@ def _gain_over(
     ] + [result.test_scores for result in further]
     if len(trained) > 1:
         return estimate_crossed_gain(
-            pair_seeds(scores, baselines, metric.name),
+            pair_seeds(scores, baselines, metric),
             metric,
             level=request.interval_level,
             another_draw=baseline == "scratch",
         )
     return estimate_gain(
-        pair_scores(scores[0], baselines[0], metric.name),
+        pair_scores(scores[0], baselines[0], metric),
         metric,
         seed=request.seed,
         level=request.interval_level,
@@ -195,11 +199,13 @@ def _paired_similarities(measured: FeatureShift) -> dict[str, Estimate]:
     }
 
 
-def _network(training: Training, check_id: str, valid: Validated, jobs: Mapping[Network, JobResult]) -> NetworkResult:
+def _network(
+    training: Training, check_id: str, valid: Validated, jobs: Mapping[Network, JobResult], *, of_cases: bool
+) -> NetworkResult:
     name = training.network
     result, baseline = jobs[name], jobs["specialised"]
     metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
-    specialised = "densenet" if result.metrics[0].of_set != "mean" else "unet"
+    specialised = "densenet" if of_cases else "unet"
     return NetworkResult(
         network=name,
         job_id=training.job_id(check_id),

@@ -115,7 +115,7 @@ async def value_or_absent(computation: Awaitable[Estimate]) -> Estimate:
 
 
 def compute_class_measures(
-    store: ObjectStore, feature_set: StoredFeatureSet, layer: str, labels: Mapping[str, bool]
+    store: ObjectStore, feature_set: StoredFeatureSet, layer: str, labels: Mapping[str, int]
 ) -> dict[str, Estimate]:
     """Computes LogME and H-score of one layer of a stored feature set.
 
@@ -123,8 +123,8 @@ def compute_class_measures(
         store: object store of the feature set.
         feature_set: features of the training cases before fine-tuning.
         layer: name of the layer.
-        labels: maps the id of each training case to its class; empty if the task has no classes of cases. Other cases
-            of the set are left out.
+        labels: maps the id of each training case to its class or grade; empty if the task has no classes of cases.
+            Other cases of the set are left out.
     """
     names = {"logme": "LogME", "h_score": "the H-score"}
     if not labels:

@@ -254,6 +254,7 @@ def _check_case(
         group=case.group,
         volumes=refs,
         classes=dict(source.classes),
+        grades=dict(source.grades),
         numbers=dict(source.numbers),
         strata=dict(source.strata),
         series=source.series,

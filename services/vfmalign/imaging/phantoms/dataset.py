@@ -5,22 +5,27 @@ Equal seeds and counts give equal bytes and therefore equal dataset digests.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split
-from vfmalign.core.domain.declarations import VolumeKind, get_declaration
+from vfmalign.core.domain.declarations import CaseGrade, CaseNumber, get_declaration
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import dataset_key, volume_key
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.imaging.phantoms.rendering import PhantomSpec, generate_case
+from vfmalign.imaging.phantoms.rendering import PhantomCase, PhantomSpec, generate_case
 from vfmalign.imaging.volumes import encode
 
 SPLIT_STRIDE = 1_000_000
 """Case indices of a split start at its position in `SPLITS` times this number, so that the size of one split does not
 change the cases of another.
 """
+GRADE = CaseGrade(name="pirads", at_least=2)
+VOLUME = CaseNumber(name="volume", unit="mL")
 
 
 class PhantomDataset:
@@ -31,13 +36,21 @@ class PhantomDataset:
         seed: seed of the whole set.
         counts: number of cases in each split.
         spec: see `rendering.PhantomSpec`.
+        graded: whether cases state the highest grade of their lesions as `GRADE`, and the volume of the lesions as
+            `VOLUME`.
 
     Raises:
         BadDataset: no case is requested, or a split has more than `SPLIT_STRIDE` cases.
     """
 
     def __init__(
-        self, dataset_id: str, seed: int, counts: Mapping[Split, int], spec: PhantomSpec | None = None
+        self,
+        dataset_id: str,
+        seed: int,
+        counts: Mapping[Split, int],
+        spec: PhantomSpec | None = None,
+        *,
+        graded: bool = False,
     ) -> None:
         self.total = sum(counts.values())
         if self.total < 1 or any(not 0 <= count <= SPLIT_STRIDE for count in counts.values()):
@@ -47,6 +60,7 @@ class PhantomDataset:
                 remedy=f"use 0 to {SPLIT_STRIDE} cases a split, and at least one in all",
             )
         self._id, self._seed, self._counts, self._spec = dataset_id, seed, counts, spec
+        self._graded = graded
         self._cases: dict[Split, list[Case]] = {}
 
     def generate(self) -> Iterator[dict[str, bytes]]:
@@ -54,15 +68,22 @@ class PhantomDataset:
         self._cases = {}
         for place, name in enumerate(SPLITS):
             for number in range(self._counts.get(name, 0)):
-                case_id, volumes = _encoded_case(self._seed, place * SPLIT_STRIDE + number, self._spec)
+                index = place * SPLIT_STRIDE + number
+                phantom, case_id = generate_case(self._seed, index, self._spec), f"phantom-{self._seed}-{index:07d}"
+                volumes = {kind: encode(volume) for kind, volume in sorted(phantom.volumes.items())}
                 keys = {kind: volume_key(self._id, case_id, kind) for kind in volumes}
                 refs = {kind: StoredObject.of(keys[kind], data) for kind, data in volumes.items()}
-                self._cases.setdefault(name, []).append(Case(id=case_id, group=case_id, volumes=refs))
+                facts = _describe_lesions(phantom) if self._graded else {}
+                case = Case.model_validate({"id": case_id, "group": case_id, "volumes": refs} | facts)
+                self._cases.setdefault(name, []).append(case)
                 yield {keys[kind]: data for kind, data in volumes.items()}
 
     def to_manifest(self) -> DatasetManifest:
         """Returns the dataset of the generated cases."""
-        content = {"id": self._id, "phantom": True, "declaration": get_declaration("prostate_mpmri")}
+        declaration = get_declaration("prostate_mpmri")
+        if self._graded:
+            declaration = declaration.model_copy(update={"grades": (GRADE,), "numbers": (VOLUME,)})
+        content = {"id": self._id, "phantom": True, "declaration": declaration}
         return DatasetManifest.model_validate(content | dict(self._cases))
 
 
@@ -105,6 +126,9 @@ def synthesise_dataset(
     return dataset
 
 
-def _encoded_case(seed: int, index: int, spec: PhantomSpec | None) -> tuple[str, dict[VolumeKind, bytes]]:
-    case = generate_case(seed, index, spec)
-    return f"phantom-{seed}-{index:07d}", {kind: encode(volume) for kind, volume in sorted(case.volumes.items())}
+def _describe_lesions(phantom: PhantomCase) -> dict[str, dict[str, float]]:
+    """Returns the highest grade of a case's lesions, 0 without one, and their volume in mL."""
+    lesions = phantom.volumes["lesions"]
+    voxel_ml = math.prod(lesions.spacing_mm) / 1000.0
+    volume_ml = round(voxel_ml * int(np.count_nonzero(lesions.array_XYZ)), 6)
+    return {"grades": {GRADE.name: max(phantom.lesion_grades, default=0)}, "numbers": {VOLUME.name: volume_ml}}

@@ -41,9 +41,9 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
     if plan.task is None:
         raise TypeError("a fine-tuning has a task")
     task = get_task(plan.task)
-    if task.classifies_cases and plan.spec.recipe.patch_shape_dhw not in (None, plan.preprocessing.shape_dhw):
+    if task.outputs and plan.spec.recipe.patch_shape_dhw not in (None, plan.preprocessing.shape_dhw):
         raise BadOption(
-            "classification needs whole volumes instead of patches",
+            f"{plan.task.name} needs whole volumes instead of patches",
             field="recipe.patch_shape_dhw",
             remedy="leave it out",
         )
@@ -60,8 +60,10 @@ def build_network(
 ) -> CaseClassifier | EncoderDecoder | SpecialisedClassifier | SpecialisedUNet:
     """Builds the task's head on the encoder. If there is no encoder, builds the task's specialised network."""
     modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_dhw
-    if task.classifies_cases:
-        return CaseClassifier(encoder) if encoder else SpecialisedClassifier(len(modalities), shape_DHW)
+    if task.outputs:
+        if encoder is None:
+            return SpecialisedClassifier(len(modalities), shape_DHW, task.outputs)
+        return CaseClassifier(encoder, task.outputs)
     restored = [channel for channel, modality in enumerate(modalities) if modality in task.restores]
     out_channels, residual = task.classes or len(restored), restored if task.residual else ()
     if encoder is None:

@@ -66,13 +66,13 @@ class EncoderDecoder(nn.Module):
 
 
 class CaseClassifier(nn.Module):
-    """Predicts one logit per case from local evidence in every dense map and from the pooled feature.
+    """Predicts logits or numbers of a case from local evidence in every dense map and from the pooled feature.
 
     Of the evidence at all voxels, only its maximum and mean are used. A lesion fills about a hundredth of the volume.
     A lesion would be lost in the mean alone, and in the coarse voxels of the deepest map.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, outputs: int = 1) -> None:
         super().__init__()
         self.encoder = encoder
         channels = encoder.layer_channels()
@@ -87,10 +87,10 @@ class CaseClassifier(nn.Module):
             for name in self.maps
         )
         self.norm = nn.LayerNorm(channels[POOLED_LAYER])
-        self.out = nn.Linear(channels[POOLED_LAYER] + 2 * EVIDENCE_CHANNELS * len(self.maps), 1)
+        self.out = nn.Linear(channels[POOLED_LAYER] + 2 * EVIDENCE_CHANNELS * len(self.maps), outputs)
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
-        """Returns (N, 1)."""
+        """Returns (N, outputs)."""
         maps = self.encoder.feature_maps(input_NCDHW, slices_N2)
         features = [self.norm(maps[POOLED_LAYER])]
         for name, evidence in zip(self.maps, self.evidence, strict=True):
@@ -102,23 +102,24 @@ class CaseClassifier(nn.Module):
 
 
 class SpecialisedClassifier(nn.Module):
-    """One logit per case without a foundation model: MONAI's 3D DenseNet.
+    """Logits or numbers of a case without a foundation model: MONAI's 3D DenseNet.
 
     Small volumes get a small network. Others get DenseNet-121.
 
     Args:
         in_channels: channels of the input.
         shape_DHW: size of the volumes.
+        outputs: number of logits or numbers.
     """
 
-    def __init__(self, in_channels: int, shape_DHW: Stride) -> None:
+    def __init__(self, in_channels: int, shape_DHW: Stride, outputs: int = 1) -> None:
         super().__init__()
         small = max(shape_DHW) <= SMALL_SIDE
         self.stride_DHW = (16, 16, 16) if small else (32, 32, 32)
         self.net = DenseNet(
             spatial_dims=3,
             in_channels=in_channels,
-            out_channels=1,
+            out_channels=outputs,
             init_features=16 if small else 64,
             growth_rate=8 if small else 32,
             block_config=(2, 2, 2) if small else (6, 12, 24, 16),
@@ -127,7 +128,7 @@ class SpecialisedClassifier(nn.Module):
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
-        """Returns (N, 1)."""
+        """Returns (N, outputs)."""
         return cast(Tensor, self.net(input_NCDHW))
 
 

@@ -8,6 +8,7 @@ from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.training.tasks.classification import make_classification
 from vfmalign.training.tasks.denoising import make_denoising
 from vfmalign.training.tasks.distortion import make_distortion
+from vfmalign.training.tasks.regression import make_regression
 from vfmalign.training.tasks.segmentation import make_segmentation
 from vfmalign.training.tasks.super_resolution import make_super_resolution
 from vfmalign.training.tasks.task import TrainableTask
@@ -20,6 +21,7 @@ TASKS: dict[str, Callable[[TaskSpec], TrainableTask]] = {
     "distortion": make_distortion,
     "translation": make_translation,
     "classification": make_classification,
+    "regression": make_regression,
 }
 
 

@@ -25,7 +25,8 @@ from vfmalign.core.domain.errors import BadDataset
 from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
-from vfmalign.training.tasks.task import TrainableTask
+from vfmalign.training.tasks.grades import make_grading
+from vfmalign.training.tasks.task import TrainableTask, draw_channels
 
 
 def get_positives(cases: Sequence[PreparedCase], case_class: CaseClass) -> list[bool]:
@@ -61,7 +62,7 @@ class Classification:
         """Binary cross-entropy. Positive and negative cases are equally frequent in batches."""
         if batch.positive_N is None:
             raise TypeError("classification needs the class of every case")
-        return functional.binary_cross_entropy_with_logits(output_N1[:, 0], batch.positive_N)
+        return functional.binary_cross_entropy_with_logits(output_N1[:, 0], batch.positive_N.to(output_N1.dtype))
 
     def probability(self, output_1: Tensor, case: PreparedCase) -> float | None:
         """Returns the predicted probability that the case is positive.
@@ -98,27 +99,20 @@ class Classification:
         The chosen slice has the most voxels of the label map that defines the class. Without such a map, the middle
         slice is drawn.
         """
-        d = case.input_CDHW.shape[1] // 2
+        d: int | None = None
         outlines: tuple[NDArray[np.bool_], ...] = ()
         label_DHW = case.labels.get(self.case_class.label)
         if label_DHW is not None and bool(label_DHW.any()):
             d = int((label_DHW > 0).sum((1, 2)).argmax())
             outlines = ((label_DHW[d] > 0).numpy(),)
-        aspect = case.spacing_mm[1] / case.spacing_mm[2]
         prediction = f"{'positive' if case.positive else 'negative'}, p = {float(output_1.sigmoid()):.2f}"
-        return [
-            Panel(
-                f"{modality}: {prediction}" if channel == 0 else modality,
-                image_HW.numpy(),
-                outlines=outlines,
-                aspect=aspect,
-            )
-            for channel, (modality, image_HW) in enumerate(zip(case.modalities, case.input_CDHW[:, d], strict=True))
-        ]
+        return draw_channels(case, prediction, d, outlines)
 
 
 def make_classification(spec: TaskSpec) -> TrainableTask:
-    """Returns the task for the class in its parameters."""
+    """Returns the task for the class or grade in its parameters."""
+    if spec.grade is not None:
+        return make_grading(spec, spec.grade)
     if spec.case_class is None:
         raise TypeError("a classification has a class")
     task = Classification(spec, spec.case_class)
@@ -130,5 +124,5 @@ def make_classification(spec: TaskSpec) -> TrainableTask:
         panels=task.panels,
         naive_baseline=task.positive_share,
         prepare=task.prepare,
-        classifies_cases=True,
+        outputs=1,
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vfmalign.core.domain.declarations import Modality
@@ -20,9 +22,21 @@ def _keep_cases(cases: Sequence[PreparedCase]) -> list[PreparedCase]:
     return list(cases)
 
 
+def draw_channels(
+    case: PreparedCase, prediction: str, d: int | None = None, outlines: tuple[NDArray[np.bool_], ...] = ()
+) -> list[Panel]:
+    """Returns a panel for each channel of one slice, by default the middle one. The first panel has the prediction."""
+    slice_CHW = case.input_CDHW[:, case.input_CDHW.shape[1] // 2 if d is None else d]
+    aspect = case.spacing_mm[1] / case.spacing_mm[2]
+    return [
+        Panel(f"{name}: {prediction}" if channel == 0 else name, image_HW.numpy(), outlines=outlines, aspect=aspect)
+        for channel, (name, image_HW) in enumerate(zip(case.modalities, slice_CHW, strict=True))
+    ]
+
+
 @dataclass(frozen=True)
 class TrainableTask:
-    """One task on one dataset. A network outputs (C, D, H, W) or, for tasks that classify cases, one logit.
+    """One task on one dataset. A network outputs (C, D, H, W) or, for tasks on whole cases, (outputs,).
 
     Attributes:
         spec: name, input transform, labels, metrics and description of the naive baseline.
@@ -35,7 +49,7 @@ class TrainableTask:
         classes: number of channels of a head that classifies voxels; 0 for other tasks.
         restores: modalities that the head predicts. Modalities that the model's input lacks are ignored.
         residual: whether the prediction is added to the input channels named in `restores`.
-        classifies_cases: whether the head predicts one logit per case.
+        outputs: number of values that the head predicts per case; 0 for tasks that predict voxels.
     """
 
     spec: TaskSpec
@@ -48,4 +62,4 @@ class TrainableTask:
     classes: int = 0
     restores: tuple[Modality, ...] = ()
     residual: bool = False
-    classifies_cases: bool = False
+    outputs: int = 0

@@ -28,7 +28,7 @@ def cells(make_cells):
 
 def test_the_difference_and_its_verdict_are_those_of_the_crossed_analysis(average, cells):
     networks = ([cell.scores[name] for cell in cells] for name in ("pretrained", "specialised"))
-    crossed = estimate_crossed_gain(pair_seeds(*networks, cells[0].metric.name), cells[0].metric, level=0.95)
+    crossed = estimate_crossed_gain(pair_seeds(*networks, cells[0].metric), cells[0].metric, level=0.95)
     result = average(cells)
     assert result.gain_difference == crossed.absolute
     assert result.gain_difference.value == pytest.approx(np.mean([cell.gain_difference.value for cell in cells]))
@@ -40,7 +40,7 @@ def test_the_answer_on_pretraining_is_about_another_draw_of_random_weights(avera
     cells = make_cells(1, 1, 3, patients=20)
     networks = ([cell.scores[name] for cell in cells] for name in ("pretrained", "scratch"))
     crossed = estimate_crossed_gain(
-        pair_seeds(*networks, cells[0].metric.name), cells[0].metric, level=0.95, another_draw=True
+        pair_seeds(*networks, cells[0].metric), cells[0].metric, level=0.95, another_draw=True
     )
     result = average(cells)
     assert result.scratch_difference == crossed.absolute
@@ -76,7 +76,7 @@ def test_cells_of_earlier_versions_have_no_answer_on_pretraining(average, make_c
 
 def test_the_relative_gain_is_the_ranked_mean_with_the_ends_of_the_crossed_analysis(average, cells):
     networks = ([cell.scores[name] for cell in cells] for name in ("pretrained", "specialised"))
-    crossed = estimate_crossed_gain(pair_seeds(*networks, cells[0].metric.name), cells[0].metric, level=0.95)
+    crossed = estimate_crossed_gain(pair_seeds(*networks, cells[0].metric), cells[0].metric, level=0.95)
     gain, expected = average(cells).gain, crossed.relative_percent
     assert gain.value == pytest.approx(np.mean([cell.gain.value for cell in cells]))
     assert gain.interval.lower - gain.value == pytest.approx(expected.interval.lower - expected.value)

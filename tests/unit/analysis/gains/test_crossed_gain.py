@@ -31,7 +31,7 @@ def draw(mean, rng, patients=12, seeds=3):
 
 def estimate(network, baseline, metric=DICE, level=0.95, *, another_draw=False, **fields):
     every = [[scores(row, metric.name, **fields) for row in rows] for rows in (network, baseline)]
-    pairs = pair_seeds(*every, metric.name)
+    pairs = pair_seeds(*every, metric)
     return estimate_crossed_gain(pairs, metric, level=level, another_draw=another_draw)
 
 
@@ -147,8 +147,8 @@ def test_one_seed_and_several_leave_out_the_same_cases():
     rng = np.random.default_rng(5)
     network, baseline = ([list(row) for row in draw(mean, rng, seeds=1)] for mean in (0.6, 0.5))
     network[0][4], baseline[0][7] = None, None
-    one = pair_scores(scores(network[0]), scores(baseline[0]), "dice")
-    several = pair_seeds([scores(network[0])] * 2, [scores(baseline[0])] * 2, "dice")
+    one = pair_scores(scores(network[0]), scores(baseline[0]), DICE)
+    several = pair_seeds([scores(network[0])] * 2, [scores(baseline[0])] * 2, DICE)
     assert (one.groups, one.left_out) == (several.groups, several.left_out)
     assert one.left_out == 2
     np.testing.assert_array_equal(one.score_N, several.score_SN[1])
@@ -157,15 +157,15 @@ def test_one_seed_and_several_leave_out_the_same_cases():
 def test_the_order_of_cases_changes_no_digit():
     rng = np.random.default_rng(6)
     network, baseline = draw(0.6, rng), draw(0.5, rng)
-    first = pair_seeds([scores(row) for row in network], [scores(row) for row in baseline], "dice")
-    turned = pair_seeds([scores(row)[::-1] for row in network], [scores(row)[::-1] for row in baseline], "dice")
+    first = pair_seeds([scores(row) for row in network], [scores(row) for row in baseline], DICE)
+    turned = pair_seeds([scores(row)[::-1] for row in network], [scores(row)[::-1] for row in baseline], DICE)
     assert estimate_crossed_gain(first, DICE, level=0.95) == estimate_crossed_gain(turned, DICE, level=0.95)
 
 
 def test_networks_that_were_scored_on_other_cases_are_refused():
     rows = draw(0.6, np.random.default_rng(0))
     with pytest.raises(CaseOrderMismatch):
-        pair_seeds([scores(row) for row in rows], [scores(row)[::-1] for row in rows], "dice")
+        pair_seeds([scores(row) for row in rows], [scores(row)[::-1] for row in rows], DICE)
 
 
 def test_few_patients_have_no_interval_and_no_components():

@@ -5,8 +5,9 @@ import pytest
 from scipy import optimize, stats
 
 from vfmalign.analysis.checks.verdict import decide_verdict
+from vfmalign.analysis.gains.crossed_gain import estimate_crossed_gain
 from vfmalign.analysis.gains.gain import estimate_gain
-from vfmalign.analysis.gains.paired_scores import PairedScores, pair_scores
+from vfmalign.analysis.gains.paired_scores import CrossedScores, PairedScores, pair_scores
 from vfmalign.core.domain.errors import CaseOrderMismatch, InvalidInput
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 
@@ -201,13 +202,13 @@ def test_below_eight_patients_there_is_no_interval():
 def test_undefined_cases_are_left_out_of_both_and_counted():
     scores = [case(f"c{i}", None if i == 0 else 0.6) for i in range(10)]
     baseline = [case(f"c{i}", None if i == 1 else 0.5) for i in range(10)]
-    paired = pair_scores(scores, baseline, "dice")
+    paired = pair_scores(scores, baseline, DICE)
     assert paired.left_out == 2
     assert estimate_gain(paired, DICE, seed=1).cases == 8
 
 
 def test_no_defined_case_gives_no_number():
-    paired = pair_scores([case("a", None)], [case("a", 0.5)], "dice")
+    paired = pair_scores([case("a", None)], [case("a", 0.5)], DICE)
     result = estimate_gain(paired, DICE, seed=1)
     assert result.relative_percent.value is None
     assert result.score is None
@@ -216,9 +217,9 @@ def test_no_defined_case_gives_no_number():
 def test_other_case_order_and_missing_metric_are_refused():
     a, b = case("a", 0.1), case("b", 0.2)
     with pytest.raises(CaseOrderMismatch):
-        pair_scores([a, b], [b, a], "dice")
+        pair_scores([a, b], [b, a], DICE)
     with pytest.raises(InvalidInput, match="hausdorff"):
-        pair_scores([a], [a], "hausdorff")
+        pair_scores([a], [a], DICE.model_copy(update={"name": "hausdorff"}))
 
 
 # --- numbers of a set -------------------------------------------------------------------------------------------------
@@ -277,3 +278,64 @@ def test_few_of_one_class_have_no_interval_and_none_no_number():
     none = estimate_gain(pairs(score, -score, positive=np.ones(20, bool)), AUROC, seed=1)
     assert none.score is None
     assert "needs both classes" in none.relative_percent.absent_reason
+
+
+# --- grades and numbers -----------------------------------------------------------------------------------------------
+
+KAPPA = MetricSpec(name="quadratic_kappa", unit="", higher_is_better=True, floor=0.05, of_set="quadratic_kappa")
+
+
+def graded(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True grades of patients, close predictions and random ones."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 4, n).astype(float)
+    return truth, np.clip(truth + rng.integers(-1, 2, n), 0, 3), rng.integers(0, 4, n).astype(float)
+
+
+@pytest.mark.parametrize("patients", [7, 40])
+def test_a_difference_of_kappas_is_bootstrapped_over_all_patients(patients):
+    truth, close, random = graded(patients)
+    result = estimate_gain(
+        PairedScores(close, random, tuple(f"p{i:03d}" for i in range(patients)), 0, truth), KAPPA, seed=1
+    )
+    assert result.score - result.baseline == pytest.approx(result.absolute.value)
+    assert result.smaller_class == 0, "no patient is of a class"
+    if patients < 8:
+        assert (result.absolute.interval, result.absolute.absent_reason) == (
+            None,
+            "7 patients: an interval needs at least 8",
+        )
+        return
+    interval = result.absolute.interval
+    assert interval.method == "case-paired bootstrap over patients, expanded percentile"
+    assert 0 < interval.lower < result.absolute.value < interval.upper < 2
+    jackknife = estimate_crossed_gain(
+        CrossedScores(np.stack([close] * 3), np.stack([random] * 3), tuple(f"p{i:03d}" for i in range(40)), 0, truth),
+        KAPPA,
+        level=0.95,
+    )
+    width = jackknife.absolute.interval.upper - jackknife.absolute.interval.lower
+    assert width == pytest.approx(interval.upper - interval.lower, rel=0.25)
+    assert not jackknife.equivalence_interval.degenerate
+
+
+def test_equal_grades_show_no_equivalence():
+    truth, close, _ = graded(40)
+    result = estimate_gain(PairedScores(close, close, tuple(f"p{i:03d}" for i in range(40)), 0, truth), KAPPA, seed=1)
+    assert result.absolute.interval is None
+    assert result.equivalence_interval.degenerate
+
+
+@pytest.mark.parametrize(("of_set", "title"), [("r2", "R²"), ("pearson", "Pearson's r")])
+def test_metrics_for_display_have_a_value_and_a_reason_for_no_interval(of_set, title):
+    metric = MetricSpec(name=of_set, unit="", higher_is_better=True, floor=0.05, of_set=of_set)
+    truth, close, random = graded(40)
+    groups = tuple(f"p{i:03d}" for i in range(40))
+    result = estimate_gain(PairedScores(close, random, groups, 0, truth), metric, seed=1)
+    assert result.absolute.value > 0
+    assert result.absolute.interval is None
+    assert result.absolute.absent_reason.startswith(f"{title} is shown beside the mean absolute error")
+    constant = estimate_gain(PairedScores(close, np.full(40, 0.1), groups, 0, truth), metric, seed=1)
+    if of_set == "pearson":
+        assert constant.absolute.value is None
+        assert "not defined if all true or all predicted numbers are equal" in constant.absolute.absent_reason

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from vfmalign.cli.views.dataset_tables import show_dataset, to_dataset_document
-from vfmalign.client.messages.features import ClassCount, Dataset, NumberRange, SplitSize, StratumCount
+from vfmalign.client.messages.features import ClassCount, Dataset, GradeCount, NumberRange, SplitSize, StratumCount
 from vfmalign.core.domain.declarations import DatasetDeclaration, get_declaration
 
 
@@ -27,6 +27,8 @@ def brain(**fields: Any) -> Dataset:
             "modalities": ["t1w", "flair"],
             "labels": [{"name": "hippocampus", "values": {"2": "posterior", "1": "anterior"}}],
             "classes": [{"name": "atrophy"}, {"name": "present", "label": "hippocampus", "at_least": 2}],
+            "grades": [{"name": "fazekas", "at_least": 2}],
+            "numbers": [{"name": "age_years", "unit": "years"}],
         }
     )
     sizes = (SplitSize(split="train", cases=5, patients=4),)
@@ -39,6 +41,7 @@ def test_the_declaration_and_the_counts_are_shown() -> None:
     text = render(
         brain(
             classes=(ClassCount(name="atrophy", positive=3, negative=1),),
+            grades=(GradeCount(name="fazekas", grade=2, cases=4, test_patients=1),),
             numbers=(NumberRange(name="age_years", cases=5, minimum=60.5, maximum=71.25),),
             strata=(StratumCount(name="scanner", value="[red]A", cases=5),),
         )
@@ -48,7 +51,9 @@ def test_the_declaration_and_the_counts_are_shown() -> None:
     assert "label maps hippocampus (1 anterior, 2 posterior)" in lines
     assert "classes atrophy; present (hippocampus of at least 2)" in lines
     assert "atrophy 3 1" in lines
-    assert "age_years 5 60.5 71.25" in lines
+    assert "grades fazekas (positive: at least 2)" in lines
+    assert "fazekas 2 4 1" in lines
+    assert "age_years (years) 5 60.5 71.25" in lines
     assert "scanner [red]A 5" in lines
 
 

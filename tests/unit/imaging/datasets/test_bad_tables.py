@@ -17,6 +17,7 @@ from tests.unit.imaging.datasets.brain_files import (
 )
 from tests.unit.imaging.datasets.problems import CASES, NAME, TWO_CHANNELS, list_problems, run
 
+from vfmalign.core.domain.declarations import CaseClass
 from vfmalign.imaging.datasets.layouts import table
 
 
@@ -29,7 +30,13 @@ def test_any_csv_is_read_or_refused(tmp_path: Path, text: str) -> None:
 
 
 def rows_with(number: int, **cells: str) -> list[dict[str, str]]:
-    columns = {"split": "train", "class:atrophy": "1", "number:age_years": "61.5", "stratum:scanner": "A 3T"}
+    columns = {
+        "split": "train",
+        "class:atrophy": "1",
+        "grade:fazekas": "3",
+        "number:age_years": "61.5",
+        "stratum:scanner": "A 3T",
+    }
     rows = [row | columns for row in list_rows(CASES)]
     rows[number] |= {name.replace("__", ":"): cell for name, cell in cells.items()}
     return rows
@@ -52,6 +59,9 @@ def rows_with(number: int, **cells: str) -> list[dict[str, str]]:
         ({"split": ""}, "split: empty, although other lines have one"),
         ({"group": f"{NAME}0", "split": "test"}, "one patient are in different splits .line 2, c-.*; line 3, c-"),
         ({"class__atrophy": "maybe"}, "class:atrophy: not 1, true, yes"),
+        ({"grade__fazekas": "16"}, "grade:fazekas: not a whole number from 0 to 15"),
+        ({"grade__fazekas": "1.5"}, "grade:fazekas: not a whole number from 0 to 15"),
+        ({"grade__fazekas": "-1"}, "grade:fazekas: begins like a spreadsheet formula"),
         ({"number__age_years": "nan"}, "number:age_years: not a finite number"),
         ({"number__age_years": "inf"}, "number:age_years: not a finite number"),
         ({"number__age_years": "61,5"}, "number:age_years: not a finite number"),
@@ -105,18 +115,25 @@ def test_undeclared_columns_are_refused(tmp_path: Path) -> None:
     assert "no column image:flair" in list_problems(path, declaration=TWO_CHANNELS)
     write_table(path / "cases.csv", rows_with(0))
     assert "class:atrophy is not declared" in list_problems(path, declaration=BRAIN)
+    with_class = BRAIN.model_copy(update={"classes": (CaseClass(name="atrophy"),)})
+    assert "grade:fazekas is not declared" in list_problems(path, declaration=with_class)
 
 
-def test_a_csv_states_splits_classes_numbers_and_strata(tmp_path: Path) -> None:
+def test_a_csv_states_splits_classes_grades_numbers_and_strata(tmp_path: Path) -> None:
     path = lay_out_csv(tmp_path / "d", CASES)
-    rows = rows_with(3, split="test", class__atrophy="no", number__age_years="-1e1", stratum__scanner="")
+    rows = rows_with(
+        3, split="test", class__atrophy="no", grade__fazekas="", number__age_years="-1e1", stratum__scanner=""
+    )
     write_table(path / "cases.csv", rows, encoding="utf-8-sig")  # with a byte order mark, as Excel writes
     prepared = run(path)
     assert prepared.problems == ()
     assert (len(prepared.dataset.train), len(prepared.dataset.test)) == (3, 1)
     (case,) = prepared.dataset.test
     assert (case.classes, case.numbers, case.strata) == ({"atrophy": False}, {"age_years": -10.0}, {})
+    assert case.grades == {}
     assert prepared.dataset.train[0].strata == {"scanner": "A 3T"}
+    assert prepared.dataset.train[0].grades == {"fazekas": 3}
+    assert [entry.name for entry in prepared.dataset.declaration.grades] == ["fazekas"]
     # Shares that the user gives go before the splits of the file.
     shares = {"train": 0.5, "test": 0.5}
     assert len(run(path, shares=shares).dataset.test) == 2

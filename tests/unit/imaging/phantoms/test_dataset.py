@@ -1,10 +1,11 @@
 """Datasets of phantoms are reproducible, idempotent, and never overwrite another dataset."""
 
+import numpy as np
 import pytest
 
 from vfmalign.core.domain.errors import BadDataset, Conflict
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.imaging.phantoms.dataset import synthesise_dataset
+from vfmalign.imaging.phantoms.dataset import PhantomDataset, synthesise_dataset
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack
 from vfmalign.imaging.volumes import load_case
 
@@ -64,3 +65,15 @@ def test_a_dataset_is_written_to_and_read_from_s3(store):
     assert synthesise_dataset(store, "demo", 7, {"train": 1}, spec=SMALL) == dataset
     assert sorted(load_case(store, dataset.train[0], ("t2w", "gland"))) == ["gland", "t2w"]
     assert len(list(store.list("volumes/demo/"))) == 5
+
+
+def test_graded_phantoms_state_their_highest_grade_and_the_volume_of_their_lesions(memory_store):
+    phantoms = PhantomDataset("demo", 7, {"train": 6}, SMALL, graded=True)
+    for volumes in phantoms.generate():
+        for key, data in volumes.items():
+            memory_store.put(key, data)
+    for case in phantoms.to_manifest().train:
+        lesions = load_case(memory_store, case, ("lesions",))["lesions"].array_XYZ
+        assert case.grades == {"pirads": int(lesions.max())}
+        assert case.numbers["volume"] == pytest.approx(np.count_nonzero(lesions) * 3.0 * 3.0 * 6.0 / 1000.0)
+    assert len({case.grades["pirads"] for case in phantoms.to_manifest().train}) > 1

@@ -27,7 +27,7 @@ def estimate_gain(rng, difference):
     network, baseline = (
         patients + shift + rng.normal(0, 0.02, (2, 1)) + rng.normal(0, 0.01, (2, 12)) for shift in (difference, 0.0)
     )
-    pairs = pair_seeds([scores(row) for row in network], [scores(row) for row in baseline], METRIC.name)
+    pairs = pair_seeds([scores(row) for row in network], [scores(row) for row in baseline], METRIC)
     return estimate_crossed_gain(pairs, METRIC, level=0.95)
 
 

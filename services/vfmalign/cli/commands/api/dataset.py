@@ -44,6 +44,13 @@ def phantoms(
             help=f"Number of cases in a split, such as train=8. Repeatable. By default {', '.join(DEFAULT_CASES)}.",
         ),
     ] = None,
+    graded: Annotated[
+        bool,
+        typer.Option(
+            "--graded",
+            help="Also state the grade 0 to 3 of each case as `pirads`, and the lesions' volume as `volume`.",
+        ),
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,7 +63,7 @@ def phantoms(
     target = Target.find(StateDirectory(home))
     name = ID.check(dataset_id or f"phantoms-{seed}", "dataset id")
     with progress_bar(output) as progress:
-        dataset = import_phantoms(target, PhantomDataset(name, seed, counts), progress)
+        dataset = import_phantoms(target, PhantomDataset(name, seed, counts, graded=graded), progress)
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
     write_notes(list_limits_of_dataset(dataset), output, dataset)
 

@@ -18,15 +18,18 @@ from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     NETWORKS,
     AllowCutOrgansOption,
+    AtLeastOption,
     ClassOption,
     DatasetArgument,
     DetachOption,
     EpochsOption,
+    GradeOption,
     HomeOption,
     JsonOption,
     LabelsOption,
     MapOption,
     ModelOption,
+    NumberOption,
     PresetOption,
     SeedOption,
     StepsOption,
@@ -60,6 +63,9 @@ def finetune(
     labels: LabelsOption = None,
     structures: StructuresOption = None,
     class_name: ClassOption = "",
+    grade: GradeOption = "",
+    at_least: AtLeastOption = None,
+    number: NumberOption = "",
     model_id: ModelOption,
     network: Annotated[
         str, typer.Option(metavar="NAME", help=f"Network to start from: {', '.join(NETWORKS)}.")
@@ -83,11 +89,21 @@ def finetune(
     """Fine-tune a model on a task, without an alignment check.
 
     If no option sets a parameter of the task, the dataset's default applies. Examples: --task segmentation --label
-    hippocampus --structure anterior; --task classification --class NAME; --task translation:from=t1w+flair,to=t2w;
+    hippocampus --structure anterior; --task classification --class NAME; --task classification --grade NAME
+    --at-least 3; --task regression --number NAME; --task translation:from=t1w+flair,to=t2w;
     --task super_resolution:modality=t1w; --task distortion:modality=dwi.
     """
     chosen = parse_settings(settings, RECIPE, TASK)
-    full_task = build_task(task, chosen, labels=labels, structures=structures, class_name=class_name)
+    full_task = build_task(
+        task,
+        chosen,
+        labels=labels,
+        structures=structures,
+        class_name=class_name,
+        grade=grade,
+        at_least=at_least,
+        number=number,
+    )
     recipe = build_recipe(chosen, recipe_file, preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch)
     spec = JobSpec.from_fields(
         kind="finetune",

@@ -31,6 +31,7 @@ __all__ = [
     "ListModelsResponse",
     "SplitSize",
     "ClassCount",
+    "GradeCount",
     "NumberRange",
     "StratumCount",
     "Dataset",
@@ -174,6 +175,21 @@ class ClassCount(ApiMessage):
     """Test patients with known cases, but without a case that belongs to it."""
 
 
+class GradeCount(ApiMessage):
+    """Number of cases of one grade."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.GradeCount
+
+    name: str
+    """Id of what is graded, such as `pirads`."""
+    grade: int = 0
+    """The grade, 0 to 15."""
+    cases: int = 0
+    """Cases of this grade."""
+    test_patients: int = 0
+    """Test patients whose highest grade is this."""
+
+
 class NumberRange(ApiMessage):
     """Range of a number that the dataset states for its cases, such as the age in years."""
 
@@ -222,7 +238,7 @@ class Dataset(ApiMessage):
     phantom: bool = False
     """True if the cases are generated: results are a rehearsal, not evidence."""
     declaration: DatasetDeclaration
-    """Modalities, label maps and classes that the dataset declares."""
+    """Modalities, label maps, classes, grades and numbers that the dataset declares."""
     classes: tuple[ClassCount, ...] = ()
     """Counts of the classes that cases state, in the declared order, without classes derived from a label map."""
     numbers: tuple[NumberRange, ...] = ()
@@ -239,6 +255,8 @@ class Dataset(ApiMessage):
     """When it was published; absent if unknown."""
     created_by: str = ""
     """Who published it: issuer and subject of the token, as `issuer#subject`; empty if unknown."""
+    grades: tuple[GradeCount, ...] = ()
+    """Counts of the grades that cases state, in the declared order and by grade."""
 
 
 class ListDatasetsResponse(ApiMessage):

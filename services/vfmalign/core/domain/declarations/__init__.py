@@ -1,4 +1,7 @@
-"""Declarations of datasets: modalities, label maps and classes of the cases. vfmalign ships the JSON files here."""
+"""Declarations of datasets: modalities, label maps, classes, grades and numbers of the cases.
+
+vfmalign ships the JSON files here.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import VOLUME_KIND, Record
-from vfmalign.core.formats.bounds import get_max_count, get_max_length
+from vfmalign.core.formats.bounds import get_bounds, get_field, get_max_count, get_max_length
 from vfmalign.v1 import common_pb2, imports_pb2
 
 VolumeKind = Annotated[str, StringConstraints(pattern=VOLUME_KIND.pattern)]
@@ -22,6 +25,9 @@ MAX_MODALITIES = get_max_count(common_pb2.TaskParameters, "modalities")
 MAX_LABEL_MAPS = get_max_count(common_pb2.TaskParameters, "labels")
 MAX_STRUCTURES = get_max_count(common_pb2.TaskParameters, "structures")
 MAX_CLASSES = 64
+MAX_NUMBERS = 64
+MAX_GRADE = int(get_bounds(get_field(common_pb2.TaskParameters, "at_least")).max)
+"""Highest grade; the lowest is 0."""
 MAX_DEFAULTS = 16
 DEFAULT_DECLARATION = "prostate_mpmri"
 """Declaration for reading DICOM if the user names none."""
@@ -76,6 +82,33 @@ class CaseClass(Record):
     at_least: int = Field(default=1, ge=1, le=255)
 
 
+class CaseGrade(Record):
+    """An ordered grade, from 0 to `MAX_GRADE`, that every case may state.
+
+    Attributes:
+        name: its id.
+        at_least: lowest grade that counts as positive, unless the task names another.
+    """
+
+    name: VolumeKind
+    at_least: int = Field(default=1, ge=1, le=MAX_GRADE)
+
+
+class CaseNumber(Record):
+    """A number that cases state and that a regression may predict.
+
+    Attributes:
+        name: its id.
+        unit: its unit, such as `mL`; empty if the number has no unit.
+        smallest_difference: smallest relevant difference of mean absolute errors, in the unit. None for a share of the
+            standard deviation over `train`; see `metrics.SMALLEST_SHARE_OF_SD`.
+    """
+
+    name: VolumeKind
+    unit: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9°µ%²³/^·.*-]{0,16}$")] = ""
+    smallest_difference: float | None = Field(default=None, gt=0.0, le=1e15, allow_inf_nan=False)
+
+
 class TaskParameters(Record):
     """Parameters of tasks. A task uses some of these parameters. Empty parameters take the dataset's defaults."""
 
@@ -87,6 +120,13 @@ class TaskParameters(Record):
     """Segmentation: the structures of these maps to segment; empty for all."""
     class_name: OptionalKind = ""
     """Classification: the class to predict."""
+    # Left out if they are empty, so that datasets of earlier versions keep their digests.
+    grade: OptionalKind = Field(default="", exclude_if=lambda name: not name)
+    """Classification: the grade to predict, instead of a class."""
+    at_least: int = Field(default=0, ge=0, le=MAX_GRADE, exclude_if=lambda grade: not grade)
+    """Classification of a grade: the lowest grade that counts as positive; 0 for the declared one."""
+    number: OptionalKind = Field(default="", exclude_if=lambda name: not name)
+    """Regression: the number to predict."""
     inputs: tuple[VolumeKind, ...] = Field(default=(), max_length=MAX_MODALITIES)
     """Translation: modalities to translate from."""
     target: OptionalKind = ""
@@ -96,7 +136,7 @@ class TaskParameters(Record):
 
 
 class DatasetDeclaration(Record):
-    """Modalities, label maps and classes of the cases of a dataset.
+    """Modalities, label maps, classes, grades and numbers of the cases of a dataset.
 
     Attributes:
         name: id of the declaration, such as `prostate_mpmri`.
@@ -105,6 +145,8 @@ class DatasetDeclaration(Record):
         classes: classes that a case may belong to.
         defaults: maps the name of each task to its default parameters.
         units: maps modalities to their units. Omitted modalities have an arbitrary unit.
+        grades: grades that a case may state.
+        numbers: numbers that a regression may predict. Cases may state other numbers, too.
     """
 
     name: VolumeKind
@@ -112,10 +154,12 @@ class DatasetDeclaration(Record):
     labels: tuple[LabelMap, ...] = Field(default=(), max_length=MAX_LABEL_MAPS)
     classes: tuple[CaseClass, ...] = Field(default=(), max_length=MAX_CLASSES)
     defaults: dict[VolumeKind, TaskParameters] = Field(default_factory=dict, max_length=MAX_DEFAULTS)
-    # Left out if it is empty, so that datasets of earlier versions keep their digests.
+    # Left out if they are empty, so that datasets of earlier versions keep their digests.
     units: dict[VolumeKind, Unit] = Field(
         default_factory=dict, max_length=MAX_MODALITIES, exclude_if=lambda units: not units
     )
+    grades: tuple[CaseGrade, ...] = Field(default=(), max_length=MAX_CLASSES, exclude_if=lambda grades: not grades)
+    numbers: tuple[CaseNumber, ...] = Field(default=(), max_length=MAX_NUMBERS, exclude_if=lambda numbers: not numbers)
 
     @property
     def label_names(self) -> tuple[VolumeKind, ...]:
@@ -124,10 +168,10 @@ class DatasetDeclaration(Record):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        volumes = (*self.modalities, *self.label_names)
-        classes = [entry.name for entry in self.classes]
-        if len(set(volumes)) != len(volumes) or len(set(classes)) != len(classes):
-            raise ValueError("a modality, label map or class is declared twice")
+        volumes = [*self.modalities, *self.label_names]
+        stated = ([entry.name for entry in entries] for entries in (self.classes, self.grades, self.numbers))
+        if any(len(set(names)) != len(names) for names in (volumes, *stated)):
+            raise ValueError("a modality, label map, class, grade or number is declared twice")
         if unknown := {entry.label for entry in self.classes if entry.label} - set(self.label_names):
             raise ValueError(f"a class derives from the undeclared label map {sorted(unknown)[0]}")
         if unknown := set(self.units) - set(self.modalities):

@@ -119,7 +119,11 @@ def to_volume_id(text: object, default: str) -> VolumeKind:
 
 
 def declare(
-    name: VolumeKind, modalities: Sequence[VolumeKind], labels: Sequence[LabelMap] = (), classes: Sequence[str] = ()
+    name: VolumeKind,
+    modalities: Sequence[VolumeKind],
+    labels: Sequence[LabelMap] = (),
+    classes: Sequence[str] = (),
+    grades: Sequence[str] = (),
 ) -> DatasetDeclaration:
     """Builds a derived declaration.
 
@@ -133,6 +137,7 @@ def declare(
                 "modalities": tuple(modalities),
                 "labels": [label.model_dump() for label in labels],
                 "classes": [{"name": entry} for entry in classes],
+                "grades": [{"name": entry} for entry in grades],
             }
         )
     except ValidationError as error:

@@ -93,7 +93,7 @@ class CaseSource:
         patient: the patient; the name of the case if the layout states no patient.
         files: source of each modality and label map.
         split: the split stated in the data; None if the data state no split.
-        classes, numbers, strata: see `core.domain.datasets.Case`.
+        classes, grades, numbers, strata: see `core.domain.datasets.Case`.
         problems: reasons why the case cannot be imported, without patients' names.
         lacks: missing modalities and label maps. Each missing item is also listed in `problems`.
         place: position in a table, such as `line 7`; empty for other layouts.
@@ -108,6 +108,7 @@ class CaseSource:
     files: Mapping[VolumeKind, VolumeSource]
     split: Split | None = None
     classes: Mapping[VolumeKind, bool] = field(default_factory=dict)
+    grades: Mapping[VolumeKind, int] = field(default_factory=dict)
     numbers: Mapping[VolumeKind, float] = field(default_factory=dict)
     strata: Mapping[VolumeKind, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """Layout of a CSV file that lists the cases: one line per case, with paths relative to the file's folder.
 
 Columns: `case` (required), `group` (the patient; by default the case), `split`, `image:ID` (one per modality, at least
-one), `label:ID`, `class:ID`, `number:ID` and `stratum:ID`. In the last four columns, an empty cell means that the value
-is unknown. Errors state the line.
+one), `label:ID`, `class:ID`, `grade:ID`, `number:ID` and `stratum:ID`. In the last five columns, an empty cell means
+that the value is unknown. Errors state the line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import get_args
 from pydantic import TypeAdapter, ValidationError
 
 from vfmalign.core.domain.datasets import MAX_CASES, Split, StratumValue
-from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
+from vfmalign.core.domain.declarations import MAX_GRADE, DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets.layouts.derivation import declare, derive_label_maps
 from vfmalign.imaging.datasets.layouts.sources import OUTSIDE, CaseSource, SourceDataset, VolumeFile, resolve_below
@@ -27,8 +27,9 @@ MAX_BYTES = 256 * 2**20
 MAX_COLUMNS = 256
 MAX_CELL = 1_024
 _PLAIN = ("case", "group", "split")
-_PREFIXES = ("image", "label", "class", "number", "stratum")
+_PREFIXES = ("image", "label", "class", "grade", "number", "stratum")
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_GRADES = {str(grade): grade for grade in range(MAX_GRADE + 1)}
 _FORMULA = ("=", "+", "-", "@")
 _SPLITS: Mapping[str, Split] = {str(name): name for name in get_args(Split)}
 _STRATUM: TypeAdapter[str] = TypeAdapter(StratumValue)
@@ -50,7 +51,9 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Finds the cases. Without a declaration, the column headers define the modalities, label maps and classes.
+    """Finds the cases.
+
+    Without a declaration, the column headers define the modalities, label maps, classes and grades.
 
     Raises:
         BadDataset: the file is too large, is not CSV, or has an invalid header.
@@ -78,7 +81,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     if declaration is not None:
         return SourceDataset(declaration, cases)
     derived = derive_label_maps(cases, header.ids["label"])
-    declaration = declare("dataset", header.ids["image"], derived.maps, header.ids["class"])
+    declaration = declare("dataset", header.ids["image"], derived.maps, header.ids["class"], header.ids["grade"])
     return SourceDataset(declaration, cases, derived.notes)
 
 
@@ -110,7 +113,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _parse_header(names: Sequence[str]) -> _Header:
-    remedy = "name the columns case, group, split, image:ID, label:ID, class:ID, number:ID or stratum:ID"
+    remedy = "name the columns case, group, split, image:ID, label:ID, class:ID, grade:ID, number:ID or stratum:ID"
     ids: dict[str, list[VolumeKind]] = {prefix: [] for prefix in _PREFIXES}
     if len(names) > MAX_COLUMNS or len(set(names)) != len(names):
         raise BadDataset(
@@ -135,7 +138,9 @@ def _parse_header(names: Sequence[str]) -> _Header:
 
 def _check_columns(header: _Header, declaration: DatasetDeclaration) -> None:
     stated = tuple(entry.name for entry in declaration.classes if not entry.label)
-    for prefix, declared in (("image", declaration.modalities), ("label", declaration.label_names), ("class", stated)):
+    graded = tuple(entry.name for entry in declaration.grades)
+    columns = {"image": declaration.modalities, "label": declaration.label_names, "class": stated, "grade": graded}
+    for prefix, declared in columns.items():
         if undeclared := [name for name in header.ids[prefix] if name not in declared]:
             raise BadDataset(
                 f"the column {prefix}:{undeclared[0]} is not declared",
@@ -168,6 +173,7 @@ def _to_case(root: Path, number: int, cells: Sequence[str], header: _Header) -> 
         files,
         split=_SPLITS.get(row.get("split", "")),
         classes={name: _TRUTH[cell.lower()] for name in header.ids["class"] if (cell := row[f"class:{name}"])},
+        grades={name: _GRADES[cell] for name in header.ids["grade"] if (cell := row[f"grade:{name}"])},
         numbers={name: float(cell) for name in header.ids["number"] if (cell := row[f"number:{name}"])},
         strata={name: cell for name in header.ids["stratum"] if (cell := row[f"stratum:{name}"])},
         problems=tuple(problems),
@@ -188,6 +194,8 @@ def _check_cell(name: str, cell: str) -> str | None:
         return f"begins like a spreadsheet formula ({' '.join(_FORMULA)})"
     if prefix == "class" and cell.lower() not in _TRUTH:
         return "not 1, true, yes, 0, false or no"
+    if prefix == "grade" and cell not in _GRADES:
+        return f"not a whole number from 0 to {MAX_GRADE}"
     if name == "split" and cell not in _SPLITS:
         return f"not one of {', '.join(_SPLITS)}"
     return _check_stratum(cell) if prefix == "stratum" else None

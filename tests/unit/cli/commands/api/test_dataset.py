@@ -202,14 +202,15 @@ def test_wrong_shares_name_their_option(invoke, tmp_path: Path, shares: list[str
 def test_cases_of_a_split_replace_its_default(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def record(_: str, seed: int, counts: object) -> NoReturn:
-        asked.extend((seed, counts))
+    def record(_: str, seed: int, counts: object, *, graded: bool) -> NoReturn:
+        asked.extend((seed, counts, graded))
         raise BadDataset("is not generated here")
 
     monkeypatch.setattr("vfmalign.imaging.phantoms.dataset.PhantomDataset", record)
     monkeypatch.setattr(Target, "find", lambda _: None)
-    assert invoke("dataset", "phantoms", "--seed", "3", "--cases", "train=2", "--cases", "val=0")[0] == exits.BAD_INPUT
-    assert asked == [3, {"pretrain": 24, "train": 2, "val": 0, "test": 20}]
+    words = ("--seed", "3", "--cases", "train=2", "--cases", "val=0", "--graded")
+    assert invoke("dataset", "phantoms", *words)[0] == exits.BAD_INPUT
+    assert asked == [3, {"pretrain": 24, "train": 2, "val": 0, "test": 20}, True]
 
 
 @pytest.mark.parametrize("wrong", ["train", "train=0.5", "validation=3"])
