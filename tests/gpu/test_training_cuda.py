@@ -16,7 +16,7 @@ from vfmalign.training.learner import FineTuning
 from vfmalign.training.networks.factory import build_network
 from vfmalign.training.optim import build_optimiser, set_learning_rate
 from vfmalign.training.pretraining import OBJECTIVES, build_objective
-from vfmalign.training.tasks import TASKS, get_task
+from vfmalign.training.tasks import get_task
 
 pytestmark = [
     pytest.mark.gpu,
@@ -60,12 +60,12 @@ def pretraining(name, device):
     return build_objective(name, encoder, RECIPE, torch.device(device), seed=1)
 
 
-@pytest.mark.parametrize("name", [*TASKS, *OBJECTIVES])
+@pytest.mark.parametrize("name", [*SPECS, *OBJECTIVES])
 def test_losses_and_validation_match_the_cpu(name):
     cases = [make_case(number) for number in range(3)]
     losses, validations = [], []
     for device in ("cpu", "cuda"):
-        learner = fine_tuning(get_task(SPECS[name]), device) if name in TASKS else pretraining(name, device)
+        learner = fine_tuning(get_task(SPECS[name]), device) if name in SPECS else pretraining(name, device)
         batch = collate(cases[:2], torch.device(device))
         losses.append(learner.loss(batch, generator(1, "loss"), learner.network).item())
         validations.append(learner.validate(cases, lambda: None))

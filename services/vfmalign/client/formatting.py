@@ -71,11 +71,15 @@ def format_duration(seconds: float) -> str:
 
 
 def to_text(name: str) -> str:
-    """Converts an identifier to text: replaces underscores by spaces, and removes the names of a task's parameters."""
+    """Converts an identifier to text: replaces underscores by spaces, and removes the names of a task's parameters.
+
+    Only the name of `at_least` is kept, because its value is a number.
+    """
     kind, separator, parameters = name.replace("_", " ").partition(":")
     if not separator:
         return kind
-    return f"{kind}: {', '.join(part.partition('=')[2] or part for part in parameters.split(','))}"
+    named = [part if part.startswith("at least") else part.partition("=")[2] or part for part in parameters.split(",")]
+    return f"{kind}: {', '.join(named)}".replace("=", " ")
 
 
 def to_sentence(text: str) -> str:

@@ -91,7 +91,7 @@ class FineTuning:
         outputs = zip(predictions(self.network, cases, self.device, check), cases, strict=True)
         values = [self.task.primary(output, case) for output, case in outputs]
         metric = self.metrics[0]
-        value = aggregate(metric, values, [get_truth(metric, case) for case in cases])
+        value = aggregate(metric, values, [get_truth(metric, case.positive, case.truth) for case in cases])
         if value is None:
             needs = metric.empty_mask or "it needs cases of both classes"
             raise BadDataset(

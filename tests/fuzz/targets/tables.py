@@ -50,6 +50,18 @@ def make_seeds() -> Mapping[str, bytes]:
 TARGET = Target(
     run,
     make_seeds,
-    words=("case", "group", "split", "image:t1w", "label:l", "class:c", "number:n", "stratum:s", "training", "labels"),
+    words=(
+        "case",
+        "group",
+        "split",
+        "image:t1w",
+        "label:l",
+        "class:c",
+        "grade:g",
+        "number:n",
+        "stratum:s",
+        "training",
+        "labels",
+    ),
     max_bytes=1 << 13,
 )

@@ -93,7 +93,7 @@ def test_the_checkpoint_of_a_regression_has_the_smallest_error(results, graded):
     assert errors[result.selected_epoch] == min(errors[1:])
     mae, r2, pearson = result.metrics
     sd = np.std([case.numbers["volume"] for case in graded.train])
-    assert mae.smallest_difference == pytest.approx(0.05 * sd)
+    assert mae.smallest_difference == pytest.approx(0.05 * sd, rel=0.05)
     assert mae.unit == "mL"
     naive = aggregate_scores(mae, result.naive_baseline_scores)
     mean = np.mean([case.numbers["volume"] for case in graded.train])

@@ -11,6 +11,7 @@ from vfmalign.client.formatting import to_natural_order, to_text
         ("super_resolution", "super resolution"),
         ("segmentation:label=hippocampus,structure=anterior", "segmentation: hippocampus, anterior"),
         ("translation:from=t1w+flair,to=t2w", "translation: t1w+flair, t2w"),
+        ("classification:grade=pirads,at_least=2", "classification: pirads, at least 2"),
     ],
 )
 def test_the_short_form_of_a_task_shows_its_values(name, text):

@@ -55,7 +55,12 @@ def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metr
                 remedy="score both networks with the metrics of the task",
             )
     pairs = [
-        (score.values[metric.name], other.values[metric.name], score.group, get_truth(metric, score))
+        (
+            score.values[metric.name],
+            other.values[metric.name],
+            score.group,
+            get_truth(metric, score.positive, score.truth),
+        )
         for score, other in zip(scores, baseline, strict=True)
         if score.values[metric.name] is not None and other.values[metric.name] is not None
     ]
@@ -119,7 +124,7 @@ def pair_seeds(
     cases = [case for case, defined in zip(scores[0], defined_N, strict=True) if defined]
     value_SN, base_SN = value_SN[:, defined_N], base_SN[:, defined_N]
     groups = np.array([case.group for case in cases])
-    truth_N = np.array([get_truth(metric, case) for case in cases], dtype=np.float64)
+    truth_N = np.array([get_truth(metric, case.positive, case.truth) for case in cases], dtype=np.float64)
     # Floating-point sums depend on the order of the cases.
     order_N = np.lexsort((*base_SN, *value_SN, groups))
     return CrossedScores(

@@ -40,7 +40,10 @@ GRADE_METRICS = (
     MetricSpec(name="accuracy", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01),
 )
 SMALLEST_SHARE_OF_SD = 0.05
-"""Smallest relevant difference of mean absolute errors, in standard deviations of the number over `train`."""
+"""Smallest relevant difference of mean absolute errors, in standard deviations of the number over `train`.
+
+It is rounded to two digits.
+"""
 MEAN_DICE = "mean_dice"
 
 
@@ -124,7 +127,7 @@ def get_regression_metrics(number: CaseNumber, sd: float = 0.0) -> tuple[MetricS
         sd: standard deviation of the number over `train`, which determines the smallest relevant difference if the
             number declares none; 0 if it is not known.
     """
-    smallest = number.smallest_difference or SMALLEST_SHARE_OF_SD * sd
+    smallest = number.smallest_difference or float(f"{SMALLEST_SHARE_OF_SD * sd:.2g}")
     return (
         MetricSpec(name="mae", unit=number.unit, higher_is_better=False, floor=smallest, smallest_difference=smallest),
         MetricSpec(name="r2", unit="", higher_is_better=True, floor=0.05, of_set="r2"),

@@ -8,7 +8,6 @@ Legend: N cases, R resamples, P positive cases, Q negative cases.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,21 +22,15 @@ Truth = npt.NDArray[np.float64 | np.bool_]
 """True value of each case. For a metric of two classes, a case is positive if its value is not 0."""
 
 
-class KnownCase(Protocol):
-    """A case with its true class, and with its true grade or number."""
+def get_truth(metric: MetricSpec, positive: bool | None, truth: float | None) -> float:
+    """Returns the true value with which a metric compares the prediction of a case; 0 if it compares with none.
 
-    @property
-    def positive(self) -> bool | None:
-        """Whether the case is positive; None if the task has no classes."""
-
-    @property
-    def truth(self) -> float | None:
-        """True grade or number; None if the task predicts neither."""
-
-
-def get_truth(metric: MetricSpec, case: KnownCase) -> float:
-    """Returns the true value with which a metric compares the prediction; 0 if the metric compares with none."""
-    return float((case.positive if metric.two_classes else case.truth) or 0.0)
+    Args:
+        metric: the metric.
+        positive: true class; None if the task has no classes.
+        truth: true grade or number; None if the task predicts neither.
+    """
+    return float((positive if metric.two_classes else truth) or 0.0)
 
 
 def aggregate_resamples(metric: MetricSpec, value_N: Array, truth_N: Truth, weight_RN: Array) -> Array:
@@ -110,4 +103,4 @@ def aggregate(metric: MetricSpec, values: Sequence[float | None], truths: Sequen
 def aggregate_scores(metric: MetricSpec, scores: Sequence[CaseScore]) -> float | None:
     """Aggregates stored scores."""
     values = [score.values.get(metric.name) for score in scores]
-    return aggregate(metric, values, [get_truth(metric, score) for score in scores])
+    return aggregate(metric, values, [get_truth(metric, score.positive, score.truth) for score in scores])

@@ -165,7 +165,7 @@ class TaskSpec:
             raise BadOption(
                 f"{grade.name} of at least {grade.at_least} does not separate the training cases ({listed})",
                 field="task.parameters.at_least",
-                remedy=f"choose one of the grades above {min(counts)}"
+                remedy=f"choose a grade from {sorted(counts)[1]} to {max(counts)}"
                 if len(counts) > 1
                 else "use cases of two grades",
             )
@@ -326,8 +326,7 @@ def _resolve_classification(parameters: TaskParameters, declaration: DatasetDecl
             parameters=parameters.model_copy(update={"at_least": grade.at_least}),
             input_transform="identity",
             metrics=GRADE_METRICS,
-            naive_baseline=f"the shares of the grades of the training cases, for every case; positive is {grade.name} "
-            f"of at least {grade.at_least}",
+            naive_baseline=f"the training cases' shares of the grades; {grade.name} ≥ {grade.at_least} is positive",
             grade=grade,
         )
     case_class = next(entry for entry in declaration.classes if entry.name == parameters.class_name)
