@@ -68,7 +68,7 @@ TasksOption = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
-        help=f"Task: {', '.join(TASKS)}. Add parameters as in segmentation:label=gland, classification:class=NAME "
+        help=f"Task: {', '.join(TASKS)}. Add parameters as in segmentation:label=gland, classification:grade=NAME "
         "or translation:from=t1w+flair,to=t2w (docs/gates.md). Repeatable.",
     ),
 ]
