@@ -12,7 +12,7 @@ import typer
 
 from bench.evidence import rehearsal
 from bench.evidence.cell_folder import CellFolder
-from bench.evidence.plans import Plan, RealPlan
+from bench.evidence.plans import LabelPlan, Plan, RealPlan
 from vfmalign.cli.exits import INTERRUPTED, OK, get_exit_code
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import DEFAULT_REPORTS
@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--encoders", type=Path, metavar="DIR", help="folder of pretrained checkpoints, for --data: see docs/models.md"
     )
     parser.add_argument(
+        "--labels", action="store_true", help="run the experiment on label efficiency, which needs --data alone"
+    )
+    parser.add_argument(
         "--cells",
         type=Path,
         metavar="DIR",
@@ -47,13 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(arguments)
-    if (options.data is None) != (options.encoders is None):
+    if options.labels and (options.data is None or options.encoders is not None):
+        parser.error("--labels needs --data, and takes no --encoders")
+    if not options.labels and (options.data is None) != (options.encoders is None):
         parser.error("name both --data and --encoders, or neither")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else gRPC writes a line for every failed handshake
     logs.configure("cli", LogSettings(level="warning"))
     output = Output.to_terminal(as_json=options.json)
     try:
-        plan = Plan() if options.data is None else RealPlan(data=options.data, encoders=options.encoders)
+        if options.data is None:
+            plan = Plan()
+        elif options.labels:
+            plan = LabelPlan(data=options.data)
+        else:
+            plan = RealPlan(data=options.data, encoders=options.encoders)
         plan.spec()  # a folder without checkpoints is refused before a stack starts
         cells = None if options.cells is None else CellFolder(options.cells, plan.dataset)
         rehearsal.run(StateDirectory(options.home), output, plan, options.reports, cells)

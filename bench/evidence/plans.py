@@ -6,7 +6,7 @@ Equal files give the same ids, splits and digests on every machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -236,6 +236,35 @@ class RealPlan(Plan):
         checked = prepare_discovered(discovered, self.dataset, ImportOptions(splits=splits), mapping_path=mapping)
         import_dataset(target, checked)
         return checked.dataset
+
+
+LABELS = replace(
+    EVIDENCE,
+    # The tasks with the shortest trainings.
+    tasks=("segmentation:label=hippocampus,structure=anterior", "classification:class=derived_hippocampus_volume_high"),
+)
+TRAIN_CASES = (8, 16, 32, 0)
+"""Numbers of training cases; 0 for all."""
+
+
+@dataclass(frozen=True)
+class LabelPlan(RealPlan):
+    """The experiment on label efficiency in docs/evidence.md, with the models that `RealPlan` pretrains."""
+
+    size: Size = LABELS
+
+    @property
+    def experiment(self) -> str:
+        """Id of the experiment."""
+        return f"labels-{self.name}-{self.seed}"
+
+    def list_checkpoints(self) -> dict[str, Path]:
+        """Returns nothing: the encoders of others take longer than a minute to train."""
+        return {}
+
+    def spec(self) -> ExperimentSpec:
+        """Returns the specification of the experiment."""
+        return super().spec().model_copy(update={"train_cases": TRAIN_CASES, "shuffled_labels": False})
 
 
 def _import_encoder(target: Target, model: str, file: Path) -> None:
