@@ -122,6 +122,13 @@ def test_class_measures_take_the_layer_and_each_case_s_own_class(store, feature_
     assert all(found[key].value != other[key].value for key in found)
 
 
+def test_class_measures_leave_out_cases_that_no_network_was_trained_on(store, feature_set):
+    name, layers = feature_set
+    subset = {case: i % 3 == 0 for i, case in enumerate(CASES) if i < 8}
+    found = compute_class_measures(store, name, "stages.3", subset)
+    assert found["logme"].value == logme(layers["stages.3"][:8], np.array(list(subset.values())))
+
+
 def test_class_measures_of_a_replaced_set_are_an_error_rather_than_another_number(store, feature_set):
     name, _ = feature_set
     classes = {case: i % 3 == 0 for i, case in enumerate(CASES)}
