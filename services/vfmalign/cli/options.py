@@ -113,6 +113,10 @@ AllowCutOrgansOption = Annotated[
         help="Use cases even if less than 90 % of a structure lies in the model's field of view.",
     ),
 ]
+FrozenOption = Annotated[
+    bool,
+    typer.Option("--frozen", help="Train only the head of the pretrained network. Its encoder does not change."),
+]
 LayerOption = Annotated[
     list[str] | None, typer.Option("--layer", metavar="LAYER", help="Use only this layer. Repeatable.")
 ]
@@ -178,6 +182,9 @@ ShuffledLabelsOption = Annotated[
         "--shuffled-labels",
         help="Run a control for every model and task: fine-tune with shuffled targets and the first seed.",
     ),
+]
+FrozenCellsOption = Annotated[
+    bool, typer.Option("--frozen", help="Also run every check with a frozen encoder, and show both scores.")
 ]
 LimitOption = Annotated[
     int, typer.Option("--limit", metavar="N", min=1, max=1000, help="Maximum number of items to list, newest first.")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import starmap
 
-from vfmalign.analysis.checks.gates import QUANTITIES, QUESTIONS, Gate
+from vfmalign.analysis.checks.gates import QUANTITIES, QUESTIONS, VERDICTS, Gate
 from vfmalign.client.messages.checks import CheckSpec, TrainingPlan, VerdictLabel
 from vfmalign.client.messages.features import Dataset
 from vfmalign.client.recipes import MIN_SHARE, find_shortest_budget, get_second_recipe, list_budgets
@@ -65,6 +65,7 @@ def list_limits_of_check(spec: CheckSpec, dataset: Dataset | None) -> list[Verdi
     limits = (
         _limit_by_training(spec),
         _limit_by_seeds(spec),
+        _limit_by_frozen_encoder(spec),
         None if dataset is None else _limit_by_dataset(spec, dataset),
     )
     return [limit for limit in limits if limit is not None]
@@ -113,6 +114,15 @@ def _limit_by_seeds(spec: CheckSpec) -> VerdictLimit | None:
         f"leave out --seeds, or choose at least {MIN_SEEDS}",
         verdicts=frozenset(),
         undecidable=_GAINS,
+    )
+
+
+def _limit_by_frozen_encoder(spec: CheckSpec) -> VerdictLimit | None:
+    if not spec.frozen:
+        return None
+    reason = "with a frozen encoder, the features do not move: a shift is not applicable"
+    return VerdictLimit(
+        reason, "leave out --frozen to measure a shift", frozenset(VERDICTS), frozenset(QUANTITIES) - _GAINS
     )
 
 

@@ -14,6 +14,7 @@ from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.trainings import (
     check_free,
+    check_frozen,
     check_kind,
     check_publication,
     resolve_training,
@@ -82,6 +83,7 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
     architecture = get_architecture(spec.architecture)
     check_kind(spec.kind, spec.model_id, spec.task)
     check_publication(spec)
+    check_frozen(spec)
     check_free(store, spec)
     dataset = _load_dataset(store, spec)
     task = None if spec.task is None else get_task_spec(spec.task, dataset.declaration)

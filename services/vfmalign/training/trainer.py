@@ -141,6 +141,8 @@ class Trainer:
                 device=self._device,
             )
             self._learner.network.train()
+            if self._spec.frozen and self._learner.encoder is not None:
+                self._learner.encoder.eval()  # otherwise its running statistics would change
             set_learning_rate(self._optimiser, learning_rate_at(step, recipe))
             self._optimiser.zero_grad(set_to_none=True)
             loss = self._learner.loss(batch, generator(seed, "loss", step), self._forward)

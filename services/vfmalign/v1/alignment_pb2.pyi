@@ -59,7 +59,7 @@ PLAN_OUTCOME_WARNED: PlanOutcome
 PLAN_OUTCOME_FAILED: PlanOutcome
 
 class CheckSpec(_message.Message):
-    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map", "shuffled_labels", "allow_cut_organs", "random_seeds", "random_weights", "recipe_seed", "plan", "train_cases")
+    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map", "shuffled_labels", "allow_cut_organs", "random_seeds", "random_weights", "recipe_seed", "plan", "frozen", "train_cases")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +89,7 @@ class CheckSpec(_message.Message):
     RANDOM_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     RECIPE_SEED_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     TRAIN_CASES_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     model_sha256: str
@@ -112,8 +113,9 @@ class CheckSpec(_message.Message):
     random_weights: bool
     recipe_seed: int
     plan: CheckPlan
+    frozen: bool
     train_cases: int
-    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., random_seeds: _Optional[int] = ..., random_weights: _Optional[bool] = ..., recipe_seed: _Optional[int] = ..., plan: _Optional[_Union[CheckPlan, _Mapping]] = ..., train_cases: _Optional[int] = ...) -> None: ...
+    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., random_seeds: _Optional[int] = ..., random_weights: _Optional[bool] = ..., recipe_seed: _Optional[int] = ..., plan: _Optional[_Union[CheckPlan, _Mapping]] = ..., frozen: _Optional[bool] = ..., train_cases: _Optional[int] = ...) -> None: ...
 
 class CheckPlan(_message.Message):
     __slots__ = ("metric", "smallest_difference", "seeds", "model_sha256", "dataset_digest", "gate", "require", "require_pretraining")
@@ -390,7 +392,7 @@ class CutStructure(_message.Message):
     def __init__(self, case_id: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., structure: _Optional[str] = ..., inside: _Optional[float] = ...) -> None: ...
 
 class CheckResult(_message.Message):
-    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "measures", "interval_scope", "seeds", "seed_variation", "cut_structures", "pretraining", "pretraining_reason", "summary", "plan")
+    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "measures", "interval_scope", "seeds", "seed_variation", "cut_structures", "pretraining", "pretraining_reason", "summary", "plan", "gain_frozen_random")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_REASON_FIELD_NUMBER: _ClassVar[int]
     SHIFTS_FIELD_NUMBER: _ClassVar[int]
@@ -419,6 +421,7 @@ class CheckResult(_message.Message):
     PRETRAINING_REASON_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    GAIN_FROZEN_RANDOM_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
     verdict_reason: str
     shifts: _containers.RepeatedCompositeFieldContainer[LayerShift]
@@ -447,7 +450,8 @@ class CheckResult(_message.Message):
     pretraining_reason: str
     summary: str
     plan: PlanResult
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ..., interval_scope: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedResult, _Mapping]]] = ..., seed_variation: _Optional[_Union[SeedVariation, _Mapping]] = ..., cut_structures: _Optional[_Iterable[_Union[CutStructure, _Mapping]]] = ..., pretraining: _Optional[_Union[Verdict, str]] = ..., pretraining_reason: _Optional[str] = ..., summary: _Optional[str] = ..., plan: _Optional[_Union[PlanResult, _Mapping]] = ...) -> None: ...
+    gain_frozen_random: Gain
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ..., interval_scope: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedResult, _Mapping]]] = ..., seed_variation: _Optional[_Union[SeedVariation, _Mapping]] = ..., cut_structures: _Optional[_Iterable[_Union[CutStructure, _Mapping]]] = ..., pretraining: _Optional[_Union[Verdict, str]] = ..., pretraining_reason: _Optional[str] = ..., summary: _Optional[str] = ..., plan: _Optional[_Union[PlanResult, _Mapping]] = ..., gain_frozen_random: _Optional[_Union[Gain, _Mapping]] = ...) -> None: ...
 
 class Check(_message.Message):
     __slots__ = ("check_id", "spec", "state", "progress", "create_time", "end_time", "stages", "job_ids", "failure", "result", "created_by", "dataset_digest", "model_sha256")

@@ -30,7 +30,7 @@ EXPERIMENT_STATE_FAILED: ExperimentState
 EXPERIMENT_STATE_CANCELLED: ExperimentState
 
 class ExperimentSpec(_message.Message):
-    __slots__ = ("model_ids", "dataset_id", "dataset_digest", "tasks", "seeds", "recipe", "permutations", "bootstrap_resamples", "interval_level", "max_running", "title", "smallest_differences", "modality_map", "shuffled_labels", "allow_cut_organs", "train_cases")
+    __slots__ = ("model_ids", "dataset_id", "dataset_digest", "tasks", "seeds", "recipe", "permutations", "bootstrap_resamples", "interval_level", "max_running", "title", "smallest_differences", "modality_map", "shuffled_labels", "allow_cut_organs", "frozen", "train_cases")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class ExperimentSpec(_message.Message):
     MODALITY_MAP_FIELD_NUMBER: _ClassVar[int]
     SHUFFLED_LABELS_FIELD_NUMBER: _ClassVar[int]
     ALLOW_CUT_ORGANS_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     TRAIN_CASES_FIELD_NUMBER: _ClassVar[int]
     model_ids: _containers.RepeatedScalarFieldContainer[str]
     dataset_id: str
@@ -69,8 +70,9 @@ class ExperimentSpec(_message.Message):
     modality_map: _containers.ScalarMap[str, str]
     shuffled_labels: bool
     allow_cut_organs: bool
+    frozen: bool
     train_cases: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_common_pb2.Task, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ..., smallest_differences: _Optional[_Iterable[_Union[SmallestDifference, _Mapping]]] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., train_cases: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_common_pb2.Task, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ..., smallest_differences: _Optional[_Iterable[_Union[SmallestDifference, _Mapping]]] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., frozen: _Optional[bool] = ..., train_cases: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SmallestDifference(_message.Message):
     __slots__ = ("metric", "value")
@@ -81,7 +83,7 @@ class SmallestDifference(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class ExperimentCell(_message.Message):
-    __slots__ = ("model_id", "task", "seed", "check_id", "state", "progress", "end_time", "failure", "shuffled_labels", "train_cases")
+    __slots__ = ("model_id", "task", "seed", "check_id", "state", "progress", "end_time", "failure", "shuffled_labels", "frozen", "train_cases")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +93,7 @@ class ExperimentCell(_message.Message):
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     SHUFFLED_LABELS_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     TRAIN_CASES_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     task: str
@@ -101,8 +104,9 @@ class ExperimentCell(_message.Message):
     end_time: _timestamp_pb2.Timestamp
     failure: _finetuning_pb2.Failure
     shuffled_labels: bool
+    frozen: bool
     train_cases: int
-    def __init__(self, model_id: _Optional[str] = ..., task: _Optional[str] = ..., seed: _Optional[int] = ..., check_id: _Optional[str] = ..., state: _Optional[_Union[_alignment_pb2.CheckState, str]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ..., shuffled_labels: _Optional[bool] = ..., train_cases: _Optional[int] = ...) -> None: ...
+    def __init__(self, model_id: _Optional[str] = ..., task: _Optional[str] = ..., seed: _Optional[int] = ..., check_id: _Optional[str] = ..., state: _Optional[_Union[_alignment_pb2.CheckState, str]] = ..., progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure: _Optional[_Union[_finetuning_pb2.Failure, _Mapping]] = ..., shuffled_labels: _Optional[bool] = ..., frozen: _Optional[bool] = ..., train_cases: _Optional[int] = ...) -> None: ...
 
 class ExperimentCounts(_message.Message):
     __slots__ = ("queued", "running", "succeeded", "failed", "cancelled")

@@ -75,7 +75,7 @@ class Recipe(_message.Message):
     def __init__(self, preset: _Optional[str] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., layer_decay: _Optional[float] = ..., encoder_rate: _Optional[float] = ..., warmup_fraction: _Optional[float] = ..., patch_shape_dhw: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("kind", "dataset_id", "dataset_digest", "architecture", "objective", "network", "model_id", "model_sha256", "task", "recipe", "seed", "publish_as", "modality_map", "shuffled_labels", "allow_cut_organs", "initial_seed", "train_cases")
+    __slots__ = ("kind", "dataset_id", "dataset_digest", "architecture", "objective", "network", "model_id", "model_sha256", "task", "recipe", "seed", "publish_as", "modality_map", "shuffled_labels", "allow_cut_organs", "initial_seed", "frozen", "train_cases")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,7 @@ class JobSpec(_message.Message):
     SHUFFLED_LABELS_FIELD_NUMBER: _ClassVar[int]
     ALLOW_CUT_ORGANS_FIELD_NUMBER: _ClassVar[int]
     INITIAL_SEED_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     TRAIN_CASES_FIELD_NUMBER: _ClassVar[int]
     kind: JobKind
     dataset_id: str
@@ -116,8 +117,9 @@ class JobSpec(_message.Message):
     shuffled_labels: bool
     allow_cut_organs: bool
     initial_seed: int
+    frozen: bool
     train_cases: int
-    def __init__(self, kind: _Optional[_Union[JobKind, str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[_features_pb2.Objective, str]] = ..., network: _Optional[_Union[Network, str]] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., publish_as: _Optional[str] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., initial_seed: _Optional[int] = ..., train_cases: _Optional[int] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[JobKind, str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[_features_pb2.Objective, str]] = ..., network: _Optional[_Union[Network, str]] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., publish_as: _Optional[str] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., initial_seed: _Optional[int] = ..., frozen: _Optional[bool] = ..., train_cases: _Optional[int] = ...) -> None: ...
 
 class CurvePoint(_message.Message):
     __slots__ = ("epoch", "step", "train_loss", "validation_score", "elapsed_seconds")

@@ -63,6 +63,7 @@ if spec.seed == 5:
     while not (root / "go").exists():
         time.sleep(0.05)
 level = {"pretrained": 0.6, "scratch": 0.4, "specialised": 0.5}[spec.network] + 0.01 * max(0, spec.seed - 7)
+level -= 0.05 if spec.frozen else 0.0
 if spec.seed == 12 and spec.recipe.layer_decay == 1.0 and spec.network != "specialised":
     level += 0.05
 curve = tuple(JobProgress(epoch=e, epochs=6, step=10 * e, steps=60, train_loss=None, elapsed_seconds=float(e),
@@ -94,7 +95,7 @@ encoder = publish(spec.publish_as, "e" * 64) if spec.publish_as else None
 store.write(job_key(spec.job_id, "result.json"), JobResult(
     job_id=spec.job_id, metrics=(metric,), primary_metric="lesion_dice", curve=curve,
     selected_epoch=6, selected_step=60, test_scores=scores, naive_baseline_scores=naive,
-    weight_change=None if spec.network == "specialised" else 0.1, encoder=spec.publish_as,
+    weight_change=None if spec.network == "specialised" else 0.0 if spec.frozen else 0.1, encoder=spec.publish_as,
     encoder_sha256="e" * 64 if encoder else "", encoder_card_sha256=encoder.digest() if encoder else "",
     train_subset=tuple(c.id for c in subset), inside=inside, parameters=1000, device="cpu",
     stage_seconds={"fit": 1.0}, processor_seconds=1.0,

@@ -35,6 +35,7 @@ PRETRAINING = {
 JOBS = {
     "first-step": FIRST_STEP,
     "segmentation": SEGMENTATION,
+    "frozen": SEGMENTATION | {"frozen": True},
     "masked": PRETRAINING | {"objective": "masked_reconstruction"},
     "contrastive": PRETRAINING | {"objective": "contrastive"},
 }

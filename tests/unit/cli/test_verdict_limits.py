@@ -200,3 +200,12 @@ def test_a_control_runs_only_the_trainings_of_the_untrained_copy(recipe: Recipe,
     assert text == (
         f"it runs {own} trainings of the untrained copy; with the same recipe, it shares the others with check c1"
     )
+
+
+def test_a_gate_on_the_shift_of_a_frozen_encoder_is_refused_and_no_other() -> None:
+    spec = make_spec(frozen=True)
+    assert is_refused(spec, None, gate="mmd2.upper<=1")
+    assert is_refused(spec, None, gate="mmd2_std.upper<=1")
+    assert not is_refused(spec, None, gate="difference_scratch.lower>=0")
+    assert not is_refused(spec, None, require="gain", pretraining="gain")
+    assert not is_refused(spec.model_copy(update={"frozen": False}), None, gate="mmd2.upper<=1")

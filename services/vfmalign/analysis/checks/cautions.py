@@ -30,6 +30,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
         _caution_about_shuffled_labels(result),
         _caution_about_train_cases(result),
         _caution_about_random_weights(result),
+        _caution_about_frozen_encoder(result),
         _caution_about_recipes(result),
         _caution_about_cut_organs(result),
         _caution_about_mixed_series(result),
@@ -105,6 +106,16 @@ def _caution_about_random_weights(result: CheckAnalysis) -> Caution | None:
     )
 
 
+def _caution_about_frozen_encoder(result: CheckAnalysis) -> Caution | None:
+    if not result.frozen:
+        return None
+    return Caution(
+        title="Frozen encoder",
+        text="Only the head of the pretrained network was trained. The specialised network and the network without "
+        "pretraining were trained as a whole. Fine-tuning the model as a whole may give another score.",
+    )
+
+
 def _caution_about_recipes(result: CheckAnalysis) -> Caution | None:
     if result.settings.get("recipe_pretrained") == result.settings.get("recipe_scratch"):
         return None
@@ -138,7 +149,7 @@ def _caution_about_mixed_series(result: CheckAnalysis) -> Caution | None:
 
 
 def _caution_about_reference(result: CheckAnalysis) -> Caution | None:
-    if result.reference_groups is None or result.reference_groups >= MIN_GROUPS:
+    if result.frozen or result.reference_groups is None or result.reference_groups >= MIN_GROUPS:
         return None
     return Caution(
         title="Few training patients",

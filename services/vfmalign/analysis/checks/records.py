@@ -145,6 +145,8 @@ class CheckAnalysis(Record):
         leakage_known: False if the model card does not list the pretraining data.
         test_groups: number of patients in the test split.
         pretraining: whether pretraining helps; None in results of older versions, which did not assess this.
+        gain_frozen_random: gain over the same architecture with random weights and a frozen encoder, for a check that
+            freezes the encoder; otherwise None.
         reference_groups: number of training patients whose features determine the scale and the bandwidth of MMD². None
             in the published evidence, because older versions did not record this number.
         shift_ratio: maps each layer to MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
@@ -177,6 +179,7 @@ class CheckAnalysis(Record):
     primary_metric: str
     rpg_specialised: Gain
     rpg_scratch: Gain
+    gain_frozen_random: Gain | None = Field(default=None, exclude_if=lambda gain: gain is None)
     naive_baseline: NaiveBaseline
     networks: tuple[NetworkResult, ...]
     shift: ComputeResponse
@@ -196,6 +199,11 @@ class CheckAnalysis(Record):
     def metric(self) -> MetricSpec:
         """The primary metric."""
         return next(metric for metric in self.metrics if metric.name == self.primary_metric)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether only the head of the pretrained network was trained. There is then no shift."""
+        return "frozen" in self.settings
 
     @property
     def trainings(self) -> int:

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.client.messages.mmd import LayerResult
+from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, ShiftResult
 
 SATURATION_THRESHOLD = 0.05
 """Paired similarity below which MMD² is saturated. It corresponds to a common displacement of 2.45 σ. How close MMD²
 then is to its limit depends on the effective dimension of the features (docs/numbers.md)."""
+
+FROZEN_SHIFT = absent("not applicable (frozen)")
+"""Every number of the shift if the encoder is frozen."""
+
+
+def make_frozen_shift(channels: Mapping[str, int]) -> ComputeResponse:
+    """Returns the shift of a frozen encoder: each number is absent with the reason.
+
+    Args:
+        channels: number of channels of each layer, the primary layer first.
+    """
+    shift = ShiftResult(mmd2=FROZEN_SHIFT, p_value=FROZEN_SHIFT, p_value_max_t=FROZEN_SHIFT, sigma=0.0)
+    return ComputeResponse(
+        layers=tuple(
+            LayerResult(layer=layer, channels=number, raw=shift, standardised=shift)
+            for layer, number in channels.items()
+        ),
+        primary_layer=next(iter(channels)),
+        estimator="unbiased_paired",
+        rows_x=0,
+        rows_y=0,
+        groups=0,
+        precision="",
+    )
 
 
 def shift_ratio(after: LayerResult, reinitialised: LayerResult) -> Estimate:

@@ -29,6 +29,8 @@ from vfmalign.core.formats.documents import pluralise
 SPECIALISED = "the specialised network"
 SCRATCH = "the same network without pretraining"
 """Names of the two answers' baselines in sentences."""
+FROZEN_RANDOM = "frozen random weights"
+"""Name of the further baseline of a check that freezes the encoder."""
 _CLAIMS: frozenset[VerdictLabel] = frozenset({"gain", "harm", "equivalent"})
 
 

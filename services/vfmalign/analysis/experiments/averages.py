@@ -56,6 +56,9 @@ class SeedAverage(Record):
         scratch_difference: gain over the same architecture from random weights, in the metric's unit.
         pretraining: verdict on `scratch_difference`, formed as in a check; None if it was not assessed.
         smallest_difference: smallest relevant difference δ of the metric, in its unit; 0 if none was set.
+        frozen_score: test score of the model with a frozen encoder; None if a seed has none.
+        frozen_difference: difference of this score to the score after fine-tuning, in the metric's unit, with its
+            interval; positive if the frozen encoder is better. None without such a score, or with one seed.
         controls: maps the name of each control to its MMD², averaged over the seeds that have this control.
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
@@ -80,6 +83,8 @@ class SeedAverage(Record):
     scratch_difference: Estimate | None = None
     pretraining: Verdict | None = None
     smallest_difference: float = 0.0
+    frozen_score: float | None = Field(default=None, exclude_if=lambda score: score is None)
+    frozen_difference: Estimate | None = Field(default=None, exclude_if=lambda difference: difference is None)
     controls: dict[ControlName, float] = Field(default_factory=dict)
     score: float | None
     baseline: float | None
@@ -101,6 +106,7 @@ def average_seeds(point: Point, level: float) -> SeedAverage:
     reasons = dict.fromkeys(c.steps_to_95.absent_reason for c in point.cells if c.steps_to_95.absent_reason)
     gain, difference, verdict = _average_gain(point, level)
     scratch_difference, pretraining = _average_scratch(point, level)
+    frozen_score, frozen_difference = _average_frozen(point, level)
     return SeedAverage(
         model_id=point.model_id,
         task=point.task,
@@ -117,6 +123,8 @@ def average_seeds(point: Point, level: float) -> SeedAverage:
         scratch_difference=scratch_difference,
         pretraining=pretraining,
         smallest_difference=first.metric.smallest_difference,
+        frozen_score=frozen_score,
+        frozen_difference=frozen_difference,
         controls=_average_controls(point),
         score=point.mean(lambda cell: cell.score),
         baseline=point.mean(lambda cell: cell.baseline),
@@ -163,6 +171,17 @@ def _average_scratch(point: Point, level: float) -> tuple[Estimate | None, Verdi
         return None, None
     gain, pretraining = _compare(point, level, "scratch")
     return gain.absolute, pretraining
+
+
+def _average_frozen(point: Point, level: float) -> tuple[float | None, Estimate | None]:
+    """Score of the model with a frozen encoder, and its difference to fine-tuning; None if a seed has no such score."""
+    first, *others = point.cells
+    frozen = [cell.frozen_scores for cell in point.cells]
+    if not all(frozen) or not others:
+        return first.frozen_score if not others else None, None
+    pairs = pair_seeds(frozen, [cell.scores["pretrained"] for cell in point.cells], first.metric)
+    gain = estimate_crossed_gain(pairs, first.metric, level=level)
+    return gain.score, gain.absolute
 
 
 def _compare(point: Point, level: float, baseline: Network) -> tuple[Gain, Verdict]:

@@ -22,6 +22,7 @@ from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec, Network
 from vfmalign.core.domain.models import ModelCard, Objective
 from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.scores import aggregate_scores
 
 GAIN_NETWORKS: tuple[Network, ...] = ("pretrained", "specialised", "scratch")
 """Networks that the gains compare by their test scores, the model first."""
@@ -80,6 +81,8 @@ class Cell(Record):
         train_cases: requested number of training cases; 0 for all.
         subset_size: number of training cases that all networks used; 0 for all.
         subset_sha256: SHA-256 of the sorted ids of these cases as canonical JSON, in hex; empty for all.
+        frozen_scores: values of the main metric of the model with a frozen encoder on the test cases; empty if it was
+            not trained with a frozen encoder.
     """
 
     model_id: str
@@ -118,6 +121,12 @@ class Cell(Record):
     train_cases: int = Field(default=0, exclude_if=lambda count: not count)
     subset_size: int = Field(default=0, exclude_if=lambda size: not size)
     subset_sha256: str = Field(default="", exclude_if=lambda digest: not digest)
+    frozen_scores: tuple[CaseScore, ...] = Field(default=(), exclude_if=lambda scores: not scores)
+
+    @property
+    def frozen_score(self) -> float | None:
+        """Test score of the model with a frozen encoder; None without one."""
+        return aggregate_scores(self.metric, self.frozen_scores) if self.frozen_scores else None
 
 
 class MissingCell(Record):
@@ -141,6 +150,7 @@ def make_cell(
     seed: int,
     controls: Mapping[ControlName, Estimate] = MappingProxyType({}),
     train_cases: int = 0,
+    frozen_scores: Sequence[CaseScore] = (),
 ) -> Cell:
     """Builds the cell from a finished check.
 
@@ -153,6 +163,7 @@ def make_cell(
         seed: seed of the training.
         controls: Maps the name of each control of this cell to the MMD² of the primary layer.
         train_cases: requested number of training cases; 0 for all.
+        frozen_scores: metrics of the model with a frozen encoder on the test cases, if it was trained with one.
 
     Raises:
         InvalidInput: a network has no scores for the gain, or the report belongs to another task.
@@ -199,6 +210,7 @@ def make_cell(
         train_cases=train_cases,
         subset_size=int(result.settings.get("train_cases", 0)),
         subset_sha256=result.settings.get("train_cases_sha256", ""),
+        frozen_scores=tuple(_select_metric(result.metric.name, score) for score in frozen_scores),
     )
 
 

@@ -62,7 +62,7 @@ def format_mmd2(shift: ShiftResult) -> str:
 
 def name_training(job: Job) -> str:
     """Returns the network that a job trains. Adds a suffix for the check's seed or recipe, as in `scratch-s2`."""
-    suffix = re.search(rf"-{job.spec.network}(-[rs]\d+)$", job.job_id)
+    suffix = re.search(rf"-{job.spec.network}((?:-frozen)?(?:-[rs]\d+)?)$", job.job_id)
     return job.spec.network + (suffix[1] if suffix else "")
 
 
@@ -362,4 +362,4 @@ def _describe_weights(feature_set: FeatureSet) -> str:
 def format_control(cell: ExperimentCell) -> str:
     """Returns the suffix that distinguishes a cell from others of its model, task and seed; often empty."""
     cases = f", {pluralise(cell.train_cases, 'training case')}" if cell.train_cases else ""
-    return cases + (", shuffled labels" if cell.shuffled_labels else "")
+    return cases + (", shuffled labels" if cell.shuffled_labels else ", frozen" if cell.frozen else "")

@@ -66,6 +66,7 @@ class TrainingSpec(Record):
         modality_map: maps modalities of the dataset to the model inputs that they feed.
         shuffled_labels: whether targets are permuted among the training cases and among the validation cases.
         initial_seed: seed of the random weights that replace the model's weights in a control training.
+        frozen: whether only the head is trained. The weights and buffers of the encoder do not change.
         allow_cut_organs: whether the field of view may contain less than the share `field_of_view.REFUSE_BELOW` of a
             structure.
         train_cases: number of training cases that `training_subsets` draws with `seed`; 0 for all.
@@ -90,6 +91,7 @@ class TrainingSpec(Record):
     allow_cut_organs: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
     initial_seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
     train_cases: int = Field(default=0, ge=0, exclude_if=lambda count: not count)
+    frozen: bool = Field(default=False, exclude_if=lambda frozen: not frozen)
 
 
 class JobProgress(Record):

@@ -147,6 +147,17 @@ def check_splits(dataset: DatasetManifest, kind: JobKind) -> None:
             )
 
 
+def check_frozen(spec: TrainingSpec) -> None:
+    """Checks that a training with a frozen encoder has a pretrained or random encoder, and a head to train.
+
+    Raises:
+        BadOption: a pretraining or a specialised network is frozen.
+    """
+    if spec.frozen and (spec.kind == "pretrain" or spec.network == "specialised"):
+        reason = "a pretraining trains the encoder" if spec.kind == "pretrain" else "a specialised network has none"
+        raise BadOption(f"there is no encoder to freeze: {reason}", field="spec.frozen", remedy="leave it out")
+
+
 def get_source(spec: TrainingSpec) -> str:
     """Returns the `source` for the card of the model that a job publishes."""
     return f"job {spec.job_id}"

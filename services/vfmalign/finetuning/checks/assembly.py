@@ -26,7 +26,7 @@ from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.recipes import find_shortest_budget, get_random_seeds
 from vfmalign.core.domain.field_of_view import list_cut
-from vfmalign.core.domain.jobs import JobResult, MetricSpec, Network
+from vfmalign.core.domain.jobs import CaseScore, JobResult, MetricSpec, Network
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import CASE_TASKS
@@ -39,10 +39,22 @@ from vfmalign.finetuning.jobs.request import NETWORKS
 
 @dataclass(frozen=True)
 class SeedArtifacts:
-    """Artifacts of one training seed: the results of its jobs, and the shift of the pretrained network."""
+    """Artifacts of one training seed: the results of its jobs, and the shift of the pretrained network.
+
+    `frozen_random` is the result of frozen random weights, for a check that freezes the encoder.
+    """
 
     jobs: Mapping[Network, JobResult]
     measured: FeatureShift
+    frozen_random: JobResult | None = None
+
+    def get_scores(self, network: Network | Literal["naive", "frozen_random"]) -> tuple[CaseScore, ...]:
+        """Returns the test scores of a network or of the naive baseline."""
+        if network == "naive":
+            return self.jobs["pretrained"].naive_baseline_scores
+        if network == "frozen_random":
+            return () if self.frozen_random is None else self.frozen_random.test_scores
+        return self.jobs[network].test_scores
 
 
 def assemble(
@@ -100,6 +112,7 @@ def assemble(
         primary_metric=main.primary_metric,
         rpg_specialised=specialised,
         rpg_scratch=scratch,
+        gain_frozen_random=_gain_over("frozen_random", trained, request) if request.frozen else None,
         naive_baseline=_naive_baseline(trained, valid, request),
         networks=first.networks,
         shift=first.shift,
@@ -149,7 +162,7 @@ def set_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[Metri
 
 
 def _gain_over(
-    baseline: Literal["specialised", "scratch", "naive"],
+    baseline: Literal["specialised", "scratch", "naive", "frozen_random"],
     trained: Sequence[SeedArtifacts],
     request: CheckSpec,
     further: Sequence[JobResult] = (),
@@ -158,18 +171,13 @@ def _gain_over(
     networks = [artifacts.jobs["pretrained"] for artifacts in trained]
     metric = next(metric for metric in networks[0].metrics if metric.name == networks[0].primary_metric)
     scores = [network.test_scores for network in networks]
-    baselines = [
-        artifacts.jobs["pretrained"].naive_baseline_scores
-        if baseline == "naive"
-        else artifacts.jobs[baseline].test_scores
-        for artifacts in trained
-    ] + [result.test_scores for result in further]
+    baselines = [artifacts.get_scores(baseline) for artifacts in trained] + [result.test_scores for result in further]
     if len(trained) > 1:
         return estimate_crossed_gain(
             pair_seeds(scores, baselines, metric),
             metric,
             level=request.interval_level,
-            another_draw=baseline == "scratch",
+            another_draw=baseline in {"scratch", "frozen_random"},
         )
     return estimate_gain(
         pair_scores(scores[0], baselines[0], metric),
@@ -245,8 +253,9 @@ def _settings(request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifa
         encoders |= {
             name_stage("encoder_after", number): main.encoder,
             name_stage("encoder_after_sha256", number): main.encoder_sha256,
-            name_stage("features_after", number): artifacts.measured.after_id,
         }
+        if artifacts.measured.after_id:  # a frozen encoder has the same features as before
+            encoders[name_stage("features_after", number)] = artifacts.measured.after_id
     # Left out if there is none, so that results of checks without a map keep their digests.
     pairs = ", ".join(f"{modality}={name}" for modality, name in sorted(request.modality_map.items()))
     return (
@@ -263,10 +272,11 @@ def _settings(request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifa
             "layers": ", ".join(valid.layers),
             "primary_layer": valid.primary_layer,
             "features_before": measured.before_id,
-            "features_random": measured.reinitialised_id,
+            **({"features_random": measured.reinitialised_id} if measured.reinitialised_id else {}),
             "features_reference": measured.reference_id,
             **({"plan_sha256": request.plan.digest()} if request.plan is not None else {}),
             **({"shuffled_labels": "true"} if request.shuffled_labels else {}),
+            **({"frozen": "true"} if request.frozen else {}),
             **({"random_weights": str(get_control_seed(request))} if request.random_weights else {}),
             **({"allow_cut_organs": "true"} if request.allow_cut_organs else {}),
             **(_describe_subsets(trained) if request.train_cases else {}),

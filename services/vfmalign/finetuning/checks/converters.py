@@ -110,6 +110,7 @@ def to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mess
             SoftwareVersion(name=name, version=version) for name, version in sorted(report.run.software.items())
         ),
         gain_naive_baseline=naive.gain,
+        gain_frozen_random=result.gain_frozen_random,
         naive_baseline=naive.prediction,
         naive_baseline_not_beaten=naive.not_beaten,
         interval_scope=result.interval_scope,

@@ -17,6 +17,7 @@ from vfmalign.analysis.checks.records import (
     RunRecord,
     StageTime,
 )
+from vfmalign.analysis.checks.shift import make_frozen_shift
 from vfmalign.client.messages.checks import CheckSpec, EarlierCheck, PlanResult
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.jobs import JobResult, Network
@@ -59,9 +60,10 @@ def list_losses(runs: Sequence[StageRun]) -> tuple[LostArtifact, ...]:
 
 def report_stage(spec: CheckSpec) -> Stage:
     """Returns the last stage of a check, which writes the report."""
-    comparisons = (name_stage("mmd", number) for number in range(1, spec.seeds + 1))
+    comparisons = [name_stage("mmd", number) for number in range(1, spec.seeds + 1)]
+    before = ["features_before", "features_reference"] if spec.frozen else ["features_before", *comparisons]
     jobs = (training.stage for training in list_trainings(spec))
-    reads = ("validate", "recipe", "features_before", *comparisons, "measures", *jobs)
+    reads = ("validate", "recipe", *before, "measures", *jobs)
     return make_stage("report", reads, _make, CheckReport, "report.json", verify=_verify_page)
 
 
@@ -97,7 +99,7 @@ def _verify_page(context: StageContext, report: CheckReport) -> None:
 
 def all_stages(spec: CheckSpec) -> tuple[Stage, ...]:
     """Returns every stage of a check, in order."""
-    stages = (*measuring_stages(spec), measures_stage(), report_stage(spec))
+    stages = (*measuring_stages(spec), measures_stage(spec), report_stage(spec))
     return stages if spec.plan is None else (*stages, statement_stage())
 
 
@@ -108,7 +110,10 @@ def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
     trained = [
         SeedArtifacts(
             jobs={name: jobs_results[Training(name, number)] for name in NETWORKS},
-            measured=outputs.get(name_stage("mmd", number), FeatureShift),
+            measured=_make_frozen_shift(outputs)
+            if check.request.frozen
+            else outputs.get(name_stage("mmd", number), FeatureShift),
+            frozen_random=jobs_results.get(Training("scratch", number, frozen=True)),
         )
         for number in range(1, check.request.seeds + 1)
     ]
@@ -137,10 +142,10 @@ def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
                 job_id: context.jobs.get(job_id).attempts
                 for job_id in (one.job_id(check.id) for one in (*list_trials(check.request), *trainings))
             },
-            trained_by={name_stage(one.network, one.number): result.job_id for one, result in jobs_results.items()},
+            trained_by={one.name: result.job_id for one, result in jobs_results.items()},
             devices={
                 "features": outputs.get("features_before", FeatureSetRef).device,
-                "mmd": measured.device,
+                **({"mmd": measured.device} if measured.device else {}),
                 "training": results["pretrained"].device,
             },
             software=results["pretrained"].software | {name: importlib.metadata.version(name) for name in SOFTWARE},
@@ -159,6 +164,23 @@ def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
     html = render(report, sources)
     store.put(check_key(check.id, "report.html"), html, content_type="text/html; charset=utf-8")
     return report
+
+
+def _make_frozen_shift(outputs: Outputs) -> FeatureShift:
+    """Returns the shift of a check that freezes the encoder. Only the features before training exist."""
+    valid = outputs.get("validate", Validated)
+    channels = {layer.name: layer.channels for layer in valid.card.layers}
+    shift = make_frozen_shift({layer: channels[layer] for layer in valid.layers})
+    return FeatureShift(
+        before_id=outputs.get("features_before", FeatureSetRef).feature_set,
+        after_id="",
+        reinitialised_id="",
+        reference_id=outputs.get("features_reference", FeatureSetRef).feature_set,
+        after=shift,
+        biased=shift,
+        reinitialised=shift,
+        device="",
+    )
 
 
 def _evaluate_plan(

@@ -14,8 +14,10 @@ import numpy as np
 from pydantic import Field
 
 from vfmalign.analysis.checks.records import FeatureShift
+from vfmalign.analysis.checks.shift import FROZEN_SHIFT
 from vfmalign.analysis.transferability.h_score import h_score
 from vfmalign.analysis.transferability.logme import logme
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import Kernel, Measure, TestOptions
 from vfmalign.client.mmd import AsyncMmdClient
@@ -50,27 +52,33 @@ class Measures(Record):
     shift_by_bandwidth: dict[str, Estimate] = Field(default_factory=dict)
 
 
-def measures_stage() -> Stage:
+def measures_stage(spec: CheckSpec) -> Stage:
     """Returns the stage that computes the measures.
 
-    The stage uses the bandwidth of MMD² and the classes named by the job.
+    The stage uses the bandwidth of MMD² and the classes named by the job. If the encoder is frozen, only the measures
+    of the features before training have a value.
     """
-    return make_stage("measures", (*COMPARED, "features_after", "mmd", MAIN.stage), _make, Measures)
+    reads = ("validate", "features_reference") if spec.frozen else (*COMPARED, "features_after", "mmd")
+    return make_stage("measures", (*reads, MAIN.stage), _make, Measures)
 
 
 async def _make(context: StageContext, outputs: Outputs) -> Record:
     valid = outputs.get("validate", Validated)
     await context.set_status("measuring the primary layer beside MMD²")
+    reference = outputs.get("features_reference", FeatureSetRef).to_sample()
+    labels = outputs.get(MAIN.stage, JobResult).train_labels
+    by_class = await asyncio.to_thread(compute_class_measures, context.store, reference, valid.primary_layer, labels)
+    if context.check.request.frozen:
+        return Measures(
+            values=dict.fromkeys(MMD_SERVICE_MEASURES, FROZEN_SHIFT) | by_class,
+            shift_by_bandwidth=dict.fromkeys(BANDWIDTH_FACTORS, FROZEN_SHIFT),
+        )
     request = comparison_with(context, outputs, outputs.get("features_after", FeatureSetRef))
     request = request.with_options(layers=(valid.primary_layer,), test=TestOptions())
     # One call per measure: the service rejects a call as a whole, and may reject one measure only.
     values = {name: await value_or_absent(measure(context.mmd, request, name)) for name in MMD_SERVICE_MEASURES}
     standardised = outputs.get("mmd", FeatureShift).after.get_layer(valid.primary_layer).standardised
     sigma = None if standardised is None else standardised.sigma
-    labels = outputs.get(MAIN.stage, JobResult).train_labels
-    by_class = await asyncio.to_thread(
-        compute_class_measures, context.store, request.reference, valid.primary_layer, labels
-    )
     return Measures(
         values=values | by_class, shift_by_bandwidth=await compute_shift_by_bandwidth(context.mmd, request, sigma)
     )

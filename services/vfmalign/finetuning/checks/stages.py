@@ -5,7 +5,8 @@
 
 The jobs `job_*_r*` exist only if a preset has two recipes to try. If a check has several training seeds, jobs,
 `features_after` and `mmd` have one stage per seed (`trainings`). Measures are computed for the first seed only. If a
-check has a plan, the stage `statement` follows the report.
+check freezes the encoder, the features do not move, and there are no stages `features_random`, `features_after` and
+`mmd`. If a check has a plan, the stage `statement` follows the report.
 
 Each stage declares the stages that it reads and the stages that it follows (`artifacts.Stage`). These declarations
 determine when the stage begins. The declarations also determine which artifacts become invalid if a lost output is
@@ -315,13 +316,13 @@ def _features(moment: Moment, split: Split, after: Training | None = None) -> St
     return make_stage(name, ("validate", *reads), make, FeatureSetRef, verify=verify_feature_set)
 
 
-def _job(training: Training) -> Stage:
+def _job(training: Training, after: tuple[str, ...]) -> Stage:
     return Stage(
         training.stage,
         ("validate",) if training.trial else ("validate", "recipe"),
         partial(find_job_result, training=training),
         partial(_make_job, training=training),
-        after=BEFORE_TRAINING,
+        after=after,
         training=training,
     )
 
@@ -335,18 +336,19 @@ def _mmd(number: int) -> Stage:
 def measuring_stages(spec: CheckSpec) -> tuple[Stage, ...]:
     """Returns the stages up to MMD². `reporting.all_stages` adds the stages for measures and the report."""
     trials, trainings = list_trials(spec), list_trainings(spec)
+    before = BEFORE_TRAINING[:2] if spec.frozen else BEFORE_TRAINING
     return (
         make_stage("validate", (), _make_validate, Validated),
         _features("reference", "train"),
         _features("before", "test"),
-        _features("random", "test"),
-        *(_job(trial) for trial in trials),
+        *(() if spec.frozen else (_features("random", "test"),)),
+        *(_job(trial, before) for trial in trials),
         make_stage("recipe", ("validate", *(trial.stage for trial in trials)), _choose_recipe, ChosenRecipes),
-        *(_job(training) for training in trainings),
+        *(_job(training, before) for training in trainings),
         *(
             stage
             for training in trainings
-            if training.network == "pretrained"
+            if training.network == "pretrained" and not spec.frozen
             for stage in (_features("after", "test", training), _mmd(training.number))
         ),
     )

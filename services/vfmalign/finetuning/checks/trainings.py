@@ -5,6 +5,9 @@ further trainings have a suffix, such as `check-pretrained-s2`. If the preset ha
 tried with the pretrained network and with random weights: `check-pretrained-r1` and so on. The first training with the
 chosen recipe reuses the result of its trial. Trials always use all training cases, so that the checks of an experiment
 choose the same recipe for every number of training cases.
+
+If a check freezes the encoder, it trains the head of random weights as a fourth network for each seed, such as
+`check-scratch-frozen-s2`.
 """
 
 from __future__ import annotations
@@ -35,28 +38,35 @@ class Training:
         network: the network that is trained.
         number: position of the seed in the list of seeds, starting at 1.
         trial: number of the recipe that is tried, starting at 1; 0 for a training with the recipe of the check.
+        frozen: whether only the head of the network from random weights is trained. For the pretrained network, the
+            check decides.
     """
 
     network: Network
     number: int = 1
     trial: int = 0
+    frozen: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the network with its seed, as in stages and reports."""
+        return name_stage(self.network + ("_frozen" if self.frozen else ""), self.number)
 
     @property
     def stage(self) -> str:
         """Name of the stage that waits for the job of this training."""
-        return name_stage(f"job_{self.network}", self.number) + (f"_r{self.trial}" if self.trial else "")
+        return f"job_{self.name}" + (f"_r{self.trial}" if self.trial else "")
 
     def job_id(self, check_id: str) -> str:
         """Returns the id of the training's job."""
-        return self._add_suffix(f"{check_id}-{self.network}")
+        return self._add_suffix(f"{check_id}-{self.network}{'-frozen' if self.frozen else ''}")
 
     def encoder_id(self, check_id: str) -> str:
         """Returns the id under which the training's job publishes the encoder; empty for the specialised network."""
         if self.network == "specialised":
             return ""
-        return self._add_suffix(
-            f"{check_id}-encoder" if self.network == "pretrained" else f"{check_id}-scratch-encoder"
-        )
+        kind = "" if self.network == "pretrained" else "-scratch-frozen" if self.frozen else "-scratch"
+        return self._add_suffix(f"{check_id}{kind}-encoder")
 
     def seed(self, spec: CheckSpec) -> int:
         """Returns the seed of the training's random numbers."""
@@ -64,7 +74,7 @@ class Training:
 
     def describe(self, spec: CheckSpec) -> str:
         """Returns the training's name for messages, including the recipe of a trial or one of several seeds."""
-        name = f"the {self.network} network"
+        name = f"the {'frozen ' if self.frozen else ''}{self.network} network"
         if self.trial:
             return f"{name} (recipe {self.trial} of 2)"
         if spec.train_cases:
@@ -89,11 +99,14 @@ def list_trials(spec: CheckSpec) -> tuple[Training, ...]:
 
 def list_trainings(spec: CheckSpec) -> tuple[Training, ...]:
     """Returns the trainings with a check's recipe, in the order in which their jobs queue: by seed, then by network."""
+    networks: list[tuple[Network, bool]] = [(network, False) for network in NETWORKS]
+    if spec.frozen:
+        networks.append(("scratch", True))
     return tuple(
-        Training(network, number)
+        Training(network, number, frozen=frozen)
         for number in range(1, get_random_seeds(spec) + 1)
-        for network in NETWORKS
-        if number <= spec.seeds or network == "scratch"
+        for network, frozen in networks
+        if number <= spec.seeds or (network == "scratch" and not frozen)
     )
 
 
@@ -158,6 +171,7 @@ def plan_job(
         allow_cut_organs=check.allow_cut_organs,
         train_cases=0 if training.trial else check.train_cases,
         initial_seed=get_control_seed(check) if pretrained else None,
+        frozen=training.frozen or (check.frozen and pretrained),
     )
     spec = finetuning_spec(training.job_id(check_id), request, card, dataset_digest, recipe)
     # The checks of an experiment share all trainings that choose the recipe, including the pretrained network's.

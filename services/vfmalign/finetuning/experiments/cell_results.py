@@ -44,7 +44,7 @@ class CellResult(Record):
         card: card of the model, without the digests of its pretraining data.
         report: report of the check, without its figures.
         scores: maps each network to its values of the main metric on the test cases.
-        features: features for the control between seeds; None if they are too large.
+        features: features for the control between seeds; None if they are too large, or if the encoder is frozen.
         processor_seconds: maps each network to the processor time of its trainings. If cells share a baseline, each
             cell includes the time of the baseline's job.
     """
@@ -119,8 +119,10 @@ class CellResults:
         with lost_as("report", check_id, RESTORE):
             validated = self._read_stage(check_id, "validate", Validated, digests)
             reference = self._read_stage(check_id, "features_reference", FeatureSetRef, digests)
-            after = self._read_stage(check_id, "features_after", FeatureSetRef, digests)
-            features = read_features(self._store, report.result.shift.primary_layer, reference, after)
+            features = None
+            if not cell.frozen:
+                after = self._read_stage(check_id, "features_after", FeatureSetRef, digests)
+                features = read_features(self._store, report.result.shift.primary_layer, reference, after)
             for network in NETWORKS:
                 job = report.result.network(network).job_id
                 expected = results[job].sha256 if job in results else None

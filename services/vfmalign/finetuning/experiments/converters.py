@@ -56,6 +56,7 @@ def _to_cell(status: CellStatus) -> messages.ExperimentCell:
         failure=status.failure,
         shuffled_labels=status.cell.shuffled_labels,
         train_cases=status.cell.train_cases,
+        frozen=status.cell.frozen,
     )
 
 

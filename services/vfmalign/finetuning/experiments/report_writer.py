@@ -79,13 +79,13 @@ class ReportWriter:
         return self._get_refs(experiment)
 
     def _make_cells(self, results: Sequence[tuple[PlannedCell, CellResult]], level: float) -> list[Cell]:
-        shuffled, plain = (
+        plain, shuffled, frozen = (
             {
                 (cell.model_id, cell.task, cell.train_cases, cell.seed): result
                 for cell, result in results
-                if cell.shuffled_labels == control
+                if (cell.shuffled_labels, cell.frozen) == kind
             }
-            for control in (True, False)
+            for kind in ((False, False), (True, False), (False, True))
         )
         cells = []
         for (model, task, count, seed), result in plain.items():
@@ -106,6 +106,9 @@ class ReportWriter:
                     seed=seed,
                     controls=controls,
                     train_cases=count,
+                    frozen_scores=frozen[model, task, count, seed].scores["pretrained"]
+                    if (model, task, count, seed) in frozen
+                    else (),
                 )
             )
         return cells
@@ -135,6 +138,8 @@ def _get_key(experiment: StoredExperiment, name: str) -> str:
 def _make_missing_cell(status: CellStatus) -> MissingCell:
     cell = status.cell
     reason = status.failure.message if status.failure is not None else f"its check is {status.state}"
+    if cell.frozen:
+        reason = f"with a frozen encoder: {reason}"
     return MissingCell(
         model_id=cell.model_id,
         task=cell.task,

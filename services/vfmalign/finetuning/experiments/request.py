@@ -70,6 +70,7 @@ class PlannedCell:
     request_digest: str
     shuffled_labels: bool = False
     train_cases: int = 0
+    frozen: bool = False
 
     @property
     def result_digest(self) -> str:
@@ -91,7 +92,8 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
         _check_list(spec.train_cases, "train_cases", "number")
     if 1 in spec.train_cases:
         raise BadOption("1 training case is too few", field="spec.train_cases", remedy="choose 2 or more, or 0 for all")
-    cells = len(spec.model_ids) * len(spec.tasks) * len(spec.seeds) * len(spec.train_cases or (0,))
+    counts = len(spec.train_cases or (0,)) + spec.frozen
+    cells = len(spec.model_ids) * len(spec.tasks) * len(spec.seeds) * counts
     if cells > MAX_CELLS:
         numbers = " × numbers of training cases" if spec.train_cases else ""
         raise BadOption(
@@ -183,7 +185,7 @@ def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskS
 def plan_cells(experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> tuple[PlannedCell, ...]:
     """Plans all cells in the order in which they start: by seed, number of training cases, task and model.
 
-    Controls come last.
+    Cells with a frozen encoder come after the others, and controls come last.
     """
     return _plan_cells(experiment_id, spec.to_json(), pinned.to_json())
 
@@ -196,10 +198,13 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
     models = tuple(zip(spec.model_ids, pinned.model_sha256, maps, strict=True))
     tasks = tuple(zip(spec.tasks, pinned.primary_metrics, strict=True))
     counts = spec.train_cases or (0,)
-    grid = [(*cell, False) for cell in product(spec.seeds, counts, tasks, models)]
+    main = [get_main_count(counts)]
+    grid = [(*cell, False, False) for cell in product(spec.seeds, counts, tasks, models)]
+    if spec.frozen:
+        grid += [(*cell, False, True) for cell in product(spec.seeds, main, tasks, models)]
     if spec.shuffled_labels:
-        grid += [(*cell, True) for cell in product(spec.seeds[:1], [get_main_count(counts)], tasks, models)]
-    for seed, count, (task, metric), (model, sha256, modality_map), shuffled in grid:
+        grid += [(*cell, True, False) for cell in product(spec.seeds[:1], main, tasks, models)]
+    for seed, count, (task, metric), (model, sha256, modality_map), shuffled, frozen in grid:
         request = CheckSpec(
             model_id=model,
             model_sha256=sha256,
@@ -218,14 +223,24 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
             shuffled_labels=shuffled,
             allow_cut_organs=spec.allow_cut_organs,
             train_cases=count,
+            frozen=frozen,
         )
-        check_id = make_check_id(experiment_id, str(task), model, seed, shuffled=shuffled, train_cases=count)
-        cells.append(PlannedCell(model, str(task), seed, check_id, request, request.digest(), shuffled, count))
+        check_id = make_check_id(
+            experiment_id, str(task), model, seed, shuffled=shuffled, train_cases=count, frozen=frozen
+        )
+        cells.append(PlannedCell(model, str(task), seed, check_id, request, request.digest(), shuffled, count, frozen))
     return tuple(cells)
 
 
 def make_check_id(
-    experiment_id: str, task: str, model: str, seed: int, *, shuffled: bool = False, train_cases: int = 0
+    experiment_id: str,
+    task: str,
+    model: str,
+    seed: int,
+    *,
+    shuffled: bool = False,
+    train_cases: int = 0,
+    frozen: bool = False,
 ) -> str:
     """Returns the id of a cell's check. An id that is too long is truncated, and a digest of the full id is appended.
 
@@ -236,9 +251,10 @@ def make_check_id(
         seed: the cell's seed.
         shuffled: whether the cell is a control on shuffled labels.
         train_cases: number of training cases; 0 for all.
+        frozen: whether the encoder of the cell is frozen.
     """
-    check_id = f"{experiment_id}-{to_id_part(task)}-{model}-{seed}{f'-n{train_cases}' if train_cases else ''}"
-    check_id += "-shuffled" if shuffled else ""
+    kind = "-shuffled" if shuffled else "-frozen" if frozen else ""
+    check_id = f"{experiment_id}-{to_id_part(task)}-{model}-{seed}{f'-n{train_cases}' if train_cases else ''}{kind}"
     if len(check_id) <= MAX_CHECK_ID:
         return check_id
     digest = hashlib.sha256(check_id.encode()).hexdigest()[:_DIGEST_DIGITS]

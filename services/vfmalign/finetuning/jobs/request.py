@@ -24,6 +24,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.trainings import (
     MAP_FIELD,
     check_free,
+    check_frozen,
     check_kind,
     check_publication,
     check_splits,
@@ -33,7 +34,7 @@ from vfmalign.core.storage.trainings import (
 
 DEFAULT_ARCHITECTURE = "profound_conv_micro"
 NETWORKS: tuple[Network, ...] = ("pretrained", "scratch", "specialised")
-_JOB_OF_CHECK = re.compile(rf"-({'|'.join(NETWORKS)})(-[rs]\d+)?$")
+_JOB_OF_CHECK = re.compile(rf"-({'|'.join(NETWORKS)})(-frozen)?(-[rs]\d+)?$")
 
 
 def check_job_id(job_id: str) -> None:
@@ -113,7 +114,8 @@ def finetuning_spec(
         recipe: how to train.
 
     Raises:
-        BadOption: the network has no encoder to publish, or the encoder's id is invalid; see `check_publication`.
+        BadOption: the network has no encoder to publish or to freeze, or the encoder's id is invalid; see
+            `check_publication` and `check_frozen`.
     """
     encoder = "" if request.network == "specialised" else f"{job_id}-encoder"
     return _make_spec(
@@ -155,6 +157,7 @@ def _make_spec(request: JobSpec, **resolved: object) -> TrainingSpec:
     fields = request.model_dump(include=set(TrainingSpec.model_fields) - set(resolved))
     spec = TrainingSpec.model_validate(fields | resolved)
     check_publication(spec)
+    check_frozen(spec)
     return spec
 
 

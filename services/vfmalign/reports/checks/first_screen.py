@@ -10,7 +10,7 @@ from markupsafe import Markup
 from vfmalign.analysis.checks.records import CheckAnalysis, CheckReport
 from vfmalign.analysis.checks.shift import is_saturated
 from vfmalign.analysis.checks.summary import write_summary
-from vfmalign.analysis.checks.verdict import SPECIALISED, explain_limits, format_score
+from vfmalign.analysis.checks.verdict import FROZEN_RANDOM, SPECIALISED, explain_limits, format_score
 from vfmalign.client.formatting import (
     format_duration,
     format_interval,
@@ -149,6 +149,7 @@ def _draw_gains(result: CheckAnalysis, metric: MetricSpec) -> Markup:
     gains = [
         (SPECIALISED, result.rpg_specialised, False),
         ("itself without pretraining", result.rpg_scratch, False),  # its whole name leaves a narrow screen
+        *([] if result.gain_frozen_random is None else [(FROZEN_RANDOM, result.gain_frozen_random, False)]),
         ("the naive baseline", naive.gain, naive.not_beaten),
     ]
     rows = [  # long texts are last in the second line, because a narrow screen cuts it off

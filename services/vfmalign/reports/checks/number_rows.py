@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vfmalign.analysis.checks.records import MEASURE_MEANINGS, MEASURE_TITLES, CheckAnalysis
-from vfmalign.analysis.checks.verdict import SCRATCH, SPECIALISED
+from vfmalign.analysis.checks.verdict import FROZEN_RANDOM, SCRATCH, SPECIALISED
 from vfmalign.client.formatting import (
     ABSENT,
     format_interval,
@@ -54,10 +54,9 @@ def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
             "in units of the shift to random weights; comparable between models",
         ),
     ]
-    gains: tuple[tuple[str, Gain], ...] = (
-        (SPECIALISED, result.rpg_specialised),
-        (SCRATCH, result.rpg_scratch),
-    )
+    gains = [(SPECIALISED, result.rpg_specialised), (SCRATCH, result.rpg_scratch)]
+    if result.gain_frozen_random is not None:
+        gains.append((FROZEN_RANDOM, result.gain_frozen_random))
     difference_unit = f" {metric.unit}" if metric.unit else ""
     difference_note = "above zero is better"
     if metric.smallest_difference:

@@ -54,10 +54,11 @@ def render(report: CheckReport, sources: PageSources) -> bytes:
     """
     result = report.result
     further = [network for seed in result.seeds[1:] for network in seed.networks]
-    images = {
-        "shift": to_data_url("image/svg+xml", plots.draw_shift(result.shift)),
-        "curves": to_data_url("image/svg+xml", plots.draw_curves(result.networks, result.metric, further)),
-    }
+    labels = plots.FROZEN_LABELS if result.frozen else plots.NETWORK_LABELS
+    curves = plots.draw_curves(result.networks, result.metric, further, labels)
+    images = {"curves": to_data_url("image/svg+xml", curves)}
+    if not result.frozen:
+        images["shift"] = to_data_url("image/svg+xml", plots.draw_shift(result.shift))
     if result.shift.projection is not None and result.shift.projection.x:
         images["projection"] = to_data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
     measures, unscaled = list_measures(result)
@@ -67,7 +68,7 @@ def render(report: CheckReport, sources: PageSources) -> bytes:
         report=report,
         r=result,
         run=report.run,
-        labels=plots.NETWORK_LABELS,
+        labels=labels,
         metric=result.metric,
         numbers=list_numbers(result),
         measures=measures,

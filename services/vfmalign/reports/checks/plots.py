@@ -23,6 +23,8 @@ NETWORK_LABELS: Mapping[Network, str] = {
     "scratch": "same architecture, random weights",
     "specialised": "specialised network",
 }
+FROZEN_LABELS: Mapping[Network, str] = {**NETWORK_LABELS, "pretrained": "foundation model, frozen"}
+"""Labels in a check that freezes the encoder."""
 
 
 def draw_shift(shift: ComputeResponse) -> bytes:
@@ -48,7 +50,12 @@ def draw_shift(shift: ComputeResponse) -> bytes:
         return to_svg(figure)
 
 
-def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec, further: Sequence[NetworkResult] = ()) -> bytes:
+def draw_curves(
+    networks: Sequence[NetworkResult],
+    metric: MetricSpec,
+    further: Sequence[NetworkResult] = (),
+    labels: Mapping[Network, str] = NETWORK_LABELS,
+) -> bytes:
     """Draws the validation score of each network by optimiser step, with a ring around its selected checkpoint.
 
     Thin lines show the networks of further training seeds.
@@ -65,7 +72,7 @@ def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec, further: 
             scores = [point.validation_score for point in result.curve]
             axes.plot(
                 steps, scores, color=colour, marker=NETWORK_MARKERS[result.network], markersize=3.5, linewidth=1.3,
-                label=NETWORK_LABELS[result.network],
+                label=labels[result.network],
             )  # fmt: skip
             selected = next(p.validation_score for p in result.curve if p.epoch == result.selected_epoch)
             axes.plot(

@@ -36,6 +36,7 @@ def write_repeat_command(spec: CheckSpec) -> str:
     arguments += [argument for layer in spec.layers for argument in ("--layer", layer)]
     arguments += [argument for pair in sorted(spec.modality_map.items()) for argument in ("--map", "=".join(pair))]
     arguments += ["--allow-cut-organs"] if spec.allow_cut_organs else []
+    arguments += ["--frozen"] if spec.frozen else []
     arguments += _list_recipe_options(spec.recipe)
     arguments += [argument for name, value in numbers.items() if value is not None for argument in (name, f"{value}")]
     return shlex.join(arguments)

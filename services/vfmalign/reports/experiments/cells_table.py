@@ -17,8 +17,10 @@ def to_csv(report: ExperimentReport) -> bytes:
     measures = sorted({name for cell in report.cells for name in cell.measures})
     variants = sorted({name for cell in report.cells for name in cell.shift_variants})
     controls = sorted({name for cell in report.cells for name in cell.controls})
+    frozen = any(cell.frozen_scores for cell in report.cells)
     rows = [
         _to_row(cell)
+        | ({"frozen_score": cell.frozen_score} if frozen else {})
         | _to_columns(cell.measures.items(), measures, "")
         | _to_columns(cell.shift_variants.items(), variants, "mmd2_")
         | _to_columns(cell.controls.items(), controls, "control_")

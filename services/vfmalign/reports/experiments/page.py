@@ -46,6 +46,7 @@ def render(report: ExperimentReport) -> bytes:
         statements=CLAIM_STATEMENTS,
         designs=DESIGN_LABELS,
         controls=[average for average in report.averages if average.controls],
+        frozen=[average for average in report.averages if average.frozen_score is not None],
         labels={quantity.name: quantity.label for quantity in PREDICTORS},
         shown_flags=_list_flags(report),
         min_units=MIN_UNITS,

@@ -18,6 +18,7 @@ from vfmalign.training.networks.heads import (
     SpecialisedClassifier,
     SpecialisedUNet,
     check_shape,
+    freeze_encoder,
 )
 from vfmalign.training.plan import JobPlan
 from vfmalign.training.pretraining import build_objective
@@ -52,6 +53,8 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
         _check_shapes(plan, network.stride_DHW)
     else:
         _check_shapes(plan, network.encoder.input_multiple())
+        if plan.spec.frozen:
+            freeze_encoder(network)
     return FineTuning(task, network.to(device), encoder, device)
 
 

@@ -60,7 +60,7 @@ class EncoderDecoder(nn.Module):
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
         """Returns (N, out_channels, D, H, W)."""
-        maps = self.encoder.feature_maps(input_NCDHW, slices_N2)
+        maps = _feature_maps(self.encoder, input_NCDHW, slices_N2)
         output_NCDHW = self.decoder(input_NCDHW, [maps[name] for name in self.encoder.dense_layers()])
         return _add_residual(self.residual, input_NCDHW, output_NCDHW)
 
@@ -91,7 +91,7 @@ class CaseClassifier(nn.Module):
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
         """Returns (N, outputs)."""
-        maps = self.encoder.feature_maps(input_NCDHW, slices_N2)
+        maps = _feature_maps(self.encoder, input_NCDHW, slices_N2)
         features = [self.norm(maps[POOLED_LAYER])]
         for name, evidence in zip(self.maps, self.evidence, strict=True):
             map_NCDHW = evidence(maps[name])
@@ -191,6 +191,27 @@ class SpecialisedUNet(nn.Module):
         """Returns (N, out_channels, D, H, W)."""
         output_NCDHW = self.out(self.net(input_NCDHW))
         return _add_residual(self.residual, input_NCDHW, output_NCDHW)
+
+
+def freeze_encoder(network: EncoderDecoder | CaseClassifier) -> None:
+    """Excludes the encoder's parameters from training. The trainer also keeps a frozen encoder in evaluation mode.
+
+    Raises:
+        BadOption: the network has no other parameters.
+    """
+    network.encoder.requires_grad_(requires_grad=False)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise BadOption("the network has no parameters outside its encoder", field="frozen", remedy="leave it out")
+
+
+def _feature_maps(encoder: Encoder, input_NCDHW: Tensor, slices_N2: Tensor | None) -> dict[str, Tensor]:
+    """Returns the maps of the encoder, which take a gradient in training even if the encoder is frozen."""
+    maps = encoder.feature_maps(input_NCDHW, slices_N2)
+    # On CPUs, torch's GroupNorm crashes in the backward pass if its input is channels-last and takes no gradient.
+    for map_NCDHW in maps.values() if torch.is_grad_enabled() else ():
+        if not map_NCDHW.requires_grad:
+            map_NCDHW.requires_grad_()
+    return maps
 
 
 def stage_shapes(encoder: Encoder) -> tuple[list[int], list[Stride]]:

@@ -131,5 +131,6 @@ def test_a_job_without_a_map_or_cut_organs_keeps_its_stored_spec():
     )  # fmt: skip
     assert b"modality_map" not in spec.to_json()
     assert b"allow_cut_organs" not in spec.to_json()
+    assert b"frozen" not in spec.to_json()
     mapped = spec.model_copy(update={"modality_map": {"t1w": "input"}})
     assert TrainingSpec.model_validate_json(mapped.to_json()) == mapped

@@ -120,6 +120,13 @@ def test_a_request_that_allows_no_cut_organs_keeps_its_digest():
     assert allowed.digest() != make_spec().digest() == CheckSpec.from_proto(make_spec().to_proto()).digest()
 
 
+def test_a_request_without_a_frozen_encoder_keeps_its_digest():
+    assert b"frozen" not in make_spec().to_json()
+    frozen = make_spec(frozen=True)
+    assert CheckSpec.from_proto(frozen.to_proto()) == frozen
+    assert frozen.digest() != make_spec().digest()
+
+
 def test_a_task_is_checked_before_its_dataset_is_read():
     with pytest.raises(BadOption, match="segmentation does not use class"):
         check_spec(CheckSpec(model_id="vfm", dataset_id="demo", task="segmentation:class=x"))

@@ -46,6 +46,11 @@ FIRST, SECOND, THIRD = ([f"c-{network}{suffix}" for network in NETWORKS] for suf
         ({"seeds": 2, "recipe": Recipe(preset="demo", warmup_fraction=0.0)}, FIRST + SECOND),
         ({"seeds": 1, "recipe": Recipe(preset="demo", epochs=3, batch_size=2)}, TRIALS + FIRST),
         ({"seeds": 1, "scratch_recipe": Recipe()}, FIRST),
+        ({"seeds": 1, "frozen": True}, [*TRIALS, *FIRST, "c-scratch-frozen"]),
+        (
+            {"seeds": 2, "random_seeds": 3, "frozen": True},
+            [*TRIALS, *FIRST, "c-scratch-frozen", *SECOND, "c-scratch-frozen-s2", "c-scratch-s3"],
+        ),
         ({"random_seeds": 6}, TRIALS + FIRST + SECOND + THIRD + ["c-scratch-s4", "c-scratch-s5", "c-scratch-s6"]),
     ],
 )
@@ -62,7 +67,7 @@ def test_encoders_of_further_seeds_and_of_trials_have_names_of_their_own():
     ]  # fmt: skip
 
 
-LARGEST = spec(seeds=10, random_seeds=20)
+LARGEST = spec(seeds=10, random_seeds=20, frozen=True)
 EVERY = (*list_trials(LARGEST), *list_trainings(LARGEST))
 
 
@@ -94,6 +99,7 @@ def test_sentences_name_the_seed_where_there_are_several_and_the_recipe_that_is_
     assert Training("scratch", trial=2).describe(spec(seed=7)) == "the scratch network (recipe 2 of 2)"
     assert Training("scratch").describe(spec(seed=7, seeds=1, random_seeds=2)) == "the scratch network (seed 7)"
     assert Training("scratch", 2).describe(spec(seed=7, seeds=2)) == "the scratch network (seed 8)"
+    assert Training("scratch", 2, frozen=True).describe(spec(seed=7, seeds=2)) == "the frozen scratch network (seed 8)"
 
 
 def test_sentences_name_the_number_of_training_cases():

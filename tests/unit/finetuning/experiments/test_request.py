@@ -337,6 +337,8 @@ def test_jobs_that_cannot_succeed_are_refused_before_they_are_stored(stored):
     pretraining = pretraining.model_copy(update={"dataset_id": "whole", "publish_as": "m1"})
     with pytest.raises(Conflict, match="another model is published under this id"):
         resolve_job(stored, "j", pretraining)
+    with pytest.raises(BadOption, match="no encoder to freeze: a pretraining trains the encoder"):
+        resolve_job(stored, "j", pretraining.model_copy(update={"publish_as": "m3", "frozen": True}))
     assert resolve_job(stored, "j", pretraining.model_copy(update={"publish_as": "m3"})).publish_as == "m3"
     with pytest.raises(BadDataset, match="'train' holds no case"):
         resolve_job(stored, "j", JobSpec(kind="finetune", model_id="m1", dataset_id="whole", task="segmentation"))
@@ -346,6 +348,23 @@ def test_cut_organs_are_allowed_in_every_check_of_an_experiment_or_in_none():
     cells = plan_cells("s", make_spec(allow_cut_organs=True, shuffled_labels=True), PINNED)
     assert all(cell.request.allow_cut_organs for cell in cells)
     assert not any(cell.request.allow_cut_organs for cell in plan_cells("s", make_spec(), PINNED))
+
+
+def test_every_model_task_and_seed_has_a_cell_with_a_frozen_encoder_and_no_other_cell_changes():
+    assert b"frozen" not in make_spec().to_json()
+    plain = plan_cells("s", make_spec(), PINNED)
+    cells = plan_cells("s", make_spec(frozen=True), PINNED)
+    assert cells[: len(plain)] == plain, "their results stay valid"
+    for cell, frozen in zip(plain, cells[len(plain) :], strict=True):
+        assert (frozen.check_id, frozen.frozen) == (f"{cell.check_id}-frozen", True)
+        assert frozen.request == cell.request.model_copy(update={"frozen": True})
+        assert frozen.result_digest != cell.result_digest
+
+
+def test_cells_with_a_frozen_encoder_count_towards_the_maximum():
+    check_experiment_spec(make_spec(seeds=tuple(range(250))))
+    with pytest.raises(BadOption, match="2,000 cells"):
+        check_experiment_spec(make_spec(seeds=tuple(range(250)), frozen=True))
 
 
 def test_controls_shuffle_the_labels_of_every_model_and_task_with_the_first_seed_and_change_no_cell():

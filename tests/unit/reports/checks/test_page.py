@@ -11,7 +11,7 @@ import pytest
 
 from vfmalign.analysis.checks.cautions import list_cautions
 from vfmalign.analysis.checks.records import CheckReport
-from vfmalign.analysis.checks.shift import shift_ratio
+from vfmalign.analysis.checks.shift import FROZEN_SHIFT, make_frozen_shift, shift_ratio
 from vfmalign.analysis.checks.verdict import Verdict
 from vfmalign.client.messages.checks import CheckSpec, VerdictLabel
 from vfmalign.client.messages.common import Estimate, absent
@@ -369,6 +369,35 @@ def test_the_verdict_and_the_facts_come_first_and_the_rest_is_folded(make_report
     assert all(first.index(before) < first.index(after) for before, after in pairwise(order))
     assert "PHANTOM" not in html_of(make_report())
     assert first.count('role="img"') == 3
+
+
+def test_a_frozen_encoder_has_a_further_bar_and_no_shift(make_report, make_seeds_report):
+    plain = make_report().result
+    layers = {layer.layer: layer.channels for layer in plain.shift.layers}
+    fields = {
+        "shift": make_frozen_shift(layers),
+        "shift_ratio": dict.fromkeys(layers, FROZEN_SHIFT),
+        "paired_similarity": dict.fromkeys(layers, FROZEN_SHIFT),
+        "shift_by_bandwidth": dict.fromkeys(("0.5", "2"), FROZEN_SHIFT),
+        "gain_frozen_random": plain.naive_baseline.gain,
+        "reference_groups": 2,
+        "settings": plain.settings | {"frozen": "true"},
+    }
+    for report in (make_report(**fields), make_seeds_report(**fields)):
+        titles = [caution.title for caution in list_cautions(report.result)]
+        assert "Frozen encoder" in titles
+        assert "Few training patients" not in titles, "the scale of MMD² does not matter"
+        html = html_of(report)
+        words = " ".join("".join(Outline(html).text).split())
+        assert words.count("Not applicable (frozen): the encoder has the same weights") == 2
+        assert "Shift of each layer" not in words
+        assert "your model minus frozen random weights" in words
+        assert "foundation model, frozen" in words
+        assert "fine-tuned, against" not in words
+        rows = {row.name: row for row in list_numbers(report.result)}
+        assert rows["your model minus frozen random weights"].value
+        assert rows["shift, MMD² of stages.3"].note.endswith("not applicable (frozen)")
+    assert "frozen" not in html_of(make_report())
 
 
 def test_a_shortened_training_has_a_badge_and_a_caution(make_report):

@@ -47,6 +47,7 @@ def read_command(monkeypatch):
         {"task": "translation:from=t1w+flair,to=t2w", "modality_map": {"t1w": "input", "flair": "other"}},
         {"layers": ("stages.0", "stages.3")},
         {"allow_cut_organs": True},
+        {"frozen": True},
         {
             "recipe": Recipe(
                 preset="demo", epochs=8, steps_per_epoch=12, batch_size=1, learning_rate=3e-5, weight_decay=0.05,

@@ -145,6 +145,35 @@ def test_the_page_shows_sensitivity(large, pages):
         assert f"{variant.label} {format_correlation(variant.tau)}" in words
 
 
+def test_frozen_and_fine_tuned_scores_stand_side_by_side(pages, large):
+    assert "Frozen encoder and fine-tuning" not in Outline(pages["large"]).words()
+    metric = large.cells[0].metric
+    cells = [
+        cell.model_copy(
+            update={
+                "frozen_scores": tuple(
+                    score.model_copy(update={"values": {metric.name: score.values[metric.name] - 0.0625}})
+                    for score in cell.scores["pretrained"]
+                )
+            }
+        )
+        for cell in large.cells
+        if (cell.model_id, cell.task) == (large.cells[0].model_id, large.cells[0].task)
+    ]
+    report = analyse_cells("s", "S", cells, [], seed=1, level=0.95)
+    (average,) = report.averages
+    if metric.of_set == "mean":
+        assert average.frozen_difference.value == pytest.approx(-0.0625)
+    shown = [format_number(one) for one in (average.score, average.frozen_score, average.frozen_difference.value)]
+    assert f"{average.model_id} {' '.join(shown)} " in Outline(render(report).decode()).words()
+    rows = list(csv.DictReader(io.StringIO(to_csv(report).decode())))
+    assert [float(row["frozen_score"]) for row in rows] == [cell.frozen_score for cell in report.cells]
+    incomplete = analyse_cells("s", "S", [cells[0], *large.cells[1 : len(cells)]], [], seed=1, level=0.95)
+    assert all(one.frozen_score is None for one in incomplete.averages if one.seeds > 1)
+    alone = analyse_cells("s", "S", cells[:1], [], seed=1, level=0.95).averages[0]
+    assert (alone.frozen_score, alone.frozen_difference) == (cells[0].frozen_score, None)
+
+
 def test_controls_are_shown_where_a_cell_has_them(pages, large):
     assert "A scale for the shift" not in Outline(pages["large"]).words()
     controls = {"shuffled_labels": Estimate(value=0.03125), "between_seeds": absent("one seed")}

@@ -35,6 +35,7 @@ from vfmalign.cli.options import (
     DatasetArgument,
     DetachOption,
     EpochsOption,
+    FrozenOption,
     GradeOption,
     HomeOption,
     JsonOption,
@@ -161,6 +162,7 @@ def check(
     control: ControlOption = None,
     modality_map: MapOption = None,
     allow_cut_organs: AllowCutOrgansOption = False,
+    frozen: FrozenOption = False,
     gate: GateOption = None,
     require: RequireOption = None,
     require_pretraining: RequirePretrainingOption = None,
@@ -223,6 +225,7 @@ def check(
         random_seeds=random_seeds or 0,
         modality_map=parse_map(modality_map),
         allow_cut_organs=allow_cut_organs,
+        frozen=frozen,
         plan=plan,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))

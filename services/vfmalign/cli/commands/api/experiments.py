@@ -30,6 +30,7 @@ from vfmalign.cli.options import (
     DatasetArgument,
     DetachOption,
     EpochsOption,
+    FrozenCellsOption,
     HomeOption,
     JsonOption,
     LevelOption,
@@ -114,6 +115,7 @@ def experiment(
     modality_map: MapOption = None,
     shuffled_labels: ShuffledLabelsOption = False,
     allow_cut_organs: AllowCutOrgansOption = False,
+    frozen: FrozenCellsOption = False,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
@@ -142,6 +144,7 @@ def experiment(
         modality_map=parse_map(modality_map),
         shuffled_labels=shuffled_labels,
         allow_cut_organs=allow_cut_organs,
+        frozen=frozen,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if not no_wait:

@@ -23,6 +23,7 @@ from vfmalign.cli.options import (
     DatasetArgument,
     DetachOption,
     EpochsOption,
+    FrozenOption,
     GradeOption,
     HomeOption,
     JsonOption,
@@ -82,6 +83,7 @@ def finetune(
     seed: SeedOption = 0,
     modality_map: MapOption = None,
     allow_cut_organs: AllowCutOrgansOption = False,
+    frozen: FrozenOption = False,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
@@ -116,6 +118,7 @@ def finetune(
         publish_as=publish_as,
         modality_map=parse_map(modality_map),
         allow_cut_organs=allow_cut_organs,
+        frozen=frozen,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     create_job(target, job_id or new_id("finetune"), spec, output, wait=not no_wait)

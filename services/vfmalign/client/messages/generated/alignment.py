@@ -165,6 +165,11 @@ class CheckSpec(CheckSpecMethods):
     """Declaration of what the check must show; absent for none. The service signs the result of a check with a plan. If
     it has no key for that, CreateCheck fails with FAILED_PRECONDITION and the reason NO_SIGNING_KEY.
     """
+    frozen: bool = False
+    """Train only the head of the pretrained network: the weights and buffers of its encoder do not change. The features
+    then do not move, so there is no shift (see `CheckResult.shifts`). The network from random weights is trained as a
+    whole. It is also trained with a frozen encoder (`CheckResult.gain_frozen_random`).
+    """
     train_cases: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=2, le=100000)
     """Number of training cases, as experiments set it (`ExperimentSpec.train_cases`); 0 means all cases of `train`.
     Each training uses a subset that its seed draws, equal for all networks and models. The subset of a smaller number
@@ -492,7 +497,7 @@ class CheckResult(ApiMessage):
     difference.
     """
     shifts: tuple[LayerShift, ...] = ()
-    """Shift per layer, the primary layer first."""
+    """Shift per layer, the primary layer first. With `CheckSpec.frozen`, all numbers are absent with the reason."""
     primary_layer: str
     """Name of the primary layer."""
     rpg_specialised: Gain
@@ -552,6 +557,10 @@ class CheckResult(ApiMessage):
     """Both answers in one sentence, with the differences and their intervals."""
     plan: PlanResult | None = None
     """Outcome of the plan; absent if the check has none."""
+    gain_frozen_random: Gain | None = None
+    """With `CheckSpec.frozen`: gain over the same architecture with random weights and a frozen encoder; otherwise
+    absent.
+    """
 
 
 class Check(ApiMessage):
@@ -576,7 +585,9 @@ class Check(ApiMessage):
     stages: tuple[CheckStage, ...] = ()
     """Stages in order."""
     job_ids: tuple[str, ...] = ()
-    """Ids of its jobs: first the trials of two recipes, then pretrained, scratch and specialised by seed."""
+    """Ids of its jobs: first the trials of two recipes, then pretrained, scratch and specialised by seed. With
+    `CheckSpec.frozen`, each seed ends with the frozen network from random weights.
+    """
     failure: Failure | None = None
     """Set when it failed."""
     result: CheckResult | None = None

@@ -44,7 +44,7 @@ class SmallestDifference(ApiMessage):
 
 class ExperimentSpec(ExperimentSpecMethods):
     """Specification of an experiment. An experiment has at most 1,000 cells: models × tasks × seeds × numbers of
-    training cases.
+    training cases. `frozen` counts as one more number.
     """
 
     PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentSpec
@@ -90,6 +90,11 @@ class ExperimentSpec(ExperimentSpecMethods):
     """
     allow_cut_organs: bool = False
     """`CheckSpec.allow_cut_organs` of every check; false by default."""
+    frozen: bool = False
+    """Also run every cell with `CheckSpec.frozen`, with all training cases or the largest number of `train_cases`. The
+    report shows the scores of both beside each other. All other numbers of the report are those of the fine-tuned
+    networks.
+    """
     train_cases: tuple[Annotated[int, Field(ge=0, le=100000)], ...] = ()
     """Numbers of training cases (`CheckSpec.train_cases`), each once: 0 for all cases of `train`, or from 2 to 100,000.
     Every model, task and seed has a cell for each number. Empty means all cases. The claims, the averages and the
@@ -120,6 +125,8 @@ class ExperimentCell(ApiMessage):
     """Set when its check failed."""
     shuffled_labels: bool = False
     """Whether the cell is a control: its check has `CheckSpec.shuffled_labels`."""
+    frozen: bool = False
+    """Whether its check has `CheckSpec.frozen`."""
     train_cases: int = 0
     """Number of training cases, `CheckSpec.train_cases`; 0 for all."""
 

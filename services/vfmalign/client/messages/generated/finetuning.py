@@ -94,6 +94,10 @@ class JobSpec(JobSpecMethods):
     """Control, for fine-tuning of the pretrained network: draw random initial weights with this seed instead of the
     model's weights.
     """
+    frozen: bool = False
+    """For fine-tuning, except of the specialised network: train only the head. The weights and buffers of the encoder
+    do not change.
+    """
     train_cases: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=2, le=100000)
     """For fine-tuning: number of training cases, drawn with `seed` as in `CheckSpec`; 0 means all."""
 
