@@ -13,6 +13,7 @@ from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.task_text import Task
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import from_datalist, to_datalist
+from vfmalign.core.storage.trainings import select_training_cases
 
 
 def resolve(text, declaration=GRADED):
@@ -140,3 +141,15 @@ def test_grades_are_declared_and_stored_and_leave_older_digests_alone():
         GRADED.model_validate(GRADED.model_dump() | {"grades": [{"name": "pirads"}] * 2})
     older = make_dataset((None,), (None,) * 2, (None,) * 2, PROSTATE.model_copy(update={"name": "renamed"}))
     assert older.digest() == "71d05efa0027601e6f1d182f7f896512e8f18b155dbddbbda7b500bda380b805", "before grades"
+
+
+def test_a_subset_of_the_training_cases_has_every_grade_and_scales_the_number():
+    dataset = make_dataset([0] * 12 + [1] * 6 + [2] * 3 + [3])
+    task = resolve("classification:grade=pirads")
+    assert sorted(case.grades["pirads"] for case in select_training_cases(dataset, task, 4, 7)) == [0, 1, 2, 3]
+    with pytest.raises(BadOption, match=re.escape("3 training cases have no case that is grade 03")):
+        select_training_cases(dataset, task, 3, 7)
+    number = resolve("regression:number=volume")
+    few = select_training_cases(dataset, number, 5, 7)
+    volumes = [case.numbers["volume"] for case in few]
+    assert number.fit(dataset, few).scale == pytest.approx((sum(volumes) / 5, pstdev(volumes)))

@@ -394,6 +394,8 @@ def test_every_number_of_training_cases_has_cells_and_those_with_all_cases_are_t
     assert [cell.request for cell in few] == [cell.request.model_copy(update={"train_cases": 8}) for cell in plain]
     control = plan_cells("s", make_spec(train_cases=(16, 8), shuffled_labels=True), PINNED)[-1]
     assert (control.check_id, control.train_cases) == ("s-distortion-m2-1-n16-shuffled", 16)
+    frozen = [cell for cell in plan_cells("s", make_spec(train_cases=(8, 0), frozen=True), PINNED) if cell.frozen]
+    assert [cell.check_id for cell in frozen] == [f"{cell.check_id}-frozen" for cell in plain], "with all cases alone"
 
 
 def test_specs_without_numbers_of_training_cases_keep_their_digests():
