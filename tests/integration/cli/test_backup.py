@@ -53,9 +53,9 @@ def _signals_as_before(process_as_before: None, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, python: Callable[..., subprocess.Popen[str]]) -> Cli:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """A stopped stack with objects, databases and private files."""
-    cli = Cli(tmp_path_factory.mktemp("stack"), python)
+    cli = Cli(tmp_path_factory.mktemp("stack"))
     with running_stack(cli.home, lambda _: None, services=()) as state:
         store = ObjectStore(state.store.to_settings())
         for key, data in OBJECTS.items():
@@ -85,9 +85,9 @@ def backup(stack: Cli) -> Path:
 
 
 @pytest.fixture
-def target(tmp_path: Path, python: Callable[..., subprocess.Popen[str]]) -> Iterator[Cli]:
+def target(tmp_path: Path) -> Iterator[Cli]:
     """A place for a restored stack, in which a refused restore leaves nothing."""
-    yield Cli(tmp_path, python)
+    yield Cli(tmp_path)
     assert not list(tmp_path.glob("*.restoring"))
 
 

@@ -350,7 +350,7 @@ def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: st
     one_training = ("--seeds", "1", "--set", "recipe.learning_rate=0.008")
     arguments = ("check", dataset, "--model", model, "--task", "segmentation", "--preset", "demo", "--id", "c1")
     arguments += one_training
-    process = cli.start(*arguments)
+    process = Cli(cli.folder).start(*arguments)
     err = interrupt(process, "check c1 is queued")
     assert "Traceback" not in err
     assert "check c1 continues" in err
@@ -373,7 +373,7 @@ def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, mode
     tasks = ("--task", "segmentation", "--task", "translation")
     recipe = ("--preset", "demo", "--seed", "0", "--set", "recipe.learning_rate=0.008")
     arguments = ("experiment", dataset, "--model", model, *tasks, *recipe, "--max-running", "1", "--id", "s1")
-    process = cli.start(*arguments)
+    process = Cli(cli.folder).start(*arguments)
     err = interrupt(process, "experiment s1 is queued")
     assert "Traceback" not in err
     assert "experiment s1 continues" in err
