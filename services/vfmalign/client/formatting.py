@@ -70,6 +70,11 @@ def format_duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
+def name_difference(other: str, *, higher_is_better: bool) -> str:
+    """Names the difference of your model's score and another score, in the order in which above 0 is better."""
+    return f"your model minus {other}" if higher_is_better else f"{other} minus your model"
+
+
 def to_text(name: str) -> str:
     """Converts an identifier to text: replaces underscores by spaces, and removes the names of a task's parameters.
 

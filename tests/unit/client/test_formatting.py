@@ -2,7 +2,7 @@
 
 import pytest
 
-from vfmalign.client.formatting import to_natural_order, to_text
+from vfmalign.client.formatting import name_difference, to_natural_order, to_text
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,8 @@ def test_names_sort_by_their_numbers():
     assert sorted(names, key=to_natural_order) == [
         "norm", "stages.2", "stages.2.conv9", "stages.2.conv10", "stages.10",
     ]  # fmt: skip
+
+
+def test_a_difference_above_zero_is_better_as_its_name_reads():
+    assert name_difference("the baseline", higher_is_better=True) == "your model minus the baseline"
+    assert name_difference("the baseline", higher_is_better=False) == "the baseline minus your model"

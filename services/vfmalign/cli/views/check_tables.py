@@ -21,7 +21,7 @@ from vfmalign.cli.views.tables import (
     styled_state,
     to_text,
 )
-from vfmalign.client.formatting import format_number, format_steps
+from vfmalign.client.formatting import format_number, format_steps, name_difference
 from vfmalign.client.messages.checks import Check, CheckResult, Gain, PlanResult
 from vfmalign.core.domain.patients import MIN_SEEDS
 from vfmalign.core.formats.documents import pluralise
@@ -102,7 +102,7 @@ def _show_gains(result: CheckResult) -> Table:
     difference = f"difference [{_format_level(result)}]"
     table = new_table(
         f"{metric.title} on {pluralise(result.test_groups, 'test patient')}{over_seeds} ({better}{unit}{smallest})",
-        "your model minus",
+        name_difference("…", higher_is_better=metric.higher_is_better),
         "model",
         "baseline",
         difference,

@@ -17,6 +17,7 @@ from vfmalign.client.formatting import (
     format_number,
     format_value,
     join_notes,
+    name_difference,
 )
 from vfmalign.client.messages.checks import CheckSpec, Gain, VerdictLabel
 from vfmalign.client.messages.common import Estimate
@@ -153,7 +154,12 @@ def _draw_gains(result: CheckAnalysis, metric: MetricSpec) -> Markup:
         ("the naive baseline", naive.gain, naive.not_beaten),
     ]
     rows = [  # long texts are last in the second line, because a narrow screen cuts it off
-        ForestRow(f"your model minus {name}", gain.absolute, _describe_difference(gain, metric, bad=bad), bad=bad)
+        ForestRow(
+            name_difference(name, higher_is_better=metric.higher_is_better),
+            gain.absolute,
+            _describe_difference(gain, metric, bad=bad),
+            bad=bad,
+        )
         for name, gain, bad in gains
     ]
     name, unit = metric.title, f" in {metric.unit}" if metric.unit else ""

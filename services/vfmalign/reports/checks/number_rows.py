@@ -12,6 +12,7 @@ from vfmalign.client.formatting import (
     format_number,
     format_value,
     join_notes,
+    name_difference,
 )
 from vfmalign.client.messages.checks import Gain
 from vfmalign.client.messages.common import Estimate
@@ -63,11 +64,12 @@ def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
         difference_note += f"; smallest relevant difference {metric.smallest_difference:g}{difference_unit}"
     for name, gain in gains:
         rows.append(_row(f"relative gain over {name}", gain.relative_percent, _gain_note(gain), unit=" %"))
-        rows.append(_row(f"your model minus {name}", gain.absolute, difference_note, unit=difference_unit))
+        label = name_difference(name, higher_is_better=metric.higher_is_better)
+        rows.append(_row(label, gain.absolute, difference_note, unit=difference_unit))
     naive = result.naive_baseline
     note = f"{naive.prediction}: {_gain_note(naive.gain)}"
-    label = f"your model minus naive baseline{' ‡' if naive.not_beaten else ''}"
-    rows.append(_row(label, naive.gain.absolute, note, unit=difference_unit))
+    label = name_difference("naive baseline", higher_is_better=metric.higher_is_better)
+    rows.append(_row(f"{label}{' ‡' if naive.not_beaten else ''}", naive.gain.absolute, note, unit=difference_unit))
     return rows
 
 

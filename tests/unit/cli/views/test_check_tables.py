@@ -30,6 +30,9 @@ def row(text: str, first: str) -> str:
 def test_a_check_has_its_answers_their_numbers_its_cautions_and_its_report(finished_check: Check, show: Any) -> None:
     text = show(show_check(finished_check, PAGE))
     assert "lesion Dice on 16 test patients (higher is better, smallest relevant difference 0.01)" in text
+    assert "your model minus …" in text
+    lower = with_changes(finished_check, {"result.metric.higher_is_better": False})
+    assert "… minus your model" in show(show_check(lower, PAGE))
     assert "Verdict: the interval includes zero." in text
     specialised = row(text, "the specialised network").removeprefix("the specialised network")
     assert specialised.split() == ["0.5700", "0.5500", "+0.0200", "[−0.0100,", "+0.0500]"]

@@ -27,7 +27,7 @@ def with_difference(result, **fields):
 
 def read_rows(first):
     """Both lines of every row of the forest plot."""
-    return re.findall(r"<text [^>]*>(your model minus [^<]*)</text><text [^>]*>([^<]*)<", first.forest)
+    return re.findall(r"<text [^>]*>([^<]* minus [^<]*)</text><text [^>]*>([^<]*)<", first.forest)
 
 
 def test_rows_say_what_is_subtracted_from_what(make_report):
@@ -44,6 +44,8 @@ def test_rows_say_what_is_subtracted_from_what(make_report):
     in_db = make_report(metrics=(psnr,), primary_metric=psnr.name, networks=networks, naive_baseline=naive)
     rows = read_rows(make_first_screen(in_db, psnr, {}, None))
     assert re.fullmatch(r"\+0\.10 dB \(\+0\.\d\d to \+0\.\d\d\) in PSNR", rows[0][1])
+    lower = read_rows(make_first_screen(report, METRIC.model_copy(update={"higher_is_better": False}), {}, None))
+    assert lower[0][0] == "the specialised network minus your model"
 
 
 def test_a_gain_of_one_training_has_no_colour_of_a_gain(make_report, make_seeds_report):
