@@ -68,11 +68,11 @@ def _steps_to_95(curve: Sequence[JobProgress], scores_T: Array) -> Steps:
         return Steps(absent_reason=f"{scores_T.size} validations: {MIN_VALIDATIONS} are needed to detect a rise")
     rise = float(scores_T.max() - scores_T[0])
     if rise <= 0.0:
-        return Steps(absent_reason="validation never rose above its start")
+        return Steps(absent_reason="validation was never better than at its start")
     if not is_rise(scores_T):
         noise = rms_decrease(scores_T)
         return Steps(
-            absent_reason=f"the rise of {rise:.3g} is within noise (root mean square decrease between validations "
+            absent_reason=f"the improvement of {rise:.3g} is within noise (root mean square deterioration between validations "
             f"{noise:.3g})"
         )
     fit_T = fit_curve(scores_T)

@@ -122,7 +122,7 @@ def _show_shift(result: CheckResult) -> Table:
         {
             "MMD² between before and after": to_text(primary_shift(result)) + mark,
             "  as a share of that of random weights": to_text(result.shifts[0].shift_ratio),
-            "steps to 95 % of the rise": f"{format_steps(convergence.steps_to_95)} of {convergence.steps}",
+            "steps to 95 % of the improvement": f"{format_steps(convergence.steps_to_95)} of {convergence.steps}",
         },
     )
 

@@ -38,7 +38,7 @@ def test_a_check_has_its_answers_their_numbers_its_cautions_and_its_report(finis
     assert specialised.split() == ["0.5700", "0.5500", "+0.0200", "[−0.0100,", "+0.0500]"]
     assert row(text, "MMD² between before and after").split()[-3:] == ["0.250", "[0.240,", "0.260]"]
     assert row(text, "  as a share of that of random weights").split()[-1] == "0.500"
-    assert row(text, "steps to 95 % of the rise").split()[-3:] == ["72", "of", "120"]
+    assert row(text, "steps to 95 % of the improvement").split()[-3:] == ["72", "of", "120"]
     assert "! Phantom rehearsal" in text
     assert text.splitlines()[-1] == "Report: reports/c1.html"
     assert len(text.splitlines()) <= 24
