@@ -131,9 +131,8 @@ def _show_remarks(result: CheckResult) -> list[RenderableType]:
     """Returns the reasons for missing numbers, the meaning of the marks, and the cautions."""
     gains = [gain.absolute for gain in _list_gains(result).values()]
     shift, ratio, steps = primary_shift(result), result.shifts[0].shift_ratio, result.convergence.steps_to_95
-    lines = list_absent_reasons([*gains, shift])
-    if ratio.value is None:  # an interval is never formed
-        lines += list_absent_reasons([ratio])
+    # The ratio never has an interval, so only its value may be absent.
+    lines = list_absent_reasons([*gains, shift, *([ratio] if ratio.value is None else [])])
     if steps.absent_reason:
         lines.append(Text(f"– steps to 95 %: {steps.absent_reason}", style="dim"))
     if any(estimate.degenerate for estimate in (*gains, shift)):
