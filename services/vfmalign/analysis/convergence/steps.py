@@ -72,8 +72,8 @@ def _steps_to_95(curve: Sequence[JobProgress], scores_T: Array) -> Steps:
     if not is_rise(scores_T):
         noise = rms_decrease(scores_T)
         return Steps(
-            absent_reason=f"the improvement of {rise:.3g} is within noise (root mean square deterioration between validations "
-            f"{noise:.3g})"
+            absent_reason=f"the improvement of {rise:.3g} is within noise (root mean square deterioration between "
+            f"validations {noise:.3g})"
         )
     fit_T = fit_curve(scores_T)
     start = float(fit_T[0])
