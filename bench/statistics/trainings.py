@@ -22,7 +22,8 @@ from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.core.domain.stored_objects import StoredObject
-from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
+from vfmalign.core.domain.task_specs import TaskSpec
+from vfmalign.core.domain.tasks import get_task_spec
 
 if TYPE_CHECKING:
     from vfmalign.imaging.volumes import Volume

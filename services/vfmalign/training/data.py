@@ -21,7 +21,7 @@ from vfmalign.core.domain.declarations import LabelMap, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.domain.metrics import list_structures
 from vfmalign.core.domain.models import Preprocessing
-from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.field_of_view import WholeLabels, mask_structure, measure_field_of_view
 from vfmalign.imaging.normalisation import Scale

@@ -8,7 +8,8 @@ from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingSpec
 from vfmalign.core.domain.models import ModelCard, Preprocessing, PretrainingDataset
-from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
+from vfmalign.core.domain.task_specs import TaskSpec
+from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore

@@ -17,8 +17,8 @@ from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard, Preprocessing
 from vfmalign.core.domain.recipes import check_patch
 from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.task_specs import FINETUNING_SPLITS, TaskSpec
 from vfmalign.core.domain.task_text import Task
-from vfmalign.core.domain.tasks import FINETUNING_SPLITS, TaskSpec
 from vfmalign.core.domain.training_subsets import draw_subset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore

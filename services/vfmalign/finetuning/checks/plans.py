@@ -11,7 +11,8 @@ from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
+from vfmalign.core.domain.task_specs import TaskSpec
+from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 
 _IN_BOTH = ("seeds", "smallest_difference", "model_sha256", "dataset_digest")

@@ -11,7 +11,8 @@ from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import BadOption, Unavailable
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
 from vfmalign.core.domain.models import ModelCard
-from vfmalign.core.domain.tasks import TaskSpec, check_task, get_task_spec
+from vfmalign.core.domain.task_specs import TaskSpec
+from vfmalign.core.domain.tasks import check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore

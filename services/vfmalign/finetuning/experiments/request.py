@@ -19,8 +19,9 @@ from vfmalign.core.domain.errors import BadOption, within
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record, Sha256
+from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.core.domain.task_text import to_id_part
-from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
+from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.formats.bounds import get_max_length
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.model_cards import load_card

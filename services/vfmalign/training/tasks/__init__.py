@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.training.tasks.classification import make_classification
 from vfmalign.training.tasks.denoising import make_denoising
 from vfmalign.training.tasks.distortion import make_distortion

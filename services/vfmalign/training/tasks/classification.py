@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from vfmalign.core.domain.declarations import CaseClass
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
 from vfmalign.training.tasks.grades import make_grading

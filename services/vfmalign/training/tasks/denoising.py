@@ -6,7 +6,7 @@ noisy input. The reference contains the noise of its own acquisition. No network
 
 from __future__ import annotations
 
-from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.training.tasks.restoration import make_restoration
 from vfmalign.training.tasks.task import TrainableTask
 

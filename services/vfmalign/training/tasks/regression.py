@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vfmalign.core.domain.declarations import CaseNumber
-from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
 from vfmalign.training.tasks.task import TrainableTask, draw_channels

@@ -28,7 +28,7 @@ from torch.nn.functional import one_hot
 
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.metrics import MEAN_DICE, Structure
-from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.imaging.field_of_view import mask_structure
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel

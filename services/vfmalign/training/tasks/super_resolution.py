@@ -6,7 +6,7 @@ point of every curve is the input's own score.
 
 from __future__ import annotations
 
-from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.training.tasks.restoration import make_restoration
 from vfmalign.training.tasks.task import TrainableTask
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vfmalign.core.domain.declarations import Modality
-from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
 

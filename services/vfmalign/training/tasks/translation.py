@@ -26,7 +26,8 @@ from torch import Tensor
 
 from vfmalign.core.domain.declarations import Modality
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.core.domain.tasks import QUANTITATIVE, TaskSpec
+from vfmalign.core.domain.task_specs import TaskSpec
+from vfmalign.core.domain.tasks import QUANTITATIVE
 from vfmalign.training.data import PreparedCase
 from vfmalign.training.tasks.restoration import Restoration
 from vfmalign.training.tasks.task import TrainableTask

@@ -22,7 +22,7 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.stored_objects import StoredObject
-from vfmalign.core.domain.tasks import TaskSpec
+from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.finetuning.checks.request import check_inputs
