@@ -65,7 +65,9 @@ def steps_to_baseline(
 
 def _steps_to_95(curve: Sequence[JobProgress], scores_T: Array) -> Steps:
     if scores_T.size < MIN_VALIDATIONS:
-        return Steps(absent_reason=f"{scores_T.size} validations: {MIN_VALIDATIONS} are needed to detect a rise")
+        return Steps(
+            absent_reason=f"{scores_T.size} validations: {MIN_VALIDATIONS} are needed to detect an improvement"
+        )
     rise = float(scores_T.max() - scores_T[0])
     if rise <= 0.0:
         return Steps(absent_reason="validation was never better than at its start")
