@@ -17,6 +17,7 @@ import numpy.typing as npt
 from vfmalign.analysis.gains.crossed import CrossedVariance, analyse_crossed, get_pseudo_values
 from vfmalign.analysis.gains.equivalence import allow_for_unseen_differences
 from vfmalign.analysis.gains.limits import (
+    NO_VARIATION_OF_SCORE,
     absent_below_floor,
     describe_undefined,
     equivalence_level,
@@ -89,7 +90,8 @@ def estimate_crossed_score(scores: Sequence[Sequence[CaseScore]], metric: Metric
         level: nominal coverage of the interval, in (0, 1).
 
     Returns:
-        The score, without an interval if there are fewer than `MIN_SEEDS` seeds or too few patients.
+        The score, without an interval if there are fewer than `MIN_SEEDS` seeds or too few patients, or if neither
+        differ.
     """
     pairs = pair_seeds(scores, scores, metric)
     if not pairs.groups or np.isnan(score := _get_mean_score(metric, pairs, pairs.score_SN)):
@@ -103,7 +105,9 @@ def estimate_crossed_score(scores: Sequence[Sequence[CaseScore]], metric: Metric
     values = _CrossedValues.create(metric, pairs, fewest - 1, another_draw=False)
     spread = analyse_crossed([values.score_SG], values.degrees, correct_skewness=values.of_means)
     return without_empty_interval(
-        Estimate(value=score, interval=spread.get_interval(score, level)), scale=max(abs(score), 1e-12)
+        Estimate(value=score, interval=spread.get_interval(score, level)),
+        scale=max(abs(score), 1e-12),
+        reason=NO_VARIATION_OF_SCORE,
     )
 
 

@@ -10,6 +10,10 @@ NO_VARIATION = (
     "the difference is the same for all test patients, which does not tell how it varies over others: there is no "
     "interval"
 )
+NO_VARIATION_OF_SCORE = (
+    "the score is the same without any one test patient and with every seed, which does not tell how it varies over "
+    "others"
+)
 
 
 def equivalence_level(level: float) -> float:
@@ -59,15 +63,16 @@ def explain_floor(metric: MetricSpec, lower: float, level: float) -> str:
     )
 
 
-def without_empty_interval(estimate: Estimate, *, scale: float) -> Estimate:
+def without_empty_interval(estimate: Estimate, *, scale: float, reason: str = NO_VARIATION) -> Estimate:
     """Removes an interval of zero width, which would claim that no other patient differs from the test patients.
 
     Args:
         estimate: value, with an interval or without one.
         scale: magnitude of the numbers from which the value was computed. A width within the rounding errors of these
             numbers counts as zero.
+        reason: explanation of the absent interval.
     """
     interval = estimate.interval
     if interval is None or interval.upper - interval.lower > 1e-9 * scale:
         return estimate
-    return Estimate(value=estimate.value, absent_reason=NO_VARIATION)
+    return Estimate(value=estimate.value, absent_reason=reason)

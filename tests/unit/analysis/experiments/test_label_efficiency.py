@@ -65,6 +65,25 @@ def test_with_too_few_seeds_or_patients_points_have_no_interval_and_the_reason(m
         assert all(p.score.value is not None for p in points)
 
 
+def test_a_score_that_never_varies_has_no_interval_and_its_own_reason(make_cells):
+    cells = [
+        cell.model_copy(
+            update={
+                "scores": {
+                    network: tuple(
+                        case.model_copy(update={"values": dict.fromkeys(case.values, 0.5)}) for case in scores
+                    )
+                    for network, scores in cell.scores.items()
+                }
+            }
+        )
+        for cell in with_counts(make_cells(1, 1, 3))
+    ]
+    points = analyse(cells).label_efficiency.points
+    assert {(p.score.value, p.score.interval) for p in points} == {(0.5, None)}
+    assert all(p.score.absent_reason.startswith("the score is the same") for p in points)
+
+
 def test_reports_without_numbers_of_training_cases_are_as_before(cells, make_cells):
     plain = analyse_cells("s", "s", make_cells(2, 2, 3), [], seed=1, level=0.95)
     assert plain.label_efficiency is None

@@ -264,6 +264,7 @@ def test_the_page_shows_the_score_of_every_network_against_the_number_of_trainin
     drawn = [picture["alt"] for picture in outline.pictures if "against the number of training cases" in picture["alt"]]
     assert len(drawn) == 3 * 2, "one figure per task and model"
     assert "val keeps its size, and the number of optimiser steps is the same for every number" in words
+    assert "recipes with all cases of train : the axis does not count these labels" in words
     assert "Answers, verdicts and correlations use only the cells with all 40 training cases." in words
     assert "× 3 numbers of training cases" in words
     for point in labels.label_efficiency.points:
