@@ -92,11 +92,20 @@ def _parse(text: str) -> dict[str, object]:
         is_list = isinstance(TaskParameters.model_fields[field].default, tuple)
         fields[field] = value.split("+") if is_list else value
     try:
-        return {"name": name, "parameters": TaskParameters.model_validate(fields)}
+        parameters = TaskParameters.model_validate(fields)
     except ValidationError as error:
-        key = PARAMETER_KEYS[str(error.errors()[0]["loc"][0])]
-        expected = f"a grade up to {MAX_GRADE}" if key == "at_least" else "a list of ids"
-        raise BadOption(f"{key} of {text[:64]!r} is not {expected}", field="task", remedy=_REMEDY) from None
+        raise _refuse_value(text, str(error.errors()[0]["loc"][0])) from None
+    if "at_least" in fields and not parameters.at_least:  # it would mean the declared grade
+        raise _refuse_value(text, "at_least")
+    return {"name": name, "parameters": parameters}
+
+
+def _refuse_value(text: str, field: str) -> BadOption:
+    if field == "at_least":
+        expected = f"a grade from 1 to {MAX_GRADE}"
+    else:
+        expected = "a list of ids" if isinstance(TaskParameters.model_fields[field].default, tuple) else "an id"
+    return BadOption(f"{PARAMETER_KEYS[field]} of {text[:64]!r} is not {expected}", field="task", remedy=_REMEDY)
 
 
 def to_id_part(text: str) -> str:

@@ -90,7 +90,7 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
     _check_list(spec.tasks, "tasks", "task")
     _check_list(spec.seeds, "seeds", "seed")
     if spec.train_cases:
-        _check_list(spec.train_cases, "train_cases", "number")
+        _check_list([count or "all" for count in spec.train_cases], "train_cases", "number")
     if 1 in spec.train_cases:
         raise BadOption("1 training case is too few", field="spec.train_cases", remedy="choose 2 or more, or 0 for all")
     counts = len(spec.train_cases or (0,)) + spec.frozen

@@ -60,8 +60,9 @@ def test_a_classification_predicts_a_class_or_a_grade():
         ("classification:number=volume", "classification does not use number"),
         ("regression", "regression needs number.*choose from volume"),
         ("regression:number=age", "age is not a number of prostate_mpmri; choose from volume"),
-        ("classification:grade=pirads,at_least=16", "at_least .* is not a grade up to 15"),
-        ("classification:grade=pirads,at_least=two", "at_least .* is not a grade up to 15"),
+        ("classification:grade=pirads,at_least=0", "at_least .* is not a grade from 1 to 15"),
+        ("classification:grade=pirads,at_least=16", "at_least .* is not a grade from 1 to 15"),
+        ("classification:grade=pirads,at_least=two", "at_least .* is not a grade from 1 to 15"),
     ],
 )
 def test_wrong_parameters_are_refused(text, message):

@@ -44,7 +44,7 @@ def test_the_order_of_keys_and_commas_do_not_matter_to_the_canonical_form():
         ("segmentation:label=a,label=b", "label is given twice"),
         ("segmentation:label=Liver", "label of 'segmentation:label=Liver' is not a list of ids"),
         ("segmentation:label=a++b", "is not a list of ids"),
-        ("classification:class=a+b", "is not a list of ids"),
+        ("classification:class=a+b", "class of 'classification:class=a+b' is not an id"),
     ],
 )
 def test_another_form_is_refused_with_the_right_one(text, message):

@@ -135,6 +135,7 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
         ({"dataset_id": ""}, "spec.dataset_id", "not a valid id"),
         ({"title": "a\nb"}, "spec.title", "printable"),
         ({"train_cases": [8, 8]}, "spec.train_cases", "number '8' is named twice"),
+        ({"train_cases": [0, 0]}, "spec.train_cases", "number 'all' is named twice"),
         ({"train_cases": [0, 1]}, "spec.train_cases", "choose 2 or more, or 0 for all"),
         ({"train_cases": [100_001]}, "spec.train_cases[0]", "at most 100000"),
         ({"train_cases": range(2, 8), "seeds": range(100)}, "spec", "numbers of training cases are 1,200 cells"),

@@ -73,6 +73,8 @@ TasksOption = Annotated[
         "or translation:from=t1w+flair,to=t2w (docs/gates.md). Repeatable.",
     ),
 ]
+MAX_DIGITS = 9
+"""Maximum number of digits of a number of training cases. The service has the lower limit."""
 TrainCasesOption = Annotated[
     str,
     typer.Option(
@@ -230,7 +232,8 @@ def parse_train_cases(text: str) -> tuple[int, ...]:
     """
     counts = []
     for entry in map(str.strip, text.split(",") if text else ()):
-        if entry != "all" and (not entry.isdecimal() or int(entry) < 2):
+        # Python converts no text of thousands of digits.
+        if entry != "all" and (not entry.isdecimal() or len(entry) > MAX_DIGITS or int(entry) < 2):
             raise BadOption(
                 f"{entry[:64]!r} is not a number of training cases",
                 field="--train-cases",
