@@ -125,7 +125,7 @@ class Cell(Record):
 
     @property
     def frozen_score(self) -> float | None:
-        """Test score of the model with a frozen encoder; None without one."""
+        """The test score of the model with a frozen encoder; None without one."""
         return aggregate_scores(self.metric, self.frozen_scores) if self.frozen_scores else None
 
 

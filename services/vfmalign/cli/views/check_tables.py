@@ -7,7 +7,6 @@ from rich.table import Table
 from rich.text import Text
 
 from vfmalign.analysis.checks.gate_intervals import count_seeds
-from vfmalign.analysis.checks.verdict import FROZEN_RANDOM
 from vfmalign.cli.views.tables import (
     DEGENERATE,
     SATURATED,
@@ -149,7 +148,7 @@ def _show_remarks(result: CheckResult) -> list[RenderableType]:
 def _list_gains(result: CheckResult) -> dict[str, Gain]:
     """Returns the gains by the name of the other network or baseline."""
     naive = "the naive baseline" + (f" ({result.naive_baseline})" if result.naive_baseline else "")
-    frozen = {} if result.gain_frozen_random is None else {FROZEN_RANDOM: result.gain_frozen_random}
+    frozen = {} if result.gain_frozen_random is None else {"frozen random weights": result.gain_frozen_random}
     return {
         "the specialised network": result.rpg_specialised,
         "the same network without pretraining": result.rpg_scratch,
