@@ -9,7 +9,7 @@ from vfmalign.analysis.checks.plan import parse_plan
 from vfmalign.client.messages.checks import CheckSpec, EarlierCheck
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.datasets import DatasetManifest
-from vfmalign.core.domain.declarations import TaskParameters
+from vfmalign.core.domain.declarations import CaseGrade, TaskParameters
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.core.domain.tasks import get_task_spec
@@ -66,7 +66,10 @@ def list_earlier(checks: CheckRepository, check: StoredCheck, dataset: DatasetMa
 
     def complete(task: Task) -> TaskSpec | None:
         with suppress(BadOption):  # of an earlier version of the dataset
-            return replace(get_task_spec(task, dataset.declaration), parameters=TaskParameters())
+            spec = get_task_spec(task, dataset.declaration)
+            # Trainings on a grade are the same from whichever grade on a case is positive.
+            grade = None if spec.grade is None else CaseGrade(name=spec.grade.name)
+            return replace(spec, parameters=TaskParameters(), grade=grade, naive_baseline="")
         return None
 
     task = complete(check.request.task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.prostate import GRADED
 from tests.unit.finetuning.jobs.test_repository import request as job_request
 from tests.unit.finetuning.jobs.test_repository import spec as job_spec
 
@@ -101,6 +102,14 @@ def test_a_task_that_states_the_defaults_of_the_dataset_is_the_same_task(checks)
     checks.create("stated", make_spec(task=f"segmentation:label={'+'.join(stated.labels)}"))
     checks.create("bad", make_spec(task="segmentation:label=kidney"))
     assert list_ids(checks) == ["stated"]
+
+
+def test_a_grade_that_is_positive_from_another_grade_on_is_the_same_task(checks):
+    graded = DEMO.model_copy(update={"declaration": GRADED})
+    checks.create("k3", make_spec(task="classification:grade=pirads,at_least=3"))
+    checks.create("class", make_spec(task="classification:class=significant_cancer"))
+    check = checks.create("planned", make_planned(task="classification:grade=pirads,at_least=2"))
+    assert [earlier.check_id for earlier in list_earlier(checks, check, graded)] == ["k3"]
 
 
 def test_a_first_check_and_a_check_without_a_plan_have_no_earlier_checks(checks):
