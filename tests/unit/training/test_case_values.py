@@ -85,10 +85,15 @@ def test_large_numbers_keep_their_digits(stated):
     assert float(get_task(spec).loss(output, collate(cases, CPU))) == 0.0
 
 
-def test_the_naive_number_is_the_mean(stated):
-    cases = REGRESSION.prepare(stated)
-    naive = REGRESSION.naive_baseline(cases[:3])
-    assert REGRESSION.score(naive(cases[0]), cases[0])["r2"] == pytest.approx((2 + 6 + 14) / 3)
+def test_no_constant_has_a_smaller_error_than_the_naive_number(stated):
+    cases = REGRESSION.prepare(stated)[:3]
+    naive = REGRESSION.naive_baseline(cases)(cases[0])
+    assert REGRESSION.score(naive, cases[0])["r2"] == pytest.approx(6.0)
+
+    def error(output_1):
+        return sum(REGRESSION.primary(output_1, case) for case in cases)
+
+    assert all(error(naive) <= error(torch.tensor([constant])) for constant in (-2.0, -0.9, -0.665, 0.0, 1.0))
 
 
 @pytest.mark.parametrize("task", [GRADING, REGRESSION])

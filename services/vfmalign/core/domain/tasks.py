@@ -176,7 +176,7 @@ def _resolve_regression(parameters: TaskParameters, declaration: DatasetDeclarat
         parameters=parameters,
         input_transform="identity",
         metrics=get_regression_metrics(number),
-        naive_baseline=f"the mean {number.name} of the training cases, for every case",
+        naive_baseline=f"the median {number.name} of the training cases, for every case",
         number=number,
     )
 

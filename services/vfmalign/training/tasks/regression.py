@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -59,10 +59,13 @@ class Regression:
         predicted = self.predict(output_1)
         return {"mae": self.absolute_error(output_1, case), "r2": predicted, "pearson": predicted}
 
-    def mean_number(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """Fits the naive baseline, which predicts the mean of the training cases for every case."""
-        mean = fmean(case.truth for case in train if case.truth is not None)
-        output_1 = torch.tensor([(mean - self.mean) / self.sd], dtype=torch.float64)
+    def median_number(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
+        """Fits the naive baseline, which predicts the median of the training cases for every case.
+
+        Of all constants, the median has the smallest mean absolute error. Another constant can beat the mean.
+        """
+        middle = median(case.truth for case in train if case.truth is not None)
+        output_1 = torch.tensor([(middle - self.mean) / self.sd], dtype=torch.float64)
         return lambda case: output_1
 
     def panels(self, output_1: Tensor, case: PreparedCase) -> list[Panel]:
@@ -82,7 +85,7 @@ def make_regression(spec: TaskSpec) -> TrainableTask:
         primary=task.absolute_error,
         score=task.score,
         panels=task.panels,
-        naive_baseline=task.mean_number,
+        naive_baseline=task.median_number,
         prepare=task.prepare,
         outputs=1,
     )
