@@ -182,7 +182,9 @@ def _describe_difference(gain: Gain, metric: MetricSpec, *, bad: bool) -> str:
             format_score(end, metric, "+") for end in (interval.lower, interval.upper)
         )  # fmt: skip
         number = f"{format_score(value, metric, '+')}{unit} ({ends})"
-    return f"{'not beaten: ' if bad else ''}{number} in {metric.title}"
+    # A narrow screen would cut off a long name; the unit then suffices.
+    name = "" if metric.unit and len(metric.title) > 12 else f" in {metric.title}"
+    return f"{'not beaten: ' if bad else ''}{number}{name}"
 
 
 def _get_shift(result: CheckAnalysis) -> tuple[Estimate, float | None]:

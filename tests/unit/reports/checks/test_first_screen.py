@@ -44,8 +44,10 @@ def test_rows_say_what_is_subtracted_from_what(make_report):
     in_db = make_report(metrics=(psnr,), primary_metric=psnr.name, networks=networks, naive_baseline=naive)
     rows = read_rows(make_first_screen(in_db, psnr, {}, None))
     assert re.fullmatch(r"\+0\.10 dB \(\+0\.\d\d to \+0\.\d\d\) in PSNR", rows[0][1])
-    lower = read_rows(make_first_screen(report, METRIC.model_copy(update={"higher_is_better": False}), {}, None))
+    mae = METRIC.model_copy(update={"name": "mae", "unit": "mL", "higher_is_better": False})
+    lower = read_rows(make_first_screen(report, mae, {}, None))
     assert lower[0][0] == "the specialised network minus your model"
+    assert lower[0][1].endswith("to +0.138)"), "a long name would leave a narrow screen"
 
 
 def test_a_gain_of_one_training_has_no_colour_of_a_gain(make_report, make_seeds_report):
