@@ -264,7 +264,7 @@ class LabelPlan(RealPlan):
 
     def spec(self) -> ExperimentSpec:
         """Returns the specification of the experiment."""
-        return super().spec().model_copy(update={"train_cases": TRAIN_CASES, "shuffled_labels": False})
+        return super().spec().model_copy(update={"train_cases": TRAIN_CASES, "frozen": True, "shuffled_labels": False})
 
 
 def _import_encoder(target: Target, model: str, file: Path) -> None:
