@@ -113,7 +113,8 @@ class TaskSpec:
 
         Raises:
             BadDataset: the label map, class, grade or number of a case is missing. The error names the case. Or the
-                grades or numbers of the training cases do not suffice. The error states the counts.
+                grades or numbers of the training cases do not suffice, or all cases of `val` are on one side of the
+                lowest positive grade. The error states the counts.
             BadOption: the task separates no grades of the training cases.
         """
         self._check_complete(dataset)
@@ -144,6 +145,15 @@ class TaskSpec:
                 remedy=f"choose a grade from {sorted(counts)[1]} to {max(counts)}"
                 if len(counts) > 1
                 else "use cases of two grades",
+            )
+        # AUROC selects the checkpoint, and is not defined for cases of one side.
+        positive = [case.grades[grade.name] >= grade.at_least for case in dataset.val]
+        if len(set(positive)) == 1:
+            raise BadDataset(
+                f"{grade.name} of at least {grade.at_least} holds for {sum(positive)} of "
+                f"{pluralise(len(positive), 'case')} of `val`, which needs cases on both sides",
+                subject=dataset.id,
+                remedy="import the cases with other splits and another id",
             )
 
     def _check_complete(self, dataset: DatasetManifest) -> None:

@@ -20,13 +20,15 @@ def resolve(text, declaration=GRADED):
     return get_task_spec(Task.parse(text), declaration)
 
 
-def make_dataset(train, val=(0, 1), test=(0, 1), declaration=GRADED, **fields):
+def make_dataset(train, val=None, test=(0, 1), declaration=GRADED, **fields):
     """A dataset with these grades; the volume of a case is ten times its grade."""
 
     def to_case(split, place, grade):
         facts = {} if grade is None else {"grades": {"pirads": grade}, "numbers": {"volume": 10.0 * grade}}
         return Case.model_validate({"id": f"{split}-{place}", "group": f"{split}-{place}", "volumes": {}} | facts)
 
+    stated = [grade for grade in train if grade is not None]
+    val = (min(stated), max(stated)) if val is None else val
     splits = {
         split: tuple(to_case(split, place, grade) for place, grade in enumerate(grades))
         for split, grades in (("train", train), ("val", val), ("test", test))
@@ -108,7 +110,7 @@ def test_cases_that_a_task_cannot_use_are_refused(task, train, splits, error, me
 
 
 def test_a_task_takes_grades_scale_and_smallest_difference_from_the_training_cases():
-    dataset = make_dataset((0, 3, 1, 1), val=(1,), test=(3,))
+    dataset = make_dataset((0, 3, 1, 1), val=(1, 3), test=(3,))
     graded = resolve("classification:grade=pirads")
     graded.check_cases(dataset)
     assert graded.fit(dataset, dataset.train).grades == (0, 1, 3)
@@ -154,3 +156,10 @@ def test_a_subset_of_the_training_cases_has_every_grade_and_scales_the_number():
     few = select_training_cases(dataset, number, 5, 7)
     volumes = [case.numbers["volume"] for case in few]
     assert number.fit(dataset, few).scale == pytest.approx((sum(volumes) / 5, pstdev(volumes)))
+
+
+@pytest.mark.parametrize(("val", "count"), [((0, 1), "0 of 2 cases"), ((3,), "1 of 1 case")])
+def test_val_needs_cases_on_both_sides_because_auroc_selects_the_checkpoint(val, count):
+    with pytest.raises(BadDataset, match=f"pirads of at least 2 holds for {count} of `val`"):
+        resolve("classification:grade=pirads").check_cases(make_dataset([0, 1, 2, 3], val=val))
+    resolve("regression:number=volume").check_cases(make_dataset([0, 1, 2, 3], val=val))
