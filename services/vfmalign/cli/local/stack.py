@@ -199,7 +199,7 @@ class Stack:
             self._notify(f"commands in other folders will not name this stack ({error.strerror}: {registry.FOLDER})")
 
     def _start_services(self) -> None:
-        """Starts all services and keeps their ports. If another process takes a new port first, tries others."""
+        """Starts all services. If another process takes a new port first, tries others."""
         kept = self._directory.read_ports()
         for attempts_left in reversed(range(_PORT_ATTEMPTS)):
             self._ports = self._port_choice.choose(self._services, kept)
@@ -207,6 +207,7 @@ class Stack:
                 self._spawn(service)
             try:
                 self._await_serving()
+                return
             except Unavailable:
                 if not attempts_left or not self._lost_a_port():
                     raise
@@ -214,10 +215,6 @@ class Stack:
                 refs = [service.to_ref() for service in self._services.values()]
                 processes.stop([ref for ref in refs if ref is not None], STOP_GRACE_S)
                 self._reap(*self._services.values())
-            else:
-                if not self._port_choice.any:
-                    self._directory.write_ports(self._ports)
-                return
 
     def _lost_a_port(self) -> bool:
         """Whether a service ended because of its settings while another process holds one of its ports."""
@@ -243,6 +240,7 @@ class Stack:
         self._write()
 
     def _await_serving(self) -> None:
+        """Waits until all services serve. Each keeps its ports for later starts."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while waiting := [process for process in self._services.values() if not process.serving]:
             for process in waiting:
@@ -252,6 +250,9 @@ class Stack:
                     process.serving = True
                     seconds = time.monotonic() - process.started
                     self._notify(f"{process.name} serves at {self._ports[process.name].address} ({seconds:.1f} s)")
+                    # Before the state says so: whoever sees a service serve may stop the stack and start it again.
+                    if not self._port_choice.any:
+                        self._directory.write_ports({process.name: self._ports[process.name]})
                     self._write()
             if time.monotonic() > deadline:
                 raise self._did_not_start(waiting[0].name, f"does not serve after {START_TIMEOUT_S:g} s")

@@ -87,3 +87,26 @@ def test_services_that_start_again_on_other_ports_leave_no_zombies(
         assert "another process took a port; starting the services again" in events
         running.stop()
     assert all(process.returncode is not None for process in started)
+
+
+def test_ports_are_kept_before_a_service_is_said_to_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever sees a service serve may stop the stack at once. The next start must find the ports.
+    directory = StateDirectory(tmp_path)
+    directory.create()
+    running = Stack(directory, lambda _: None, services=("features", "mmd"))
+    seen: list[set[str]] = []
+
+    def spawn(service: stack._SupervisedProcess) -> None:
+        program = SERVE.format(path=str(get_ports_file(directory, service.name)))
+        service.popen = subprocess.Popen([sys.executable, "-c", program])
+
+    def write() -> None:
+        serving = {one.name: running._ports[one.name] for one in running._services.values() if one.serving}
+        assert serving.items() <= directory.read_ports().items()
+        seen.append(set(serving))
+
+    monkeypatch.setattr(running, "_spawn", spawn)
+    monkeypatch.setattr(running, "_write", write)
+    running._start_services()
+    running.stop()
+    assert {"features", "mmd"} in seen
