@@ -113,13 +113,14 @@ class TaskSpec:
 
         Raises:
             BadDataset: the label map, class, grade or number of a case is missing. The error names the case. Or the
-                grades or numbers of the training cases do not suffice, or all cases of `val` are on one side of the
-                lowest positive grade. The error states the counts.
+                grades or numbers of the training cases do not suffice, or all cases of `train` or `val` are positive,
+                or all are negative. The error states the counts.
             BadOption: the task separates no grades of the training cases.
         """
         self._check_complete(dataset)
         if self.grade is not None:
             self._check_grades(dataset, self.grade)
+        self._check_sides(dataset)
         if self.number is not None and len({case.numbers[self.number.name] for case in dataset.train}) < 2:
             raise BadDataset(
                 f"the {self.number.name} of all {len(dataset.train)} training cases is equal",
@@ -146,15 +147,26 @@ class TaskSpec:
                 if len(counts) > 1
                 else "use cases of two grades",
             )
-        # AUROC selects the checkpoint, and is not defined for cases of one side.
-        positive = [case.grades[grade.name] >= grade.at_least for case in dataset.val]
-        if len(set(positive)) == 1:
-            raise BadDataset(
-                f"{grade.name} of at least {grade.at_least} holds for {sum(positive)} of "
-                f"{pluralise(len(positive), 'case')} of `val`, which needs cases on both sides",
-                subject=dataset.id,
-                remedy="import the cases with other splits and another id",
-            )
+
+    def _check_sides(self, dataset: DatasetManifest) -> None:
+        # AUROC selects the checkpoint, and is not defined for cases of one side. Training alternates the sides.
+        for split in ("train", "val"):
+            cases = dataset.split(split)
+            if self.grade is not None:
+                condition = f"{self.grade.name} of at least {self.grade.at_least}"
+                positive = sum(case.grades[self.grade.name] >= self.grade.at_least for case in cases)
+            elif self.case_class is not None and not self.case_class.label:
+                condition = self.case_class.name
+                positive = sum(case.classes[condition] for case in cases)
+            else:
+                return
+            if positive in (0, len(cases)):
+                raise BadDataset(
+                    f"{condition} holds for {positive} of {pluralise(len(cases), 'case')} of `{split}`, "
+                    "which needs cases on both sides",
+                    subject=dataset.id,
+                    remedy="import the cases with other splits and another id",
+                )
 
     def _check_complete(self, dataset: DatasetManifest) -> None:
         rows = [(split, case) for split in FINETUNING_SPLITS for case in dataset.split(split)]

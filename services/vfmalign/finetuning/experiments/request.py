@@ -120,10 +120,16 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
         NotFound: a model or the dataset does not exist.
         PreconditionFailed: the dataset has a different digest than requested.
         BadDataset: a split has no case, or a case lacks what a task needs.
-        BadOption: `train` cannot be reduced to a number of training cases, the input of a model lacks a channel that a
+        BadOption: `train` cannot be reduced to a number of training cases, two of these numbers are equal, the input of a model lacks a channel that a
             task requires or is smaller than a patch, or the dataset does not declare what a task requires.
     """
     dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
+    if {0, len(dataset.train)} <= set(spec.train_cases):
+        raise BadOption(
+            f"{len(dataset.train)} training cases are all of `train`, which the list has as 0 (`all`) too",
+            field="spec.train_cases",
+            remedy="name one of the two",
+        )
     tasks = _resolve_tasks(spec, dataset)
     _check_smallest_differences(spec, tasks)
     cards = [load_card(store, model) for model in spec.model_ids]

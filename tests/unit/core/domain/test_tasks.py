@@ -199,10 +199,19 @@ def test_a_dataset_that_declares_nothing_of_a_kind_is_named():
         resolve("segmentation", bare)
 
 
-def make_dataset(**case):
+BOTH_SIDES = {"train": (False, True), "val": (True, False), "test": (True,)}
+
+
+def make_dataset(sides=BOTH_SIDES, **case):
+    """A dataset whose cases have the disease or not."""
     volumes = {kind: StoredObject(key=f"k/{kind}", sha256="a" * 64) for kind in ("t1w", "flair", "t2w", "hippocampus")}
-    fields = {"volumes": volumes, "classes": {"disease": True}} | case
-    cases = {split: (Case(id=split, group=split, **fields),) for split in ("train", "val", "test")}
+    cases = {
+        split: tuple(
+            Case(**{"id": f"{split}-{place}", "group": split, "volumes": volumes, "classes": {"disease": side}} | case)
+            for place, side in enumerate(values)
+        )
+        for split, values in sides.items()
+    }
     return DatasetManifest(id="brains", declaration=BRAIN, **cases)
 
 
@@ -210,7 +219,7 @@ def test_a_case_without_what_the_task_needs_is_named():
     for task in ("segmentation", "classification:class=disease", "super_resolution:modality=t1w"):
         resolve(task, BRAIN).check_cases(make_dataset())
     with pytest.raises(
-        BadDataset, match="brains: segmentation needs mask, which is missing in 3 of 3 cases, such as train of"
+        BadDataset, match="brains: segmentation needs mask, which is missing in 5 of 5 cases, such as train-0 of"
     ) as error:
         resolve("segmentation:label=mask", BRAIN).check_cases(make_dataset())
     for part in ("`--only-with mask`", "another `--id`", "private/mapping.csv"):
@@ -219,6 +228,15 @@ def test_a_case_without_what_the_task_needs_is_named():
         BadDataset, match=r"classification needs disease.*with disease of every case and another `--id`"
     ):
         resolve("classification:class=disease", BRAIN).check_cases(make_dataset(classes={}))
+
+
+@pytest.mark.parametrize(("split", "values"), [("train", (False,) * 3), ("val", (True,) * 2)])
+def test_a_stated_class_needs_train_and_val_cases_on_both_sides(split, values):
+    one_sided = make_dataset(BOTH_SIDES | {split: values})
+    count = f"{sum(values)} of {len(values)} cases of `{split}`"
+    with pytest.raises(BadDataset, match=f"disease holds for {count}, which needs cases on both sides"):
+        resolve("classification:class=disease", BRAIN).check_cases(one_sided)
+    resolve("segmentation", BRAIN).check_cases(one_sided)
 
 
 def test_ct_is_not_distorted():

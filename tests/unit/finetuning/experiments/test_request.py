@@ -413,7 +413,9 @@ def test_specs_without_numbers_of_training_cases_keep_their_digests():
 
 
 def test_training_cases_are_counted_before_anything_is_stored(stored):
-    assert pin_inputs(stored, make_spec(train_cases=(2, 0), tasks=("segmentation",))).train_size == 2
+    assert pin_inputs(stored, make_spec(train_cases=(2,), tasks=("segmentation",))).train_size == 2
+    with pytest.raises(BadOption, match="2 training cases are all of `train`, which the list has as 0"):
+        pin_inputs(stored, make_spec(train_cases=(2, 0), tasks=("segmentation",)))
     says = "3 training cases are more than the 2 of `train`"
     with pytest.raises(BadOption, match=says):
         pin_inputs(stored, make_spec(train_cases=(3,), tasks=("segmentation",)))

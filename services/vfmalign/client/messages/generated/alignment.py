@@ -69,7 +69,7 @@ class CheckPlan(ApiMessage):
 
     metric: str
     """Name of the task's primary metric, such as `mean_dice`."""
-    smallest_difference: float = Field(gt=0.0, le=1000.0, allow_inf_nan=False)
+    smallest_difference: float = Field(gt=0.0, le=1000000000000000.0, allow_inf_nan=False)
     """`CheckSpec.smallest_difference`, in the metric's unit."""
     seeds: int = Field(ge=1, le=10)
     """`CheckSpec.seeds`."""
@@ -131,7 +131,7 @@ class CheckSpec(CheckSpecMethods):
     """Times each network is trained, with the seeds `seed` to `seed` + `seeds` − 1, at most 2^63 − 1. With fewer than
     3, no verdict is GAIN, EQUIVALENT or HARM. Random weights, permutations and resamples are drawn with `seed`.
     """
-    smallest_difference: float = Field(default=0.0, ge=0.0, le=1000.0, allow_inf_nan=False)
+    smallest_difference: float = Field(default=0.0, ge=0.0, le=1000000000000000.0, allow_inf_nan=False)
     """Smallest relevant difference of the task's primary metric, in the metric's unit: smaller differences do not
     matter. 0 means the metric's own (`Metric.smallest_difference`).
     """

@@ -38,7 +38,7 @@ class SmallestDifference(ApiMessage):
 
     metric: str
     """Name of the metric, such as `lesion_dice`."""
-    value: float = Field(gt=0.0, le=1000.0, allow_inf_nan=False)
+    value: float = Field(gt=0.0, le=1000000000000000.0, allow_inf_nan=False)
     """The difference, in the metric's unit."""
 
 
