@@ -16,12 +16,11 @@ log contains the traceback, which may include data.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
@@ -40,6 +39,7 @@ from vfmalign.core.rpc.access.authorisation import check_access, choose_tenant, 
 from vfmalign.core.rpc.access.identity import current_identity, current_tenant
 from vfmalign.core.rpc.audit.events import CallAudit
 from vfmalign.core.rpc.audit.trail import AuditTrail
+from vfmalign.core.rpc.call_endings import Ending, get_code, get_refusal_s, is_late
 from vfmalign.core.rpc.call_log import CallLog
 from vfmalign.core.rpc.call_metrics import Method
 from vfmalign.core.rpc.limits.admission import Context, Reservation
@@ -59,20 +59,12 @@ from vfmalign.core.runtime.key_locks import KeyLocks
 from vfmalign.core.runtime.threads import MESSAGES
 from vfmalign.core.runtime.work_context import limit_work
 
-# A client cancels at its own deadline, a moment before the server notices its own. A call that is cancelled this close
-# to the deadline is counted as DEADLINE_EXCEEDED.
-_DEADLINE_SLACK_S = 0.1
 _LARGE_MESSAGE_BYTES = 2**18
 _CANCELLATION_S = 1.0
 """Time within which gRPC cancels a call after the end of its requests, in seconds; usually it takes milliseconds."""
-_REFUSAL_S = 1.0
-"""Seconds to hold a call that found no place before it ends, so that callers who repeat it at once cost little time."""
-_LONGEST_REFUSAL_S = 10.0
-"""Maximum of these seconds for a call that is repeated before its stated delay has passed."""
 _QUIET = frozenset({"grpc.health.v1.Health"})
 _ALWAYS_OPEN = "grpc."
 """Prefix of the services that answer while the process starts and shuts down: health and reflection."""
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _LOG = logs.get("rpc")
 
 _Parse = Callable[[bytes], Message]
@@ -105,33 +97,6 @@ class Gate:
             remedy="try again later",
             reason=self.state.upper(),
         )
-
-
-@dataclass
-class _Ending:
-    """How a failed call is aborted: after its handler has ended, and without a reference to its error.
-
-    gRPC keeps the frames through which an abort passes until the garbage collector runs, which may be minutes later.
-    These frames must refer neither to the request nor to an error, which would refer to the frames of the handler.
-
-    Attributes:
-        code, message, trailers: parts of the status.
-        delay_s: seconds until the call ends.
-        identifying: whether the caller is being identified.
-        audit: audit of the call.
-    """
-
-    audit: CallAudit
-    code: grpc.StatusCode = grpc.StatusCode.INTERNAL
-    message: str = ""
-    trailers: tuple[tuple[str, str | bytes], ...] = ()
-    delay_s: float = 0.0
-    identifying: bool = False
-
-    async def abort(self, context: Context) -> NoReturn:
-        """Ends the call."""
-        await asyncio.sleep(self.delay_s)
-        await context.abort(self.code, self.message, self.trailers)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -279,7 +244,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     return
                 yield request
 
-    async def _admit(self, context: Context, method: Method, ending: _Ending) -> Hold:
+    async def _admit(self, context: Context, method: Method, ending: Ending) -> Hold:
         """Admits and identifies a call, and returns the resources that it holds."""
         self._gate.check(method.service)
         ending.identifying = True
@@ -307,7 +272,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             method.count_caller(tenant, check_access(identity, path))
 
     @asynccontextmanager
-    async def _around(self, context: Context, method: Method) -> AsyncIterator[_Ending]:
+    async def _around(self, context: Context, method: Method) -> AsyncIterator[Ending]:
         """Runs a call as the body of the context, and accounts for how it ended.
 
         Binds the request id to the running context, turns exceptions into a status that carries the request id, and
@@ -320,7 +285,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         started, time_limit_s = time.perf_counter(), context.time_remaining()
         code = grpc.StatusCode.OK
         failure: VfmalignError | None = None
-        ending = _Ending(CallAudit(self._audit, method.service, method.name, context.peer()))
+        ending = Ending(CallAudit(self._audit, method.service, method.name, context.peer()))
         try:
             yield ending
         except VfmalignError as error:
@@ -330,10 +295,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 key_id = get_key_id(context.invocation_metadata() or ())
                 self._log.log_denial(method.path[1:], error, context.peer(), key_id)
         except (asyncio.CancelledError, GeneratorExit):
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if _is_late(context) else grpc.StatusCode.CANCELLED
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late(context) else grpc.StatusCode.CANCELLED
             raise
         except grpc.aio.AbortError:
-            code = _code_in(context)
+            code = get_code(context)
             raise
         except NotImplementedError:
             code = grpc.StatusCode.UNIMPLEMENTED
@@ -363,7 +328,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             )
             ending.code, ending.message = get_status_code(failure), status.message
             if failure.reason == "QUEUE_FULL":
-                ending.delay_s = _get_refusal_s(failure, context)
+                ending.delay_s = get_refusal_s(failure, context)
 
 
 async def _refuse_missing_message(context: Context, message_bytes: int) -> None:
@@ -379,7 +344,7 @@ async def _refuse_missing_message(context: Context, message_bytes: int) -> None:
     try:
         await asyncio.sleep(_CANCELLATION_S)
     except asyncio.CancelledError:
-        if _is_late(context):
+        if is_late(context):
             raise
         raise TooLarge(
             f"the message is larger than {message_bytes:,} bytes, or the client left before it was complete",
@@ -388,26 +353,3 @@ async def _refuse_missing_message(context: Context, message_bytes: int) -> None:
             reason=MESSAGE_TOO_LARGE,
         ) from None
     raise InvalidInput("the call has no message", subject="message", remedy="send one message", reason="NO_MESSAGE")
-
-
-def _get_refusal_s(failure: VfmalignError, context: Context) -> float:
-    """Returns the seconds to hold a rejected call: about its stated delay if the call was repeated too early.
-
-    The delay is randomised, so that calls that were rejected together do not come again together.
-    """
-    delay_s = _REFUSAL_S
-    if isinstance(failure, QueueFull) and failure.is_early:
-        spread = random.uniform(0.5, 1.5)  # noqa: S311
-        delay_s = min(max((failure.retry_after_s or 0.0) * spread, delay_s), _LONGEST_REFUSAL_S)
-    left_s = context.time_remaining()
-    return delay_s if left_s is None else min(delay_s, max(0.0, left_s - _DEADLINE_SLACK_S))
-
-
-def _is_late(context: Context) -> bool:
-    left_s = context.time_remaining()
-    return left_s is not None and left_s <= _DEADLINE_SLACK_S
-
-
-def _code_in(context: Context) -> grpc.StatusCode:
-    code: grpc.StatusCode | int = context.code()
-    return code if isinstance(code, grpc.StatusCode) else _CODES.get(code, grpc.StatusCode.UNKNOWN)

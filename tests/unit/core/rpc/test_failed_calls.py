@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health
 
 from vfmalign.core.domain.errors import Exhausted
-from vfmalign.core.rpc import interceptors
+from vfmalign.core.rpc import call_endings
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import serve_api
 from vfmalign.core.runtime import fair_gate
@@ -112,7 +112,7 @@ async def test_a_refused_caller_who_repeats_its_call_too_early_is_refused_before
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A message that cannot be parsed shows whether it was read."""
-    monkeypatch.setattr(interceptors, "_REFUSAL_S", 0.0)
+    monkeypatch.setattr(call_endings, "_REFUSAL_S", 0.0)
     monkeypatch.setattr(fair_gate, "SHORTEST_RETRY_S", 60.0)
     monkeypatch.setattr(fair_gate, "_READ_PAUSE_S", 60.0)
     servicer = Full()
@@ -152,6 +152,6 @@ def test_a_call_that_came_too_early_is_held_for_about_its_delay(
     context: Any = SimpleNamespace(time_remaining=lambda: left_s)
     full: Any = None
     error = QueueFull(full, 3, delay_s, subject="queue", is_early=is_early)
-    held_s = [interceptors._get_refusal_s(error, context) for _ in range(50)]
+    held_s = [call_endings.get_refusal_s(error, context) for _ in range(50)]
     assert shortest_s <= min(held_s) <= max(held_s) <= longest_s
     assert (len(set(held_s)) > 1) == (shortest_s < longest_s), "calls that were refused together come apart"
