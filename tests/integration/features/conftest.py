@@ -17,6 +17,7 @@ from tests.dataset_imports import import_dataset
 from tests.dicom_files import write_prostate
 from tests.integration.features import callers
 from tests.integration.features.dicom_service import NAME, RULES, make_declaration
+from tests.integration.features.imported_datasets import checked, emptied  # noqa: F401 - fixtures
 from tests.orthanc import Orthanc, run_orthanc
 
 from vfmalign.client import Client
