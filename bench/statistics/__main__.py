@@ -21,6 +21,7 @@ from bench.statistics.power import simulate_power
 from bench.statistics.random_weights import run_controls, simulate_pretraining
 from bench.statistics.size import simulate_size
 from bench.statistics.training_seeds import simulate_seeds
+from bench.statistics.trainings import ARCHITECTURES
 from bench.tables import Section
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Section]] = {
@@ -39,7 +40,13 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Section]] = {
 }
 """Simulations, in the order in which they run."""
 TRAINED: dict[str, Callable[[argparse.Namespace], Section]] = {
-    "controls": lambda arguments: run_controls(arguments.controls, arguments.processes, arguments.seed),
+    "controls": lambda arguments: run_controls(
+        arguments.controls,
+        arguments.processes,
+        arguments.seed,
+        architectures=arguments.control_architectures.split(","),
+        states=arguments.control_states,
+    ),
 }
 """Sections that train networks, for an hour or two on two cores: only where `--only` names them."""
 
@@ -69,6 +76,12 @@ def main() -> int:
     parser.add_argument(
         "--controls", type=Path, default=environments.HOME / "controls", help="folder of the trainings, which resume"
     )
+    parser.add_argument(
+        "--control-architectures",
+        default=",".join(ARCHITECTURES),
+        help="of the negative control, separated by commas; also ResNet-10 and ResNet-18",
+    )
+    parser.add_argument("--control-states", type=int, default=20, help="initial weights per cell (20)")
     parser.add_argument("--out", type=Path, help="folder of the results")
     arguments = parser.parse_args()
     chosen = arguments.only.split(",")

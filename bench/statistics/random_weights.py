@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.monitoring.jobs import Job, Jobs
-from bench.statistics.trainings import CELLS, get_metric, train
+from bench.statistics.trainings import ANATOMIES, CELLS, RESNET_CELLS, get_metric, train
 from bench.tables import Section, Table
 from vfmalign.analysis.checks.verdict import SCRATCH, decide_verdict
 from vfmalign.analysis.gains.crossed import analyse_crossed
@@ -39,7 +39,7 @@ STATES = tuple(range(20))
 """Seeds of the initial weights, fixed before anything was trained."""
 SEEDS = (0, 1, 2)
 RECIPES = ("pretrained", "scratch")
-CONTROL_EPOCHS = {"ConvNeXt micro": 4, "SegResNet-8": 2}
+CONTROL_EPOCHS = {"ConvNeXt micro": 4, "SegResNet-8": 2, "ResNet-10": 2, "ResNet-18": 2}
 """Epochs of 16 steps in the negative control: half of the recipe `demo`, or a quarter, the least that has a verdict."""
 FULL_EPOCHS = 8
 """Epochs of the recipe `demo`, for the positive control."""
@@ -105,15 +105,19 @@ def _count_signs(
     return above / datasets, below / datasets
 
 
-def run_controls(folder: Path, processes: int, seed: int, cells: Sequence[Cell] = CELLS) -> Section:
+def run_controls(
+    folder: Path, processes: int, seed: int, *, architectures: Sequence[str], states: int = len(STATES)
+) -> Section:
     """Trains and compares both controls. A run that was interrupted goes on where it was.
 
     Args:
         folder: of the results of all trainings.
         processes: trainings that run at once, of one thread each.
         seed: of the draws.
-        cells: architectures and anatomies.
+        architectures: names in `CONTROL_EPOCHS`. The positive control runs if they include its own.
+        states: number of initial states per cell of the negative control. With fewer than four, there is no answer.
     """
+    cells = [(architecture, anatomy) for anatomy in ANATOMIES for architecture in architectures]
     jobs = Jobs(folder, processes, seed, 1.0, None)
     section = Section("controls", "Controls of the answer on pretraining: real trainings")
     rows, pooled = [], Counter[VerdictLabel]()
@@ -121,7 +125,7 @@ def run_controls(folder: Path, processes: int, seed: int, cells: Sequence[Cell] 
         recipe = _choose_recipe(
             jobs, [_make_job(cell, state, SEEDS[0], CONTROL_EPOCHS[cell[0]]) for state in STATES[:2]]
         )
-        labels, row = _count_negative(jobs, cell, recipe, seed)
+        labels, row = _count_negative(jobs, cell, recipe, seed, STATES[:states])
         pooled += labels
         rows.append(row)
     rows.append(("all", "", "", "", "", *_to_shares(pooled)))
@@ -137,14 +141,14 @@ def run_controls(folder: Path, processes: int, seed: int, cells: Sequence[Cell] 
         "harm",
     )
     section.tables.append(Table("Negative control: untrained weights in the model's place", columns, rows))
-    positive = _list_positive(jobs, POSITIVE)
+    positive = _list_positive(jobs, POSITIVE) if POSITIVE[0] in architectures else []
     compared = [f"{name}, R = {n_random}" for n_random in RANDOM_SEEDS for name in ("difference", "interval", "answer")]
     columns = ("architecture, anatomy", "encoder", *compared)
     section.tables.append(Table("Positive control: encoders fine-tuned on other patients", columns, positive))
     section.records.append({"negative": dict(pooled), "positive": positive})
-    steps = {architecture: 16 * epochs for architecture, epochs in CONTROL_EPOCHS.items()}
+    steps = {architecture: 16 * CONTROL_EPOCHS[architecture] for architecture in architectures}
     section.sentences.append(
-        f"{len(STATES)} initial states × {len(SEEDS)} training seeds per cell. Steps: "
+        f"{states} initial states × {len(SEEDS)} training seeds per cell. Steps: "
         f"{', '.join(f'{count} of {architecture}' for architecture, count in steps.items())}. {DRAWS:,} draws per cell "
         f"of one state and of three others. Positive control: {16 * FULL_EPOCHS} steps."
     )
@@ -168,21 +172,23 @@ def _choose_recipe(jobs: Jobs, arms: Sequence[Job]) -> str:
     return max(RECIPES, key=lambda recipe: means[recipe])
 
 
-def _count_negative(jobs: Jobs, cell: Cell, recipe: str, seed: int) -> tuple[Counter[VerdictLabel], tuple[str, ...]]:
+def _count_negative(
+    jobs: Jobs, cell: Cell, recipe: str, seed: int, states: Sequence[int]
+) -> tuple[Counter[VerdictLabel], tuple[str, ...]]:
     """Counts the answers on random weights over draws of one state and of the others that it is compared with."""
-    wanted = [_make_job(cell, state, training, CONTROL_EPOCHS[cell[0]]) for state in STATES for training in SEEDS]
+    wanted = [_make_job(cell, state, training, CONTROL_EPOCHS[cell[0]]) for state in states for training in SEEDS]
     score_JG = _to_array([result["scores"] for result in _run(jobs, wanted, recipe)])
-    score_ISG = score_JG.reshape(len(STATES), len(SEEDS), -1)
-    metric, rng = get_metric(cell[1]), np.random.default_rng([seed, CELLS.index(cell)])
+    score_ISG = score_JG.reshape(len(states), len(SEEDS), -1)
+    metric, rng = get_metric(cell[1]), np.random.default_rng([seed, (*CELLS, *RESNET_CELLS).index(cell)])
     labels = Counter[VerdictLabel]()
-    for _ in range(DRAWS):
-        model, *others = rng.permutation(len(STATES))[: 1 + len(SEEDS)]
+    for _ in range(DRAWS if len(states) > len(SEEDS) else 0):
+        model, *others = rng.permutation(len(states))[: 1 + len(SEEDS)]
         random_SG = score_ISG[others, np.arange(len(SEEDS))]  # a training of its own for every state and seed
         gain = _compare(score_ISG[model], random_SG, metric)
         labels[decide_verdict(gain, metric, held_out=True, seeds=len(SEEDS), baseline=SCRATCH).label] += 1
     mean_IS = score_ISG.mean(axis=2)
     spreads = (mean_IS.mean(axis=1).std(ddof=1), np.sqrt(mean_IS.var(axis=1, ddof=1).mean()))
-    once = _count_once(score_ISG, metric, rng)
+    once = _count_once(score_ISG, metric, rng) if len(states) > 1 else 0.0
     texts = (f"{', '.join(cell)}; recipe of `{recipe}`", str(score_ISG.shape[2]), *(f"{sd:.3f}" for sd in spreads))
     return labels, (*texts, f"{once:.1%}", *_to_shares(labels))
 
@@ -191,7 +197,7 @@ def _count_once(score_ISG: Array, metric: MetricSpec, rng: np.random.Generator) 
     """Share of comparisons of two states by one training each whose interval, over patients alone, excludes 0."""
     excluded = 0
     for _ in range(DRAWS):
-        model, other = rng.permutation(len(STATES))[:2]
+        model, other = rng.permutation(len(score_ISG))[:2]
         training = rng.integers(len(SEEDS))
         interval = _compare(score_ISG[model, [training]], score_ISG[other, [training]], metric).absolute.interval
         excluded += interval is not None and (interval.lower > 0.0 or interval.upper < 0.0)
@@ -233,4 +239,4 @@ def _to_array(scores: Sequence[Sequence[float | None]]) -> Array:
 
 def _to_shares(labels: Counter[VerdictLabel]) -> tuple[str, ...]:
     shown: tuple[VerdictLabel, ...] = ("gain", "equivalent", "inconclusive", "harm")
-    return tuple(f"{labels[label] / labels.total():.1%}" for label in shown)
+    return tuple(f"{labels[label] / labels.total():.1%}" if labels else "–" for label in shown)

@@ -53,7 +53,10 @@ ANATOMIES = {
     "hippocampus": Anatomy("hippocampus", single=True),
 }
 ARCHITECTURES = ("ConvNeXt micro", "SegResNet-8")
+RESNETS = {"ResNet-10": [1, 1, 1, 1], "ResNet-18": [2, 2, 2, 2]}
+"""Networks with batch normalisation, and the numbers of their blocks. `--control-architectures` adds them."""
 CELLS = tuple((architecture, anatomy) for anatomy in ANATOMIES for architecture in ARCHITECTURES)
+RESNET_CELLS = tuple((architecture, anatomy) for anatomy in ANATOMIES for architecture in RESNETS)
 
 
 def train(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +81,8 @@ def train(job: Mapping[str, Any]) -> dict[str, Any]:
     if job.get("encoder"):
         weights = _load_pretrained(job, architecture, Path(job["encoder"]))
     recipe = get_finetuning_recipe(job["recipe"], "segmentation", "demo").model_copy(update={"epochs": job["epochs"]})
-    state, scores, _ = _fit(job, architecture, weights, recipe=recipe, seed=job["seed"], split="train")
+    random = not job.get("encoder")
+    state, scores, _ = _fit(job, architecture, weights, recipe=recipe, seed=job["seed"], split="train", random=random)
     return {"val": state.curve[state.best_epoch].validation_score, "scores": scores}
 
 
@@ -91,7 +95,7 @@ def _load_pretrained(job: Mapping[str, Any], architecture: Architecture, folder:
             update={"epochs": PRETRAINING_EPOCHS}
         )
         weights = _draw_weights(architecture, job["initial"])
-        _, _, weights = _fit(job, architecture, weights, recipe=recipe, seed=job["initial"], split="other")
+        _, _, weights = _fit(job, architecture, weights, recipe=recipe, seed=job["initial"], split="other", random=True)
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         unfinished.write_bytes(to_safetensors(weights))
@@ -107,16 +111,19 @@ def _fit(
     recipe: TrainingRecipe,
     seed: int,
     split: str,
+    random: bool,
 ) -> tuple[TrainerState, list[float | None], dict[str, Any]]:
     """Trains as a job does (`training.job`), and returns its state, its test scores and the weights of its encoder."""
     import torch
 
     from vfmalign.core.runtime.metrics import Stages
     from vfmalign.core.runtime.work_queue import ShutdownRequest
+    from vfmalign.models.running_statistics import list_running
     from vfmalign.models.weights import build_encoder
     from vfmalign.training.data import derive_seed
     from vfmalign.training.learner import FineTuning
     from vfmalign.training.networks.factory import build_network
+    from vfmalign.training.statistics import estimate_from_cases
     from vfmalign.training.tasks import get_task
     from vfmalign.training.trainer import Trainer
 
@@ -124,6 +131,8 @@ def _fit(
     device, stop = torch.device("cpu"), ShutdownRequest()
     torch.manual_seed(derive_seed(seed, "head"))
     encoder = build_encoder(architecture, weights, device)
+    if random and list_running(encoder):
+        estimate_from_cases(encoder, _load_cases(job["anatomy"], split), None, device, stop.check)
     learner = FineTuning(task, build_network(task, encoder, architecture.preprocessing), encoder, device)
     spec = TrainingSpec(
         job_id="bench", kind="finetune", dataset_id=job["anatomy"], dataset_digest="0" * 64,
@@ -187,6 +196,16 @@ def _get_architecture(name: str, anatomy: str) -> Architecture:
         return get_architecture("profound_conv_micro_single" if single else "profound_conv_micro")
     preprocessing: Preprocessing = SINGLE_INPUT if single else MICRO_INPUT
     channels = len(preprocessing.modalities)
+    if name in RESNETS:
+        arguments: dict[str, object] = {
+            "block": "basic",
+            "layers": RESNETS[name],
+            "block_inplanes": [64, 128, 256, 512],
+            "n_input_channels": channels,
+            "num_classes": 2,
+        }
+        layers = [f"layer{number}" for number in range(1, 5)]
+        return get_architecture(encode_architecture_name("ResNet", arguments, layers, preprocessing))
     arguments = {
         "spatial_dims": 3,
         "init_filters": 8,

@@ -8,6 +8,7 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.domain.recipes import PRESETS, Preset, fit_patch, get_finetuning_recipe
 from vfmalign.core.domain.record import Record
 
@@ -66,9 +67,7 @@ def make_request(recipe: TrainingRecipe, preset: str) -> Recipe:
     return Recipe.model_validate(fields | {"preset": preset})
 
 
-def get_recipe(
-    spec: CheckSpec, network: Network, input_shape_DHW: tuple[int, int, int] | None = None
-) -> TrainingRecipe:
+def get_recipe(spec: CheckSpec, network: Network, model_input: Preprocessing | None = None) -> TrainingRecipe:
     """Returns the recipe of one of a check's three trainings.
 
     The network with random weights uses the recipe of the pretrained network, unless the spec sets another recipe. The
@@ -78,13 +77,13 @@ def get_recipe(
     Args:
         spec: the requested check.
         network: the training.
-        input_shape_DHW: size of the model's input in voxels, which limits the patches of a preset; None if unknown.
+        model_input: the model's input, which limits or determines the patches of a preset; None if unknown.
 
     Raises:
         BadOption: the task or preset is unknown.
     """
     preset = get_preset(spec.recipe)
-    base = fit_patch(get_finetuning_recipe("pretrained", spec.task.name, preset), input_shape_DHW)
+    base = fit_patch(get_finetuning_recipe("pretrained", spec.task.name, preset), model_input)
     main = apply_recipe(spec.recipe, base)
     own = spec.scratch_recipe if network == "scratch" else spec.specialised_recipe
     if network == "pretrained" or (network == "scratch" and own is None):
@@ -97,12 +96,12 @@ def get_recipe(
     return base if own is None else apply_recipe(own, base)
 
 
-def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | None = None) -> TrainingRecipe | None:
+def get_second_recipe(spec: CheckSpec, model_input: Preprocessing | None = None) -> TrainingRecipe | None:
     """Returns the preset's recipe for random weights if a check also tries this recipe.
 
     Args:
         spec: the requested check.
-        input_shape_DHW: see `get_recipe`.
+        model_input: see `get_recipe`.
 
     Returns:
         The recipe; None if the spec sets a recipe for random weights or a rate of the common recipe, or if the preset
@@ -110,7 +109,7 @@ def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | N
     """
     if spec.scratch_recipe is not None or any(getattr(spec.recipe, name) is not None for name in _RATES):
         return None
-    first = get_recipe(spec, "scratch", input_shape_DHW)
+    first = get_recipe(spec, "scratch", model_input)
     second = get_finetuning_recipe("scratch", spec.task.name, get_preset(spec.recipe)).model_copy(
         update={name: getattr(first, name) for name in BUDGET}
     )

@@ -15,8 +15,9 @@ from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
 from vfmalign.client.messages.features import CreateStudyUploadRequest, ListFeatureSetsRequest, Pooling
-from vfmalign.core.domain.errors import Cancelled, PreconditionFailed
+from vfmalign.core.domain.errors import BadOption, Cancelled, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.patches import Shape
 from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.rpc.access.authorisation import check_extraction, get_creator
 from vfmalign.core.rpc.access.identity import current_identity
@@ -38,7 +39,7 @@ from vfmalign.features.erasure import check_group_not_erased, make_erasures
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.dataset_extraction import extract_dataset
 from vfmalign.features.extraction.device import MemoryMeter, describe_device
-from vfmalign.features.extraction.extractor import check_layers, extract
+from vfmalign.features.extraction.extractor import check_layers, extract, extract_patches
 from vfmalign.features.extraction.parts import ExtractionOptions, Features, Hooks
 from vfmalign.features.extraction.study import Source, StudyRequest, prepare_sources
 from vfmalign.features.extraction.study_store import store_features
@@ -172,6 +173,13 @@ class FeatureServicer(ErasureRpcs, features_pb2_grpc.FeatureServiceServicer):
             encoder, card = await STORE.run(self._models.get, request.model, request.model_sha256)
         layers = request.layers or (card.primary_layer,)
         check_layers(encoder, layers)
+        patch_DHW = card.preprocessing.patch_shape_dhw
+        if patch_DHW is not None and request.pooling == "none":
+            raise BadOption(
+                "the model reads its input in patches, whose feature maps are not joined",
+                field="pooling",
+                remedy="choose mean",
+            )
         origin = converters.to_origin(card, request.input_transform)
         check = None if request.observation is None else self._outbox.check(request.observation.monitor_id, origin)
         read = ReadStudy([], (), {})
@@ -185,7 +193,7 @@ class FeatureServicer(ErasureRpcs, features_pb2_grpc.FeatureServiceServicer):
         def forward() -> Features:
             metrics.batch_size.observe(1)
             with stages.stage("forward"):
-                return meter.run(lambda: _extract_one(encoder, study, layers, request.pooling))
+                return meter.run(lambda: _extract_one(encoder, study, layers, request.pooling, patch_DHW))
 
         features = _without_batch(await self._workers.device.run(forward))
         leave()
@@ -271,7 +279,11 @@ class FeatureServicer(ErasureRpcs, features_pb2_grpc.FeatureServiceServicer):
         yield feature_set.to_proto()
 
 
-def _extract_one(encoder: Encoder, study: PreparedStudy, layers: Sequence[str], pooling: Pooling) -> Features:
+def _extract_one(
+    encoder: Encoder, study: PreparedStudy, layers: Sequence[str], pooling: Pooling, patch_DHW: Shape | None
+) -> Features:
+    if patch_DHW is not None:
+        return extract_patches(encoder, study, layers, patch_DHW)
     return extract(encoder, study.input_CDHW[None], layers, pooling, torch.tensor([study.slices]))
 
 

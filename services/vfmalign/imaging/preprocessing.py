@@ -26,6 +26,7 @@ from torch.nn import functional
 from vfmalign.core.domain.declarations import LabelMap, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.patches import Extent
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.imaging.grid import Grid, PlaneStack, common_grid, resample, resample_planes, study_grid
 from vfmalign.imaging.input_transforms import InputTransform, StudyContext, get_input_transform, identity
@@ -65,6 +66,7 @@ class PreparedStudy:
         spacing_mm: along D, H, W.
         slices: index of the tensors' first slice in the study's grid, and number of slices of this grid. The index is
             negative if slices of padding precede the grid.
+        image: the part of the tensors that lies in the study's grid. The rest is padding.
     """
 
     input_CDHW: Tensor
@@ -74,6 +76,7 @@ class PreparedStudy:
     slices: tuple[int, int]
     scale: Scale
     label_max: dict[VolumeKind, int]
+    image: Extent
 
 
 def prepare_study(
@@ -133,7 +136,17 @@ def prepare_study(
         slices=(-padding_before(grid.shape_XYZ[2], preprocessing.shape_dhw[0]), grid.shape_XYZ[2]),
         scale=scale,
         label_max={label.name: int(study[label.name].array_XYZ.max()) for label in labels},
+        image=_find_image(grid.shape_XYZ[::-1], preprocessing.shape_dhw),
     )
+
+
+def _find_image(grid_DHW: tuple[int, int, int], shape_DHW: tuple[int, int, int]) -> Extent:
+    """The voxels of the result of `crop_or_pad` that are not padding."""
+    d, h, w = (
+        (max(0, before := padding_before(size, target)), min(target, before + size))
+        for size, target in zip(grid_DHW, shape_DHW, strict=True)
+    )
+    return d, h, w
 
 
 def _add_gland(labels: Sequence[LabelMap], preprocessing: Preprocessing) -> list[LabelMap]:

@@ -215,7 +215,7 @@ def _build_program(card: ModelCard, state: StateDict, device: torch.device | str
 
 def _takes_input(encoder: exported_program.ExportedEncoder, preprocessing: Preprocessing) -> bool:
     expected = (encoder.in_channels, *encoder.shape_DHW)
-    return (len(preprocessing.modalities), *preprocessing.shape_dhw) == expected
+    return (len(preprocessing.modalities), *preprocessing.network_shape_dhw) == expected
 
 
 def _to_ref(model_id: str, data: bytes) -> StoredObject:

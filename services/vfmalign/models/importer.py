@@ -54,6 +54,7 @@ class InputDescription:
         quantiles: quantiles of the normalisation `quantile_range`; None for the default quantiles.
         window: lower and upper bound of the normalisation `window` in HU; None for other normalisations.
         reference: modality that defines the grid of the input; empty for the default.
+        patch_shape_dhw: size of the patches in which the network reads the input; None for the whole input.
     """
 
     modalities: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class InputDescription:
     quantiles: tuple[float, float] | None = None
     window: tuple[float, float] | None = None
     reference: str = ""
+    patch_shape_dhw: tuple[int, int, int] | None = None
 
     def preprocessing(self, shape_dhw: tuple[int, int, int] | None = None) -> Preprocessing | None:
         """Builds the preprocessing. If the user sets no size, uses the size that the model declares.

@@ -34,8 +34,10 @@ N_FIGURES = 3
 _log = logs.get(__name__)
 
 
-def write_progress(store: ObjectStore, job: str, point: JobProgress) -> None:
-    """Writes one point of the learning curve."""
+def write_progress(store: ObjectStore, job: str, point: JobProgress, step_bytes: int | None = None) -> None:
+    """Writes one point of the learning curve. The point before training also states the memory of a step."""
+    if point.epoch == 0:
+        point = point.model_copy(update={"step_bytes": step_bytes})
     store.put(job_key(job, f"progress/{point.epoch:04d}.json"), point.to_json(), content_type="application/json")
 
 

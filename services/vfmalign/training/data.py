@@ -21,6 +21,7 @@ from vfmalign.core.domain.declarations import LabelMap, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.domain.metrics import list_structures
 from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.patches import Extent, Shape, weigh_patches
 from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.field_of_view import WholeLabels, mask_structure, measure_field_of_view
@@ -50,6 +51,7 @@ class PreparedCase:
         label_max: highest value of each whole label map, including values outside the crop.
         classes, grades, numbers: see `core.domain.datasets.Case`.
         slices: first slice and number of slices; see `PreparedStudy`. None for a whole volume without padding.
+        image: see `PreparedStudy`; None for an input without padding.
         positive: whether the case belongs to the task's class, or reaches the task's grade; None for other tasks.
         truth: grade or number that the task predicts; None for other tasks.
         focus_DHW: bool, voxels on which patches may be centred (`FOCUS_SHARE`); None if there are no such voxels.
@@ -71,6 +73,7 @@ class PreparedCase:
     grades: Mapping[VolumeKind, int] = field(default_factory=dict)
     numbers: Mapping[VolumeKind, float] = field(default_factory=dict)
     slices: tuple[int, int] | None = None
+    image: Extent | None = None
     positive: bool | None = None
     truth: float | None = None
     focus_DHW: Tensor | None = None
@@ -187,6 +190,7 @@ def prepare_case(
         grades=case.grades,
         numbers=case.numbers,
         slices=prepared.slices,
+        image=prepared.image,
         focus_DHW=mask_structure(structures[-1], prepared.labels) if structures else None,
         inside=view.inside,
         whole=view.whole if structures else None,
@@ -305,13 +309,25 @@ def collate(cases: Sequence[PreparedCase], device: torch.device) -> Batch:
     )
 
 
+def list_patches(case: PreparedCase, patch_DHW: Shape) -> list[tuple[PreparedCase, float]]:
+    """Cuts a case into the patches of its image; returns each patch with its weight (see `patches.weigh_patches`)."""
+    depth, height, width = case.input_CDHW.shape[1:]
+    image = case.image or ((0, depth), (0, height), (0, width))
+    return [
+        (_cut(case, tuple(slice(first, first + side) for first, side in zip(start, patch_DHW, strict=True))), weight)
+        for start, weight in weigh_patches((depth, height, width), patch_DHW, image)
+    ]
+
+
 def _augment(case: PreparedCase, patch_shape_dhw: tuple[int, int, int] | None, draw: torch.Generator) -> PreparedCase:
     region: tuple[slice, ...] = (slice(None),) * 3
     if patch_shape_dhw is not None:
         region = _patch(case, patch_shape_dhw, draw)
     # Only left to right, since bodies are nearly symmetric in no other direction. All maps are flipped together.
-    flip = bool(torch.rand((), generator=draw) < 0.5)
+    return _cut(case, region, flip=bool(torch.rand((), generator=draw) < 0.5))
 
+
+def _cut(case: PreparedCase, region: Sequence[slice], *, flip: bool = False) -> PreparedCase:
     def cut(tensor: Tensor) -> Tensor:
         piece = tensor[..., region[0], region[1], region[2]]
         return piece.flip(-1) if flip else piece

@@ -27,6 +27,7 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.models.running_statistics import list_running
 from vfmalign.training import failures
 from vfmalign.training.artifacts import (
     copy_weights,
@@ -37,11 +38,13 @@ from vfmalign.training.artifacts import (
 from vfmalign.training.checkpoint import CheckpointStore, TrainerState
 from vfmalign.training.data import PreparedCase, load_cases, shuffle_targets
 from vfmalign.training.learner import Learner
+from vfmalign.training.memory import estimate_step_bytes
 from vfmalign.training.networks.factory import build_learner
 from vfmalign.training.optim import weight_change
 from vfmalign.training.plan import JobData, JobPlan, make_plan, select_data
-from vfmalign.training.process_group import SINGLE_PROCESS, ProcessGroup
+from vfmalign.training.process_group import SINGLE_PROCESS, ProcessGroup, shard_sizes
 from vfmalign.training.settings import TrainingOptions
+from vfmalign.training.statistics import estimate_from_cases
 from vfmalign.training.tasks import get_task
 from vfmalign.training.trainer import Trainer
 
@@ -118,18 +121,22 @@ def run_job(
     stages = Stages()
     plan = make_plan(store, spec)
     learner = build_learner(store, plan, device)
-    initial_weights = copy_weights(learner.encoder)
     with stages.stage("load"):
         data = select_data(plan)
         cases = _load_cases(store, plan, data, options.workers, stop)
         baseline = _fit_baseline(plan, cases.train)
+    if learner.encoder is not None and plan.starts_from_random and list_running(learner.encoder):
+        with stages.stage("statistics"):  # repeated by every attempt, with the same numbers
+            estimate_from_cases(learner.encoder, cases.train, plan.preprocessing.patch_shape_dhw, device, stop.check)
+    initial_weights = copy_weights(learner.encoder)
+    step_bytes = _estimate_memory(plan, learner, process_group)
     trainer = Trainer(
         spec,
         learner,
         cases.train,
         cases.val,
         checkpoints=CheckpointStore(store, spec.job_id, spec.digest()),
-        publish=lambda point: write_progress(store, spec.job_id, point),
+        publish=lambda point: write_progress(store, spec.job_id, point, step_bytes),
         stop=stop,
         stages=stages,
         device=device,
@@ -195,6 +202,18 @@ def _complete(
         processor_seconds=time.process_time(),
         software={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in SOFTWARE},
     )
+
+
+def _estimate_memory(plan: JobPlan, learner: Learner, process_group: ProcessGroup) -> int | None:
+    """Estimates and logs the memory of a fine-tuning's step in one process. Returns None for pretraining."""
+    if plan.task is None:
+        return None
+    recipe = plan.spec.recipe
+    samples = max(shard_sizes(recipe.batch_size, process_group.world_size))
+    shape_DHW = recipe.patch_shape_dhw or plan.preprocessing.shape_dhw
+    size = estimate_step_bytes(learner.network, (samples, len(plan.preprocessing.modalities), *shape_DHW))
+    _log.info("step_memory", job=plan.spec.job_id, bytes=size, samples=samples, shape_dhw=shape_DHW)
+    return size
 
 
 def configure_torch(options: TrainingOptions, process_group: ProcessGroup = SINGLE_PROCESS) -> torch.device:

@@ -48,6 +48,11 @@ class JobPlan:
     dataset: DatasetManifest
 
     @property
+    def starts_from_random(self) -> bool:
+        """Whether the encoder starts from random weights: a baseline, a control or a pretraining."""
+        return self.parent is None or self.spec.initial_seed is not None
+
+    @property
     def draws_after_loading(self) -> bool:
         """Whether the job uses a subset of `train` whose classes derive from label maps."""
         case_class = self.task.case_class if self.task is not None else None

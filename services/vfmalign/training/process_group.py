@@ -117,7 +117,8 @@ class ProcessGroup:
             batch_size: smallest batch with which the function will be called.
 
         Raises:
-            BadOption: the batch has fewer samples than the job has processes, or the network normalises over the batch.
+            BadOption: the batch has fewer samples than the job has processes, or the network has batch normalisation
+                without running statistics.
         """
         if self.world_size == 1:
             return network
@@ -127,9 +128,10 @@ class ProcessGroup:
                 field="recipe.batch_size",
                 remedy=f"use at least {self.world_size}, or fewer processes",
             )
-        if any(isinstance(module, _BatchNorm) for module in network.modules()):
+        if any(isinstance(module, _BatchNorm) and module.running_mean is None for module in network.modules()):
             raise BadOption(
-                "the network uses batch normalisation, but each process sees only a part of the batch",
+                "the network uses batch normalisation without running statistics, but each process sees only a part "
+                "of the batch",
                 field="architecture",
                 remedy="train it in one process",
             )

@@ -13,6 +13,7 @@ from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest
+from vfmalign.models.running_statistics import freeze_statistics
 from vfmalign.training.checkpoint import (
     CheckpointStore,
     TrainerState,
@@ -142,7 +143,8 @@ class Trainer:
             )
             self._learner.network.train()
             if self._spec.frozen and self._learner.encoder is not None:
-                self._learner.encoder.eval()  # otherwise its running statistics would change
+                self._learner.encoder.eval()
+            freeze_statistics(self._learner.network)
             set_learning_rate(self._optimiser, learning_rate_at(step, recipe))
             self._optimiser.zero_grad(set_to_none=True)
             loss = self._learner.loss(batch, generator(seed, "loss", step), self._forward)

@@ -64,7 +64,7 @@ class Layer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., channels: _Optional[int] = ...) -> None: ...
 
 class Preprocessing(_message.Message):
-    __slots__ = ("modalities", "spacing_mm", "shape_dhw", "normalisation", "quantiles", "reference", "window")
+    __slots__ = ("modalities", "spacing_mm", "shape_dhw", "normalisation", "quantiles", "reference", "window", "patch_shape_dhw")
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     SPACING_MM_FIELD_NUMBER: _ClassVar[int]
     SHAPE_DHW_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class Preprocessing(_message.Message):
     QUANTILES_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
+    PATCH_SHAPE_DHW_FIELD_NUMBER: _ClassVar[int]
     modalities: _containers.RepeatedScalarFieldContainer[str]
     spacing_mm: _containers.RepeatedScalarFieldContainer[float]
     shape_dhw: _containers.RepeatedScalarFieldContainer[int]
@@ -79,7 +80,8 @@ class Preprocessing(_message.Message):
     quantiles: _containers.RepeatedScalarFieldContainer[float]
     reference: str
     window: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., spacing_mm: _Optional[_Iterable[float]] = ..., shape_dhw: _Optional[_Iterable[int]] = ..., normalisation: _Optional[str] = ..., quantiles: _Optional[_Iterable[float]] = ..., reference: _Optional[str] = ..., window: _Optional[_Iterable[float]] = ...) -> None: ...
+    patch_shape_dhw: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., spacing_mm: _Optional[_Iterable[float]] = ..., shape_dhw: _Optional[_Iterable[int]] = ..., normalisation: _Optional[str] = ..., quantiles: _Optional[_Iterable[float]] = ..., reference: _Optional[str] = ..., window: _Optional[_Iterable[float]] = ..., patch_shape_dhw: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Pretraining(_message.Message):
     __slots__ = ("dataset_id", "dataset_digest", "volume_count", "group_count")

@@ -16,6 +16,7 @@ from vfmalign.core.storage.model_cards import load_card
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack
 from vfmalign.models.cards import publish
+from vfmalign.models.formats.monai_bundle import encode_architecture_name
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state, to_safetensors
 from vfmalign.training.job import run_job
@@ -32,6 +33,20 @@ SMALL = PhantomSpec(
     lesion_free_share=0.0,
 )
 INPUT = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 2.0, 2.0), shape_dhw=(16, 32, 32))
+BATCH_NORM = encode_architecture_name(
+    "SegResNet",
+    {
+        "spatial_dims": 3,
+        "init_filters": 8,
+        "in_channels": 3,
+        "out_channels": 2,
+        "blocks_down": [1, 1],
+        "blocks_up": [1],
+        "norm": "BATCH",
+    },
+    ["down_layers.0", "down_layers.1"],
+    INPUT,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

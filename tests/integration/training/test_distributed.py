@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load as parse_safetensors
-from tests.integration.training.conftest import INPUT, comparable
+from tests.integration.training.conftest import BATCH_NORM, INPUT, comparable
 
 from vfmalign.cli.local.ports import free_ports
 from vfmalign.core.domain.errors import BadOption
@@ -36,6 +36,8 @@ JOBS = {
     "first-step": FIRST_STEP,
     "segmentation": SEGMENTATION,
     "frozen": SEGMENTATION | {"frozen": True},
+    # Random weights, whose statistics both processes estimate.
+    "batch-norm": SEGMENTATION | {"network": "scratch", "architecture": BATCH_NORM, "model_id": "", "model_sha256": ""},
     "masked": PRETRAINING | {"objective": "masked_reconstruction"},
     "contrastive": PRETRAINING | {"objective": "contrastive"},
 }
@@ -223,14 +225,14 @@ def test_an_invalid_spec_exits_with_2(store, launch):
     assert store.read(job_key("bad", "failure.json"), JobFailure).exit_code == 2
 
 
-def test_small_batches_and_batch_norm_are_rejected_for_several_processes():
+def test_small_batches_and_batch_statistics_are_rejected_for_several_processes():
     two = ProcessGroup(rank=0, world_size=2)
     with pytest.raises(
         BadOption, match=r"recipe\.batch_size: batch size 1 is smaller than the number of processes \(2\)"
     ):
         two.distribute(torch.nn.Linear(1, 1), batch_size=1)
-    with pytest.raises(BadOption, match="uses batch normalisation"):
-        two.distribute(torch.nn.Sequential(torch.nn.BatchNorm3d(4)), batch_size=2)
+    with pytest.raises(BadOption, match="batch normalisation without running statistics"):
+        two.distribute(torch.nn.Sequential(torch.nn.BatchNorm3d(4, track_running_stats=False)), batch_size=2)
 
 
 @pytest.mark.parametrize(("samples", "processes", "sizes"), [(3, 2, [1, 2]), (8, 3, [2, 3, 3]), (4, 4, [1, 1, 1, 1])])

@@ -12,6 +12,7 @@ from vfmalign.client.recipes import (
     get_second_recipe,
     list_budgets,
 )
+from vfmalign.core.domain.models import Preprocessing
 
 
 def spec(**fields):
@@ -53,7 +54,8 @@ def test_random_weights_are_trained_by_the_recipe_of_the_pretrained_network():
 
 def test_the_two_recipes_of_a_preset_are_tried_with_one_budget():
     requested = spec(recipe=Recipe(preset="demo", epochs=4))
-    first, second = get_recipe(requested, "pretrained", (8, 16, 16)), get_second_recipe(requested, (8, 16, 16))
+    model_input = Preprocessing(modalities=("t2w",), shape_dhw=(8, 16, 16))
+    first, second = get_recipe(requested, "pretrained", model_input), get_second_recipe(requested, model_input)
     assert second is not None
     assert (first.learning_rate, second.learning_rate) == (8e-3, 5e-3)
     assert first.patch_shape_dhw == second.patch_shape_dhw == (8, 16, 16)

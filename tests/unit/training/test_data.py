@@ -57,6 +57,16 @@ def test_flips_apply_to_labels_as_well(cases):
     assert seen == {True, False}
 
 
+def test_random_patches_cover_the_volume_and_repeat_with_the_seed(cases):
+    place_DHW = torch.arange(16 * 32 * 32).reshape(16, 32, 32)
+    case = replace(cases[0], input_CDHW=place_DHW[None].float(), clean_CDHW=place_DHW[None].float(), focus_DHW=None)
+    draws = [draw([case], step=step, patch=(8, 16, 16)).input_NCDHW for step in range(80)]
+    seen = torch.unravel_index(torch.cat(draws).unique().long(), place_DHW.shape)
+    assert [len(axis.unique()) for axis in seen] == [16, 32, 32], "no slice, row or column is never drawn"
+    assert torch.equal(draws[7], draw([case], step=7, patch=(8, 16, 16)).input_NCDHW)
+    assert not torch.equal(draws[7], draw([case], step=7, patch=(8, 16, 16), seed=2).input_NCDHW)
+
+
 def test_patches_apply_to_labels_and_often_contain_the_lesion(cases):
     # Intensities that are the labels themselves: wherever a patch lies, they must agree.
     labels = 2 * cases[0].labels["gland"] + cases[0].labels["lesions"]

@@ -31,6 +31,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
         _caution_about_train_cases(result),
         _caution_about_random_weights(result),
         _caution_about_frozen_encoder(result),
+        _caution_about_patches(result),
         _caution_about_recipes(result),
         _caution_about_cut_organs(result),
         _caution_about_mixed_series(result),
@@ -113,6 +114,16 @@ def _caution_about_frozen_encoder(result: CheckAnalysis) -> Caution | None:
         title="Frozen encoder",
         text="Only the head of the pretrained network was trained. The specialised network and the network without "
         "pretraining were trained as a whole. Fine-tuning the model as a whole may give another score.",
+    )
+
+
+def _caution_about_patches(result: CheckAnalysis) -> Caution | None:
+    if "patches" not in result.settings:
+        return None
+    return Caution(
+        title="Patches",
+        text=f"The networks read each case in patches: {result.settings['patches']}. They were trained on random "
+        "patches. A feature is the mean over the patches of a case, so it contains nothing larger than a patch.",
     )
 
 

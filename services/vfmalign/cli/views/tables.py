@@ -21,6 +21,7 @@ from vfmalign.client.messages.features import FeatureSet, Model
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import LayerResult, ShiftResult
 from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.patches import describe_patches
 from vfmalign.core.formats.documents import pluralise
 
 DEGENERATE = f"† {gate_intervals.DEGENERATE}."
@@ -295,6 +296,7 @@ def show_model(model: Model) -> Table:
         or f"of {model.preprocessing.reference}"
     )
     window = "" if model.preprocessing.window is None else " of {:g} to {:g} HU".format(*model.preprocessing.window)
+    patches = f"; patches of {text}" if (text := describe_patches(model.preprocessing)) else ""
     return list_fields(
         f"Model {model.model_id}",
         {
@@ -303,7 +305,7 @@ def show_model(model: Model) -> Table:
             "weights": model.checkpoint.uri,
             "sha256": model.checkpoint.sha256,
             "input": f"{', '.join(model.preprocessing.modalities)}; {shape} voxels (D × H × W), spacing {spacing} mm, "
-            f"{model.preprocessing.normalisation}{window}; grid of {model.preprocessing.reference}",
+            f"{model.preprocessing.normalisation}{window}{patches}; grid of {model.preprocessing.reference}",
             "layers": ", ".join(f"{layer.name} ({layer.channels})" for layer in model.layers),
             "primary layer": model.primary_layer,
             "pretrained on": datasets or "unknown: leakage cannot be excluded",

@@ -100,6 +100,7 @@ class JobProgress(Record):
     Attributes:
         validation_score: the task's primary metric on `val`. For pretraining, the validation loss.
         elapsed_seconds: training time so far over all attempts, in seconds.
+        step_bytes: for epoch 0 of a fine-tuning, the estimated memory of a training step in each process; else None.
     """
 
     epoch: int
@@ -109,6 +110,7 @@ class JobProgress(Record):
     train_loss: float | None
     validation_score: float
     elapsed_seconds: float
+    step_bytes: int | None = Field(default=None, exclude_if=lambda size: size is None)
 
 
 _METRIC_SPELLINGS = {

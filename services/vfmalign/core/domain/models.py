@@ -71,6 +71,13 @@ class Preprocessing(Record):
     # Left out if there is none, so that cards and feature sets of earlier versions keep their digests.
     window: tuple[WindowBound, WindowBound] | None = Field(default=None, exclude_if=lambda window: window is None)
     """Lower and upper bound of `window` in HU, at least `MIN_WINDOW_HU` (1) apart; None for other normalisations."""
+    patch_shape_dhw: tuple[Side, Side, Side] | None = Field(default=None, exclude_if=lambda patch: patch is None)
+    """Size along D, H, W of the patches in which the network reads the input, in voxels; None if it reads the whole."""
+
+    @property
+    def network_shape_dhw(self) -> tuple[int, int, int]:
+        """Size along D, H, W of what the network reads at once: a patch, or the whole input."""
+        return self.patch_shape_dhw or self.shape_dhw
 
     def content_digest(self) -> str:
         """Returns a digest of the preprocessing that does not depend on the names of the modalities.
@@ -108,6 +115,8 @@ class Preprocessing(Record):
             )
         if self.window is not None and self.window[1] - self.window[0] < MIN_WINDOW_HU:
             raise ValueError(f"the upper bound of the window is not at least {MIN_WINDOW_HU:g} HU above the lower one")
+        if any(patch > size for patch, size in zip(self.network_shape_dhw, self.shape_dhw, strict=True)):
+            raise ValueError("a patch is larger than the input")
         if len(self.modalities) * math.prod(self.shape_dhw) > MAX_INPUT_VALUES:
             raise ValueError(f"the input has more than {MAX_INPUT_VALUES} values")
         return self

@@ -14,7 +14,7 @@ from typing import Literal, NotRequired, TypedDict, TypeVar
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
-from vfmalign.core.domain.models import Objective
+from vfmalign.core.domain.models import Objective, Preprocessing
 
 Preset = Literal["demo", "default"]
 _K = TypeVar("_K", bound=str)
@@ -143,27 +143,35 @@ def get_pretraining_recipe(objective: Objective, architecture: str, preset: Pres
     return _choose(families[get_family(architecture)], preset, "preset")
 
 
-def fit_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int] | None) -> TrainingRecipe:
-    """Limits the patches of a preset to the size of a model's input.
+def fit_patch(recipe: TrainingRecipe, model_input: Preprocessing | None) -> TrainingRecipe:
+    """Limits the patches of a preset to the size of a model's input. A model that reads patches determines their size.
 
     Args:
         recipe: a preset, before a request changes its fields. If a request sets a patch that is too large, this is an
             error.
-        input_shape_DHW: size of the input in voxels; None if it is not known yet.
+        model_input: the model's input; None if it is not known yet.
     """
-    if recipe.patch_shape_dhw is None or input_shape_DHW is None:
+    if model_input is not None and model_input.patch_shape_dhw is not None:
+        return recipe.model_copy(update={"patch_shape_dhw": model_input.patch_shape_dhw})
+    if recipe.patch_shape_dhw is None or model_input is None:
         return recipe
-    depth, height, width = map(min, recipe.patch_shape_dhw, input_shape_DHW)
+    depth, height, width = map(min, recipe.patch_shape_dhw, model_input.shape_dhw)
     return recipe.model_copy(update={"patch_shape_dhw": (depth, height, width)})
 
 
-def check_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int]) -> None:
-    """Checks that patches lie within a model's input.
+def check_patch(recipe: TrainingRecipe, model_input: Preprocessing) -> None:
+    """Checks that patches lie within a model's input, or are those that the model reads.
 
     Raises:
-        BadOption: a patch is larger than the input.
+        BadOption: a patch is larger than the input, or differs from the model's patches.
     """
-    patch = recipe.patch_shape_dhw
+    patch, input_shape_DHW = recipe.patch_shape_dhw, model_input.shape_dhw
+    if model_input.patch_shape_dhw not in (None, patch):
+        raise BadOption(
+            f"the model reads patches of {model_input.patch_shape_dhw} voxels, not of {patch}",
+            field="recipe.patch_shape_dhw",
+            remedy="leave it out in a fine-tuning; a pretraining needs an architecture that reads whole inputs",
+        )
     if patch is not None and not all(0 < size <= whole for size, whole in zip(patch, input_shape_DHW, strict=True)):
         raise BadOption(
             f"a patch of {patch} voxels does not fit the model's input",

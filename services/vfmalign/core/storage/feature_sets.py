@@ -45,6 +45,8 @@ class FeatureRequest(Record):
 
     Attributes:
         initialisation: `random` uses the model's architecture with random weights from `init_seed`.
+        running_statistics: `train` estimates the running statistics of random weights from the split `train`. Random
+            weights without such statistics, and all weights of a checkpoint, have `initial`.
         layers: names of the layers. Their order affects the digest. Extraction always puts the primary layer first.
         input_transform: name of the task's deterministic input transform.
         format: number that increases whenever the same request would produce different features. Sets with a lower
@@ -55,6 +57,10 @@ class FeatureRequest(Record):
     model_sha256: Sha256
     initialisation: Literal["checkpoint", "random"] = "checkpoint"
     init_seed: int = Field(default=0, ge=0, lt=2**63)
+    # Left out if it has its default, so that sets of earlier versions keep their ids.
+    running_statistics: Literal["initial", "train"] = Field(
+        default="initial", exclude_if=lambda statistics: statistics == "initial"
+    )
     dataset_id: Id
     dataset_digest: Sha256
     split: Split

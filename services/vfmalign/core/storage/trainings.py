@@ -111,7 +111,7 @@ def fit_model(
     if task is not None:
         task.check_input(model, model_input.modalities)
     for recipe in recipes:
-        check_patch(recipe, model_input.shape_dhw)
+        check_patch(recipe, model_input)
     return model_input
 
 

@@ -41,11 +41,14 @@ from vfmalign.features.extraction.parts import (
     ExtractionPlan,
     Hooks,
     Shard,
+    estimate_random,
     extract_missing,
     split_rows,
 )
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.encoder import Encoder
+from vfmalign.models.registry import get_architecture
+from vfmalign.models.running_statistics import list_running
 
 SOFTWARE = ("vfmalign", "torch", "monai", "nibabel", "numpy", "scipy")
 _log = logs.get(__name__)
@@ -114,7 +117,7 @@ def extract_dataset(
         manifest = stored.committed.manifest
         options = replace(options, part_cases=manifest.parts[0].rows)  # so that intact parts are kept
     with hooks.stages.stage("load_model"):
-        encoder = _encoder(models, plan)
+        encoder = _encoder(store, models, plan, options, hooks)
     writer = _writer(store, plan)
     try:
         computed = extract_missing(store, plan, encoder, writer, options=options, hooks=hooks, manifest=manifest)
@@ -156,7 +159,7 @@ def extract_shard(
     if stored.is_intact:
         return 0
     with hooks.stages.stage("load_model"):
-        encoder = _encoder(models, plan)
+        encoder = _encoder(store, models, plan, options, hooks)
     return extract_missing(
         store,
         plan,
@@ -222,6 +225,9 @@ def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPl
         raise BadDataset(
             f"the split {request.split} has no cases", subject=request.dataset_id, remedy="choose a split with cases"
         )
+    estimated = request.initialisation == "random" and bool(
+        dataset.train and list_running(get_architecture(card.architecture).build_empty())
+    )
     return ExtractionPlan(
         card,
         cases,
@@ -230,6 +236,7 @@ def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPl
             model_sha256=card.checkpoint.sha256,
             initialisation=request.initialisation,
             init_seed=request.initialisation_seed if request.initialisation == "random" else 0,
+            running_statistics="train" if estimated else "initial",
             dataset_id=dataset.id,
             dataset_digest=dataset.digest(),
             split=request.split,
@@ -238,6 +245,7 @@ def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPl
             input_transform=input_transform,
             preprocessing=resolve_input(card.id, card.preprocessing, request.modality_map, dataset.declaration),
         ),
+        train=dataset.train if estimated else (),
         allow_cut_organs=request.allow_cut_organs,
     )
 
@@ -311,9 +319,13 @@ def _report_repair(stored: _StoredSet, committed: CommittedSet, parts: int) -> N
         _log.warning("feature_set_repaired", feature_set=feature_set, parts=parts, manifest_replaced=manifest_replaced)
 
 
-def _encoder(models: ModelCache, plan: ExtractionPlan) -> Encoder:
+def _encoder(
+    store: ObjectStore, models: ModelCache, plan: ExtractionPlan, options: ExtractionOptions, hooks: Hooks
+) -> Encoder:
     if plan.request.initialisation == "random":
         encoder = models.get_random(plan.card.architecture, plan.request.init_seed)
+        if plan.train:
+            encoder = estimate_random(store, plan, encoder, options=options, hooks=hooks)
     else:
         encoder = models.get_by_card(plan.card)
     check_layers(encoder, plan.request.layers)

@@ -9,15 +9,27 @@ Legend: N: studies. C: channels. D, H, W: depth, height and width of a feature m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.errors import BadOption, Exhausted
+from vfmalign.core.domain.patches import Extent, Shape, weigh_patches
+from vfmalign.imaging.preprocessing import PreparedStudy
 from vfmalign.models.encoder import Encoder, pool_volume, whole_volumes
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import build_encoder, random_state
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedInput:
+    """Input of a study. The fields are those of `PreparedStudy`."""
+
+    input_CDHW: Tensor
+    slices: tuple[int, int]
+    image: Extent
 
 
 def check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
@@ -75,6 +87,51 @@ def extract(
             reason="DEVICE_MEMORY",
         ) from error
     return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+
+
+def extract_patches(
+    encoder: Encoder,
+    study: PreparedStudy | PreparedInput,
+    layers: Sequence[str],
+    patch_DHW: Shape,
+    batch_size: int = 1,
+) -> dict[str, Tensor]:
+    """Extracts the features of a study whose input is larger than what the encoder reads at once.
+
+    The features of the study are the mean of the features of its patches, with the weights of
+    `patches.weigh_patches`. Raises the errors of `extract`.
+
+    Args:
+        encoder: as in `extract`.
+        study: the prepared study.
+        layers: as in `extract`.
+        patch_DHW: size of a patch in voxels.
+        batch_size: number of patches per forward pass on an accelerator.
+
+    Returns:
+        A float32 tensor (1, C) on the CPU for each layer, in the order of `layers`.
+    """
+    patches = list_patches(study, patch_DHW)
+    weight_P = torch.tensor([weight for _, _, weight in patches], dtype=torch.float64)
+    parts = []
+    for first in range(0, len(patches), batch_size):
+        batch = patches[first : first + batch_size]
+        slices_N2 = torch.tensor([slices for _, slices, _ in batch])
+        parts.append(extract(encoder, torch.stack([patch for patch, _, _ in batch]), layers, "mean", slices_N2))
+    means = {layer: weight_P @ torch.cat([part[layer] for part in parts]).double() for layer in layers}
+    return {layer: (mean_C / weight_P.sum()).float()[None] for layer, mean_C in means.items()}
+
+
+def list_patches(study: PreparedStudy | PreparedInput, patch_DHW: Shape) -> list[tuple[Tensor, tuple[int, int], float]]:
+    """Cuts the input of a study into patches. Returns each patch with its slices and its weight."""
+    first, count = study.slices
+    depth, height, width = study.input_CDHW.shape[1:]
+    patches = []
+    for (d, h, w), weight in weigh_patches((depth, height, width), patch_DHW, study.image):
+        rows, columns = slice(h, h + patch_DHW[1]), slice(w, w + patch_DHW[2])
+        patch_CDHW = study.input_CDHW[:, d : d + patch_DHW[0], rows, columns]
+        patches.append((patch_CDHW, (first + d, count), weight))
+    return patches
 
 
 def _forward(

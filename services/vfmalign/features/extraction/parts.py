@@ -5,11 +5,14 @@ Legend: N: cases. C: channels. D, H, W: depth, height and width.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ParamSpec
 
 import numpy as np
 import torch
@@ -19,20 +22,21 @@ from torch import Tensor
 from vfmalign.core.domain.datasets import Case
 from vfmalign.core.domain.errors import Cancelled
 from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.patches import Shape
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest, Manifest
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import metrics
-from vfmalign.features.extraction.extractor import extract
+from vfmalign.features.extraction.extractor import PreparedInput, extract, extract_patches, list_patches
 from vfmalign.features.extraction.threads import open_thread_pool
 from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
 from vfmalign.imaging.volumes import load_case
 from vfmalign.models.encoder import Encoder
+from vfmalign.models.running_statistics import estimate_statistics, split_batches
 
 Features = dict[str, Tensor]
-PreparedInput = tuple[Tensor, tuple[int, int]]
-"""Input of a study, (C, D, H, W), and its `PreparedStudy.slices`."""
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,14 @@ class ExtractionPlan:
     """A resolved request: the model's card, the cases in row order, and everything that determines the features.
 
     Attributes:
+        train: cases of `train`, if the request estimates running statistics from these cases; else empty.
         allow_cut_organs: whether a mask that normalises the input may lie outside the field of view.
     """
 
     card: ModelCard
     cases: tuple[Case, ...]
     request: FeatureRequest
+    train: tuple[Case, ...] = ()
     allow_cut_organs: bool = False
 
 
@@ -126,19 +132,57 @@ def extract_missing(
         for rows in missing:
             batches = []
             for first in range(rows.start, rows.stop, batch_size):
-                if hooks.cancelled():
-                    raise Cancelled("the extraction was cancelled", subject=plan.request.feature_set_id())
+                _check_cancelled(plan, hooks)
                 with hooks.stages.stage("wait_input"):
-                    size = min(batch_size, rows.stop - first)
-                    studies = [next(inputs) for _ in range(size)]
-                    input_NCDHW = torch.stack([input_CDHW for input_CDHW, _ in studies])
-                slices_N2 = torch.tensor([slices for _, slices in studies])
-                batches.append(_forward(hooks, encoder, input_NCDHW, slices_N2, plan.request.layers))
+                    studies = [next(inputs) for _ in range(min(batch_size, rows.stop - first))]
+                batches += _forward(hooks, encoder, studies, plan.request)
             with hooks.stages.stage("write"):
                 writer.write_part(rows.start, _concatenate(batches, plan.request.layers))
             done += len(rows)
             hooks.report(done, total)
     return Computed(len(missing), computed)
+
+
+def estimate_random(
+    store: ObjectStore, plan: ExtractionPlan, encoder: Encoder, *, options: ExtractionOptions, hooks: Hooks
+) -> Encoder:
+    """Returns a copy of an encoder with random weights whose running statistics are estimated from `plan.train`."""
+    encoder, patch_DHW, done = copy.deepcopy(encoder), plan.request.preprocessing.patch_shape_dhw, 0
+    device = next(encoder.parameters()).device
+    with (
+        estimate_statistics(encoder) as observe,
+        closing(_prepare_inputs(store, plan, plan.train, options, hooks.stages)) as inputs,
+    ):
+        for size in split_batches(len(plan.train)):
+            _check_cancelled(plan, hooks)
+            studies = [next(inputs) for _ in range(size)]
+            if patch_DHW is not None:
+                studies = [_choose_patch(study, patch_DHW, done + place) for place, study in enumerate(studies)]
+            input_NCDHW, slices_N2 = _stack(studies)
+            done += size
+
+            def run(input_NCDHW: Tensor = input_NCDHW, slices_N2: Tensor = slices_N2) -> Features:
+                observe(input_NCDHW.to(device), slices_N2.to(device))
+                return {}
+
+            hooks.compute(run)
+    return encoder
+
+
+def _choose_patch(study: PreparedInput, patch_DHW: Shape, number: int) -> PreparedInput:
+    """The patch of a training case from which statistics are estimated, as in a training."""
+    patches = list_patches(study, patch_DHW)
+    patch_CDHW, slices, _ = patches[number % len(patches)]
+    return replace(study, input_CDHW=patch_CDHW, slices=slices)
+
+
+def _check_cancelled(plan: ExtractionPlan, hooks: Hooks) -> None:
+    if hooks.cancelled():
+        raise Cancelled("the extraction was cancelled", subject=plan.request.feature_set_id())
+
+
+def _stack(studies: Sequence[PreparedInput]) -> tuple[Tensor, Tensor]:
+    return torch.stack([study.input_CDHW for study in studies]), torch.tensor([study.slices for study in studies])
 
 
 def split_rows(plan: ExtractionPlan, options: ExtractionOptions) -> list[range]:
@@ -147,14 +191,23 @@ def split_rows(plan: ExtractionPlan, options: ExtractionOptions) -> list[range]:
     return [rows[start : start + options.part_cases] for start in range(0, len(rows), options.part_cases)]
 
 
-def _forward(hooks: Hooks, encoder: Encoder, input_NCDHW: Tensor, slices_N2: Tensor, layers: Sequence[str]) -> Features:
-    metrics.batch_size.observe(len(input_NCDHW))
+def _forward(
+    hooks: Hooks, encoder: Encoder, studies: Sequence[PreparedInput], request: FeatureRequest
+) -> list[Features]:
+    metrics.batch_size.observe(len(studies))
+    layers, patch_DHW, size = request.layers, request.preprocessing.patch_shape_dhw, len(studies)
+    if patch_DHW is not None:
+        return [
+            hooks.compute(partial(_measure, hooks, extract_patches, encoder, study, layers, patch_DHW, size))
+            for study in studies
+        ]
+    input_NCDHW, slices_N2 = _stack(studies)
+    return [hooks.compute(partial(_measure, hooks, extract, encoder, input_NCDHW, layers, "mean", slices_N2))]
 
-    def run() -> Features:
-        with hooks.stages.stage("forward"):
-            return extract(encoder, input_NCDHW, layers, "mean", slices_N2)
 
-    return hooks.compute(run)
+def _measure(hooks: Hooks, extraction: Callable[P, Features], *args: P.args, **kwargs: P.kwargs) -> Features:
+    with hooks.stages.stage("forward"):
+        return extraction(*args, **kwargs)
 
 
 def _concatenate(batches: Sequence[Features], layers: Sequence[str]) -> dict[str, NDArray[np.float32]]:
@@ -182,7 +235,7 @@ def _prepare_inputs(
                 subject=f"case {case.id}",
                 allow_cut=plan.allow_cut_organs,
             )
-            return study.input_CDHW, study.slices
+            return PreparedInput(study.input_CDHW, study.slices, study.image)
 
     # One torch thread per reader: readers that share torch's pool spend half of their time waiting for each other.
     with open_thread_pool(options.readers, 1, "read") as pool:

@@ -27,6 +27,7 @@ from vfmalign.client.messages.common import Estimate
 from vfmalign.client.recipes import find_shortest_budget, get_random_seeds
 from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import CaseScore, JobResult, MetricSpec, Network
+from vfmalign.core.domain.patches import describe_patches
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import CASE_TASKS
@@ -277,6 +278,7 @@ def _settings(request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifa
             **({"plan_sha256": request.plan.digest()} if request.plan is not None else {}),
             **({"shuffled_labels": "true"} if request.shuffled_labels else {}),
             **({"frozen": "true"} if request.frozen else {}),
+            **({"patches": patches} if (patches := describe_patches(valid.card.preprocessing)) else {}),
             **({"random_weights": str(get_control_seed(request))} if request.random_weights else {}),
             **({"allow_cut_organs": "true"} if request.allow_cut_organs else {}),
             **(_describe_subsets(trained) if request.train_cases else {}),

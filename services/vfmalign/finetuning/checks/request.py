@@ -86,7 +86,7 @@ def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: M
             another metric.
     """
     check_metric(spec, task)
-    recipes = {network: get_recipe(spec, network, card.preprocessing.shape_dhw) for network in NETWORKS}
+    recipes = {network: get_recipe(spec, network, card.preprocessing) for network in NETWORKS}
     fit_model(
         dataset,
         task,

@@ -144,7 +144,7 @@ def validate(store: ObjectStore, checks: CheckRepository, check: StoredCheck) ->
         test_groups=len({case.group for case in dataset.test}),
         reference_groups=len({case.group for case in dataset.train}),
         recipes=resolved.recipes,
-        second_recipe=get_second_recipe(request, card.preprocessing.shape_dhw),
+        second_recipe=get_second_recipe(request, card.preprocessing),
         mixed_series=dataset.list_mixed_series(),
         earlier_checks=list_earlier(checks, check, dataset),
     )
@@ -231,7 +231,7 @@ async def _make_job(context: StageContext, outputs: Outputs, *, training: Traini
     while not (job := await asyncio.to_thread(context.jobs.get, name)).finished:
         if job.progress.phase == "training" and not job.progress.reason:
             attempt = f", attempt {job.attempts}" if job.attempts > 1 else ""
-            await context.set_status(f"training {description}{attempt}", _epochs(job))
+            await context.set_status(f"training {description}{attempt}{_describe_memory(job)}", _epochs(job))
         elif job.progress.reason != NO_FREE_SLOT:
             detail = f"training {description}: {job.progress.detail}"
             await context.set_status(detail, _epochs(job), reason=job.progress.reason)
@@ -255,6 +255,11 @@ def _create_job(context: StageContext, outputs: Outputs, training: Training) -> 
     )
     created = context.jobs.create(job.request, job.spec, check.id, job.shared, check.creator)
     context.jobs.follow_retry(created.id, check.retried_at)
+
+
+def _describe_memory(job: StoredJob) -> str:
+    size = job.curve[0].step_bytes if job.curve else None
+    return "" if size is None else f" (a step needs at least {size / 2**30:.2g} GiB)"
 
 
 def _epochs(job: StoredJob) -> Progress | None:

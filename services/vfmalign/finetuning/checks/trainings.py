@@ -202,7 +202,7 @@ def count_trainings(
         recipes: recipes of the three networks, as `get_recipe` returns them.
     """
     trials, trainings = list_trials(check), list_trainings(check)
-    second = get_second_recipe(check, card.preprocessing.shape_dhw)
+    second = get_second_recipe(check, card.preprocessing)
     tried = [recipes["scratch"], *([] if second is None else [second])]
     # The first trainings with the chosen recipe reuse the results of its trial, unless their cases or labels differ.
     taken = set()

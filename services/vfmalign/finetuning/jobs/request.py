@@ -93,7 +93,7 @@ def _resolve_finetuning(
     resolved = get_task_spec(task, dataset.declaration)
     card = load_card(store, request.model_id, request.model_sha256)
     preset = get_finetuning_recipe(request.network, task.name, get_preset(request.recipe))
-    recipe = apply_recipe(request.recipe, fit_patch(preset, card.preprocessing.shape_dhw))
+    recipe = apply_recipe(request.recipe, fit_patch(preset, card.preprocessing))
     resolve_training(
         dataset, resolved, card.id, card.preprocessing, modality_map=request.modality_map, recipes=[recipe]
     )

@@ -86,8 +86,9 @@ class StackDescription(Record):
             raise ValueError("`compared` does not list indices of layers in ascending order")
         strides = self.strides
         coarsest = max(strides)
-        if any(side % coarsest for side in self.input.shape_dhw):
-            raise ValueError(f"the input's sides {self.input.shape_dhw} are not multiples of the stride {coarsest}")
+        if any(side % coarsest for side in self.input.network_shape_dhw):
+            shape = self.input.network_shape_dhw
+            raise ValueError(f"the input's sides {shape} are not multiples of the stride {coarsest}")
         if (weights := self._count_weights()) > MAX_WEIGHTS:
             raise ValueError(f"the stack has {weights:,} weights, more than {MAX_WEIGHTS:,}")
         return self
@@ -214,11 +215,11 @@ class DilatedStack(Encoder):
 def _make_probe(preprocessing: Preprocessing) -> Tensor:
     """Returns a volume for scaling random weights: smooth noise in the value range of the normalised input."""
     draw = torch.Generator().manual_seed(0)
-    coarse_DHW = [max(1, side // 6) for side in preprocessing.shape_dhw]
+    coarse_DHW = [max(1, side // 6) for side in preprocessing.network_shape_dhw]
     noise = torch.randn((1, len(preprocessing.modalities), *coarse_DHW), generator=draw)
     if preprocessing.normalisation in {"quantile_range", "window"}:
         noise = noise.mul(0.25).add(0.5).clamp(0, 1)
-    return functional.interpolate(noise, size=preprocessing.shape_dhw, mode="trilinear")
+    return functional.interpolate(noise, size=preprocessing.network_shape_dhw, mode="trilinear")
 
 
 def _build_convolution(in_channels: int, layer: ConvolutionLayer) -> nn.Conv3d | nn.ConvTranspose3d:

@@ -175,7 +175,7 @@ def decode_architecture_name(name: str) -> Architecture:
     channels = len(preprocessing.modalities)
 
     def build() -> HookedEncoder:
-        return HookedEncoder(_instantiate(cls, arguments), layers, preprocessing.shape_dhw, channels)
+        return HookedEncoder(_instantiate(cls, arguments), layers, preprocessing.network_shape_dhw, channels)
 
     with torch.device("meta"):
         network = _instantiate(cls, arguments)

@@ -42,7 +42,7 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
     if plan.task is None:
         raise TypeError("a fine-tuning has a task")
     task = get_task(plan.task)
-    if task.outputs and plan.spec.recipe.patch_shape_dhw not in (None, plan.preprocessing.shape_dhw):
+    if task.outputs and plan.spec.recipe.patch_shape_dhw not in (None, plan.preprocessing.network_shape_dhw):
         raise BadOption(
             f"{plan.task.name} needs whole volumes instead of patches",
             field="recipe.patch_shape_dhw",
@@ -55,14 +55,14 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
         _check_shapes(plan, network.encoder.input_multiple())
         if plan.spec.frozen:
             freeze_encoder(network)
-    return FineTuning(task, network.to(device), encoder, device)
+    return FineTuning(task, network.to(device), encoder, device, plan.preprocessing.patch_shape_dhw)
 
 
 def build_network(
     task: TrainableTask, encoder: Encoder | None, preprocessing: Preprocessing
 ) -> CaseClassifier | EncoderDecoder | SpecialisedClassifier | SpecialisedUNet:
     """Builds the task's head on the encoder. If there is no encoder, builds the task's specialised network."""
-    modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_dhw
+    modalities, shape_DHW = preprocessing.modalities, preprocessing.network_shape_dhw
     if task.outputs:
         if encoder is None:
             return SpecialisedClassifier(len(modalities), shape_DHW, task.outputs)
@@ -77,7 +77,7 @@ def build_network(
 
 
 def _check_shapes(plan: JobPlan, stride_DHW: tuple[int, int, int]) -> None:
-    check_shape(plan.preprocessing.shape_dhw, stride_DHW, field="architecture")
+    check_shape(plan.preprocessing.network_shape_dhw, stride_DHW, field="architecture")
     if plan.spec.recipe.patch_shape_dhw is not None:
         check_shape(plan.spec.recipe.patch_shape_dhw, stride_DHW, field="recipe.patch_shape_dhw")
 

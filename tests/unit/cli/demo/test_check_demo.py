@@ -14,6 +14,7 @@ from vfmalign.client.recipes import get_recipe
 from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.finetuning.checks.trainings import list_trainings, list_trials
 from vfmalign.finetuning.jobs.request import NETWORKS
+from vfmalign.models.registry import MICRO_INPUT
 
 
 def test_the_check_of_one_seed_has_the_same_id_as_ever() -> None:
@@ -38,4 +39,4 @@ def test_the_demo_trains_each_network_once_by_its_own_recipe(
     assert (spec.seeds, list_trials(spec), len(list_trainings(spec))) == (1, (), 3)
     for network in NETWORKS:
         preset = get_finetuning_recipe(network, "segmentation", "demo")
-        assert get_recipe(spec, network, preset.patch_shape_dhw) == preset
+        assert get_recipe(spec, network, MICRO_INPUT) == preset

@@ -155,3 +155,13 @@ def test_the_description_of_an_invalid_record_is_short_and_without_the_value():
     with pytest.raises(ValidationError) as caught:
         Case.model_validate({"id": "c", "group": "g", "volumes": {}, "strata": {"SURNAME, GIVEN": "x"}})
     assert describe_invalid(caught.value).startswith("strata.….[key] String should match pattern")
+
+
+def test_a_patch_lies_within_the_input_and_belongs_to_the_digest_alone_where_it_is_set():
+    whole = make_input("t1w")
+    patched = make_input("t1w", patch_shape_dhw=(8, 64, 32))
+    assert "patch_shape_dhw" not in json.loads(whole.to_json())
+    assert patched.content_digest() != whole.content_digest()
+    assert (whole.network_shape_dhw, patched.network_shape_dhw) == ((16, 64, 64), (8, 64, 32))
+    with pytest.raises(ValidationError, match="a patch is larger than the input"):
+        make_input("t1w", patch_shape_dhw=(8, 65, 32))

@@ -5,7 +5,7 @@ import torch
 
 from vfmalign.core.domain.errors import BadOption, Exhausted
 from vfmalign.features.extraction.device import MemoryMeter, choose_device, describe_device
-from vfmalign.features.extraction.extractor import extract, warm_up
+from vfmalign.features.extraction.extractor import PreparedInput, extract, extract_patches, warm_up
 from vfmalign.models.encoder import pool
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import build_encoder, random_state
@@ -47,6 +47,26 @@ def test_whole_maps_without_pooling(encoder, input_NCDHW):
     assert all(tensor.is_contiguous() for tensor in features.values())
     pooled = extract(encoder, input_NCDHW, LAYERS, "mean")
     assert (pool(features["stages.0"]) - pooled["stages.0"]).abs().max() <= 1e-6
+
+
+def test_features_of_patches_are_their_mean_with_every_voxel_of_the_image_counted_once(encoder):
+    study = PreparedInput(torch.randn(3, 16, 40, 32), slices=(-4, 12), image=((4, 16), (0, 40), (3, 30)))
+    totals, covered = dict.fromkeys(LAYERS, 0.0), torch.zeros(16, 40, 32)
+    starts = [(0, h, w) for h in (0, 8, 16, 24) for w in (0, 8, 16)]
+    for d, h, w in starts:
+        covered[d : d + 16, h : h + 16, w : w + 16] += 1
+    image = torch.zeros(16, 40, 32)
+    image[4:16, 0:40, 3:30] = 1.0
+    for d, h, w in starts:
+        region = slice(d, d + 16), slice(h, h + 16), slice(w, w + 16)
+        weight = float((image[region].double() / covered[region]).sum() / image.sum())
+        features = extract(encoder, study.input_CDHW[None, :, *region], LAYERS, "mean", torch.tensor([[d - 4, 12]]))
+        totals = {layer: totals[layer] + weight * features[layer].double() for layer in LAYERS}
+    for size in (1, 5):
+        found = extract_patches(encoder, study, LAYERS, (16, 16, 16), size)
+        for layer in LAYERS:
+            assert found[layer].shape == (1, encoder.layer_channels()[layer])
+            assert (found[layer] - totals[layer]).abs().max() <= 1e-6 * totals[layer].abs().max()
 
 
 def test_results_do_not_depend_on_the_batch(encoder, input_NCDHW):

@@ -8,10 +8,13 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.recipes import get_recipe, get_second_recipe
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.recipes import get_finetuning_recipe
+from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.recipes import check_patch, get_finetuning_recipe
 from vfmalign.finetuning.checks.request import check_spec
 from vfmalign.finetuning.jobs.request import NETWORKS
 from vfmalign.v1 import alignment_pb2, finetuning_pb2
+
+INPUT = Preprocessing(modalities=("t2w",), shape_dhw=(24, 16, 40))
 
 
 def make_spec(**fields):
@@ -43,20 +46,27 @@ def test_the_second_recipe_has_the_rates_of_random_weights_and_the_budget_of_the
     assert second == preset.model_copy(update={"epochs": 3, "batch_size": 5})
     assert first.learning_rate == get_recipe(spec, "pretrained").learning_rate
     assert first.learning_rate != second.learning_rate
-    assert get_second_recipe(spec, (24, 16, 40)).patch_shape_dhw == (16, 16, 32)
+    assert get_second_recipe(spec, INPUT).patch_shape_dhw == (16, 16, 32)
     assert get_second_recipe(make_spec(recipe=spec.recipe, scratch_recipe=Recipe())) is None
 
 
 def test_patches_of_a_preset_fit_the_models_input_and_those_of_a_request_stay():
     for network in NETWORKS:
-        assert get_recipe(make_spec(recipe=Recipe(preset="demo")), network, (24, 16, 40)).patch_shape_dhw == (
-            16,
-            16,
-            32,
-        )
+        of_preset = make_spec(recipe=Recipe(preset="demo"))
+        assert get_recipe(of_preset, network, INPUT).patch_shape_dhw == (16, 16, 32)
         requested = make_spec(recipe=Recipe(preset="demo", patch_shape_dhw=(16, 32, 32)))
-        assert get_recipe(requested, network, (24, 16, 40)).patch_shape_dhw == (16, 32, 32)
-        assert get_recipe(make_spec(), network, (24, 16, 40)).patch_shape_dhw is None
+        assert get_recipe(requested, network, INPUT).patch_shape_dhw == (16, 32, 32)
+        assert get_recipe(make_spec(), network, INPUT).patch_shape_dhw is None
+
+
+def test_a_model_that_reads_patches_determines_their_size():
+    patched = INPUT.model_copy(update={"patch_shape_dhw": (8, 16, 40)})
+    for preset in ("demo", "default"):
+        for network in NETWORKS:
+            assert get_recipe(make_spec(recipe=Recipe(preset=preset)), network, patched).patch_shape_dhw == (8, 16, 40)
+    requested = get_recipe(make_spec(recipe=Recipe(patch_shape_dhw=(8, 16, 16))), "scratch", patched)
+    with pytest.raises(BadOption, match=r"recipe\.patch_shape_dhw: the model reads patches of \(8, 16, 40\) voxels"):
+        check_patch(requested, patched)
 
 
 def test_a_baselines_own_recipe_is_followed():

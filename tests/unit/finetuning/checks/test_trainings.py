@@ -120,7 +120,7 @@ LARGER = OTHER.model_copy(update={"architecture": "profound_conv_tiny"})
 
 
 def plan(check, training, card=CARD, check_id="c", recipe=None):
-    recipe = recipe or get_recipe(check, training.network, card.preprocessing.shape_dhw)
+    recipe = recipe or get_recipe(check, training.network, card.preprocessing)
     return plan_job(check_id, check, card, dataset_digest="d" * 64, recipe=recipe, training=training)
 
 
@@ -182,7 +182,7 @@ def jobs(database):
 
 
 def count(jobs, check, card=CARD, check_id="new"):
-    recipes = {network: get_recipe(check, network, card.preprocessing.shape_dhw) for network in NETWORKS}
+    recipes = {network: get_recipe(check, network, card.preprocessing) for network in NETWORKS}
     return count_trainings(jobs, check_id, check, card, dataset_digest="d" * 64, recipes=recipes)
 
 
