@@ -55,7 +55,11 @@ async def test_a_check_that_is_killed_during_features_training_and_mmd_ends_with
     assert len(again) == len(set(again)), "a finished extraction was asked for again"
 
 
-@pytest.mark.parametrize("fields", [{}, {"model_ids": ["vfm"], "train_cases": [2, 0], "frozen": True}], ids=["plain", "train-cases-and-frozen"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"model_ids": ["vfm"], "train_cases": [2, 0], "frozen": True}],
+    ids=["plain", "train-cases-and-frozen"],
+)
 async def test_an_experiment_that_is_killed_during_two_checks_ends_with_the_same_report(service, store, fields):
     (service.folder / "go").touch()
     name = await create(service, "steady", seeds=[5], **fields)

@@ -120,8 +120,9 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
         NotFound: a model or the dataset does not exist.
         PreconditionFailed: the dataset has a different digest than requested.
         BadDataset: a split has no case, or a case lacks what a task needs.
-        BadOption: `train` cannot be reduced to a number of training cases, two of these numbers are equal, the input of a model lacks a channel that a
-            task requires or is smaller than a patch, or the dataset does not declare what a task requires.
+        BadOption: `train` cannot be reduced to a number of training cases, two of these numbers are equal, the input of
+            a model lacks a channel that a task requires or is smaller than a patch, or the dataset does not declare
+            what a task requires.
     """
     dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
     if {0, len(dataset.train)} <= set(spec.train_cases):
