@@ -144,7 +144,8 @@ def run_controls(
     positive = _list_positive(jobs, POSITIVE) if POSITIVE[0] in architectures else []
     compared = [f"{name}, R = {n_random}" for n_random in RANDOM_SEEDS for name in ("difference", "interval", "answer")]
     columns = ("architecture, anatomy", "encoder", *compared)
-    section.tables.append(Table("Positive control: encoders fine-tuned on other patients", columns, positive))
+    if positive:
+        section.tables.append(Table("Positive control: encoders fine-tuned on other patients", columns, positive))
     section.records.append({"negative": dict(pooled), "positive": positive})
     steps = {architecture: 16 * CONTROL_EPOCHS[architecture] for architecture in architectures}
     section.sentences.append(
