@@ -134,10 +134,11 @@ print(json.dumps(figures))
 
 
 @pytest.mark.parametrize("direction", [-1, 1])
-def test_the_memory_of_a_volume_is_that_of_its_integers(direction):
+def test_the_memory_of_a_volume_is_that_of_its_integers(python, direction):
     """In a process of its own: a peak cannot be reset. The volume has 128 MiB, and 256 MiB in float32."""
     command = [sys.executable, "-c", MEASURE, str(direction)]
-    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    with python(command, stdout=subprocess.PIPE, text=True) as process:
+        figures = json.loads(process.communicate()[0])
     # Slabs, the grid of 9 MiB, and what libraries take when they are first used; `before` includes one volume.
     assert figures["encode"] - figures["before"] < figures["size"]
     assert figures["prepare"] - figures["before"] < figures["size"]
