@@ -1,4 +1,4 @@
-"""Import of foreign models: checkpoints, checkpoints of convolution stacks, MONAI bundles, or exported programs.
+"""Import of foreign models: checkpoints, public encoders, convolution stacks, MONAI bundles, or exported programs.
 
 The import converts each form to an architecture, a state dict and a preprocessing. `cards` can publish these.
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import BinaryIO, Self, get_args
 
 from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.domain.errors import BadOption, NotFound
-from vfmalign.core.domain.models import Normalisation, Preprocessing
-from vfmalign.core.formats.untrusted import describe_failure, read_regular_file
+from vfmalign.core.domain.models import Normalisation, Preprocessing, TensorCounts
+from vfmalign.core.formats.untrusted import describe_failure, open_regular_file
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats import exported_program, stack_checkpoint
-from vfmalign.models.formats.checkpoint import import_checkpoint, read_tensors
+from vfmalign.models.formats.checkpoint import ConvertedCheckpoint, import_checkpoint, read_tensors
+from vfmalign.models.formats.families import FAMILIES, import_family
 from vfmalign.models.formats.monai_bundle import read_bundle
 from vfmalign.models.formats.program_archive import read_program
 from vfmalign.models.registry import get_architecture
@@ -37,12 +38,22 @@ class ImportedModel:
         state: weights of the model.
         preprocessing: input of the model; None to use the default input of the architecture.
         report: text that tells which tensors were read, dropped or initialised, and why.
+        tensors: numbers of these tensors; None for a program.
     """
 
     architecture: str
     state: StateDict
     preprocessing: Preprocessing | None
     report: str
+    tensors: TensorCounts | None = None
+
+    @classmethod
+    def of(
+        cls, architecture: str, imported: ConvertedCheckpoint, preprocessing: Preprocessing | None, reason: str = ""
+    ) -> Self:
+        """Returns the model of a converted checkpoint. The reason precedes the report."""
+        report = f"{reason}; {imported.report()}" if reason else imported.report()
+        return cls(architecture, imported.state, preprocessing, report, imported.count_tensors())
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,8 @@ def import_model(
     Args:
         paths: paths of a checkpoint (several if the architecture joins networks), a bundle's folder or a `.pt2`
             program.
-        architecture: for checkpoints only: a name in the registry, a family of stacks, or `dilated_stack`.
+        architecture: for checkpoints only: a name in the registry, a family of public encoders or stacks, or
+            `dilated_stack`; empty to recognise a public encoder.
         layers: layers to compare, for a bundle or program.
         described: description of the input, for a bundle, program or stack.
         subject: name of the model in errors: an id, never a local path.
@@ -145,14 +157,30 @@ def import_model(
     if first.suffix == PROGRAM_SUFFIX:
         _check_single(paths, architecture)
         return _import_program(first, layers, described, subject)
-    if layers or not architecture:
+    for path in paths:
+        _open(path).close()
+    if architecture in FAMILIES or not architecture:
+        _check_family_options(paths, layers)
+        family = import_family(first, architecture, described.adjust, get_architecture, subject)
+        reason = f"recognised as {family.name}: {family.reason}" if not architecture else ""
+        return ImportedModel.of(family.architecture.name, family.checkpoint, family.input, reason)
+    if layers:
         raise BadOption(
             "a checkpoint contains only weights",
-            field="architecture",
-            remedy="name its architecture with --as; --layers belongs to MONAI bundles and exported programs",
+            field="layers",
+            remedy="leave out --layers, which belongs to MONAI bundles and exported programs",
         )
-    imported = import_checkpoint([_read(path) for path in paths], get_architecture(architecture), subject=subject)
-    return ImportedModel(architecture, imported.state, None, imported.report())
+    imported = import_checkpoint(paths, get_architecture(architecture), subject=subject)
+    return ImportedModel.of(architecture, imported, None)
+
+
+def _check_family_options(paths: Sequence[Path], layers: Sequence[str]) -> None:
+    if layers or len(paths) > 1:
+        raise BadOption(
+            "the layers of a public encoder follow from its family, and its weights are in one file",
+            field="layers",
+            remedy="leave out --layers and further files, or name an architecture with --as",
+        )
 
 
 def _check_stack_options(paths: Sequence[Path], layers: Sequence[str]) -> None:
@@ -167,26 +195,27 @@ def _check_stack_options(paths: Sequence[Path], layers: Sequence[str]) -> None:
 def _import_stack(
     path: Path, family: str, described: InputDescription, subject: str, description: Path | None
 ) -> ImportedModel:
-    data = _read(path)
+    _open(path).close()
     if description is not None:
         stack = stack_checkpoint.read_description(description, described.adjust)
     else:
-        tensors, _ = read_tensors(data, subject)
+        tensors, _ = read_tensors(path, subject)
         preprocessing = described.adjust(stack_checkpoint.DEFAULT_INPUT)
         stack = stack_checkpoint.describe_checkpoint(family, tensors, preprocessing, subject)
     architecture = get_architecture(stack_checkpoint.encode_stack_name(stack))
-    imported = import_checkpoint([data], architecture, subject=subject)
-    return ImportedModel(architecture.name, imported.state, stack.input, imported.report())
+    imported = import_checkpoint([path], architecture, subject=subject)
+    return ImportedModel.of(architecture.name, imported, stack.input)
 
 
 def _import_bundle(folder: Path, layers: Sequence[str], described: InputDescription, subject: str) -> ImportedModel:
     bundle = read_bundle(folder, layers, described.preprocessing(), subject)
     imported = import_checkpoint([bundle.weights], bundle.architecture, subject=subject)
-    return ImportedModel(bundle.architecture.name, imported.state, bundle.architecture.preprocessing, imported.report())
+    return ImportedModel.of(bundle.architecture.name, imported, bundle.architecture.preprocessing)
 
 
 def _import_program(path: Path, layers: Sequence[str], described: InputDescription, subject: str) -> ImportedModel:
-    state = read_program(_read(path), layers, subject)
+    with _open(path) as file:
+        state = read_program(file.read(), layers, subject)
     program = exported_program.build_exported(state, subject)
     preprocessing = described.preprocessing(program.shape_DHW)
     if preprocessing is None:
@@ -208,9 +237,10 @@ def _check_single(paths: Sequence[Path], architecture: str) -> None:
         )
 
 
-def _read(path: Path) -> bytes:
+def _open(path: Path) -> BinaryIO:
+    """Opens a file of weights. Readers then map it: nothing else but a regular file may be mapped."""
     try:
-        return read_regular_file(path, MAX_WEIGHTS_BYTES)
+        return open_regular_file(path, MAX_WEIGHTS_BYTES)
     except FileNotFoundError:
         raise NotFound(
             f"the file {str(path)!r} does not exist", subject="checkpoint", remedy="check the path"

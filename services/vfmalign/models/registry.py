@@ -14,10 +14,11 @@ from vfmalign.models.architectures import upstream
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.convnextv2 import ConvNeXtV2
 from vfmalign.models.architectures.profound_vit import ProFoundViT
-from vfmalign.models.architectures.provicnet import FusionEncoder, SliceEncoder
+from vfmalign.models.architectures.provicnet import REGISTERS, DinoEncoder, FusionEncoder, SliceEncoder
 from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.encoder import Stride
 from vfmalign.models.formats import exported_program, monai_bundle, stack_checkpoint
+from vfmalign.models.formats.families import FAMILIES
 
 MPMRI: tuple[Modality, ...] = ("t2w", "dwi", "adc")
 # ProFound's published grid and sizes.
@@ -83,6 +84,16 @@ def _provicnet(name: str, *modalities: Modality, small: bool = False) -> Archite
     )
 
 
+def _dinov2(letter: str, size: TransformerSize, registers: int = 0) -> Architecture:
+    return Architecture(
+        name=f"dinov2_vit{letter}14" + (f"_reg{registers}" if registers else ""),
+        build=partial(DinoEncoder, size, registers),
+        preprocessing=FAMILIES["dinov2"].input,
+        layers=_blocks(size.depth, size.dim),
+        primary_layer=f"blocks.{size.depth - 1}",
+    )
+
+
 def _blocks(depth: int, channels: int) -> tuple[Layer, ...]:
     return tuple(Layer(name=f"blocks.{i}", channels=channels) for i in range(depth))
 
@@ -110,6 +121,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         _provicnet("dwi", "dwi"),
         _provicnet("adc", "adc"),
         _provicnet("fusion", "t2w", "dwi", "adc"),
+        *(_dinov2("s", TransformerSize(384, 12, 6), registers) for registers in (0, REGISTERS)),
+        *(_dinov2("b", TransformerSize(768, 12, 12), registers) for registers in (0, REGISTERS)),
+        *(_dinov2("l", TransformerSize(1024, 24, 16), registers) for registers in (0, REGISTERS)),
     )
 }
 

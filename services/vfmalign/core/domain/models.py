@@ -37,6 +37,13 @@ LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, patte
 """Name of a layer, such as the path of a module: `encoder.blocks.3`. It names tensors in files, and is shown."""
 
 
+Licence = Annotated[str, StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9.+-]*$")]
+"""SPDX id of a licence, such as Apache-2.0, or LicenseRef-NAME for a licence without an id. Empty if unknown."""
+Count = Annotated[int, Field(ge=0, le=2**20)]
+EXPORTED_PROGRAM = "torch_export"
+"""Architecture on the cards of exported programs."""
+
+
 class Preprocessing(Record):
     """Input that an encoder expects.
 
@@ -145,6 +152,14 @@ class PretrainingDataset(Record):
     groups: tuple[Id, ...] = Field(max_length=MAX_CASES)
 
 
+class TensorCounts(Record):
+    """Numbers of tensors that an import loaded, dropped and initialised. This record is also the API's message."""
+
+    loaded: Count
+    dropped: Count
+    initialised: Count
+
+
 class ModelCard(Record):
     """Description of a published encoder.
 
@@ -155,7 +170,9 @@ class ModelCard(Record):
         pretraining: datasets that the model was pretrained on; empty if the datasets are unknown. If empty, the report
             states that leakage cannot be excluded.
         parent_model_id: model from which this model was fine-tuned; empty for a pretrained model.
-        source: origin and licence of the weights, as free text without patient data.
+        source: origin of the weights, such as URI@REVISION, without patient data.
+        licence: SPDX id of the licence of the weights; empty if unknown.
+        tensors: tensors of the imported file; None for a trained model.
         declaration: rules for reading inputs from DICOM: the JSON text of a declaration file with `selections`. Empty
             without rules. `imaging.datasets.layouts.derivation` reads and writes it.
     """
@@ -172,3 +189,5 @@ class ModelCard(Record):
     source: str = Field(default="", max_length=4096)
     # Left out if there is none, so that cards of earlier versions keep their bytes.
     declaration: str = Field(default="", max_length=MAX_RULES_LENGTH, exclude_if=lambda text: not text)
+    licence: Licence = Field(default="", exclude_if=lambda licence: not licence)
+    tensors: TensorCounts | None = Field(default=None, exclude_if=lambda counts: counts is None)

@@ -1,5 +1,7 @@
 """ProViCNet: DINOv2 with registers, applied to slices. Two tokens encode the position of a slice in its volume.
 
+`DinoEncoder` is DINOv2 itself, applied to slices: without these tokens, and with or without registers.
+
 Sources: Oquab et al., "DINOv2", arXiv 2304.07193; Darcet et al., "Vision Transformers Need Registers", arXiv
 2309.16588; position tokens and their order come from ProViCNet (github.com/pimed/ProViCNet). Parameters have the same
 names as in ProViCNet, so that its state dicts load unchanged.
@@ -33,10 +35,11 @@ WINDOW = 3
 """Number of adjacent slices in the input of one slice. They replace the red, green and blue of a photograph."""
 DINO_DIM = 384
 """Width of the smallest transformer of DINOv2. ProViCNet is based on this transformer."""
-POSITION_TOKENS = 2
 REGISTERS = 4
 TABLE_SIDE = 37
 """Number of rows and of columns of the learned position embedding: DINOv2's 518 pixels in patches of 14."""
+IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and SD of red, green and blue, by which DINOv2 normalises values between 0 and 1."""
 PIXELS_PER_CHUNK = 8 * 448**2
 """Pixels of the slices that one pass processes together: eight slices of the published size, or many small ones."""
 
@@ -47,21 +50,23 @@ class DinoBackbone(nn.Module):
     Args:
         size: size of the transformer.
         patch: side length of a patch in pixels.
+        registers: number of register tokens.
     """
 
-    def __init__(self, size: TransformerSize, patch: int) -> None:
+    def __init__(self, size: TransformerSize, patch: int, registers: int = REGISTERS) -> None:
         super().__init__()
         dim = size.dim
         self.patch_embed = PatchEmbed2D(patch, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.register_tokens = nn.Parameter(torch.empty(1, REGISTERS, dim))
+        self.register_tokens = nn.Parameter(torch.empty(1, registers, dim)) if registers else None
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + TABLE_SIDE**2, dim))
         # Used only in DINOv2's own pretraining, but part of all its state dicts.
         self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
         self.blocks = build_blocks(size, EPSILON, layer_scale=1.0)
         self.norm = nn.LayerNorm(dim, eps=EPSILON)
         nn.init.normal_(self.cls_token, std=1e-6)
-        nn.init.normal_(self.register_tokens, std=1e-6)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.apply(partial(_initialise, dim=dim))
 
@@ -72,8 +77,9 @@ class DinoBackbone(nn.Module):
         place_1LC = resample_position_embedding(self.pos_embed, rows, columns)
         patches_SLC = patches_SCHW.flatten(2).transpose(1, 2) + place_1LC[:, 1:]
         class_SLC = (self.cls_token + place_1LC[:, :1]).expand(len(images_SCHW), -1, -1)
-        registers_SLC = self.register_tokens.expand(len(images_SCHW), -1, -1)
-        return torch.cat((class_SLC, registers_SLC, between_SLC, patches_SLC), dim=1)
+        if self.register_tokens is not None:
+            class_SLC = torch.cat((class_SLC, self.register_tokens.expand(len(images_SCHW), -1, -1)), dim=1)
+        return torch.cat((class_SLC, between_SLC, patches_SLC), dim=1)
 
 
 class PatchEmbed2D(nn.Module):
@@ -105,12 +111,13 @@ class SliceEncoder(SliceWiseEncoder):
     Args:
         size: size of the transformer.
         patch: side length of a patch in pixels.
+        registers: number of register tokens.
     """
 
-    def __init__(self, size: TransformerSize, patch: int = 14) -> None:
+    def __init__(self, size: TransformerSize, patch: int = 14, registers: int = REGISTERS) -> None:
         super().__init__()
         self.in_channels, self.size, self.patch = 1, size, patch
-        self.backbone = DinoBackbone(size, patch)
+        self.backbone = DinoBackbone(size, patch, registers)
         self.axis_pos = nn.Linear(1, size.dim)
         self.axis_max = nn.Linear(1, size.dim)
         for line in (self.axis_pos, self.axis_max):
@@ -125,6 +132,14 @@ class SliceEncoder(SliceWiseEncoder):
         """Four blocks. The stride of each layer is the size of a patch within a slice, and 1 across slices."""
         return dict.fromkeys(select_dense_blocks(self.size.depth), (1, self.patch, self.patch))
 
+    def stack_slices(self, volumes_NDHW: Tensor, slices_N2: Tensor) -> Tensor:
+        """Returns the images of all slices, (N, D, 3, H, W)."""
+        return adjacent_slices(volumes_NDHW, slices_N2)
+
+    def position_tokens(self, position_S2: Tensor) -> Tensor:
+        """Returns the tokens between the registers and the patches, (S, L, C)."""
+        return torch.stack((self.axis_pos(position_S2[:, :1]), self.axis_max(position_S2[:, 1:])), dim=1)
+
     def slice_maps(self, images_SCHW: Tensor, position_S2: Tensor) -> dict[str, Tensor]:
         """Runs the backbone on slices.
 
@@ -137,9 +152,8 @@ class SliceEncoder(SliceWiseEncoder):
             final norm. `class_token`: class token after the final norm, (S, C, 1, 1).
         """
         grid = (images_SCHW.shape[2] // self.patch, images_SCHW.shape[3] // self.patch)
-        places = (self.axis_pos(position_S2[:, :1]), self.axis_max(position_S2[:, 1:]))
-        tokens_SLC = self.backbone.embed(images_SCHW, torch.stack(places, dim=1))
-        first = 1 + REGISTERS + POSITION_TOKENS
+        tokens_SLC = self.backbone.embed(images_SCHW, self.position_tokens(position_S2))
+        first = tokens_SLC.shape[1] - grid[0] * grid[1]  # the class token, the registers and the positions
         maps = {}
         for i, block in enumerate(self.backbone.blocks):
             tokens_SLC = block(tokens_SLC)
@@ -159,7 +173,7 @@ class SliceEncoder(SliceWiseEncoder):
         n, _, depth = input_NCDHW.shape[:3]
         volumes_N2 = (whole_volumes(n, depth) if slices_N2 is None else slices_N2).to(input_NCDHW.device)
         index_ND, count_N1 = slice_indices(volumes_N2, depth)
-        images_SCHW = adjacent_slices(input_NCDHW[:, 0], volumes_N2).flatten(0, 1)
+        images_SCHW = self.stack_slices(input_NCDHW[:, 0], volumes_N2).flatten(0, 1)
         position_S2 = torch.stack((index_ND, count_N1.expand_as(index_ND)), -1).flatten(0, 1).to(input_NCDHW.dtype)
         # Without padding there is no mask, so that the shapes depend on no values and the encoder can be exported.
         real_S = None if slices_N2 is None else ((index_ND >= 0) & (index_ND < count_N1)).flatten()
@@ -174,6 +188,29 @@ class SliceEncoder(SliceWiseEncoder):
         maps = {name: _by_study(torch.cat([part[name] for part in parts]), n, real_S) for name in parts[0]}
         maps[POOLED_LAYER] = pool_volume(self, maps[CLASS_LAYER], slices_N2)
         return maps
+
+
+class DinoEncoder(SliceEncoder):
+    """DINOv2 on single slices with values between 0 and 1. Each slice is repeated as red, green and blue.
+
+    Args:
+        size: size of the transformer.
+        registers: number of register tokens: 0, or 4 for DINOv2 with registers.
+    """
+
+    def __init__(self, size: TransformerSize, registers: int) -> None:
+        super().__init__(size, registers=registers)
+        del self.axis_pos, self.axis_max
+
+    def stack_slices(self, volumes_NDHW: Tensor, slices_N2: Tensor) -> Tensor:
+        """Returns every slice as a photograph, normalised as in DINOv2."""
+        images_ND3HW = volumes_NDHW[:, :, None].expand(-1, -1, WINDOW, -1, -1)
+        mean, sd = (images_ND3HW.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_SD))
+        return (images_ND3HW - mean) / sd
+
+    def position_tokens(self, position_S2: Tensor) -> Tensor:
+        """Returns no tokens."""
+        return position_S2.new_empty((len(position_S2), 0, self.size.dim))
 
 
 class FusionEncoder(SliceWiseEncoder):

@@ -11,14 +11,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.domain.models import Layer
+from vfmalign.core.domain.models import EXPORTED_PROGRAM, Layer
 from vfmalign.models.encoder import POOLED_LAYER, Encoder, StateDict, Stride, pool
 from vfmalign.models.formats.hooked_encoder import as_map
 from vfmalign.models.formats.program_check import check_program
 from vfmalign.models.formats.program_graph import ProgramGraph
 from vfmalign.models.formats.program_interpreter import ProgramInterpreter
 
-ARCHITECTURE = "torch_export"
+ARCHITECTURE = EXPORTED_PROGRAM
 
 
 class ExportedEncoder(Encoder):

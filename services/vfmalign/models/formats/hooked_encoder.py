@@ -5,6 +5,7 @@ Axes are the same as in `encoder`, with L tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -15,22 +16,38 @@ from vfmalign.core.domain.errors import BadOption
 from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
 
+AXES = "SPL"
+"""Directions of D, H and W in every input: to the head, to the back and to the left."""
+_OPPOSITES = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
+
+
 class HookedEncoder(Encoder):
     """Encoder that wraps any network. The layers of this encoder are the outputs of named submodules.
 
     The whole network runs, but the encoder ignores the network's own output. A layer of shape (N, C, D, H, W) stays
-    unchanged. Tokens (N, L, C) become maps of L × 1 × 1 voxels. Vectors (N, C) become maps of one voxel. `pooled` is
-    the mean of the last layer.
+    unchanged. Tokens (N, L, C) become maps: of their grid if there is one token for each patch, otherwise of L × 1 × 1
+    voxels. Vectors (N, C) become maps of one voxel. `pooled` is the mean of the last layer.
 
     Args:
         network: any module whose input has the shape (N, C, D, H, W).
         layers: names of the submodules, from shallow to deep.
         shape_DHW: size of the input. The shapes of the layers are determined for this size.
         in_channels: number of input channels.
+        axes: directions of the axes of the network's input, such as RAS. Maps keep the axes of the encoder's input.
+
+    Raises:
+        BadOption: `axes` does not name one direction of each axis of the body, or the input does not fit the network.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str], shape_DHW: Stride, in_channels: int) -> None:
+    def __init__(
+        self, network: nn.Module, layers: Sequence[str], shape_DHW: Stride, in_channels: int, axes: str = AXES
+    ) -> None:
         super().__init__()
+        order = [next((i for i, own in enumerate(AXES) if axis in {own, _OPPOSITES[own]}), 0) for axis in axes]
+        if sorted(order) != [0, 1, 2]:
+            raise BadOption(f"{axes} names no three axes", field="axes", remedy="name three directions, such as RAS")
+        self._order = [0, 1, *(2 + i for i in order)]
+        self._flipped = [2 + place for place, (axis, i) in enumerate(zip(axes, order, strict=True)) if axis != AXES[i]]
         self.network, self.layers, self.in_channels = network, tuple(layers), in_channels
         outputs = outputs_on_meta(self, shape_DHW)
         self._channels = {layer: as_map(output, layer).shape[1] for layer, output in outputs.items()}
@@ -59,12 +76,26 @@ class HookedEncoder(Encoder):
             return lambda module, arguments, output: outputs_by_layer.__setitem__(layer, output)
 
         hooks = [self.network.get_submodule(layer).register_forward_hook(make_hook(layer)) for layer in self.layers]
+        turned = input_NCDHW.permute(self._order)
+        turned = turned.flip(self._flipped) if self._flipped else turned  # a flip copies
         try:
-            self.network(input_NCDHW)
+            self.network(turned)
         finally:
             for hook in hooks:
                 hook.remove()
-        return outputs_by_layer
+        return {layer: self._turn_back(output, turned.shape[2:]) for layer, output in outputs_by_layer.items()}
+
+    def _turn_back(self, output: object, shape: Sequence[int]) -> object:
+        """Gives a map the axes of the encoder's input. Arranges one token per patch as a map."""
+        patch = getattr(getattr(self.network, "patch_embedding", None), "patch_size", None)
+        if isinstance(output, Tensor) and output.ndim == 3 and patch is not None:
+            grid = [side // step for side, step in zip(shape, patch, strict=True)]
+            if math.prod(grid) == output.shape[1]:
+                output = output.transpose(1, 2).unflatten(2, grid)
+        if not isinstance(output, Tensor) or output.ndim != 5:
+            return output
+        output = output.flip(self._flipped) if self._flipped else output
+        return output.permute([self._order.index(axis) for axis in range(5)])
 
 
 def as_map(output: object, layer: str) -> Tensor:

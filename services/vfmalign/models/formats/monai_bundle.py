@@ -13,9 +13,10 @@ The MONAI Bundle Specification (docs.monai.io) defines the layout.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,12 +27,12 @@ from torch import nn
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, VfmalignError
 from vfmalign.core.domain.models import Layer, Preprocessing
 from vfmalign.core.domain.record import Record, canonical_json
-from vfmalign.core.formats.untrusted import describe_failure, read_json, read_regular_file
+from vfmalign.core.formats.untrusted import describe_failure, open_regular_file, read_json
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.upstream import Conversion
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats.bounded_construction import bounded_construction
-from vfmalign.models.formats.hooked_encoder import HookedEncoder
+from vfmalign.models.formats.hooked_encoder import AXES, HookedEncoder
 from vfmalign.models.weights import MAX_WEIGHTS_BYTES
 
 PREFIX = "monai:"
@@ -43,7 +44,10 @@ REJECTED_ARGUMENT_PREFIXES = ("pretrain", "weights", "path", "progress")
 REJECTED_NETWORKS = {"BertPreTrainedModel", "Transchex"}
 """Networks that download or read files regardless of their arguments."""
 _NETS, _NETWORK = "monai.networks.nets", "network."
-
+_ENCODERS = {"SwinTransformer": "swin_unetr", "SegResEncoder": "segresnet_ds"}
+"""Encoders inside MONAI's networks, with their modules."""
+_FUNCTIONS = {f"resnet{depth}" for depth in (10, 18, 34, 50, 101, 152, 200)}
+"""Functions that build a network."""
 
 _Range = Field(ge=-(2**16), le=2**16, allow_inf_nan=False)
 Number = StrictBool | Annotated[StrictInt, Field(ge=-(2**16), le=2**16)] | Annotated[float, _Range]
@@ -57,20 +61,27 @@ class NetworkDefinition(Record):
     """Network that the name of a MONAI architecture encodes.
 
     The arguments of the network are numbers, strings, short lists and objects.
+
+    Attributes:
+        axes: see `HookedEncoder`.
+        without: submodules that the network does not need for its layers, such as a head. They are removed.
     """
 
     net: str = Field(max_length=64)
     arguments: dict[str, Argument | Options | list[Argument | Options]] = Field(max_length=64)
     layers: tuple[Annotated[str, StringConstraints(max_length=256)], ...] = Field(max_length=256)
     input: Preprocessing
+    # Left out by default, so that the names of earlier versions stay the same.
+    axes: Annotated[str, StringConstraints(pattern=r"^[RLAPSI]{3}$")] = AXES
+    without: tuple[Annotated[str, StringConstraints(max_length=64)], ...] = Field(default=(), max_length=8)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Architecture of a bundle and the content of its weights file."""
+    """Architecture of a bundle and the path of its weights file."""
 
     architecture: Architecture
-    weights: bytes
+    weights: Path
 
 
 def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessing | None, subject: str) -> Bundle:
@@ -103,7 +114,8 @@ def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessin
     architecture = decode_architecture_name(encode_architecture_name(net, arguments, layers, preprocessing))
     for name in WEIGHTS:
         try:
-            return Bundle(architecture, read_regular_file(folder / "models" / name, MAX_WEIGHTS_BYTES))
+            open_regular_file(folder / "models" / name, MAX_WEIGHTS_BYTES).close()
+            return Bundle(architecture, folder / "models" / name)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -133,15 +145,23 @@ def parse_network_definition(
 
 
 def encode_architecture_name(
-    net: str, arguments: Mapping[str, object], layers: Sequence[str], preprocessing: Preprocessing
+    net: str,
+    arguments: Mapping[str, object],
+    layers: Sequence[str],
+    preprocessing: Preprocessing,
+    *,
+    axes: str = AXES,
+    without: Sequence[str] = (),
 ) -> str:
-    """Encodes a network as the name of its architecture."""
-    definition = {
+    """Encodes a network as the name of its architecture. See `NetworkDefinition`."""
+    definition: dict[str, object] = {
         "net": net,
         "arguments": dict(arguments),
         "layers": list(layers),
         "input": preprocessing.model_dump(mode="json"),
     }
+    definition |= {"axes": axes} if axes != AXES else {}
+    definition |= {"without": list(without)} if without else {}
     return PREFIX + canonical_json(definition).decode()
 
 
@@ -167,7 +187,7 @@ def decode_architecture_name(name: str) -> Architecture:
         ) from None
     net, arguments, layers = definition.net, definition.arguments, definition.layers
     preprocessing = definition.input
-    cls = _get_network_class(net)
+    make = partial(_instantiate, _get_network_class(net), arguments, definition.without)
     _check_plain(arguments, "the network")
     for argument in arguments:
         if argument.startswith(REJECTED_ARGUMENT_PREFIXES):
@@ -175,10 +195,10 @@ def decode_architecture_name(name: str) -> Architecture:
     channels = len(preprocessing.modalities)
 
     def build() -> HookedEncoder:
-        return HookedEncoder(_instantiate(cls, arguments), layers, preprocessing.network_shape_dhw, channels)
+        return HookedEncoder(make(), layers, preprocessing.network_shape_dhw, channels, definition.axes)
 
     with torch.device("meta"):
-        network = _instantiate(cls, arguments)
+        network = make()
         if not layers:
             raise BadOption("no layer is named", field="layers", remedy=f"choose from {_format_submodules(network)}")
         unknown = [layer for layer in layers if layer not in dict(network.named_modules()) or not layer]
@@ -218,36 +238,45 @@ def _convert(files: Sequence[StateDict], subject: str) -> Conversion:
     return Conversion({_NETWORK + name: tensor for name, tensor in tensors.items()}, "MONAI bundle")
 
 
-def _get_network_class(net: str) -> type[nn.Module]:
-    import monai.networks.nets  # imported here: it takes seconds, and only bundles need it
-
-    cls: object = getattr(monai.networks.nets, net, None) if net.isidentifier() and not net.startswith("_") else None
+def _get_network_class(net: str) -> Callable[..., nn.Module]:
+    module = f"{_NETS}.{_ENCODERS[net]}" if net in _ENCODERS else _NETS
+    # Imported here: it takes seconds, and only bundles need it.
+    found = getattr(import_module(module), net, None) if net.isidentifier() and not net.startswith("_") else None
+    if net in _FUNCTIONS and inspect.isfunction(found):
+        return found
     if (
-        inspect.isclass(cls)
-        and issubclass(cls, nn.Module)
-        and cls.__module__.startswith(_NETS)
-        and cls.__name__ not in REJECTED_NETWORKS
+        inspect.isclass(found)
+        and issubclass(found, nn.Module)
+        and found.__module__.startswith(_NETS)
+        and found.__name__ not in REJECTED_NETWORKS
     ):
-        return cls
+        return found
     raise _rejection(f"{net[:64]!r} is not a network of {_NETS}", PREFIX.rstrip(":"))
 
 
-def _instantiate(cls: type[nn.Module], arguments: Mapping[str, object]) -> nn.Module:
-    if "pretrained" in inspect.signature(cls).parameters:  # True by default in some networks, which then download
+def _instantiate(
+    make: Callable[..., nn.Module], arguments: Mapping[str, object], without: Sequence[str]
+) -> nn.Module:
+    if "pretrained" in inspect.signature(make).parameters:  # True by default in some networks, which then download
         arguments = {**arguments, "pretrained": False}
     try:
         with bounded_construction():
             try:
-                return cls(**arguments)
+                network = make(**arguments)
             except RuntimeError:
                 if torch.get_default_device().type != "meta":
                     raise
-        with bounded_construction(readable_ranges=True):
-            return cls(**arguments)
+                network = None
+        if network is None:
+            with bounded_construction(readable_ranges=True):
+                network = make(**arguments)
+        for name in without:
+            network.set_submodule(name, nn.Identity(), strict=True)
+        return network
     except VfmalignError:
         raise
     except Exception as error:  # MONAI's constructors raise many types on invalid arguments
-        raise _rejection(f"MONAI rejects the arguments: {str(error)[:200]}", cls.__name__) from error
+        raise _rejection(f"MONAI rejects the arguments: {str(error)[:200]}", make.__name__) from error
 
 
 def _check_plain(value: object, where: str) -> None:

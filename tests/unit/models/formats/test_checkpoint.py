@@ -217,8 +217,8 @@ def test_a_tensor_larger_than_its_storage_is_refused(own_state, own_architecture
 
 def test_a_state_dict_under_another_name_is_refused_and_told_how_to_save_it(own_state, own_architecture):
     with pytest.raises(BadCheckpoint) as caught:
-        import_checkpoint([to_pth({"state_dict": own_state, "epoch": 3})], own_architecture)
-    assert "save the tensors alone: torch.save(checkpoint['state_dict'], FILE)" in str(caught.value)
+        import_checkpoint([to_pth({"weights": own_state, "epoch": 3})], own_architecture)
+    assert "save the tensors alone: torch.save(checkpoint['weights'], FILE)" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"model": {}}, {"a": 1}, torch.zeros(3), {"model": {"a": [1]}}])

@@ -149,7 +149,7 @@ def test_a_large_network_is_described_without_memory_for_it(python):
         ({"_target_": "monai.bundle.ConfigParser"}, "not a class of monai.networks.nets"),
         ({"_target_": "$__import__('os').system('true')"}, "not a class of monai.networks.nets"),
         ({"_target_": "monai.networks.nets.torch"}, "'torch' is not a network"),
-        ({"_target_": "resnet18"}, "'resnet18' is not a network"),
+        ({"_target_": "monai.networks.nets.resnet.get_inplanes"}, "'get_inplanes' is not a network"),
         ({"_target_": 3}, "the network is '3'"),
         ({"norm": "$open('x')"}, "holds the expression or reference"),
         ({"norm": "@another#thing"}, "holds the expression or reference"),
