@@ -45,6 +45,7 @@ WRITTEN = {
     "Task": "vfmalign.client.messages.tasks",
     "TakenSeries": "vfmalign.core.domain.datasets",
     "TaskParameters": "vfmalign.core.domain.declarations",
+    "TensorCounts": "vfmalign.core.domain.models",
 }
 """Modules of the records and choices that are written by hand."""
 NAMES = {"Metric": "MetricSpec", "Verdict": "VerdictLabel"}

@@ -95,6 +95,7 @@ def import_model(
     *,
     objective: Objective,
     source: str,
+    licence: str = "",
     primary_layer: str = "",
     declaration: str = "",
 ) -> Model:
@@ -105,7 +106,8 @@ def import_model(
         model_id: id of the published model. If empty, the id is derived from the architecture and weights.
         imported: the model.
         objective: objective with which the weights were trained.
-        source: origin and licence of the weights.
+        source: origin of the weights.
+        licence: SPDX id of their licence; empty if unknown.
         primary_layer: layer of the main result. If empty, the architecture's default applies.
         declaration: rules for DICOM; see `ModelCard`.
 
@@ -126,6 +128,8 @@ def import_model(
         objective=objective,
         primary_layer=primary_layer,
         source=source,
+        licence=licence,
+        tensors=imported.tensors,
         declaration=declaration,
     )
 

@@ -220,6 +220,8 @@ def to_model(card: ModelCard, to_uri: ToUri, provenance: Provenance) -> messages
         create_time=provenance.created_at,
         created_by=provenance.created_by,
         parent_sha256=provenance.parent_sha256,
+        licence=card.licence,
+        tensors=card.tensors,
     )
 
 

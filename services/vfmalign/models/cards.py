@@ -21,7 +21,7 @@ from vfmalign.core.domain.errors import (
     NotFound,
     PreconditionFailed,
 )
-from vfmalign.core.domain.models import Layer, ModelCard, Objective, Preprocessing, PretrainingDataset
+from vfmalign.core.domain.models import Layer, ModelCard, Objective, Preprocessing, PretrainingDataset, TensorCounts
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.keys import model_card_key, model_prefix, weights_key
@@ -55,7 +55,9 @@ def publish(
     pretraining: Sequence[PretrainingDataset] = (),
     parent: str = "",
     source: str = "",
+    licence: str = "",
     declaration: str = "",
+    tensors: TensorCounts | None = None,
     replace_damaged: bool = False,
     provenance: Provenance | None = None,
     context: WorkContext = UNLIMITED,
@@ -73,7 +75,9 @@ def publish(
         pretraining: the datasets on which the weights were trained.
         parent: id of the model from which these weights were fine-tuned.
         source: free text without patient data.
+        licence: SPDX id of the licence of the weights; empty if unknown.
         declaration: DICOM rules of the model (see `ModelCard`).
+        tensors: tensors of the imported file (see `ModelCard`).
         replace_damaged: whether to publish the model again if the card or weights of the stored model are lost or
             damaged. The stored model must have the same source.
         provenance: who publishes the model. None records nothing.
@@ -105,7 +109,9 @@ def publish(
         pretraining=tuple(pretraining),
         parent_model_id=parent,
         source=source,
+        licence=licence,
         declaration=declaration,
+        tensors=tensors,
     )
     return _commit(store, card, data, context, provenance, replace_damaged=replace_damaged)
 
@@ -119,6 +125,7 @@ def publish_program(
     objective: Objective,
     primary_layer: str = "",
     source: str = "",
+    licence: str = "",
     declaration: str = "",
     provenance: Provenance | None = None,
     context: WorkContext = UNLIMITED,
@@ -150,6 +157,7 @@ def publish_program(
         layers=layers,
         primary_layer=primary_layer or layers[-1].name,
         source=source,
+        licence=licence,
         declaration=declaration,
     )
     return _commit(store, card, data, context, provenance)

@@ -19,7 +19,8 @@ from vfmalign.core.formats.untrusted import describe_failure, open_regular_file
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats import exported_program, stack_checkpoint
 from vfmalign.models.formats.checkpoint import ConvertedCheckpoint, import_checkpoint, read_tensors
-from vfmalign.models.formats.families import FAMILIES, import_family
+from vfmalign.models.formats.families import FAMILIES
+from vfmalign.models.formats.family_import import import_family
 from vfmalign.models.formats.monai_bundle import read_bundle
 from vfmalign.models.formats.program_archive import read_program
 from vfmalign.models.registry import get_architecture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from mmap import mmap
 
 import torch
 from safetensors import SafetensorError
@@ -99,7 +100,7 @@ def parse_weights(data: bytes, subject: str) -> StateDict:
         ) from error
 
 
-def is_safetensors(data: bytes) -> bool:
+def is_safetensors(data: bytes | mmap) -> bool:
     """Returns whether data begin like a safetensors file: with the length of a JSON header, followed by that header."""
     if len(data) < 10:
         return False

@@ -68,6 +68,7 @@ def publish_encoder(store: ObjectStore, plan: JobPlan, data: JobData, learner: L
             pretraining=data.pretraining,
             parent=plan.parent.id if plan.parent else "",
             source=get_source(spec),
+            licence=plan.parent.licence if plan.parent else "",
             replace_damaged=True,
             provenance=Provenance.of(created_by, spec.model_sha256 if plan.parent else ""),
         )

@@ -59,7 +59,7 @@ PLAN_OUTCOME_WARNED: PlanOutcome
 PLAN_OUTCOME_FAILED: PlanOutcome
 
 class CheckSpec(_message.Message):
-    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map", "shuffled_labels", "allow_cut_organs", "random_seeds", "random_weights", "recipe_seed", "plan", "frozen", "train_cases")
+    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map", "shuffled_labels", "allow_cut_organs", "random_seeds", "random_weights", "recipe_seed", "plan", "frozen", "train_cases", "require_licence")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class CheckSpec(_message.Message):
     PLAN_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
     TRAIN_CASES_FIELD_NUMBER: _ClassVar[int]
+    REQUIRE_LICENCE_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     model_sha256: str
     dataset_id: str
@@ -115,7 +116,8 @@ class CheckSpec(_message.Message):
     plan: CheckPlan
     frozen: bool
     train_cases: int
-    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., random_seeds: _Optional[int] = ..., random_weights: _Optional[bool] = ..., recipe_seed: _Optional[int] = ..., plan: _Optional[_Union[CheckPlan, _Mapping]] = ..., frozen: _Optional[bool] = ..., train_cases: _Optional[int] = ...) -> None: ...
+    require_licence: str
+    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., random_seeds: _Optional[int] = ..., random_weights: _Optional[bool] = ..., recipe_seed: _Optional[int] = ..., plan: _Optional[_Union[CheckPlan, _Mapping]] = ..., frozen: _Optional[bool] = ..., train_cases: _Optional[int] = ..., require_licence: _Optional[str] = ...) -> None: ...
 
 class CheckPlan(_message.Message):
     __slots__ = ("metric", "smallest_difference", "seeds", "model_sha256", "dataset_digest", "gate", "require", "require_pretraining")

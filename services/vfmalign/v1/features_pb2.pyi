@@ -63,6 +63,16 @@ class Layer(_message.Message):
     channels: int
     def __init__(self, name: _Optional[str] = ..., channels: _Optional[int] = ...) -> None: ...
 
+class TensorCounts(_message.Message):
+    __slots__ = ("loaded", "dropped", "initialised")
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    INITIALISED_FIELD_NUMBER: _ClassVar[int]
+    loaded: int
+    dropped: int
+    initialised: int
+    def __init__(self, loaded: _Optional[int] = ..., dropped: _Optional[int] = ..., initialised: _Optional[int] = ...) -> None: ...
+
 class Preprocessing(_message.Message):
     __slots__ = ("modalities", "spacing_mm", "shape_dhw", "normalisation", "quantiles", "reference", "window", "patch_shape_dhw")
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
@@ -96,7 +106,7 @@ class Pretraining(_message.Message):
     def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., volume_count: _Optional[int] = ..., group_count: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("model_id", "architecture", "objective", "checkpoint", "preprocessing", "layers", "primary_layer", "pretraining", "parent_model_id", "source", "has_dicom_rules", "create_time", "created_by", "parent_sha256")
+    __slots__ = ("model_id", "architecture", "objective", "checkpoint", "preprocessing", "layers", "primary_layer", "pretraining", "parent_model_id", "source", "has_dicom_rules", "create_time", "created_by", "parent_sha256", "licence", "tensors")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +121,8 @@ class Model(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     CREATED_BY_FIELD_NUMBER: _ClassVar[int]
     PARENT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     architecture: str
     objective: Objective
@@ -125,7 +137,9 @@ class Model(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     created_by: str
     parent_sha256: str
-    def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., pretraining: _Optional[_Iterable[_Union[Pretraining, _Mapping]]] = ..., parent_model_id: _Optional[str] = ..., source: _Optional[str] = ..., has_dicom_rules: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., parent_sha256: _Optional[str] = ...) -> None: ...
+    licence: str
+    tensors: TensorCounts
+    def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., pretraining: _Optional[_Iterable[_Union[Pretraining, _Mapping]]] = ..., parent_model_id: _Optional[str] = ..., source: _Optional[str] = ..., has_dicom_rules: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., parent_sha256: _Optional[str] = ..., licence: _Optional[str] = ..., tensors: _Optional[_Union[TensorCounts, _Mapping]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

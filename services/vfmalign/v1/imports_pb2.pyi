@@ -63,7 +63,7 @@ class CreateModelUploadsResponse(_message.Message):
     def __init__(self, upload: _Optional[_Union[_common_pb2.FileUpload, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class PublishModelRequest(_message.Message):
-    __slots__ = ("import_id", "model_id", "weights_sha256", "architecture", "objective", "preprocessing", "primary_layer", "source", "declaration")
+    __slots__ = ("import_id", "model_id", "weights_sha256", "architecture", "objective", "preprocessing", "primary_layer", "source", "declaration", "licence", "tensors")
     IMPORT_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,8 @@ class PublishModelRequest(_message.Message):
     PRIMARY_LAYER_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     DECLARATION_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
     import_id: str
     model_id: str
     weights_sha256: str
@@ -82,7 +84,9 @@ class PublishModelRequest(_message.Message):
     primary_layer: str
     source: str
     declaration: str
-    def __init__(self, import_id: _Optional[str] = ..., model_id: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[_features_pb2.Objective, str]] = ..., preprocessing: _Optional[_Union[_features_pb2.Preprocessing, _Mapping]] = ..., primary_layer: _Optional[str] = ..., source: _Optional[str] = ..., declaration: _Optional[str] = ...) -> None: ...
+    licence: str
+    tensors: _features_pb2.TensorCounts
+    def __init__(self, import_id: _Optional[str] = ..., model_id: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[_features_pb2.Objective, str]] = ..., preprocessing: _Optional[_Union[_features_pb2.Preprocessing, _Mapping]] = ..., primary_layer: _Optional[str] = ..., source: _Optional[str] = ..., declaration: _Optional[str] = ..., licence: _Optional[str] = ..., tensors: _Optional[_Union[_features_pb2.TensorCounts, _Mapping]] = ...) -> None: ...
 
 class PublishModelResponse(_message.Message):
     __slots__ = ("progress", "model")

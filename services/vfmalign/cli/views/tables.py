@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
@@ -21,8 +22,12 @@ from vfmalign.client.messages.features import FeatureSet, Model
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import LayerResult, ShiftResult
 from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.domain.patches import describe_patches
 from vfmalign.core.formats.documents import pluralise
+
+if TYPE_CHECKING:
+    from vfmalign.models.formats.families import Family
 
 DEGENERATE = f"† {gate_intervals.DEGENERATE}."
 BELOW_ERROR_BOUND = f"‡ {gate_intervals.BELOW_ERROR_BOUND}."
@@ -273,7 +278,7 @@ def list_experiments(experiments: Iterable[Experiment]) -> Table:
 def list_models(models: Iterable[Model]) -> Table:
     """Returns a table of models."""
     table = new_table(
-        "Models", "model", "architecture", "objective", "sha256", "primary layer", "parent", whole=["model"]
+        "Models", "model", "architecture", "objective", "sha256", "primary layer", "licence", "parent", whole=["model"]
     )
     for model in models:
         table.add_row(
@@ -282,21 +287,35 @@ def list_models(models: Iterable[Model]) -> Table:
             model.objective,
             model.checkpoint.sha256[:12],
             model.primary_layer,
+            model.licence or ABSENT,
             model.parent_model_id or ABSENT,
         )
     return table
 
 
+def list_families(families: Mapping[str, Family]) -> Table:
+    """Returns a table of the families of public encoders."""
+    table = new_table("Families", "family", "networks", "input", "licence", "verified", whole=["family"])
+    for name, family in families.items():
+        verified = "yes" if family.verified else "no"
+        table.add_row(name, family.networks, _describe_input(family.input), family.licence, verified)
+    return table
+
+
+def _describe_input(preprocessing: Preprocessing) -> str:
+    shape = " × ".join(map(str, preprocessing.shape_dhw))
+    spacing = " × ".join(f"{edge:g}" for edge in preprocessing.spacing_mm or ()) or f"of {preprocessing.reference}"
+    window = "" if preprocessing.window is None else " of {:g} to {:g} HU".format(*preprocessing.window)
+    patches = f"; patches of {text}" if (text := describe_patches(preprocessing)) else ""
+    return (
+        f"{', '.join(preprocessing.modalities)}; {shape} voxels (D × H × W), spacing {spacing} mm, "
+        f"{preprocessing.normalisation}{window}{patches}; grid of {preprocessing.reference}"
+    )
+
+
 def show_model(model: Model) -> Table:
     """Returns one model's card."""
     datasets = ", ".join(f"{s.dataset_id} ({pluralise(s.group_count, 'patient')})" for s in model.pretraining)
-    shape = " × ".join(map(str, model.preprocessing.shape_dhw))
-    spacing = (
-        " × ".join(f"{edge:g}" for edge in model.preprocessing.spacing_mm or ())
-        or f"of {model.preprocessing.reference}"
-    )
-    window = "" if model.preprocessing.window is None else " of {:g} to {:g} HU".format(*model.preprocessing.window)
-    patches = f"; patches of {text}" if (text := describe_patches(model.preprocessing)) else ""
     return list_fields(
         f"Model {model.model_id}",
         {
@@ -304,13 +323,16 @@ def show_model(model: Model) -> Table:
             "objective": model.objective,
             "weights": model.checkpoint.uri,
             "sha256": model.checkpoint.sha256,
-            "input": f"{', '.join(model.preprocessing.modalities)}; {shape} voxels (D × H × W), spacing {spacing} mm, "
-            f"{model.preprocessing.normalisation}{window}{patches}; grid of {model.preprocessing.reference}",
+            "input": _describe_input(model.preprocessing),
             "layers": ", ".join(f"{layer.name} ({layer.channels})" for layer in model.layers),
             "primary layer": model.primary_layer,
             "pretrained on": datasets or "unknown: leakage cannot be excluded",
             "fine-tuned from": model.parent_model_id or ABSENT,
             "source": model.source or ABSENT,
+            "licence": model.licence or "unknown",
+            "tensors": ABSENT
+            if model.tensors is None
+            else ", ".join(f"{count} {name}" for name, count in model.tensors),
             "rules for DICOM": "yes" if model.has_dicom_rules else ABSENT,
             "created": format_creation(model.create_time, model.created_by),
         },

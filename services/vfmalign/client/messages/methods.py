@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from vfmalign.client.messages.base import ApiMessage
+from vfmalign.core.domain.models import LICENCE
 from vfmalign.core.domain.stored_objects import StoredFile, StoredObject
 
 if TYPE_CHECKING:
@@ -111,6 +112,17 @@ class RecipeMethods(SettableMessage):
         return shape
 
 
+class PublishModelRequestMethods(ApiMessage):
+    """Validation rules of the description of a model."""
+
+    @field_validator("licence", check_fields=False)
+    @classmethod
+    def _check_licence(cls, licence: str) -> str:
+        if not LICENCE.fullmatch(licence):
+            raise ValueError("expected an SPDX id, such as Apache-2.0 or LicenseRef-NAME")
+        return licence
+
+
 class StoredSpec(ApiMessage):
     """A specification that is stored and addressed by its digest.
 
@@ -139,7 +151,7 @@ class JobSpecMethods(StoredSpec):
 class CheckSpecMethods(StoredSpec):
     """Methods of `CheckSpec`, the stored specification of a check."""
 
-    LATER_FIELDS = MappingProxyType({"random_seeds": 0, "recipe_seed": None, "plan": None, "train_cases": 0})
+    LATER_FIELDS = MappingProxyType({"random_seeds": 0, "recipe_seed": None, "plan": None, "train_cases": 0, "require_licence": ""})
 
 
 class MonitorSpecMethods(StoredSpec, SettableMessage):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
@@ -37,7 +38,8 @@ LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, patte
 """Name of a layer, such as the path of a module: `encoder.blocks.3`. It names tensors in files, and is shown."""
 
 
-Licence = Annotated[str, StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9.+-]*$")]
+LICENCE = re.compile(r"[A-Za-z0-9.+-]*")
+Licence = Annotated[str, StringConstraints(max_length=128, pattern=rf"^{LICENCE.pattern}$")]
 """SPDX id of a licence, such as Apache-2.0, or LicenseRef-NAME for a licence without an id. Empty if unknown."""
 Count = Annotated[int, Field(ge=0, le=2**20)]
 EXPORTED_PROGRAM = "torch_export"
@@ -155,9 +157,9 @@ class PretrainingDataset(Record):
 class TensorCounts(Record):
     """Numbers of tensors that an import loaded, dropped and initialised. This record is also the API's message."""
 
-    loaded: Count
-    dropped: Count
-    initialised: Count
+    loaded: Count = 0
+    dropped: Count = 0
+    initialised: Count = 0
 
 
 class ModelCard(Record):

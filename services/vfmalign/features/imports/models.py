@@ -51,6 +51,7 @@ def publish_model(
         "objective": request.objective,
         "primary_layer": request.primary_layer,
         "source": request.source,
+        "licence": request.licence,
         "declaration": request.declaration,
         "preprocessing": request.preprocessing,
         "provenance": Provenance.of(created_by),
@@ -61,7 +62,14 @@ def publish_model(
         preprocessing = request.preprocessing or get_architecture(request.architecture).preprocessing
         check_card_rules(request.declaration, preprocessing)
     if not is_program:
-        card = publish(uploads.store, request.model_id, state, architecture=request.architecture, **options)
+        card = publish(
+            uploads.store,
+            request.model_id,
+            state,
+            architecture=request.architecture,
+            tensors=request.tensors,
+            **options,
+        )
     elif options["preprocessing"] is None:
         raise BadOption(
             "a program does not describe its own input", field="preprocessing", remedy="name its modalities and spacing"

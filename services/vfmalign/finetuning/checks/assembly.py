@@ -27,6 +27,7 @@ from vfmalign.client.messages.common import Estimate
 from vfmalign.client.recipes import find_shortest_budget, get_random_seeds
 from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import CaseScore, JobResult, MetricSpec, Network
+from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.patches import describe_patches
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
@@ -242,6 +243,18 @@ def _describe_subsets(trained: Sequence[SeedArtifacts]) -> dict[str, str]:
     return settings
 
 
+def _describe_card(card: ModelCard) -> dict[str, str]:
+    """Returns what the card states about the origin of the weights. Absent facts are left out, as by `_settings`.
+
+    Cards of earlier versions state neither licence nor tensors. Their results keep their digests.
+    """
+    if not card.licence and card.tensors is None:
+        return {}
+    counts = "" if card.tensors is None else ", ".join(f"{count} {name}" for name, count in card.tensors)
+    facts = {"licence": card.licence, "model_source": card.source, "tensors": counts}
+    return {name: text for name, text in facts.items() if text}
+
+
 def _settings(request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifacts]) -> dict[str, str]:
     measured = trained[0].measured
     recipes = {
@@ -282,6 +295,7 @@ def _settings(request: CheckSpec, valid: Validated, trained: Sequence[SeedArtifa
             **({"random_weights": str(get_control_seed(request))} if request.random_weights else {}),
             **({"allow_cut_organs": "true"} if request.allow_cut_organs else {}),
             **(_describe_subsets(trained) if request.train_cases else {}),
+            **_describe_card(valid.card),
             "seed": str(request.seed),
             "seeds": str(request.seeds),
             "random_seeds": str(get_random_seeds(request)),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from vfmalign.client.messages.checks import CheckSpec, TrainingPlan
 from vfmalign.client.recipes import get_random_seeds, get_recipe
 from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import BadOption, Unavailable
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
-from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.models import EXPORTED_PROGRAM, ModelCard
 from vfmalign.core.domain.task_specs import TaskSpec
 from vfmalign.core.domain.tasks import check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
@@ -83,9 +84,10 @@ def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: M
 
     Raises:
         BadOption: the model's input lacks a channel, the model lacks a layer, a patch is too large, or a plan names
-            another metric.
+            another metric. Also raised by `check_card`.
     """
     check_metric(spec, task)
+    check_card(spec, card)
     recipes = {network: get_recipe(spec, network, card.preprocessing) for network in NETWORKS}
     fit_model(
         dataset,
@@ -96,6 +98,27 @@ def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: M
         recipes=tuple(recipes.values()),  # a second recipe has the same patches
     )
     return ResolvedCheck(task, choose_layers(card, spec.layers), recipes)
+
+
+def check_card(spec: CheckSpec, card: ModelCard) -> None:
+    """Rejects a model that cannot be fine-tuned or that does not have the required licence.
+
+    Raises:
+        BadOption: the model is an exported program, or its licence is missing or differs.
+    """
+    if card.architecture == EXPORTED_PROGRAM:
+        raise BadOption(
+            f"{card.id} is an exported program, which cannot be initialised or trained",
+            field="model_id",
+            remedy="compare its features without training, or import the model as a MONAI bundle or with --as",
+        )
+    if spec.require_licence and not (card.licence and fnmatchcase(card.licence, spec.require_licence)):
+        raise BadOption(
+            f"{card.id} has {f'the licence {card.licence}' if card.licence else 'no licence'}, but "
+            f"{spec.require_licence!r} is required",
+            field="require_licence",
+            remedy="choose a model with this licence, or import the model with --licence",
+        )
 
 
 def check_inputs(store: ObjectStore, jobs: JobRepository, check_id: str, spec: CheckSpec) -> tuple[TrainingPlan, ...]:

@@ -1,8 +1,7 @@
 """Families of public encoders, as their authors publish them.
 
-An entry of `FAMILIES` states how to read the checkpoints of one family. `import_family` needs no other code for a
-family: it strips prefixes, renames tensors, drops the tensors that the entry allows, derives the network from the
-shapes, and keeps the encoder alone. Every other difference between the file and the network is an error.
+An entry of `FAMILIES` states how to read the checkpoints of one family. `family_import` needs no other code for a
+family. No file of the authors was available when the entries were written: the names come from their loaders.
 """
 
 from __future__ import annotations
@@ -13,18 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from vfmalign.core.domain.errors import BadCheckpoint, BadOption
 from vfmalign.core.domain.models import Preprocessing
-from vfmalign.models.architectures.base import Architecture
-from vfmalign.models.architectures.upstream import Conversion
-from vfmalign.models.encoder import StateDict
-from vfmalign.models.formats.checkpoint import ConvertedCheckpoint, Source, finish_conversion, read_tensors
 from vfmalign.models.formats.hooked_encoder import AXES
-from vfmalign.models.formats.monai_bundle import encode_architecture_name
-from vfmalign.models.weights import format_names, random_state
 
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""Prefixes that training loops put before every name."""
 HEAD, DECODER = "a head; every check trains its own", "the decoder; features come from the encoder alone"
 STALE = "unused tensors of earlier versions of MONAI"
 COUNTERS = {r".*\.num_batches_tracked": "the counter of a norm starts at 0"}
@@ -76,148 +66,6 @@ class Family:
     verified: bool = False
 
 
-class ImportedFamily(NamedTuple):
-    """Result of an import: the family, how it was recognised, the network, its input and its weights."""
-
-    name: str
-    reason: str
-    architecture: Architecture
-    input: Preprocessing
-    checkpoint: ConvertedCheckpoint
-
-
-def import_family(
-    source: Source,
-    name: str,
-    adjust: Callable[[Preprocessing], Preprocessing],
-    find: Callable[[str], Architecture],
-    subject: str,
-) -> ImportedFamily:
-    """Imports the encoder of a public checkpoint.
-
-    Args:
-        source: the file.
-        name: name of the family; empty to recognise it.
-        adjust: applies the user's changes to the family's default input.
-        find: looks up an architecture by name (`registry.get_architecture`).
-        subject: name of the checkpoint in errors.
-
-    Raises:
-        BadCheckpoint: the file cannot be read safely, or does not fit the family.
-        BadOption: the file belongs to no family, or the network cannot process the input.
-    """
-    tensors, other_entries = read_tensors(source, subject)
-    tensors, wrapper = _strip_wrappers(tensors)
-    name, prefix = _recognise(tensors, name, subject)
-    family, shown = FAMILIES[name], ", ".join(f"{wrapper}{prefix}{key}" for key in FAMILIES[name].keys)
-    state, dropped = _select(family, prefix, tensors, name, subject)
-    preprocessing = adjust(family.input)
-    try:
-        network = family.describe({key: tuple(tensor.shape) for key, tensor in state.items()}, preprocessing)
-    except (KeyError, ValueError, ZeroDivisionError) as error:
-        problem = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-        raise BadCheckpoint(
-            f"the file does not fit {name} ({family.networks}): {problem[:300]}",
-            subject=subject,
-            remedy="import a file of this family, or the network as a MONAI bundle (docs/models.md)",
-        ) from None
-    if network.layers:
-        options = {"axes": family.axes, "without": network.without}
-        architecture = find(
-            encode_architecture_name(network.net, network.arguments, network.layers, preprocessing, **options)  # type: ignore[arg-type]
-        )
-        state = {f"network.{key}": tensor for key, tensor in state.items()}
-    else:
-        architecture = find(network.net)
-    initialised = _initialise(family, architecture, state)
-    _check_multiple(architecture, preprocessing)
-    conversion = Conversion(state, name, dropped, initialised)
-    checkpoint = finish_conversion(conversion, architecture, other_entries, subject)
-    return ImportedFamily(name, f"the file has {shown}", architecture, preprocessing, checkpoint)
-
-
-def _strip_wrappers(tensors: StateDict) -> tuple[StateDict, str]:
-    stripped = ""
-    while wrapper := next((one for one in WRAPPERS if all(name.startswith(one) for name in tensors)), ""):
-        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
-        stripped += wrapper
-    return tensors, stripped
-
-
-def _recognise(tensors: StateDict, name: str, subject: str) -> tuple[str, str]:
-    """Returns the name of the family, and the prefix of the encoder's tensors."""
-    for candidate in [name] if name else FAMILIES:
-        for prefix in FAMILIES[candidate].prefixes:
-            if all(prefix + key in tensors for key in FAMILIES[candidate].keys):
-                return candidate, prefix
-    found = format_names(list(tensors))
-    if name:
-        keys = " and ".join(FAMILIES[name].keys)
-        raise BadCheckpoint(
-            f"the file is not a {name}: expected tensors {keys}, found {found}",
-            subject=subject,
-            remedy="leave out --as to let vfmalign recognise the family",
-        )
-    raise BadOption(
-        f"the file belongs to no family of public encoders (it has {found}), and contains only weights",
-        field="architecture",
-        remedy="name its architecture or family with --as (`vfmalign models families`); --layers belongs to MONAI "
-        "bundles and exported programs",
-    )
-
-
-def _select(
-    family: Family, prefix: str, tensors: StateDict, name: str, subject: str
-) -> tuple[StateDict, dict[str, list[str]]]:
-    """Returns the encoder's tensors under MONAI's names, and the names of the dropped tensors by reason.
-
-    Tensors that the entry does not mention stay, so that the check against the architecture reports them.
-    """
-    state: StateDict = {}
-    dropped: dict[str, list[str]] = {}
-    for full, tensor in tensors.items():
-        key = full.removeprefix(prefix)
-        for pattern, replacement in family.renames:
-            key = re.sub(pattern, replacement, key)
-        if why := _find_reason(family.dropped, key):
-            dropped.setdefault(why, []).append(full)
-        elif key in state:
-            raise BadCheckpoint(
-                f"two tensors of the file are {key[:96]} of {name}", subject=subject, remedy="save the network once"
-            )
-        else:
-            state[key] = tensor
-    return state, dropped
-
-
-def _find_reason(reasons: Mapping[str, str], key: str) -> str:
-    return next((why for pattern, why in reasons.items() if re.fullmatch(pattern, key)), "")
-
-
-def _initialise(family: Family, architecture: Architecture, state: StateDict) -> dict[str, list[str]]:
-    """Adds the tensors that may be missing. Returns their names by reason."""
-    initialised: dict[str, list[str]] = {}
-    for key in architecture.build_empty().state_dict():
-        if key not in state and (why := _find_reason(family.missing, key.removeprefix("network."))):
-            initialised.setdefault(why, []).append(key)
-    if initialised:
-        drawn = random_state(architecture, 0)
-        state.update({key: drawn[key] for keys in initialised.values() for key in keys})
-    return initialised
-
-
-def _check_multiple(architecture: Architecture, preprocessing: Preprocessing) -> None:
-    encoder = architecture.build_empty()
-    multiple = encoder.input_multiple() if encoder.dense_layers() else (1, 1, 1)
-    shape, channels = preprocessing.shape_dhw, len(preprocessing.modalities)
-    if any(side % step for side, step in zip(shape, multiple, strict=True)) or channels != encoder.in_channels:
-        raise BadOption(
-            f"the network does not take an input of {[channels, *shape]}",
-            field="input",
-            remedy=f"set {encoder.in_channels} modalities, and a size that is a multiple of {list(multiple)}",
-        )
-
-
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
@@ -233,7 +81,7 @@ def _get(shapes: Shapes, name: str, axes: int) -> Sequence[int]:
 
 
 def _root(value: int, what: str) -> int:
-    side = round(value ** (1 / 3))
+    side = int(round(value ** (1 / 3)))
     if side**3 != value:
         raise ValueError(f"{what} is {value}, expected a cube")
     return side
@@ -264,7 +112,7 @@ RESNETS = {(1, 1, 1, 1): "10", (2, 2, 2, 2): "18", (3, 4, 6, 3): "34", (3, 4, 6,
 
 def _describe_resnet(shapes: Shapes, _: Preprocessing) -> Network:
     stages = range(1, 5)
-    blocks: tuple[object, ...] = tuple(_count(shapes, rf"layer{i}\.(\d+)\.") for i in stages)
+    blocks: tuple[int | str, ...] = tuple(_count(shapes, rf"layer{i}\.(\d+)\.") for i in stages)
     blocks += ("bottleneck",) if "layer1.0.conv3.weight" in shapes else ()
     if blocks not in RESNETS:
         known = "; ".join(f"{depth}: {list(key)}" for key, depth in RESNETS.items())

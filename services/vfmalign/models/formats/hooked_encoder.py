@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
-
 AXES = "SPL"
 """Directions of D, H and W in every input: to the head, to the back and to the left."""
 _OPPOSITES = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
@@ -91,7 +90,7 @@ class HookedEncoder(Encoder):
         if isinstance(output, Tensor) and output.ndim == 3 and patch is not None:
             grid = [side // step for side, step in zip(shape, patch, strict=True)]
             if math.prod(grid) == output.shape[1]:
-                output = output.transpose(1, 2).unflatten(2, grid)
+                output = output.transpose(1, 2).reshape(len(output), -1, *grid)
         if not isinstance(output, Tensor) or output.ndim != 5:
             return output
         output = output.flip(self._flipped) if self._flipped else output

@@ -254,9 +254,7 @@ def _get_network_class(net: str) -> Callable[..., nn.Module]:
     raise _rejection(f"{net[:64]!r} is not a network of {_NETS}", PREFIX.rstrip(":"))
 
 
-def _instantiate(
-    make: Callable[..., nn.Module], arguments: Mapping[str, object], without: Sequence[str]
-) -> nn.Module:
+def _instantiate(make: Callable[..., nn.Module], arguments: Mapping[str, object], without: Sequence[str]) -> nn.Module:
     if "pretrained" in inspect.signature(make).parameters:  # True by default in some networks, which then download
         arguments = {**arguments, "pretrained": False}
     try:

@@ -31,6 +31,7 @@ def write_repeat_command(spec: CheckSpec) -> str:
         "--bootstrap": None if spec.bootstrap_resamples == defaults.bootstrap_resamples else spec.bootstrap_resamples,
         "--level": None if spec.interval_level == defaults.interval_level else spec.interval_level,
         "--smallest-difference": spec.smallest_difference or None,
+        "--require-licence": spec.require_licence or None,
     }
     arguments = ["vfmalign", "check", spec.dataset_id, "--task", str(spec.task), "--model", spec.model_id]
     arguments += [argument for layer in spec.layers for argument in ("--layer", layer)]

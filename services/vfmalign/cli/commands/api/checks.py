@@ -113,6 +113,14 @@ RequirePretrainingOption = Annotated[
         "than the same network from random weights. Repeatable.",
     ),
 ]
+LicencePatternOption = Annotated[
+    str,
+    typer.Option(
+        "--require-licence",
+        metavar="PATTERN",
+        help="Refuse a model unless the SPDX id of its licence matches this pattern, such as 'Apache-*'.",
+    ),
+]
 PlanOption = Annotated[
     Path | None,
     typer.Option(
@@ -166,6 +174,7 @@ def check(
     gate: GateOption = None,
     require: RequireOption = None,
     require_pretraining: RequirePretrainingOption = None,
+    require_licence: LicencePatternOption = "",
     plan_file: PlanOption = None,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
@@ -226,6 +235,7 @@ def check(
         modality_map=parse_map(modality_map),
         allow_cut_organs=allow_cut_organs,
         frozen=frozen,
+        require_licence=require_licence,
         plan=plan,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))

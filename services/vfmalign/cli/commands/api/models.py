@@ -32,7 +32,7 @@ from vfmalign.cli.recipe_options import RECIPE, RecipeOption, build_recipe, list
 from vfmalign.cli.set_option import Keys, SetOption, list_keys, parse_settings
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
-from vfmalign.cli.views.tables import list_models, show_model
+from vfmalign.cli.views.tables import list_families, list_models, show_model
 from vfmalign.client.messages.common import Deletion
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.models import Preprocessing
@@ -58,7 +58,8 @@ ArchitectureOption = Annotated[
     typer.Option(
         "--as",
         metavar="NAME",
-        help="Architecture of a checkpoint: a name from `models list`, or dilated_stack together with --description.",
+        help="Architecture of a checkpoint: a name from `models list` or `models families`, or dilated_stack together "
+        "with --description. Families are recognised without this option.",
     ),
 ]
 DescriptionOption = Annotated[
@@ -76,7 +77,12 @@ LayersOption = Annotated[
         "--layers", metavar="NAMES", help="Layers of a bundle or program: submodule names, separated by commas."
     ),
 ]
-SourceOption = Annotated[str, typer.Option("--source", metavar="TEXT", help="Origin and licence of the weights.")]
+SourceOption = Annotated[
+    str, typer.Option("--source", metavar="URI@REVISION", help="Origin of the weights, for the card and reports.")
+]
+LicenceOption = Annotated[
+    str, typer.Option("--licence", metavar="SPDX", help="SPDX id of the licence of the weights, such as Apache-2.0.")
+]
 PrimaryLayerOption = Annotated[
     str,
     typer.Option(
@@ -120,6 +126,31 @@ def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def families(as_json: JsonOption = False) -> None:
+    """List the families of public encoders that `models import` reads."""
+    with needs_extra("local", "listing the families"):
+        from vfmalign.models.formats.families import FAMILIES
+
+    Output.to_terminal(as_json=as_json).emit(
+        {
+            "families": [
+                {
+                    "name": name,
+                    "networks": family.networks,
+                    "input": family.input.model_dump(mode="json"),
+                    "licence": family.licence,
+                    "source": family.source,
+                    "verified": family.verified,
+                }
+                for name, family in FAMILIES.items()
+            ]
+        },
+        list_families(FAMILIES),
+        "licence: of the authors' weights. verified: compared with a file of the authors",
+    )
+
+
+@app.command()
 def show(model_id: ModelArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Show the card of one model."""
     output = Output.to_terminal(as_json=as_json)
@@ -159,6 +190,7 @@ def import_(
     settings: SetOption = None,
     objective: ImportObjectiveOption = "unknown",
     source: SourceOption = "",
+    licence: LicenceOption = "",
     declaration: RulesOption = "",
     primary_layer: PrimaryLayerOption = "",
     home: HomeOption = DEFAULT_HOME,
@@ -168,10 +200,10 @@ def import_(
 
     Your token needs the role curator.
 
-    Pass one file per sequence for provicnet_fusion: T2, DWI, ADC. Examples: models import tiny.pth --as
-    profound_conv_tiny; models import sae.pth --as dilated_autoencoder --set input.shape_dhw=64,64,64; models import
-    meshnet.pth --as meshnet --set input.modalities=t1w; models import net.pth --as dilated_stack --description
-    net.json.
+    Pass one file per sequence for provicnet_fusion: T2, DWI, ADC. Examples: models import model_swinvit.pt; models
+    import tiny.pth --as profound_conv_tiny; models import sae.pth --as dilated_autoencoder --set
+    input.shape_dhw=64,64,64; models import meshnet.pth --as meshnet --set input.modalities=t1w; models import net.pth
+    --as dilated_stack --description net.json.
     """
     with needs_extra("local", "importing a model"):
         from vfmalign.imaging.datasets.layouts.derivation import read_declaration
@@ -200,6 +232,7 @@ def import_(
         objective=trained_by,
         primary_layer=primary_layer,
         source=source,
+        licence=licence,
         declaration=rules,
     )
     kind = imported.architecture.partition(":")[0]
@@ -207,6 +240,8 @@ def import_(
         model.to_json_dict() | {"imported": imported.report},
         f"published {model.model_id} ({kind}), weights {model.checkpoint.sha256}",
     )
+    if not licence:
+        output.note("the licence of the weights is unknown; state it with --licence", "yellow")
     output.note("the pretraining data are unknown: leakage into a test split cannot be excluded", "yellow")
 
 

@@ -178,6 +178,10 @@ class CheckSpec(CheckSpecMethods):
     number of optimiser steps do not change. The trainings that choose between two recipes use all cases. CreateCheck
     fails with INVALID_ARGUMENT if `train` has fewer cases or a class has no case.
     """
+    require_licence: str = ""
+    """Pattern that the SPDX id of the model's licence must match, as in a shell: `*`, `?` and `[…]`. CreateCheck
+    refuses a model with another licence or without one. Empty accepts every model.
+    """
 
 
 class EarlierCheck(ApiMessage):

@@ -20,7 +20,7 @@ from vfmalign.client.messages.generated.common import (
 from vfmalign.core.domain.datasets import Split, TakenSeries
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.modality_map import ModalityMap
-from vfmalign.core.domain.models import Layer, Objective, Preprocessing
+from vfmalign.core.domain.models import Layer, Objective, Preprocessing, TensorCounts
 from vfmalign.core.domain.record import Id, OptionalId, OptionalSha256, Uid
 from vfmalign.v1 import features_pb2
 
@@ -104,7 +104,7 @@ class Model(ApiMessage):
     parent_model_id: str = ""
     """Id of the model this one was fine-tuned from; empty for a pretrained one."""
     source: str = ""
-    """Origin and licence of the weights."""
+    """Origin of the weights."""
     has_dicom_rules: bool = False
     """Whether the card has rules for reading the model's inputs from DICOM in Extract."""
     create_time: Time | None = None
@@ -116,6 +116,12 @@ class Model(ApiMessage):
     parent_sha256: str = ""
     """Digest of the weights of `parent_model_id` that it was fine-tuned from, hex; empty if unknown or without a
     parent.
+    """
+    licence: str = ""
+    """SPDX id of the licence of the weights; empty if unknown."""
+    tensors: TensorCounts | None = None
+    """What the import did with the tensors of the file; absent for a model that was trained here, and for an exported
+    program.
     """
 
 

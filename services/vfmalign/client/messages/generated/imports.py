@@ -9,7 +9,8 @@ from google.protobuf.message import Message
 from vfmalign.client.messages.base import ApiMessage, Time
 from vfmalign.client.messages.generated.common import FileContent, FileUpload, Progress
 from vfmalign.client.messages.generated.features import Dataset, Model
-from vfmalign.core.domain.models import Objective, Preprocessing
+from vfmalign.client.messages.methods import PublishModelRequestMethods
+from vfmalign.core.domain.models import Objective, Preprocessing, TensorCounts
 from vfmalign.core.domain.record import Id, Sha256
 from vfmalign.v1 import imports_pb2
 
@@ -95,7 +96,7 @@ class CreateModelUploadsResponse(ApiMessage):
     """When the URL expires. An upload that has begun continues."""
 
 
-class PublishModelRequest(ApiMessage):
+class PublishModelRequest(PublishModelRequestMethods):
     """Request of PublishModel."""
 
     PROTO: ClassVar[type[Message]] = imports_pb2.PublishModelRequest
@@ -119,11 +120,16 @@ class PublishModelRequest(ApiMessage):
     primary_layer: str = ""
     """Layer of a check's main number; empty means the architecture's own."""
     source: str = ""
-    """Origin and licence of the weights, without data of patients."""
+    """Origin of the weights, such as URI@REVISION, without data of patients."""
     declaration: str = ""
     """Rules for reading the model's inputs from DICOM in Extract: the JSON of a declaration with the member
     `selections` (docs/datasets.md). It declares every modality of the model. Empty, the default, means no rules.
     """
+    licence: str = ""
+    """SPDX id of the licence of the weights, of letters, digits, `.`, `+` and `-`; empty, the default, means unknown.
+    """
+    tensors: TensorCounts | None = None
+    """What the import did with the tensors of the file; absent if unknown."""
 
 
 class PublishModelResponse(ApiMessage):
