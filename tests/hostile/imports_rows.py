@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +91,13 @@ PREPROCESSING = features_pb2.Preprocessing(
 LAYERS = ("../x", "a//b", "a\u202eb", "a\\b", "..", "a b")
 
 
+def publish_network(name: str, names: str, **changed: object) -> Row:
+    """A ResNet to publish, with some members of its architecture replaced."""
+    preprocessing = {"modalities": ["input"], "shape_dhw": [32, 32, 32]}
+    network = {"net": "resnet10", "arguments": {"n_input_channels": 1}, "layers": ["layer1"], "input": preprocessing}
+    return publish_model(name, names, PROGRAM, architecture="monai:" + json.dumps(network | changed))
+
+
 def publish_layer(name: str) -> Row:
     """A program to publish that has a layer of this name."""
     graph = make_graph(layers=[[name, "out"]], channels={name: 2}, strides=[[name, [1, 1, 1]]])
@@ -123,9 +131,9 @@ ROWS = (
     ),
     Row("no files", SIGN, lambda _: pb.CreateDatasetUploadsRequest(import_id="i"), INVALID, "files"),
     Row(
-        "weights of 4 GiB",
+        "weights of more than 4 GiB",
         SIGN_MODEL,
-        lambda _: pb.CreateModelUploadsRequest(import_id="i", weights={"sha256": ZEROS, "size_bytes": 2**32}),
+        lambda _: pb.CreateModelUploadsRequest(import_id="i", weights={"sha256": ZEROS, "size_bytes": 2**32 + 1}),
         "RESOURCE_EXHAUSTED",
         "VFMALIGN_FEATURES__MAX_WEIGHTS_BYTES",
     ),
@@ -189,6 +197,13 @@ ROWS = (
     ),
     publish_model("program without an input", "preprocessing", PROGRAM, architecture="torch_export"),
     *map(publish_layer, LAYERS),
+    publish_model("licence that is a text", "licence", PROGRAM, licence="see the file \u202e"),
+    publish_model("licence of 1 MiB", "licence", PROGRAM, licence="a" * 2**20),
+    publish_model("tensors below zero", "tensors.dropped", PROGRAM, tensors={"dropped": -1}),
+    publish_model("2³¹ tensors", "tensors.loaded", PROGRAM, tensors={"loaded": 2**31 - 1}),
+    publish_network("network without what it needs", "does not take an input", without=["conv1"]),
+    publish_network("network that removes a path", "MONAI rejects", without=["../conv1"]),
+    publish_network("network with axes of two bodies", "axes", axes="RLS"),
     publish_model("unknown architecture", "none", PROGRAM, architecture="none"),
     publish_model("architecture of 1 MiB", "architecture", PROGRAM, architecture="monai:" + "a" * 2**20),
     publish_model("model id that climbs", "model_id", PROGRAM, model_id="../datasets"),

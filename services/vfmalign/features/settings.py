@@ -37,7 +37,7 @@ class FeaturesOptions(BaseModel, frozen=True):
         default=16, ge=1, le=65_536, description="maximum waiting PublishDataset and PublishModel calls"
     )
     max_weights_bytes: int = Field(
-        default=2**30,
+        default=4 * 2**30,
         ge=2**20,
         le=5 * 2**30,
         description="maximum bytes of weights that PublishModel accepts; checking them takes 3 times the memory",

@@ -42,6 +42,10 @@ def make_seeds() -> Mapping[str, bytes]:
         name: monai_bundle.encode_architecture_name(net, arguments, layers, _SMALL).removeprefix("monai:").encode()
         for name, (net, arguments, layers) in networks.items()
     }
+    turned = monai_bundle.encode_architecture_name(
+        "resnet10", {"n_input_channels": 1}, ["layer1"], _SMALL, axes="RAS", without=["fc"]
+    )
+    seeds["turned"] = turned.removeprefix("monai:").encode()
     stack = {"layers": [{"channels": 2}], "compared": [0], "input": _SMALL.model_dump(mode="json")}
     seeds["list"] = json.dumps({"net": "UNet", "arguments": [1], "layers": [], "input": {}}).encode()
     return seeds | {"stack": json.dumps(stack).encode()}

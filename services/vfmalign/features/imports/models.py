@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from vfmalign.client.messages.imports import PublishModelRequest
@@ -96,8 +97,9 @@ def _read_weights(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
             f"the file is not safetensors: {error}", subject=request.model_id, remedy="convert the checkpoint first"
         ) from None
     state = parse_weights(data, request.model_id)
+    del data  # the setting of the maximum size states the memory that this function needs
     context.checkpoint()
-    if to_safetensors(state) != data:
+    if hashlib.sha256(to_safetensors(state)).hexdigest() != sha256:
         raise BadCheckpoint(
             "the file has metadata or extra data, or its tensors are not in the order in which imports write them",
             subject=request.model_id,

@@ -81,7 +81,7 @@ def _get(shapes: Shapes, name: str, axes: int) -> Sequence[int]:
 
 
 def _root(value: int, what: str) -> int:
-    side = int(round(value ** (1 / 3)))
+    side: int = round(value ** (1 / 3))
     if side**3 != value:
         raise ValueError(f"{what} is {value}, expected a cube")
     return side

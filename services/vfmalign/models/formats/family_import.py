@@ -143,11 +143,18 @@ def _find_reason(reasons: Mapping[str, str], key: str) -> str:
 
 
 def _initialise(family: Family, architecture: Architecture, state: StateDict) -> dict[str, list[str]]:
-    """Adds the tensors that may be missing. Returns their names by reason."""
+    """Adds the tensors that may be missing. Returns their names by reason.
+
+    Adds nothing if the file does not fit otherwise: a small file could describe a network that fills the memory.
+    """
     initialised: dict[str, list[str]] = {}
-    for key in architecture.build_empty().state_dict():
-        if key not in state and (why := _find_reason(family.missing, key.removeprefix("network."))):
-            initialised.setdefault(why, []).append(key)
+    for key, expected in architecture.build_empty().state_dict().items():
+        if key in state and state[key].shape == expected.shape:
+            continue
+        why = "" if key in state else _find_reason(family.missing, key.removeprefix("network."))
+        if not why:
+            return {}
+        initialised.setdefault(why, []).append(key)
     if initialised:
         drawn = random_state(architecture, 0)
         state.update({key: drawn[key] for keys in initialised.values() for key in keys})

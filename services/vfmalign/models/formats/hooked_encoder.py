@@ -33,15 +33,24 @@ class HookedEncoder(Encoder):
         shape_DHW: size of the input. The shapes of the layers are determined for this size.
         in_channels: number of input channels.
         axes: directions of the axes of the network's input, such as RAS. Maps keep the axes of the encoder's input.
+        patch: size of a patch along the axes of the network's input; empty if tokens are no grid of patches.
 
     Raises:
         BadOption: `axes` does not name one direction of each axis of the body, or the input does not fit the network.
     """
 
     def __init__(
-        self, network: nn.Module, layers: Sequence[str], shape_DHW: Stride, in_channels: int, axes: str = AXES
+        self,
+        network: nn.Module,
+        layers: Sequence[str],
+        shape_DHW: Stride,
+        in_channels: int,
+        *,
+        axes: str = AXES,
+        patch: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        self._patch = tuple(patch)
         order = [next((i for i, own in enumerate(AXES) if axis in {own, _OPPOSITES[own]}), 0) for axis in axes]
         if sorted(order) != [0, 1, 2]:
             raise BadOption(f"{axes} names no three axes", field="axes", remedy="name three directions, such as RAS")
@@ -86,9 +95,8 @@ class HookedEncoder(Encoder):
 
     def _turn_back(self, output: object, shape: Sequence[int]) -> object:
         """Gives a map the axes of the encoder's input. Arranges one token per patch as a map."""
-        patch = getattr(getattr(self.network, "patch_embedding", None), "patch_size", None)
-        if isinstance(output, Tensor) and output.ndim == 3 and patch is not None:
-            grid = [side // step for side, step in zip(shape, patch, strict=True)]
+        if isinstance(output, Tensor) and output.ndim == 3 and self._patch:
+            grid = [side // step for side, step in zip(shape, self._patch, strict=True)]
             if math.prod(grid) == output.shape[1]:
                 output = output.transpose(1, 2).reshape(len(output), -1, *grid)
         if not isinstance(output, Tensor) or output.ndim != 5:

@@ -194,8 +194,11 @@ def decode_architecture_name(name: str) -> Architecture:
             raise _rejection(f"the argument {argument!r} makes the network read or download files", net)
     channels = len(preprocessing.modalities)
 
+    size: Any = arguments.get("patch_size") if net == "ViT" else []
+    patch = size if isinstance(size, list) else [size] * 3
+
     def build() -> HookedEncoder:
-        return HookedEncoder(make(), layers, preprocessing.network_shape_dhw, channels, definition.axes)
+        return HookedEncoder(make(), layers, preprocessing.network_shape_dhw, channels, axes=definition.axes, patch=patch)
 
     with torch.device("meta"):
         network = make()

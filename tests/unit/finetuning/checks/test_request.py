@@ -8,9 +8,10 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.recipes import get_recipe, get_second_recipe
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import Layer, ModelCard, Preprocessing
 from vfmalign.core.domain.recipes import check_patch, get_finetuning_recipe
-from vfmalign.finetuning.checks.request import check_spec
+from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.finetuning.checks.request import check_card, check_spec
 from vfmalign.finetuning.jobs.request import NETWORKS
 from vfmalign.v1 import alignment_pb2, finetuning_pb2
 
@@ -140,3 +141,44 @@ def test_a_request_without_a_frozen_encoder_keeps_its_digest():
 def test_a_task_is_checked_before_its_dataset_is_read():
     with pytest.raises(BadOption, match="segmentation does not use class"):
         check_spec(CheckSpec(model_id="vfm", dataset_id="demo", task="segmentation:class=x"))
+
+
+def make_card(**fields):
+    layer = Layer(name="a", channels=1)
+    return ModelCard(
+        id="vfm", architecture="profound_conv_micro", objective="unknown",
+        checkpoint=StoredObject(key="models/vfm/w", sha256="0" * 64), layers=(layer,), primary_layer="a",
+        preprocessing=Preprocessing(modalities=("t2w",), shape_dhw=(8, 8, 8)),
+    ).model_copy(update=fields)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", ["Apache-2.0", "Apache-*", "*", "[AM]*"])
+def test_a_model_with_the_required_licence_is_accepted(pattern):
+    check_card(make_spec(require_licence=pattern), make_card(licence="Apache-2.0"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "licence", "message"),
+    [
+        ("Apache-*", "CC-BY-NC-4.0", r"vfm has the licence CC-BY-NC-4\.0, but 'Apache-\*' is required"),
+        ("*", "", "vfm has no licence"),
+        ("apache-*", "Apache-2.0", "is required"),
+    ],
+)
+def test_a_model_without_the_required_licence_is_refused(pattern, licence, message):
+    check_card(make_spec(), make_card(licence=licence))  # nothing is required by default
+    with pytest.raises(BadOption, match=message) as caught:
+        check_card(make_spec(require_licence=pattern), make_card(licence=licence))
+    assert caught.value.field == "require_licence"
+
+
+def test_an_exported_program_is_refused_before_anything_is_stored():
+    with pytest.raises(BadOption, match="vfm is an exported program") as caught:
+        check_card(make_spec(), make_card(architecture="torch_export"))
+    assert caught.value.field == "model_id"
+    assert caught.value.remedy
+
+
+def test_a_specification_without_a_required_licence_keeps_its_digest():
+    assert b"require_licence" not in make_spec().to_json()
+    assert make_spec(require_licence="MIT").digest() != make_spec().digest()
