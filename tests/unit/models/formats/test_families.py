@@ -293,7 +293,7 @@ def test_dinov2_on_slices_is_that_of_timm(tmp_path: Path, size: str, registers: 
     imported = read(tmp_path, state, shape=(2, 42, 56))
     assert imported.architecture == f"dinov2_vit{size}14{reg}"
     encoder = build_encoder(ARCHITECTURES[imported.architecture], imported.state)
-    mean, sd = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, sd = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)
     for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-4)):
         input_NCDHW = torch.rand(1, 1, 2, 42, 56, dtype=dtype, generator=torch.Generator().manual_seed(1))
         images = (input_NCDHW[0, 0, :, None].expand(-1, 3, -1, -1) - mean[:, None, None]) / sd[:, None, None]
