@@ -22,7 +22,7 @@ from vfmalign.models.importer import InputDescription, import_model
 from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import build_encoder
 
-SIDE = 96
+SIDE = 64
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-6}
 RESNET = {"spatial_dims": 3, "n_input_channels": 1, "feed_forward": False, "conv1_t_stride": 2}
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
