@@ -16,7 +16,7 @@ from tests.integration.features.callers import ADA, BOB, ISSUER, VIEWER, describ
 
 from vfmalign.client import Client
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, Conflict, TooLarge, VfmalignError
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import Preprocessing, TensorCounts
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.keys import model_card_key, model_prefix, provenance_key
@@ -84,6 +84,17 @@ def test_a_model_names_who_imported_it_first(as_caller: Callable[[str], Client],
     bob.models.upload("i1", weights)
     old = bob.models.publish(request)  # a model of an earlier version stays as it is
     assert (old.created_by, old.create_time) == ("", None)
+
+
+def test_a_model_states_its_licence_and_what_the_import_did(as_caller: Callable[[str], Client]) -> None:
+    client, weights = as_caller(ADA), to_safetensors(random_state(get_architecture(ARCHITECTURE), 0))
+    counts = TensorCounts(loaded=60, dropped=8)
+    client.models.upload("i1", weights)
+    model = client.models.publish(describe_model(weights, licence="CC-BY-NC-4.0", tensors=counts))
+    assert (model.licence, model.tensors) == ("CC-BY-NC-4.0", counts)
+    assert client.features.get_model("imported") == model
+    with pytest.raises(ValueError, match="expected an SPDX id"):
+        describe_model(weights, licence="see the file")
 
 
 def test_a_program_that_may_not_run_is_refused(as_caller: Callable[[str], Client], store: ObjectStore) -> None:
