@@ -151,7 +151,9 @@ class JobSpecMethods(StoredSpec):
 class CheckSpecMethods(StoredSpec):
     """Methods of `CheckSpec`, the stored specification of a check."""
 
-    LATER_FIELDS = MappingProxyType({"random_seeds": 0, "recipe_seed": None, "plan": None, "train_cases": 0, "require_licence": ""})
+    LATER_FIELDS = MappingProxyType(
+        {"random_seeds": 0, "recipe_seed": None, "plan": None, "train_cases": 0, "require_licence": ""}
+    )
 
 
 class MonitorSpecMethods(StoredSpec, SettableMessage):
