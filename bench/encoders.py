@@ -74,11 +74,11 @@ def compare(name: str) -> tuple[object, float, dict[torch.dtype, float]]:
             network.to(dtype)(input_NCDHW.permute(0, 1, 4, 3, 2).flip(2, 3) if is_turned else input_NCDHW)
             maps = encoder.to(dtype).feature_maps(input_NCDHW)
         greatest = 0.0
-        for layer, output in outputs.items():
+        for key, output in outputs.items():
             is_tokens = output.ndim == 3
             found = output.transpose(1, 2).reshape(1, -1, *(SIDE // 16,) * 3) if is_tokens else output
             expected = found.flip(2, 3).permute(0, 1, 4, 3, 2) if is_turned else found
-            greatest = max(greatest, float((maps[layer] - expected).abs().max() / expected.std()))
+            greatest = max(greatest, float((maps[key] - expected).abs().max() / expected.std()))
         differences[dtype] = greatest
     return imported.tensors, seconds, differences
 

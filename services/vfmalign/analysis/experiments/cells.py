@@ -56,6 +56,7 @@ class Cell(Record):
         check_id: the check.
         phantom: the cases are generated and do not come from patients.
         leakage_known: the model card lists the pretraining data.
+        licence: SPDX id of the licence of the model; empty if unknown.
         naive_baseline: description of the prediction that uses no network.
         metric: main metric of the task.
         layer: primary layer; every shift of the cell is measured on it.
@@ -117,7 +118,8 @@ class Cell(Record):
     controls: dict[ControlName, Estimate] = Field(default_factory=dict)
     curves: tuple[Curve, ...]
     scores: dict[Network, tuple[CaseScore, ...]]
-    # Left out for all cases, so that reports of earlier versions keep their digests.
+    # Left out by default, so that reports of earlier versions keep their digests.
+    licence: str = Field(default="", exclude_if=lambda licence: not licence)
     train_cases: int = Field(default=0, exclude_if=lambda count: not count)
     subset_size: int = Field(default=0, exclude_if=lambda size: not size)
     subset_sha256: str = Field(default="", exclude_if=lambda digest: not digest)
@@ -181,6 +183,7 @@ def make_cell(
         objective=card.objective,
         phantom=result.phantom,
         leakage_known=result.leakage_known,
+        licence=card.licence,
         flags=_get_flags(result),
         naive_baseline=result.naive_baseline.prediction,
         metric=result.metric,

@@ -67,17 +67,11 @@ class ConvertedCheckpoint:
         return TensorCounts(loaded=len(self.state) - initialised, dropped=dropped, initialised=initialised)
 
     def report(self) -> str:
-        """Returns a report for the user.
-
-        It lists the tensors that were read, dropped or initialised, with the reasons.
-        """
-        parts = [f"{self.source_format} checkpoint: {len(self.state)} tensors kept"]
-        parts += [f"dropped {format_names(names)} ({why})" for why, names in self.dropped.items()] or [
-            "nothing dropped"
-        ]
-        parts += [f"missing {format_names(names)} ({why})" for why, names in self.initialised.items()] or [
-            "nothing missing"
-        ]
+        """Returns a report for the user: the numbers of tensors, and the names of those not loaded with the reasons."""
+        counts = ", ".join(f"{count} {name}" for name, count in self.count_tensors())
+        parts = [f"{self.source_format} checkpoint: tensors: {counts}"]
+        parts += [f"dropped {format_names(names)} ({why})" for why, names in self.dropped.items()]
+        parts += [f"initialised {format_names(names)} ({why})" for why, names in self.initialised.items()]
         return "; ".join(parts)
 
 

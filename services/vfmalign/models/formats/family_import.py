@@ -70,9 +70,9 @@ def import_family(
             remedy="import a file of this family, or the network as a MONAI bundle (docs/models.md)",
         ) from None
     if network.layers:
-        options = {"axes": family.axes, "without": network.without}
+        net, arguments, layers, without = network
         architecture = find(
-            encode_architecture_name(network.net, network.arguments, network.layers, preprocessing, **options)  # type: ignore[arg-type]
+            encode_architecture_name(net, arguments, layers, preprocessing, axes=family.axes, without=without)
         )
         state = {f"network.{key}": tensor for key, tensor in state.items()}
     else:

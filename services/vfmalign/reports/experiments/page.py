@@ -29,6 +29,7 @@ def render(report: ExperimentReport) -> bytes:
         r=report,
         first=make_first_screen(report),
         models=sorted({average.model_id for average in report.averages}),
+        licences={cell.model_id: cell.licence or "licence unknown" for cell in report.cells},
         tasks=sorted({average.task for average in report.averages}),
         patients=_describe_patients(report),
         seeds=sorted({cell.seed for cell in report.cells}),

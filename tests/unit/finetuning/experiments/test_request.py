@@ -58,7 +58,8 @@ def stored(store):
 
     save_dataset(store, DatasetManifest(id="d", train=cases("train", 2), val=cases("val", 1), test=cases("test", 3)))
     save_dataset(store, DatasetManifest(id="no-val", train=cases("train", 2), test=cases("test", 3)))
-    for model in (card("m1"), card("m2", sha256="b" * 64), card("t2-only", modalities=("t2w",))):
+    program = card("program").model_copy(update={"architecture": "torch_export"})
+    for model in (card("m1"), card("m2", sha256="b" * 64), card("t2-only", modalities=("t2w",)), program):
         store.write(model_card_key(model.id), model)
     return store
 
@@ -134,6 +135,7 @@ def test_the_cases_are_looked_at_once_for_all_models(stored, monkeypatch):
             BadOption,
             "distortion needs dwi, which t2-only does not take as input",
         ),
+        ({"model_ids": ("m1", "program")}, BadOption, "program is an exported program"),
         (
             {"recipe": Recipe(patch_shape_dhw=(32, 64, 64))},
             BadOption,
@@ -261,6 +263,8 @@ def test_checks_and_jobs_with_a_wrong_map_are_refused_before_they_are_stored(sto
         ({"dataset_id": "e"}, NotFound, "dataset e: not found"),
         ({"dataset_id": "no-val"}, BadDataset, "'val' holds no case"),
         ({"layers": ("blocks.9",)}, BadOption, "no layer 'blocks.9'"),
+        ({"model_id": "program"}, BadOption, "program is an exported program"),
+        ({"require_licence": "MIT"}, BadOption, "m1 has no licence, but 'MIT' is required"),
     ],
 )
 def test_checks_that_cannot_succeed_are_refused_before_they_are_stored(stored, changes, error, says):

@@ -170,6 +170,13 @@ def test_an_old_gain_of_one_training_does_not_look_like_one(make_report):
     assert "each network was trained once" in html
 
 
+def test_the_licence_and_the_tensors_of_the_model_are_stated(make_report):
+    assert "licence unknown" in html_of(make_report())
+    stated = {"licence": "MIT", "model_source": "hf://a/b@1", "tensors": "60 loaded, 8 dropped, 0 initialised"}
+    html = html_of(make_report(settings=make_report().result.settings | stated))
+    assert "licence MIT; from hf://a/b@1; tensors: 60 loaded, 8 dropped, 0 initialised" in html
+
+
 def test_text_is_escaped(make_report):
     html = html_of(make_report(settings=make_report().result.settings | {"model_id": "<script>alert(1)</script>"}))
     assert "<script>" not in html

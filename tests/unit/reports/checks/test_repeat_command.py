@@ -48,6 +48,7 @@ def read_command(monkeypatch):
         {"layers": ("stages.0", "stages.3")},
         {"allow_cut_organs": True},
         {"frozen": True},
+        {"require_licence": "Apache-*"},
         {
             "recipe": Recipe(
                 preset="demo", epochs=8, steps_per_epoch=12, batch_size=1, learning_rate=3e-5, weight_decay=0.05,

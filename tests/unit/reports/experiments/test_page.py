@@ -78,6 +78,14 @@ def test_the_page_is_self_contained(pages):
             assert all(url.startswith(b"http://www.w3.org/") for url in re.findall(rb"https?://[^\"\s]+", body))
 
 
+def test_every_model_is_named_with_its_licence(small):
+    first = small.cells[0].model_id
+    cells = tuple(c.model_copy(update={"licence": "MIT" if c.model_id == first else ""}) for c in small.cells)
+    words = Outline(render(small.model_copy(update={"cells": cells})).decode()).words()
+    assert f"{first} (MIT)" in words
+    assert f"{small.cells[-1].model_id} (licence unknown)" in words
+
+
 def test_every_figure_has_alternative_text(pages):
     for html, models in ((pages["small"], 3), (pages["large"], 5)):
         alts = [picture["alt"] for picture in Outline(html).pictures]
