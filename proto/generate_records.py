@@ -79,6 +79,7 @@ FORMATS = {
     bounds_pb2.FORMAT_SHA256: ("Sha256", "OptionalSha256", "vfmalign.core.domain.record"),
     bounds_pb2.FORMAT_VOLUME_KIND: ("VolumeKind", "OptionalKind", "vfmalign.core.domain.declarations"),
     bounds_pb2.FORMAT_UID: ("Uid", "Uid", "vfmalign.core.domain.record"),
+    bounds_pb2.FORMAT_LICENCE: ("Licence", "OptionalLicence", "vfmalign.core.domain.record"),
 }
 """The types of texts of a format: required, and possibly empty; and their module."""
 MESSAGES, ENUMS, FIELDS = 4, 5, 2

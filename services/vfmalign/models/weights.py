@@ -80,7 +80,8 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, *, subj
         problems.append(f"NaN or infinity in {format_names(infinite)}")
     if problems:
         raise BadCheckpoint(
-            f"the weights do not fit {architecture.name}: " + "; ".join(problems),
+            # The name of a MONAI network or a stack contains its whole description after a colon.
+            f"the weights do not fit {architecture.name.partition(':')[0]}: " + "; ".join(problems),
             subject=subject,
             remedy="name the architecture that they were trained with, or import the file from its own format",
         )

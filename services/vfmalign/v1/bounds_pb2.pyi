@@ -13,11 +13,13 @@ class Format(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FORMAT_SHA256: _ClassVar[Format]
     FORMAT_VOLUME_KIND: _ClassVar[Format]
     FORMAT_UID: _ClassVar[Format]
+    FORMAT_LICENCE: _ClassVar[Format]
 FORMAT_UNSPECIFIED: Format
 FORMAT_ID: Format
 FORMAT_SHA256: Format
 FORMAT_VOLUME_KIND: Format
 FORMAT_UID: Format
+FORMAT_LICENCE: Format
 BOUNDS_FIELD_NUMBER: _ClassVar[int]
 bounds: _descriptor.FieldDescriptor
 SECRET_FIELD_NUMBER: _ClassVar[int]

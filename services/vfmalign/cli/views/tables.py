@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
@@ -25,9 +24,6 @@ from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.domain.patches import describe_patches
 from vfmalign.core.formats.documents import pluralise
-
-if TYPE_CHECKING:
-    from vfmalign.models.formats.families import Family
 
 DEGENERATE = f"† {gate_intervals.DEGENERATE}."
 BELOW_ERROR_BOUND = f"‡ {gate_intervals.BELOW_ERROR_BOUND}."
@@ -293,12 +289,11 @@ def list_models(models: Iterable[Model]) -> Table:
     return table
 
 
-def list_families(families: Mapping[str, Family]) -> Table:
-    """Returns a table of the families of public encoders."""
+def list_families(families: Iterable[tuple[str, str, Preprocessing, str, bool]]) -> Table:
+    """Returns a table of families of public encoders: name, networks, input, licence, and whether it is verified."""
     table = new_table("Families", "family", "networks", "input", "licence", "verified", whole=["family"])
-    for name, family in families.items():
-        verified = "yes" if family.verified else "no"
-        table.add_row(name, family.networks, _describe_input(family.input), family.licence, verified)
+    for name, networks, preprocessing, licence, verified in families:
+        table.add_row(name, networks, _describe_input(preprocessing), licence, "yes" if verified else "no")
     return table
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from vfmalign.client.messages.base import ApiMessage
-from vfmalign.core.domain.models import LICENCE
 from vfmalign.core.domain.stored_objects import StoredFile, StoredObject
 
 if TYPE_CHECKING:
@@ -110,17 +109,6 @@ class RecipeMethods(SettableMessage):
         if len(shape) not in {0, 3}:
             raise ValueError(f"expected no size or 3 sizes, got {len(shape)}")
         return shape
-
-
-class PublishModelRequestMethods(ApiMessage):
-    """Validation rules of the description of a model."""
-
-    @field_validator("licence", check_fields=False)
-    @classmethod
-    def _check_licence(cls, licence: str) -> str:
-        if not LICENCE.fullmatch(licence):
-            raise ValueError("expected an SPDX id, such as Apache-2.0 or LicenseRef-NAME")
-        return licence
 
 
 class StoredSpec(ApiMessage):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
@@ -11,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from vfmalign.core.domain.datasets import MAX_CASES
 from vfmalign.core.domain.declarations import MAX_MODALITIES, MAX_RULES_LENGTH, Modality
-from vfmalign.core.domain.record import Id, OptionalId, Record, Sha256
+from vfmalign.core.domain.record import Id, OptionalId, OptionalLicence, Record, Sha256
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.formats.bounds import get_bounds, get_field, get_range
 from vfmalign.v1 import features_pb2
@@ -37,11 +36,7 @@ Side = Annotated[int, get_range(features_pb2.Preprocessing, "shape_dhw")]
 LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$")]
 """Name of a layer, such as the path of a module: `encoder.blocks.3`. It names tensors in files, and is shown."""
 
-
-LICENCE = re.compile(r"[A-Za-z0-9.+-]*")
-Licence = Annotated[str, StringConstraints(max_length=128, pattern=rf"^{LICENCE.pattern}$")]
-"""SPDX id of a licence, such as Apache-2.0, or LicenseRef-NAME for a licence without an id. Empty if unknown."""
-Count = Annotated[int, Field(ge=0, le=2**20)]
+Count = Annotated[int, get_range(features_pb2.TensorCounts, "loaded")]
 EXPORTED_PROGRAM = "torch_export"
 """Architecture on the cards of exported programs."""
 
@@ -191,5 +186,5 @@ class ModelCard(Record):
     source: str = Field(default="", max_length=4096)
     # Left out if there is none, so that cards of earlier versions keep their bytes.
     declaration: str = Field(default="", max_length=MAX_RULES_LENGTH, exclude_if=lambda text: not text)
-    licence: Licence = Field(default="", exclude_if=lambda licence: not licence)
+    licence: OptionalLicence = Field(default="", exclude_if=lambda licence: not licence)
     tensors: TensorCounts | None = Field(default=None, exclude_if=lambda counts: counts is None)

@@ -80,13 +80,22 @@ UID = TextFormat(
     "use numbers separated by dots, such as 1.2.840.10008",
     length=64,
 )
-FORMATS = (ID, SHA256, VOLUME_KIND, UID)
+LICENCE = TextFormat(
+    r"[A-Za-z0-9.+-]{1,128}",
+    "not an SPDX id of a licence",
+    "use an id of spdx.org/licenses, such as Apache-2.0, or LicenseRef-NAME",
+    length=128,
+)
+FORMATS = (ID, SHA256, VOLUME_KIND, UID, LICENCE)
 
 Id = Annotated[str, StringConstraints(pattern=ID.pattern)]
 OptionalId = Annotated[str, StringConstraints(pattern=ID.optional_pattern)]
 """An id, or empty for none or for the default."""
 Sha256 = Annotated[str, StringConstraints(pattern=SHA256.pattern)]
 Uid = Annotated[str, StringConstraints(pattern=UID.pattern, max_length=64)]
+Licence = Annotated[str, StringConstraints(pattern=LICENCE.pattern)]
+OptionalLicence = Annotated[str, StringConstraints(pattern=LICENCE.optional_pattern)]
+"""An SPDX id, or empty if the licence is unknown."""
 OptionalSha256 = Annotated[str, StringConstraints(pattern=SHA256.optional_pattern)]
 """A digest, or empty where any is accepted."""
 

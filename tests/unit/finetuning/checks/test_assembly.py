@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+from tests.unit.finetuning.checks.test_request import make_card
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.recipes import TrainingBudget
+from vfmalign.core.domain.models import TensorCounts
 from vfmalign.finetuning.checks import assembly
 
 
@@ -14,7 +16,7 @@ def make_inputs():
     recipe = SimpleNamespace(model_dump=lambda **_: {})
     valid = SimpleNamespace(
         recipes=dict.fromkeys(assembly.NETWORKS, recipe),
-        card=SimpleNamespace(id="m", checkpoint=SimpleNamespace(sha256="a" * 64)),
+        card=make_card(id="m"),
         dataset_digest="b" * 64,
         input_transform="identity",
         layers=("stages.3",),
@@ -35,6 +37,17 @@ def test_settings_list_the_modality_map_where_there_is_one(modality_map, listed)
     settings = assembly._settings(request, *make_inputs())
     assert settings.get("modality_map") == listed
     assert settings["model_id"] == "m"
+
+
+def test_settings_list_what_the_card_states_of_the_weights():
+    """Results of models without these facts keep their digests."""
+    request = CheckSpec.from_fields(model_id="m", dataset_id="d", task="segmentation")
+    valid, trained = make_inputs()
+    facts = {"licence", "model_source", "tensors"}
+    assert not facts & assembly._settings(request, valid, trained).keys()
+    valid.card = make_card(licence="MIT", source="hf://a/b@1", tensors=TensorCounts(loaded=3, dropped=2))
+    settings = assembly._settings(request, valid, trained)
+    assert [settings[name] for name in sorted(facts)] == ["MIT", "hf://a/b@1", "3 loaded, 2 dropped, 0 initialised"]
 
 
 def test_a_result_names_its_budget_only_where_that_is_below_the_recipe(make_report):

@@ -36,7 +36,7 @@ from vfmalign.cli.views.tables import list_families, list_models, show_model
 from vfmalign.client.messages.common import Deletion
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.models import Preprocessing
-from vfmalign.core.domain.record import ID
+from vfmalign.core.domain.record import ID, LICENCE
 
 app = typer.Typer()
 
@@ -145,7 +145,7 @@ def families(as_json: JsonOption = False) -> None:
                 for name, family in FAMILIES.items()
             ]
         },
-        list_families(FAMILIES),
+        list_families((name, one.networks, one.input, one.licence, one.verified) for name, one in FAMILIES.items()),
         "licence: of the authors' weights. verified: compared with a file of the authors",
     )
 
@@ -214,6 +214,8 @@ def import_(
     trained_by = parse_choice(objective, OBJECTIVES, "--objective")
     if model_id:
         ID.check(model_id, "--id")
+    if licence:
+        LICENCE.check(licence, "--licence")
     rules = read_declaration(declaration).to_text() if declaration else ""
     target = Target.find(StateDirectory(home))
     imported = import_model(

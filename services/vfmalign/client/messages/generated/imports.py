@@ -9,9 +9,8 @@ from google.protobuf.message import Message
 from vfmalign.client.messages.base import ApiMessage, Time
 from vfmalign.client.messages.generated.common import FileContent, FileUpload, Progress
 from vfmalign.client.messages.generated.features import Dataset, Model
-from vfmalign.client.messages.methods import PublishModelRequestMethods
 from vfmalign.core.domain.models import Objective, Preprocessing, TensorCounts
-from vfmalign.core.domain.record import Id, Sha256
+from vfmalign.core.domain.record import Id, OptionalLicence, Sha256
 from vfmalign.v1 import imports_pb2
 
 __all__ = [
@@ -96,7 +95,7 @@ class CreateModelUploadsResponse(ApiMessage):
     """When the URL expires. An upload that has begun continues."""
 
 
-class PublishModelRequest(PublishModelRequestMethods):
+class PublishModelRequest(ApiMessage):
     """Request of PublishModel."""
 
     PROTO: ClassVar[type[Message]] = imports_pb2.PublishModelRequest
@@ -125,9 +124,8 @@ class PublishModelRequest(PublishModelRequestMethods):
     """Rules for reading the model's inputs from DICOM in Extract: the JSON of a declaration with the member
     `selections` (docs/datasets.md). It declares every modality of the model. Empty, the default, means no rules.
     """
-    licence: str = ""
-    """SPDX id of the licence of the weights, of letters, digits, `.`, `+` and `-`; empty, the default, means unknown.
-    """
+    licence: OptionalLicence = ""
+    """SPDX id of the licence of the weights; empty, the default, means unknown."""
     tensors: TensorCounts | None = None
     """What the import did with the tensors of the file; absent if unknown."""
 

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vfmalign.core.domain.errors import BadOption, InvalidInput
-from vfmalign.core.domain.record import ID, SHA256, UID, VOLUME_KIND, TextFormat
+from vfmalign.core.domain.record import ID, LICENCE, SHA256, UID, VOLUME_KIND, TextFormat
 from vfmalign.core.formats.bounds import INTEGERS, REALS, describe_range, get_bounds
 from vfmalign.v1 import bounds_pb2
 
@@ -28,6 +28,7 @@ _FORMATS = {
     bounds_pb2.FORMAT_SHA256: SHA256,
     bounds_pb2.FORMAT_VOLUME_KIND: VOLUME_KIND,
     bounds_pb2.FORMAT_UID: UID,
+    bounds_pb2.FORMAT_LICENCE: LICENCE,
 }
 _YEAR_1_S, _YEAR_10000_S = -62_135_596_800, 253_402_300_800
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
