@@ -167,7 +167,7 @@ def _describe_vit(shapes: Shapes, preprocessing: Preprocessing) -> Network:
         patch = [_root(values // channels, "the number of voxels of a patch")] * 3
     depth = _count(shapes, r"blocks\.(\d+)\.")
     is_classifier = "cls_token" in shapes
-    d, h, w = preprocessing.shape_dhw
+    d, h, w = preprocessing.network_shape_dhw
     if (w // patch[0]) * (h // patch[1]) * (d // patch[2]) != tokens:
         side = _root(tokens, "the number of patches")
         sizes = ",".join(str(side * step) for step in reversed(patch))

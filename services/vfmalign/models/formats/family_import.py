@@ -164,7 +164,7 @@ def _initialise(family: Family, architecture: Architecture, state: StateDict) ->
 def _check_multiple(architecture: Architecture, preprocessing: Preprocessing) -> None:
     encoder = architecture.build_empty()
     multiple = encoder.input_multiple() if encoder.dense_layers() else (1, 1, 1)
-    shape, channels = preprocessing.shape_dhw, len(preprocessing.modalities)
+    shape, channels = preprocessing.network_shape_dhw, len(preprocessing.modalities)
     if any(side % step for side, step in zip(shape, multiple, strict=True)) or channels != encoder.in_channels:
         raise BadOption(
             f"the network does not take an input of {[channels, *shape]}",

@@ -198,7 +198,9 @@ def decode_architecture_name(name: str) -> Architecture:
     patch = size if isinstance(size, list) else [size] * 3
 
     def build() -> HookedEncoder:
-        return HookedEncoder(make(), layers, preprocessing.network_shape_dhw, channels, axes=definition.axes, patch=patch)
+        return HookedEncoder(
+            make(), layers, preprocessing.network_shape_dhw, channels, axes=definition.axes, patch=patch
+        )
 
     with torch.device("meta"):
         network = make()
