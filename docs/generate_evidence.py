@@ -4,6 +4,7 @@ Usage: python docs/generate_evidence.py [--check] [--recompute] PAGE FOLDER
 
 The page is written by hand except for the text between the markers. In the folder, `cells/` holds one file for each
 finished cell; the cost is read from these files. Once the experiment has ended, `report.json` holds all other numbers.
+`labels.json` holds the report of the experiment on label efficiency, without its cells.
 After a change of the analysis, `--recompute` first analyses the results in `report.json` anew, without trainings.
 """
 
@@ -20,6 +21,7 @@ from vfmalign.analysis.experiments.answers import VERDICT_TEXTS
 from vfmalign.analysis.experiments.averages import SeedAverage
 from vfmalign.analysis.experiments.cells import GAIN_NETWORKS, ControlName
 from vfmalign.analysis.experiments.claims import Claim
+from vfmalign.analysis.experiments.label_efficiency import LabelEfficiency
 from vfmalign.analysis.experiments.points import FLAG_SYMBOLS, PREDICTORS, RATIO, flag_symbols
 from vfmalign.analysis.experiments.report import ExperimentReport, analyse_cells
 from vfmalign.analysis.experiments.strata import Design
@@ -39,6 +41,7 @@ from vfmalign.finetuning.experiments.cell_results import CellResult
 from vfmalign.finetuning.jobs.request import NETWORKS
 
 REPORT = "report.json"
+LABELS = "labels.json"
 CELLS = "cells"
 PLANNED_CELLS = 90
 """Cells of the experiment that docs/evidence.md describes: 6 models, 5 tasks, 3 seeds."""
@@ -120,6 +123,7 @@ def render_results(folder: Path) -> str:
         _render_sensitivity(report),
         _render_missing(report),
         _render_cost(results),
+        *_render_label_experiment(folder / LABELS),
     )
     return "\n".join(filter(None, sections))
 
@@ -293,6 +297,45 @@ def _render_missing(report: ExperimentReport) -> str:
     rows = [(f"`{cell.task}`", f"`{cell.model_id}`", cell.seed, cell.reason) for cell in report.missing]
     text = f"{len(rows)} of {len(rows) + len(report.cells)} cells have no result"
     return _section("Cells without results", ("task", "model", "seed", "reason"), rows, text)
+
+
+def _render_label_experiment(file: Path) -> tuple[str, ...]:
+    """The experiment on label efficiency, if the folder has its report."""
+    if not file.exists():
+        return ()
+    report = ExperimentReport.model_validate_json(file.read_bytes())
+    curve = report.label_efficiency
+    if curve is None:
+        raise InvalidInput("it does not limit the number of training cases", field=file.name)
+    return _render_label_curves(curve), _render_frozen(report.averages)
+
+
+def _render_label_curves(curve: LabelEfficiency) -> str:
+    rows = []
+    for key in sorted({(one.task, one.model_id, GAIN_NETWORKS.index(one.network)) for one in curve.points}):
+        points = {
+            one.train_cases: _format_estimate(one.score)
+            for one in curve.points
+            if (one.task, one.model_id, GAIN_NETWORKS.index(one.network)) == key
+        }
+        task, model, network = key
+        rows.append((f"`{task}`", f"`{model}`", GAIN_NETWORKS[network], *(points[count] for count in curve.counts)))
+    header = ("task", "model", "network", *(f"{count or f'all {curve.train_size}'} cases" for count in curve.counts))
+    seeds = _format_range({one.seeds for one in curve.points})
+    text = f"Test scores after fine-tuning, averaged over {seeds} seeds. Intervals include seeds and patients"
+    return _section("Score against the number of training cases", header, rows, text)
+
+
+def _render_frozen(averages: Sequence[SeedAverage]) -> str:
+    rows = [
+        (
+            f"`{one.task}`", f"`{one.model_id}`", format_number(one.frozen_score), format_number(one.score),
+            ABSENT if one.frozen_difference is None else _format_estimate(one.frozen_difference),
+        )
+        for one in averages
+    ]  # fmt: skip
+    header = ("task", "model", "frozen", "fine-tuned", "frozen minus fine-tuned")
+    return _section("Frozen and fine-tuned encoders, with all training cases", header, rows)
 
 
 def _read_results(folder: Path) -> list[CellResult]:

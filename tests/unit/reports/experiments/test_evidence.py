@@ -112,6 +112,31 @@ def test_the_prose_of_the_page_follows_from_the_report(published, claims):
     assert f"this verdict needs about {needed} test patients of each class" in page
 
 
+def test_the_prose_on_label_efficiency_follows_from_its_report():
+    page = read_prose("docs/evidence.md").split(END)[1]
+    report = ExperimentReport.model_validate_json((DOCS / "evidence" / "labels.json").read_bytes())
+    curve, segmentation = report.label_efficiency, "segmentation:label=hippocampus,structure=anterior"
+    assert (curve.counts, curve.train_size) == ((8, 16, 32, 0), 100)
+    scores = {
+        (one.model_id, one.network, one.train_cases): one.score.value
+        for one in curve.points
+        if one.task == segmentation
+    }
+    assert "every network with 8 cases is within 0.02 of its score with 100" in page
+    assert all(abs(scores[model, network, 0] - score) < 0.02 for (model, network, n), score in scores.items() if n == 8)
+    over_random = {
+        model: [scores[model, "pretrained", count] - scores[model, "scratch", count] for count in curve.counts]
+        for model in {key[0] for key in scores}
+    }
+    assert "0.01 to 0.04 above random weights with every number of cases" in page
+    assert all(0.01 <= one <= 0.04 for model in over_random if "conv" in model for one in over_random[model])
+    assert all(one < 0 for one in over_random["vit-masked-evidence-2025"])
+    assert "all six intervals include 0" in page
+    frozen = [one.frozen_difference.interval for one in report.averages]
+    assert len(frozen) == 6
+    assert all(one.lower < 0 < one.upper for one in frozen)
+
+
 def test_the_baselines_are_described_as_they_were(published):
     before = read_prose("docs/evidence.md").split(BEGIN)[0]
     assert f"in {published.baselines.several} of {published.baselines.total} pairs of task and seed" in before
