@@ -97,7 +97,7 @@ ALL = (LIST.method, LIST.filters)
 """Method and digest of no filter, as a valid token has them."""
 
 ROWS = (
-    check("licence pattern of 1 MiB", "spec.require_licence", require_licence="a" * 2**20),
+    check("licence pattern of 1 KiB", "spec.require_licence", require_licence="a" * 2**10),
     check("licence that the model lacks", "require_licence", require_licence="*[!a]" * 20),
     report("report of no check", "none", code="NOT_FOUND"),
     report("report of a path", "check_id", check_id="../models/micro/model"),
