@@ -213,4 +213,10 @@ ROWS = (
         PROGRAM,
         preprocessing={"modalities": ["t2w"], "shape_dhw": [100_000] * 3, "normalisation": "zscore_nonzero"},
     ),
+    publish_model(
+        "patches of one voxel",
+        "preprocessing",
+        PROGRAM,
+        preprocessing={"modalities": ["t2w"], "shape_dhw": [256] * 3, "patch_shape_dhw": [1] * 3},
+    ),
 )

@@ -29,6 +29,8 @@ MIN_SPACING_MM, MAX_SPACING_MM = _SPACINGS.min, _SPACINGS.max
 """Range of voxel spacings, of volumes and of the grids of models."""
 MAX_INPUT_VALUES = 2**26
 """Largest input of a model, channels times voxels: 256 MiB in float32."""
+MAX_PATCHES = 4096
+"""Largest number of patches of an input."""
 MAX_LAYERS = 256
 MAX_LAYER_CHANNELS = 2**20
 Spacing = Annotated[float, get_range(features_pb2.Preprocessing, "spacing_mm"), Field(allow_inf_nan=False)]
@@ -121,6 +123,10 @@ class Preprocessing(Record):
             raise ValueError(f"the upper bound of the window is not at least {MIN_WINDOW_HU:g} HU above the lower one")
         if any(patch > size for patch, size in zip(self.network_shape_dhw, self.shape_dhw, strict=True)):
             raise ValueError("a patch is larger than the input")
+        # Patches overlap by half a side, so an axis has fewer than twice the patches that lie side by side.
+        sides = zip(self.shape_dhw, self.network_shape_dhw, strict=True)
+        if math.prod(2 * math.ceil(size / patch) for size, patch in sides) > MAX_PATCHES:
+            raise ValueError(f"the input may have more than {MAX_PATCHES:,} patches; choose larger patches")
         if len(self.modalities) * math.prod(self.shape_dhw) > MAX_INPUT_VALUES:
             raise ValueError(f"the input has more than {MAX_INPUT_VALUES} values")
         return self

@@ -165,3 +165,6 @@ def test_a_patch_lies_within_the_input_and_belongs_to_the_digest_alone_where_it_
     assert (whole.network_shape_dhw, patched.network_shape_dhw) == ((16, 64, 64), (8, 64, 32))
     with pytest.raises(ValidationError, match="a patch is larger than the input"):
         make_input("t1w", patch_shape_dhw=(8, 65, 32))
+    with pytest.raises(ValidationError, match="more than 4,096 patches; choose larger patches"):
+        make_input("t1w", patch_shape_dhw=(1, 1, 1))
+    make_input("t1w", patch_shape_dhw=(4, 8, 8))
