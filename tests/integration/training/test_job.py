@@ -103,7 +103,9 @@ def test_progress_is_written_for_every_epoch(store, results):
     for (network, task), result in results.items():
         keys = list(store.list(f"jobs/{network}-{task}/progress/"))
         assert [key.rsplit("/", 1)[1] for key in keys] == ["0000.json", "0001.json", "0002.json"]
-        assert tuple(store.read(key, JobProgress) for key in keys) == result.curve
+        first, *others = (store.read(key, JobProgress) for key in keys)
+        assert first.step_bytes is not None, "the memory of a step is stated before the first one"
+        assert (first.model_copy(update={"step_bytes": None}), *others) == result.curve
 
 
 def test_figures_show_test_cases_by_generated_id(store, results, dataset):

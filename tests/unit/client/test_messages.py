@@ -209,7 +209,7 @@ def test_enum_labels_are_the_proto_s_without_prefix(enum, labels):
         ("permutations", PERMUTATIONS + 1, f"choose a value of at most {PERMUTATIONS}"),
         ("interval_level", -0.5, "choose a value above 0.0"),
         ("smallest_difference", -0.01, "choose a value of at least 0.0"),
-        ("smallest_difference", 1000.1, "choose a value of at most 1000.0"),
+        ("smallest_difference", 1.1e15, "choose a value of at most 1000000000000000.0"),
     ],
 )
 def test_a_number_out_of_range_comes_with_its_limit(field, value, remedy):

@@ -35,7 +35,7 @@ async def test_a_study_that_is_being_prepared_stops_when_its_caller_leaves(monke
     card = SimpleNamespace(
         primary_layer="stages.3",
         checkpoint=SimpleNamespace(sha256="a" * 64),
-        preprocessing=SimpleNamespace(content_digest=lambda: "b" * 64),
+        preprocessing=SimpleNamespace(content_digest=lambda: "b" * 64, patch_shape_dhw=None),
     )
     models = SimpleNamespace(device=torch.device("cpu"), get=lambda *_: (None, card))
     workers = Workers(FeaturesOptions())

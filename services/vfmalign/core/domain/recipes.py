@@ -21,7 +21,7 @@ _K = TypeVar("_K", bound=str)
 _V = TypeVar("_V")
 PRESETS: tuple[Preset, ...] = ("demo", "default")
 Family = Literal["convolutional", "transformer"]
-_TRANSFORMERS = ("profound_vit_", "provicnet_")
+_TRANSFORMERS = ("profound_vit_", "provicnet_", "dinov2_")
 
 
 class _Budget(TypedDict):
