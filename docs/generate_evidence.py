@@ -305,21 +305,18 @@ def _render_label_experiment(file: Path) -> tuple[str, ...]:
         return ()
     report = ExperimentReport.model_validate_json(file.read_bytes())
     curve = report.label_efficiency
-    if curve is None:
-        raise InvalidInput("it does not limit the number of training cases", field=file.name)
-    return _render_label_curves(curve), _render_frozen(report.averages)
+    return ("" if curve is None else _render_label_curves(curve)), _render_frozen(report.averages)
 
 
 def _render_label_curves(curve: LabelEfficiency) -> str:
-    rows = []
-    for key in sorted({(one.task, one.model_id, GAIN_NETWORKS.index(one.network)) for one in curve.points}):
-        points = {
-            one.train_cases: _format_estimate(one.score)
-            for one in curve.points
-            if (one.task, one.model_id, GAIN_NETWORKS.index(one.network)) == key
-        }
-        task, model, network = key
-        rows.append((f"`{task}`", f"`{model}`", GAIN_NETWORKS[network], *(points[count] for count in curve.counts)))
+    scores: dict[tuple[str, str, int], dict[int, str]] = {}
+    for point in curve.points:
+        key = point.task, point.model_id, GAIN_NETWORKS.index(point.network)
+        scores.setdefault(key, {})[point.train_cases] = _format_estimate(point.score)
+    rows = [
+        (f"`{task}`", f"`{model}`", GAIN_NETWORKS[network], *(of_network[count] for count in curve.counts))
+        for (task, model, network), of_network in sorted(scores.items())
+    ]
     header = ("task", "model", "network", *(f"{count or f'all {curve.train_size}'} cases" for count in curve.counts))
     seeds = _format_range({one.seeds for one in curve.points})
     text = f"Test scores after fine-tuning, averaged over {seeds} seeds. Intervals include seeds and patients"

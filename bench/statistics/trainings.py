@@ -123,7 +123,7 @@ def _fit(
     from vfmalign.training.data import derive_seed
     from vfmalign.training.learner import FineTuning
     from vfmalign.training.networks.factory import build_network
-    from vfmalign.training.statistics import estimate_from_cases
+    from vfmalign.training.networks.statistics import estimate_from_cases
     from vfmalign.training.tasks import get_task
     from vfmalign.training.trainer import Trainer
 

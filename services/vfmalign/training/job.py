@@ -38,13 +38,13 @@ from vfmalign.training.artifacts import (
 from vfmalign.training.checkpoint import CheckpointStore, TrainerState
 from vfmalign.training.data import PreparedCase, load_cases, shuffle_targets
 from vfmalign.training.learner import Learner
-from vfmalign.training.memory import estimate_step_bytes
 from vfmalign.training.networks.factory import build_learner
+from vfmalign.training.networks.memory import estimate_step_bytes
+from vfmalign.training.networks.statistics import estimate_from_cases
 from vfmalign.training.optim import weight_change
 from vfmalign.training.plan import JobData, JobPlan, make_plan, select_data
 from vfmalign.training.process_group import SINGLE_PROCESS, ProcessGroup, shard_sizes
 from vfmalign.training.settings import TrainingOptions
-from vfmalign.training.statistics import estimate_from_cases
 from vfmalign.training.tasks import get_task
 from vfmalign.training.trainer import Trainer
 

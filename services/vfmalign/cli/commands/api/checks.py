@@ -115,11 +115,7 @@ RequirePretrainingOption = Annotated[
 ]
 LicencePatternOption = Annotated[
     str,
-    typer.Option(
-        "--require-licence",
-        metavar="PATTERN",
-        help="Refuse a model unless the SPDX id of its licence matches this pattern, such as 'Apache-*'.",
-    ),
+    typer.Option("--require-licence", metavar="PATTERN", help="Require a licence by its SPDX id, such as 'Apache-*'."),
 ]
 PlanOption = Annotated[
     Path | None,

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental import _config as meta_config
 
-from vfmalign.models.encoder import whole_volumes
 from vfmalign.models.running_statistics import freeze_statistics
 
 _MOMENTS = 2
@@ -23,7 +21,7 @@ def estimate_step_bytes(network: nn.Module, shape_NCDHW: tuple[int, ...]) -> int
     workspace of convolutions, so that a step needs more.
 
     Args:
-        network: network of a fine-tuning, whose arguments are an input and its slices (see `models.encoder`).
+        network: network of a fine-tuning. It gets inputs without padding.
         shape_NCDHW: the batch of one process.
 
     Returns:
@@ -34,21 +32,17 @@ def estimate_step_bytes(network: nn.Module, shape_NCDHW: tuple[int, ...]) -> int
         for name, tensor in network.state_dict(keep_vars=True).items()
     }
     own = sum(t.nbytes * (2 + _MOMENTS if t.requires_grad else 1) for t in state.values())
-    saved: dict[int, Tensor] = {}  # by storage, which several tensors may share; the tensors keep it alive
-    weights = {tensor.untyped_storage()._cdata for tensor in state.values()}
+    weights = {id(storage): storage for storage in map(Tensor.untyped_storage, state.values())}
+    saved = {}  # by the identity of the storage, which tensors may share; the values keep the storages alive
 
     def pack(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor
+        storage = tensor.untyped_storage()
+        saved[id(storage)] = storage
         return tensor
 
     network.train()
     freeze_statistics(network)
-    input_NCDHW = torch.empty(shape_NCDHW, device="meta")
-    slices_N2 = whole_volumes(shape_NCDHW[0], shape_NCDHW[2]).to("meta")
-    with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        meta_config.patch(meta_nonzero_assume_all_nonzero=True),  # type: ignore[attr-defined]  # encoders of slices leave out padded ones
-    ):
-        output = torch.func.functional_call(network, state, (input_NCDHW, slices_N2))
-    activations = sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in weights)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = torch.func.functional_call(network, state, (torch.empty(shape_NCDHW, device="meta"),))
+    activations = sum(storage.nbytes() for key, storage in saved.items() if key not in weights)
     return int(own + activations + output.nbytes)
